@@ -1,0 +1,29 @@
+# Either target works on a fresh machine with git, make and Python >= 3.11: .venv is made on first use.
+PYTHON ?= python3
+export MPLBACKEND := Agg
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint types clean
+
+demo: .venv/installed
+	.venv/bin/coadvise demo --output runs/demo
+
+test: .venv/installed
+	.venv/bin/python -m pytest -n 2 --dist loadfile tests
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: .venv/installed
+	.venv/bin/mypy
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "coadvise needs Python >= 3.11; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@echo "Installing into .venv (once; PyTorch is large, this takes a few minutes) ..."
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist src/*.egg-info

@@ -1,0 +1,29 @@
+"""Errors meant for the user.
+
+Every message says what is wrong, where, and how to fix it. The command line prints the message alone,
+without a traceback, and exits with code 2. An `assert` elsewhere marks a bug of ours, never bad input.
+"""
+
+
+class CoadviseError(Exception):
+    """Base of all errors that bad input can cause."""
+
+
+class RecipeError(CoadviseError):
+    """A recipe that cannot be read or does not validate."""
+
+
+class DataError(CoadviseError):
+    """Images, labels or classes that are missing, unreadable or do not fit."""
+
+
+class ModelError(CoadviseError):
+    """A model name, option, teacher or student that does not fit."""
+
+
+class CheckpointError(CoadviseError):
+    """A checkpoint that is missing, foreign, unsafe or does not fit the model."""
+
+
+class RunError(CoadviseError):
+    """A run folder, a resume or a process group in a state that must not be continued."""

@@ -1,0 +1,538 @@
+"""Recipes: one YAML file describes a run completely.
+
+A recipe is validated once, in whole, and then frozen. All problems are reported together, each with its
+place and, for an unknown key, the nearest known one. Functions elsewhere take the narrow part they need
+(`recipe.data`, `recipe.optim`, …), never the whole recipe.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import RecipeError
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+class _Part(BaseModel):
+    """A frozen part of a recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Augmentation(_Part):
+    """Everything that happens to a training image between decoding and the model (one *view*)."""
+
+    policy: Literal["deit", "light", "none"] = "deit"
+    """`deit`: random resized crop, RandAugment, erasing. `light`: padded crop for small images. `none`: as in
+    evaluation."""
+    hflip: Probability = 0.5
+    """Probability of a horizontal flip; 0 for digits or text."""
+    scale: tuple[Positive, Positive] = (0.08, 1.0)
+    """Area of the random resized crop as a fraction of the image (`deit`)."""
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    """Aspect ratio of the random resized crop (`deit`)."""
+    pad: Annotated[int, Field(ge=0)] | None = None
+    """Pixels of padding before the random crop (`light`); an eighth of the image when not given."""
+    randaugment: str | None = "rand-m9-mstd0.5-inc1"
+    """timm's RandAugment string (`deit`), or null."""
+    color_jitter: NonNegative = 0.4
+    """Strength of the colour jitter. As in timm, it is used only where RandAugment is off."""
+    erasing: Probability = 0.25
+    """Probability of random erasing with per-pixel noise, after normalisation."""
+    mixup: NonNegative = 0.8
+    """Alpha of mixup's Beta distribution; 0 is off."""
+    cutmix: NonNegative = 1.0
+    """Alpha of cutmix's Beta distribution; 0 is off."""
+    mix_probability: Probability = 1.0
+    """Probability that a sample is mixed at all."""
+    mix_switch: Probability = 0.5
+    """Probability of cutmix instead of mixup where both are on."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Mass of the label that is spread evenly over all classes."""
+    repeats: Annotated[int, Field(ge=1, le=64)] = 1
+    """Repeated augmentation: differently augmented copies of each image drawn in an epoch."""
+
+
+class Data(_Part):
+    """Where the images come from and how they reach the model."""
+
+    source: str
+    """`digits`, an image folder, a Parquet file or folder, WebDataset tars, `hf:NAME`, `torchvision:NAME`."""
+    val_source: str | None = None
+    """Another source for validation; by default the source's own validation or test split."""
+    train_split: str | None = None
+    """Name of the training split; found by itself when not given."""
+    val_split: str | None = None
+    """Name of the validation split; found by itself when not given."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Part of each class that is held out where the source has no validation split."""
+    train_size: Annotated[int, Field(ge=1)] | None = None
+    """Use only so many training images (the same for every seed, classes kept in balance)."""
+    val_size: Annotated[int, Field(ge=1)] | None = None
+    """Use only so many validation images."""
+    image_size: Annotated[int, Field(ge=4, le=4096)] = 224
+    """Side of the square image that the student sees, in pixels."""
+    eval_crop: Annotated[float, Field(gt=0, le=1)] = 0.875
+    """Evaluation resizes the shorter side to image_size / eval_crop and crops the centre (224 / 256)."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    mean: Triple = IMAGENET_MEAN
+    """Per-channel mean for normalisation, of pixels in [0, 1]."""
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    augment: Augmentation = Augmentation()
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of order and augmentation, apart from the model's (`run.seed`)."""
+    views: Annotated[int, Field(ge=1)] | None = None
+    """Epochs after which the views recur (view = epoch mod views); by default they never do."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Loader processes for each training process; 0 loads in the training process itself."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """An unreadable image stops the run, or is counted and replaced by the next readable one."""
+
+
+class Student(_Part):
+    """The model that is trained."""
+
+    model: str = "cit_small"
+    """Any model registered with timm, CiT or not."""
+    options: dict[str, Any] = {}
+    """Keyword arguments for the model: patch_size, embed_dim, depth, num_heads, stem, align, drop_path_rate …"""
+    tokens: dict[str, str | None] | None = None
+    """Advised tokens, name → bias. By default one for each teacher, with the teacher's bias."""
+    small_stem: bool = False
+    """Small-image stem (3×3, stride 1, no pooling) for convolutional students."""
+    pretrained: bool = False
+    checkpoint: str | None = None
+    """Weights to start from."""
+
+
+class TeacherTraining(_Part):
+    """How a teacher is trained before the student; what is not given is taken from the recipe."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    lr: Positive | None = None
+    weight_decay: NonNegative | None = None
+    warmup_epochs: NonNegative | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    drop_path: Probability | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
+    augment: Augmentation | None = None
+
+
+class Teacher(_Part):
+    """A frozen classifier that advises one token."""
+
+    model: str
+    """Any model registered with timm: `regnety_040`, `rednet101`, …"""
+    bias: str | None = None
+    """Kind of the teacher: `conv`, `inv` or another; by default read off the model's name."""
+    options: dict[str, Any] = {}
+    small_stem: bool = False
+    """Small-image stem (3×3, stride 1, no pooling), for 32 and 64 pixels."""
+    pretrained: bool = False
+    """timm's published weights; with `train`, they are fine-tuned."""
+    checkpoint: str | None = None
+    """Path to weights; with `train`, they are fine-tuned."""
+    train: TeacherTraining | None = None
+    """Train this teacher first, on the recipe's data, labels only."""
+    classes: list[Annotated[int, Field(ge=0)]] | None = None
+    """Index map for a teacher with more classes: entry c is the teacher's index of the student's class c."""
+    mean: Triple | None = None
+    """Normalisation the teacher was trained with; by default its own where it is published, else the data's."""
+    std: tuple[Positive, Positive, Positive] | None = None
+    image_size: Annotated[int, Field(ge=4)] | None = None
+    """Resolution the teacher wants; the student's images are resized when it differs."""
+
+
+class Loss(_Part):
+    """Eq. 1 of the paper and its variants."""
+
+    label_weight: NonNegative = 1.0
+    """λ0, the weight of the labels on the class token."""
+    weights: dict[str, NonNegative] = {}
+    """λ of each advised token, by name; 1 where not given."""
+    temperatures: dict[str, Positive] = {}
+    """τ of each teacher, by name; 1 where not given."""
+    advice: Literal["soft", "hard"] = "soft"
+    """`soft`: KL to the teacher's distribution. `hard`: cross entropy to the teacher's top class."""
+    tokens: Literal["auto", "own", "single"] = "auto"
+    """`own`: each teacher advises its own token. `single`: every term acts on the class output (Table 7).
+    `auto`: `own` for a token student, `single` for a model with one head."""
+
+
+class Optim(_Part):
+    """AdamW without decay on norms, biases, tokens and position embeddings."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 1024
+    """Images for each update, over all processes and accumulated micro-batches."""
+    lr: Positive = 5e-4
+    """Base learning rate, multiplied by batch_size / lr_batch."""
+    lr_batch: Annotated[int, Field(ge=1)] | None = 512
+    """Batch size that `lr` is stated for; null uses `lr` as it is."""
+    weight_decay: NonNegative = 0.05
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    clip: Positive | None = None
+    """Largest gradient norm; null is off."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Micro-batches that make up one update."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the averaged weights, which are evaluated too; null is off."""
+
+
+class Schedule(_Part):
+    """Cosine learning rate with a linear warm-up, set at every step."""
+
+    epochs: Annotated[int, Field(ge=1)] = 300
+    warmup_epochs: NonNegative = 5
+    warmup_lr: NonNegative = 1e-6
+    min_lr: NonNegative = 1e-5
+
+
+class Run(_Part):
+    """What does not change the method: seed, precision, output, how often things are written."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of initial weights, dropout and drop path."""
+    output: str | None = None
+    """Folder of the run; `runs/NAME` when not given."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 on a GPU that has it, fp16 on an older one, fp32 on the CPU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    eval_every: Annotated[int, Field(ge=1)] = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    eval_batch_size: Annotated[int, Field(ge=1)] | None = None
+    log_every: Annotated[int, Field(ge=1)] = 50
+    """Steps between log lines; losses are read from the device only then."""
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between checkpoints inside an epoch; one is always written at the end of an epoch."""
+    allow_weak: bool = False
+    """Go on with a teacher that is near chance level or whose classes are in another order."""
+    teacher_check_size: Annotated[int, Field(ge=1)] = 2000
+    """Validation images on which each teacher's accuracy is measured before the student trains."""
+    grad_checkpointing: bool = False
+    tensorboard: bool = True
+
+
+class Recipe(_Part):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the run; also the name of its folder."""
+    data: Data
+    student: Student = Student()
+    teachers: dict[str, Teacher] = {}
+    """The teachers, by name. The name `class` is reserved for the class token."""
+    loss: Loss = Loss()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Recipe:
+        """Check what no single field can see; every problem is named."""
+        problems = list(_name_problems(self)) + list(_size_problems(self))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def tokens(self) -> dict[str, str | None]:
+        """Advised tokens of the student, name → bias."""
+        if self.student.tokens is not None:
+            return dict(self.student.tokens)
+        return {name: teacher.bias or guess_bias(teacher.model) for name, teacher in self.teachers.items()}
+
+    def fingerprint(self) -> str:
+        """Hash of everything that changes what is computed; where and how often is written does not count."""
+        content = self.model_dump(mode="json")
+        for key in ("output", "log_every", "checkpoint_every", "tensorboard", "device"):
+            content["run"].pop(key)
+        content["data"].pop("workers")
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def guess_bias(model: str) -> str | None:
+    """Bias of a model by its name: `inv` for RedNet, `conv` for the usual convolutional families."""
+    if model.startswith("rednet"):
+        return "inv"
+    return (
+        "conv"
+        if re.match(r"(resnet|resnext|regnet|convnext|efficientnet|wide_resnet|densenet|vgg)", model)
+        else None
+    )
+
+
+def _name_problems(recipe: Recipe) -> Iterable[str]:
+    tokens = recipe.tokens()
+    for where, names in (("teachers", recipe.teachers), ("student.tokens", recipe.student.tokens or {})):
+        for name in names:
+            if name == "class":
+                yield f"{where}: the name 'class' is reserved for the class token; choose another"
+            elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name):
+                yield f"{where}: '{name}' is no name; use letters, digits, - and _"
+    if recipe.student.tokens is not None and recipe.loss.tokens != "single":
+        for name in recipe.teachers.keys() - recipe.student.tokens.keys():
+            yield f"student.tokens has no token for teacher '{name}'; add it, or set loss.tokens=single"
+    for where, given in (
+        ("loss.weights", recipe.loss.weights),
+        ("loss.temperatures", recipe.loss.temperatures),
+    ):
+        known = tokens.keys() | recipe.teachers.keys() if where == "loss.weights" else recipe.teachers.keys()
+        for name in given.keys() - known:
+            hint = (
+                " (the class token's weight is loss.label_weight)"
+                if name == "class"
+                else did_you_mean(name, known)
+            )
+            yield f"{where}: there is no '{name}'{hint}"
+
+
+def _size_problems(recipe: Recipe) -> Iterable[str]:
+    options, size = recipe.student.options, recipe.data.image_size
+    patch = options.get("patch_size")
+    if isinstance(patch, int) and not isinstance(patch, bool):
+        if patch < 1:
+            yield f"student.options.patch_size is {patch}, must be ≥ 1"
+        elif size % patch:
+            yield f"data.image_size {size} is not divisible by student.options.patch_size {patch}"
+        elif patch % 2 and options.get("stem", "patchify") != "patchify":
+            yield f"student.options.patch_size is {patch}; a {options['stem']} stem needs an even one (its stride is 2)"
+    if recipe.optim.batch_size % recipe.optim.accumulate:
+        yield (
+            f"optim.batch_size {recipe.optim.batch_size} is not divisible by optim.accumulate "
+            f"{recipe.optim.accumulate}"
+        )
+    if recipe.schedule.warmup_epochs >= recipe.schedule.epochs and recipe.schedule.warmup_epochs > 0:
+        yield (
+            f"schedule.warmup_epochs {recipe.schedule.warmup_epochs:g} must be smaller than schedule.epochs "
+            f"{recipe.schedule.epochs}"
+        )
+    for field in ("scale", "ratio"):
+        low, high = getattr(recipe.data.augment, field)
+        if low > high:
+            yield f"data.augment.{field}: {low:g} is larger than {high:g}; give the smaller one first"
+    for name, teacher in recipe.teachers.items():
+        if teacher.pretrained and teacher.checkpoint:
+            yield f"teachers.{name}: pretrained and checkpoint exclude each other"
+        if not (teacher.pretrained or teacher.checkpoint or teacher.train):
+            yield (
+                f"teachers.{name} would advise with random weights; give pretrained: true, a checkpoint, "
+                "or train: {epochs: N}"
+            )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint ` (did you mean X?)`, or the known words when none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f" (did you mean {near[0]}?)"
+    return f" (known: {', '.join(known)})" if known else ""
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as a person means it: `1e-3` is a number, `on` is a word, and a key may not be given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, (dict, list)):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a word", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key}' is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads on/off/yes/no as booleans and 1e-3 as a string; these are YAML 1.2's rules.
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+|[-+]?\.(?:inf|Inf)|\.(?:nan|NaN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML 1.2-like `text`; `where` names it in errors."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def builtin_recipes() -> dict[str, Path]:
+    """The recipes that come with coadvise, by name."""
+    folder = Path(str(resources.files("coadvise"))) / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a file, or a built-in one by name, and apply `key=value` overrides.
+
+    Args:
+        source: path to a YAML file, or a name listed by `builtin_recipes`.
+        overrides: such as `schedule.epochs=10`; the value is YAML, and `null` removes a default.
+
+    Raises:
+        RecipeError: every problem at once, each with its place.
+    """
+    path = Path(source)
+    if not path.is_file():
+        known = builtin_recipes()
+        if str(source) not in known:
+            hint = did_you_mean(str(source), known)
+            raise RecipeError(
+                f"there is no recipe file '{source}', and no built-in recipe of that name{hint}"
+            )
+        path = known[str(source)]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} cannot be read: {error}") from error
+    content = parse_yaml(text, str(path))
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} is no recipe: expected keys such as name, data and student at the top")
+    for override in overrides:
+        _apply(content, override)
+    return recipe_from(content, where=str(path))
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"'{override}' is no setting; write key=value, for example schedule.epochs=10")
+    *path, last = key.strip().split(".")
+    place = content
+    for part in path:
+        if place.get(part) is None:
+            place[part] = {}
+        place = place[part]
+        if not isinstance(place, dict):
+            raise RecipeError(f"'{override}': {part} is a single value and has no keys of its own")
+    place[last] = parse_yaml(value, f"the value of {key}")
+
+
+def recipe_from(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Validate a mapping.
+
+    Raises:
+        RecipeError: `2 problems in my.yaml: optim.lrr is unknown (did you mean lr?); …`
+    """
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        items = [dict(item) for item in error.errors()]
+        problems = [line for item in items for line in _explain(item)]
+        problems += _problems_behind(content, items)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise RecipeError(f"{count} in {where}: " + "; ".join(problems)) from None
+
+
+def _problems_behind(content: Mapping[str, Any], items: list[dict[str, Any]]) -> list[str]:
+    """Problems between fields, which are only checked once each field is valid: drop the bad ones, look again."""
+    rest = copy.deepcopy(dict(content))
+    dropped = False
+    for item in items:
+        place: Any = rest
+        for part in item["loc"][:-1]:
+            place = place.get(part) if isinstance(place, dict) else None
+        if item["loc"] and isinstance(place, dict):
+            dropped |= place.pop(item["loc"][-1], None) is not None
+    if not dropped:
+        return []
+    try:
+        Recipe.model_validate(rest)
+    except ValidationError as error:
+        return [
+            line for item in error.errors() if item["type"] == "value_error" for line in _explain(dict(item))
+        ]
+    return []
+
+
+_LIMITS = {
+    "greater_than": ("must be >", "gt"),
+    "greater_than_equal": ("must be ≥", "ge"),
+    "less_than": ("must be <", "lt"),
+    "less_than_equal": ("must be ≤", "le"),
+}
+
+
+def _explain(item: dict[str, Any]) -> list[str]:
+    """One validation error of pydantic in plain words."""
+    location = [str(part) for part in item["loc"]]
+    place, kind, value, context = ".".join(location), item["type"], item["input"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        return [f"{place} is unknown{did_you_mean(location[-1], _fields_at(location[:-1]))}"]
+    if kind == "missing":
+        return [f"{place} is missing"]
+    if kind in _LIMITS:
+        word, key = _LIMITS[kind]
+        return [f"{place} is {value}, {word} {context[key]:g}"]
+    if kind == "literal_error":
+        return [f"{place} is {value!r}, must be one of {context['expected']}"]
+    if kind == "value_error":
+        return str(context["error"]).split("\n")
+    message = item["msg"].removeprefix("Input should be ")
+    return [f"{place or 'the recipe'} is {value!r}, must be {message}"]
+
+
+def _fields_at(location: Sequence[str]) -> list[str]:
+    """Known keys at a place of the recipe, for did-you-mean."""
+    parts: dict[str, type[_Part]] = {
+        "data": Data, "student": Student, "loss": Loss, "optim": Optim, "schedule": Schedule, "run": Run,
+        "augment": Augmentation, "train": TeacherTraining,
+    }  # fmt: skip
+    if not location:
+        return list(Recipe.model_fields)
+    if location[0] == "teachers" and len(location) == 2:
+        return list(Teacher.model_fields)
+    part = parts.get(location[-1])
+    return list(part.model_fields) if part else []
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every default written out, so that it stays valid when defaults change."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of recipes, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}

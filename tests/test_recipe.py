@@ -1,0 +1,4 @@
+def test_package_imports():
+    import coadvise
+
+    assert coadvise.__version__
