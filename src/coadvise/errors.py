@@ -4,6 +4,9 @@ Every message says what is wrong, where, and how to fix it. The command line pri
 without a traceback, and exits with code 2. An `assert` elsewhere marks a bug of ours, never bad input.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class CoadviseError(Exception):
     """Base of all errors that bad input can cause."""
@@ -27,3 +30,12 @@ class CheckpointError(CoadviseError):
 
 class RunError(CoadviseError):
     """A run folder, a resume or a process group in a state that must not be continued."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint ` (did you mean X?)`, or the known words when none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f" (did you mean {near[0]}?)"
+    return f" (known: {', '.join(known)})" if known else ""

@@ -1,0 +1,137 @@
+"""The co-advising loss: Eq. 1 of the paper for any number of teachers.
+
+L = λ0 · CE(σ(z_class), y) + Σ_t λ_t · τ_t² · KL(σ(z_teacher_t / τ_t) ‖ σ(z_token_t / τ_t)), each term the mean over
+the batch. Eq. 1 prints the student first inside KL; the official code computes KL(teacher ‖ student), the usual
+direction of distillation, and so does this module. Everything here is a pure function of tensors: the teachers
+run elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .errors import ModelError, did_you_mean
+
+CLASS = "class"
+
+
+class LossTerms(dict[str, Tensor]):
+    """Every term of the loss by token or teacher name, unweighted (τ² included), and their weighted sum.
+
+    Attributes:
+        total: scalar tensor, Σ λ · term.
+    """
+
+    def __init__(self, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
+        super().__init__(terms)
+        total = torch.zeros((), device=next(iter(terms.values())).device)
+        for name, term in terms.items():
+            total = total + weights.get(name, 1.0) * term
+        self.total = total
+
+
+def label_loss(logits: Float[Tensor, "b k"], target: Float[Tensor, "b k"] | Int[Tensor, " b"]) -> Float[Tensor, ""]:
+    """Cross entropy to hard labels (b,) or soft targets (b, k), mean over the batch, in float32."""
+    return F.cross_entropy(logits.float(), target if target.ndim == 1 else target.float())
+
+
+def soft_advice(
+    student: Float[Tensor, "b k"], teacher: Float[Tensor, "b k"], temperature: float
+) -> Float[Tensor, ""]:
+    """τ² · KL(teacher ‖ student) at temperature τ, mean over the batch (Eq. 1, second and third term)."""
+    # Half precision loses small probabilities and the difference of two logs cancels: always float32.
+    log_p = F.log_softmax(teacher.float() / temperature, dim=1)
+    log_q = F.log_softmax(student.float() / temperature, dim=1)
+    return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
+
+
+def hard_advice(student: Float[Tensor, "b k"], teacher: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
+    """Cross entropy to the teacher's top class (DeiT's hard distillation), mean over the batch."""
+    return F.cross_entropy(student.float(), teacher.argmax(dim=1))
+
+
+def co_advise_loss(
+    logits: Mapping[str, Float[Tensor, "b k"]],
+    advice: Mapping[str, Float[Tensor, "b k"]],
+    target: Float[Tensor, "b k"] | Int[Tensor, " b"],
+    *,
+    weights: Mapping[str, float] | None = None,
+    temperatures: Mapping[str, float] | None = None,
+    kind: Literal["soft", "hard"] = "soft",
+    tokens: Literal["own", "single"] = "own",
+) -> LossTerms:
+    """Eq. 1 for any number of teachers.
+
+    Args:
+        logits: student's output by token name, as from `forward_tokens`; `class` is required.
+        advice: teacher's logits by teacher name, for the same images; carries no gradient.
+        target: class indices (b,) or soft targets (b, k) that sum to one, as after mixup.
+        weights: λ by name (`class` is λ0), 1 where not given, never negative.
+        temperatures: τ by teacher name, 1 where not given, positive.
+        kind: `soft` advice is KL at temperature τ; `hard` is cross entropy to the teacher's top class, without τ.
+        tokens: `own` lets each teacher advise the token of its name; `single` puts every term on the class
+            token (Table 7, and students with one head).
+
+    Returns:
+        LossTerms: `class` first, then each token. A token without a teacher learns the labels. Under `single`
+        the terms of the teachers keep the teachers' names.
+
+    Raises:
+        ModelError: names, shapes, λ or τ that do not fit.
+    """
+    weights, temperatures = dict(weights or {}), dict(temperatures or {})
+    _check(logits, advice, target, weights, temperatures, tokens)
+    terms = {CLASS: label_loss(logits[CLASS], target)}
+    for name in [*(name for name in logits if name != CLASS), *advice]:
+        if name in terms:
+            continue
+        student = logits[CLASS if tokens == "single" else name]
+        if name not in advice:
+            terms[name] = label_loss(logits[name], target)
+        elif kind == "hard":
+            terms[name] = hard_advice(student, advice[name].detach())
+        else:
+            terms[name] = soft_advice(student, advice[name].detach(), temperatures.get(name, 1.0))
+    return LossTerms(terms, weights)
+
+
+def _check(
+    logits: Mapping[str, Tensor],
+    advice: Mapping[str, Tensor],
+    target: Tensor,
+    weights: Mapping[str, float],
+    temperatures: Mapping[str, float],
+    tokens: str,
+) -> None:
+    if CLASS not in logits:
+        raise ModelError(f"logits have no '{CLASS}' token (they have: {', '.join(logits) or 'none'})")
+    shape = tuple(logits[CLASS].shape)
+    for what, group in (("student token", logits), ("teacher", advice)):
+        for name, z in group.items():
+            if tuple(z.shape) != shape:
+                raise ModelError(f"{what} '{name}' gives logits of shape {tuple(z.shape)}, expected {shape} like 'class'")
+    if target.shape[0] != shape[0] or (target.ndim == 2 and tuple(target.shape) != shape) or target.ndim > 2:
+        raise ModelError(f"target has shape {tuple(target.shape)}, expected ({shape[0]},) or {shape}")
+    if tokens == "own":
+        for name in advice:
+            if name not in logits:
+                raise ModelError(
+                    f"teacher '{name}' has no token of its own{did_you_mean(name, logits)}; "
+                    "give the student a token of that name, or use tokens='single'"
+                )
+    for name, weight in weights.items():
+        if name not in logits and name not in advice:
+            raise ModelError(f"weights: there is no '{name}'{did_you_mean(name, [*logits, *advice])}")
+        if weight < 0:
+            raise ModelError(f"weight of '{name}' is {weight}, must be ≥ 0")
+    for name, temperature in temperatures.items():
+        if name not in advice:
+            raise ModelError(f"temperatures: there is no teacher '{name}'{did_you_mean(name, advice)}")
+        if not temperature > 0:
+            raise ModelError(f"temperature of '{name}' is {temperature}, must be > 0")

@@ -1,0 +1,216 @@
+"""Reading recipes: YAML, overrides, and every problem explained at once."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from .errors import RecipeError, did_you_mean
+from .recipe import (
+    Augmentation,
+    Data,
+    Loss,
+    Optim,
+    Recipe,
+    Run,
+    Schedule,
+    Student,
+    Teacher,
+    TeacherTraining,
+    Part,
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as a person means it: `1e-3` is a number, `on` is a word, and a key may not be given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, (dict, list)):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a word", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key}' is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads on/off/yes/no as booleans and 1e-3 as a string; these are YAML 1.2's rules.
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+|[-+]?\.(?:inf|Inf)|\.(?:nan|NaN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML 1.2-like `text`; `where` names it in errors."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def builtin_recipes() -> dict[str, Path]:
+    """The recipes that come with coadvise, by name."""
+    folder = Path(str(resources.files("coadvise"))) / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a file, or a built-in one by name, and apply `key=value` overrides.
+
+    Args:
+        source: path to a YAML file, or a name listed by `builtin_recipes`.
+        overrides: such as `schedule.epochs=10`; the value is YAML, and `null` removes a default.
+
+    Raises:
+        RecipeError: every problem at once, each with its place.
+    """
+    path = Path(source)
+    if not path.is_file():
+        known = builtin_recipes()
+        if str(source) not in known:
+            hint = did_you_mean(str(source), known)
+            raise RecipeError(
+                f"there is no recipe file '{source}', and no built-in recipe of that name{hint}"
+            )
+        path = known[str(source)]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} cannot be read: {error}") from error
+    content = parse_yaml(text, str(path))
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} is no recipe: expected keys such as name, data and student at the top")
+    for override in overrides:
+        _apply(content, override)
+    return recipe_from(content, where=str(path))
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"'{override}' is no setting; write key=value, for example schedule.epochs=10")
+    *path, last = key.strip().split(".")
+    place = content
+    for part in path:
+        if place.get(part) is None:
+            place[part] = {}
+        place = place[part]
+        if not isinstance(place, dict):
+            raise RecipeError(f"'{override}': {part} is a single value and has no keys of its own")
+    place[last] = parse_yaml(value, f"the value of {key}")
+
+
+def recipe_from(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Validate a mapping.
+
+    Raises:
+        RecipeError: `2 problems in my.yaml: optim.lrr is unknown (did you mean lr?); …`
+    """
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        items = [dict(item) for item in error.errors()]
+        problems = [line for item in items for line in _explain(item)]
+        problems += _problems_behind(content, items)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise RecipeError(f"{count} in {where}: " + "; ".join(problems)) from None
+
+
+def _problems_behind(content: Mapping[str, Any], items: list[dict[str, Any]]) -> list[str]:
+    """Problems between fields, only checked once each field is valid: drop the bad ones, look again."""
+    rest = copy.deepcopy(dict(content))
+    dropped = False
+    for item in items:
+        place: Any = rest
+        for part in item["loc"][:-1]:
+            place = place.get(part) if isinstance(place, dict) else None
+        if item["loc"] and isinstance(place, dict):
+            dropped |= place.pop(item["loc"][-1], None) is not None
+    if not dropped:
+        return []
+    try:
+        Recipe.model_validate(rest)
+    except ValidationError as error:
+        return [
+            line for item in error.errors() if item["type"] == "value_error" for line in _explain(dict(item))
+        ]
+    return []
+
+
+_LIMITS = {
+    "greater_than": ("must be >", "gt"),
+    "greater_than_equal": ("must be ≥", "ge"),
+    "less_than": ("must be <", "lt"),
+    "less_than_equal": ("must be ≤", "le"),
+}
+
+
+def _explain(item: dict[str, Any]) -> list[str]:
+    """One validation error of pydantic in plain words."""
+    location = [str(part) for part in item["loc"]]
+    place, kind, value, context = ".".join(location), item["type"], item["input"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        return [f"{place} is unknown{did_you_mean(location[-1], _fields_at(location[:-1]))}"]
+    if kind == "missing":
+        return [f"{place} is missing"]
+    if kind in _LIMITS:
+        word, key = _LIMITS[kind]
+        return [f"{place} is {value}, {word} {context[key]:g}"]
+    if kind == "literal_error":
+        return [f"{place} is {value!r}, must be one of {context['expected']}"]
+    if kind == "value_error":
+        return str(context["error"]).split("\n")
+    message = item["msg"].removeprefix("Input should be ")
+    return [f"{place or 'the recipe'} is {value!r}, must be {message}"]
+
+
+def _fields_at(location: Sequence[str]) -> list[str]:
+    """Known keys at a place of the recipe, for did-you-mean."""
+    parts: dict[str, type[Part]] = {
+        "data": Data, "student": Student, "loss": Loss, "optim": Optim, "schedule": Schedule, "run": Run,
+        "augment": Augmentation, "train": TeacherTraining,
+    }  # fmt: skip
+    if not location:
+        return list(Recipe.model_fields)
+    if location[0] == "teachers" and len(location) == 2:
+        return list(Teacher.model_fields)
+    part = parts.get(location[-1])
+    return list(part.model_fields) if part else []
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every default written out, so that it stays valid when defaults change."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of recipes, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}

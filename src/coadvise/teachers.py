@@ -1,0 +1,230 @@
+"""Teachers: frozen, named classifiers that advise the tokens of a student.
+
+Each teacher sees the student's images as it was trained to see them: in its own normalisation and resolution. Its
+logits are reduced to the student's classes when it knows more of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .errors import ModelError
+from .losses import CLASS
+from .recipe import IMAGENET_MEAN, IMAGENET_STD
+
+
+class FrozenTeacher(nn.Module):
+    """A classifier with its own input normalisation, resolution and class map; it never trains.
+
+    Args:
+        model: any classifier, images (b, 3, h, w) → logits (b, classes).
+        mean: per-channel mean it was trained with; by default read from timm's `pretrained_cfg`, else None,
+            which takes the student's images as they are.
+        std: per-channel standard deviation, likewise.
+        image_size: side in pixels it wants; None takes any. By default timm's for models of a fixed size.
+        classes: entry c is this model's index of the student's class c.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        image_size: int | None = None,
+        classes: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        cfg = getattr(model, "pretrained_cfg", None) or {}
+        self.model = model.requires_grad_(False)
+        self.mean = tuple(mean) if mean is not None else cfg.get("mean")
+        self.std = tuple(std) if std is not None else cfg.get("std")
+        if image_size is None and cfg.get("fixed_input_size"):
+            image_size = cfg["input_size"][-1]
+        self.image_size = image_size
+        self.register_buffer("classes", None if classes is None else torch.tensor(classes), persistent=False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenTeacher:
+        """Stay in evaluation mode, whatever the student does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        """Logits over the student's classes, in float32, for images that are normalised for this teacher."""
+        if self.image_size is not None and tuple(x.shape[-2:]) != (self.image_size, self.image_size):
+            x = F.interpolate(x, size=(self.image_size, self.image_size), mode="bicubic", antialias=True)
+        z = self.model(x).float()
+        return z if self.classes is None else z[:, self.classes]
+
+
+class Teachers(nn.Module):
+    """Named teachers for images that were normalised for the student.
+
+    Args:
+        teachers: name → classifier, or `FrozenTeacher` where its normalisation, resolution or classes differ.
+        input_mean: per-channel mean with which the student's images are normalised.
+        input_std: per-channel standard deviation, likewise.
+
+    Raises:
+        ModelError: a teacher named `class`, which is the class token's name.
+    """
+
+    def __init__(
+        self,
+        teachers: Mapping[str, nn.Module],
+        *,
+        input_mean: Sequence[float] = IMAGENET_MEAN,
+        input_std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        if CLASS in teachers:
+            raise ModelError("a teacher may not be named 'class', the name of the class token; choose another")
+        self.names = tuple(teachers)
+        self.members = nn.ModuleList(
+            model if isinstance(model, FrozenTeacher) else FrozenTeacher(model) for model in teachers.values()
+        )
+        mean, std = torch.tensor(input_mean), torch.tensor(input_std)
+        for i, member in enumerate(self.members):
+            # x is (pixel − mean) / std of the student; a·x + b is the same pixel in the teacher's terms.
+            own_mean = torch.tensor(member.mean) if member.mean is not None else mean
+            own_std = torch.tensor(member.std) if member.std is not None else std
+            same = torch.equal(own_mean, mean) and torch.equal(own_std, std)
+            scale = None if same else (std / own_std).view(1, -1, 1, 1)
+            shift = None if same else ((mean - own_mean) / own_std).view(1, -1, 1, 1)
+            self.register_buffer(f"scale_{i}", scale, persistent=False)
+            self.register_buffer(f"shift_{i}", shift, persistent=False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Teachers:
+        """Stay in evaluation mode, whatever the student does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, x: Float[Tensor, "b c h w"]) -> dict[str, Float[Tensor, "b k"]]:
+        """Advice for a batch: teacher name → logits (b, k) in float32, without gradient."""
+        advice = {}
+        for i, (name, member) in enumerate(zip(self.names, self.members, strict=True)):
+            scale, shift = getattr(self, f"scale_{i}"), getattr(self, f"shift_{i}")
+            advice[name] = member(x if scale is None else x * scale + shift)
+        return advice
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class TeacherCheck:
+    """What a teacher does on labelled images.
+
+    Attributes:
+        accuracy: fraction of images whose top class is the label.
+        chance: accuracy of always naming the commonest class.
+        order: accuracy after the best renaming of the teacher's classes.
+        moved: (student's class, teacher's class) pairs of that renaming which differ.
+        samples: number of images.
+    """
+
+    accuracy: float
+    chance: float
+    order: float
+    moved: tuple[tuple[int, int], ...]
+    samples: int
+
+    @property
+    def weak(self) -> bool:
+        """Accuracy within three standard errors of chance."""
+        return self.accuracy <= self.chance + 3 * np.sqrt(self.chance * (1 - self.chance) / self.samples)
+
+    @property
+    def reordered(self) -> bool:
+        """Another order of the classes explains the labels far better."""
+        return self.order > 2 * self.accuracy and self.order - self.accuracy > 0.2
+
+
+@torch.no_grad()
+def measure_teachers(
+    teachers: Teachers, batches: Iterable[tuple[Tensor, Tensor]], classes: int
+) -> dict[str, TeacherCheck]:
+    """Measure every teacher on labelled images.
+
+    Args:
+        batches: (images (b, 3, h, w), labels (b,)), on the teachers' device.
+        classes: number of the student's classes.
+
+    Raises:
+        ModelError: logits that are not finite, or not one for each class.
+    """
+    confusion = {name: np.zeros((classes, classes), dtype=np.int64) for name in teachers.names}
+    for images, label in batches:
+        for name, z in _advice_that_fits(teachers, images).items():
+            if z.shape[1] != classes:
+                raise ModelError(_count_message(name, z.shape[1], classes))
+            if not torch.isfinite(z).all():
+                raise ModelError(f"teacher '{name}' gives logits that are not finite; its weights are broken")
+            np.add.at(confusion[name], (label.cpu().numpy(), z.argmax(dim=1).cpu().numpy()), 1)
+    return {name: _check_of(table) for name, table in confusion.items()}
+
+
+def _advice_that_fits(teachers: Teachers, images: Tensor) -> dict[str, Tensor]:
+    for name, member in zip(teachers.names, teachers.members, strict=True):
+        known = getattr(member.model, "num_classes", None)
+        if member.classes is not None and known is not None and int(member.classes.max()) >= known:
+            raise ModelError(
+                f"teacher '{name}' has {known} classes, but its index map names class {int(member.classes.max())}; "
+                f"indices go from 0 to {known - 1}"
+            )
+    return teachers(images)
+
+
+def _count_message(name: str, found: int, classes: int) -> str:
+    if found < classes:
+        return f"teacher '{name}' knows {found} classes, the data has {classes}; train or choose one that knows all"
+    return (
+        f"teacher '{name}' knows {found} classes, the data has {classes}; "
+        f"give its index map: teachers.{name}.classes, one teacher index for each class of the data"
+    )
+
+
+def _check_of(confusion: np.ndarray) -> TeacherCheck:
+    from scipy.optimize import linear_sum_assignment  # comes with scikit-learn; slow to import
+
+    samples = max(int(confusion.sum()), 1)
+    rows, columns = linear_sum_assignment(confusion, maximize=True)
+    moved = tuple((int(r), int(c)) for r, c in zip(rows, columns, strict=True) if r != c and confusion[r, c] > 0)
+    return TeacherCheck(
+        accuracy=float(np.trace(confusion)) / samples,
+        chance=float(confusion.sum(axis=1).max()) / samples,
+        order=float(confusion[rows, columns].sum()) / samples,
+        moved=moved,
+        samples=samples,
+    )
+
+
+def require_able(checks: Mapping[str, TeacherCheck], class_names: Sequence[str]) -> None:
+    """Stop before a student is trained on worthless advice.
+
+    Raises:
+        ModelError: a teacher near chance level, or with its classes in another order.
+    """
+    for name, check in checks.items():
+        if check.reordered:
+            pairs = ", ".join(f"{class_names[s]} → {class_names[t]}" for s, t in check.moved[:3])
+            raise ModelError(
+                f"teacher '{name}' seems to have its classes in another order: accuracy {check.accuracy:.1%} as they "
+                f"are, {check.order:.1%} after renaming ({pairs}, …); give teachers.{name}.classes, "
+                "or set run.allow_weak=true"
+            )
+        if check.weak:
+            raise ModelError(
+                f"teacher '{name}' is at {check.accuracy:.1%} on {check.samples} validation images, near chance level "
+                f"({check.chance:.1%}); train it better, check its normalisation and classes, "
+                "or set run.allow_weak=true"
+            )
