@@ -39,3 +39,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near:
         return f" (did you mean {near[0]}?)"
     return f" (known: {', '.join(known)})" if known else ""
+
+
+class Interrupted(Exception):
+    """The user stopped a run; its state is saved. The message says how to resume."""

@@ -41,9 +41,7 @@ def label_loss(logits: Float[Tensor, "b k"], target: Float[Tensor, "b k"] | Int[
     return F.cross_entropy(logits.float(), target if target.ndim == 1 else target.float())
 
 
-def soft_advice(
-    student: Float[Tensor, "b k"], teacher: Float[Tensor, "b k"], temperature: float
-) -> Float[Tensor, ""]:
+def soft_advice(student: Float[Tensor, "b k"], teacher: Float[Tensor, "b k"], temperature: float) -> Float[Tensor, ""]:
     """τ² · KL(teacher ‖ student) at temperature τ, mean over the batch (Eq. 1, second and third term)."""
     # Half precision loses small probabilities and the difference of two logs cancels: always float32.
     log_p = F.log_softmax(teacher.float() / temperature, dim=1)
@@ -115,7 +113,9 @@ def _check(
     for what, group in (("student token", logits), ("teacher", advice)):
         for name, z in group.items():
             if tuple(z.shape) != shape:
-                raise ModelError(f"{what} '{name}' gives logits of shape {tuple(z.shape)}, expected {shape} like 'class'")
+                raise ModelError(
+                    f"{what} '{name}' gives logits of shape {tuple(z.shape)}, expected {shape} like 'class'"
+                )
     if target.shape[0] != shape[0] or (target.ndim == 2 and tuple(target.shape) != shape) or target.ndim > 2:
         raise ModelError(f"target has shape {tuple(target.shape)}, expected ({shape[0]},) or {shape}")
     if tokens == "own":

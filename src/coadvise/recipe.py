@@ -270,9 +270,7 @@ def guess_bias(model: str) -> str | None:
     if model.startswith("rednet"):
         return "inv"
     return (
-        "conv"
-        if re.match(r"(resnet|resnext|regnet|convnext|efficientnet|wide_resnet|densenet|vgg)", model)
-        else None
+        "conv" if re.match(r"(resnet|resnext|regnet|convnext|efficientnet|wide_resnet|densenet|vgg)", model) else None
     )
 
 
@@ -293,11 +291,7 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
     ):
         known = tokens.keys() | recipe.teachers.keys() if where == "loss.weights" else recipe.teachers.keys()
         for name in given.keys() - known:
-            hint = (
-                " (the class token's weight is loss.label_weight)"
-                if name == "class"
-                else did_you_mean(name, known)
-            )
+            hint = " (the class token's weight is loss.label_weight)" if name == "class" else did_you_mean(name, known)
             yield f"{where}: there is no '{name}'{hint}"
 
 
@@ -314,8 +308,7 @@ def _size_problems(recipe: Recipe) -> Iterable[str]:
             yield f"student.options.patch_size is {patch}; a {stem} stem needs an even one (its stride is 2)"
     if recipe.optim.batch_size % recipe.optim.accumulate:
         yield (
-            f"optim.batch_size {recipe.optim.batch_size} is not divisible by optim.accumulate "
-            f"{recipe.optim.accumulate}"
+            f"optim.batch_size {recipe.optim.batch_size} is not divisible by optim.accumulate {recipe.optim.accumulate}"
         )
     if recipe.schedule.warmup_epochs >= recipe.schedule.epochs and recipe.schedule.warmup_epochs > 0:
         yield (

@@ -18,13 +18,13 @@ from .recipe import (
     Data,
     Loss,
     Optim,
+    Part,
     Recipe,
     Run,
     Schedule,
     Student,
     Teacher,
     TeacherTraining,
-    Part,
 )
 
 
@@ -36,13 +36,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
             if isinstance(key, (dict, list)):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a word", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"'{key}' is given twice", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -50,9 +46,7 @@ class _Loader(yaml.SafeLoader):
 # YAML 1.1 reads on/off/yes/no as booleans and 1e-3 as a string; these are YAML 1.2's rules.
 _Loader.yaml_implicit_resolvers = {
     first: [
-        (tag, pattern)
-        for tag, pattern in resolvers
-        if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
+        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
     ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
@@ -61,9 +55,7 @@ _Loader.add_implicit_resolver(
 )
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(
-        r"^(?:[-+]?(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+|[-+]?\.(?:inf|Inf)|\.(?:nan|NaN))$"
-    ),
+    re.compile(r"^(?:[-+]?(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+|[-+]?\.(?:inf|Inf)|\.(?:nan|NaN))$"),
     list("-+0123456789."),
 )
 
@@ -97,9 +89,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         known = builtin_recipes()
         if str(source) not in known:
             hint = did_you_mean(str(source), known)
-            raise RecipeError(
-                f"there is no recipe file '{source}', and no built-in recipe of that name{hint}"
-            )
+            raise RecipeError(f"there is no recipe file '{source}', and no built-in recipe of that name{hint}")
         path = known[str(source)]
     try:
         text = path.read_text(encoding="utf-8")
@@ -159,9 +149,7 @@ def _problems_behind(content: Mapping[str, Any], items: list[dict[str, Any]]) ->
     try:
         Recipe.model_validate(rest)
     except ValidationError as error:
-        return [
-            line for item in error.errors() if item["type"] == "value_error" for line in _explain(dict(item))
-        ]
+        return [line for item in error.errors() if item["type"] == "value_error" for line in _explain(dict(item))]
     return []
 
 

@@ -1,0 +1,5 @@
+"""`python -m coadvise`, as `torchrun -m coadvise` needs it."""
+
+from .cli import main
+
+main()

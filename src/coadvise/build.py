@@ -1,0 +1,144 @@
+"""From a recipe to its student and its teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .checkpoint import load_checkpoint, read_metadata
+from .errors import ModelError
+from .models import as_student, build_model, takes_tokens
+from .recipe import Recipe, TeacherTraining, guess_bias
+from .recipe import Teacher as TeacherSettings
+from .recipe_file import recipe_from
+from .teachers import FrozenTeacher
+
+
+def build_student(recipe: Recipe, classes: int) -> nn.Module:
+    """The student of a recipe, with `forward_tokens`; weights by the global generator or its checkpoint.
+
+    Raises:
+        ModelError: unknown model or option, or tokens for a model that takes none.
+        CheckpointError: weights that do not fit.
+    """
+    settings = recipe.student
+    options: dict[str, Any] = dict(settings.options)
+    if takes_tokens(settings.model):
+        options.setdefault("teachers", recipe.tokens())
+    elif settings.tokens:
+        raise ModelError(
+            f"student.tokens: {settings.model} has no advised tokens; choose a CiT model, or leave tokens out"
+        )
+    elif recipe.loss.tokens == "own" and recipe.teachers:
+        raise ModelError(f"loss.tokens=own: {settings.model} has no advised tokens; use single, or a CiT model")
+    model = build_model(
+        settings.model,
+        classes,
+        image_size=recipe.data.image_size,
+        small=settings.small_stem,
+        pretrained=settings.pretrained,
+        options=options,
+    )
+    if settings.checkpoint:
+        load_checkpoint(model, settings.checkpoint, reset_classifier=True)
+    return as_student(model)
+
+
+def build_teacher(name: str, settings: TeacherSettings, recipe: Recipe, classes: int) -> FrozenTeacher:
+    """A teacher from published weights or a checkpoint.
+
+    A checkpoint of ours records how its model was built and normalised; that is used unless the recipe says
+    otherwise. With an index map, the teacher keeps all of its own classes.
+
+    Raises:
+        ModelError, CheckpointError: weights, options or classes that do not fit.
+    """
+    own_classes = classes
+    if settings.classes is not None:
+        if len(settings.classes) != classes:
+            raise ModelError(
+                f"teachers.{name}.classes has {len(settings.classes)} entries, the data has {classes} classes; "
+                "give one teacher index for each class of the data"
+            )
+        own_classes = max(1000, max(settings.classes) + 1)
+    if settings.classes is not None and settings.checkpoint:
+        own_classes = checkpoint_classes(settings.checkpoint) or own_classes
+    model = build_model(
+        settings.model,
+        own_classes,
+        image_size=settings.image_size or recipe.data.image_size,
+        small=settings.small_stem,
+        pretrained=settings.pretrained,
+        options=settings.options,
+    )
+    mean, std = settings.mean, settings.std
+    if settings.checkpoint:
+        recorded = load_checkpoint(model, settings.checkpoint)
+        trained_with = recorded.get("recipe", {}).get("data", {})
+        mean, std = mean or trained_with.get("mean"), std or trained_with.get("std")
+    return FrozenTeacher(model, mean=mean, std=std, image_size=settings.image_size, classes=settings.classes)
+
+
+def checkpoint_classes(path: str | Path) -> int | None:
+    """Number of classes that a checkpoint of ours records, or None."""
+    names = read_metadata(path).get("classes")
+    return len(names) if names else None
+
+
+def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
+    """The recipe by which a teacher is trained: the student's data and schedule, labels only.
+
+    What `teachers.NAME.train` gives takes the place of the recipe's own setting.
+    """
+    settings = recipe.teachers[name]
+    train = settings.train or TeacherTraining()
+    content = recipe.model_dump(mode="json")
+    options = dict(settings.options)
+    if train.drop_path is not None:
+        options["drop_path_rate"] = train.drop_path
+    content["name"] = f"{recipe.name}-{name}"
+    content["teachers"], content["loss"] = {}, {}
+    content["student"] = {
+        "model": settings.model,
+        "options": options,
+        "small_stem": settings.small_stem,
+        "pretrained": settings.pretrained,
+        "checkpoint": settings.checkpoint,
+    }
+    given = train.model_dump(mode="json", exclude_none=True)
+    for part, keys in {
+        "schedule": ("epochs", "warmup_epochs"),
+        "optim": ("lr", "weight_decay", "batch_size"),
+    }.items():
+        content[part] |= {key: given[key] for key in keys if key in given}
+    if train.augment is not None:
+        content["data"]["augment"] = given["augment"]
+    for key in ("mean", "std", "image_size"):
+        if getattr(settings, key) is not None:
+            content["data"][key] = getattr(settings, key)
+    content["run"] |= {
+        "output": str(output),
+        "seed": train.seed if train.seed is not None else recipe.run.seed,
+    }
+    return recipe_from(content, where=f"teachers.{name}.train")
+
+
+def bias_of(settings: TeacherSettings) -> str | None:
+    """Bias of a teacher, as declared or by its model's name."""
+    return settings.bias or guess_bias(settings.model)
+
+
+def describe_teachers(recipe: Recipe, teachers: Mapping[str, FrozenTeacher]) -> dict[str, dict[str, Any]]:
+    """Model, bias and parameters of every teacher, for results."""
+    described = {}
+    for name, member in teachers.items():
+        settings = recipe.teachers.get(name)
+        described[name] = {
+            "model": settings.model if settings else type(member.model).__name__,
+            "bias": bias_of(settings) if settings else recipe.tokens().get(name),
+            "parameters": sum(p.numel() for p in member.model.parameters()),
+        }
+    return described

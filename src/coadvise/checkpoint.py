@@ -1,0 +1,241 @@
+"""Checkpoints: atomic saving, and strict loading of ours and of published weights. No code of a file ever runs.
+
+`load_checkpoint` reads safetensors and PyTorch files (zip or the older format), finds the weights inside, strips
+wrapper prefixes, renames published keys to ours, and checks every key and shape before it touches the model.
+"""
+
+import logging
+import os
+import secrets
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import checkpoint_filter_fn as fit_vit
+from torch import Tensor, nn
+
+from coadvise.errors import CheckpointError
+from coadvise.inert_pickle import load_inert
+from coadvise.models import CiT, RedNet, SingleHead
+from coadvise.models.cit import checkpoint_filter_fn as fit_cit
+from coadvise.models.rednet import checkpoint_filter_fn as fit_rednet
+
+_log = logging.getLogger(__name__)
+
+# Where published files keep the weights, in the order in which they are looked for.
+_INSIDE = ("model", "state_dict", "model_state", "model_state_dict", "state_dict_ema", "model_ema")
+# What DistributedDataParallel and torch.compile put before every key.
+_WRAPPERS = ("module.", "_orig_mod.")
+# Beside `model.…`, these mark a training checkpoint of ours.
+_TRAINING = ("optimizer.", "ema.", "rng.", "scheduler.", "scaler.")
+_SHOWN = 10
+
+
+def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, strict: bool = True) -> dict[str, str]:
+    """Load weights from a file into a model, all or nothing.
+
+    Understood are our safetensors (also a training checkpoint, of which the `model.` part is taken) and PyTorch
+    files: timm's, DeiT's (the distilled models into a CiT with exactly one advised token), RedNet's as mmcls or
+    the official wrapper wrote it, and the official CiT-SAK student's (into `cit_small_sa`). Position embeddings
+    are resampled to the model's grid.
+
+    Args:
+        model: receives the weights, converted to its own types and devices; unchanged after an error.
+        path: the file.
+        strict: every key of the model and of the file must fit. Otherwise load what fits by name and shape and
+            log the rest.
+
+    Returns:
+        The metadata of a safetensors file, else an empty mapping.
+
+    Raises:
+        CheckpointError: missing, unreadable or unsafe file, or keys and shapes that do not fit.
+    """
+    path = Path(path)
+    tensors, metadata = read_checkpoint(path)
+    target = model.model if isinstance(model, SingleHead) else model
+    assert isinstance(target, nn.Module)
+    expected = {k: v for k, v in target.state_dict().items() if isinstance(v, Tensor)}
+    tensors = _fit(_strip(tensors, expected), target)
+    # Very old BatchNorm checkpoints lack the step counter, which plays no part with a fixed momentum.
+    missing = [k for k in expected if k not in tensors and not k.endswith(".num_batches_tracked")]
+    unexpected = [k for k in tensors if k not in expected]
+    misshapen = [k for k in tensors if k in expected and tensors[k].shape != expected[k].shape]
+    fitting = {k: v for k, v in tensors.items() if k in expected and k not in misshapen}
+    problems = _describe(missing, unexpected, misshapen, tensors, expected)
+    if problems and (strict or not fitting):
+        hint = _class_hint(target, misshapen, tensors, expected)
+        found = "\n".join(f"  {line}" for line in problems)
+        raise CheckpointError(f"{path} does not fit {type(target).__name__}: {hint}\n{found}")
+    if problems:
+        _log.warning("%s: loaded %d of %d tensors; %s", path, len(fitting), len(expected), "; ".join(problems))
+    target.load_state_dict(fitting, strict=False)
+    return metadata
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Weights and metadata of a file, keys as they are but for `module.` and `_orig_mod.`, on the CPU.
+
+    Raises:
+        CheckpointError: if the file is missing, unreadable, unsafe or holds no weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint {path} {'is no file' if path.exists() else 'does not exist'}: check the path"
+        )
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"checkpoint {path} is empty: it was not written completely, get it again")
+    if _is_safetensors(path):
+        tensors, metadata = _read_safetensors(path)
+    else:
+        tensors, metadata = _weights_inside(load_inert(path), path), {}
+    for key, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise CheckpointError(f"checkpoint {path}: {key} is no plain tensor, save it dense and unquantised")
+    return _strip_wrappers(tensors), metadata
+
+
+def save_safetensors_atomic(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file so that under `path` there is, at any moment, the old file or all of the new one.
+
+    Tensors that share memory are written in full each.
+
+    Args:
+        path: the folder must exist.
+        tensors: any device; stored with their own types.
+        metadata: strings only.
+
+    Raises:
+        CheckpointError: if the file cannot be written (the old one is kept).
+    """
+    path = Path(path)
+    # safetensors refuses views of one storage; a clone of each makes tied weights plain.
+    plain = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        save_file(plain, temporary, metadata=dict(metadata or {}))
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be written ({error}): check the folder and free space"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Force a file's content, or a folder's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_safetensors(path: Path) -> bool:
+    if path.suffix == ".safetensors":
+        return True
+    if zipfile.is_zipfile(path):
+        return False
+    with path.open("rb") as file:
+        start = file.read(9)
+    # Length of the header, then the header itself, which is JSON.
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            return tensors, dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} is no readable safetensors file ({error}): get it again") from error
+
+
+def _weights_inside(content: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict of an unpickled file, bare or in one of the usual places."""
+    for _ in range(3):
+        if not isinstance(content, Mapping):
+            break
+        inner = next((content[name] for name in _INSIDE if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if isinstance(content, Mapping):
+        tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if tensors:
+            return tensors
+    raise CheckpointError(
+        f"checkpoint {path} holds no state dict (a mapping of names to tensors, bare or under "
+        f"{', '.join(_INSIDE)}): save model.state_dict(), not the model itself"
+    )
+
+
+def _strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    while True:
+        prefix = next((p for p in _WRAPPERS if tensors and all(k.startswith(p) for k in tensors)), None)
+        if prefix is None:
+            return tensors
+        tensors = {key[len(prefix) :]: value for key, value in tensors.items()}
+
+
+def _strip(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take the model's part of a training checkpoint, and prefixes that the model itself does not have."""
+    if any(key.startswith(_TRAINING) for key in tensors) and any(key.startswith("model.") for key in tensors):
+        tensors = {key: value for key, value in tensors.items() if key.startswith("model.")}
+    own = any(key.startswith("model.") for key in expected)
+    while tensors and not own and all(key.startswith("model.") for key in tensors):
+        tensors = _strip_wrappers({key[len("model.") :]: value for key, value in tensors.items()})
+    return tensors
+
+
+def _fit(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    if isinstance(model, CiT):
+        return fit_cit(tensors, model)
+    if isinstance(model, RedNet):
+        return fit_rednet(tensors, model)
+    if isinstance(model, VisionTransformer) and "pos_embed" in tensors:
+        return dict(fit_vit(tensors, model))
+    return tensors
+
+
+def _describe(
+    missing: list[str],
+    unexpected: list[str],
+    misshapen: list[str],
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+) -> list[str]:
+    shapes = [f"{k} is {tuple(tensors[k].shape)}, expected {tuple(expected[k].shape)}" for k in misshapen]
+    lines = []
+    for what, keys in (("missing", missing), ("unexpected", unexpected), ("wrongly shaped", shapes)):
+        if keys:
+            more = f", and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+            lines.append(f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}{more}")
+    return lines
+
+
+def _class_hint(
+    model: nn.Module, misshapen: list[str], tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> str:
+    """What to do: another number of classes is told apart from another architecture."""
+    heads = [k for k in misshapen if tensors[k].ndim > 0 and tensors[k].shape[1:] == expected[k].shape[1:]]
+    classes = getattr(model, "num_classes", None)
+    for key in heads:
+        if expected[key].shape[0] == classes:
+            stored = tensors[key].shape[0]
+            return (
+                f"the checkpoint has {stored} classes, the model {classes}: create the model with "
+                f"num_classes={stored} (then reset_classifier({classes}) gives it a new head), or use another file"
+            )
+    return "it was made for another architecture or other options; create the model as it was trained"

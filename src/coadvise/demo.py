@@ -1,0 +1,286 @@
+"""The demo: the method at work on real handwritten digits, in minutes, on any machine.
+
+A small CNN teacher, a second one from another seed and a small involution teacher learn 200 labelled digits. Then
+transformers of one architecture learn from the same 200 digits: with labels only, with one teacher, with two of one
+kind, and co-advised by both kinds; every arm with several seeds. Arms of one seed share initial weights, order and
+augmentation of the data, and the number of steps, so that their differences are paired.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from .errors import CoadviseError, Interrupted, RunError
+from .files import read_json, write_json
+from .progress import Display
+from .recipe import Recipe
+from .recipe_file import builtin_recipes, dump_recipe, parse_yaml, recipe_from
+from .run_folder import RunFolder, read_metrics
+
+TEACHERS = {
+    "conv": {"label": "CNN", "like": "conv", "seed": 0},
+    "conv2": {"label": "CNN, other seed", "like": "conv", "seed": 1},
+    "inv": {"label": "INN", "like": "inv", "seed": 0},
+}
+ARMS: dict[str, dict[str, Any]] = {
+    "none": {"label": "labels only", "teachers": []},
+    "conv": {"label": "one CNN teacher", "teachers": ["conv"]},
+    "inv": {"label": "one involution teacher", "teachers": ["inv"]},
+    "conv-conv": {"label": "two CNN teachers", "teachers": ["conv", "conv2"]},
+    "conv-inv": {"label": "co-advised: CNN + involution", "teachers": ["conv", "inv"]},
+}
+COMPARISONS = [
+    ("conv", "none"),
+    ("inv", "none"),
+    ("conv-inv", "none"),
+    ("conv-inv", "conv"),
+    ("conv-inv", "inv"),
+    ("conv-inv", "conv-conv"),
+]
+
+
+def demo_recipes(output: Path, seeds: int) -> tuple[dict[str, Recipe], dict[str, Recipe]]:
+    """Recipes of the teachers and of the students, by the name of their folder below `output`."""
+    path = builtin_recipes()["digits"]
+    base = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    teachers, students = {}, {}
+    for name, facts in TEACHERS.items():
+        settings = dict(base["teachers"][facts["like"]])
+        train = settings.pop("train")
+        content = {
+            **base,
+            "name": f"teacher-{name}",
+            "teachers": {},
+            "student": settings,
+            "optim": {**base["optim"], "lr": train["lr"], "batch_size": train["batch_size"]},
+            "schedule": {"epochs": train["epochs"], "warmup_epochs": train["epochs"] / 20},
+            "run": {**base["run"], "output": str(output / "teachers" / name), "seed": facts["seed"]},
+        }
+        teachers[f"teachers/{name}"] = recipe_from(_plain(content), where=f"demo teacher {name}")
+    for seed in range(seeds):
+        for arm, facts in ARMS.items():
+            advisers = {}
+            for name in facts["teachers"]:
+                like = TEACHERS[name]["like"]
+                settings = {key: value for key, value in base["teachers"][like].items() if key != "train"}
+                checkpoint = str(output / "teachers" / name / "best.safetensors")
+                advisers[name] = {**settings, "checkpoint": checkpoint, "bias": like}
+            content = {
+                **base,
+                "name": f"{arm}-s{seed}",
+                "teachers": advisers,
+                "run": {**base["run"], "output": str(output / "runs" / f"{arm}-s{seed}"), "seed": seed},
+            }
+            content["data"] = {**base["data"], "seed": seed}
+            students[f"runs/{arm}-s{seed}"] = recipe_from(_plain(content), where=f"demo arm {arm}")
+    return teachers, students
+
+
+def _plain(content: dict[str, Any]) -> dict[str, Any]:
+    """Bars and event files of 18 small runs side by side help nobody."""
+    return {**content, "run": {**content["run"], "tensorboard": False, "device": "cpu", "log_every": 20}}
+
+
+def run_demo(output: Path, *, seeds: int = 3, jobs: int | None = None) -> Path:
+    """Train everything, write the report, and return its path. What an earlier start finished is kept.
+
+    Raises:
+        RunError: `output` holds something else.
+        Interrupted: Ctrl-C; a second call goes on where this one stopped.
+    """
+    from .report import write_report
+
+    if output.exists() and not (output / "demo.json").is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise RunError(f"{output} holds other files; choose another folder with --output")
+    jobs = jobs or max(1, min(os.cpu_count() or 1, 4))
+    display = Display(every=5.0)
+    teachers, students = demo_recipes(output, seeds)
+    write_json(output / "demo.json", description(seeds))
+    display.say(
+        f"Demo on {next(iter(students.values())).data.train_size} labelled digits: {len(teachers)} teachers, then "
+        f"{len(ARMS)} kinds of student × {seeds} seeds, {jobs} side by side. Ctrl-C stops; the same command goes on."
+    )
+    started = time.monotonic()
+    with _pool(jobs) as pool:
+        _run_all(pool, teachers, output, display, "teachers")
+        _show_teachers(teachers, output, display)
+        _run_all(pool, students, output, display, "students")
+    write_json(output / "disagreements.json", disagreements(output))
+    page = write_report(output)
+    display.say(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
+    return page
+
+
+def description(seeds: int) -> dict[str, Any]:
+    """What `report.write_report` needs to know about the demo."""
+    return {
+        "title": "Co-advising a vision transformer on 200 handwritten digits",
+        "arms": [
+            {
+                "id": arm,
+                "label": facts["label"],
+                "biases": [TEACHERS[name]["like"] for name in facts["teachers"]],
+                "runs": [f"runs/{arm}-s{seed}" for seed in range(seeds)],
+            }
+            for arm, facts in ARMS.items()
+        ],
+        "teachers": [
+            {"name": name, "label": facts["label"], "run": f"teachers/{name}"} for name, facts in TEACHERS.items()
+        ],
+        "comparisons": [list(pair) for pair in COMPARISONS],
+    }
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    # Fork would copy the parent's thread pools; one thread for each run keeps runs side by side from fighting.
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread)
+
+
+class _Worker:
+    """State of a worker process: Ctrl-C reaches it, too, between runs and during them."""
+
+    busy = False
+    stopped = False
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, _interrupted)
+
+
+def _interrupted(number: int, frame: object) -> None:
+    _Worker.stopped = True
+    if _Worker.busy:  # outside the training loop, which saves first (processes.Stop)
+        raise KeyboardInterrupt
+
+
+def _train_one(recipe_yaml: str, resume: bool) -> bool:
+    """In a worker: train one run; False when Ctrl-C stopped it."""
+    from .training import train
+
+    if _Worker.stopped:
+        return False
+    _Worker.busy = True
+    try:
+        train(recipe_from(parse_yaml(recipe_yaml, "demo")), resume=resume, display=Display(quiet=True))
+    except (Interrupted, KeyboardInterrupt):
+        _Worker.stopped = True
+        return False
+    finally:
+        _Worker.busy = False
+    return True
+
+
+def _run_all(
+    pool: ProcessPoolExecutor, recipes: Mapping[str, Recipe], output: Path, display: Display, title: str
+) -> None:
+    """Run all recipes, `jobs` at a time, and show their common progress."""
+    folders = {name: RunFolder(output / name) for name in recipes}
+    total = sum(recipe.schedule.epochs * _steps(recipe) for recipe in recipes.values())
+    futures: list[Future[bool]] = []
+    for name, recipe in recipes.items():
+        if folders[name].finished:
+            folders[name].require_same(recipe)
+        else:
+            futures.append(pool.submit(_train_one, dump_recipe(recipe), folders[name].last.is_file()))
+    try:
+        with display.bar(title, total) as bar:
+            shown, pending = 0, set(futures)
+            while pending:
+                done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    if not future.result():
+                        raise KeyboardInterrupt
+                steps = sum(_progress(folders[name], recipe) for name, recipe in recipes.items())
+                finished = sum(folder.finished for folder in folders.values())
+                bar.advance(steps - shown, f"{finished}/{len(recipes)} runs finished")
+                shown = steps
+    except KeyboardInterrupt:
+        for future in futures:
+            future.cancel()
+        raise Interrupted(f"stopped; everything is saved, go on with: coadvise demo --output {output}") from None
+    except CoadviseError:
+        for future in futures:
+            future.cancel()
+        raise
+
+
+def _steps(recipe: Recipe) -> int:
+    return (recipe.data.train_size or 0) // recipe.optim.batch_size
+
+
+def _progress(folder: RunFolder, recipe: Recipe) -> int:
+    if folder.finished:
+        return recipe.schedule.epochs * _steps(recipe)
+    steps = [line["step"] for line in read_metrics(folder.metrics)]
+    return max(steps, default=0)
+
+
+def _show_teachers(teachers: Iterable[str], output: Path, display: Display) -> None:
+    for name in teachers:
+        result = read_json(output / name / "result.json")
+        display.say(f"{result['name']} ({result['student']['model']}): {result['final']['accuracy/class']:.1%}")
+
+
+def disagreements(output: Path, count: int = 6) -> dict[str, Any]:
+    """Figure 2: the validation images on which the two teachers differ most, and what everyone says of them.
+
+    They are chosen by the teachers alone (largest Jensen-Shannon divergence among those with another top class), so
+    that they flatter no student.
+    """
+    import torch
+
+    from .data.loader import EvalLoader
+    from .data.sources import open_sources
+    from .inference import load_trained
+
+    outputs = {
+        "CNN": "teachers/conv",
+        "INN": "teachers/inv",
+        "student, labels only": "runs/none-s0",
+        "student, co-advised": "runs/conv-inv-s0",
+    }
+    models = {label: load_trained(output / run) for label, run in outputs.items()}
+    data = models["CNN"].recipe.data
+    source = open_sources(data)[1]
+    probabilities: dict[str, list[Any]] = {label: [] for label in models}
+    with torch.no_grad():
+        for batch in EvalLoader(source, data, 250):
+            for label, trained in models.items():
+                logits = trained.model.forward_tokens(batch.images)["class"]  # type: ignore[operator]
+                probabilities[label].append(logits.softmax(dim=1))
+    joined = {label: torch.cat(rows) for label, rows in probabilities.items()}
+    p, q = joined["CNN"], joined["INN"]
+    middle = (p + q) / 2
+    spread = ((p * (p / middle).log()).nan_to_num() + (q * (q / middle).log()).nan_to_num()).sum(dim=1)
+    spread[p.argmax(dim=1) == q.argmax(dim=1)] = -1.0
+    chosen = [int(i) for i in spread.argsort(descending=True)[:count] if spread[i] > 0]
+    images = [
+        {
+            "png": _png(source, i),
+            "index": i,
+            "label": int(source.labels[i]),
+            "outputs": {label: [round(v, 4) for v in rows[i].tolist()] for label, rows in joined.items()},
+        }
+        for i in chosen
+    ]
+    return {"classes": list(source.class_names), "images": images}
+
+
+def _png(source: Any, index: int) -> str:
+    from .data.decode import decode
+
+    buffer = io.BytesIO()
+    decode(source.read(index), source.describe(index)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,156 @@
+"""Trained models in use: rebuild one from its file, evaluate it on other data, name what is in an image."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from .build import build_student
+from .checkpoint import load_checkpoint, read_metadata
+from .data.augment import eval_transform
+from .data.decode import decode
+from .data.loader import EvalLoader
+from .data.sources import ImageSource, open_source, open_sources
+from .errors import CheckpointError, DataError, did_you_mean
+from .evaluate import evaluate
+from .preparation import student_tokens
+from .progress import Display
+from .recipe import Recipe
+from .recipe_file import recipe_from
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A model in evaluation mode, with its recipe and the names of its classes."""
+
+    model: nn.Module
+    recipe: Recipe
+    classes: tuple[str, ...]
+    path: Path
+
+
+def load_trained(path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
+    """Rebuild a model from a run folder, or from its `best.safetensors`.
+
+    Raises:
+        CheckpointError: missing, damaged, or not written by `coadvise train`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "best.safetensors").is_file():
+            raise CheckpointError(
+                f"{path} holds no best.safetensors; it is written after the first evaluation of a run"
+            )
+        path = path / "best.safetensors"
+    header = read_metadata(path)
+    if "recipe" not in header or "classes" not in header:
+        raise CheckpointError(
+            f"{path} does not say how its model is built; give the best.safetensors of a run, or load weights alone "
+            "with coadvise.load_checkpoint(model, path)"
+        )
+    recipe = recipe_from(header["recipe"], where=f"the header of {path}")
+    # The weights come from this file: whatever the training started from is not needed any more.
+    student = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
+    model = build_student(recipe.model_copy(update={"student": student}), len(header["classes"]))
+    load_checkpoint(getattr(model, "model", model) if type(model).__name__ == "SingleHead" else model, path)
+    return TrainedModel(model.eval().to(device), recipe, tuple(header["classes"]), path)
+
+
+def evaluate_trained(
+    trained: TrainedModel,
+    source: str | None = None,
+    split: str | None = None,
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    display: Display | None = None,
+) -> dict[str, float]:
+    """Accuracy and cross entropy of every token on the model's validation set, or on another source.
+
+    Classes are matched by name; the source may have fewer than the model.
+
+    Raises:
+        DataError: no such source, or classes that the model does not know.
+    """
+    data = trained.recipe.data
+    if source is None and split is None:
+        images = open_sources(data)[1]
+    else:
+        images = with_classes(open_source(source or data.source, split), trained.classes)
+    if workers is not None:
+        data = data.model_copy(update={"workers": workers})
+    device = next(trained.model.parameters()).device
+    display = display or Display(quiet=True)
+    with display.bar("evaluating", len(images)) as bar:
+        metrics, skipped = evaluate(
+            trained.model.forward_tokens,  # type: ignore[arg-type]
+            EvalLoader(images, data, batch_size),
+            tokens=student_tokens(trained.model, trained.recipe, device),
+            device=device,
+            advance=bar.advance,
+        )
+    return metrics | {"samples": float(len(images) - skipped), "skipped": float(skipped)}
+
+
+class _Renamed:
+    """A source whose labels are the indices of another list of classes."""
+
+    def __init__(self, source: ImageSource, classes: tuple[str, ...]) -> None:
+        self._source = source
+        self.class_names = classes
+        index = np.array([classes.index(name) for name in source.class_names], dtype=np.int64)
+        self.labels = index[source.labels]
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, index: int) -> object:
+        """Delegates."""
+        return self._source.read(index)
+
+    def describe(self, index: int) -> str:
+        """Delegates."""
+        return self._source.describe(index)
+
+
+def with_classes(source: ImageSource, classes: tuple[str, ...]) -> ImageSource:
+    """The source with labels counted as in `classes`.
+
+    Raises:
+        DataError: a class that `classes` does not have.
+    """
+    unknown = [name for name in source.class_names if name not in classes]
+    if unknown:
+        raise DataError(
+            f"the model does not know {len(unknown)} of the data's {len(source.class_names)} classes, such as "
+            f"'{unknown[0]}'{did_you_mean(unknown[0], classes[:50])}; evaluate it on data of its own classes"
+        )
+    return source if tuple(source.class_names) == classes else _Renamed(source, classes)  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def predict(
+    trained: TrainedModel, paths: Sequence[str | Path], top: int = 5
+) -> list[tuple[Path, list[tuple[str, float]]]]:
+    """The likeliest classes of image files: for each file (class name, probability in [0, 1]), best first.
+
+    Raises:
+        DataError: a file that is missing or no image.
+    """
+    transform = eval_transform(trained.recipe.data)
+    device = next(trained.model.parameters()).device
+    results = []
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such image file")
+        image = transform(decode(path.read_bytes(), str(path))).unsqueeze(0).to(device)
+        probabilities = trained.model.forward_tokens(image)["class"].float().softmax(dim=1)[0]  # type: ignore[operator]
+        values, indices = probabilities.topk(min(top, len(trained.classes)))
+        named = [(trained.classes[i], v) for i, v in zip(indices.tolist(), values.tolist(), strict=True)]
+        results.append((path, named))
+    return results

@@ -1,0 +1,271 @@
+"""What happens once, before the first step: teachers, student, optimizer and loaders of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from .build import build_student, build_teacher, describe_teachers
+from .data.loader import EvalLoader, TrainLoader
+from .data.sources import ImageSource
+from .errors import ModelError
+from .losses import CLASS
+from .models import as_student
+from .progress import Display
+from .recipe import Recipe
+from .run_folder import RunFolder
+from .teachers import FrozenTeacher, TeacherCheck, Teachers, measure_teachers, require_able
+from .tracking import Tracker
+
+
+class TokenLogits(nn.Module):
+    """What is trained: `forward` is the student's `forward_tokens`, so that DDP's hooks see every call."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Images (b, 3, h, w) → logits (b, k) by token name."""
+        logits: dict[str, Tensor] = self.student.forward_tokens(x)  # type: ignore[operator]
+        return logits
+
+
+@dataclasses.dataclass
+class Counters:
+    """Numbers that a resume restores."""
+
+    step: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    best_weights: str = "student"
+    skipped: int = 0
+    seconds: float = 0.0
+    window: int = 0
+
+
+@dataclasses.dataclass
+class Job:
+    """All that the training loop needs.
+
+    Attributes:
+        model: the student behind `TokenLogits`, wrapped for its processes and precision.
+        student: the same weights, unwrapped.
+        mode: whether teachers advise tokens of their own (losses.co_advise_loss).
+        window: sums of every loss term since the last log line, on the device.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+    accelerator: Accelerator
+    model: nn.Module
+    student: nn.Module
+    optimizer: Any
+    scheduler: CosineLRScheduler
+    ema: ModelEmaV3 | None
+    teachers: Teachers
+    teacher_facts: dict[str, dict[str, Any]]
+    mode: Literal["own", "single"]
+    loader: TrainLoader
+    val_loader: EvalLoader
+    tokens: tuple[str, ...]
+    class_names: tuple[str, ...]
+    tracker: Tracker
+    display: Display
+    count: Counters = dataclasses.field(default_factory=Counters)
+    window: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    ema_metrics: dict[str, float] | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole run."""
+        return self.recipe.schedule.epochs * self.loader.steps_per_epoch
+
+
+def prepare_teachers(
+    recipe: Recipe, own: Mapping[str, nn.Module], classes: int, checkpoints: Mapping[str, str]
+) -> dict[str, FrozenTeacher]:
+    """Teachers of the recipe, in its order, then those given as modules.
+
+    Args:
+        own: modules from Python, by name.
+        checkpoints: weights of the teachers that were trained first.
+    """
+    teachers: dict[str, FrozenTeacher] = {}
+    for name, settings in recipe.teachers.items():
+        if name in own:
+            continue
+        if name in checkpoints:
+            settings = settings.model_copy(update={"checkpoint": checkpoints[name], "pretrained": False})
+        teachers[name] = build_teacher(name, settings, recipe, classes)
+    for name, model in own.items():
+        teachers[name] = model if isinstance(model, FrozenTeacher) else FrozenTeacher(model)
+    return teachers
+
+
+def check_teachers(
+    teachers: Teachers, recipe: Recipe, val_source: ImageSource, accelerator: Accelerator, display: Display
+) -> dict[str, TeacherCheck]:
+    """Measure and show every teacher's accuracy; stop when advice would be worthless.
+
+    Raises:
+        ModelError: see `teachers.measure_teachers` and `teachers.require_able`.
+    """
+    if not teachers.names:
+        return {}
+    loader = EvalLoader(val_source, recipe.data, eval_batch_size(recipe, accelerator))
+    size = min(recipe.run.teacher_check_size, len(val_source))
+
+    def batches(advance: Callable[[int], None]) -> Iterator[tuple[Tensor, Tensor]]:
+        seen = 0
+        for batch in loader:
+            yield batch.images.to(accelerator.device), batch.label
+            seen += len(batch.label)
+            advance(len(batch.label))
+            if seen >= size:
+                return
+
+    with display.bar("checking teachers", size) as bar, accelerator.autocast():
+        checks = measure_teachers(teachers, batches(bar.advance), len(val_source.class_names))
+    for name, check in checks.items():
+        display.say(f"teacher {name}: {check.accuracy:.1%} on {check.samples} validation images")
+    if not recipe.run.allow_weak:
+        require_able(checks, val_source.class_names)
+    return checks
+
+
+def eval_batch_size(recipe: Recipe, accelerator: Accelerator) -> int:
+    """Images that one process evaluates at once: as many as it trains on, unless the recipe says otherwise."""
+    share = accelerator.num_processes * recipe.optim.accumulate
+    return recipe.run.eval_batch_size or max(recipe.optim.batch_size // share, 1)
+
+
+def prepare(
+    recipe: Recipe,
+    folder: RunFolder,
+    sources: tuple[ImageSource, ImageSource],
+    accelerator: Accelerator,
+    student: nn.Module | None,
+    teachers: dict[str, FrozenTeacher],
+    display: Display,
+) -> Job:
+    """Build everything the loop needs.
+
+    Raises:
+        CoadviseError: settings, data and models that do not fit each other.
+    """
+    train_source, val_source = sources
+    class_names = tuple(train_source.class_names)
+    torch.manual_seed(recipe.run.seed)
+    student = build_student(recipe, len(class_names)) if student is None else as_student(student)
+    # From here on each process draws its own dropout and drop path.
+    torch.manual_seed(recipe.run.seed + 1_000_003 * (accelerator.process_index + 1))
+    if recipe.run.grad_checkpointing:
+        student.set_grad_checkpointing(True)  # type: ignore[operator]
+    per_process = recipe.optim.batch_size // accelerator.num_processes // recipe.optim.accumulate
+    _require_batch_norm_fits(student, per_process)
+    student.to(accelerator.device)
+    tokens = student_tokens(student, recipe, accelerator.device)
+    lr = recipe.optim.lr * (recipe.optim.batch_size / recipe.optim.lr_batch if recipe.optim.lr_batch else 1.0)
+    optimizer = create_optimizer_v2(
+        student, opt="adamw", lr=lr, weight_decay=recipe.optim.weight_decay, betas=recipe.optim.betas,
+        eps=recipe.optim.eps,
+    )  # fmt: skip
+    ema = ModelEmaV3(student, decay=recipe.optim.ema) if recipe.optim.ema else None
+    rank, world = accelerator.process_index, accelerator.num_processes
+    loader = TrainLoader(
+        train_source,
+        recipe.data,
+        recipe.optim.batch_size,
+        rank=rank,
+        world=world,
+        accumulate=recipe.optim.accumulate,
+    )
+    val_loader = EvalLoader(val_source, recipe.data, eval_batch_size(recipe, accelerator), rank=rank, world=world)
+    model, wrapped = accelerator.prepare(TokenLogits(student), optimizer)
+    return Job(
+        recipe=recipe,
+        folder=folder,
+        accelerator=accelerator,
+        model=model,
+        student=student,
+        optimizer=wrapped,
+        scheduler=make_scheduler(optimizer, recipe, loader.steps_per_epoch, lr),
+        ema=ema,
+        teachers=Teachers(teachers, input_mean=recipe.data.mean, input_std=recipe.data.std).to(accelerator.device),
+        teacher_facts=describe_teachers(recipe, teachers),
+        mode=loss_mode(recipe, tokens, teachers),
+        loader=loader,
+        val_loader=val_loader,
+        tokens=tokens,
+        class_names=class_names,
+        tracker=Tracker(folder, active=accelerator.is_main_process, tensorboard=recipe.run.tensorboard, step=0),
+        display=display,
+    )
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int, lr: float) -> CosineLRScheduler:
+    """Cosine by update: linear warm-up from `warmup_lr`, then down to `min_lr` (never above the peak)."""
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=recipe.schedule.epochs * steps,
+        lr_min=min(recipe.schedule.min_lr, lr),
+        warmup_t=round(recipe.schedule.warmup_epochs * steps),
+        warmup_lr_init=min(recipe.schedule.warmup_lr, lr),
+        t_in_epochs=False,
+    )
+
+
+def loss_mode(recipe: Recipe, tokens: tuple[str, ...], teachers: Mapping[str, nn.Module]) -> Literal["own", "single"]:
+    """Resolve `loss.tokens`: `auto` is `own` where every teacher has a token, `single` where none has.
+
+    Raises:
+        ModelError: some teachers have a token and some have none.
+    """
+    missing = [name for name in teachers if name not in tokens]
+    if recipe.loss.tokens == "single" or (recipe.loss.tokens == "auto" and len(tokens) == 1):
+        return "single"
+    if missing:
+        raise ModelError(
+            f"the student has no token for teacher '{missing[0]}' (its tokens: {', '.join(tokens)}); "
+            "declare it in student.tokens, or set loss.tokens=single"
+        )
+    return "own"
+
+
+@torch.no_grad()
+def student_tokens(student: nn.Module, recipe: Recipe, device: torch.device) -> tuple[str, ...]:
+    """Names of the student's outputs, found by one forward pass on zeros.
+
+    Raises:
+        ModelError: the student does not take the recipe's images, or has no class output.
+    """
+    size = recipe.data.image_size
+    was_training = student.training
+    try:
+        logits = student.eval().forward_tokens(torch.zeros(1, 3, size, size, device=device))  # type: ignore[operator]
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ModelError(f"the student cannot take images of {size}×{size}: {error}") from error
+    finally:
+        student.train(was_training)
+    if CLASS not in logits:
+        raise ModelError(f"the student's forward_tokens gives no '{CLASS}' (it gives: {', '.join(logits)})")
+    return tuple(logits)
+
+
+def _require_batch_norm_fits(student: nn.Module, per_process: int) -> None:
+    batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules())
+    if batch_norm and per_process == 1:
+        raise ModelError(
+            "the student has BatchNorm, which cannot learn from one image at a time; choose a larger "
+            "optim.batch_size, or fewer processes or micro-batches"
+        )

@@ -1,0 +1,144 @@
+"""The report of one training run: how the loss fell, what each output reached, and where it comes from."""
+
+from __future__ import annotations
+
+from .plots import Curve, Drawing, draw, run_curves
+from .report_inputs import CLASS, Run, finite
+from .report_page import Page, Section, Text
+from .report_sections import provenance_section, similarity_section
+from .tables import NONE, Table, count, duration, number, parameters, percent
+
+
+def run_page(run: Run) -> Page:
+    """One run's report as data."""
+    result = run.result
+    name = str(result.get("name") or run.path)
+    warnings = [] if result else ["This run has not finished; the page shows what it has logged so far."]
+    if run.bad_lines:
+        warnings.append(f"{run.bad_lines} unreadable line(s) of metrics.jsonl are left out.")
+    warnings += [
+        f"{count(n)} unreadable image(s) of the {part} set were skipped."
+        for part, n in (result.get("skipped") or {}).items()
+        if n
+    ]
+    sections = [
+        _run_curves_section(run),
+        _run_accuracy_section(run),
+        similarity_section([(name, [run])], {}, "Run"),
+        provenance_section([(name, run)]) if result else None,
+        Section("recipe", "Recipe", [Text(run.recipe, "code")], folded=True) if run.recipe else None,
+    ]
+    return Page(name, _run_headline(run), _run_lead(run), [s for s in sections if s is not None], warnings)
+
+
+def _run_headline(run: Run) -> str:
+    if run.accuracy is not None:
+        epochs = run.result.get("epochs")
+        after = f" after {count(epochs)} epochs" if epochs is not None else ""
+        return f"{percent(run.accuracy)} % top-1 of the class token{after}"
+    curve = run.curve(f"accuracy/{CLASS}")
+    if curve:
+        return f"Not finished: {percent(curve[-1][1])} % top-1 of the class token after {curve[-1][0]:g} epochs"
+    return "No accuracy has been measured yet"
+
+
+def _run_lead(run: Run) -> list[str]:
+    result = run.result
+    student, data = result.get("student") or {}, result.get("data") or {}
+    sentences = []
+    if student and data:
+        sentences.append(
+            f"{student.get('model', 'The model')} ({parameters(finite(student.get('parameters')))} parameters) was "
+            f"trained on {count(finite(data.get('train')))} images of {data.get('source', 'the data')} and "
+            f"measured on {count(finite(data.get('val')))} held-out images."
+        )
+    seconds, seen = finite(result.get("seconds")), finite(result.get("images_seen"))
+    if seconds and seen:
+        sentences.append(
+            f"It took {duration(seconds)} for {count(finite(result.get('steps')))} steps, "
+            f"{count(seen / seconds)} images/s."
+        )
+    best = result.get("best") or {}
+    if finite(best.get("value")) is not None:
+        sentences.append(
+            f"The best evaluation was {percent(best['value'])} % after epoch {best.get('epoch', '?')} "
+            f"({best.get('weights', 'model')} weights); being picked on these very images, it is no "
+            "fair estimate."
+        )
+    return sentences
+
+
+def _run_curves_section(run: Run) -> Section | None:
+    steps = [line for line in run.lines if line.get("kind") == "train" and "step" in line]
+    names = list(dict.fromkeys(name for line in steps for name in line.get("terms") or {}))
+    terms: dict[str, Curve] = {
+        name: [(line["step"], v) for line in steps if (v := finite((line.get("terms") or {}).get(name))) is not None]
+        for name in names
+    }
+    rate = [(line["step"], v) for line in steps if (v := finite(line.get("lr"))) is not None]
+    tokens = list(
+        dict.fromkeys(
+            key
+            for line in run.lines
+            if line.get("kind") == "eval"
+            for key in line.get("metrics") or {}
+            if key.startswith("accuracy/")
+        )
+    )
+    accuracy: dict[str, Curve] = {key.removeprefix("accuracy/"): run.curve(key) for key in tokens}
+    averaged = run.curve(f"accuracy/{CLASS}", "ema")
+    if averaged:
+        accuracy[f"{CLASS} (EMA weights)"] = averaged
+    if not steps and not tokens:
+        return None
+    ends = ", ".join(f"{name} {percent(curve[-1][1])} %" for name, curve in accuracy.items() if curve)
+    alt = f"Loss terms ({', '.join(names) or 'none'}) and learning rate by step; accuracy by epoch, last: {ends}."
+    return Section("curves", "Training", [draw("training", alt, lambda: run_curves(terms, rate, accuracy))])
+
+
+def _run_accuracy_section(run: Run) -> Section | None:
+    if not run.tokens:
+        return None
+    averaged = run.result.get("ema") or {}
+    rows = [
+        [
+            name,
+            percent(finite(run.final.get(f"accuracy/{name}"))),
+            number(finite(run.final.get(f"loss/{name}"))),
+            percent(finite(averaged.get(f"accuracy/{name}"))),
+        ]
+        for name in run.tokens
+    ]
+    parts: list[Text | Table | Drawing] = [
+        Table("After the last epoch", ["Output", "Top-1, %", "Cross entropy, nats", "Top-1 of EMA weights, %"], rows)
+    ]
+    teachers = run.result.get("teachers") or {}
+    if teachers:
+        parts.append(
+            Table(
+                "Teachers",
+                [
+                    "Teacher",
+                    "Model",
+                    "Bias",
+                    "Top-1 before training, %",
+                    "measured on, images",
+                    "Top-1 on all held-out, %",
+                    "Parameters",
+                ],
+                [
+                    [
+                        name,
+                        str(t.get("model", NONE)),
+                        str(t.get("bias") or NONE),
+                        percent(finite(t.get("accuracy"))),
+                        count(finite(t.get("samples"))),
+                        percent(finite(run.final.get(f"teacher/{name}"))),
+                        parameters(finite(t.get("parameters"))),
+                    ]
+                    for name, t in teachers.items()
+                ],
+                "lllrrrr",
+            )
+        )
+    return Section("accuracy", "Accuracy", parts)

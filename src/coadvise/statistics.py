@@ -1,0 +1,114 @@
+"""Is a difference between two ways of training more than the luck of the seed?
+
+Runs with the same seed are compared in pairs: mean difference, Student's t-interval, two-sided paired t-test,
+and Holm's correction over all comparisons that were planned. Where nothing can be tested (one seed, or
+differences without any spread) there is no p-value, and the verdict stays undecided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ALPHA = 0.05
+
+HOLDS = "holds"
+DOES_NOT_HOLD = "does not hold"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean of `n` values in their own unit; sample standard deviation (n − 1) and t-interval need n ≥ 2."""
+
+    n: int
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Paired(Summary):
+    """Summary of the paired differences a − b; `p` is None where no test is possible."""
+
+    p: float | None
+
+
+def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
+    """Mean, sample standard deviation and t-interval of the mean.
+
+    Raises:
+        ValueError: no value, or one that is not finite.
+    """
+    if not values or not all(math.isfinite(value) for value in values):
+        raise ValueError(f"need at least one value, all finite; got {list(values)}")
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Summary(1, mean, None, None, None)
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = _t_quantile((1 + confidence) / 2, n - 1) * sd / math.sqrt(n)
+    return Summary(n, mean, sd, mean - half, mean + half)
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Paired:
+    """Differences a − b pair by pair, with the two-sided p of a paired t-test.
+
+    p is None for one pair, and where all differences are equal: without spread the t-statistic is 0/0 or
+    infinite, and two seeds that agree by chance must not become certainty.
+
+    Raises:
+        ValueError: no pair, different lengths, or a value that is not finite.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"pairs need equal lengths, got {len(a)} and {len(b)}")
+    one = summarise([x - y for x, y in zip(a, b, strict=True)], confidence)
+    p = None
+    # Equal differences of decimal numbers differ in their last bits, so "no spread" needs a tolerance.
+    tiny = 1e-9 * max(1e-300, *(abs(value) for value in (*a, *b)))
+    if one.sd is not None and one.sd > tiny:
+        p = _two_sided_p(one.mean / (one.sd / math.sqrt(one.n)), one.n - 1)
+    return Paired(one.n, one.mean, one.sd, one.low, one.high, p)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction, in the order given.
+
+    A comparison without a p (None) stays None but still counts: the family is what was planned, and a run
+    that is missing must not make the others look more certain.
+    """
+    ranked = sorted(range(len(p_values)), key=lambda i: 1.0 if (p := p_values[i]) is None else p)
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(ranked):
+        p = p_values[i]
+        if p is not None:
+            largest = max(largest, min(1.0, (len(p_values) - rank) * p))
+            corrected[i] = largest
+    return corrected
+
+
+def verdict(paired: Paired | None, corrected_p: float | None, alpha: float = ALPHA) -> str:
+    """`holds`, `does not hold` (significantly the other way) or `undecided …` for the claim a > b."""
+    if paired is None:
+        return "undecided (no seed in common)"
+    if paired.n < 2:
+        return "undecided (one seed)"
+    if corrected_p is None:
+        return f"undecided at n = {paired.n} (all differences equal)"
+    if corrected_p >= alpha:
+        return f"undecided at n = {paired.n}"
+    return HOLDS if paired.mean > 0 else DOES_NOT_HOLD
+
+
+def _t_quantile(probability: float, degrees: int) -> float:
+    from scipy import stats  # slow to import, and only needed once there are two runs
+
+    return float(stats.t.ppf(probability, degrees))
+
+
+def _two_sided_p(t: float, degrees: int) -> float:
+    from scipy import stats
+
+    return float(2 * stats.t.sf(abs(t), degrees))

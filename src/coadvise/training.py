@@ -1,0 +1,385 @@
+"""Training: one loop for students and teachers, on one process or many.
+
+Read `train` first, then `_train_epoch`: a batch comes decoded, augmented and mixed from `data/`, the teachers advise
+on it, Eq. 1 gives the terms, and one update follows. A resumed run continues bit for bit on the CPU: order and
+augmentation follow from the step, and everything else that decides the next step is in `last.safetensors`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from .build import teacher_recipe
+from .checkpoint import save_safetensors_atomic
+from .data.sources import ImageSource, open_sources
+from .errors import CheckpointError, Interrupted, RunError
+from .evaluate import evaluate
+from .losses import LossTerms, co_advise_loss
+from .preparation import Counters, Job, check_teachers, prepare, prepare_teachers
+from .processes import Stop, start_processes
+from .progress import Bar, Display, training_note
+from .provenance import manifest
+from .recipe import Recipe
+from .run_folder import RunFolder, read_metrics
+from .teachers import FrozenTeacher, TeacherCheck
+from .training_state import (
+    load_module,
+    load_optimizer,
+    load_rng,
+    load_state,
+    optimizer_tensors,
+    rng_tensors,
+    save_state,
+)
+
+MODEL_FORMAT = "coadvise-model-1"
+
+
+def train(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    student: nn.Module | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Train the teachers that the recipe says to train, then its student.
+
+    Args:
+        recipe: describes the whole run; its folder is `run.output`, or `runs/NAME`.
+        resume: continue an unfinished run: the same recipe, the same number of processes.
+        student: own module in place of the recipe's, with `forward_tokens` or a single head.
+        teachers: own modules by name, beside or in place of the recipe's.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        CoadviseError: bad input; nothing is lost or overwritten.
+        Interrupted: Ctrl-C; the state is saved.
+    """
+    accelerator = start_processes(recipe)
+    display = display or Display(quiet=not accelerator.is_main_process)
+    folder = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}"))
+    folder.check(recipe, resume)
+    sources = open_sources(recipe.data)
+    accelerator.wait_for_everyone()
+    advisers = _teachers(recipe, folder, sources, accelerator, teachers or {}, display)
+    job = prepare(recipe, folder, sources, accelerator, student, advisers, display)
+    checks = check_teachers(job.teachers, recipe, sources[1], accelerator, display)
+    if folder.last.is_file():
+        _resume(job)
+    elif accelerator.is_main_process:
+        folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
+    steps, epochs = job.loader.steps_per_epoch, recipe.schedule.epochs
+    with Stop(accelerator) as stop, display.bar(recipe.name, job.total_steps, job.count.step) as bar:
+        while job.count.step < job.total_steps:
+            epoch = job.count.step // steps
+            _train_epoch(job, epoch, bar, stop)
+            if (epoch + 1) % recipe.run.eval_every == 0 or epoch + 1 == epochs:
+                _validate(job, epoch + 1)
+            save(job)
+            if stop.requested(0) and job.count.step < job.total_steps:
+                raise Interrupted(_stopped(job))
+    result = _finish(job, checks)
+    accelerator.free_memory()
+    return result
+
+
+def _train_epoch(job: Job, epoch: int, bar: Bar, stop: Stop) -> None:
+    accelerator, recipe, count, steps = job.accelerator, job.recipe, job.count, job.loader.steps_per_epoch
+    weights = {"class": recipe.loss.label_weight, **recipe.loss.weights}
+    job.model.train()
+    job.tracker.start_clock(count.step)
+    started = time.monotonic()
+    for batch in job.loader.epoch(epoch, start=count.step % steps):
+        images = batch.images.to(accelerator.device, non_blocking=True)
+        target = batch.target.to(accelerator.device, non_blocking=True)
+        job.scheduler.step_update(count.step)
+        with accelerator.accumulate(job.model):
+            with accelerator.autocast():
+                advice = job.teachers(images)
+            terms = co_advise_loss(
+                job.model(images), advice, target, weights=weights, temperatures=recipe.loss.temperatures,
+                kind=recipe.loss.advice, tokens=job.mode,
+            )  # fmt: skip
+            accelerator.backward(terms.total)  # divides the sum of all terms by the number of micro-batches
+            if accelerator.sync_gradients and recipe.optim.clip:
+                accelerator.clip_grad_norm_(job.model.parameters(), recipe.optim.clip)
+            job.optimizer.step()
+            job.optimizer.zero_grad()
+        _remember(job, terms)
+        count.skipped += len(batch.skipped)
+        if not accelerator.sync_gradients:
+            continue
+        count.step += 1
+        if job.ema is not None:
+            job.ema.update(job.student)
+        if count.step % recipe.run.log_every == 0 or count.step == job.total_steps:
+            bar.advance(0, _log(job, epoch))
+        bar.advance()
+        if count.step % steps and (stop.requested(count.step) or _checkpoint_due(job)):
+            count.seconds, started = count.seconds + time.monotonic() - started, time.monotonic()
+            save(job)
+            if stop.requested(count.step):
+                raise Interrupted(_stopped(job))
+    count.seconds += time.monotonic() - started
+
+
+def _checkpoint_due(job: Job) -> bool:
+    every = job.recipe.run.checkpoint_every
+    return every is not None and job.count.step % every == 0
+
+
+def _stopped(job: Job) -> str:
+    path = job.folder.path
+    return (
+        f"stopped after step {job.count.step} of {job.total_steps}, everything is saved; go on with:\n"
+        f"  coadvise train {path / 'recipe.yaml'} run.output={path} --resume"
+    )
+
+
+def _remember(job: Job, terms: LossTerms) -> None:
+    """Add a micro-batch's losses to the window of the next log line, without waiting for the device."""
+    for name, value in {
+        "total": terms.total,
+        **{f"term.{name}": term for name, term in terms.items()},
+    }.items():
+        job.window[name] = job.window.get(name, 0) + value.detach().double()
+    job.count.window += 1
+
+
+def _log(job: Job, epoch: int) -> str:
+    """Write the means since the last line, over all processes; the only place where losses are read.
+
+    Raises:
+        RunError: the loss is not finite.
+    """
+    names = list(job.window)
+    sums = job.accelerator.reduce(torch.stack([job.window[name] for name in names]), "sum")
+    count = job.count.window * job.accelerator.num_processes
+    means = dict(zip(names, (sums / count).tolist(), strict=True))  # type: ignore[operator, union-attr]
+    job.window, job.count.window = {}, 0
+    terms = {name.removeprefix("term."): value for name, value in means.items() if name != "total"}
+    bad = [name for name, value in terms.items() if value != value or abs(value) == float("inf")]
+    if bad:
+        raise RunError(
+            f"the loss of '{bad[0]}' is not finite at step {job.count.step}; try a lower optim.lr, optim.clip=1, or "
+            f"run.precision=fp32 (weights up to the last checkpoint are kept in {job.folder.path})"
+        )
+    lr = job.optimizer.param_groups[0]["lr"]
+    speed = job.tracker.images_per_s(job.count.step, job.recipe.optim.batch_size)
+    job.tracker.train(job.count.step, epoch, lr, means["total"], terms, speed)
+    return training_note(epoch, job.recipe.schedule.epochs, lr, speed, terms)
+
+
+def _validate(job: Job, epoch: int) -> None:
+    """Evaluate student and EMA; keep the better weights when they beat the best so far.
+
+    The teachers take part in the last evaluation only: they never change, and it is the one that is reported.
+    """
+    last = epoch == job.recipe.schedule.epochs
+    job.metrics = _evaluate(job, job.student, with_teachers=last)
+    job.ema_metrics = _evaluate(job, job.ema.module, with_teachers=last) if job.ema is not None else None
+    job.tracker.evaluation(job.count.step, epoch, job.metrics, job.ema_metrics)
+    candidates = {"student": (job.metrics, job.student)}
+    if job.ema is not None and job.ema_metrics is not None:
+        candidates["ema"] = (job.ema_metrics, job.ema.module)
+    weights = max(candidates, key=lambda name: candidates[name][0]["accuracy/class"])
+    metrics, module = candidates[weights]
+    job.display.say(
+        f"epoch {epoch}: "
+        + ", ".join(f"{name.split('/')[1]} {value:.1%}" for name, value in metrics.items() if "accuracy" in name)
+        + (" (ema)" if weights == "ema" else "")
+    )
+    if metrics["accuracy/class"] > job.count.best:
+        job.count.best, job.count.best_epoch, job.count.best_weights = (
+            metrics["accuracy/class"],
+            epoch,
+            weights,
+        )
+        if job.accelerator.is_main_process:
+            save_model(
+                job.folder.best,
+                module,
+                job.recipe,
+                job.class_names,
+                weights=weights,
+                epoch=epoch,
+                metrics=metrics,
+            )
+
+
+def _evaluate(job: Job, module: nn.Module, with_teachers: bool) -> dict[str, float]:
+    training = module.training
+    module.eval()
+    with job.accelerator.autocast():
+        metrics, skipped = evaluate(
+            module.forward_tokens,  # type: ignore[arg-type]
+            job.val_loader,
+            tokens=job.tokens,
+            device=job.accelerator.device,
+            teachers=job.teachers if with_teachers else None,
+            teacher_names=job.teachers.names if with_teachers else (),
+            reduce=lambda state: job.accelerator.reduce(state, "sum"),  # type: ignore[arg-type,return-value]
+        )
+    module.train(training)
+    if skipped:
+        job.display.say(f"{skipped} unreadable validation images were left out")
+    return metrics
+
+
+def save_model(
+    path: Path,
+    module: nn.Module,
+    recipe: Recipe,
+    class_names: tuple[str, ...],
+    *,
+    weights: str,
+    epoch: int,
+    metrics: Mapping[str, float],
+) -> None:
+    """Write weights for inference, with all that is needed to rebuild the model and to feed it images."""
+    header = {
+        "recipe": recipe.model_dump(mode="json"),
+        "classes": list(class_names),
+        "weights": weights,
+        "epoch": epoch,
+        "metrics": dict(metrics),
+    }
+    model = getattr(module, "model", module) if type(module).__name__ == "SingleHead" else module
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_safetensors_atomic(path, tensors, {"format": MODEL_FORMAT, "coadvise": json.dumps(header)})
+
+
+def save(job: Job) -> None:
+    """Write `last.safetensors`: what `_resume` needs to continue exactly."""
+    accelerator, device = job.accelerator, job.accelerator.device
+    own = rng_tensors(device)
+    states = {name: accelerator.gather(value.to(device).unsqueeze(0)) for name, value in own.items()}
+    windows = {name: accelerator.reduce(value.clone(), "sum") for name, value in job.window.items()}
+    if accelerator.is_main_process:
+        parts: dict[str, dict[str, Tensor]] = {
+            "model": job.student.state_dict(),
+            "optimizer": optimizer_tensors(job.optimizer),
+            "rng": {f"{n}.{rank}": s for n, all_ranks in states.items() for rank, s in enumerate(all_ranks)},
+            "window": windows,  # type: ignore[dict-item]
+        }
+        if job.ema is not None:
+            parts["ema"] = job.ema.module.state_dict()
+        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+        numbers = {
+            "count": dataclasses.asdict(job.count),
+            "world": accelerator.num_processes,
+            "scaler": scaler,
+        }
+        save_state(job.folder.last, parts, numbers)
+    accelerator.wait_for_everyone()
+
+
+def _resume(job: Job) -> None:
+    """Continue from `last.safetensors`.
+
+    Raises:
+        RunError: another number of processes.
+        CheckpointError: a damaged file, or one that does not fit.
+    """
+    parts, numbers = load_state(job.folder.last)
+    world, rank = job.accelerator.num_processes, job.accelerator.process_index
+    if numbers["world"] != world:
+        raise RunError(
+            f"{job.folder.path} was trained by {numbers['world']} process(es), now there are {world}; "
+            f"resume with --nproc-per-node {numbers['world']}"
+        )
+    load_module(job.student, parts["model"], job.folder.last)
+    try:
+        load_optimizer(job.optimizer, parts["optimizer"])
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{job.folder.last} does not fit the optimizer: {error}") from error
+    if job.ema is not None:
+        load_module(job.ema.module, parts["ema"], job.folder.last)
+    if numbers["scaler"] is not None and job.accelerator.scaler is not None:
+        job.accelerator.scaler.load_state_dict(numbers["scaler"])
+    job.count = Counters(**numbers["count"])
+    # The saved window is the sum over all processes; the others start theirs at zero.
+    device = job.accelerator.device
+    job.window = {n: v.to(device) * (1.0 if rank == 0 else 0.0) for n, v in parts.get("window", {}).items()}
+    states = {name.split(".")[0]: value for name, value in parts["rng"].items() if name.endswith(f".{rank}")}
+    load_rng(states, device)
+    if job.accelerator.is_main_process:
+        job.folder.rewind(job.count.step)
+    job.display.say(f"resuming {job.folder.path} at step {job.count.step} of {job.total_steps}")
+
+
+def _finish(job: Job, checks: Mapping[str, TeacherCheck]) -> dict[str, Any]:
+    """Write and return the result."""
+    recipe, count = job.recipe, job.count
+    if not job.metrics:  # resumed after the last evaluation was written, but not the result
+        line = [line for line in read_metrics(job.folder.metrics) if line["kind"] == "eval"][-1]
+        job.metrics, job.ema_metrics = line["metrics"], line["ema"]
+    for name, check in checks.items():
+        job.teacher_facts[name] |= {"accuracy": check.accuracy, "samples": check.samples}
+    result = {
+        "name": recipe.name,
+        "fingerprint": recipe.fingerprint(),
+        "seed": recipe.run.seed,
+        "student": {
+            "model": recipe.student.model,
+            "parameters": sum(p.numel() for p in job.student.parameters()),
+            "tokens": {name: recipe.tokens().get(name) for name in job.tokens if name != "class"},
+        },
+        "teachers": job.teacher_facts,
+        "data": {
+            "source": recipe.data.source,
+            "train": len(job.loader.source),
+            "val": len(job.val_loader.source),
+            "classes": list(job.class_names),
+        },
+        "epochs": recipe.schedule.epochs,
+        "steps": count.step,
+        "images_seen": count.step * recipe.optim.batch_size,
+        "seconds": round(count.seconds, 1),
+        "final": job.metrics,
+        "ema": job.ema_metrics,
+        "best": {"value": count.best, "epoch": count.best_epoch, "weights": count.best_weights},
+        "skipped": {"train": count.skipped},
+        "provenance": manifest(precision=str(job.accelerator.mixed_precision), processes=job.accelerator.num_processes),
+    }
+    if job.accelerator.is_main_process:
+        job.folder.finish(result)
+    job.tracker.close()
+    return result
+
+
+def _teachers(
+    recipe: Recipe,
+    folder: RunFolder,
+    sources: tuple[ImageSource, ImageSource],
+    accelerator: Accelerator,
+    own: Mapping[str, nn.Module],
+    display: Display,
+) -> dict[str, FrozenTeacher]:
+    """Train the teachers that the recipe says to train, unless an earlier start has; then load all of them."""
+    checkpoints: dict[str, str] = {}
+    for name, settings in recipe.teachers.items():
+        if settings.train is None or name in own:
+            continue
+        place = RunFolder(folder.path / "teachers" / name)
+        schooling = teacher_recipe(recipe, name, place.path)
+        if not place.finished:
+            display.say(f"training teacher {name} ({settings.model}) for {schooling.schedule.epochs} epochs")
+            train(schooling, resume=place.last.is_file(), display=display)
+        else:
+            place.require_same(schooling)
+        checkpoints[name] = str(place.best)
+        accelerator.wait_for_everyone()
+    return prepare_teachers(recipe, own, len(sources[0].class_names), checkpoints)

@@ -1,0 +1,139 @@
+"""Eq. 1 against NumPy in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from coadvise.errors import ModelError
+from coadvise.losses import co_advise_loss
+
+
+def log_softmax(z: np.ndarray) -> np.ndarray:
+    z = z - z.max(axis=1, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+
+
+def cross_entropy(z: np.ndarray, target: np.ndarray) -> float:
+    return float(-(target * log_softmax(z)).sum(axis=1).mean())
+
+
+def divergence(teacher: np.ndarray, student: np.ndarray, tau: float) -> float:
+    """τ² · KL(teacher ‖ student), summed class by class as the definition has it."""
+    p, log_q = np.exp(log_softmax(teacher / tau)), log_softmax(student / tau)
+    total = 0.0
+    for row_p, row_q in zip(p, log_q, strict=True):
+        total += sum(pi * (np.log(pi) - qi) for pi, qi in zip(row_p, row_q, strict=True))
+    return tau**2 * total / len(p)
+
+
+@pytest.fixture
+def z() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    names = ("class", "conv", "inv", "t_conv", "t_inv", "extra")
+    return {name: rng.normal(size=(6, 5)) * 3 for name in names}
+
+
+def tensors(z: dict[str, np.ndarray], *names: str) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(z[f"t_{name}" if f"t_{name}" in z and name not in z else name]) for name in names}
+
+
+SOFT = np.random.default_rng(1).dirichlet(np.ones(5), size=6)
+
+
+@pytest.mark.parametrize("tau", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("soft", [False, True])
+def test_equation_1(z: dict[str, np.ndarray], tau: float, soft: bool) -> None:
+    labels = np.array([0, 1, 2, 3, 4, 0])
+    target = SOFT if soft else np.eye(5)[labels]
+    weights = {"class": 0.5, "conv": 0.25, "inv": 2.0}
+    terms = co_advise_loss(
+        tensors(z, "class", "conv", "inv"),
+        {"conv": torch.tensor(z["t_conv"]), "inv": torch.tensor(z["t_inv"])},
+        torch.tensor(target) if soft else torch.tensor(labels),
+        weights=weights,
+        temperatures={"conv": tau, "inv": tau + 1},
+    )
+    expected = {
+        "class": cross_entropy(z["class"], target),
+        "conv": divergence(z["t_conv"], z["conv"], tau),
+        "inv": divergence(z["t_inv"], z["inv"], tau + 1),
+    }
+    assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected, rel=2e-6)
+    assert float(terms.total) == pytest.approx(sum(weights[n] * v for n, v in expected.items()), rel=2e-6)
+    assert list(terms) == ["class", "conv", "inv"]
+
+
+def test_hard_advice_is_cross_entropy_to_the_top_class(z: dict[str, np.ndarray]) -> None:
+    terms = co_advise_loss(
+        tensors(z, "class", "conv"), {"conv": torch.tensor(z["t_conv"])}, torch.arange(6) % 5, kind="hard"
+    )
+    top = np.eye(5)[z["t_conv"].argmax(axis=1)]
+    assert float(terms["conv"]) == pytest.approx(cross_entropy(z["conv"], top), rel=2e-6)
+
+
+def test_single_token_puts_every_term_on_the_class_token(z: dict[str, np.ndarray]) -> None:
+    advice = {"conv": torch.tensor(z["t_conv"]), "inv": torch.tensor(z["t_inv"])}
+    terms = co_advise_loss(tensors(z, "class"), advice, torch.arange(6) % 5, tokens="single")
+    assert float(terms["conv"]) == pytest.approx(divergence(z["t_conv"], z["class"], 1), rel=2e-6)
+    assert float(terms["inv"]) == pytest.approx(divergence(z["t_inv"], z["class"], 1), rel=2e-6)
+
+
+def test_a_token_without_a_teacher_learns_the_labels(z: dict[str, np.ndarray]) -> None:
+    terms = co_advise_loss(tensors(z, "class", "conv"), {}, torch.tensor(SOFT), weights={"conv": 0.5})
+    assert float(terms["conv"]) == pytest.approx(cross_entropy(z["conv"], SOFT), rel=2e-6)
+    assert float(terms.total) == pytest.approx(float(terms["class"] + 0.5 * terms["conv"]), rel=1e-6)
+
+
+def test_a_third_teacher_needs_no_new_code(z: dict[str, np.ndarray]) -> None:
+    advice = {name: torch.tensor(z["t_conv"]) for name in ("conv", "inv", "extra")}
+    terms = co_advise_loss(tensors(z, "class", "conv", "inv", "extra"), advice, torch.arange(6) % 5)
+    assert float(terms["extra"]) == pytest.approx(divergence(z["t_conv"], z["extra"], 1), rel=2e-6)
+
+
+def test_gradient_of_advice_is_softmax_difference(z: dict[str, np.ndarray]) -> None:
+    """d(τ² KL)/dz = τ (σ(z/τ) − σ(t/τ)) / b, in closed form; teachers get no gradient."""
+    student, teacher = torch.tensor(z["conv"], requires_grad=True), torch.tensor(z["t_conv"], requires_grad=True)
+    terms = co_advise_loss(
+        {"class": torch.tensor(z["class"]), "conv": student},
+        {"conv": teacher},
+        torch.arange(6) % 5,
+        temperatures={"conv": 3.0},
+    )
+    terms["conv"].backward()
+    closed = 3 * (np.exp(log_softmax(z["conv"] / 3)) - np.exp(log_softmax(z["t_conv"] / 3))) / 6
+    np.testing.assert_allclose(student.grad.numpy(), closed, atol=1e-6)
+    assert teacher.grad is None
+
+
+def test_half_precision_logits_are_summed_in_float32(z: dict[str, np.ndarray]) -> None:
+    logits = {name: value.bfloat16() for name, value in tensors(z, "class", "conv").items()}
+    advice = {"conv": torch.tensor(z["t_conv"]).bfloat16()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = co_advise_loss(logits, advice, torch.arange(6) % 5)
+    rounded = {name: value.double().numpy() for name, value in {**logits, "t": advice["conv"]}.items()}
+    assert terms.total.dtype == torch.float32
+    assert float(terms["conv"]) == pytest.approx(divergence(rounded["t"], rounded["conv"], 1), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"weights": {"conv": -1.0}}, "must be ≥ 0"),
+        ({"weights": {"cnv": 1.0}}, "did you mean conv"),
+        ({"temperatures": {"conv": 0.0}}, "must be > 0"),
+        ({"temperatures": {"other": 1.0}}, "no teacher 'other'"),
+        ({"advice": {"cov": torch.zeros(6, 5)}}, "has no token of its own"),
+        ({"advice": {"conv": torch.zeros(6, 4)}}, r"expected \(6, 5\)"),
+        ({"target": torch.zeros(5, dtype=torch.long)}, "target has shape"),
+        ({"logits": {"conv": torch.zeros(6, 5)}}, "no 'class' token"),
+    ],
+)
+def test_what_does_not_fit_is_named(change: dict, words: str) -> None:
+    arguments = {
+        "logits": {"class": torch.zeros(6, 5), "conv": torch.zeros(6, 5)},
+        "advice": {"conv": torch.zeros(6, 5)},
+        "target": torch.zeros(6, dtype=torch.long),
+        **change,
+    }
+    with pytest.raises(ModelError, match=words):
+        co_advise_loss(arguments.pop("logits"), arguments.pop("advice"), arguments.pop("target"), **arguments)
