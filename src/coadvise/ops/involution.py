@@ -1,0 +1,207 @@
+"""Involution (Li et al., CVPR 2021): a K×K filter of its own for every pixel, shared by a group of channels.
+
+    out[b, c, y, x] = Σ_ij kernel[b, g(c), i, j, y, x] · input[b, c, s·y + i − p, s·x + j − p],  p = (K − 1)/2
+
+with zeros outside the image. The group of a channel is `c // 16`: neighbouring channels share a kernel.
+
+Two ways to compute it, chosen by the size of the map; both keep only the input and the kernels for the
+backward pass. (Measured forward and backward on one CPU thread: `unfold`, which stores all K² shifted copies
+of the input, takes 2 to 25 times as long as the one that is chosen.)
+
+- Small maps, up to 14×14 pixels for K = 7: the window covers much of such a map, so the kernels are spread
+  into one (input pixels × output pixels) matrix per group and multiplied.
+- Larger maps: a loop over the K² shifts.
+
+Departure from the official code: sizes that the stride does not divide work, with ceil(H / s) outputs.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from coadvise.errors import ModelError
+
+GROUP_CHANNELS = 16
+
+
+def involution(
+    x: Float[Tensor, "b c h w"],
+    kernel: Float[Tensor, "b gkk oh ow"],
+    kernel_size: int,
+    stride: int = 1,
+) -> Float[Tensor, "b c oh ow"]:
+    """Apply the kernel of each output pixel to the neighbourhood of that pixel.
+
+    Args:
+        x: input map; the number of channels is a multiple of 16.
+        kernel: one K×K kernel per group and output pixel. Its channel is `g·K² + i·K + j`: group first, then
+            row and column of the kernel; there are c/16 groups.
+        kernel_size: K, odd.
+        stride: step between output pixels; oh = ceil(h / stride), ow = ceil(w / stride).
+
+    Returns:
+        The filtered map, in the wider of the two input types. Sums are carried in float32 at least.
+
+    Raises:
+        ModelError: if a size does not fit.
+    """
+    _check(x, kernel, kernel_size, stride)
+    dtype = torch.promote_types(x.dtype, kernel.dtype)
+    x, kernel = x.to(dtype), kernel.to(dtype)
+    # The result must not depend on autocast: the precision is that of the tensors that come in.
+    device_type = "cpu" if x.is_meta else x.device.type  # shapes alone know no autocast
+    with torch.autocast(device_type, enabled=False):
+        method = _ByMatrix if _is_small(x, kernel_size, stride) else _ByShifts
+        return method.apply(x, kernel, kernel_size, stride)
+
+
+def _is_small(x: Tensor, kernel_size: int, stride: int) -> bool:
+    # The matrix has h·w entries per output where the loop has K² taps, but a product is several times cheaper
+    # per entry, and a loop with a stride reads scattered pixels.
+    return x.shape[2] * x.shape[3] <= max(64, 4 * kernel_size**2 * stride)
+
+
+def _check(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> None:
+    if kernel_size < 1 or kernel_size % 2 == 0 or stride < 1:
+        raise ModelError(f"involution needs an odd kernel size and a stride ≥ 1, got {kernel_size} and {stride}")
+    b, c, h, w = x.shape
+    if c == 0 or c % GROUP_CHANNELS:
+        raise ModelError(
+            f"involution shares a kernel among {GROUP_CHANNELS} channels, got {c} channels: "
+            f"use a width that is a multiple of {GROUP_CHANNELS}"
+        )
+    groups = c // GROUP_CHANNELS
+    expected = (b, groups * kernel_size**2, math.ceil(h / stride), math.ceil(w / stride))
+    if tuple(kernel.shape) != expected:
+        raise ModelError(
+            f"involution kernel has shape {tuple(kernel.shape)}, expected {expected} for an input of "
+            f"{tuple(x.shape)} with K={kernel_size} and stride {stride}"
+        )
+
+
+class _ByMatrix(torch.autograd.Function):
+    """One product per group with the kernels spread into a matrix; saves nothing but its inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
+        ctx.save_for_backward(x, kernel)
+        ctx.kernel_size, ctx.stride = kernel_size, stride
+        matrix = _matrix(x, kernel, kernel_size, stride)
+        inputs = x.reshape(matrix.shape[0], GROUP_CHANNELS, matrix.shape[1])
+        return torch.bmm(inputs, matrix).view(*x.shape[:2], *kernel.shape[-2:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, kernel = ctx.saved_tensors
+        matrix = _matrix(x, kernel, ctx.kernel_size, ctx.stride)  # again: kept, it would be the largest tensor
+        inputs = x.reshape(matrix.shape[0], GROUP_CHANNELS, matrix.shape[1])
+        grad = grad.reshape(matrix.shape[0], GROUP_CHANNELS, matrix.shape[2])
+        grad_x = torch.bmm(grad, matrix.transpose(1, 2)).view(x.shape)
+        grad_matrix = torch.bmm(inputs.transpose(1, 2), grad)
+        # A tap meets one input per output, so its gradient is read from the matrix; nothing has to be summed.
+        (h, w), (oh, ow) = x.shape[-2:], kernel.shape[-2:]
+        rows, rows_inside = _inputs(h, oh, ctx.kernel_size, ctx.stride, x.device)
+        cols, cols_inside = _inputs(w, ow, ctx.kernel_size, ctx.stride, x.device)
+        index, inside = _pairs(rows, rows_inside, cols, cols_inside, width=w)
+        grad_kernel = grad_matrix.flatten(1).index_select(1, index) * inside
+        return grad_x, grad_kernel.view(kernel.shape), None, None
+
+
+def _matrix(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
+    """What each input pixel contributes to each output pixel: (b·g, h·w, oh·ow)."""
+    b, c, h, w = x.shape
+    oh, ow = kernel.shape[-2:]
+    rows, rows_inside = _taps(h, oh, kernel_size, stride, x.device)
+    cols, cols_inside = _taps(w, ow, kernel_size, stride, x.device)
+    index, inside = _pairs(rows, rows_inside, cols, cols_inside, width=kernel_size)
+    spread = kernel.reshape(b * (c // GROUP_CHANNELS), kernel_size**2 * oh * ow).index_select(1, index)
+    return spread.mul_(inside).view(spread.shape[0], h * w, oh * ow)
+
+
+def _taps(size: int, out: int, kernel_size: int, stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which row (or column) of the kernel of output o meets input i, as (size, out), and whether one does."""
+    inputs = torch.arange(size, device=device)[:, None]
+    outputs = torch.arange(out, device=device)[None, :]
+    tap = inputs - outputs * stride + (kernel_size - 1) // 2
+    return tap.clamp(0, kernel_size - 1), (tap >= 0) & (tap < kernel_size)
+
+
+def _inputs(size: int, out: int, kernel_size: int, stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which input row (or column) the kernel's row t meets for output o, as (K, out), and whether it exists."""
+    taps = torch.arange(kernel_size, device=device)[:, None]
+    outputs = torch.arange(out, device=device)[None, :]
+    row = outputs * stride + taps - (kernel_size - 1) // 2
+    return row.clamp(0, size - 1), (row >= 0) & (row < size)
+
+
+def _pairs(rows: Tensor, rows_ok: Tensor, cols: Tensor, cols_ok: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Combine rows and columns (n, out) to flat positions in a table of (·, width, oh, ow), and validity."""
+    oh, ow = rows.shape[1], cols.shape[1]
+    outputs = torch.arange(oh * ow, device=rows.device).view(1, 1, oh, ow)
+    position = rows[:, None, :, None] * width + cols[None, :, None, :]
+    inside = rows_ok[:, None, :, None] & cols_ok[None, :, None, :]
+    return (position * (oh * ow) + outputs).flatten(), inside.flatten()
+
+
+def _shifts(kernel_size: int, stride: int, oh: int, ow: int) -> Iterator[tuple[int, slice, slice]]:
+    """For each tap of the kernel: its number and the part of the padded input that it sees."""
+    for i in range(kernel_size):
+        rows = slice(i, i + stride * (oh - 1) + 1, stride)
+        for j in range(kernel_size):
+            yield i * kernel_size + j, rows, slice(j, j + stride * (ow - 1) + 1, stride)
+
+
+def _grouped(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, Tensor]:
+    """Padded input as (b, g, 16, h', w') and kernels as (b, g, K², oh, ow)."""
+    b, c = x.shape[:2]
+    oh, ow = kernel.shape[-2:]
+    pad = (kernel_size - 1) // 2
+    padded = F.pad(x, (pad, pad, pad, pad))
+    grouped = padded.view(b, c // GROUP_CHANNELS, GROUP_CHANNELS, *padded.shape[-2:])
+    return grouped, kernel.reshape(b, c // GROUP_CHANNELS, kernel_size**2, oh, ow)
+
+
+def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+class _ByShifts(torch.autograd.Function):
+    """The loop over the K² shifts; saves nothing but its inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
+        ctx.save_for_backward(x, kernel)
+        ctx.kernel_size, ctx.stride = kernel_size, stride
+        oh, ow = kernel.shape[-2:]
+        inputs, kernels = _grouped(x, kernel, kernel_size, stride)
+        out = inputs.new_zeros(*inputs.shape[:3], oh, ow, dtype=_sum_dtype(x.dtype))
+        for tap, rows, cols in _shifts(kernel_size, stride, oh, ow):
+            out.addcmul_(inputs[..., rows, cols], kernels[:, :, tap, None])
+        return out.view(*x.shape[:2], oh, ow).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, kernel = ctx.saved_tensors
+        oh, ow = kernel.shape[-2:]
+        inputs, kernels = _grouped(x, kernel, ctx.kernel_size, ctx.stride)
+        grad = grad.reshape(*inputs.shape[:3], oh, ow)
+        sums = _sum_dtype(x.dtype)
+        grad_inputs = torch.zeros_like(inputs, dtype=sums)
+        grad_kernels = torch.empty_like(kernels)
+        products = torch.empty_like(grad, dtype=sums)  # one buffer for all taps: a new one each time costs page faults
+        for tap, rows, cols in _shifts(ctx.kernel_size, ctx.stride, oh, ow):
+            grad_inputs[..., rows, cols].addcmul_(grad, kernels[:, :, tap, None])
+            torch.mul(grad, inputs[..., rows, cols], out=products)
+            grad_kernels[:, :, tap] = products.sum(2)
+        pad = (ctx.kernel_size - 1) // 2
+        h, w = x.shape[-2:]
+        grad_x = grad_inputs[..., pad : pad + h, pad : pad + w].reshape(x.shape).to(x.dtype)
+        return grad_x, grad_kernels.view(kernel.shape), None, None
