@@ -1,0 +1,340 @@
+"""CiT, the token student (paper §3): timm's VisionTransformer with one advised token and head per teacher.
+
+Tokens are declared as name → bias. Order: class, the teachers as declared, patches; position embeddings over all
+of them. With alignment (§3.2) an advised token whose bias has a stem starts as the mean of that stem's patch
+tokens; any other token is learned. Two aligned tokens of one bias also get a learned offset each, since they
+would be the same token otherwise (our reading: the paper has one token per bias).
+
+The class head alone gives the inference logits, as the paper says; the official code averages all heads, which is
+`inference="average"`. All tokens are drawn from a truncated normal (std 0.02), as §3.2 says of the class token.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from timm.layers import resample_abs_pos_embed, to_2tuple, trunc_normal_
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from coadvise.errors import ModelError
+from coadvise.models.rednet import rename_involution
+from coadvise.models.stems import Embedded, StemName, TokenEmbed, check_image_size
+
+Inference = Literal["class", "average"]
+DEFAULT_TEACHERS: Mapping[str, str | None] = MappingProxyType({"conv": "conv", "inv": "inv"})
+CLASS = "class"
+# Options of timm's ViT that contradict what a CiT is: its outputs are its tokens, class first.
+_NOT_OPTIONS = ("class_token", "reg_tokens", "no_embed_class", "pos_embed", "pool_include_prefix", "embed_layer")
+
+
+class CiT(VisionTransformer):
+    """Vision transformer with advised tokens.
+
+    Args:
+        teachers: advised tokens, name → bias (`conv`, `inv`, another kind, or None); empty for the class token
+            alone.
+        stem: what makes the patch tokens; all but `patchify` need an even patch size.
+        align: whether tokens start from the stem of their bias, where there is one.
+        inference: what `forward` returns: logits of the class head, or the mean of all heads' logits.
+        kwargs: any other option of timm's VisionTransformer (patch_size, drop_path_rate, dynamic_img_size, …).
+
+    Raises:
+        ModelError: for token names, sizes or options that do not fit.
+    """
+
+    # A CiT always has both, where timm's ViT may have neither.
+    cls_token: nn.Parameter  # type: ignore[assignment]
+    pos_embed: nn.Parameter  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = 16,
+        embed_dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        *,
+        teachers: Mapping[str, str | None] = DEFAULT_TEACHERS,
+        stem: StemName = "patchify",
+        align: bool = True,
+        inference: Inference = "class",
+        weight_init: Literal["skip", "reset", "jax", "jax_nlhb", "moco", ""] = "",
+        **kwargs: Any,
+    ) -> None:
+        _check_options(embed_dim, num_heads, inference, kwargs)
+        _check_tokens(teachers)
+        padded = bool(kwargs.get("dynamic_img_pad", False))
+        check_image_size(to_2tuple(img_size), to_2tuple(patch_size), padded=padded)
+        super().__init__(
+            img_size=img_size,
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            embed_layer=partial(TokenEmbed, stem=stem),
+            weight_init="skip",
+            **kwargs,
+        )
+        self.teachers = dict(teachers)
+        self.inference = inference
+        stems = self.patch_embed.biases if align else ()
+        self.aligned = {name: bias for name, bias in self.teachers.items() if bias is not None and bias in stems}
+        biases = list(self.aligned.values())
+        token = lambda: nn.Parameter(self.cls_token.new_empty(1, 1, embed_dim))
+        self.tokens = nn.ParameterDict({n: token() for n in self.teachers if n not in self.aligned})
+        self.offsets = nn.ParameterDict({n: token() for n, bias in self.aligned.items() if biases.count(bias) > 1})
+        self.advised_heads = nn.ModuleDict({name: self._new_head() for name in self.teachers})
+
+        self.num_prefix_tokens = 1 + len(self.teachers)
+        length = self.num_prefix_tokens + self.patch_embed.num_patches
+        self.pos_embed = nn.Parameter(self.cls_token.new_empty(1, length, embed_dim))
+        if hasattr(self.patch_drop, "num_prefix_tokens"):
+            self.patch_drop.num_prefix_tokens = self.num_prefix_tokens
+        self.weight_init_mode = "reset" if weight_init == "skip" else weight_init
+        if weight_init != "skip":
+            self.init_weights(needs_reset=False)
+
+    @property
+    def token_names(self) -> tuple[str, ...]:
+        """Names of all outputs: `class`, then the teachers in their declared order."""
+        return (CLASS, *self.teachers)
+
+    def _new_head(self) -> nn.Module:
+        if self.num_classes == 0:
+            return nn.Identity()
+        weight = self.cls_token
+        return nn.Linear(self.embed_dim, self.num_classes, device=weight.device, dtype=weight.dtype)
+
+    def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
+        """timm's ViT initialisation; class, advised tokens and offsets truncated normal with std 0.02."""
+        super().init_weights(mode, needs_reset=needs_reset)
+        for token in (self.cls_token, *self.tokens.values(), *self.offsets.values()):
+            trunc_normal_(token, std=0.02)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that are not decayed: position embeddings, tokens and offsets."""
+        names = {"pos_embed", "cls_token"}
+        return names | {f"tokens.{n}" for n in self.tokens} | {f"offsets.{n}" for n in self.offsets}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        return {
+            "stem": r"^cls_token|pos_embed|patch_embed|tokens|offsets|norm_pre",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
+        }
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace every head by a fresh one; `num_classes=0` removes them. Pooling stays `token` (or none, '')."""
+        if global_pool not in (None, "", "token"):
+            raise ModelError(f"a CiT's outputs are its tokens: global_pool is 'token' or '', not {global_pool!r}")
+        super().reset_classifier(num_classes, global_pool)
+        self.advised_heads = nn.ModuleDict({name: self._new_head() for name in self.teachers})
+        for head in (self.head, *self.advised_heads.values()):
+            if isinstance(head, nn.Linear):
+                trunc_normal_(head.weight, std=0.02)
+                nn.init.zeros_(head.bias)
+        self.advised_heads.train(self.training)
+
+    def _pos_embed(self, x: Embedded) -> Float[Tensor, "b l d"]:  # type: ignore[override]
+        patches, position = x.patches, self.pos_embed
+        if self.dynamic_img_size:
+            position = resample_abs_pos_embed(
+                position,
+                new_size=list(patches.shape[1:3]),
+                old_size=self.patch_embed.grid_size,
+                num_prefix_tokens=self.num_prefix_tokens,
+            )
+            patches = patches.flatten(1, 2)
+        advised = [self._advised_token(name, x.means, len(patches)) for name in self.teachers]
+        tokens = [self.cls_token.expand(len(patches), -1, -1), *advised]
+        return self.pos_drop(torch.cat([*tokens, patches], dim=1) + position)  # b (1+t+n) d
+
+    def _advised_token(self, name: str, means: dict[str, Tensor], batch: int) -> Float[Tensor, "b 1 d"]:
+        if name in self.tokens:
+            return self.tokens[name].expand(batch, -1, -1)
+        token = means[self.aligned[name]][:, None]
+        return token + self.offsets[name] if name in self.offsets else token
+
+    def forward_tokens(self, x: Float[Tensor, "b c h w"]) -> dict[str, Float[Tensor, "b k"]]:
+        """Logits of every token by name, `class` first, then the teachers in their declared order."""
+        return self._heads(self.forward_features(x))
+
+    def _heads(self, x: Float[Tensor, "b l d"]) -> dict[str, Tensor]:
+        x = self.head_drop(self.fc_norm(x[:, : self.num_prefix_tokens]))  # b (1+t) d
+        heads = [self.head, *self.advised_heads.values()]
+        return {name: head(x[:, i]) for i, (name, head) in enumerate(zip(self.token_names, heads, strict=True))}
+
+    def forward_head(self, x: Float[Tensor, "b l d"], pre_logits: bool = False) -> Tensor:
+        """Inference logits (b, k) from the features; before the heads, the class token or the tokens' mean."""
+        if self.inference == "class" or self.global_pool == "":
+            return super().forward_head(x, pre_logits=pre_logits)
+        if pre_logits:
+            return self.head_drop(self.fc_norm(x[:, : self.num_prefix_tokens].mean(1)))
+        return torch.stack(list(self._heads(x).values())).mean(0)
+
+
+def _check_options(embed_dim: int, num_heads: int, inference: str, kwargs: Mapping[str, Any]) -> None:
+    if num_heads < 1 or embed_dim % num_heads:
+        raise ModelError(
+            f"width {embed_dim} cannot be shared by {num_heads} heads: choose embed_dim as a multiple of num_heads"
+        )
+    if inference not in get_args(Inference):
+        raise ModelError(f"inference is {inference!r}; choose 'class' or 'average'")
+    for option in _NOT_OPTIONS:
+        if option in kwargs:
+            raise ModelError(f"a CiT has no option {option!r}: its class token and position embeddings are fixed")
+    if kwargs.get("global_pool", "token") not in ("", "token"):
+        raise ModelError(f"a CiT's outputs are its tokens: remove global_pool={kwargs['global_pool']!r}")
+
+
+def _check_tokens(teachers: Mapping[str, str | None]) -> None:
+    if not isinstance(teachers, Mapping):
+        raise ModelError(f"teachers must be a mapping name → bias, got {teachers!r}")
+    # Modules and parameters are attributes, so names that PyTorch's containers use themselves cannot be taken.
+    containers = (nn.ModuleDict(), nn.ParameterDict())
+    for name, bias in teachers.items():
+        if name == CLASS:
+            raise ModelError(f"{CLASS!r} is the name of the class token: give the teacher another name")
+        if not isinstance(name, str) or not re.fullmatch(r"[\w+-]+", name):
+            raise ModelError(f"{name!r} cannot name a token: use letters, digits, '_', '-' or '+'")
+        if any(hasattr(container, name) for container in containers):
+            raise ModelError(f"{name!r} cannot name a token, PyTorch uses it itself: give the teacher another name")
+        if bias is not None and not (isinstance(bias, str) and bias):
+            raise ModelError(f"the bias of token {name!r} is {bias!r}: use 'conv', 'inv', another kind, or null")
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: CiT) -> dict[str, Tensor]:
+    """Fit foreign ViT weights to a CiT: the official CiT-SAK student's, DeiT's (distilled or not) and timm's.
+
+    Keys are renamed, and position embeddings resampled where the grid differs. What does not fit stays as it is,
+    for the caller to report.
+    """
+    names = list(model.teachers)
+    if any(key.startswith(("conv_embed.", "inv_embed.")) for key in state_dict):
+        state_dict = {_rename_official(key): value for key, value in state_dict.items()}
+    elif "dist_token" in state_dict and len(names) == 1:
+        prefixes = {"dist_token": f"tokens.{names[0]}", "head_dist.": f"advised_heads.{names[0]}."}
+        state_dict = {_replace_prefix(key, prefixes): value for key, value in state_dict.items()}
+    state_dict = dict(state_dict)
+    if "pos_embed" in state_dict:
+        heads = {key.split(".")[1] for key in state_dict if key.startswith("advised_heads.")}
+        # Of heads that were taken off the number of tokens is no longer known; it is the model's then.
+        prefix = 1 + len(heads) if heads or "head.weight" in state_dict else model.num_prefix_tokens
+        state_dict["pos_embed"] = fit_position(state_dict["pos_embed"], prefix, model.patch_embed.grid_size)
+    return state_dict
+
+
+def _replace_prefix(key: str, prefixes: Mapping[str, str]) -> str:
+    for old, new in prefixes.items():
+        if key.startswith(old):
+            return new + key[len(old) :]
+    return key
+
+
+def _rename_official(key: str) -> str:
+    """Key of the official CiT-SAK student → ours, for a model with tokens `conv` and `inv`."""
+    if match := re.match(r"conv_embed\.conv\.(\d+)\.", key):
+        layer, part = divmod(int(match[1]), 3)  # convolution, BatchNorm, ReLU, three times
+        return f"patch_embed.stems.conv.stem.{layer}.{('conv', 'bn', 'act')[part]}.{key[match.end() :]}"
+    key = _replace_prefix(
+        key,
+        {
+            "conv_embed.": "patch_embed.stems.conv.",
+            "inv_embed.": "patch_embed.stems.inv.",
+            "head_conv.": "advised_heads.conv.",
+            "head_inv.": "advised_heads.inv.",
+        },
+    )
+    return rename_involution(key) if key.startswith("patch_embed.stems.inv.") else key
+
+
+def fit_position(position: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings (1, prefix + patches, d) resampled to another grid of patches.
+
+    A grid that was not square keeps no trace of its shape; its embeddings come back as they are, as do those that
+    have the right number already.
+    """
+    patches = position.shape[1] - prefix if position.ndim == 3 else 0
+    side = math.isqrt(max(patches, 0))
+    if patches == grid[0] * grid[1] or side == 0 or side * side != patches:
+        return position
+    return resample_abs_pos_embed(position, new_size=list(grid), old_size=[side, side], num_prefix_tokens=prefix)
+
+
+def _cfg(**overrides: Any) -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "fixed_input_size": True,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        **overrides,
+    }
+
+
+_STEM_CONVS = ("patch_embed.stems.conv.stem.0.conv", "patch_embed.stems.inv.stem.0.conv")
+default_cfgs = generate_default_cfgs(
+    {
+        "cit_tiny.untrained": _cfg(),
+        "cit_small.untrained": _cfg(),
+        "cit_base.untrained": _cfg(),
+        "cit_tiny_sa.untrained": _cfg(first_conv=_STEM_CONVS),
+        "cit_small_sa.untrained": _cfg(first_conv=_STEM_CONVS),
+    }
+)
+
+
+def create_cit(variant: str, pretrained: bool, kwargs: dict[str, Any], **defaults: Any) -> nn.Module:
+    """Build a CiT through timm's factory; `kwargs` override the variant's `defaults`."""
+    return build_model_with_cfg(
+        CiT,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
+        **{**defaults, **kwargs},
+    )
+
+
+@register_model
+def cit_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """CiT-Ti: width 192, depth 12, 3 heads, plain patches, learned tokens."""
+    return create_cit("cit_tiny", pretrained, kwargs, embed_dim=192, num_heads=3)
+
+
+@register_model
+def cit_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """CiT-S: width 384, depth 12, 6 heads, plain patches, learned tokens."""
+    return create_cit("cit_small", pretrained, kwargs, embed_dim=384, num_heads=6)
+
+
+@register_model
+def cit_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Width 768, depth 12, 12 heads; not in the paper."""
+    return create_cit("cit_base", pretrained, kwargs, embed_dim=768, num_heads=12)
+
+
+@register_model
+def cit_tiny_sa(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """CiT-Ti with convolution and involution stem and aligned tokens."""
+    return create_cit("cit_tiny_sa", pretrained, kwargs, embed_dim=192, num_heads=3, stem="conv+inv")
+
+
+@register_model
+def cit_small_sa(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """CiT-SA and, trained with teachers, CiT-SAK: CiT-S with both stems and aligned tokens (Table 3)."""
+    return create_cit("cit_small_sa", pretrained, kwargs, embed_dim=384, num_heads=6, stem="conv+inv")

@@ -1,0 +1,144 @@
+"""From the image to patch tokens (paper §3.2): patchify, convolution stem, involution stem, or both added.
+
+A stem is three layers at half resolution with 64 channels, followed by a projection of (p/2)×(p/2) pixels
+with stride p/2 and a bias, so that one token covers p×p pixels of the image as in ViT.
+"""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers import PatchEmbed, to_2tuple
+from torch import Tensor, nn
+
+from coadvise.errors import ModelError
+from coadvise.models.rednet import ConvBNReLU, involution_stem
+
+StemName = Literal["patchify", "conv", "inv", "conv+inv"]
+STEM_WIDTH = 64
+
+
+class Embedded(NamedTuple):
+    """Patch tokens, and per stem the mean of that stem's own tokens (what aligned tokens start from)."""
+
+    patches: Float[Tensor, "b n d"] | Float[Tensor, "b h w d"]
+    means: dict[str, Float[Tensor, "b d"]]
+
+
+def conv_stem(in_chans: int) -> nn.Sequential:
+    """Convolution stem of the official code: 7×7 stride 2, then twice 3×3, each with BatchNorm and ReLU."""
+    return nn.Sequential(
+        ConvBNReLU(in_chans, STEM_WIDTH, 7, stride=2),
+        ConvBNReLU(STEM_WIDTH, STEM_WIDTH, 3),
+        ConvBNReLU(STEM_WIDTH, STEM_WIDTH, 3),
+    )
+
+
+class Stem(nn.Module):
+    """One stem with its projection to the token width: (b, c, h, w) → (b, d, h/p, w/p)."""
+
+    def __init__(self, kind: str, in_chans: int, embed_dim: int, patch: tuple[int, int], bias: bool) -> None:
+        super().__init__()
+        self.stem = conv_stem(in_chans) if kind == "conv" else involution_stem(in_chans, STEM_WIDTH)
+        half = (patch[0] // 2, patch[1] // 2)
+        self.proj = nn.Conv2d(STEM_WIDTH, embed_dim, half, stride=half, bias=bias)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d gh gw"]:
+        return self.proj(self.stem(x))
+
+
+class TokenEmbed(PatchEmbed):
+    """timm's PatchEmbed with a choice of stems; returns `Embedded` instead of the tokens alone.
+
+    With `patchify` the projection is `proj` as in timm, so that DeiT's weights drop in; stems are `stems.conv`
+    and `stems.inv`, and their outputs are added.
+    """
+
+    def __init__(self, *args: Any, stem: StemName = "patchify", **kwargs: Any) -> None:
+        device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
+        if stem not in get_args(StemName):
+            raise ModelError(f"stem is {stem!r}; choose one of {', '.join(get_args(StemName))}")
+        patch = to_2tuple(kwargs["patch_size"])
+        if stem != "patchify" and any(p % 2 for p in patch):
+            raise ModelError(
+                f"patch_size is {kwargs['patch_size']}, but stem {stem!r} halves the image first: "
+                f"choose an even patch size, or stem 'patchify'"
+            )
+        super().__init__(*args, **kwargs)
+        self.stem_name = stem
+        if stem != "patchify":
+            projection = self.proj
+            del self.proj
+            self.stems = nn.ModuleDict(
+                {
+                    kind: Stem(
+                        kind,
+                        projection.in_channels,
+                        projection.out_channels,
+                        patch,
+                        projection.bias is not None,
+                    )
+                    for kind in stem.split("+")
+                }
+            )
+        self.to(device=device, dtype=dtype)
+
+    @property
+    def biases(self) -> tuple[str, ...]:
+        """The inductive biases that this embedding has a stem for."""
+        return () if self.stem_name == "patchify" else tuple(self.stem_name.split("+"))
+
+    def init_weights(self) -> None:
+        """He-normal (fan-in) for every convolution of the stems and their projections, as in the official code.
+
+        A `patchify` projection keeps PyTorch's own initialisation, as in timm's ViT.
+        """
+        for kind in self.biases:
+            for module in self.stems[kind].modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+
+    def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
+        if patch_size is not None and self.biases and to_2tuple(patch_size) != self.patch_size:
+            raise ModelError(
+                f"the patch size of stem {self.stem_name!r} is fixed: create the model with patch_size={patch_size}"
+            )
+        super().set_input_size(img_size=img_size, patch_size=patch_size)
+        check_image_size(self.img_size, self.patch_size, padded=self.dynamic_img_pad)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Embedded:  # type: ignore[override]
+        x = self._fit(x)
+        if not self.biases:
+            return Embedded(self._tokens(self.proj(x)), {})
+        maps = {kind: self.stems[kind](x) for kind in self.biases}
+        means = {kind: m.mean(dim=(2, 3)) for kind, m in maps.items()}
+        return Embedded(self._tokens(torch.stack(list(maps.values())).sum(0)), means)
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        # b n d, or b h w d where the size is dynamic: the position embedding then needs the grid
+        return self.norm(x.flatten(2).transpose(1, 2) if self.flatten else x.permute(0, 2, 3, 1))
+
+    def _fit(self, x: Tensor) -> Tensor:
+        size = (int(x.shape[2]), int(x.shape[3]))
+        if self.strict_img_size and self.img_size is not None and size != self.img_size:
+            raise ModelError(
+                f"images are {size[0]}×{size[1]} px, the model is made for "
+                f"{self.img_size[0]}×{self.img_size[1]} px: "
+                f"create it with img_size={size}, or with dynamic_img_size=True"
+            )
+        if self.dynamic_img_pad:
+            pad_h, pad_w = (-s % p for s, p in zip(size, self.patch_size, strict=True))
+            return F.pad(x, (0, pad_w, 0, pad_h))
+        check_image_size(size, self.patch_size)
+        return x
+
+
+def check_image_size(image: tuple[int, int], patch: tuple[int, int], *, padded: bool = False) -> None:
+    """Raise ModelError where patches do not tile the image (in pixels), unless it is padded anyway."""
+    if not padded and any(size % p for size, p in zip(image, patch, strict=True)):
+        larger = tuple(-(-size // p) * p for size, p in zip(image, patch, strict=True))
+        raise ModelError(
+            f"image size {image[0]}×{image[1]} is not divisible by patch size {patch[0]}×{patch[1]}: "
+            f"use {larger[0]}×{larger[1]} px, or another patch size"
+        )
