@@ -4,10 +4,10 @@
 wrapper prefixes, renames published keys to ours, and checks every key and shape before it touches the model.
 """
 
+import contextlib
 import logging
 import os
 import secrets
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
-from timm.models.vision_transformer import checkpoint_filter_fn as fit_vit
 from torch import Tensor, nn
 
 from coadvise.errors import CheckpointError
 from coadvise.inert_pickle import load_inert
 from coadvise.models import CiT, RedNet, SingleHead
 from coadvise.models.cit import checkpoint_filter_fn as fit_cit
+from coadvise.models.cit import fit_position
 from coadvise.models.rednet import checkpoint_filter_fn as fit_rednet
 
 _log = logging.getLogger(__name__)
@@ -124,13 +124,15 @@ def save_safetensors_atomic(
         save_file(plain, temporary, metadata=dict(metadata or {}))
         _sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        if os.name != "nt":  # Windows cannot open a folder, and needs no more than the rename
+            _sync(path.parent)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"checkpoint {path} cannot be written ({error}): check the folder and free space"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # already renamed, or never made
+            temporary.unlink()
 
 
 def _sync(path: Path) -> None:
@@ -145,8 +147,6 @@ def _sync(path: Path) -> None:
 def _is_safetensors(path: Path) -> bool:
     if path.suffix == ".safetensors":
         return True
-    if zipfile.is_zipfile(path):
-        return False
     with path.open("rb") as file:
         start = file.read(9)
     # Length of the header, then the header itself, which is JSON.
@@ -205,7 +205,9 @@ def _fit(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     if isinstance(model, RedNet):
         return fit_rednet(tensors, model)
     if isinstance(model, VisionTransformer) and "pos_embed" in tensors:
-        return dict(fit_vit(tensors, model))
+        prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+        position = fit_position(tensors["pos_embed"], prefix, model.patch_embed.grid_size)
+        return {**tensors, "pos_embed": position}
     return tensors
 
 
@@ -229,13 +231,16 @@ def _class_hint(
     model: nn.Module, misshapen: list[str], tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> str:
     """What to do: another number of classes is told apart from another architecture."""
-    heads = [k for k in misshapen if tensors[k].ndim > 0 and tensors[k].shape[1:] == expected[k].shape[1:]]
     classes = getattr(model, "num_classes", None)
-    for key in heads:
-        if expected[key].shape[0] == classes:
-            stored = tensors[key].shape[0]
-            return (
-                f"the checkpoint has {stored} classes, the model {classes}: create the model with "
-                f"num_classes={stored} (then reset_classifier({classes}) gives it a new head), or use another file"
-            )
+    stored = {tensors[key].shape[0] for key in misshapen if tensors[key].ndim}
+    # Heads alone differ, and only in their first dimension.
+    heads = all(
+        expected[key].shape[:1] == (classes,) and tensors[key].shape[1:] == expected[key].shape[1:] for key in misshapen
+    )
+    if heads and len(stored) == 1:
+        found = stored.pop()
+        return (
+            f"the checkpoint has {found} classes, the model {classes}: create the model with "
+            f"num_classes={found} (then reset_classifier({classes}) gives it a new head), or use another file"
+        )
     return "it was made for another architecture or other options; create the model as it was trained"

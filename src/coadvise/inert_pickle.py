@@ -7,8 +7,8 @@ and used as a container, and does nothing.
 
 import pickle
 import tarfile
-import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -17,12 +17,28 @@ import torch
 
 from coadvise.errors import CheckpointError
 
+
+class _Rebuild:
+    """A function that may be called but not altered: a pickle can set attributes on a plain function."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a function was to be altered")
+
+
 # Everything a state dict is made of. Storage classes are resolved by torch itself.
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): torch._utils._rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor"): _Rebuild(torch._utils._rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(torch._utils._rebuild_tensor_v2),
+    ("torch._utils", "_rebuild_parameter"): _Rebuild(torch._utils._rebuild_parameter),
     ("torch", "Size"): torch.Size,
     ("torch", "device"): torch.device,
     **{("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)},
@@ -94,10 +110,11 @@ def _refuse_other_formats(path: Path) -> None:
     # torch.load hands TorchScript to torch.jit.load, which runs it, and unpacks tar files to the disk.
     if tarfile.is_tarfile(path):
         raise CheckpointError(f"checkpoint {path} is a tar file of PyTorch 0.1: load and save it with PyTorch 1.x")
-    if not zipfile.is_zipfile(path):
-        return
+    with path.open("rb") as file:  # the test that torch.load makes, so that both agree on what is a zip file
+        if file.read(4) != b"PK\x03\x04":
+            return
     try:
-        # The reader that torch.load itself uses, so that both see the same records.
+        # Its reader, too, so that both see the same records.
         records = torch._C.PyTorchFileReader(str(path)).get_all_records()
     except RuntimeError as error:
         raise CheckpointError(f"checkpoint {path} is no readable PyTorch file ({error}): get it again") from error
