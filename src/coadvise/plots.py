@@ -29,7 +29,8 @@ from .report_inputs import Disagreement
 from .statistics import Summary
 
 INK, MUTED, GRID, PAPER = "#1b1e24", "#5d6570", "#d5d9df", "#fefefe"
-_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
+BLUE = "#0072B2"
+_NAMES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", BLUE: "blue"}
 RIGHT, WRONG, REST = "#009E73", "#D55E00", "#9aa3ad"
 
 _RC: Any = {
@@ -65,15 +66,15 @@ class Style(NamedTuple):
     line: str | tuple[int, tuple[int, ...]]
 
 
-_COLORS = ("#0072B2", "#E69F00", "#CC79A7", "#D55E00", "#56B4E9", "#009E73")
-_MARKERS = ("s", "^", "D", "o", "v", "P")
+_COLORS = (BLUE, "#E69F00", "#CC79A7", "#D55E00", "#56B4E9", "#009E73")
+_MARKERS = ("s", "^", "D", "v", "P", "h")
 _LINES = ((0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)), "-", (0, (8, 3)))
 
 
 def style(position: int) -> Style:
     """The style of the arm at `position`; 0 is the baseline, in ink. Any number of arms gets one."""
     if position == 0:
-        return Style(MUTED, "X", (0, (2, 2)))
+        return Style(MUTED, "o", (0, (2, 2)))
     i = position - 1
     return Style(_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)])
 
@@ -106,14 +107,14 @@ def _inline(svg: str, name: str, alt: str) -> str:
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
-    for color, variable in _VARIABLES.items():
-        svg = svg.replace(color, variable)
+    for color, variable in _NAMES.items():
+        svg = re.sub(color, f"var(--{variable})", svg, flags=re.IGNORECASE)
     svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--font)", svg)
     return svg.replace("<svg", f'<svg class="plot" role="img" aria-label="{escape(alt, quote=True)}"', 1)
 
 
 def _wrap(label: str, width: int = 22) -> str:
-    return "\n".join(textwrap.wrap(label, width)) or " "
+    return "\n".join(textwrap.wrap(label, width, break_on_hyphens=False)) or " "
 
 
 class DotRow(NamedTuple):
@@ -161,6 +162,7 @@ def dot_plot(rows: Sequence[DotRow], teachers: Sequence[tuple[str, float]]) -> F
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("top-1 accuracy, %")
+    axes.locator_params(axis="x", nbins=9, steps=[1, 2, 5, 10])
     if teachers and rows:
         axes.axhline(len(rows) - 0.42, color=GRID, lw=1)
     return figure
@@ -170,35 +172,48 @@ Curve = Sequence[tuple[float, float]]
 
 
 def learning_curves(arms: Sequence[tuple[str, Sequence[Curve], Style]]) -> Figure:
-    """Accuracy against epochs completed: each seed thin, the mean (where all seeds have a value) thick."""
-    figure = Figure(figsize=(8, 3.9), layout="constrained")
-    axes = figure.add_subplot()
-    handles, labels = [], []
+    """Accuracy against epochs completed: each seed thin, the mean (where all seeds have a value) thick.
+
+    Left the whole course, right its second half, where the arms lie close together.
+    """
+    figure = Figure(figsize=(8, 3.6 + 0.26 * math.ceil(len(arms) / 3)), layout="constrained")
+    whole, late = figure.subplots(1, 2)
+    last = max((epoch for _, curves, _ in arms for curve in curves for epoch, _ in curve), default=0.0)
+    handles = []
     for label, curves, look in arms:
-        for curve in curves:
-            axes.plot([e for e, _ in curve], [100 * v for _, v in curve], color=look.color, lw=0.7, alpha=0.4)
-        mean = _mean_curve(curves)
-        xs, ys = [e for e, _ in mean], [100 * v for _, v in mean]
-        (line,) = axes.plot(
-            xs,
-            ys,
-            color=look.color,
-            ls=look.line,
-            lw=2,
-            marker=look.marker,
-            ms=5,
-            mec=PAPER,
-            mew=0.6,
-            markevery=max(1, len(mean) // 8),
-        )
-        handles.append(line)
-        labels.append(_wrap(label))
-    axes.set_xlabel("epochs completed")
-    axes.set_ylabel("top-1 of the class token, %")
-    axes.set_xlim(left=0)
+        for axes, start in ((whole, 0.0), (late, last / 2)):
+            parts = [[(epoch, v) for epoch, v in curve if epoch >= start] for curve in curves]
+            handle = _mean_and_seeds(axes, parts, look)
+        handles.append((handle, _wrap(label, 34)))
+    whole.set_ylabel("top-1 of the class token, %")
+    whole.set_xlim(left=0)
+    whole.set_title("all epochs", loc="left", fontsize=9)
+    late.set_title("second half, enlarged", loc="left", fontsize=9)
+    for axes in (whole, late):
+        axes.set_xlabel("epochs completed")
     if handles:
-        axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=3.4, labelspacing=0.9)
+        lines, labels = zip(*handles, strict=True)
+        figure.legend(lines, labels, loc="outside lower center", ncols=3, handlelength=3.4)
     return figure
+
+
+def _mean_and_seeds(axes: Axes, curves: Sequence[Curve], look: Style) -> Line2D:
+    for curve in curves:
+        axes.plot([e for e, _ in curve], [100 * v for _, v in curve], color=look.color, lw=0.7, alpha=0.45)
+    mean = _mean_curve(curves)
+    (line,) = axes.plot(
+        [e for e, _ in mean],
+        [100 * v for _, v in mean],
+        color=look.color,
+        ls=look.line,
+        lw=1.9,
+        marker=look.marker,
+        ms=5,
+        mec=PAPER,
+        mew=0.6,
+        markevery=max(1, len(mean) // 6),
+    )
+    return line
 
 
 def _mean_curve(curves: Sequence[Curve]) -> list[tuple[float, float]]:
@@ -217,14 +232,17 @@ class KlMap(NamedTuple):
 
 
 def kl_maps(maps: Sequence[KlMap], columns: int = 2) -> Figure:
-    """Heat maps on one colour scale; a frame marks the token that is nearest to each teacher."""
-    rows = math.ceil(len(maps) / columns)
-    tallest = max((len(m.tokens) for m in maps), default=1)
-    figure = Figure(figsize=(8, rows * (0.95 + 0.36 * tallest)), layout="constrained")
-    figure.get_layout_engine().set(hspace=0.08, wspace=0.08)  # type: ignore[union-attr, call-arg]
+    """Heat maps on one colour scale, all cells of one size; a frame marks the token nearest to each teacher."""
+    heights = [max(len(m.tokens) for m in maps[i : i + columns]) for i in range(0, len(maps), columns)]
+    figure = Figure(figsize=(8, sum(0.85 + 0.3 * height for height in heights)), layout="constrained")
+    figure.get_layout_engine().set(hspace=0.06, wspace=0.08)  # type: ignore[union-attr, call-arg]
+    grid = figure.add_gridspec(len(heights), columns, height_ratios=[0.3 * height for height in heights])
     top = max((v for m in maps for row in m.values for v in row if v is not None), default=1.0) or 1.0
+    widest = max((len(m.teachers) for m in maps), default=1)
     for position, one in enumerate(maps):
-        _kl_map(figure.add_subplot(rows, columns, position + 1), one, top)
+        axes = figure.add_subplot(grid[divmod(position, columns)])
+        _kl_map(axes, one, top)
+        axes.set_xlim(0, widest)
     return figure
 
 
@@ -236,7 +254,7 @@ def _kl_map(axes: Axes, one: KlMap, top: float) -> None:
         if not np.isnan(value):
             red, green, blue, _ = colors(value / top)
             light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-            nearest = len(one.tokens) > 1 and value == np.nanmin(grid[:, x])
+            nearest = len(one.tokens) > 1 and value == grid[:, x].min()  # never where a value is missing
             axes.text(
                 x + 0.5,
                 y + 0.5,
@@ -250,7 +268,7 @@ def _kl_map(axes: Axes, one: KlMap, top: float) -> None:
             if nearest:
                 axes.add_patch(Rectangle((x + 0.03, y + 0.06), 0.94, 0.88, fill=False, ec=WRONG, lw=2.2))
     axes.set_yticks(np.arange(len(one.tokens)) + 0.5, [_wrap(name, 16) for name in one.tokens])
-    axes.set_xticks(np.arange(len(one.teachers)) + 0.5, [_wrap(name, 16) for name in one.teachers])
+    axes.set_xticks(np.arange(len(one.teachers)) + 0.5, [_wrap(name, 20) for name in one.teachers])
     axes.set_ylim(len(one.tokens), 0)
     axes.tick_params(length=0)
     axes.grid(False)
@@ -302,23 +320,14 @@ def _bars(axes: Axes, shares: Sequence[float], label: int, chosen: Sequence[int]
         color = (RIGHT if good else WRONG) if c == predicted else REST
         axes.barh(y, shares[c], height=0.72, color=color)
         if c == predicted:
-            text, inside = f"{'✓' if good else '✗'} {shares[c]:.2f}", shares[c] > 0.62
-            axes.text(
-                shares[c] + (-0.03 if inside else 0.03),
-                y,
-                text,
-                va="center",
-                fontsize=7.5,
-                weight="bold",
-                ha="right" if inside else "left",
-                color="#ffffff" if inside else INK,
-            )
+            text = f"{'✓' if good else '✗'} {shares[c]:.2f}"
+            axes.text(shares[c] + 0.04, y, text, va="center", fontsize=7.5, weight="bold")
     axes.axhspan(chosen.index(label) - 0.5, chosen.index(label) + 0.5, color=GRID, alpha=0.6, lw=0, zorder=0)
     labels = [textwrap.shorten(names[c], 18, placeholder="…") or " " for c in chosen] if names else []
     axes.set_yticks(range(len(chosen)), labels or [""] * len(chosen), fontsize=8)
     if labels:
         axes.get_yticklabels()[chosen.index(label)].set_fontweight("bold")
-    axes.set_xlim(0, 1)
+    axes.set_xlim(0, 1.36)  # room for the number beside a full bar
     axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"], fontsize=7.5)
     axes.set_ylim(len(chosen) - 0.4, -0.6)
     axes.tick_params(length=0)

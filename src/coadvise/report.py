@@ -158,10 +158,8 @@ def _tokens_section(demo: Demo) -> Section | None:
     table = words.tokens_table(demo)
     if table is None:
         return None
-    note = "At inference the class token alone answers; `average` takes the mean of all heads' logits."
-    return Section(
-        "tokens", "Accuracy of each token", [table, Text(note.replace("`", "“", 1).replace("`", "”"), "note")]
-    )
+    note = "At inference the class token alone answers; “average” takes the mean of all heads' logits."
+    return Section("tokens", "Accuracy of each token", [table, Text(note, "note")])
 
 
 def _disagreement_section(demo: Demo) -> Section | None:

@@ -140,7 +140,7 @@ def what_was_done(demo: Demo) -> list[str]:
     sentences = []
     trained = [t for t in demo.teachers if t.run is not None]
     if trained:
-        models = ", ".join(f"{t.label} ({t.model or 'unknown model'})" for t in trained)
+        models = "; ".join(f"{demo.teacher_label(t.name)} ({t.model or 'unknown model'})" for t in trained)
         which = f"{number_word(len(trained))} teacher{'s were' if len(trained) > 1 else ' was'} trained"
         sentences.append(f"{which} on labels and then frozen: {models}.")
     if runs:
@@ -232,7 +232,7 @@ def verdicts_table(comparisons: Sequence[Comparison]) -> Table:
                 points(pair.mean) if pair else NONE,
                 interval,
                 p_value(c.p),
-                Cell(c.verdict, kind),
+                Cell(c.verdict.replace("n = ", "n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"), kind),
             ]
         )
     columns = ["Claim", "Difference, points", "95 % interval", "p (Holm)", "Verdict"]
@@ -275,7 +275,8 @@ def same_against_cross(demo: Demo, comparisons: Sequence[Comparison]) -> list[st
 
 def tokens_table(demo: Demo) -> Table | None:
     """Accuracy of every output of every arm; None where there is only the class token."""
-    names = sorted({name for arm in demo.arms for name in arm.tokens}, key=lambda n: (n != CLASS, n == "average"))
+    known = dict.fromkeys(name for arm in demo.arms for name in arm.tokens)
+    names = sorted(known, key=lambda name: (name != CLASS, name == "average"))
     if names in ([], [CLASS]):
         return None
     rows = []
@@ -300,10 +301,10 @@ class Divergence:
     cells: Sequence[Sequence[Summary | None]]
 
     def nearest(self, teacher: int) -> str | None:
-        """The token with the smallest mean KL to the teacher in that column."""
+        """The token with the smallest mean KL to the teacher in that column; None unless all are known."""
         means = [(row[teacher], token) for token, row in zip(self.tokens, self.cells, strict=True)]
         known = [(cell.mean, token) for cell, token in means if cell is not None]
-        return min(known)[1] if known else None
+        return min(known)[1] if len(known) == len(means) else None
 
 
 def divergence(label: str, runs: Sequence[Run], direction: Direction) -> Divergence | None:
@@ -337,20 +338,30 @@ def divergences_table(tables: Sequence[Divergence], name: dict[str, str], first:
         for i, token in enumerate(table.tokens)
     ]
     columns = [first, "Teacher", "Token", "KL(teacher ‖ token), nats", "KL(token ‖ teacher), nats"]
-    return Table("Smaller is more similar; mean ± standard deviation over seeds", columns, rows, "lllrr")
+    spread = any(cell and cell.n > 1 for table in tables for row in table.cells for cell in row)
+    over = "; mean ± sample standard deviation over seeds" if spread else ""
+    return Table(f"Smaller is more similar{over}", columns, rows, "lllrr")
 
 
 def nearest_sentences(tables: Sequence[Divergence], name: dict[str, str]) -> list[str]:
-    """Which token is nearest to which teacher, and whether it is the teacher's own (as in Table 5)."""
-    found = []
+    """Which token is nearest to which teacher, and whether it is the teacher's own (as in Table 5).
+
+    One sentence for each arm where both directions agree, else one for each direction.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
     for table in tables:
-        if len(table.tokens) < 2:
-            continue
         parts = []
         for j, teacher in enumerate(table.teachers):
             token = table.nearest(j)
-            own = "its own" if token == teacher else f"not its own, {teacher}" if teacher in table.tokens else ""
-            parts.append(f"to {name.get(teacher, teacher)} the {token} token" + (f" ({own})" if own else ""))
-        direction = table.direction.replace("‖", " ‖ ")
-        found.append(f"{table.label}, by KL({direction}): nearest {', '.join(parts)}.")
-    return found
+            if token is not None and len(table.tokens) > 1:
+                label = name.get(teacher, teacher)
+                own = ", its own teacher" if token == teacher else ""
+                if token != teacher and teacher in table.tokens:
+                    own = f", whose own token is {teacher}"
+                parts.append(f"the {token} token is nearest to {label}{own}")
+        if parts:
+            found.setdefault((table.label, "; ".join(parts)), []).append(table.direction.replace("‖", " ‖ "))
+    return [
+        f"{label}: {text}; {'in both directions' if len(ways) > 1 else f'by KL({ways[0]})'}."
+        for (label, text), ways in found.items()
+    ]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import RunError
+from .files import read_json
 
 CLASS = "class"
 
@@ -60,8 +61,22 @@ class Run:
                 found.append((float(line["epoch"]), value))
         return found
 
+    @property
+    def directions_named(self) -> bool:
+        """Whether the result tells KL(teacher ‖ token) and KL(token ‖ teacher) apart by name."""
+        return any(key.startswith("kl_reverse/") for key in self.final)
+
     def kl(self, teacher: str, token: str, direction: Literal["teacher‖token", "token‖teacher"]) -> float | None:
-        """KL divergence on the validation set in nats."""
+        """KL divergence on the validation set in nats; None where it is absent or cannot be told apart.
+
+        `kl/TEACHER|TOKEN` and `kl_reverse/TEACHER|TOKEN` say what they are. Results without `kl_reverse/` write
+        the reverse as `kl/TOKEN|TEACHER`, and with tokens named after teachers `kl/conv|inv` is then two things.
+        """
+        if self.directions_named:
+            kind = "kl" if direction == "teacher‖token" else "kl_reverse"
+            return finite(self.final.get(f"{kind}/{teacher}|{token}"))
+        if teacher in self.tokens and token in (self.result.get("teachers") or {}):
+            return None
         pair = (teacher, token) if direction == "teacher‖token" else (token, teacher)
         return finite(self.final.get(f"kl/{pair[0]}|{pair[1]}"))
 
@@ -150,16 +165,8 @@ def finite(value: object) -> float | None:
     return None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        RunError: the file cannot be read or is no JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(f"{path} cannot be read: {error}; run the command that writes it again") from error
+def _read_object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
     if not isinstance(value, dict):
         raise RunError(f"{path} holds no JSON object; run the command that writes it again")
     return value
@@ -176,7 +183,7 @@ def read_run(folder: Path, path: str | None = None) -> Run:
         raise RunError(f"{folder} is no run: it has neither result.json nor metrics.jsonl; name a run's folder")
     lines, bad = _json_lines(metrics_file) if metrics_file.is_file() else ([], 0)
     recipe = recipe_file.read_text(encoding="utf-8", errors="replace") if recipe_file.is_file() else None
-    result = read_json(result_file) if result_file.is_file() else {}
+    result = _read_object(result_file) if result_file.is_file() else {}
     return Run(path or folder.name, result, lines, recipe, bad)
 
 
@@ -204,7 +211,7 @@ def read_demo(folder: Path) -> Demo:
     """
     if not (folder / "demo.json").is_file():
         raise RunError(f"{folder} holds no demo.json; run `coadvise demo` first, or name the folder it wrote")
-    plan = read_json(folder / "demo.json")
+    plan = _read_object(folder / "demo.json")
     notes: list[str] = []
     try:
         arms = [_read_arm(folder, entry, notes) for entry in plan.get("arms", [])]
@@ -239,7 +246,8 @@ def _read_teacher(folder: Path, entry: Mapping[str, Any], notes: list[str]) -> T
     name, path = str(entry["name"]), entry.get("run")
     label = str(entry.get("label") or name)
     run = _finished(folder, path, f"teacher {label}", notes) if path else None
-    return TeacherRun(name, label, entry.get("model"), run)
+    model = entry.get("model") or (run and (run.result.get("student") or {}).get("model"))
+    return TeacherRun(name, label, model or None, run)
 
 
 def _finished(folder: Path, path: str, who: str, notes: list[str]) -> Run | None:
@@ -271,7 +279,7 @@ def _read_disagreements(folder: Path, notes: list[str]) -> tuple[list[str], list
         notes.append("There is no disagreements.json, so the figure of single images is missing.")
         return [], []
     try:
-        value = read_json(path)
+        value = _read_object(path)
     except RunError as error:
         notes.append(f"The figure of single images is missing: {error}.")
         return [], []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from .files import write_atomic
 from .plots import Drawing
 from .tables import Table, markdown_table, markdown_text
 
@@ -104,20 +103,6 @@ def write_page(page: Page, folder: Path, *, with_markdown: bool = True) -> Path:
     for drawing in page.drawings:
         write_atomic(folder / "figures" / f"{drawing.name}.png", drawing.png)
     if with_markdown:
-        write_atomic(folder / "report.md", markdown(page).encode())
-    write_atomic(folder / "report.html", html(page).encode())
+        write_atomic(folder / "report.md", markdown(page))
+    write_atomic(folder / "report.html", html(page))
     return folder / "report.html"
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write beside `path`, then rename over it, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)  # mkstemp makes it readable by its owner alone; a report is meant to be shown
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from .plots import Curve, Drawing, draw, run_curves
 from .report_inputs import CLASS, Run, finite
 from .report_page import Page, Section, Text
@@ -100,45 +103,27 @@ def _run_accuracy_section(run: Run) -> Section | None:
     if not run.tokens:
         return None
     averaged = run.result.get("ema") or {}
-    rows = [
-        [
-            name,
-            percent(finite(run.final.get(f"accuracy/{name}"))),
-            number(finite(run.final.get(f"loss/{name}"))),
-            percent(finite(averaged.get(f"accuracy/{name}"))),
-        ]
-        for name in run.tokens
-    ]
-    parts: list[Text | Table | Drawing] = [
-        Table("After the last epoch", ["Output", "Top-1, %", "Cross entropy, nats", "Top-1 of EMA weights, %"], rows)
-    ]
+    columns = ["Output", "Top-1, %", "Cross entropy, nats", *(["Top-1 of EMA weights, %"] if averaged else [])]
+    rows = []
+    for name in run.tokens:
+        row = [name, percent(finite(run.final.get(f"accuracy/{name}")))]
+        row.append(number(finite(run.final.get(f"loss/{name}"))))
+        rows.append([*row, *([percent(finite(averaged.get(f"accuracy/{name}")))] if averaged else [])])
+    parts: list[Text | Table | Drawing] = [Table("After the last epoch", columns, rows)]
     teachers = run.result.get("teachers") or {}
     if teachers:
-        parts.append(
-            Table(
-                "Teachers",
-                [
-                    "Teacher",
-                    "Model",
-                    "Bias",
-                    "Top-1 before training, %",
-                    "measured on, images",
-                    "Top-1 on all held-out, %",
-                    "Parameters",
-                ],
-                [
-                    [
-                        name,
-                        str(t.get("model", NONE)),
-                        str(t.get("bias") or NONE),
-                        percent(finite(t.get("accuracy"))),
-                        count(finite(t.get("samples"))),
-                        percent(finite(run.final.get(f"teacher/{name}"))),
-                        parameters(finite(t.get("parameters"))),
-                    ]
-                    for name, t in teachers.items()
-                ],
-                "lllrrrr",
-            )
-        )
+        parts.append(_teachers_table(run, teachers))
     return Section("accuracy", "Accuracy", parts)
+
+
+def _teachers_table(run: Run, teachers: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows = []
+    for name, facts in teachers.items():
+        checked = percent(finite(facts.get("accuracy")))
+        if finite(facts.get("samples")):
+            checked += f" of {count(finite(facts['samples']))}"
+        whole = percent(finite(run.final.get(f"teacher/{name}")))
+        size = parameters(finite(facts.get("parameters")))
+        rows.append([name, str(facts.get("model", NONE)), str(facts.get("bias") or NONE), checked, whole, size])
+    columns = ["Teacher", "Model", "Bias", "Top-1 checked before, % of images", "Top-1 at the end, %", "Parameters"]
+    return Table("Teachers, on the validation set", columns, rows, "lllrrr")

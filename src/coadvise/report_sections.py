@@ -13,6 +13,11 @@ from .report_page import Section, Text
 from .tables import NONE, Table, count, duration
 
 _DIRECTIONS: tuple[words.Direction, ...] = ("teacher‖token", "token‖teacher")
+_FRAME = "A frame marks the token that is nearest to the teacher, by its mean; no test was made."
+_UNTOLD = (
+    "Some results do not name the direction, so KL between an advised token and a teacher cannot be told apart from "
+    "its reverse there and is left out; evaluate the runs again."
+)
 
 
 def similarity_section(
@@ -29,7 +34,7 @@ def similarity_section(
         return None
     maps = [
         KlMap(
-            f"{table.label}\nKL({table.direction.replace('‖', ' ‖ ')})",
+            f"{table.label}: KL({table.direction.replace('‖', ' ‖ ')})",
             table.tokens,
             [label.get(name, name) for name in table.teachers],
             [[cell.mean if cell else None for cell in row] for row in table.cells],
@@ -48,12 +53,14 @@ def similarity_section(
                 "note",
             ),
             draw("similarity", alt, lambda: kl_maps(maps)),
-            Text(
-                "A frame marks the token that is nearest to the teacher, by the mean over seeds and without a test.",
-                "note",
-            ),
+            *([Text(_FRAME, "note")] if nearest else []),
             *(Text(sentence) for sentence in nearest),
             words.divergences_table(found, label, first),
+            *(
+                [Text(_UNTOLD, "warning")]
+                if any(not run.directions_named for _, runs in groups for run in runs if run.result.get("teachers"))
+                else []
+            ),
         ],
     )
 
@@ -75,11 +82,11 @@ def provenance_section(runs: Sequence[tuple[str, Run]]) -> Section:
                 duration(finite(result.get("seconds"))),
                 count(finite(result.get("steps"))),
                 count(finite(result.get("images_seen"))),
-                str(source.get("date", NONE)),
+                str(source.get("date", NONE))[:16].replace("T", " "),
                 str(machines.index(machine) + 1),
             ]
         )
-    columns = ["Arm", "Run", "Seed", "Recipe", "Time", "Steps", "Images seen", "Date", "Machine"]
+    columns = ["Arm", "Run", "Seed", "Recipe", "Time", "Steps", "Images seen", "Date (UTC)", "Machine"]
     total = sum(finite(run.result.get("seconds")) or 0.0 for _, run in runs)
     commands = list(dict.fromkeys(str((run.result.get("provenance") or {}).get("command", "")) for _, run in runs))
     parts: list[Text | Table | Drawing] = [Text(f"{len(runs)} finished runs, {duration(total)} of training in all.")]
