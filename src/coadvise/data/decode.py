@@ -1,0 +1,130 @@
+"""Decoding: every image becomes RGB, 8 bits, upright, as a person looking at it would see it.
+
+Plain `PIL.Image.convert("RGB")` clips 16-bit greyscale to white, shows transparent pixels in whatever colour
+lies under them, and ignores the orientation that a camera has noted. Here 16-bit and float images are scaled
+by the range of their format, transparency is laid on white, and EXIF orientation is applied. Embedded colour
+profiles are not applied; CMYK is converted with the plain formula, as a viewer without a profile does it.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+from ..errors import DataError
+
+# Pillow tries every plugin on unknown bytes, EPS (which starts Ghostscript) among them: name what we accept.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
+
+_EXIF_ORIENTATION = 0x0112
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(raw: bytes | Image.Image, what: str) -> Image.Image:
+    """Decode one image to upright RGB.
+
+    Args:
+        raw: an encoded file, or an image that a source holds decoded already (it is not changed).
+        what: path or other name of the image, for the error message.
+
+    Returns:
+        A fully loaded image of mode RGB.
+
+    Raises:
+        DataError: the image is empty, truncated, of an unknown format or mode, or suspiciously large.
+    """
+    if isinstance(raw, (bytes, bytearray, memoryview)) and not len(raw):
+        raise DataError(f"{what} is empty (0 bytes); replace it, or set data.on_error=skip")
+    try:
+        image = raw if isinstance(raw, Image.Image) else Image.open(io.BytesIO(raw), formats=_formats())
+        image.load()
+        orientation = _orientation(image)
+        image = _to_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{what} is too large to be a normal image ({error}); shrink it, or set data.on_error=skip"
+        ) from error
+    # Pillow's decoders raise nearly any exception on broken bytes (OSError, SyntaxError, struct.error, …).
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "it is in no known image format"
+        raise DataError(
+            f"{what} cannot be read as an image: {reason}; replace it, or set data.on_error=skip"
+        ) from error
+    if image.width == 0 or image.height == 0:
+        raise DataError(f"{what} has no pixels ({image.width}×{image.height})")
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    # A broken EXIF block says nothing about the pixels, which have been decoded by now.
+    except Exception:
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = _float_to_8bit(image) if image.mode == "F" else _int_to_8bit(image)
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _int_to_8bit(image: Image.Image) -> np.ndarray:
+    """Greyscale with 12, 16 or 32 bits, scaled from the whole range of the format and not of the image."""
+    tags = getattr(image, "tag_v2", {})
+    values = np.asarray(image)
+    bits = int(tags[_TIFF_BITS][0]) if _TIFF_BITS in tags else 16
+    signed = bool(tags.get(_TIFF_SAMPLE_FORMAT, (1,))[0] == 2)
+    if _TIFF_BITS not in tags and values.max(initial=0) > 65535:
+        bits, signed = (
+            32,
+            True,
+        )  # an undocumented mode "I" image: Pillow's own type is a signed 32-bit integer
+    if bits == 32 and not signed:
+        values = values.view(np.uint32)  # Pillow stores unsigned 32-bit samples in a signed type
+    top = 2.0 ** (bits - signed) - 1
+    scaled = np.clip(values.astype(np.float64) / top, 0, 1)
+    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # "white is zero", which Pillow resolves for 8 bits only
+        scaled = 1 - scaled
+    return np.rint(scaled * 255).astype(np.uint8)
+
+
+def _float_to_8bit(image: Image.Image) -> np.ndarray:
+    """Float greyscale has no range of its own: the narrowest of [0, 1], [0, 255], [0, 65535] that holds it.
+
+    An image outside of all three (negative, or larger) is stretched from its minimum to its maximum.
+    """
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    top = next((top for top in (1.0, 255.0, 65535.0) if high <= top), None)
+    if low < 0 or top is None:
+        values, top = values - low, max(high - low, 1e-12)
+    return np.rint(np.clip(values / top, 0, 1) * 255).astype(np.uint8)

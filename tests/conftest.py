@@ -1,0 +1,59 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+# The images are small: more threads cost more than they bring, and tests run side by side.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real image data beside the repository, or `$COADVISE_DATA`; the test is skipped without it."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("COADVISE_DATA") or default)
+    if not folder.is_dir():
+        pytest.skip(f"no image data at {folder}; set COADVISE_DATA to a folder that has it")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests write no index or unpacked data into the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[..., Image.Image]:
+    """Make an RGB image with gradients and blocks, different for each seed; size is (width, height)."""
+
+    def make(seed: int = 0, size: tuple[int, int] = (40, 32)) -> Image.Image:
+        generator = np.random.default_rng(seed)
+        coarse = Image.fromarray(generator.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        return coarse.resize(size, Image.Resampling.BICUBIC)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_folder(photo: Callable[..., Image.Image]) -> Callable[..., Path]:
+    """Write an image folder: root/<class>/NN.png with `count` images of each class."""
+
+    def write(
+        root: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 5, size: tuple[int, int] = (40, 32)
+    ) -> Path:
+        for label, name in enumerate(classes):
+            (root / name).mkdir(parents=True)
+            for number in range(count):
+                photo(100 * label + number, size).save(root / name / f"{number:02d}.png")
+        return root
+
+    return write
