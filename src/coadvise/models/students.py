@@ -14,7 +14,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from coadvise.errors import ModelError
-from coadvise.models.cit import CLASS, CiT, create_cit
+from coadvise.models.cit import CLASS, create_cit
 from coadvise.models.rednet import RedNet
 
 
