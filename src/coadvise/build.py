@@ -8,13 +8,24 @@ from typing import Any
 
 from torch import nn
 
-from .checkpoint import load_checkpoint, read_metadata
+from .checkpoint import load_checkpoint
 from .errors import ModelError
-from .models import as_student, build_model, takes_tokens
+from .model_file import read_header
+from .models import as_student, build_model, cit, rednet, students
 from .recipe import Recipe, TeacherTraining, guess_bias
 from .recipe import Teacher as TeacherSettings
 from .recipe_file import recipe_from
 from .teachers import FrozenTeacher
+
+
+def model_names() -> list[str]:
+    """Names of coadvise's own models."""
+    return sorted({*cit.default_cfgs, *rednet.default_cfgs, *students.default_cfgs})
+
+
+def takes_tokens(model: str) -> bool:
+    """Whether a model of that name has advised tokens. `transformer_tiny` is the class token alone."""
+    return model.split(".")[0] in cit.default_cfgs
 
 
 def build_student(recipe: Recipe, classes: int) -> nn.Module:
@@ -43,7 +54,7 @@ def build_student(recipe: Recipe, classes: int) -> nn.Module:
         options=options,
     )
     if settings.checkpoint:
-        load_checkpoint(model, settings.checkpoint, reset_classifier=True)
+        load_checkpoint(model, settings.checkpoint, new_classifier=True)
     return as_student(model)
 
 
@@ -76,15 +87,15 @@ def build_teacher(name: str, settings: TeacherSettings, recipe: Recipe, classes:
     )
     mean, std = settings.mean, settings.std
     if settings.checkpoint:
-        recorded = load_checkpoint(model, settings.checkpoint)
-        trained_with = recorded.get("recipe", {}).get("data", {})
+        load_checkpoint(model, settings.checkpoint)
+        trained_with = read_header(settings.checkpoint).get("recipe", {}).get("data", {})
         mean, std = mean or trained_with.get("mean"), std or trained_with.get("std")
     return FrozenTeacher(model, mean=mean, std=std, image_size=settings.image_size, classes=settings.classes)
 
 
 def checkpoint_classes(path: str | Path) -> int | None:
     """Number of classes that a checkpoint of ours records, or None."""
-    names = read_metadata(path).get("classes")
+    names = read_header(path).get("classes")
     return len(names) if names else None
 
 
@@ -109,6 +120,8 @@ def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
         "checkpoint": settings.checkpoint,
     }
     given = train.model_dump(mode="json", exclude_none=True)
+    if train.epochs is not None:  # a shorter schedule warms up for the same part of it
+        given.setdefault("warmup_epochs", recipe.schedule.warmup_epochs * train.epochs / recipe.schedule.epochs)
     for part, keys in {
         "schedule": ("epochs", "warmup_epochs"),
         "optim": ("lr", "weight_decay", "batch_size"),

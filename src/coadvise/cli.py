@@ -179,7 +179,7 @@ def models(
     import timm
     import torch
 
-    from .models import model_names
+    from .build import model_names
 
     names = sorted(model_names()) if pattern != "*" else timm.list_models()
     table = Table("model", "parameters", "bias")

@@ -18,7 +18,7 @@ def metric_names(tokens: Iterable[str], teachers: Iterable[str]) -> list[str]:
     names += ["accuracy/average"] if len(tokens) > 1 else []
     for teacher in teachers:
         names += [f"teacher/{teacher}"]
-        names += [f"kl/{pair}" for token in tokens for pair in (f"{teacher}|{token}", f"{token}|{teacher}")]
+        names += [f"{kl}/{teacher}|{token}" for token in tokens for kl in ("kl", "kl_reverse")]
     return names
 
 

@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from .build import build_student
-from .checkpoint import load_checkpoint, read_metadata
+from .checkpoint import load_checkpoint
 from .data.augment import eval_transform
+from .data.base import Subset
 from .data.decode import decode
 from .data.loader import EvalLoader
 from .data.sources import ImageSource, open_source, open_sources
 from .errors import CheckpointError, DataError, did_you_mean
 from .evaluate import evaluate
+from .model_file import read_header
 from .preparation import student_tokens
 from .progress import Display
 from .recipe import Recipe
@@ -47,7 +49,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
                 f"{path} holds no best.safetensors; it is written after the first evaluation of a run"
             )
         path = path / "best.safetensors"
-    header = read_metadata(path)
+    header = read_header(path)
     if "recipe" not in header or "classes" not in header:
         raise CheckpointError(
             f"{path} does not say how its model is built; give the best.safetensors of a run, or load weights alone "
@@ -57,7 +59,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     # The weights come from this file: whatever the training started from is not needed any more.
     student = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
     model = build_student(recipe.model_copy(update={"student": student}), len(header["classes"]))
-    load_checkpoint(getattr(model, "model", model) if type(model).__name__ == "SingleHead" else model, path)
+    load_checkpoint(model, path)
     return TrainedModel(model.eval().to(device), recipe, tuple(header["classes"]), path)
 
 
@@ -97,27 +99,6 @@ def evaluate_trained(
     return metrics | {"samples": float(len(images) - skipped), "skipped": float(skipped)}
 
 
-class _Renamed:
-    """A source whose labels are the indices of another list of classes."""
-
-    def __init__(self, source: ImageSource, classes: tuple[str, ...]) -> None:
-        self._source = source
-        self.class_names = classes
-        index = np.array([classes.index(name) for name in source.class_names], dtype=np.int64)
-        self.labels = index[source.labels]
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def read(self, index: int) -> object:
-        """Delegates."""
-        return self._source.read(index)
-
-    def describe(self, index: int) -> str:
-        """Delegates."""
-        return self._source.describe(index)
-
-
 def with_classes(source: ImageSource, classes: tuple[str, ...]) -> ImageSource:
     """The source with labels counted as in `classes`.
 
@@ -130,7 +111,7 @@ def with_classes(source: ImageSource, classes: tuple[str, ...]) -> ImageSource:
             f"the model does not know {len(unknown)} of the data's {len(source.class_names)} classes, such as "
             f"'{unknown[0]}'{did_you_mean(unknown[0], classes[:50])}; evaluate it on data of its own classes"
         )
-    return source if tuple(source.class_names) == classes else _Renamed(source, classes)  # type: ignore[return-value]
+    return source if tuple(source.class_names) == classes else Subset(source, np.arange(len(source)), classes)
 
 
 @torch.no_grad()

@@ -54,7 +54,8 @@ def batch_metrics(
     """Every metric of a batch, by name and sample.
 
     Names: `accuracy/TOKEN`, `loss/TOKEN` (cross entropy), `accuracy/average` of all heads' logits when there
-    are several, `teacher/NAME` (its accuracy), `kl/TEACHER|TOKEN` = KL(teacher ‖ token) and `kl/TOKEN|TEACHER`.
+    are several, `teacher/NAME` (its accuracy), `kl/TEACHER|TOKEN` = KL(teacher ‖ token) and
+    `kl_reverse/TEACHER|TOKEN` = KL(token ‖ teacher): a token has its teacher's name, so the order alone cannot tell.
     """
     rows: dict[str, Tensor] = {}
     for name, z in tokens.items():
@@ -66,5 +67,5 @@ def batch_metrics(
         rows[f"teacher/{name}"] = correct(z, label)
         for token, z_token in tokens.items():
             rows[f"kl/{name}|{token}"] = kl_rows(z, z_token)
-            rows[f"kl/{token}|{name}"] = kl_rows(z_token, z)
+            rows[f"kl_reverse/{name}|{token}"] = kl_rows(z_token, z)
     return rows

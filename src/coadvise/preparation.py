@@ -76,6 +76,7 @@ class Job:
     mode: Literal["own", "single"]
     loader: TrainLoader
     val_loader: EvalLoader
+    val_size: int
     tokens: tuple[str, ...]
     class_names: tuple[str, ...]
     tracker: Tracker
@@ -206,6 +207,7 @@ def prepare(
         mode=loss_mode(recipe, tokens, teachers),
         loader=loader,
         val_loader=val_loader,
+        val_size=len(val_source),
         tokens=tokens,
         class_names=class_names,
         tracker=Tracker(folder, active=accelerator.is_main_process, tensorboard=recipe.run.tensorboard, step=0),

@@ -9,6 +9,7 @@ from types import FrameType, TracebackType
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from .errors import RunError
 from .recipe import Recipe
@@ -29,17 +30,18 @@ def start_processes(recipe: Recipe) -> Accelerator:
         raise RunError("run.device=cuda, but PyTorch sees no GPU here; use run.device=auto, or see `coadvise doctor`")
     cpu = recipe.run.device == "cpu" or not cuda
     precision = resolve_precision(recipe.run.precision, cpu)
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and missing:
+        raise RunError(_not_joined(1))
+    mixed = "no" if precision == "fp32" else precision
+    _forget_other_precision(mixed)
     accelerator = Accelerator(
         cpu=cpu,
-        mixed_precision="no" if precision == "fp32" else precision,
+        mixed_precision=mixed,
         gradient_accumulation_steps=recipe.optim.accumulate,
     )
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
-    if wanted != accelerator.num_processes:
-        raise RunError(
-            f"WORLD_SIZE is {wanted}, but {accelerator.num_processes} process was joined, so each would train alone; "
-            "start with `torchrun --nproc-per-node N -m coadvise train …`, or unset WORLD_SIZE"
-        )
+    if int(os.environ.get("WORLD_SIZE", "1")) != accelerator.num_processes:
+        raise RunError(_not_joined(accelerator.num_processes))
     share = accelerator.num_processes * recipe.optim.accumulate
     if recipe.optim.batch_size % share:
         raise RunError(
@@ -47,6 +49,19 @@ def start_processes(recipe: Recipe) -> Accelerator:
             f"{recipe.optim.accumulate} micro-batches; choose a multiple of {share}"
         )
     return accelerator
+
+
+def _not_joined(joined: int) -> str:
+    return (
+        f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {joined} process(es) joined, so each would train alone; "
+        "start with `torchrun --nproc-per-node N -m coadvise train …`, or unset WORLD_SIZE"
+    )
+
+
+def _forget_other_precision(mixed: str) -> None:
+    """Accelerate fixes the precision for the whole process; a second run from Python may want another one."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
+        AcceleratorState._reset_state(reset_partial_state=False)
 
 
 def resolve_precision(precision: str, cpu: bool) -> str:

@@ -8,7 +8,6 @@ augmentation follow from the step, and everything else that decides the next ste
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +18,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from .build import teacher_recipe
-from .checkpoint import save_safetensors_atomic
 from .data.sources import ImageSource, open_sources
 from .errors import CheckpointError, Interrupted, RunError
 from .evaluate import evaluate
 from .losses import LossTerms, co_advise_loss
+from .model_file import save_model
 from .preparation import Counters, Job, check_teachers, prepare, prepare_teachers
 from .processes import Stop, start_processes
 from .progress import Bar, Display, training_note
@@ -40,8 +39,6 @@ from .training_state import (
     rng_tensors,
     save_state,
 )
-
-MODEL_FORMAT = "coadvise-model-1"
 
 
 def train(
@@ -238,29 +235,6 @@ def _evaluate(job: Job, module: nn.Module, with_teachers: bool) -> dict[str, flo
     return metrics
 
 
-def save_model(
-    path: Path,
-    module: nn.Module,
-    recipe: Recipe,
-    class_names: tuple[str, ...],
-    *,
-    weights: str,
-    epoch: int,
-    metrics: Mapping[str, float],
-) -> None:
-    """Write weights for inference, with all that is needed to rebuild the model and to feed it images."""
-    header = {
-        "recipe": recipe.model_dump(mode="json"),
-        "classes": list(class_names),
-        "weights": weights,
-        "epoch": epoch,
-        "metrics": dict(metrics),
-    }
-    model = getattr(module, "model", module) if type(module).__name__ == "SingleHead" else module
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_safetensors_atomic(path, tensors, {"format": MODEL_FORMAT, "coadvise": json.dumps(header)})
-
-
 def save(job: Job) -> None:
     """Write `last.safetensors`: what `_resume` needs to continue exactly."""
     accelerator, device = job.accelerator, job.accelerator.device
@@ -340,8 +314,8 @@ def _finish(job: Job, checks: Mapping[str, TeacherCheck]) -> dict[str, Any]:
         "teachers": job.teacher_facts,
         "data": {
             "source": recipe.data.source,
-            "train": len(job.loader.source),
-            "val": len(job.val_loader.source),
+            "train": job.loader.size,
+            "val": job.val_size,
             "classes": list(job.class_names),
         },
         "epochs": recipe.schedule.epochs,

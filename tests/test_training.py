@@ -1,0 +1,305 @@
+"""The loop: what it learns, what it writes, and that a resumed run is the uninterrupted one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recipes_for_tests import CNN, INN, tiny
+from safetensors.torch import load_file
+from torch import nn
+
+from coadvise.errors import CheckpointError, Interrupted, ModelError, RunError
+from coadvise.progress import Display
+from coadvise.recipe import Recipe
+from coadvise.recipe_file import dump_recipe
+from coadvise.run_folder import read_metrics
+from coadvise.training import train
+
+QUIET = Display(quiet=True)
+
+
+def run(recipe: Recipe, **options: Any) -> dict[str, Any]:
+    return train(recipe, display=QUIET, **options)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Everything that a resume restores: weights, EMA, optimizer, generators."""
+    return load_file(folder / "last.safetensors")
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert load_file(a / "best.safetensors").keys() == load_file(b / "best.safetensors").keys()
+    best = [load_file(folder / "best.safetensors") for folder in (a, b)]
+    assert all(torch.equal(best[0][key], best[1][key]) for key in best[0])
+    lines = [[without_speed(line) for line in read_metrics(folder / "metrics.jsonl")] for folder in (a, b)]
+    assert lines[0] == lines[1]
+    results = [json.loads((folder / "result.json").read_text()) for folder in (a, b)]
+    assert results[0]["final"] == results[1]["final"] and results[0]["best"] == results[1]["best"]
+
+
+def without_speed(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key != "images_per_s"}
+
+
+def test_the_whole_chain(tmp_path: Path) -> None:
+    """Two teachers are trained, measured and used; every file is there and says what was done."""
+    recipe = tiny(tmp_path / "run", teachers={"conv": CNN, "inv": INN})
+    result = run(recipe)
+    assert set(result["final"]) >= {
+        "accuracy/class", "accuracy/conv", "accuracy/inv", "accuracy/average", "teacher/conv", "teacher/inv",
+        "kl/conv|conv", "kl/conv|inv", "kl_reverse/inv|conv", "kl_reverse/inv|class",
+    }  # fmt: skip
+    assert result["teachers"]["inv"]["bias"] == "inv" and result["teachers"]["conv"]["samples"] == 101
+    assert result["steps"] == 4 * (100 // 20) and result["images_seen"] == 400
+    assert result["data"]["train"] == 100 and result["data"]["val"] == 101
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "recipe.yaml", "manifest.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "result.json",
+        "teachers",
+    }  # fmt: skip
+    lines = list(read_metrics(tmp_path / "run" / "metrics.jsonl"))
+    train_lines = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in train_lines] == list(range(2, 21, 2))
+    for line in train_lines:
+        assert line["loss"] == pytest.approx(sum(line["terms"].values()), rel=1e-5)
+        assert set(line["terms"]) == {"class", "conv", "inv"}
+    assert [line["epoch"] for line in lines if line["kind"] == "eval"] == [1, 2, 3, 4]
+
+
+def test_learning_rate_follows_warm_up_and_cosine(tmp_path: Path) -> None:
+    recipe = tiny(tmp_path / "run", {"run.log_every": 1, "optim.lr_batch": 40, "schedule.min_lr": 1e-5})
+    run(recipe)
+    found = [line["lr"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "train"]
+    peak, total, warm = 1e-3 * 20 / 40, 20, 5
+    expected = [
+        1e-6 + step * (peak - 1e-6) / warm
+        if step < warm
+        else 1e-5 + 0.5 * (peak - 1e-5) * (1 + torch.pi * 0 + float(torch.cos(torch.tensor(torch.pi * step / total))))
+        for step in range(total)
+    ]
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_decay_spares_norms_biases_tokens_and_positions(tmp_path: Path) -> None:
+    """One step of AdamW with zero gradient shrinks decayed weights alone: read off the optimizer's groups."""
+    from timm.optim import create_optimizer_v2
+
+    from coadvise.build import build_student
+
+    recipe = tiny(tmp_path, {"student.model": "cit_tiny_sa"}, teachers={"conv": CNN, "inv": INN})
+    student = build_student(recipe, 10)
+    names = {id(p): name for name, p in student.named_parameters()}
+    optimizer = create_optimizer_v2(student, opt="adamw", lr=1.0, weight_decay=0.05)
+    decayed = {names[id(p)] for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    matrices = {name for name, p in student.named_parameters() if p.ndim > 1}
+    assert decayed == {n for n in matrices if n not in ("cls_token", "pos_embed") and not n.startswith("tokens.")}
+
+
+def test_accumulation_keeps_every_term(tmp_path: Path) -> None:
+    """Two micro-batches of 10 are one batch of 20: same losses and weights, teachers included."""
+    # BatchNorm-free student without drop path, so that the split cannot matter.
+    changes = {"student.options.drop_path_rate": 0.0}
+    teachers = {"conv": CNN, "inv": INN}
+    run(tiny(tmp_path / "whole", changes, teachers=teachers))
+    # The same teachers: they have BatchNorm, so that training them in halves would differ.
+    split = tiny(tmp_path / "split", {**changes, "optim.accumulate": 2}, teachers=with_weights(tmp_path / "whole"))
+    run(split)
+    whole = list(read_metrics(tmp_path / "whole" / "metrics.jsonl"))
+    parts = list(read_metrics(tmp_path / "split" / "metrics.jsonl"))
+    for a, b in zip(whole, parts, strict=True):
+        if a["kind"] == "train":
+            assert b["terms"] == pytest.approx(a["terms"], rel=1e-4)
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "split")
+    for key in a:
+        if key.startswith("model."):
+            torch.testing.assert_close(a[key], b[key], atol=2e-4, rtol=1e-3)
+
+
+def with_weights(folder: Path) -> dict[str, Any]:
+    """The teachers of a finished run, by their checkpoints."""
+    return {
+        name: {k: v for k, v in settings.items() if k != "train"}
+        | {"checkpoint": str(folder / "teachers" / name / "best.safetensors")}
+        for name, settings in (("conv", CNN), ("inv", INN))
+    }
+
+
+def test_own_modules_from_python(tmp_path: Path) -> None:
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3 * 64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x.flatten(1))
+
+    recipe = tiny(tmp_path / "run")
+    result = run(recipe, student=Linear(), teachers={"mine": Linear(), "yours": Linear()})
+    terms = next(read_metrics(tmp_path / "run" / "metrics.jsonl"))["terms"]
+    assert set(terms) == {"class", "mine", "yours"} and result["student"]["tokens"] == {}
+
+
+def test_ema_is_evaluated_too(tmp_path: Path) -> None:
+    result = run(tiny(tmp_path / "run", {"optim.ema": 0.5}))
+    assert set(result["ema"]) == set(result["final"])
+    state = weights(tmp_path / "run")
+    assert not torch.equal(state["ema.head.weight"], state["model.head.weight"])
+
+
+def test_bf16_trains_and_writes_float32(tmp_path: Path) -> None:
+    result = run(tiny(tmp_path / "run", {"run.precision": "bf16"}))
+    assert "bf16" in result["provenance"]["precision"]
+    assert all(v.dtype == torch.float32 for k, v in weights(tmp_path / "run").items() if k.startswith("model."))
+
+
+# --- resume ----------------------------------------------------------------------------------------------
+
+FULL = {"optim.ema": 0.9, "student.options.proj_drop_rate": 0.1, "run.checkpoint_every": 3}
+
+
+def interrupted(recipe: Recipe, step: int) -> None:
+    """Train until Ctrl-C arrives within update `step`."""
+    seen = 0
+
+    def hook(module: nn.Module, inputs: Any) -> None:
+        nonlocal seen
+        seen += module.training
+        if module.training and seen == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    from coadvise.build import build_student
+
+    torch.manual_seed(recipe.run.seed)
+    student = build_student(recipe, 10)
+    student.patch_embed.register_forward_pre_hook(hook)
+    with pytest.raises(Interrupted, match="everything is saved"):
+        run(recipe, student=student)
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 7, 13])
+def test_resume_after_ctrl_c_equals_uninterrupted(tmp_path: Path, step: int) -> None:
+    """In the middle of an epoch (5 steps), at its end, and between log lines."""
+    run(tiny(tmp_path / "a", FULL))
+    recipe = tiny(tmp_path / "b", FULL)
+    interrupted(recipe, step)
+    assert not (tmp_path / "b" / "result.json").exists()
+    run(recipe, resume=True)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_resume_after_sigkill_equals_uninterrupted(tmp_path: Path) -> None:
+    """A real process is killed at several moments, each time resumed, until it finishes."""
+    changes = {**FULL, "schedule.epochs": 12}
+    teachers = {"conv": CNN}
+    run(tiny(tmp_path / "a", changes, teachers=teachers))
+    recipe = tiny(tmp_path / "b", changes, teachers=teachers)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(recipe))
+    command = [sys.executable, "-m", "coadvise", "train", str(path), "--quiet"]
+    killed = 0
+    for after_lines in (1, 9, 17, None):
+        last = tmp_path / "b" / "last.safetensors"
+        arguments = command + (["--resume"] if last.exists() else [])
+        # Bit for bit needs the same number of threads: sums are split over them.
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        while process.poll() is None:
+            lines = sum(1 for _ in read_metrics(tmp_path / "b" / "metrics.jsonl"))
+            if after_lines is not None and lines >= after_lines and last.exists():
+                process.kill()
+                killed += 1
+                break
+            time.sleep(0.002)
+        process.wait()
+    assert killed == 3 and process.returncode == 0
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_views_that_recur_resume_alike(tmp_path: Path) -> None:
+    changes = {"data.views": 2, "data.augment.repeats": 3}
+    run(tiny(tmp_path / "a", changes))
+    recipe = tiny(tmp_path / "b", changes)
+    interrupted(recipe, 12)
+    run(recipe, resume=True)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+# --- what is refused -------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
+    recipe = tiny(tmp_path / "run")
+    run(recipe)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    for resume in (False, True):
+        with pytest.raises(RunError, match="holds a finished run"):
+            run(recipe, resume=resume)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_an_unfinished_run_is_continued_on_request_only(tmp_path: Path) -> None:
+    recipe = tiny(tmp_path / "run")
+    interrupted(recipe, 7)
+    with pytest.raises(RunError, match="go on with --resume"):
+        run(recipe)
+    with pytest.raises(RunError, match=r"another recipe \(optim.lr 0.001 → 0.002\)"):
+        run(tiny(tmp_path / "run", {"optim.lr": 2e-3}), resume=True)
+    with pytest.raises(RunError, match=r"optim\.batch_size 20 → 10"):
+        run(tiny(tmp_path / "run", {"optim.batch_size": 10}), resume=True)
+    run(tiny(tmp_path / "run", {"run.log_every": 4, "data.workers": 1}), resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    recipe = tiny(tmp_path / "run")
+    interrupted(recipe, 7)
+    last = tmp_path / "run" / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"last\.safetensors cannot be read"):
+        run(recipe, resume=True)
+
+
+def test_other_refusals(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="nothing to resume"):
+        run(tiny(tmp_path / "none"), resume=True)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
+    with pytest.raises(RunError, match="holds other files"):
+        run(tiny(tmp_path / "photos"))
+    with pytest.raises(RunError, match="fp16 needs a GPU"):
+        run(tiny(tmp_path / "run", {"run.precision": "fp16"}))
+    with pytest.raises(ModelError, match="BatchNorm"):
+        run(tiny(tmp_path / "run", {"student.model": "cit_tiny_sa", "optim.batch_size": 1}))
+    with pytest.raises(ModelError, match="no advised tokens"):
+        run(tiny(tmp_path / "run", student={"model": "resnet10", "tokens": {"conv": "conv"}}))
+
+
+def test_world_size_that_was_not_joined(tmp_path: Path) -> None:
+    """Under `WORLD_SIZE=2` with one process only, Accelerate would train alone without a word."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(tiny(tmp_path / "run")))
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "MASTER_ADDR")}
+    command = [sys.executable, "-m", "coadvise", "train", str(path)]
+    done = subprocess.run(command, env={**environment, "WORLD_SIZE": "2"}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "WORLD_SIZE is 2" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_chance_level_teacher_stops_the_run_before_the_student(tmp_path: Path) -> None:
+    changes = {"run.allow_weak": False}
+    with pytest.raises(ModelError, match="near chance level"):
+        run(tiny(tmp_path / "run", changes, teachers={"conv": {**CNN, "train": {"epochs": 1, "lr": 1e-7}}}))
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_divergence_is_named(tmp_path: Path) -> None:
+    changes = {"optim.lr": 1e30, "optim.clip": None, "schedule.warmup_lr": 1e20}
+    with pytest.raises(RunError, match="not finite at step"):
+        run(tiny(tmp_path / "run", changes))
