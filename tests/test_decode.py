@@ -63,6 +63,7 @@ def test_exif_orientation(rgb, orientation, undo, kind):
     assert np.abs(got.astype(int) - rgb).max() <= (6 if kind == "JPEG" else 0)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_broken_exif_block_does_not_matter(rgb):
     raw = encode(Image.fromarray(rgb), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\xff\xff\xff\xff\xff")
     assert np.array_equal(pixels(raw), rgb)

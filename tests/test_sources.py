@@ -117,7 +117,6 @@ def test_another_validation_source_and_order_of_classes(tmp_path, write_folder):
     train, validation = sources(tmp_path / "a", val_source=f"{tmp_path}/p", val_split="sketch")
     assert len(train) == 10 and train.class_names == validation.class_names == ("ant", "bee")
     assert validation.labels.tolist() == [1, 1, 0]
-    assert np.array_equal(validation.labels, validation.source.labels[::-1] * 0 + [1, 1, 0])
 
 
 # --- Parquet ---------------------------------------------------------------------------------------------
@@ -425,14 +424,29 @@ def test_torchvision_with_files_and_a_split_argument(tmp_path, write_folder):
     assert [len(part) for part in sources(f"torchvision:EuroSAT@{tmp_path}", val_fraction=0.34)] == [4, 2]
 
 
+def test_torchvision_pets(tmp_path, photo):
+    root = tmp_path / "oxford-iiit-pet"
+    (root / "images").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    for split, count in (("trainval", 4), ("test", 2)):
+        lines = []
+        for number in range(count):
+            name = ["Abyssinian", "american_bulldog"][number % 2] + f"_{split}{number}"
+            photo(number).save(root / "images" / f"{name}.jpg")
+            lines.append(f"{name} {number % 2 + 1} 1 1")
+        (root / "annotations" / f"{split}.txt").write_text("\n".join(lines))
+    train, validation = sources(f"torchvision:oxfordiiitpet@{tmp_path}")
+    assert train.class_names == ("Abyssinian", "American Bulldog") and train.labels.tolist() == [0, 1, 0, 1]
+    assert train.read(1) == (root / "images" / "american_bulldog_trainval1.jpg").read_bytes()
+    assert validation.labels.tolist() == [0, 1]
+
+
 def test_torchvision_that_cannot_be_had(tmp_path, monkeypatch):
-    import torchvision.datasets.utils as utils
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
-    assert utils
     with pytest.raises(DataError, match=r"torchvision:CIFAR10 is not in .* and cannot be downloaded: no network; put"):
         open_source(f"torchvision:CIFAR10@{tmp_path}", "train")
 

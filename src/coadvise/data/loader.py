@@ -209,9 +209,8 @@ class TrainLoader:
             DataError: an image is unreadable and `data.on_error` is `raise`; its message names the image.
         """
         assert 0 <= start <= self.steps_per_epoch
-        if start == self.steps_per_epoch:
-            return iter(())
-        return self._feed.batches(self._micro_batches(epoch, start))
+        count = (self.steps_per_epoch - start) * self.accumulate
+        return self._feed.batches(self._micro_batches(epoch, start), count)
 
     def close(self) -> None:
         """End the worker processes; the next epoch would start new ones."""
@@ -243,7 +242,7 @@ class EvalLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._feed.batches(self._batches) if self._batches else iter(())
+        return self._feed.batches(self._batches, len(self._batches))
 
     def close(self) -> None:
         """End the worker processes; the next pass would start new ones."""
@@ -258,9 +257,13 @@ class _Keys(Generic[K]):
 
     def __init__(self) -> None:
         self.batches: Iterable[Sequence[K]] = ()
+        self.count = 0
 
     def __iter__(self) -> Iterator[Sequence[K]]:
         return iter(self.batches)
+
+    def __len__(self) -> int:
+        return self.count
 
 
 class _Feed(Generic[K]):
@@ -271,10 +274,13 @@ class _Feed(Generic[K]):
         self._keys: _Keys[K] = _Keys()
         self._loader: DataLoader | None = None
 
-    def batches(self, keys: Iterable[Sequence[K]]) -> Iterator[Batch]:
-        """A batch for each batch of keys."""
-        self._keys.batches = keys
-        self._loader = self._loader or self._start()
+    def batches(self, keys: Iterable[Sequence[K]], count: int) -> Iterator[Batch]:
+        """A batch for each of `count` batches of keys."""
+        if not count:
+            return
+        self._keys.batches, self._keys.count = keys, count
+        if self._loader is None:
+            self._loader = self._start()
         try:
             for batch in self._loader:
                 if isinstance(batch, _Failure):

@@ -31,6 +31,8 @@ class HuggingFace:
         if isinstance(features[self.image_column], datasets.Image):
             dataset = dataset.cast_column(self.image_column, datasets.Image(decode=False))
         column = dataset.select_columns([label_column]).with_format("arrow")[:].column(label_column)
+        if column.null_count:
+            raise DataError(f"{where} has {column.null_count} rows without a label in column '{label_column}'")
         values = np.asarray(column.to_pylist())
         feature = features[label_column]
         if isinstance(feature, datasets.ClassLabel):

@@ -147,15 +147,26 @@ def _mapped(file: str, column: str) -> pa.ChunkedArray:
     key = f"{os.path.abspath(file)} {stat.st_size} {stat.st_mtime_ns} {column}"
     target = cache_folder() / "parquet" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
     if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as sink:
-            part = pq.ParquetFile(file)
-            schema = pa.schema([part.schema_arrow.field(column)])
+        try:
+            _unpack(file, column, target)
+        except OSError as error:
+            raise DataError(f"{file} cannot be unpacked to {target.parent}: {error}; free space there") from error
+    return pa.ipc.open_file(pa.memory_map(str(target))).read_all().column(0)
+
+
+def _unpack(file: str, column: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = pq.ParquetFile(file)
+    schema = pa.schema([part.schema_arrow.field(column)])
+    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as sink:
+        try:
             with pa.ipc.new_file(sink, schema) as writer:
                 for batch in part.iter_batches(batch_size=1024, columns=[column], use_threads=False):
                     writer.write_batch(batch.cast(schema))
-        os.replace(sink.name, target)
-    return pa.ipc.open_file(pa.memory_map(str(target))).read_all().column(0)
+        except BaseException:
+            os.unlink(sink.name)
+            raise
+    os.replace(sink.name, target)
 
 
 def _column_bytes(metadata: Sequence[pq.FileMetaData], column: str) -> int:

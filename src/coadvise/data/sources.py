@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -156,7 +157,8 @@ def _kind(source: str) -> tuple[str, str]:
     """Kind of a source and the string without its prefix."""
     prefix, colon, rest = source.partition(":")
     if colon and prefix in _KINDS:
-        return prefix, rest
+        return prefix, os.path.expanduser(rest)
+    source = os.path.expanduser(source)
     if source == "digits":
         return "digits", ""
     path = Path(source)
