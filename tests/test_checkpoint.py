@@ -429,3 +429,16 @@ def test_position_embeddings_that_cannot_fit(tmp_path, shape):
     torch.save({**weights, "pos_embed": torch.zeros(shape)}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"1 wrongly shaped: pos_embed is \("):
         load_checkpoint(make("cit_tiny", 2, **CIT), tmp_path / "a.pth")
+
+
+def test_a_new_classifier_for_other_classes(tmp_path):
+    """Fine-tuning: everything but the head is loaded, and another architecture is still refused."""
+    old, new = (timm.create_model("resnet10", num_classes=n, channels=(8, 8, 8, 8)) for n in (7, 3))
+    save_safetensors_atomic(tmp_path / "old.safetensors", old.state_dict())
+    head = new.fc.weight.clone()
+    load_checkpoint(new, tmp_path / "old.safetensors", new_classifier=True)
+    assert torch.equal(new.fc.weight, head)
+    assert all(torch.equal(new.state_dict()[k], v) for k, v in old.state_dict().items() if not k.startswith("fc"))
+    wider = timm.create_model("resnet10", num_classes=3, channels=(16, 8, 8, 8))
+    with pytest.raises(CheckpointError, match="another architecture"):
+        load_checkpoint(wider, tmp_path / "old.safetensors", new_classifier=True)

@@ -248,3 +248,26 @@ def test_images_of_another_size_are_named():
         CiT(**BOTH).set_input_size(patch_size=(4, 4))
     with pytest.raises(ModelError, match="global_pool is 'token' or ''"):
         CiT(**TINY).reset_classifier(3, "avg")
+
+
+@pytest.mark.parametrize("options", [TINY, BOTH, {**BOTH, "align": False}])
+def test_students_of_one_seed_share_all_weights_but_their_tokens(options):
+    """So that arms of an experiment differ in nothing but the advice; the global generator moves by one draw."""
+
+    def make(teachers):
+        torch.manual_seed(3)
+        return CiT(**options, teachers=teachers).state_dict()
+
+    none, one, two = make({}), make({"conv": "conv"}), make({"conv": "conv", "inv": "inv"})
+    for name, value in none.items():
+        for other in (one, two):
+            if name == "pos_embed":
+                patches = value.shape[1] - 1
+                assert torch.equal(value[:, 0], other[name][:, 0])
+                assert torch.equal(value[:, 1:], other[name][:, -patches:])
+            else:
+                assert torch.equal(value, other[name]), name
+    for name in one.keys() - {"pos_embed"}:
+        assert torch.equal(one[name], two[name]), name
+    torch.manual_seed(4)
+    assert not torch.equal(CiT(**options, teachers={}).blocks[0].attn.qkv.weight, none["blocks.0.attn.qkv.weight"])

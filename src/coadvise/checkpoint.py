@@ -5,6 +5,7 @@ wrapper prefixes, renames published keys to ours, and checks every key and shape
 """
 
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -36,7 +37,9 @@ _TRAINING = ("optimizer.", "ema.", "rng.", "scheduler.", "scaler.")
 _SHOWN = 10
 
 
-def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, strict: bool = True) -> dict[str, str]:
+def load_checkpoint(
+    model: nn.Module, path: str | os.PathLike[str], *, strict: bool = True, new_classifier: bool = False
+) -> dict[str, str]:
     """Load weights from a file into a model, all or nothing.
 
     Understood are our safetensors (also a training checkpoint, of which the `model.` part is taken) and PyTorch
@@ -49,6 +52,8 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, strict: b
         path: the file.
         strict: every key of the model and of the file must fit. Otherwise load what fits by name and shape and
             log the rest.
+        new_classifier: for fine-tuning; where the file knows another number of classes, its classifier is left
+            out and the model keeps its own.
 
     Returns:
         The metadata of a safetensors file, else an empty mapping.
@@ -66,6 +71,10 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, strict: b
     missing = [k for k in expected if k not in tensors and not k.endswith(".num_batches_tracked")]
     unexpected = [k for k in tensors if k not in expected]
     misshapen = [k for k in tensors if k in expected and tensors[k].shape != expected[k].shape]
+    if new_classifier:
+        heads = [k for k in misshapen if _is_head(k, getattr(target, "num_classes", None), tensors, expected)]
+        misshapen = [k for k in misshapen if k not in heads]
+        tensors = {k: v for k, v in tensors.items() if k not in heads}
     fitting = {k: v for k, v in tensors.items() if k in expected and k not in misshapen}
     problems = _describe(missing, unexpected, misshapen, tensors, expected)
     if problems and (strict or not fitting):
@@ -75,7 +84,16 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, strict: b
     if problems:
         _log.warning("%s: loaded %d of %d tensors; %s", path, len(fitting), len(expected), "; ".join(problems))
     target.load_state_dict(fitting, strict=False)
+    _record_normalisation(target, metadata)
     return metadata
+
+
+def _record_normalisation(model: nn.Module, metadata: Mapping[str, str]) -> None:
+    """Note where timm keeps it how a model of ours was trained to see images, for whoever feeds it (`Teachers`)."""
+    if "coadvise" in metadata:
+        data = json.loads(metadata["coadvise"])["recipe"]["data"]
+        cfg = dict(getattr(model, "pretrained_cfg", None) or {})
+        model.pretrained_cfg = cfg | {"mean": tuple(data["mean"]), "std": tuple(data["std"])}  # type: ignore[assignment]
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -227,17 +245,18 @@ def _describe(
     return lines
 
 
+def _is_head(key: str, classes: int | None, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor differs in nothing but the number of classes."""
+    return expected[key].shape[:1] == (classes,) and tensors[key].shape[1:] == expected[key].shape[1:]
+
+
 def _class_hint(
     model: nn.Module, misshapen: list[str], tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> str:
     """What to do: another number of classes is told apart from another architecture."""
     classes = getattr(model, "num_classes", None)
     stored = {tensors[key].shape[0] for key in misshapen if tensors[key].ndim}
-    # Heads alone differ, and only in their first dimension.
-    heads = all(
-        expected[key].shape[:1] == (classes,) and tensors[key].shape[1:] == expected[key].shape[1:] for key in misshapen
-    )
-    if heads and len(stored) == 1:
+    if all(_is_head(key, classes, tensors, expected) for key in misshapen) and len(stored) == 1:
         found = stored.pop()
         return (
             f"the checkpoint has {found} classes, the model {classes}: create the model with "

@@ -11,6 +11,7 @@ The class head alone gives the inference logits, as the paper says; the official
 
 import math
 import re
+import zlib
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
@@ -68,6 +69,8 @@ class CiT(VisionTransformer):
         weight_init: Literal["skip", "reset", "jax", "jax_nlhb", "moco", ""] = "",
         **kwargs: Any,
     ) -> None:
+        # Before any weight is drawn: see init_weights.
+        seed = _draw_seed()
         _check_options(embed_dim, num_heads, inference, kwargs)
         _check_tokens(teachers)
         padded = bool(kwargs.get("dynamic_img_pad", False))
@@ -99,7 +102,7 @@ class CiT(VisionTransformer):
             self.patch_drop.num_prefix_tokens = self.num_prefix_tokens
         self.weight_init_mode = "reset" if weight_init == "skip" else weight_init
         if weight_init != "skip":
-            self.init_weights(needs_reset=False)
+            self.init_weights(needs_reset=False, seed=seed)
 
     @property
     def token_names(self) -> tuple[str, ...]:
@@ -112,11 +115,32 @@ class CiT(VisionTransformer):
         weight = self.cls_token
         return nn.Linear(self.embed_dim, self.num_classes, device=weight.device, dtype=weight.dtype)
 
-    def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
-        """timm's ViT initialisation; class, advised tokens and offsets truncated normal with std 0.02."""
-        super().init_weights(mode, needs_reset=needs_reset)
-        for token in (self.cls_token, *self.tokens.values(), *self.offsets.values()):
-            trunc_normal_(token, std=0.02)
+    def init_weights(self, mode: str = "", needs_reset: bool = True, seed: int | None = None) -> None:
+        """timm's ViT initialisation; class, advised tokens and offsets truncated normal with std 0.02.
+
+        Students that differ in their tokens alone start, from the same seed, with the same shared weights: what is
+        drawn for advised tokens comes after everything else.
+
+        Args:
+            seed: of all draws; taken from PyTorch's global generator when not given.
+        """
+        position, prefix = self.pos_embed, self.num_prefix_tokens
+        seed = _draw_seed() if seed is None else seed
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            shared = trunc_normal_(position.new_empty(1, 1 + position.shape[1] - prefix, self.embed_dim), std=0.02)
+            cls = trunc_normal_(torch.empty_like(self.cls_token), std=0.02)
+            self.pos_embed = None  # type: ignore[assignment]
+            super().init_weights(mode, needs_reset=needs_reset)  # heads of advised tokens are its last draws
+            self.pos_embed = position
+            self.cls_token.copy_(cls)
+            position[:, :1], position[:, prefix:] = shared[:, :1], shared[:, 1:]
+            for i, name in enumerate(self.teachers, start=1):
+                torch.manual_seed(seed ^ zlib.crc32(name.encode()))
+                trunc_normal_(position[:, i : i + 1], std=0.02)
+                for token in (self.tokens, self.offsets):
+                    if name in token:
+                        trunc_normal_(token[name], std=0.02)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -179,6 +203,10 @@ class CiT(VisionTransformer):
         if pre_logits:
             return self.head_drop(self.fc_norm(x[:, : self.num_prefix_tokens].mean(1)))
         return torch.stack(list(self._heads(x).values())).mean(0)
+
+
+def _draw_seed() -> int:
+    return int(torch.randint(2**62, (), device="cpu"))
 
 
 def _check_options(embed_dim: int, num_heads: int, inference: str, kwargs: Mapping[str, Any]) -> None:
