@@ -97,7 +97,7 @@ def test_an_able_teacher_passes() -> None:
 def test_classes_in_another_order_are_recognised() -> None:
     checks = measure(Oracle([1, 2, 3, 4, 0], 5))
     assert (checks["t"].accuracy, checks["t"].order) == (0.0, 1.0)
-    with pytest.raises(ModelError, match="another order.*a → b"):
+    with pytest.raises(ModelError, match=r"another order.*a → b"):
         require_able(checks, list("abcde"))
 
 

@@ -272,7 +272,7 @@ def report(folder: Annotated[Path, typer.Argument(help="a run's folder, or a dem
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the demo")] = Path("runs/demo"),
-    seeds: Annotated[int, typer.Option(min=1, help="students of each kind")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="students of each kind")] = 4,
     jobs: Annotated[int | None, typer.Option(min=1, help="runs side by side; by default one for each core")] = None,
 ) -> None:
     """See the method work in minutes: teachers and students on real handwritten digits, then a report.

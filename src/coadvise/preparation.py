@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -61,6 +62,7 @@ class Job:
         student: the same weights, unwrapped.
         mode: whether teachers advise tokens of their own (losses.co_advise_loss).
         window: sums of every loss term since the last log line, on the device.
+        saved: moment of the last checkpoint, by the monotonic clock.
     """
 
     recipe: Recipe
@@ -85,6 +87,7 @@ class Job:
     window: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     ema_metrics: dict[str, float] | None = None
+    saved: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
     def total_steps(self) -> int:

@@ -217,7 +217,8 @@ class Run(Part):
     log_every: Annotated[int, Field(ge=1)] = 50
     """Steps between log lines; losses are read from the device only then."""
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between checkpoints inside an epoch; one is always written at the end of an epoch."""
+    """Steps between checkpoints inside an epoch; beside them one is written after each evaluation, on Ctrl-C, and at
+    the end of an epoch where the last one is older than a minute."""
     allow_weak: bool = False
     """Go on with a teacher that is near chance level or whose classes are in another order."""
     teacher_check_size: Annotated[int, Field(ge=1)] = 2000

@@ -94,9 +94,10 @@ class RunFolder:
             )
 
     def begin(self, recipe: Recipe, manifest: dict[str, Any]) -> None:
-        """Write the recipe and the provenance."""
+        """Write the recipe and the provenance; metrics of a start that left no checkpoint are dropped."""
         write_atomic(self.path / "recipe.yaml", dump_recipe(recipe))
         write_json(self.path / "manifest.json", manifest)
+        self.rewind(0)
 
     def log(self, line: dict[str, Any]) -> None:
         """Append one line to the metrics."""

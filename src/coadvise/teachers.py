@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ class FrozenTeacher(nn.Module):
         image_size: side in pixels it wants; None takes any. By default timm's for models of a fixed size.
         classes: entry c is this model's index of the student's class c.
     """
+
+    classes: Tensor | None
 
     def __init__(
         self,
@@ -174,7 +177,8 @@ def measure_teachers(
 
 
 def _advice_that_fits(teachers: Teachers, images: Tensor) -> dict[str, Tensor]:
-    for name, member in zip(teachers.names, teachers.members, strict=True):
+    for name, module in zip(teachers.names, teachers.members, strict=True):
+        member = cast(FrozenTeacher, module)
         known = getattr(member.model, "num_classes", None)
         if member.classes is not None and known is not None and int(member.classes.max()) >= known:
             raise ModelError(

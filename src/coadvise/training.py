@@ -40,6 +40,9 @@ from .training_state import (
     save_state,
 )
 
+# An epoch that is not evaluated is saved when the last checkpoint is older than this.
+SAVE_SECONDS = 60.0
+
 
 def train(
     recipe: Recipe,
@@ -82,10 +85,13 @@ def train(
         while job.count.step < job.total_steps:
             epoch = job.count.step // steps
             _train_epoch(job, epoch, bar, stop)
-            if (epoch + 1) % recipe.run.eval_every == 0 or epoch + 1 == epochs:
+            evaluate_now = (epoch + 1) % recipe.run.eval_every == 0 or epoch + 1 == epochs
+            if evaluate_now:
                 _validate(job, epoch + 1)
-            save(job)
-            if stop.requested(0) and job.count.step < job.total_steps:
+            stopping = stop.requested(0)
+            if evaluate_now or stopping or _long_unsaved(job):
+                save(job)
+            if stopping and job.count.step < job.total_steps:
                 raise Interrupted(_stopped(job))
     result = _finish(job, checks)
     accelerator.free_memory()
@@ -130,6 +136,12 @@ def _train_epoch(job: Job, epoch: int, bar: Bar, stop: Stop) -> None:
             if stop.requested(count.step):
                 raise Interrupted(_stopped(job))
     count.seconds += time.monotonic() - started
+
+
+def _long_unsaved(job: Job) -> bool:
+    """Whether the main process last saved a while ago: an epoch may take seconds or hours. Alike on all processes."""
+    old = float(time.monotonic() - job.saved > SAVE_SECONDS and job.accelerator.is_main_process)
+    return bool(job.accelerator.reduce(torch.tensor(old, device=job.accelerator.device), "sum").item() > 0)  # type: ignore[union-attr]
 
 
 def _checkpoint_due(job: Job) -> bool:
@@ -238,6 +250,7 @@ def _evaluate(job: Job, module: nn.Module, with_teachers: bool) -> dict[str, flo
 def save(job: Job) -> None:
     """Write `last.safetensors`: what `_resume` needs to continue exactly."""
     accelerator, device = job.accelerator, job.accelerator.device
+    job.saved = time.monotonic()
     own = rng_tensors(device)
     states = {name: accelerator.gather(value.to(device).unsqueeze(0)) for name, value in own.items()}
     windows = {name: accelerator.reduce(value.clone(), "sum") for name, value in job.window.items()}
