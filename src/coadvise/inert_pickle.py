@@ -7,6 +7,7 @@ and used as a container, and does nothing.
 
 import pickle
 import tarfile
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +94,9 @@ def load_inert(path: Path) -> Any:
     """
     _refuse_other_formats(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: the second reader handles them
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a refused global and a broken file cannot be told apart here; the next reader tells
         pass
     try:

@@ -22,6 +22,9 @@ from .base import ImageSource
 from .decode import decode
 from .mixing import UNMIXED, Stream, epoch_order, mix, mix_parameters, partner, soft_target
 
+# Memory in bytes that a loader process may take for images that never change.
+KEPT_BYTES = 2**28
+
 Key = tuple[int, int, int]
 """(view, index, repeat); the data seed is the same throughout a run."""
 K = TypeVar("K")
@@ -72,6 +75,9 @@ class TrainSamples:
         self.source, self.data, self.classes = source, data, classes
         self.transform = train_transform(data)
         self._recent: dict[Key, _Drawn] = {}
+        # Without augmentation an image is the same in every view: small sets are decoded once.
+        room = 12 * len(source) * data.image_size**2 <= KEPT_BYTES
+        self._kept: dict[int, _Drawn] | None = {} if data.augment.policy == "none" and room else None
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | _Failure:
         try:
@@ -110,6 +116,8 @@ class TrainSamples:
 
     def _read(self, key: Key) -> _Drawn:
         view, first, repeat = key
+        if self._kept is not None and first in self._kept:
+            return self._kept[first]
         skipped: list[str] = []
         for step in range(len(self.source)):
             index = (first + step) % len(self.source)
@@ -121,7 +129,10 @@ class TrainSamples:
                 skipped.append(self.source.describe(index))
                 continue
             seed_generators(Stream.AUGMENT, self.data.seed, view, index, repeat)
-            return _Drawn(self.transform(image), int(self.source.labels[index]), tuple(skipped))
+            drawn = _Drawn(self.transform(image), int(self.source.labels[index]), tuple(skipped))
+            if self._kept is not None:
+                self._kept[first] = drawn
+            return drawn
         raise DataError(f"none of the {len(self.source)} training images can be read, {skipped[0]} first")
 
 
