@@ -178,7 +178,7 @@ def test_data_that_does_not_fit(recipe: Callable[..., Path], trained: Path, tmp_
     assert json.loads((tmp_path / "run" / "result.json").read_text())["skipped"]["train"] > 0
     bad.rename(tmp_path / "photos" / "val" / "a" / "bad.jpg")
     (tmp_path / "photos" / "train" / "c").mkdir()
-    assert "empty" in refused("train", recipe(data=data), f"run.output={tmp_path / 'other'}")
+    assert "holds no images" in refused("train", recipe(data=data), f"run.output={tmp_path / 'other'}")
 
 
 def test_predict_and_evaluate_refuse(trained: Path, tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_top_level_problems() -> None:
     assert "data is missing" in problems("name: mine")
     assert "name is '../x'" in problems("name: ../x\ndata: {source: digits}")
     assert "'name' is given twice" in problems(MINIMAL + "name: again")
+    twice = "teachers:\n  conv: {model: resnet18, train: {}}\n  conv: {model: resnet34, train: {}}"
+    assert "'conv' is given twice" in problems(MINIMAL + twice)
     assert "is not valid YAML" in problems("name: [")
 
 

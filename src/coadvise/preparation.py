@@ -140,6 +140,7 @@ def check_teachers(
 
     with display.bar("checking teachers", size) as bar, accelerator.autocast():
         checks = measure_teachers(teachers, batches(bar.advance), len(val_source.class_names))
+    loader.close()
     for name, check in checks.items():
         display.say(f"teacher {name}: {check.accuracy:.1%} on {check.samples} validation images")
     if not recipe.run.allow_weak:

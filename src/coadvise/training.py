@@ -94,6 +94,8 @@ def train(
             if stopping and job.count.step < job.total_steps:
                 raise Interrupted(_stopped(job))
     result = _finish(job, checks)
+    job.loader.close()
+    job.val_loader.close()
     accelerator.free_memory()
     return result
 

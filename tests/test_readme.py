@@ -1,0 +1,67 @@
+"""The README's commands and snippet, as they stand there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_two_commands_are_targets_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("demo", "test"):
+        assert f"```bash\nmake {target}\n```" in README and re.search(rf"^{target}: ", makefile, re.M)
+
+
+def test_the_api_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With small models in place of the large ones; nothing else is changed."""
+    from safetensors.torch import save_file
+
+    code = re.search(r"```python\n(.*?)```", README, re.S)[1]
+    small = {
+        '"cit_small", num_classes=37': '"cit_small", num_classes=37, img_size=32, patch_size=8, depth=1',
+        '"regnety_040"': '"resnet10"',
+        '"rednet101", num_classes=37': '"rednet26", num_classes=37, layers=(1,), width=32',
+    }
+    for old, new in small.items():
+        assert old in code
+        code = code.replace(old, new)
+    import coadvise  # noqa: F401  (registers the models)
+
+    save_file(timm.create_model("resnet10", num_classes=37).state_dict(), tmp_path / "cnn.safetensors")
+    inn = timm.create_model("rednet26", num_classes=37, layers=(1,), width=32)
+    save_file(inn.state_dict(), tmp_path / "inn.safetensors")
+    monkeypatch.chdir(tmp_path)
+    scope = {
+        "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "x": torch.randn(2, 3, 32, 32), "y": torch.tensor([0, 36]),
+    }  # fmt: skip
+    exec(code, scope)
+    assert set(scope["terms"]) == {"class", "conv", "inv"}
+    assert all(p.grad is not None for p in scope["student"].parameters())
+
+
+def test_every_command_exists(tmp_path: Path) -> None:
+    from typer.main import get_command
+
+    from coadvise.cli import app
+
+    commands = get_command(app).commands
+    named = set(re.findall(r"^(?:torchrun [^`\n]*-m )?coadvise (\w+)", README, re.M))
+    assert {"train", "evaluate", "predict", "report", "doctor", "recipes"} <= named <= set(commands)
+
+
+def test_the_citation_names_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["preferred-citation"]["title"] == "Co-advise: Cross Inductive Bias Distillation"
+
+
+def test_its_pictures_exist() -> None:
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        with Image.open(ROOT / path) as picture:
+            assert min(picture.size) > 200
