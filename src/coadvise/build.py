@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from timm.models import get_pretrained_cfg, is_model
 from torch import nn
 
 from .checkpoint import load_checkpoint
@@ -61,12 +62,16 @@ def build_student(recipe: Recipe, classes: int) -> nn.Module:
 def build_teacher(name: str, settings: TeacherSettings, recipe: Recipe, classes: int) -> FrozenTeacher:
     """A teacher from published weights or a checkpoint.
 
-    A checkpoint of ours records how its model was built and normalised; that is used unless the recipe says
-    otherwise. With an index map, the teacher keeps all of its own classes.
+    A checkpoint of ours records its model's options, stem, resolution and normalisation; they hold unless the recipe
+    says otherwise. With an index map, the teacher keeps all of its own classes.
 
     Raises:
         ModelError, CheckpointError: weights, options or classes that do not fit.
     """
+    header = read_header(settings.checkpoint) if settings.checkpoint else {}
+    recorded = (
+        recipe_from(header["recipe"], where=f"the header of {settings.checkpoint}") if "recipe" in header else None
+    )
     own_classes = classes
     if settings.classes is not None:
         if len(settings.classes) != classes:
@@ -74,29 +79,29 @@ def build_teacher(name: str, settings: TeacherSettings, recipe: Recipe, classes:
                 f"teachers.{name}.classes has {len(settings.classes)} entries, the data has {classes} classes; "
                 "give one teacher index for each class of the data"
             )
-        own_classes = max(1000, max(settings.classes) + 1)
-    if settings.classes is not None and settings.checkpoint:
-        own_classes = checkpoint_classes(settings.checkpoint) or own_classes
+        own_classes = len(header.get("classes", ())) or published_classes(settings.model, settings.classes)
+    options, small = dict(settings.options), settings.small_stem
+    mean, std, image_size = settings.mean, settings.std, settings.image_size
+    if recorded is not None:
+        mean, std = mean or recorded.data.mean, std or recorded.data.std
+        image_size = image_size or recorded.data.image_size
+        if recorded.student.model == settings.model:
+            options, small = {**recorded.student.options, **options}, small or recorded.student.small_stem
+    if takes_tokens(settings.model):
+        options.setdefault("teachers", recorded.tokens() if recorded is not None else {})
     model = build_model(
-        settings.model,
-        own_classes,
-        image_size=settings.image_size or recipe.data.image_size,
-        small=settings.small_stem,
-        pretrained=settings.pretrained,
-        options=settings.options,
-    )
-    mean, std = settings.mean, settings.std
+        settings.model, own_classes, image_size=image_size, small=small, pretrained=settings.pretrained,
+        options=options,
+    )  # fmt: skip
     if settings.checkpoint:
         load_checkpoint(model, settings.checkpoint)
-        trained_with = read_header(settings.checkpoint).get("recipe", {}).get("data", {})
-        mean, std = mean or trained_with.get("mean"), std or trained_with.get("std")
-    return FrozenTeacher(model, mean=mean, std=std, image_size=settings.image_size, classes=settings.classes)
+    return FrozenTeacher(model, mean=mean, std=std, image_size=image_size, classes=settings.classes)
 
 
-def checkpoint_classes(path: str | Path) -> int | None:
-    """Number of classes that a checkpoint of ours records, or None."""
-    names = read_header(path).get("classes")
-    return len(names) if names else None
+def published_classes(model: str, classes: Sequence[int]) -> int:
+    """Number of classes of a model's published weights; at least as many as an index map needs."""
+    cfg = get_pretrained_cfg(model, allow_unregistered=True) if is_model(model) else None
+    return max(cfg.num_classes if cfg is not None else 1000, max(classes) + 1)
 
 
 def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:

@@ -74,7 +74,7 @@ def demo_recipes(output: Path, seeds: int) -> tuple[dict[str, Recipe], dict[str,
 
 
 def _plain(content: dict[str, Any]) -> dict[str, Any]:
-    """Bars and event files of 18 small runs side by side help nobody."""
+    """Bars and event files of many small runs side by side help nobody."""
     return {**content, "run": {**content["run"], "tensorboard": False, "device": "cpu", "log_every": 20}}
 
 
@@ -227,11 +227,8 @@ def disagreements(output: Path, count: int = 6) -> dict[str, Any]:
     They are chosen by the teachers alone (largest Jensen-Shannon divergence among those with another top class), so
     that they flatter no student.
     """
-    import torch
-
-    from .data.loader import EvalLoader
     from .data.sources import open_sources
-    from .inference import load_trained
+    from .inference import class_probabilities, load_trained
 
     outputs = {
         "CNN": "teachers/conv",
@@ -240,15 +237,8 @@ def disagreements(output: Path, count: int = 6) -> dict[str, Any]:
         "student, co-advised": "runs/conv-inv-s0",
     }
     models = {label: load_trained(output / run) for label, run in outputs.items()}
-    data = models["CNN"].recipe.data
-    source = open_sources(data)[1]
-    probabilities: dict[str, list[Any]] = {label: [] for label in models}
-    with torch.no_grad():
-        for batch in EvalLoader(source, data, 250):
-            for label, trained in models.items():
-                logits = trained.model.forward_tokens(batch.images)["class"]  # type: ignore[operator]
-                probabilities[label].append(logits.softmax(dim=1))
-    joined = {label: torch.cat(rows) for label, rows in probabilities.items()}
+    source = open_sources(models["CNN"].recipe.data)[1]
+    joined = {label: class_probabilities(trained, source) for label, trained in models.items()}
     p, q = joined["CNN"], joined["INN"]
     middle = (p + q) / 2
     spread = ((p * (p / middle).log()).nan_to_num() + (q * (q / middle).log()).nan_to_num()).sum(dim=1)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from .build import build_student
 from .checkpoint import load_checkpoint
@@ -115,6 +116,16 @@ def with_classes(source: ImageSource, classes: tuple[str, ...]) -> ImageSource:
 
 
 @torch.no_grad()
+def class_probabilities(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -> Float[Tensor, "n k"]:
+    """What the model says of every image of a source, as it was trained to see them, on the CPU."""
+    device = next(trained.model.parameters()).device
+    loader = EvalLoader(source, trained.recipe.data.model_copy(update={"on_error": "raise"}), batch_size)
+    rows = [trained.model(batch.images.to(device)).float().softmax(dim=1).cpu() for batch in loader]
+    loader.close()
+    return torch.cat(rows)
+
+
+@torch.no_grad()
 def predict(
     trained: TrainedModel, paths: Sequence[str | Path], top: int = 5
 ) -> list[tuple[Path, list[tuple[str, float]]]]:
@@ -130,7 +141,7 @@ def predict(
         if not path.is_file():
             raise DataError(f"{path}: there is no such image file")
         image = transform(decode(path.read_bytes(), str(path))).unsqueeze(0).to(device)
-        probabilities = trained.model.forward_tokens(image)["class"].float().softmax(dim=1)[0]  # type: ignore[operator]
+        probabilities = trained.model(image).float().softmax(dim=1)[0]
         values, indices = probabilities.topk(min(top, len(trained.classes)))
         named = [(trained.classes[i], v) for i, v in zip(indices.tolist(), values.tolist(), strict=True)]
         results.append((path, named))

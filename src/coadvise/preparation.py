@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from .build import build_student, build_teacher, describe_teachers
+from .data.base import Subset, balanced_subset
 from .data.loader import EvalLoader, TrainLoader
 from .data.sources import ImageSource
 from .errors import ModelError
@@ -42,13 +43,13 @@ class TokenLogits(nn.Module):
 
 @dataclasses.dataclass
 class Counters:
-    """Numbers that a resume restores."""
+    """What a resume restores beside the tensors; `skipped` names the unreadable training images met so far."""
 
     step: int = 0
     best: float = -1.0
     best_epoch: int = 0
     best_weights: str = "student"
-    skipped: int = 0
+    skipped: list[str] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     window: int = 0
 
@@ -87,6 +88,7 @@ class Job:
     window: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     ema_metrics: dict[str, float] | None = None
+    val_skipped: int = 0
     saved: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -126,19 +128,16 @@ def check_teachers(
     """
     if not teachers.names:
         return {}
-    loader = EvalLoader(val_source, recipe.data, eval_batch_size(recipe, accelerator))
-    size = min(recipe.run.teacher_check_size, len(val_source))
+    # Folders come sorted by class: the first images would be all of one kind.
+    part = Subset(val_source, balanced_subset(val_source.labels, recipe.run.teacher_check_size))
+    loader = EvalLoader(part, recipe.data, eval_batch_size(recipe, accelerator))
 
     def batches(advance: Callable[[int], None]) -> Iterator[tuple[Tensor, Tensor]]:
-        seen = 0
         for batch in loader:
             yield batch.images.to(accelerator.device), batch.label
-            seen += len(batch.label)
             advance(len(batch.label))
-            if seen >= size:
-                return
 
-    with display.bar("checking teachers", size) as bar, accelerator.autocast():
+    with display.bar("checking teachers", len(part)) as bar, accelerator.autocast():
         checks = measure_teachers(teachers, batches(bar.advance), len(val_source.class_names))
     loader.close()
     for name, check in checks.items():
@@ -159,25 +158,24 @@ def prepare(
     folder: RunFolder,
     sources: tuple[ImageSource, ImageSource],
     accelerator: Accelerator,
-    student: nn.Module | None,
+    student: nn.Module,
     teachers: dict[str, FrozenTeacher],
     display: Display,
 ) -> Job:
     """Build everything the loop needs.
+
+    Args:
+        student: from `new_student`.
 
     Raises:
         CoadviseError: settings, data and models that do not fit each other.
     """
     train_source, val_source = sources
     class_names = tuple(train_source.class_names)
-    torch.manual_seed(recipe.run.seed)
-    student = build_student(recipe, len(class_names)) if student is None else as_student(student)
     # From here on each process draws its own dropout and drop path.
     torch.manual_seed(recipe.run.seed + 1_000_003 * (accelerator.process_index + 1))
     if recipe.run.grad_checkpointing:
         student.set_grad_checkpointing(True)  # type: ignore[operator]
-    per_process = recipe.optim.batch_size // accelerator.num_processes // recipe.optim.accumulate
-    _require_batch_norm_fits(student, per_process)
     student.to(accelerator.device)
     tokens = student_tokens(student, recipe, accelerator.device)
     lr = recipe.optim.lr * (recipe.optim.batch_size / recipe.optim.lr_batch if recipe.optim.lr_batch else 1.0)
@@ -214,7 +212,7 @@ def prepare(
         val_size=len(val_source),
         tokens=tokens,
         class_names=class_names,
-        tracker=Tracker(folder, active=accelerator.is_main_process, tensorboard=recipe.run.tensorboard, step=0),
+        tracker=Tracker(folder, active=accelerator.is_main_process, tensorboard=recipe.run.tensorboard),
         display=display,
     )
 
@@ -231,13 +229,13 @@ def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int,
     )
 
 
-def loss_mode(recipe: Recipe, tokens: tuple[str, ...], teachers: Mapping[str, nn.Module]) -> Literal["own", "single"]:
+def loss_mode(recipe: Recipe, tokens: tuple[str, ...], advisers: Iterable[str]) -> Literal["own", "single"]:
     """Resolve `loss.tokens`: `auto` is `own` where every teacher has a token, `single` where none has.
 
     Raises:
         ModelError: some teachers have a token and some have none.
     """
-    missing = [name for name in teachers if name not in tokens]
+    missing = [name for name in advisers if name not in tokens]
     if recipe.loss.tokens == "single" or (recipe.loss.tokens == "auto" and len(tokens) == 1):
         return "single"
     if missing:
@@ -246,6 +244,28 @@ def loss_mode(recipe: Recipe, tokens: tuple[str, ...], teachers: Mapping[str, nn
             "declare it in student.tokens, or set loss.tokens=single"
         )
     return "own"
+
+
+def new_student(
+    recipe: Recipe, classes: int, processes: int, own: nn.Module | None, advisers: Iterable[str]
+) -> nn.Module:
+    """The student before its first step, checked against the recipe before hours go into its teachers.
+
+    Args:
+        classes: number of classes.
+        processes: that share a batch.
+        own: module in place of the recipe's.
+        advisers: names of all teachers.
+
+    Raises:
+        ModelError, CheckpointError: settings that do not fit each other.
+    """
+    torch.manual_seed(recipe.run.seed)
+    student = build_student(recipe, classes) if own is None else as_student(own)
+    _require_batch_norm_fits(student, recipe.optim.batch_size // processes // recipe.optim.accumulate)
+    device = next((p.device for p in student.parameters()), torch.device("cpu"))
+    loss_mode(recipe, student_tokens(student, recipe, device), advisers)
+    return student
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from .errors import did_you_mean
 
@@ -24,6 +24,14 @@ Triple = tuple[float, float, float]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+# Settings that may change when a run is resumed: where and how often is written, what is checked before it starts,
+# and on what it runs. They do not decide what is computed.
+FREE = (
+    "run.output", "run.log_every", "run.checkpoint_every", "run.tensorboard", "run.device", "run.allow_weak",
+    "run.teacher_check_size", "run.eval_batch_size", "data.workers",
+)  # fmt: skip
 
 
 class Part(BaseModel):
@@ -64,6 +72,18 @@ class Augmentation(Part):
     """Mass of the label that is spread evenly over all classes."""
     repeats: Annotated[int, Field(ge=1, le=64)] = 1
     """Repeated augmentation: differently augmented copies of each image drawn in an epoch."""
+
+
+def _switches(options: Any) -> Any:
+    """`on`, `off`, `yes` and `no` as a person means them; other settings get this from their type."""
+    words = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
+    if not isinstance(options, dict):
+        return options
+    return {key: words.get(v.lower(), v) if isinstance(v, str) else v for key, v in options.items()}
+
+
+Options = Annotated[dict[str, Any], BeforeValidator(_switches)]
+"""Keyword arguments of a model."""
 
 
 class Data(Part):
@@ -107,7 +127,7 @@ class Student(Part):
 
     model: str = "cit_small"
     """Any model registered with timm, CiT or not."""
-    options: dict[str, Any] = {}
+    options: Options = {}
     """Keyword arguments of the model: patch_size, embed_dim, depth, num_heads, stem, align, …"""
     tokens: dict[str, str | None] | None = None
     """Advised tokens, name → bias. By default one for each teacher, with the teacher's bias."""
@@ -138,7 +158,7 @@ class Teacher(Part):
     """Any model registered with timm: `regnety_040`, `rednet101`, …"""
     bias: str | None = None
     """Kind of the teacher: `conv`, `inv` or another; by default read off the model's name."""
-    options: dict[str, Any] = {}
+    options: Options = {}
     small_stem: bool = False
     """Small-image stem (3×3, stride 1, no pooling), for 32 and 64 pixels."""
     pretrained: bool = False
@@ -153,7 +173,8 @@ class Teacher(Part):
     """Normalisation the teacher was trained with; by default its published one, else the data's."""
     std: tuple[Positive, Positive, Positive] | None = None
     image_size: Annotated[int, Field(ge=4)] | None = None
-    """Resolution the teacher wants; the student's images are resized when it differs."""
+    """Resolution the teacher wants; the student's images are resized when it differs. By default what its checkpoint
+    was trained with, the published one for models of a fixed size, else the data's."""
 
 
 class Loss(Part):
@@ -259,11 +280,19 @@ class Recipe(Part):
 
     def fingerprint(self) -> str:
         """Hash of everything that changes what is computed; where and how often is written does not count."""
-        content = self.model_dump(mode="json")
-        for key in ("output", "log_every", "checkpoint_every", "tensorboard", "device"):
-            content["run"].pop(key)
-        content["data"].pop("workers")
+        content = {key: value for key, value in flat(self.model_dump(mode="json")).items() if key not in FREE}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names, as `optim.lr`."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
 
 
 def guess_bias(model: str) -> str | None:
@@ -283,6 +312,11 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
                 yield f"{where}: the name 'class' is reserved for the class token; choose another"
             elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name):
                 yield f"{where}: '{name}' is no name; use letters, digits, - and _"
+    if recipe.student.tokens and recipe.loss.tokens == "single":
+        yield (
+            "student.tokens declares tokens, but with loss.tokens=single only the class token learns; "
+            "leave out student.tokens, or loss.tokens"
+        )
     if recipe.student.tokens is not None and recipe.loss.tokens != "single":
         for name in recipe.teachers.keys() - recipe.student.tokens.keys():
             yield f"student.tokens has no token for teacher '{name}'; add it, or set loss.tokens=single"
@@ -321,6 +355,8 @@ def _size_problems(recipe: Recipe) -> Iterable[str]:
         if low > high:
             yield f"data.augment.{field}: {low:g} is larger than {high:g}; give the smaller one first"
     for name, teacher in recipe.teachers.items():
+        if teacher.classes is not None and teacher.train:
+            yield f"teachers.{name}: a teacher that is trained first learns the data's own classes; remove classes"
         if teacher.pretrained and teacher.checkpoint:
             yield f"teachers.{name}: pretrained and checkpoint exclude each other"
         if not (teacher.pretrained or teacher.checkpoint or teacher.train):

@@ -18,18 +18,8 @@ from typing import Any
 
 from .errors import RunError
 from .files import read_json, write_atomic, write_json
-from .recipe import Recipe
+from .recipe import FREE, Recipe, flat
 from .recipe_file import dump_recipe, load_recipe
-
-# Settings that may change when a run is resumed: they decide where and how often is written, not what is computed.
-FREE = (
-    "run.output",
-    "run.log_every",
-    "run.checkpoint_every",
-    "run.tensorboard",
-    "run.device",
-    "data.workers",
-)
 
 
 class RunFolder:
@@ -95,9 +85,13 @@ class RunFolder:
 
     def begin(self, recipe: Recipe, manifest: dict[str, Any]) -> None:
         """Write the recipe and the provenance; metrics of a start that left no checkpoint are dropped."""
-        write_atomic(self.path / "recipe.yaml", dump_recipe(recipe))
+        self.keep_recipe(recipe)
         write_json(self.path / "manifest.json", manifest)
         self.rewind(0)
+
+    def keep_recipe(self, recipe: Recipe) -> None:
+        """Write the recipe, so that the run can be started or resumed from its folder alone."""
+        write_atomic(self.path / "recipe.yaml", dump_recipe(recipe))
 
     def log(self, line: dict[str, Any]) -> None:
         """Append one line to the metrics."""
@@ -127,19 +121,9 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 def changed_settings(old: Recipe, new: Recipe) -> list[str]:
     """Differences between two recipes that matter, as `optim.lr 0.001 → 0.002`."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
     return [
         f"{key} {json.dumps(before.get(key))} → {json.dumps(after.get(key))}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and key not in FREE
     ]
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

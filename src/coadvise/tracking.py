@@ -15,18 +15,14 @@ class Tracker:
         folder: the run's folder.
         active: whether this is the main process.
         tensorboard: whether to write TensorBoard event files, too.
-        step: step that the run continues from; later entries in TensorBoard are superseded.
     """
 
-    def __init__(self, folder: RunFolder, *, active: bool, tensorboard: bool, step: int) -> None:
+    def __init__(self, folder: RunFolder, *, active: bool, tensorboard: bool) -> None:
         self._folder = folder
         self._active = active
+        self._tensorboard = active and tensorboard
         self._board: Any = None
-        self._clock = (step, time.monotonic())
-        if active and tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-            self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
+        self._clock = (0, time.monotonic())
 
     def start_clock(self, step: int) -> None:
         """Begin to measure throughput at this step, after a pause for evaluation."""
@@ -58,9 +54,16 @@ class Tracker:
             self._folder.log(line)
 
     def _plot(self, step: int, scalars: dict[str, float]) -> None:
-        if self._board is not None:
-            for name, value in scalars.items():
-                self._board.add_scalar(name.replace("|", "_"), value, step)
+        if not self._tensorboard:
+            return
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            # Only now: before the first step the folder must stay free. What an interrupted run wrote from this
+            # step on is superseded.
+            self._board = SummaryWriter(str(self._folder.path / "tensorboard"), purge_step=step)
+        for name, value in scalars.items():
+            self._board.add_scalar(name.replace("|", "_"), value, step)
 
     def close(self) -> None:
         """Flush everything."""

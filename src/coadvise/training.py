@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from .build import teacher_recipe
 from .data.sources import ImageSource, open_sources
@@ -23,7 +25,7 @@ from .errors import CheckpointError, Interrupted, RunError
 from .evaluate import evaluate
 from .losses import LossTerms, co_advise_loss
 from .model_file import save_model
-from .preparation import Counters, Job, check_teachers, prepare, prepare_teachers
+from .preparation import Counters, Job, check_teachers, new_student, prepare, prepare_teachers
 from .processes import Stop, start_processes
 from .progress import Bar, Display, training_note
 from .provenance import manifest
@@ -71,8 +73,10 @@ def train(
     display = display or Display(quiet=not accelerator.is_main_process)
     folder = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}"))
     folder.check(recipe, resume)
-    sources = open_sources(recipe.data)
-    accelerator.wait_for_everyone()
+    with accelerator.local_main_process_first():  # a data set is downloaded once
+        sources = open_sources(recipe.data)
+    names = [*recipe.teachers, *(teachers or {})]
+    student = new_student(recipe, len(sources[0].class_names), accelerator.num_processes, student, names)
     advisers = _teachers(recipe, folder, sources, accelerator, teachers or {}, display)
     job = prepare(recipe, folder, sources, accelerator, student, advisers, display)
     checks = check_teachers(job.teachers, recipe, sources[1], accelerator, display)
@@ -123,7 +127,7 @@ def _train_epoch(job: Job, epoch: int, bar: Bar, stop: Stop) -> None:
             job.optimizer.step()
             job.optimizer.zero_grad()
         _remember(job, terms)
-        count.skipped += len(batch.skipped)
+        count.skipped += [name for name in batch.skipped if name not in count.skipped]
         if not accelerator.sync_gradients:
             continue
         count.step += 1
@@ -152,11 +156,12 @@ def _checkpoint_due(job: Job) -> bool:
 
 
 def _stopped(job: Job) -> str:
-    path = job.folder.path
-    return (
-        f"stopped after step {job.count.step} of {job.total_steps}, everything is saved; go on with:\n"
-        f"  coadvise train {path / 'recipe.yaml'} run.output={path} --resume"
-    )
+    return f"stopped after step {job.count.step} of {job.total_steps}, {_go_on(job.folder)}"
+
+
+def _go_on(folder: RunFolder) -> str:
+    path = folder.path
+    return f"everything is saved; go on with:\n  coadvise train {path / 'recipe.yaml'} run.output={path} --resume"
 
 
 def _remember(job: Job, terms: LossTerms) -> None:
@@ -183,10 +188,7 @@ def _log(job: Job, epoch: int) -> str:
     terms = {name.removeprefix("term."): value for name, value in means.items() if name != "total"}
     bad = [name for name, value in terms.items() if value != value or abs(value) == float("inf")]
     if bad:
-        raise RunError(
-            f"the loss of '{bad[0]}' is not finite at step {job.count.step}; try a lower optim.lr, optim.clip=1, or "
-            f"run.precision=fp32 (weights up to the last checkpoint are kept in {job.folder.path})"
-        )
+        raise RunError(_diverged(f"the loss of '{bad[0]}' is", job))
     lr = job.optimizer.param_groups[0]["lr"]
     speed = job.tracker.images_per_s(job.count.step, job.recipe.optim.batch_size)
     job.tracker.train(job.count.step, epoch, lr, means["total"], terms, speed)
@@ -199,25 +201,24 @@ def _validate(job: Job, epoch: int) -> None:
     The teachers take part in the last evaluation only: they never change, and it is the one that is reported.
     """
     last = epoch == job.recipe.schedule.epochs
+    _require_finite(job)
+    _share_buffers(job)
     job.metrics = _evaluate(job, job.student, with_teachers=last)
     job.ema_metrics = _evaluate(job, job.ema.module, with_teachers=last) if job.ema is not None else None
     job.tracker.evaluation(job.count.step, epoch, job.metrics, job.ema_metrics)
     candidates = {"student": (job.metrics, job.student)}
     if job.ema is not None and job.ema_metrics is not None:
         candidates["ema"] = (job.ema_metrics, job.ema.module)
-    weights = max(candidates, key=lambda name: candidates[name][0]["accuracy/class"])
+    answer = "accuracy/average" if getattr(job.student, "inference", "") == "average" else "accuracy/class"
+    weights = max(candidates, key=lambda name: candidates[name][0].get(answer, 0.0))
     metrics, module = candidates[weights]
     job.display.say(
         f"epoch {epoch}: "
         + ", ".join(f"{name.split('/')[1]} {value:.1%}" for name, value in metrics.items() if "accuracy" in name)
         + (" (ema)" if weights == "ema" else "")
     )
-    if metrics["accuracy/class"] > job.count.best:
-        job.count.best, job.count.best_epoch, job.count.best_weights = (
-            metrics["accuracy/class"],
-            epoch,
-            weights,
-        )
+    if metrics[answer] > job.count.best:
+        job.count.best, job.count.best_epoch, job.count.best_weights = metrics[answer], epoch, weights
         if job.accelerator.is_main_process:
             save_model(
                 job.folder.best,
@@ -244,14 +245,42 @@ def _evaluate(job: Job, module: nn.Module, with_teachers: bool) -> dict[str, flo
             reduce=lambda state: job.accelerator.reduce(state, "sum"),  # type: ignore[arg-type,return-value]
         )
     module.train(training)
-    if skipped:
+    if skipped and not job.val_skipped:
         job.display.say(f"{skipped} unreadable validation images were left out")
+    job.val_skipped = skipped
     return metrics
+
+
+def _require_finite(job: Job) -> None:
+    """Before anything is written: broken weights must not take the place of good ones. Alike on all processes.
+
+    Raises:
+        RunError: weights that are not finite.
+    """
+    if not torch.isfinite(get_total_norm([p.detach() for p in job.student.parameters()])):
+        raise RunError(_diverged("the weights are", job))
+
+
+def _diverged(what: str, job: Job) -> str:
+    return (
+        f"{what} not finite at step {job.count.step}; try a lower optim.lr, optim.clip=1, or run.precision=fp32 "
+        f"(weights up to the last checkpoint are kept in {job.folder.path})"
+    )
+
+
+def _share_buffers(job: Job) -> None:
+    """Give all processes the main one's BatchNorm statistics: each has gathered those of its own images."""
+    if job.accelerator.num_processes > 1:
+        for module in [job.student] + ([job.ema.module] if job.ema is not None else []):
+            for buffer in module.buffers():
+                broadcast(buffer, from_process=0)
 
 
 def save(job: Job) -> None:
     """Write `last.safetensors`: what `_resume` needs to continue exactly."""
     accelerator, device = job.accelerator, job.accelerator.device
+    _require_finite(job)
+    _gather_skipped(job)
     job.saved = time.monotonic()
     own = rng_tensors(device)
     states = {name: accelerator.gather(value.to(device).unsqueeze(0)) for name, value in own.items()}
@@ -273,6 +302,11 @@ def save(job: Job) -> None:
         }
         save_state(job.folder.last, parts, numbers)
     accelerator.wait_for_everyone()
+
+
+def _gather_skipped(job: Job) -> None:
+    """Bring together the names of unreadable images that all processes met."""
+    job.count.skipped = sorted(set(gather_object(job.count.skipped)))
 
 
 def _resume(job: Job) -> None:
@@ -312,6 +346,9 @@ def _resume(job: Job) -> None:
 def _finish(job: Job, checks: Mapping[str, TeacherCheck]) -> dict[str, Any]:
     """Write and return the result."""
     recipe, count = job.recipe, job.count
+    _gather_skipped(job)
+    if count.skipped:
+        job.display.say(f"{len(count.skipped)} unreadable training images were replaced, such as {count.skipped[0]}")
     if not job.metrics:  # resumed after the last evaluation was written, but not the result
         line = [line for line in read_metrics(job.folder.metrics) if line["kind"] == "eval"][-1]
         job.metrics, job.ema_metrics = line["metrics"], line["ema"]
@@ -340,7 +377,7 @@ def _finish(job: Job, checks: Mapping[str, TeacherCheck]) -> dict[str, Any]:
         "final": job.metrics,
         "ema": job.ema_metrics,
         "best": {"value": count.best, "epoch": count.best_epoch, "weights": count.best_weights},
-        "skipped": {"train": count.skipped},
+        "skipped": {"train": len(count.skipped), "val": job.val_skipped, "names": count.skipped[:20]},
         "provenance": manifest(precision=str(job.accelerator.mixed_precision), processes=job.accelerator.num_processes),
     }
     if job.accelerator.is_main_process:
@@ -366,7 +403,12 @@ def _teachers(
         schooling = teacher_recipe(recipe, name, place.path)
         if not place.finished:
             display.say(f"training teacher {name} ({settings.model}) for {schooling.schedule.epochs} epochs")
-            train(schooling, resume=place.last.is_file(), display=display)
+            try:
+                train(schooling, resume=place.last.is_file(), display=display)
+            except Interrupted as stopped:  # the command it names would go on with this teacher alone
+                if accelerator.is_main_process:
+                    folder.keep_recipe(recipe)
+                raise Interrupted(f"stopped while teacher {name} was trained, {_go_on(folder)}") from stopped
         else:
             place.require_same(schooling)
         checkpoints[name] = str(place.best)

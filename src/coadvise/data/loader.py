@@ -347,6 +347,7 @@ class _Collate:
 
 
 def _start_worker(worker: int) -> None:
-    """Ctrl-C reaches the whole process group: only the main process answers it, and then ends the workers."""
+    """Ctrl-C and a scheduler's SIGTERM reach all processes: only the main one answers, and then ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
