@@ -4,8 +4,10 @@ import io
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,7 +177,8 @@ def test_data_that_does_not_fit(recipe: Callable[..., Path], trained: Path, tmp_
             path.unlink()
     done = coadvise("train", recipe(data={**data, "on_error": "skip"}), "optim.batch_size=5")
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["skipped"]["train"] > 0
+    skipped = json.loads((tmp_path / "run" / "result.json").read_text())["skipped"]
+    assert skipped["train"] == 1 and skipped["names"] == [str(bad)]
     bad.rename(tmp_path / "photos" / "val" / "a" / "bad.jpg")
     (tmp_path / "photos" / "train" / "c").mkdir()
     assert "holds no images" in refused("train", recipe(data=data), f"run.output={tmp_path / 'other'}")
@@ -191,23 +194,38 @@ def test_predict_and_evaluate_refuse(trained: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_in_a_real_process_says_how_to_resume(recipe: Callable[..., Path], tmp_path: Path) -> None:
-    import signal
-    import time
+    arguments = ["train", recipe(), "schedule.epochs=400", "run.eval_every=400"]
+    done = coadvise(*stop_and_read(arguments, tmp_path / "run" / "metrics.jsonl"), timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 2000
 
-    command = [sys.executable, "-m", "coadvise", "train", str(recipe()), "schedule.epochs=400", "run.eval_every=400"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    metrics = tmp_path / "run" / "metrics.jsonl"
+
+def test_ctrl_c_while_a_teacher_is_trained(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """The printed command goes on with the whole run, not with the teacher alone."""
+    teacher = {**CNN, "train": {"epochs": 300}}
+    mine = recipe(teachers={"conv": teacher}, run={**TINY["run"], "eval_every": 100})
+    printed = stop_and_read(["train", mine], tmp_path / "run" / "teachers" / "conv" / "metrics.jsonl")
+    done = coadvise(*printed, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["steps"] == 20 and set(result["teachers"]) == {"conv"}
+
+
+def stop_and_read(arguments: list[str | Path], metrics: Path) -> list[str]:
+    """Press Ctrl-C once the metrics have a line; the arguments of the command that is printed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coadvise", *map(str, arguments)],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     while not (metrics.exists() and metrics.stat().st_size):
         time.sleep(0.05)
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "--resume" in errors and "Traceback" not in errors
+    assert process.returncode == 130 and "--resume" in errors and "Traceback" not in errors, errors
     printed = errors.splitlines()[-1].split()
     assert printed[:2] == ["coadvise", "train"]
-    done = coadvise(*printed[1:], timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 2000
+    return printed[1:]
 
 
 def test_output_into_a_closed_pipe_is_quiet() -> None:

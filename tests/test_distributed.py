@@ -100,5 +100,23 @@ def test_interrupted_on_two_processes_and_resumed(runs: dict[str, Path], tmp_pat
     assert losses(tmp_path / "run") == losses(runs["two"])
 
 
+def test_batch_norm_of_a_student_resumes_alike(tmp_path: Path) -> None:
+    """Each process gathers its own BatchNorm statistics; what is evaluated and saved is the same for all."""
+    recipes = {}
+    for name in ("a", "b"):
+        changes = {"run.eval_every": 2, "optim.ema": 0.9, "student.model": "cit_tiny_sa", **CHANGES}
+        recipes[name] = tmp_path / f"{name}.yaml"
+        recipes[name].write_text(dump_recipe(tiny(tmp_path / name, changes)))
+    whole = torchrun("-m", "coadvise", "train", str(recipes["a"]), "--quiet")
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    assert "stopped after step 10" in torchrun(str(HERE / "stop_after.py"), str(recipes["b"]), "8").stderr
+    rest = torchrun("-m", "coadvise", "train", str(recipes["b"]), "--resume", "--quiet")
+    assert rest.returncode == 0, rest.stderr[-3000:]
+    a, b = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("a", "b"))
+    assert a["final"] == b["final"] and a["ema"] == b["ema"]
+    one, two = (load_file(tmp_path / name / "last.safetensors") for name in ("a", "b"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
 def teachers_of(runs: dict[str, Path]) -> Path:
     return runs["one"].parent / "teachers"

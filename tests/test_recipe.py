@@ -1,9 +1,11 @@
 """Recipes: what a person writes is what is meant, and every problem is named at once."""
 
+import re
+
 import pytest
 
 from coadvise.errors import RecipeError
-from coadvise.recipe import Recipe
+from coadvise.recipe import FREE, Recipe, flat
 from coadvise.recipe_file import builtin_recipes, dump_recipe, json_schema, load_recipe, parse_yaml, recipe_from
 
 MINIMAL = "name: mine\ndata: {source: digits}\n"
@@ -45,6 +47,8 @@ def test_numbers_and_switches_mean_what_a_person_means() -> None:
         ("student: {options: {patch_size: 7, stem: conv}}", ["a conv stem needs an even one"]),
         ("student: {options: {patch_size: 15}}", ["image_size 224 is not divisible by student.options.patch_size 15"]),
         ("teachers: {class: {model: resnet18, train: {}}}", ["'class' is reserved"]),
+        ("teachers: {conv: {model: resnet18, train: {}, classes: [1, 0]}}", ["remove classes"]),
+        ("loss: {tokens: single}\nstudent: {tokens: {conv: conv}}", ["only the class token learns"]),
         ("teachers: {a b: {model: resnet18, train: {}}}", ["'a b' is no name"]),
         ("teachers: {conv: {model: resnet18}}", ["teachers.conv would advise with random weights"]),
         (
@@ -62,6 +66,30 @@ def test_numbers_and_switches_mean_what_a_person_means() -> None:
 def test_problems_are_named_with_place_and_remedy(text: str, words: list[str]) -> None:
     message = problems(MINIMAL + text)
     assert all(word in message for word in words), message
+
+
+def test_switches_in_options_are_switches() -> None:
+    recipe = read(MINIMAL + "student: {options: {align: off, pre_norm: 'Yes', stem: conv}}")
+    assert recipe.student.options == {"align": False, "pre_norm": True, "stem": "conv"}
+
+
+@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+def test_the_commands_of_a_recipe_are_valid(name: str) -> None:
+    text = builtin_recipes()[name].read_text()
+    commands = re.findall(r"^#.*?coadvise train (.*?)(?: …)?$", text, re.M)
+    assert commands
+    for command in commands:
+        words = command.split()
+        assert words[0] == name
+        load_recipe(words[0], words[1:])
+
+
+def test_settings_that_may_change_on_resume_do_not_change_the_fingerprint() -> None:
+    base = read(MINIMAL)
+    known = flat(base.model_dump(mode="json"))
+    assert set(FREE) <= known.keys()
+    assert read(MINIMAL + "run: {allow_weak: true, log_every: 3, output: x}").fingerprint() == base.fingerprint()
+    assert read(MINIMAL + "run: {seed: 1}").fingerprint() != base.fingerprint()
 
 
 def test_top_level_problems() -> None:

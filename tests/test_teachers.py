@@ -1,5 +1,7 @@
 """Teachers: frozen, in their own normalisation and resolution, and measured before they advise."""
 
+import math
+
 import numpy as np
 import pytest
 import timm
@@ -7,7 +9,7 @@ import torch
 from torch import nn
 
 from coadvise.errors import ModelError
-from coadvise.teachers import FrozenTeacher, Teachers, measure_teachers, require_able
+from coadvise.teachers import FrozenTeacher, TeacherCheck, Teachers, measure_teachers, require_able
 
 
 @pytest.mark.parametrize("name", ["resnet18", "regnety_002"])
@@ -52,6 +54,10 @@ def test_resolution_and_class_map() -> None:
 def test_a_timm_model_of_fixed_size_gets_its_size() -> None:
     member = FrozenTeacher(timm.create_model("deit_tiny_patch16_224", num_classes=3, depth=1))
     assert member.image_size == 224
+
+
+def test_a_model_built_for_another_size_keeps_that() -> None:
+    assert FrozenTeacher(timm.create_model("deit_tiny_patch16_224", img_size=32, depth=1)).image_size == 32
 
 
 def test_teachers_stay_frozen_and_in_evaluation() -> None:
@@ -104,6 +110,20 @@ def test_classes_in_another_order_are_recognised() -> None:
 def test_chance_level_is_refused() -> None:
     with pytest.raises(ModelError, match="near chance level"):
         require_able(measure(Oracle([2, 2, 2, 2, 2], 5)), list("abcde"))
+
+
+def test_few_images_do_not_condemn_a_good_teacher() -> None:
+    """Fifteen of seventeen right where 12 are of one class; all right of four; but not two right of four."""
+
+    def weak(correct: int, samples: int, chance: float) -> bool:
+        return TeacherCheck(correct / samples, chance, 0.0, (), samples).weak
+
+    assert weak(12, 17, 12 / 17) and not weak(17, 17, 12 / 17)
+    assert not weak(4, 4, 0.5) and weak(2, 4, 0.5)
+    # the exact tail: 20 or more of 100 at chance 0.1 happens in 2 of 1,000 trials, 21 or more in 0.8
+    tail = [sum(math.comb(100, i) * 0.1**i * 0.9 ** (100 - i) for i in range(k, 101)) for k in (20, 21)]
+    assert tail[0] > 0.001 > tail[1]
+    assert weak(20, 100, 0.1) and not weak(21, 100, 0.1)
 
 
 def test_too_few_and_too_many_classes() -> None:

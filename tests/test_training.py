@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from recipes_for_tests import CNN, INN, tiny
 from safetensors.torch import load_file
 from torch import nn
@@ -297,6 +299,99 @@ def test_chance_level_teacher_stops_the_run_before_the_student(tmp_path: Path) -
     with pytest.raises(ModelError, match="near chance level"):
         run(tiny(tmp_path / "run", changes, teachers={"conv": {**CNN, "train": {"epochs": 1, "lr": 1e-7}}}))
     assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def photographs(root: Path, per_class: int) -> str:
+    """Three classes that even a tiny network tells apart by their colour, in folders, so sorted by class."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", per_class), ("val", per_class)):
+        for name, colour in (("dark", 30), ("grey", 128), ("light", 220)):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(rng.normal(colour, 10, size=(8, 8, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i:03}.png")
+    return str(root)
+
+
+def test_teachers_are_checked_on_all_classes(tmp_path: Path) -> None:
+    """A folder comes sorted by class: of its first images all would be dark, and no teacher better than chance."""
+    data = {"source": photographs(tmp_path / "photos", 30), "train_size": None, "val_size": None}
+    changes = {f"data.{key}": value for key, value in data.items()}
+    changes |= {
+        "run.allow_weak": False,
+        "run.teacher_check_size": 30,
+        "data.augment.mixup": 0,
+        "data.augment.cutmix": 0,
+    }
+    teacher = {**CNN, "train": {"epochs": 15}}
+    result = run(tiny(tmp_path / "run", {**changes, "run.tensorboard": True}, teachers={"conv": teacher}))
+    assert result["teachers"]["conv"]["samples"] == 30 and result["teachers"]["conv"]["accuracy"] > 0.6
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_a_refused_teacher_leaves_the_folder_usable(tmp_path: Path) -> None:
+    """The teacher that was trained is kept, and `allow_weak` goes on with it."""
+    teachers = {"conv": {**CNN, "train": {"epochs": 1, "lr": 1e-7}}}
+    changes = {"run.allow_weak": False, "run.tensorboard": True}
+    with pytest.raises(ModelError, match="near chance level"):
+        run(tiny(tmp_path / "run", changes, teachers=teachers))
+    before = (tmp_path / "run" / "teachers" / "conv" / "best.safetensors").read_bytes()
+    run(tiny(tmp_path / "run", {**changes, "run.allow_weak": True}, teachers=teachers))
+    assert (tmp_path / "run" / "teachers" / "conv" / "best.safetensors").read_bytes() == before
+
+
+def test_any_timm_transformer_and_a_cit_can_teach(tmp_path: Path) -> None:
+    """A ViT of fixed size is built for the data's, and a CiT keeps the tokens that its checkpoint records."""
+    vit = {"model": "vit_tiny_patch16_224", "options": {"patch_size": 4, "depth": 1}, "train": {"epochs": 1}}
+    cit = {"model": "cit_tiny", "options": {"patch_size": 4, "depth": 1}, "image_size": 16, "train": {"epochs": 1}}
+    result = run(tiny(tmp_path / "run", teachers={"vit": vit, "cit": cit}))
+    assert result["teachers"]["vit"]["samples"] == 101
+    co_advised = str(tmp_path / "run" / "best.safetensors")
+    bare = {"model": "cit_tiny", "checkpoint": co_advised}
+    again = run(tiny(tmp_path / "again", teachers={"old": bare}))
+    assert again["teachers"]["old"]["accuracy"] == pytest.approx(result["best"]["value"])
+
+
+def test_average_inference_decides_what_is_best(tmp_path: Path) -> None:
+    from coadvise.data.sources import open_sources
+    from coadvise.inference import class_probabilities, load_trained
+
+    recipe = tiny(tmp_path / "run", {"student.options.inference": "average"}, teachers={"conv": CNN})
+    result = run(recipe)
+    evaluations = [line["metrics"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "metrics" in line]
+    assert result["best"]["value"] == max(metrics["accuracy/average"] for metrics in evaluations)
+    source = open_sources(recipe.data)[1]
+    probabilities = class_probabilities(load_trained(tmp_path / "run"), source)
+    correct = (probabilities.argmax(dim=1).numpy() == source.labels).mean()
+    assert correct == pytest.approx(result["best"]["value"])
+
+
+def test_broken_weights_do_not_replace_good_ones(tmp_path: Path) -> None:
+    """The weights break after step 7, between log lines; the checkpoint of step 7 stays."""
+    from coadvise.build import build_student
+
+    recipe = tiny(tmp_path / "run", {"run.checkpoint_every": 1, "run.log_every": 50})
+    torch.manual_seed(0)
+    student = build_student(recipe, 10)
+    seen = 0
+
+    def hook(module: nn.Module, inputs: Any) -> None:
+        nonlocal seen
+        seen += module.training
+        if seen == 8:
+            with torch.no_grad():
+                student.head.weight.fill_(float("nan"))
+
+    student.patch_embed.register_forward_pre_hook(hook)
+    with pytest.raises(RunError, match="weights are not finite at step 8"):
+        run(recipe, student=student)
+    assert all(torch.isfinite(v).all() for k, v in weights(tmp_path / "run").items() if v.is_floating_point())
+
+
+def test_a_student_that_does_not_fit_is_refused_before_teachers_are_trained(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no option 'dpth'"):
+        run(tiny(tmp_path / "run", {"student.options.dpth": 1}, teachers={"conv": CNN}))
+    assert not (tmp_path / "run").exists()
 
 
 def test_divergence_is_named(tmp_path: Path) -> None:
