@@ -11,7 +11,7 @@ LAYERS = {
     1: {"recipe", "recipe_file", "provenance", "progress"},
     2: {"ops", "data", "losses", "metrics", "inert_pickle", "run_folder"},
     3: {"models", "tracking"},
-    4: {"teachers", "checkpoint", "model_file", "training_state", "processes", "build"},
+    4: {"fuse", "teachers", "checkpoint", "model_file", "training_state", "processes", "build"},
     5: {"evaluate", "preparation", "inference"},
     6: {"training"},
     7: {"demo"},

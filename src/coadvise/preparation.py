@@ -195,6 +195,11 @@ def prepare(
     )
     val_loader = EvalLoader(val_source, recipe.data, eval_batch_size(recipe, accelerator), rank=rank, world=world)
     model, wrapped = accelerator.prepare(TokenLogits(student), optimizer)
+    facts = describe_teachers(recipe, teachers)
+    advisers = Teachers(teachers, input_mean=recipe.data.mean, input_std=recipe.data.std).to(accelerator.device)
+    if recipe.run.fuse_teachers:
+        shape = (4, 3, recipe.data.image_size, recipe.data.image_size)
+        advisers.fuse(torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(accelerator.device))
     return Job(
         recipe=recipe,
         folder=folder,
@@ -204,8 +209,8 @@ def prepare(
         optimizer=wrapped,
         scheduler=make_scheduler(optimizer, recipe, loader.steps_per_epoch, lr),
         ema=ema,
-        teachers=Teachers(teachers, input_mean=recipe.data.mean, input_std=recipe.data.std).to(accelerator.device),
-        teacher_facts=describe_teachers(recipe, teachers),
+        teachers=advisers,
+        teacher_facts=facts,
         mode=loss_mode(recipe, tokens, teachers),
         loader=loader,
         val_loader=val_loader,

@@ -244,6 +244,8 @@ class Run(Part):
     """Go on with a teacher that is near chance level or whose classes are in another order."""
     teacher_check_size: Annotated[int, Field(ge=1)] = 2000
     """Validation images on which each teacher's accuracy is measured before the student trains."""
+    fuse_teachers: bool = True
+    """Fold the teachers' BatchNorm into their convolutions, where the logits stay the same."""
     grad_checkpointing: bool = False
     tensorboard: bool = True
 

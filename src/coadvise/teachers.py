@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .errors import ModelError
+from .fuse import fused
 from .losses import CLASS
 from .recipe import IMAGENET_MEAN, IMAGENET_STD
 
@@ -63,10 +64,21 @@ class FrozenTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits over the student's classes, in float32, for images that are normalised for this teacher."""
-        if self.image_size is not None and tuple(x.shape[-2:]) != (self.image_size, self.image_size):
-            x = F.interpolate(x, size=(self.image_size, self.image_size), mode="bicubic", antialias=True)
-        z = self.model(x).float()
+        z = self.model(self._resized(x)).float()
         return z if self.classes is None else z[:, self.classes]
+
+    def _resized(self, x: Tensor) -> Tensor:
+        size = self.image_size
+        if size is None or tuple(x.shape[-2:]) == (size, size):
+            return x
+        return F.interpolate(x, size=(size, size), mode="bicubic", antialias=True)
+
+    @torch.no_grad()
+    def fuse(self, example: Float[Tensor, "b c h w"]) -> bool:
+        """Use a faster copy of the model from now on, if there is one that gives the same logits on `example`."""
+        faster = fused(self.model, self._resized(example))
+        self.model = self.model if faster is None else faster
+        return faster is not None
 
 
 class Teachers(nn.Module):
@@ -114,11 +126,27 @@ class Teachers(nn.Module):
     @torch.no_grad()
     def forward(self, x: Float[Tensor, "b c h w"]) -> dict[str, Float[Tensor, "b k"]]:
         """Advice for a batch: teacher name → logits (b, k) in float32, without gradient."""
-        advice = {}
-        for i, (name, member) in enumerate(zip(self.names, self.members, strict=True)):
-            scale, shift = getattr(self, f"scale_{i}"), getattr(self, f"shift_{i}")
-            advice[name] = member(x if scale is None else x * scale + shift)
-        return advice
+        return {name: member(self._seen(i, x)) for i, (name, member) in enumerate(self._named())}
+
+    def _named(self) -> Iterable[tuple[str, FrozenTeacher]]:
+        return zip(self.names, cast(Iterable[FrozenTeacher], self.members), strict=True)
+
+    def _seen(self, i: int, x: Tensor) -> Tensor:
+        """Images in the normalisation of the i-th teacher."""
+        scale, shift = getattr(self, f"scale_{i}"), getattr(self, f"shift_{i}")
+        return x if scale is None else x * scale + shift
+
+    @torch.no_grad()
+    def fuse(self, example: Float[Tensor, "b c h w"]) -> tuple[str, ...]:
+        """Fold the teachers' BatchNorm into their convolutions, in copies; the modules that were given stay whole.
+
+        Args:
+            example: a few of the student's images; each copy must give its original's logits on them.
+
+        Returns:
+            Names of the teachers that are faster now.
+        """
+        return tuple(name for i, (name, member) in enumerate(self._named()) if member.fuse(self._seen(i, example)))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -186,8 +214,7 @@ def measure_teachers(
 
 
 def _advice_that_fits(teachers: Teachers, images: Tensor) -> dict[str, Tensor]:
-    for name, module in zip(teachers.names, teachers.members, strict=True):
-        member = cast(FrozenTeacher, module)
+    for name, member in teachers._named():
         known = getattr(member.model, "num_classes", None)
         if member.classes is not None and known is not None and int(member.classes.max()) >= known:
             raise ModelError(

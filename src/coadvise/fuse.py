@@ -1,0 +1,99 @@
+"""Frozen networks as what they are: inference. BatchNorm goes into the convolution before it, memory is channels-last.
+
+In evaluation mode BatchNorm is y = s·x + t for each channel, with s = γ / √(σ² + ε) and t = β − s·μ; a convolution
+before it takes s into its weight and t into its bias, and one pass over the feature map less is made.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .models.rednet import Involution2d
+
+# Largest difference of logits that counts as rounding, relative to the largest logit.
+TOLERANCE = 1e-4
+
+
+@torch.no_grad()
+def fused(model: nn.Module, example: Float[Tensor, "b 3 h w"]) -> nn.Module | None:
+    """A copy of a classifier that computes the same faster, or None where nothing can be gained safely.
+
+    The copy is compared with the model on `example`: whatever the pairs of convolution and BatchNorm hid (a feature
+    map that something else reads too), a copy that does not agree is not returned.
+
+    Args:
+        model: in evaluation mode; it is left as it is.
+        example: images, normalised for this model.
+    """
+    if not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
+        return None
+    with torch.autocast(example.device.type, enabled=False):
+        expected = model(example)
+        copied = copy.deepcopy(model)
+        for name, conv in _pairs(copied, example):
+            _fold(copied, name, conv)
+        if not any(isinstance(m, Involution2d) for m in copied.modules()):
+            copied = copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        found = copied(example)
+    limit = TOLERANCE * max(float(expected.abs().max()), 1.0)
+    return copied if float((found - expected).abs().max()) <= limit else None
+
+
+def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Conv2d]]:
+    """BatchNorms, by name, with the convolution whose output they read, each called once for an image.
+
+    Found by watching a forward pass, so that it does not matter how a model is written.
+    """
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors, so that no id comes twice
+    calls: dict[nn.Module, int] = {}
+    read_by: dict[nn.Conv2d, list[str]] = {}
+
+    def after_conv(conv: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(conv, nn.Conv2d)
+        calls[conv] = calls.get(conv, 0) + 1
+        made[id(output)] = (conv, output)
+
+    def before_norm(name: str, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        calls[norm] = calls.get(norm, 0) + 1
+        if id(inputs[0]) in made:
+            read_by.setdefault(made[id(inputs[0])][0], []).append(name)
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(after_conv))
+        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            handles.append(
+                module.register_forward_pre_hook(lambda norm, inputs, name=name: before_norm(name, norm, inputs))
+            )
+    model(example[:1])
+    for handle in handles:
+        handle.remove()
+    return [
+        (names[0], conv)
+        for conv, names in read_by.items()
+        if len(names) == 1 and calls[conv] == 1 and calls[model.get_submodule(names[0])] == 1
+    ]
+
+
+def _fold(model: nn.Module, name: str, conv: nn.Conv2d) -> None:
+    """Move a BatchNorm into the convolution before it; what is left in its place is its activation, if it has one."""
+    norm = model.get_submodule(name)
+    assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+    mean, variance = norm.running_mean.double(), norm.running_var.double()
+    scale = (variance + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -mean * scale if norm.bias is None else norm.bias.double() - mean * scale
+    bias = shift if conv.bias is None else conv.bias.double() * scale + shift
+    weight = conv.weight
+    conv.weight = nn.Parameter((weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
+    parent, _, last = name.rpartition(".")
+    activation = getattr(norm, "act", None)  # timm's BatchNormAct2d carries it
+    rest = activation if isinstance(activation, nn.Module) else nn.Identity()
+    setattr(model.get_submodule(parent), last, rest)
