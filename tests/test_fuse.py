@@ -89,7 +89,10 @@ def test_without_batch_norm_there_is_nothing_to_fuse() -> None:
 
 def test_teachers_are_fused_in_their_own_normalisation_and_size() -> None:
     torch.manual_seed(0)
-    models = {"conv": with_statistics(timm.create_model("resnet18", num_classes=5)), "plain": with_statistics(Shared("read twice"))}
+    models = {
+        "conv": with_statistics(timm.create_model("resnet18", num_classes=5)),
+        "plain": with_statistics(Shared("read twice")),
+    }
     whole = Teachers(models, input_mean=(0.1, 0.5, 0.9), input_std=(0.5, 0.25, 0.3))
     faster = Teachers(models, input_mean=(0.1, 0.5, 0.9), input_std=(0.5, 0.25, 0.3))
     x = torch.randn(2, 3, 32, 32)
