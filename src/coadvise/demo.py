@@ -51,14 +51,15 @@ def demo_recipes(output: Path, seeds: int) -> tuple[dict[str, Recipe], dict[str,
     for name, facts in TEACHERS.items():
         settings = dict(base["teachers"][facts["like"]])
         settings["train"] = {**settings["train"], "seed": facts["seed"]}
-        content = _plain({**base, "name": "teacher", "teachers": {name: settings}})
+        content = _plain({**base, "name": "teacher", "teachers": {name: settings}, "loss": {}})
         recipe = recipe_from(content, where=f"demo teacher {name}")
         teachers[f"teachers/{name}"] = teacher_recipe(recipe, name, output / "teachers" / name)
     for seed in range(seeds):
         for arm, facts in ARMS.items():
-            advisers = {}
+            advisers, weights = {}, {}
             for name in facts["teachers"]:
                 like = TEACHERS[name]["like"]
+                weights[name] = base["loss"]["weights"][like]
                 settings = {key: value for key, value in base["teachers"][like].items() if key != "train"}
                 checkpoint = str(output / "teachers" / name / "best.safetensors")
                 advisers[name] = {**settings, "checkpoint": checkpoint, "bias": like}
@@ -66,6 +67,7 @@ def demo_recipes(output: Path, seeds: int) -> tuple[dict[str, Recipe], dict[str,
                 **base,
                 "name": f"{arm}-s{seed}",
                 "teachers": advisers,
+                "loss": {"weights": weights},
                 "run": {**base["run"], "output": str(output / "runs" / f"{arm}-s{seed}"), "seed": seed},
             }
             content["data"] = {**base["data"], "seed": seed}
