@@ -1,7 +1,10 @@
 """Involution against a plain loop over every pixel in float64, and against `unfold`."""
 
 import math
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +12,9 @@ import torch.nn.functional as F
 
 from coadvise.errors import ModelError
 from coadvise.models.rednet import Involution2d
-from coadvise.ops import involution
+from coadvise.ops import involution, involution_cpu, involution_eager
 
-METHODS = sys.modules["coadvise.ops.involution"]  # the module: the package exports the function of the same name
+OPERATOR = sys.modules["coadvise.ops.involution"]  # the module: the package exports the function of the same name
 
 
 def naive(x, kernel, k, stride):
@@ -46,13 +49,17 @@ def draw(b, c, h, w, k, stride, dtype=torch.float64):
     return x.to(dtype).requires_grad_(), kernel.to(dtype).requires_grad_()
 
 
-@pytest.fixture(params=["_ByMatrix", "_ByShifts"])
+@pytest.fixture(params=["compiled", "matrix", "shifts"])
 def method(request, monkeypatch):
-    """Both ways to compute it at every size, whichever the size would choose."""
-    monkeypatch.setattr(METHODS, "_is_small", lambda *_: request.param == "_ByMatrix")
+    """All ways to compute it at every size, whichever the machine and the size would choose."""
+    if request.param == "compiled":
+        assert involution_cpu.library() is not None, "there is a compiler where this project is tested"
+    else:
+        monkeypatch.setattr(OPERATOR, "_implementation", lambda x: involution_eager)
+        monkeypatch.setattr(involution_eager, "_is_small", lambda *_: request.param == "matrix")
 
 
-@pytest.mark.parametrize("k", [3, 5, 7])
+@pytest.mark.parametrize("k", [1, 3, 5, 7, 9])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("size", [(5, 4), (4, 7), (1, 1)])
 def test_equals_the_loop_forward_and_gradient(method, k, stride, size):
@@ -143,3 +150,101 @@ def test_meta_device_gives_shapes(method):
 def test_misfits_are_named(shape, kernel_shape, k, stride, message):
     with pytest.raises(ModelError, match=message):
         involution(torch.zeros(shape), torch.zeros(kernel_shape), k, stride)
+
+
+# --- as an operator of PyTorch ---------------------------------------------------------------------------
+
+
+def test_operator_keeps_the_contract_of_pytorch():
+    """Schema, fake kernel (shapes, types, strides), autograd registration, and tracing with dynamic shapes."""
+    x, kernel = draw(2, 32, 6, 7, 5, 2, torch.float32)
+    torch.library.opcheck(torch.ops.coadvise.involution, (x, kernel, 5, 2))
+
+
+@pytest.mark.parametrize("size", [9, 12])
+def test_layer_is_exported_whole(size):
+    layer = Involution2d(32, 7, stride=2).eval()
+    x = torch.randn(2, 32, size, size)
+    exported = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    other = torch.randn(5, 32, size, size)
+    torch.testing.assert_close(exported.module()(other), layer(other))
+    assert any("coadvise.involution" in str(node.target) for node in exported.graph.nodes)
+
+
+def test_layer_is_compiled_without_a_break():
+    layer = Involution2d(16, 3).eval()
+    x = torch.randn(2, 16, 5, 6, requires_grad=True)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    expected, actual = layer(x), compiled(x)
+    torch.testing.assert_close(actual, expected)
+    for a, e in zip(*(torch.autograd.grad(y.square().sum(), x) for y in (actual, expected)), strict=True):
+        torch.testing.assert_close(a, e)
+
+
+def test_without_a_compiler_it_says_so_once_and_goes_on(tmp_path):
+    """In a process of its own, with no compiler to be found and nothing built before."""
+    code = (
+        "import torch; from coadvise.ops import involution\n"
+        "x, k = torch.ones(1, 16, 4, 4), torch.ones(1, 9, 4, 4)\n"
+        "print([float(involution(x, k, 3).sum()) for _ in range(3)])"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "CXX"}
+    environment |= {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[1600.0, 1600.0, 1600.0]"  # 16 channels x (10 x 10 pairs of pixel and neighbour)
+    assert done.stderr.count("there is no C++ compiler") == 1
+
+
+# --- on the GPU ------------------------------------------------------------------------------------------
+
+INTERPRETED = """
+import itertools, sys
+import torch
+sys.path.insert(0, {tests!r})
+from test_involution import draw, naive
+from coadvise.ops import involution_triton
+
+for k, stride, (h, w), dtype in itertools.product(
+    (3, 5, 7), (1, 2), ((5, 4), (1, 9), (8, 11)), (torch.float32, torch.bfloat16, torch.float16)
+):
+    x, kernel = draw(2, 32, h, w, k, stride, dtype)
+    exact_x, exact_kernel = (t.detach().double().requires_grad_() for t in (x, kernel))
+    expected = naive(exact_x, exact_kernel, k, stride)
+    grad = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).to(dtype)
+    wanted = (expected, *torch.autograd.grad(expected, (exact_x, exact_kernel), grad.double()))
+    last = [t.detach().contiguous(memory_format=torch.channels_last) for t in (x, kernel, grad)]
+    found = (
+        involution_triton.forward(last[0], last[1], k, stride),
+        *involution_triton.backward(last[2], last[0], last[1], k, stride),
+    )
+    # The interpreter cuts bfloat16 off where a GPU rounds.
+    eps = {{torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-11}}[dtype]
+    for f, w_ in zip(found, wanted):
+        assert f.dtype == dtype
+        torch.testing.assert_close(f.double(), w_, rtol=1.01 * eps, atol=1e-5)
+print("all equal")
+"""
+
+
+def test_triton_kernels_under_the_interpreter():
+    """The kernels themselves, run by Triton on the CPU: against the loop, in all types, with ragged blocks."""
+    pytest.importorskip("triton", reason="Triton is not installed on this platform")
+    code = INTERPRETED.format(tests=str(Path(__file__).parent))
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "all equal", done.stderr[-3000:]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("size", "k", "stride"), [(14, 7, 1), (28, 7, 2), (13, 5, 2), (9, 3, 1)])
+def test_gpu_equals_the_cpu(dtype, size, k, stride):
+    x, kernel = draw(4, 64, size, size, k, stride, torch.float64)
+    expected = involution(x, kernel, k, stride)
+    gradients = torch.autograd.grad(expected.square().sum(), (x, kernel))
+    on_gpu = [t.detach().to("cuda", dtype).requires_grad_() for t in (x, kernel)]
+    actual = involution(*on_gpu, k, stride)
+    found = torch.autograd.grad(actual.square().sum(), on_gpu)
+    eps = {torch.float32: 1e-5, torch.bfloat16: 2**-6, torch.float16: 2**-9}[dtype]
+    for a, e in zip((actual, *found), (expected, *gradients), strict=True):
+        assert (a.double().cpu() - e).abs().max() <= eps * e.abs().max()

@@ -54,3 +54,8 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise RunError(f"{path} is no valid JSON: {error}") from error
+
+
+def cache_folder() -> Path:
+    """Folder for what can be made again: `$XDG_CACHE_HOME/coadvise` or `~/.cache/coadvise`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coadvise"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -175,11 +174,6 @@ def labels_from_values(values: Sequence[str] | NDArray) -> tuple[NDArray[np.int6
             array = array.astype(np.int64)
     distinct, labels = np.unique(array, return_inverse=True)
     return labels.astype(np.int64), tuple(str(value) for value in distinct)
-
-
-def cache_folder() -> Path:
-    """Folder for what can be made again: `$XDG_CACHE_HOME/coadvise` or `~/.cache/coadvise`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coadvise"
 
 
 def expand(pattern: str) -> list[Path]:

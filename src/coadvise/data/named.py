@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError, did_you_mean
-from .base import cache_folder, find_split, labels_from_values
+from ..files import cache_folder
+from .base import find_split, labels_from_values
 from .parquet import IMAGE_COLUMNS, LABEL_COLUMNS
 
 # --- Hugging Face ----------------------------------------------------------------------------------------

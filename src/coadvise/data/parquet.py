@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .base import cache_folder, expand, group_by_split, labels_from_values, select_split
+from ..files import cache_folder
+from .base import expand, group_by_split, labels_from_values, select_split
 
 IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .base import cache_folder, expand, group_by_split, labels_from_values, select_split
+from ..files import cache_folder
+from .base import expand, group_by_split, labels_from_values, select_split
 
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 _VERSION = 1

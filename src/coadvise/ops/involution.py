@@ -4,30 +4,26 @@
 
 with zeros outside the image. The group of a channel is `c // 16`: neighbouring channels share a kernel.
 
-Two ways to compute it, chosen by the size of the map; both keep only the input and the kernels for the
-backward pass. (Measured forward and backward on one CPU thread: `unfold`, which stores all K² shifted copies
-of the input, takes 2 to 25 times as long as the one that is chosen.)
-
-- Small maps, up to 14×14 pixels for K = 7: the window covers much of such a map, so the kernels are spread
-  into one (input pixels × output pixels) matrix per group and multiplied.
-- Larger maps: a loop over the K² shifts.
+One function, `involution`, gives the same numbers everywhere: by compiled code on the CPU (involution_cpu.py), by
+Triton on the GPU (involution_triton.py), and by PyTorch's own operations elsewhere (involution_eager.py). It is a
+PyTorch operator, `coadvise::involution`, so that autocast, `torch.compile` and `torch.export` know it.
 
 Departure from the official code: sizes that the stride does not divide work, with ceil(H / s) outputs.
 """
 
+import functools
 import math
-from collections.abc import Iterator
+import warnings
+from types import ModuleType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from coadvise.errors import ModelError
-
-GROUP_CHANNELS = 16
+from coadvise.ops import involution_cpu, involution_eager
+from coadvise.ops.involution_eager import GROUP_CHANNELS
 
 
 def involution(
@@ -46,25 +42,81 @@ def involution(
         stride: step between output pixels; oh = ceil(h / stride), ow = ceil(w / stride).
 
     Returns:
-        The filtered map, in the wider of the two input types. Sums are carried in float32 at least.
+        The filtered map, channels-last, in the wider of the two input types. Sums are carried in float32 at least.
 
     Raises:
         ModelError: if a size does not fit.
     """
     _check(x, kernel, kernel_size, stride)
     dtype = torch.promote_types(x.dtype, kernel.dtype)
-    x, kernel = x.to(dtype), kernel.to(dtype)
+    out: Tensor = torch.ops.coadvise.involution(x.to(dtype), kernel.to(dtype), kernel_size, stride)
+    return out
+
+
+@torch.library.custom_op("coadvise::involution", mutates_args=())
+def _operator(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
+    x, kernel = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, kernel))
     # The result must not depend on autocast: the precision is that of the tensors that come in.
-    device_type = "cpu" if x.is_meta else x.device.type  # shapes alone know no autocast
-    with torch.autocast(device_type, enabled=False):
-        method = _ByMatrix if _is_small(x, kernel_size, stride) else _ByShifts
-        return method.apply(x, kernel, kernel_size, stride)
+    with torch.autocast(x.device.type, enabled=False):
+        out: Tensor = _implementation(x).forward(x, kernel, kernel_size, stride)
+    return out
 
 
-def _is_small(x: Tensor, kernel_size: int, stride: int) -> bool:
-    # The matrix has h·w entries per output where the loop has K² taps, but a product is several times cheaper
-    # per entry; with a stride the loop has fewer outputs to spread its overhead over.
-    return x.shape[2] * x.shape[3] <= max(64, 4 * kernel_size**2 * stride)
+@torch.library.custom_op("coadvise::involution_backward", mutates_args=())
+def _backward_operator(grad: Tensor, x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, Tensor]:
+    grad, x, kernel = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (grad, x, kernel))
+    with torch.autocast(x.device.type, enabled=False):
+        gradients: tuple[Tensor, Tensor] = _implementation(x).backward(grad, x, kernel, kernel_size, stride)
+    return gradients
+
+
+@_operator.register_fake
+def _(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
+    shape = (*x.shape[:2], *kernel.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+@_backward_operator.register_fake
+def _(grad: Tensor, x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, Tensor]:
+    last = torch.channels_last
+    return torch.empty_like(x, memory_format=last), torch.empty_like(kernel, memory_format=last)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.sizes = inputs[2:]
+
+
+def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    return *torch.ops.coadvise.involution_backward(grad, *ctx.saved_tensors, *ctx.sizes), None, None
+
+
+_operator.register_autograd(_gradient, setup_context=_keep)
+
+
+def _implementation(x: Tensor) -> ModuleType:
+    """The fastest one that is here, for the device and type of `x`: they have the same two functions."""
+    if x.device.type == "cpu" and x.dtype in involution_cpu.NAMES and involution_cpu.library() is not None:
+        return involution_cpu
+    # Triton's sums are in float32, too little for float64.
+    if x.device.type == "cuda" and x.dtype != torch.float64 and (kernels := _triton()) is not None:
+        return kernels
+    return involution_eager
+
+
+@functools.cache
+def _triton() -> ModuleType | None:
+    """The GPU kernels, or None without Triton; that is said once."""
+    try:
+        from coadvise.ops import involution_triton
+    except ImportError as error:
+        warnings.warn(
+            f"involution runs without its GPU kernels, several times slower ({error}); `pip install triton`",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return involution_triton
 
 
 def _check(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> None:
@@ -83,138 +135,3 @@ def _check(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> None:
             f"involution kernel has shape {tuple(kernel.shape)}, expected {expected} for an input of "
             f"{tuple(x.shape)} with K={kernel_size} and stride {stride}"
         )
-
-
-class _ByMatrix(torch.autograd.Function):
-    """One product per group with the kernels spread into a matrix; saves nothing but its inputs."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
-        ctx.save_for_backward(x, kernel)
-        ctx.kernel_size, ctx.stride = kernel_size, stride
-        matrix = _matrix(x, kernel, kernel_size, stride)
-        inputs = x.reshape(matrix.shape[0], GROUP_CHANNELS, matrix.shape[1])
-        return torch.bmm(inputs, matrix).view(*x.shape[:2], *kernel.shape[-2:])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x, kernel = ctx.saved_tensors
-        matrix = _matrix(x, kernel, ctx.kernel_size, ctx.stride)  # again: kept, it would be the largest tensor
-        inputs = x.reshape(matrix.shape[0], GROUP_CHANNELS, matrix.shape[1])
-        grad = grad.reshape(matrix.shape[0], GROUP_CHANNELS, matrix.shape[2])
-        grad_x = torch.bmm(grad, matrix.transpose(1, 2)).view(x.shape)
-        grad_matrix = torch.bmm(inputs.transpose(1, 2), grad)
-        # A tap meets one input per output, so its gradient is read from the matrix; nothing has to be summed.
-        (h, w), (oh, ow) = x.shape[-2:], kernel.shape[-2:]
-        rows, rows_inside = _inputs(h, oh, ctx.kernel_size, ctx.stride, x.device)
-        cols, cols_inside = _inputs(w, ow, ctx.kernel_size, ctx.stride, x.device)
-        index, inside = _pairs(rows, rows_inside, cols, cols_inside, width=w)
-        grad_kernel = grad_matrix.flatten(1).index_select(1, index) * inside
-        return grad_x, grad_kernel.view(kernel.shape), None, None
-
-
-def _matrix(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
-    """What each input pixel contributes to each output pixel: (b·g, h·w, oh·ow)."""
-    b, c, h, w = x.shape
-    oh, ow = kernel.shape[-2:]
-    rows, rows_inside = _taps(h, oh, kernel_size, stride, x.device)
-    cols, cols_inside = _taps(w, ow, kernel_size, stride, x.device)
-    index, inside = _pairs(rows, rows_inside, cols, cols_inside, width=kernel_size)
-    spread = kernel.reshape(b * (c // GROUP_CHANNELS), kernel_size**2 * oh * ow).index_select(1, index)
-    return spread.mul_(inside).view(spread.shape[0], h * w, oh * ow)
-
-
-def _taps(size: int, out: int, kernel_size: int, stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which row (or column) of the kernel of output o meets input i, as (size, out), and whether one does."""
-    inputs = torch.arange(size, device=device)[:, None]
-    outputs = torch.arange(out, device=device)[None, :]
-    tap = inputs - outputs * stride + (kernel_size - 1) // 2
-    return tap.clamp(0, kernel_size - 1), (tap >= 0) & (tap < kernel_size)
-
-
-def _inputs(size: int, out: int, kernel_size: int, stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which input row (or column) the kernel's row t meets for output o, as (K, out), and whether it exists."""
-    taps = torch.arange(kernel_size, device=device)[:, None]
-    outputs = torch.arange(out, device=device)[None, :]
-    row = outputs * stride + taps - (kernel_size - 1) // 2
-    return row.clamp(0, size - 1), (row >= 0) & (row < size)
-
-
-def _pairs(rows: Tensor, rows_ok: Tensor, cols: Tensor, cols_ok: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Combine rows and columns (n, out) to flat positions in a table of (·, width, oh, ow), and validity."""
-    oh, ow = rows.shape[1], cols.shape[1]
-    outputs = torch.arange(oh * ow, device=rows.device).view(1, 1, oh, ow)
-    position = rows[:, None, :, None] * width + cols[None, :, None, :]
-    inside = rows_ok[:, None, :, None] & cols_ok[None, :, None, :]
-    return (position * (oh * ow) + outputs).flatten(), inside.flatten()
-
-
-def _shifts(kernel_size: int, stride: int, oh: int, ow: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """For each tap of the kernel: its number and the part of the phases (see `_grouped`) that it sees."""
-    for i in range(kernel_size):
-        for j in range(kernel_size):
-            y, x = i // stride, j // stride
-            yield i * kernel_size + j, (i % stride, j % stride, ..., slice(y, y + oh), slice(x, x + ow))
-
-
-def _grouped(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, Tensor]:
-    """Padded input as (s, s, b, g, 16, h', w') and kernels as (b, g, K², oh, ow).
-
-    The first two axes are the pixel's row and column modulo the stride, so that a tap sees neighbouring pixels
-    in memory (64 channels of 32×32 px with stride 2: 160 ms instead of 260). With stride 1 this is the padded
-    input itself.
-    """
-    b, c, h, w = x.shape
-    oh, ow = kernel.shape[-2:]
-    pad = (kernel_size - 1) // 2
-    padded = F.pad(x, (pad, pad + -(w + 2 * pad) % stride, pad, pad + -(h + 2 * pad) % stride))
-    rows, cols = padded.shape[2] // stride, padded.shape[3] // stride
-    groups = c // GROUP_CHANNELS
-    split = padded.view(b, groups, GROUP_CHANNELS, rows, stride, cols, stride)
-    phases = split.permute(4, 6, 0, 1, 2, 3, 5).contiguous()
-    return phases, kernel.reshape(b, groups, kernel_size**2, oh, ow)
-
-
-def _ungrouped(phases: Tensor, shape: torch.Size, kernel_size: int) -> Tensor:
-    """The reverse of `_grouped` for the input: (s, s, b, g, 16, h', w') → (b, c, h, w), padding cut off."""
-    (b, c, h, w), stride, pad = shape, phases.shape[0], (kernel_size - 1) // 2
-    padded = phases.permute(2, 3, 4, 5, 0, 6, 1).reshape(b, c, phases.shape[5] * stride, phases.shape[6] * stride)
-    return padded[..., pad : pad + h, pad : pad + w]
-
-
-def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-class _ByShifts(torch.autograd.Function):
-    """The loop over the K² shifts; saves nothing but its inputs."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
-        ctx.save_for_backward(x, kernel)
-        ctx.kernel_size, ctx.stride = kernel_size, stride
-        oh, ow = kernel.shape[-2:]
-        phases, kernels = _grouped(x, kernel, kernel_size, stride)
-        out = phases.new_zeros(*phases.shape[2:5], oh, ow, dtype=_sum_dtype(x.dtype))
-        for tap, window in _shifts(kernel_size, stride, oh, ow):
-            out.addcmul_(phases[window], kernels[:, :, tap, None])
-        return out.view(*x.shape[:2], oh, ow).to(x.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x, kernel = ctx.saved_tensors
-        oh, ow = kernel.shape[-2:]
-        phases, kernels = _grouped(x, kernel, ctx.kernel_size, ctx.stride)
-        grad = grad.reshape(*phases.shape[2:5], oh, ow)
-        sums = _sum_dtype(x.dtype)
-        grad_phases = torch.zeros_like(phases, dtype=sums)
-        grad_kernels = torch.empty_like(kernels)
-        products = torch.empty_like(grad, dtype=sums)  # one buffer for all taps: new ones cost page faults
-        for tap, window in _shifts(ctx.kernel_size, ctx.stride, oh, ow):
-            grad_phases[window].addcmul_(grad, kernels[:, :, tap, None])
-            torch.mul(grad, phases[window], out=products)
-            grad_kernels[:, :, tap] = products.sum(2)
-        grad_x = _ungrouped(grad_phases, x.shape, ctx.kernel_size).to(x.dtype)
-        return grad_x, grad_kernels.view(kernel.shape), None, None
