@@ -1,0 +1,81 @@
+"""Involution at the shapes of RedNet-26's stages (224 px): `coadvise.ops.involution` against the unfold form.
+
+python benchmarks/bench_involution.py
+"""
+
+from __future__ import annotations
+
+import torch
+from baseline import unfold_involution
+from side_by_side import agree, arguments, claim, geometric_mean, interleaved, peak_bytes, report
+
+from coadvise.ops import involution
+
+# channels, side of the input in pixels, stride
+SHAPES = [(64, 56, 1), (128, 56, 2), (128, 28, 1), (256, 28, 2), (256, 14, 1), (512, 14, 2), (512, 7, 1)]
+K = 7
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    dtype = torch.bfloat16 if options.device != "cpu" else torch.float32
+    rows = []
+    for channels, side, stride in SHAPES:
+        generator = torch.Generator().manual_seed(0)
+        out = side // stride
+        x = torch.randn(options.batch_size, channels, side, side, generator=generator)
+        kernel = torch.randn(options.batch_size, channels // 16 * K * K, out, out, generator=generator)
+        plain = [t.to(options.device, dtype).requires_grad_() for t in (x, kernel)]
+        last = [t.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for t in plain]
+        sides = {"unfold": (unfold_involution, plain), "coadvise": (involution, last)}
+        grad = torch.randn(options.batch_size, channels, out, out, generator=generator).to(options.device, dtype)
+        grads = {"unfold": grad, "coadvise": grad.contiguous(memory_format=torch.channels_last)}
+
+        def forward(name: str, sides=sides) -> torch.Tensor:
+            function, (a, b) = sides[name]
+            with torch.no_grad():
+                return function(a, b, K, stride)  # noqa: B023 - called before the loop goes on
+
+        def both(name: str, sides=sides, grads=grads) -> tuple[torch.Tensor, ...]:
+            function, (a, b) = sides[name]
+            y = function(a, b, K, stride)  # noqa: B023
+            return (y, *torch.autograd.grad(y, (a, b), grads[name]))
+
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        for a, b in zip(both("coadvise"), both("unfold"), strict=True):
+            agree(a, b, tolerance, f"{channels} channels, {side} px, stride {stride}")
+        names = list(sides)
+        timed = interleaved({n: lambda n=n: forward(n) for n in names}, options.rounds, options.device)
+        timed_both = interleaved({n: lambda n=n: both(n) for n in names}, options.rounds, options.device)
+        memory = {n: peak_bytes(lambda n=n: both(n), options.device) for n in names}
+        size = x.element_size() if dtype == torch.float32 else 2
+        rows.append(
+            {
+                "channels": channels, "side": side, "stride": stride,
+                "forward_ms": {n: timed[n] * 1e3 for n in names},
+                "both_ms": {n: timed_both[n] * 1e3 for n in names},
+                "peak_bytes": memory,
+                "gbytes_per_s": size * (x.numel() + kernel.numel() + grad.numel()) / timed["coadvise"] / 1e9,
+                "gflops_per_s": 2 * K * K * grad.numel() / timed["coadvise"] / 1e9,
+            }
+        )  # fmt: skip
+    ratios = {
+        what: [row[f"{what}_ms"]["unfold"] / row[f"{what}_ms"]["coadvise"] for row in rows]
+        for what in ("forward", "both")
+    }
+    saved = [
+        row["peak_bytes"]["unfold"] / max(row["peak_bytes"]["coadvise"], 1)
+        for row in rows
+        if row["peak_bytes"]["unfold"]
+    ]
+    claims = [
+        claim("involution forward, against unfold (geometric mean)", geometric_mean(ratios["forward"]), "≥ 20×"),
+        claim("involution forward + backward, against unfold (geometric mean)", geometric_mean(ratios["both"]), "≥ 8×"),
+        claim("worst shape, forward or forward + backward", min(ratios["forward"] + ratios["both"]), "≥ 2×"),
+        claim("memory of unfold over ours, forward + backward (worst shape)", min(saved), "≥ 10×"),
+    ]
+    report("involution", options, claims, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""One co-advised training step of `cit_small_sa` with RegNetY-4GF and RedNet-101 at 224 px, against the plain baseline.
+
+The step is what `coadvise train` runs: live teachers, Eq. 1, backward, AdamW. The baseline computes the same in eager
+float32 with unfold involution and teachers as they were trained.
+
+python benchmarks/bench_step.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+
+import timm
+import torch
+from baseline import by_unfold
+from side_by_side import agree, arguments, claim, interleaved, report
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+import coadvise
+from coadvise.teachers import Teachers
+
+
+class Step:
+    """Student, teachers and optimizer of one side."""
+
+    def __init__(self, student: nn.Module, teachers: Teachers, fast: bool, bf16: bool) -> None:
+        self.student, self.teachers, self.fast, self.bf16 = student.train(), teachers, fast, bf16
+        self.optimizer = create_optimizer_v2(student, opt="adamw", lr=1e-5, weight_decay=0.05)
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        with contextlib.nullcontext() if self.fast else by_unfold():
+            terms = self.terms(x, y)
+            terms.total.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return terms.total.detach()
+
+    def terms(self, x: torch.Tensor, y: torch.Tensor) -> coadvise.LossTerms:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            advice = self.teachers(x)
+            return coadvise.co_advise_loss(self.student.forward_tokens(x), advice, y)
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    torch.manual_seed(0)
+    student = timm.create_model("cit_small_sa", drop_path_rate=0.0)
+    models = {"conv": timm.create_model("regnety_040"), "inv": timm.create_model("rednet101")}
+    x = torch.randn(options.batch_size, 3, 224, 224).to(options.device)
+    y = torch.randint(1000, (options.batch_size,)).to(options.device)
+    steps = {}
+    for name, fast, bf16 in (("baseline", False, False), ("coadvise fp32", True, False), ("coadvise bf16", True, True)):
+        teachers = Teachers(copy.deepcopy(models)).to(options.device)
+        if fast:
+            assert teachers.fuse(x[:2]) == ("conv", "inv")
+        steps[name] = Step(copy.deepcopy(student).to(options.device), teachers, fast, bf16)
+    with torch.no_grad(), by_unfold():
+        expected = steps["baseline"].terms(x, y)
+    for name, tolerance in (("coadvise fp32", 1e-4), ("coadvise bf16", 5e-2)):
+        with torch.no_grad():
+            found = steps[name].terms(x, y)
+        agree(torch.stack(list(found.values())), torch.stack(list(expected.values())), tolerance, name)
+    seconds = interleaved(
+        {name: lambda s=step: s(x, y) for name, step in steps.items()}, options.rounds, options.device
+    )
+    parts = interleaved(
+        {
+            "teacher RegNetY-4GF, baseline": lambda: steps["baseline"].teachers.members[0](x),
+            "teacher RegNetY-4GF, fused": lambda: steps["coadvise fp32"].teachers.members[0](x),
+            "teacher RedNet-101, baseline": lambda: _unfolded(steps["baseline"].teachers.members[1], x),
+            "teacher RedNet-101, fused": lambda: steps["coadvise fp32"].teachers.members[1](x),
+        },
+        max(options.rounds // 2, 2), options.device,
+    )  # fmt: skip
+    base = seconds["baseline"]
+    goal = "≥ 3.5×" if options.device == "cpu" else "≥ 6×"
+    claims = [
+        claim(f"co-advised step, {name.split()[1]}, against the plain baseline", base / seconds[name], goal)
+        for name in ("coadvise fp32", "coadvise bf16")
+    ]
+    report("step", options, claims, {"seconds": seconds, "parts": parts})
+
+
+def _unfolded(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with by_unfold():
+        return model(x)
+
+
+if __name__ == "__main__":
+    main()

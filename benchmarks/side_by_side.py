@@ -1,0 +1,119 @@
+"""Two ways of computing the same, timed in turns in one process: machines are noisy, ratios within a run are not."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from coadvise.files import write_json
+from coadvise.provenance import manifest
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
+console = Console()
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Options that all benchmarks share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    return options
+
+
+def interleaved(sides: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu") -> dict[str, float]:
+    """Median seconds of each side; they take turns, and each has one run before the clock starts."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        # The side that begins changes, so that none always finds the caches of the other.
+        for name in list(sides) if number % 2 else list(sides)[::-1]:
+            _wait(device)
+            start = time.perf_counter()
+            sides[name]()
+            _wait(device)
+            if number:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def peak_bytes(run: Callable[[], Any], device: str = "cpu") -> int | None:
+    """Memory that a run needs at its peak beside what is there before; None where it cannot be measured."""
+    run()
+    if device.startswith("cuda"):
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        c = ctypes.CDLL(None)
+        c.mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: what is freed goes back at once, and counts again when needed
+        c.malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is resident now
+        before = _status("VmRSS")
+        run()
+        return max(_status("VmHWM") - before, 0)
+    except (OSError, AttributeError):  # not Linux
+        return None
+
+
+def _status(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+def geometric_mean(values: list[float]) -> float:
+    return statistics.geometric_mean(values)
+
+
+def agree(a: torch.Tensor, b: torch.Tensor, tolerance: float, what: str) -> float:
+    """Largest difference relative to the largest value; the benchmark stops where the sides do not compute the same."""
+    a, b = a.detach(), b.detach()
+    difference = float((a.double() - b.double()).abs().max() / b.double().abs().max())
+    if not difference <= tolerance:
+        raise SystemExit(
+            f"{what}: the two sides differ by {difference:.1e} of the largest value, more than {tolerance:.0e}"
+        )
+    return difference
+
+
+def claim(what: str, value: float, goal: str = "", unit: str = "×") -> dict[str, Any]:
+    """One line of the table; `value` is a ratio unless `unit` says otherwise."""
+    return {"what": what, "value": value, "unit": unit, "goal": goal}
+
+
+def report(name: str, options: argparse.Namespace, claims: list[dict[str, Any]], details: Any) -> None:
+    """Print the claims as a table, and keep everything as JSON.
+
+    Args:
+        claims: lines of the table, from `claim`.
+        details: everything else that was measured, ready for JSON.
+    """
+    table = Table("what", "measured", "goal", title=name, title_justify="left")
+    for line in claims:
+        table.add_row(line["what"], f"{line['value']:.3g}{line['unit']}", line["goal"])
+    console.print(table)
+    settings = {"rounds": options.rounds, "batch_size": options.batch_size, "threads": options.threads}
+    content = {
+        "benchmark": name, "claims": claims, "details": details, "settings": settings, "device": options.device,
+        "provenance": manifest(),
+    }  # fmt: skip
+    write_json(options.output / f"{name}-{options.device.split(':')[0]}.json", json.loads(json.dumps(content)))
