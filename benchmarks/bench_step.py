@@ -27,7 +27,7 @@ class Step:
 
     def __init__(self, student: nn.Module, teachers: Teachers, fast: bool, bf16: bool) -> None:
         self.student, self.teachers, self.fast, self.bf16 = student.train(), teachers, fast, bf16
-        self.optimizer = create_optimizer_v2(student, opt="adamw", lr=1e-5, weight_decay=0.05)
+        self.optimizer = create_optimizer_v2(student, opt="adamw", lr=1e-5, weight_decay=0.05, fused=fast)
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         with contextlib.nullcontext() if self.fast else by_unfold():
@@ -54,7 +54,7 @@ def main() -> None:
     for name, fast, bf16 in (("baseline", False, False), ("coadvise fp32", True, False), ("coadvise bf16", True, True)):
         teachers = Teachers(copy.deepcopy(models)).to(options.device)
         if fast:
-            assert teachers.fuse(x[:2]) == ("conv", "inv")
+            assert teachers.fuse(x[:2], torch.bfloat16 if bf16 else None) == ("conv", "inv")
         steps[name] = Step(copy.deepcopy(student).to(options.device), teachers, fast, bf16)
     with torch.no_grad(), by_unfold():
         expected = steps["baseline"].terms(x, y)

@@ -20,7 +20,7 @@ TINY: dict[str, Any] = {
     },
     "optim": {"batch_size": 20, "lr": 1e-3, "lr_batch": None, "clip": 5.0},
     "schedule": {"epochs": 4, "warmup_epochs": 1},
-    "run": {"tensorboard": False, "log_every": 2, "eval_batch_size": 50, "allow_weak": True},
+    "run": {"precision": "fp32", "tensorboard": False, "log_every": 2, "eval_batch_size": 50, "allow_weak": True},
 }  # fmt: skip
 CNN = {"model": "resnet10", "options": {"channels": [8, 8, 16, 16]}, "small_stem": True, "train": {"epochs": 1}}
 INN = {

@@ -100,3 +100,19 @@ def test_teachers_are_fused_in_their_own_normalisation_and_size() -> None:
     for name, logits in faster(x).items():
         torch.testing.assert_close(logits, whole(x)[name], atol=1e-4, rtol=1e-4)
     assert not any(p.requires_grad for p in faster.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "rednet26"])
+def test_under_autocast_the_weights_are_kept_in_its_type(name: str) -> None:
+    """The same numbers as autocast over the whole model gives, without converting weights at each step."""
+    torch.manual_seed(0)
+    model = with_statistics(timm.create_model(name, num_classes=10))
+    x = torch.randn(4, 3, 64, 64)
+    faster = fused(model, x, torch.bfloat16)
+    assert faster is not None
+    assert {m.weight.dtype for m in faster.modules() if isinstance(m, (nn.Conv2d, nn.Linear))} == {torch.bfloat16}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected, found = model(x).float(), faster(x).float()
+    exact = model.double()(x.double()).detach()
+    # As near to the exact logits as autocast itself: its rounding is what remains.
+    assert (found - exact).abs().max() < 2 * (expected - exact).abs().max() + 1e-3

@@ -17,7 +17,7 @@ TOLERANCE = 1e-4
 
 
 @torch.no_grad()
-def fused(model: nn.Module, example: Float[Tensor, "b 3 h w"]) -> nn.Module | None:
+def fused(model: nn.Module, example: Float[Tensor, "b 3 h w"], dtype: torch.dtype | None = None) -> nn.Module | None:
     """A copy of a classifier that computes the same faster, or None where nothing can be gained safely.
 
     The copy is compared with the model on `example`: whatever the pairs of convolution and BatchNorm hid (a feature
@@ -26,6 +26,8 @@ def fused(model: nn.Module, example: Float[Tensor, "b 3 h w"]) -> nn.Module | No
     Args:
         model: in evaluation mode; it is left as it is.
         example: images, normalised for this model.
+        dtype: type of the copy's convolutions and matrices, for use under autocast in that type: autocast would
+            convert frozen weights again at every step. The comparison is made before, in the model's own type.
     """
     if not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         return None
@@ -37,7 +39,12 @@ def fused(model: nn.Module, example: Float[Tensor, "b 3 h w"]) -> nn.Module | No
         copied = copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         found = copied(example)
     limit = TOLERANCE * max(float(expected.abs().max()), 1.0)
-    return copied if float((found - expected).abs().max()) <= limit else None
+    if not float((found - expected).abs().max()) <= limit:
+        return None
+    for module in copied.modules():
+        if dtype is not None and isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.to(dtype)
+    return copied
 
 
 def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Conv2d]]:

@@ -181,7 +181,7 @@ def prepare(
     lr = recipe.optim.lr * (recipe.optim.batch_size / recipe.optim.lr_batch if recipe.optim.lr_batch else 1.0)
     optimizer = create_optimizer_v2(
         student, opt="adamw", lr=lr, weight_decay=recipe.optim.weight_decay, betas=recipe.optim.betas,
-        eps=recipe.optim.eps,
+        eps=recipe.optim.eps, fused=True,
     )  # fmt: skip
     ema = ModelEmaV3(student, decay=recipe.optim.ema) if recipe.optim.ema else None
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -199,7 +199,8 @@ def prepare(
     advisers = Teachers(teachers, input_mean=recipe.data.mean, input_std=recipe.data.std).to(accelerator.device)
     if recipe.run.fuse_teachers:
         shape = (4, 3, recipe.data.image_size, recipe.data.image_size)
-        advisers.fuse(torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(accelerator.device))
+        example = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(accelerator.device)
+        advisers.fuse(example, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision))
     return Job(
         recipe=recipe,
         folder=folder,

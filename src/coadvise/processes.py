@@ -64,6 +64,12 @@ def _forget_other_precision(mixed: str) -> None:
         AcceleratorState._reset_state(reset_partial_state=False)
 
 
+def _cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for it; without them bfloat16 is slower than float32."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # x86 alone
+    return bool(supported())
+
+
 def resolve_precision(precision: str, cpu: bool) -> str:
     """`auto` → bf16, fp16 or fp32, as the device allows.
 
@@ -72,7 +78,7 @@ def resolve_precision(precision: str, cpu: bool) -> str:
     """
     if precision == "auto":
         if cpu:
-            return "fp32"
+            return "bf16" if _cpu_multiplies_bf16() else "fp32"
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision == "fp16" and cpu:
         raise RunError("run.precision=fp16 needs a GPU; use bf16 or fp32 on the CPU")

@@ -230,7 +230,7 @@ class Run(Part):
     output: str | None = None
     """Folder of the run; `runs/NAME` when not given."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto`: bf16 on a GPU that has it, fp16 on an older one, fp32 on the CPU."""
+    """`auto`: bf16 on a GPU or CPU that computes in it, fp16 on an older GPU, fp32 on other CPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     eval_every: Annotated[int, Field(ge=1)] = 1
     """Epochs between evaluations; the last epoch is always evaluated."""

@@ -74,9 +74,9 @@ class FrozenTeacher(nn.Module):
         return F.interpolate(x, size=(size, size), mode="bicubic", antialias=True)
 
     @torch.no_grad()
-    def fuse(self, example: Float[Tensor, "b c h w"]) -> bool:
+    def fuse(self, example: Float[Tensor, "b c h w"], dtype: torch.dtype | None = None) -> bool:
         """Use a faster copy of the model from now on, if there is one that gives the same logits on `example`."""
-        faster = fused(self.model, self._resized(example))
+        faster = fused(self.model, self._resized(example), dtype)
         self.model = self.model if faster is None else faster
         return faster is not None
 
@@ -137,16 +137,18 @@ class Teachers(nn.Module):
         return x if scale is None else x * scale + shift
 
     @torch.no_grad()
-    def fuse(self, example: Float[Tensor, "b c h w"]) -> tuple[str, ...]:
+    def fuse(self, example: Float[Tensor, "b c h w"], dtype: torch.dtype | None = None) -> tuple[str, ...]:
         """Fold the teachers' BatchNorm into their convolutions, in copies; the modules that were given stay whole.
 
         Args:
             example: a few of the student's images; each copy must give its original's logits on them.
+            dtype: type of the autocast under which the teachers will run, for their weights to be kept in.
 
         Returns:
             Names of the teachers that are faster now.
         """
-        return tuple(name for i, (name, member) in enumerate(self._named()) if member.fuse(self._seen(i, example)))
+        members = list(enumerate(self._named()))
+        return tuple(name for i, (name, member) in members if member.fuse(self._seen(i, example), dtype))
 
     def __len__(self) -> int:
         return len(self.names)
