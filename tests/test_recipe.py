@@ -25,8 +25,8 @@ def test_numbers_and_switches_mean_what_a_person_means() -> None:
     recipe = read(MINIMAL + "optim: {lr: 1e-3, eps: 1E-6, weight_decay: 5}\nrun: {tensorboard: off, allow_weak: on}")
     assert (recipe.optim.lr, recipe.optim.eps, recipe.optim.weight_decay) == (0.001, 1e-6, 5.0)
     assert (recipe.run.tensorboard, recipe.run.allow_weak) == (False, True)
-    assert parse_yaml("[on, no, 1e3, .5, 1.5e-3, -2E+1, true, 7, 1_000, 0x10]", "x") == [
-        "on", "no", 1000.0, 0.5, 0.0015, -20.0, True, 7, 1000, 16,
+    assert parse_yaml("[on, no, 1e3, .5, 1.5e-3, -2E+1, true, 7, 1_000, 010, 2024-05-01]", "x") == [
+        "on", "no", 1000.0, 0.5, 0.0015, -20.0, True, 7, 1000, 10, "2024-05-01",
     ]  # fmt: skip
 
 

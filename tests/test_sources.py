@@ -385,7 +385,7 @@ def test_hf_without_datasets(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r'pip install "coadvise\[hf\]"'):
+    with pytest.raises(DataError, match=r"pip install datasets"):
         open_source("hf:mnist", "train")
 
 

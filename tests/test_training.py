@@ -398,3 +398,119 @@ def test_divergence_is_named(tmp_path: Path) -> None:
     changes = {"optim.lr": 1e30, "optim.clip": None, "schedule.warmup_lr": 1e20}
     with pytest.raises(RunError, match="not finite at step"):
         run(tiny(tmp_path / "run", changes))
+
+
+# --- what an earlier start left --------------------------------------------------------------------------
+
+
+def test_other_data_or_teachers_are_not_resumed(tmp_path: Path) -> None:
+    photos = Path(photographs(tmp_path / "photos", 30))
+    changes = {"data.source": str(photos), "data.train_size": None, "data.val_size": None}
+    recipe = tiny(tmp_path / "run", changes)
+    seen = 0
+
+    def hook(module: nn.Module, inputs: Any) -> None:
+        nonlocal seen
+        seen += module.training
+        if module.training and seen == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    from coadvise.build import build_student
+
+    torch.manual_seed(0)
+    student = build_student(recipe, 3)
+    student.patch_embed.register_forward_pre_hook(hook)
+    with pytest.raises(Interrupted):
+        run(recipe, student=student)
+    (photos / "train" / "dark" / "000.png").unlink()
+    with pytest.raises(RunError, match="training labels changed"):
+        run(recipe, resume=True)
+
+
+def test_the_advice_of_an_error_can_be_followed(tmp_path: Path) -> None:
+    """A start that left no checkpoint does not bind the next one to its settings."""
+    changes = {"optim.lr": 1e30, "optim.clip": None, "schedule.warmup_lr": 1e20}
+    with pytest.raises(RunError, match=r"lower optim\.lr"):
+        run(tiny(tmp_path / "run", changes))
+    run(tiny(tmp_path / "run"))
+
+
+def test_a_folder_of_the_user_is_not_taken_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe.yaml").write_text("# my notes\n" + dump_recipe(tiny(tmp_path / "mine")))
+    with pytest.raises(RunError, match="holds other files"):
+        run(tiny(tmp_path / "mine"))
+    assert "# my notes" in (tmp_path / "mine" / "recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ({"model": "rednett26", "train": {"epochs": 1}}, "no model is called"),
+        ({"model": "resnet10", "checkpoint": "gone.pth"}, "does not exist"),
+        ({**INN, "train": {"epochs": 1, "batch_size": 1000}}, "fewer samples than a batch"),
+        ({**CNN, "options": {"channels": [8]}}, "cannot take images"),
+    ],
+)
+def test_a_bad_second_teacher_stops_before_the_first_is_trained(tmp_path: Path, second: Any, words: str) -> None:
+    from coadvise.errors import CoadviseError
+
+    with pytest.raises(CoadviseError, match=words):
+        run(tiny(tmp_path / "run", teachers={"first": CNN, "second": second}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_index_map_fits_any_checkpoint(tmp_path: Path) -> None:
+    """The number of a teacher's classes is read off its file, whoever wrote it."""
+    import timm
+
+    options = {"channels": [8, 8, 16, 16]}
+    torch.save(timm.create_model("resnet10", num_classes=14, **options).state_dict(), tmp_path / "wide.pth")
+    teacher = {"model": "resnet10", "options": options, "checkpoint": str(tmp_path / "wide.pth")}
+    with pytest.raises(ModelError, match=r"knows 14 classes, the data has 10; give its index map"):
+        run(tiny(tmp_path / "run", teachers={"wide": teacher}))
+    result = run(tiny(tmp_path / "run", teachers={"wide": {**teacher, "classes": list(range(4, 14))}}))
+    assert result["teachers"]["wide"]["samples"] == 101
+
+
+def test_teachers_that_cannot_be_fused_or_run(tmp_path: Path) -> None:
+    """Weight normalisation keeps a teacher from being fused, not from advising; a given wrapper stays as it was."""
+    from coadvise.teachers import FrozenTeacher
+
+    def cnn() -> nn.Sequential:
+        conv = torch.nn.utils.weight_norm(nn.Conv2d(3, 8, 3))
+        return nn.Sequential(conv, nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x.mean(dim=(2, 3)), x
+
+    model = cnn()
+    wrapped = FrozenTeacher(model)
+    run(tiny(tmp_path / "run"), teachers={"mine": model, "wrapped": wrapped})
+    assert wrapped.model is model
+    with pytest.raises(ModelError, match="must return logits"):
+        run(tiny(tmp_path / "two"), teachers={"two": Two()})
+    deep = {"model": "inception_v3", "options": {"aux_logits": False}, "train": {"epochs": 1}}
+    with pytest.raises(ModelError, match="cannot take images of 8×8"):
+        run(tiny(tmp_path / "deep", teachers={"deep": deep}))
+
+
+def test_average_without_advised_tokens_is_the_class_token(tmp_path: Path) -> None:
+    assert run(tiny(tmp_path / "run", {"student.options.inference": "average"}))["best"]["value"] > 0
+
+
+def test_a_student_from_python_says_so_in_its_file(tmp_path: Path) -> None:
+    from coadvise.inference import load_trained
+
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3 * 64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x.flatten(1))
+
+    assert run(tiny(tmp_path / "run"), student=Linear())["student"]["model"] == "Linear"
+    with pytest.raises(CheckpointError, match=r"given from Python \(Linear\)"):
+        load_trained(tmp_path / "run")

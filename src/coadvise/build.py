@@ -9,14 +9,14 @@ from typing import Any
 from timm.models import get_pretrained_cfg, is_model
 from torch import nn
 
-from .checkpoint import load_checkpoint
+from .checkpoint import load_checkpoint, stored_classes
 from .errors import ModelError
 from .model_file import read_header
 from .models import as_student, build_model, cit, rednet, students
 from .recipe import Recipe, TeacherTraining, guess_bias
 from .recipe import Teacher as TeacherSettings
 from .recipe_file import recipe_from
-from .teachers import FrozenTeacher
+from .teachers import FrozenTeacher, class_count_message
 
 
 def model_names() -> list[str]:
@@ -89,11 +89,19 @@ def build_teacher(name: str, settings: TeacherSettings, recipe: Recipe, classes:
             options, small = {**recorded.student.options, **options}, small or recorded.student.small_stem
     if takes_tokens(settings.model):
         options.setdefault("teachers", recorded.tokens() if recorded is not None else {})
-    model = build_model(
-        settings.model, own_classes, image_size=image_size, small=small, pretrained=settings.pretrained,
-        options=options,
-    )  # fmt: skip
+
+    def build(number: int) -> nn.Module:
+        return build_model(
+            settings.model, number, image_size=image_size, small=small, pretrained=settings.pretrained, options=options
+        )
+
+    model = build(own_classes)
     if settings.checkpoint:
+        stored = stored_classes(settings.checkpoint, model)
+        if stored is not None and stored != own_classes:
+            if settings.classes is None:
+                raise ModelError(f"{settings.checkpoint}: {class_count_message(name, stored, classes)}")
+            model = build(stored)
         load_checkpoint(model, settings.checkpoint)
     return FrozenTeacher(model, mean=mean, std=std, image_size=image_size, classes=settings.classes)
 

@@ -88,6 +88,25 @@ def load_checkpoint(
     return metadata
 
 
+def stored_classes(path: str | os.PathLike[str], model: nn.Module) -> int | None:
+    """Number of classes of a checkpoint, read off the classifier that it has for `model`; None where it has none.
+
+    Raises:
+        CheckpointError: as for `load_checkpoint`, when the file cannot be read.
+    """
+    target = model.model if isinstance(model, SingleHead) else model
+    assert isinstance(target, nn.Module)
+    expected = {k: v for k, v in target.state_dict().items() if isinstance(v, Tensor)}
+    tensors = _fit(_strip(read_checkpoint(path)[0], expected), target)
+    classes = getattr(target, "num_classes", None)
+    last = list(model.get_classifier().parameters()) if hasattr(model, "get_classifier") else []  # type: ignore[operator]
+    heads = {k for k, p in target.named_parameters() if any(p is one for one in last)}
+    if not all(k in tensors and _is_head(k, classes, tensors, expected) for k in heads):
+        return None  # another architecture, of which `load_checkpoint` says more
+    found = {tensors[k].shape[0] for k in heads}
+    return found.pop() if len(found) == 1 else None
+
+
 def _record_normalisation(model: nn.Module, metadata: Mapping[str, str]) -> None:
     """Note where timm keeps it how a model of ours was trained to see images, for whoever feeds it (`Teachers`)."""
     if "coadvise" in metadata:

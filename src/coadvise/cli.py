@@ -273,7 +273,9 @@ def report(folder: Annotated[Path, typer.Argument(help="a run's folder, or a dem
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the demo")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(min=1, help="students of each kind")] = 4,
-    jobs: Annotated[int | None, typer.Option(min=1, help="runs side by side; by default one for each core")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="runs side by side; by default one for each core, four at most")
+    ] = None,
 ) -> None:
     """See the method work in minutes: teachers and students on real handwritten digits, then a report.
 

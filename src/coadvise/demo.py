@@ -199,7 +199,7 @@ def _run_all(
     except KeyboardInterrupt:
         for future in futures:
             future.cancel()
-        raise Interrupted(f"stopped; everything is saved, go on with: coadvise demo --output {output}") from None
+        raise Interrupted("stopped, everything is saved; the same command goes on") from None
     except CoadviseError:
         for future in futures:
             future.cancel()

@@ -56,6 +56,11 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
             f"{path} does not say how its model is built; give the best.safetensors of a run, or load weights alone "
             "with coadvise.load_checkpoint(model, path)"
         )
+    if header.get("given"):
+        raise CheckpointError(
+            f"{path} holds the weights of a module that was given from Python ({header['given']}); make it there, and "
+            "load them with coadvise.load_checkpoint(module, path)"
+        )
     recipe = recipe_from(header["recipe"], where=f"the header of {path}")
     # The weights come from this file: whatever the training started from is not needed any more.
     student = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})

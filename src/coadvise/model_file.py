@@ -27,6 +27,7 @@ def save_model(
     weights: str,
     epoch: int,
     metrics: Mapping[str, float],
+    given: str | None = None,
 ) -> None:
     """Write a model for inference, atomically.
 
@@ -34,6 +35,7 @@ def save_model(
         weights: `student` or `ema`, for the record.
         epoch: completed epochs, likewise.
         metrics: its validation metrics, likewise.
+        given: class of a student that was given from Python; the recipe does not say how to build it.
     """
     header = {
         "recipe": recipe.model_dump(mode="json"),
@@ -41,6 +43,7 @@ def save_model(
         "weights": weights,
         "epoch": epoch,
         "metrics": dict(metrics),
+        "given": given,
     }
     model = student.model if isinstance(student, SingleHead) else student
     assert isinstance(model, nn.Module)

@@ -26,6 +26,7 @@ from .recipe import Recipe
 from .run_folder import RunFolder
 from .teachers import FrozenTeacher, TeacherCheck, Teachers, measure_teachers, require_able
 from .tracking import Tracker
+from .training_state import digest
 
 
 class TokenLogits(nn.Module):
@@ -63,6 +64,9 @@ class Job:
         student: the same weights, unwrapped.
         mode: whether teachers advise tokens of their own (losses.co_advise_loss).
         window: sums of every loss term since the last log line, on the device.
+        origin: what the run computes from beside its recipe: classes, labels and teachers, in short. A resume refuses
+            others.
+        given: class of a student that was given from Python.
         saved: moment of the last checkpoint, by the monotonic clock.
     """
 
@@ -89,6 +93,8 @@ class Job:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     ema_metrics: dict[str, float] | None = None
     val_skipped: int = 0
+    given: str | None = None
+    origin: dict[str, str] = dataclasses.field(default_factory=dict)
     saved: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -98,17 +104,29 @@ class Job:
 
 
 def prepare_teachers(
-    recipe: Recipe, own: Mapping[str, nn.Module], classes: int, checkpoints: Mapping[str, str]
+    recipe: Recipe,
+    own: Mapping[str, nn.Module],
+    classes: int,
+    *,
+    skip: Iterable[str] = (),
+    ready: Mapping[str, FrozenTeacher] | None = None,
+    checkpoints: Mapping[str, str] | None = None,
 ) -> dict[str, FrozenTeacher]:
     """Teachers of the recipe, in its order, then those given as modules.
 
     Args:
         own: modules from Python, by name.
-        checkpoints: weights of the teachers that were trained first.
+        skip: names of teachers that are not trained yet.
+        ready: those that an earlier call has built.
+        checkpoints: weights of the teachers that were trained since.
     """
     teachers: dict[str, FrozenTeacher] = {}
+    ready, checkpoints = ready or {}, checkpoints or {}
     for name, settings in recipe.teachers.items():
-        if name in own:
+        if name in own or name in skip:
+            continue
+        if name in ready:
+            teachers[name] = ready[name]
             continue
         if name in checkpoints:
             settings = settings.model_copy(update={"checkpoint": checkpoints[name], "pretrained": False})
@@ -175,7 +193,7 @@ def prepare(
     # From here on each process draws its own dropout and drop path.
     torch.manual_seed(recipe.run.seed + 1_000_003 * (accelerator.process_index + 1))
     if recipe.run.grad_checkpointing:
-        student.set_grad_checkpointing(True)  # type: ignore[operator]
+        _save_memory(student)
     student.to(accelerator.device)
     tokens = student_tokens(student, recipe, accelerator.device)
     lr = recipe.optim.lr * (recipe.optim.batch_size / recipe.optim.lr_batch if recipe.optim.lr_batch else 1.0)
@@ -196,6 +214,12 @@ def prepare(
     val_loader = EvalLoader(val_source, recipe.data, eval_batch_size(recipe, accelerator), rank=rank, world=world)
     model, wrapped = accelerator.prepare(TokenLogits(student), optimizer)
     facts = describe_teachers(recipe, teachers)
+    origin = {
+        "classes": ", ".join(class_names),
+        "training labels": f"{len(train_source)} ({digest([train_source.labels])})",
+        "validation labels": f"{len(val_source)} ({digest([val_source.labels])})",
+        **{f"weights of teacher {name}": digest(t.model.state_dict().values()) for name, t in teachers.items()},
+    }
     advisers = Teachers(teachers, input_mean=recipe.data.mean, input_std=recipe.data.std).to(accelerator.device)
     if recipe.run.fuse_teachers:
         shape = (4, 3, recipe.data.image_size, recipe.data.image_size)
@@ -218,6 +242,7 @@ def prepare(
         val_size=len(val_source),
         tokens=tokens,
         class_names=class_names,
+        origin=origin,
         tracker=Tracker(folder, active=accelerator.is_main_process, tensorboard=recipe.run.tensorboard),
         display=display,
     )
@@ -250,6 +275,15 @@ def loss_mode(recipe: Recipe, tokens: tuple[str, ...], advisers: Iterable[str]) 
             "declare it in student.tokens, or set loss.tokens=single"
         )
     return "own"
+
+
+def require_batches(recipe: Recipe, source: ImageSource, processes: int) -> None:
+    """Check that a recipe's batches can be drawn from the training images.
+
+    Raises:
+        DataError: too few images, or a batch that cannot be shared evenly.
+    """
+    TrainLoader(source, recipe.data, recipe.optim.batch_size, world=processes, accumulate=recipe.optim.accumulate)
 
 
 def new_student(
@@ -285,13 +319,23 @@ def student_tokens(student: nn.Module, recipe: Recipe, device: torch.device) -> 
     was_training = student.training
     try:
         logits = student.eval().forward_tokens(torch.zeros(1, 3, size, size, device=device))  # type: ignore[operator]
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError) as error:
         raise ModelError(f"the student cannot take images of {size}×{size}: {error}") from error
     finally:
         student.train(was_training)
     if CLASS not in logits:
         raise ModelError(f"the student's forward_tokens gives no '{CLASS}' (it gives: {', '.join(logits)})")
     return tuple(logits)
+
+
+def _save_memory(student: nn.Module) -> None:
+    switch: Any = getattr(student, "set_grad_checkpointing", None)
+    try:
+        if switch is None:
+            raise AssertionError("it has no set_grad_checkpointing")
+        switch(True)
+    except AssertionError as error:  # how timm says so
+        raise ModelError(f"run.grad_checkpointing: the student cannot do that ({error}); leave it off") from error
 
 
 def _require_batch_norm_fits(student: nn.Module, per_process: int) -> None:

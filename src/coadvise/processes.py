@@ -30,8 +30,11 @@ def start_processes(recipe: Recipe) -> Accelerator:
         raise RunError("run.device=cuda, but PyTorch sees no GPU here; use run.device=auto, or see `coadvise doctor`")
     cpu = recipe.run.device == "cpu" or not cuda
     precision = resolve_precision(recipe.run.precision, cpu)
+    world = os.environ.get("WORLD_SIZE", "1")
+    if not world.isdigit() or not int(world):
+        raise RunError(f"WORLD_SIZE is '{world}', which is no number of processes; unset it")
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and missing:
+    if int(world) > 1 and missing:
         raise RunError(_not_joined(1))
     mixed = "no" if precision == "fp32" else precision
     _forget_other_precision(mixed)
@@ -40,7 +43,7 @@ def start_processes(recipe: Recipe) -> Accelerator:
         mixed_precision=mixed,
         gradient_accumulation_steps=recipe.optim.accumulate,
     )
-    if int(os.environ.get("WORLD_SIZE", "1")) != accelerator.num_processes:
+    if int(world) != accelerator.num_processes:
         raise RunError(_not_joined(accelerator.num_processes))
     share = accelerator.num_processes * recipe.optim.accumulate
     if recipe.optim.batch_size % share:
@@ -121,8 +124,3 @@ class Stop:
             return False
         flag = torch.tensor(float(self._wanted), device=self._accelerator.device)
         return bool(self._accelerator.reduce(flag, "sum").item() > 0)  # type: ignore[union-attr]
-
-    def raise_if_requested(self) -> None:
-        """For long work outside the loop, where there is nothing to save."""
-        if self._wanted:
-            raise KeyboardInterrupt

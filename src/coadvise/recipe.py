@@ -11,7 +11,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -20,6 +21,8 @@ from .errors import did_you_mean
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Triple = tuple[float, float, float]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
@@ -30,7 +33,7 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 # and on what it runs. They do not decide what is computed.
 FREE = (
     "run.output", "run.log_every", "run.checkpoint_every", "run.tensorboard", "run.device", "run.allow_weak",
-    "run.teacher_check_size", "run.eval_batch_size", "data.workers",
+    "run.teacher_check_size", "run.eval_batch_size", "data.workers", "data.on_error",
 )  # fmt: skip
 
 
@@ -38,6 +41,28 @@ class Part(BaseModel):
     """A frozen part of a recipe; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, content: Any) -> Any:
+        """A name may look like a number, and `true` is no number though Python counts it as 1."""
+        if not isinstance(content, dict):
+            return content
+        plain = dict(content)
+        for key, value in content.items():
+            kinds = _kinds(cls.model_fields[key].annotation) if key in cls.model_fields else set()
+            if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+                plain[key] = str(value).lower()  # which the field then refuses as no number
+            elif isinstance(value, (int, float)) and kinds - {type(None)} == {str}:
+                plain[key] = str(value)
+        return plain
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types of a field: `int | None` → {int, NoneType}."""
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return {kind for part in get_args(annotation) for kind in _kinds(part)}
+    return {annotation} if isinstance(annotation, type) else set()
 
 
 class Augmentation(Part):
@@ -112,7 +137,7 @@ class Data(Part):
     """Per-channel mean for normalisation, of pixels in [0, 1]."""
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     augment: Augmentation = Augmentation()
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of order and augmentation, apart from the model's (`run.seed`)."""
     views: Annotated[int, Field(ge=1)] | None = None
     """Epochs after which the views recur (view = epoch mod views); by default they never do."""
@@ -147,7 +172,7 @@ class TeacherTraining(Part):
     warmup_epochs: NonNegative | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None
     drop_path: Probability | None = None
-    seed: Annotated[int, Field(ge=0)] | None = None
+    seed: Seed | None = None
     augment: Augmentation | None = None
 
 
@@ -170,7 +195,8 @@ class Teacher(Part):
     classes: list[Annotated[int, Field(ge=0)]] | None = None
     """Index map for a teacher with more classes: entry c is the teacher's index of the student's class c."""
     mean: Triple | None = None
-    """Normalisation the teacher was trained with; by default its published one, else the data's."""
+    """Normalisation the teacher was trained with. By default what its checkpoint of ours records, else what timm states
+    for the model (ImageNet's for most), else the data's."""
     std: tuple[Positive, Positive, Positive] | None = None
     image_size: Annotated[int, Field(ge=4)] | None = None
     """Resolution the teacher wants; the student's images are resized when it differs. By default what its checkpoint
@@ -203,7 +229,7 @@ class Optim(Part):
     lr_batch: Annotated[int, Field(ge=1)] | None = 512
     """Batch size that `lr` is stated for; null uses `lr` as it is."""
     weight_decay: NonNegative = 0.05
-    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     eps: Positive = 1e-8
     clip: Positive | None = None
     """Largest gradient norm; null is off."""
@@ -225,7 +251,7 @@ class Schedule(Part):
 class Run(Part):
     """What does not change the method: seed, precision, output, how often things are written."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of initial weights, dropout and drop path."""
     output: str | None = None
     """Folder of the run; `runs/NAME` when not given."""
@@ -326,7 +352,7 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
         ("loss.weights", recipe.loss.weights),
         ("loss.temperatures", recipe.loss.temperatures),
     ):
-        known = tokens.keys() | recipe.teachers.keys() if where == "loss.weights" else recipe.teachers.keys()
+        known = tokens.keys() | recipe.teachers.keys()
         for name in given.keys() - known:
             hint = " (the class token's weight is loss.label_weight)" if name == "class" else did_you_mean(name, known)
             yield f"{where}: there is no '{name}'{hint}"

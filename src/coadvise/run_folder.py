@@ -54,11 +54,12 @@ class RunFolder:
         if not self.path.is_dir():
             raise RunError(f"{self.path} is a file; choose another folder with run.output=FOLDER")
         recipe_file = self.path / "recipe.yaml"
-        if not recipe_file.is_file():
+        if not (recipe_file.is_file() and (self.path / "manifest.json").is_file()):
             if any(path.name != "teachers" and not path.name.startswith(".") for path in self.path.iterdir()):
                 raise RunError(f"{self.path} holds other files; choose another folder with run.output=FOLDER")
             return
-        self.require_same(recipe)
+        if self.finished or self.last.is_file():
+            self.require_same(recipe)
         if self.finished:
             raise RunError(
                 f"{self.path} holds a finished run; see it with `coadvise report {self.path}`, "
@@ -85,13 +86,9 @@ class RunFolder:
 
     def begin(self, recipe: Recipe, manifest: dict[str, Any]) -> None:
         """Write the recipe and the provenance; metrics of a start that left no checkpoint are dropped."""
-        self.keep_recipe(recipe)
         write_json(self.path / "manifest.json", manifest)
-        self.rewind(0)
-
-    def keep_recipe(self, recipe: Recipe) -> None:
-        """Write the recipe, so that the run can be started or resumed from its folder alone."""
         write_atomic(self.path / "recipe.yaml", dump_recipe(recipe))
+        self.rewind(0)
 
     def log(self, line: dict[str, Any]) -> None:
         """Append one line to the metrics."""

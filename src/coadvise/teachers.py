@@ -57,6 +57,11 @@ class FrozenTeacher(nn.Module):
         self.register_buffer("classes", None if classes is None else torch.tensor(classes), persistent=False)
         self.eval()
 
+    def again(self) -> FrozenTeacher:
+        """Another one around the same model, so that fusing this one leaves that one whole."""
+        classes = None if self.classes is None else self.classes.tolist()
+        return FrozenTeacher(self.model, mean=self.mean, std=self.std, image_size=self.image_size, classes=classes)
+
     def train(self, mode: bool = True) -> FrozenTeacher:
         """Stay in evaluation mode, whatever the student does."""
         return super().train(False)
@@ -64,7 +69,11 @@ class FrozenTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits over the student's classes, in float32, for images that are normalised for this teacher."""
-        z = self.model(self._resized(x)).float()
+        z = self.model(self._resized(x))
+        if not isinstance(z, Tensor) or z.ndim != 2:
+            got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+            raise ModelError(f"a teacher must return logits (batch, classes), {type(self.model).__name__} gives {got}")
+        z = z.float()
         return z if self.classes is None else z[:, self.classes]
 
     def _resized(self, x: Tensor) -> Tensor:
@@ -105,7 +114,7 @@ class Teachers(nn.Module):
             raise ModelError("a teacher may not be named 'class', the name of the class token; choose another")
         self.names = tuple(teachers)
         self.members = nn.ModuleList(
-            model if isinstance(model, FrozenTeacher) else FrozenTeacher(model) for model in teachers.values()
+            model.again() if isinstance(model, FrozenTeacher) else FrozenTeacher(model) for model in teachers.values()
         )
         mean, std = torch.tensor(input_mean), torch.tensor(input_std)
         for i, member in enumerate(self.members):
@@ -208,7 +217,7 @@ def measure_teachers(
     for images, label in batches:
         for name, z in _advice_that_fits(teachers, images).items():
             if z.shape[1] != classes:
-                raise ModelError(_count_message(name, z.shape[1], classes))
+                raise ModelError(class_count_message(name, z.shape[1], classes))
             if not torch.isfinite(z).all():
                 raise ModelError(f"teacher '{name}' gives logits that are not finite; its weights are broken")
             np.add.at(confusion[name], (label.cpu().numpy(), z.argmax(dim=1).cpu().numpy()), 1)
@@ -223,15 +232,27 @@ def _advice_that_fits(teachers: Teachers, images: Tensor) -> dict[str, Tensor]:
                 f"teacher '{name}' has {known} classes, but its index map names class {int(member.classes.max())}; "
                 f"indices go from 0 to {known - 1}"
             )
-    return teachers(images)
+    advice = {}
+    for i, (name, member) in enumerate(teachers._named()):
+        try:
+            advice[name] = member(teachers._seen(i, images))
+        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+            size = f"{images.shape[-2]}×{images.shape[-1]}"
+            raise ModelError(
+                f"teacher '{name}' cannot take images of {size}: {str(error).splitlines()[0]}; "
+                f"set the resolution it was made for: teachers.{name}.image_size"
+            ) from error
+    return advice
 
 
-def _count_message(name: str, found: int, classes: int) -> str:
+def class_count_message(name: str, found: int, classes: int) -> str:
+    """What to do about a teacher that knows `found` classes where the data has `classes`."""
     if found < classes:
         return f"teacher '{name}' knows {found} classes, the data has {classes}; train or choose one that knows all"
     return (
         f"teacher '{name}' knows {found} classes, the data has {classes}; "
-        f"give its index map: teachers.{name}.classes, one teacher index for each class of the data"
+        f"give its index map, one teacher index for each class of the data: teachers.{name}.classes in a recipe, "
+        "FrozenTeacher(classes=…) in Python"
     )
 
 

@@ -8,6 +8,7 @@ augmentation follow from the step, and everything else that decides the next ste
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +22,11 @@ from torch.nn.utils import get_total_norm
 
 from .build import teacher_recipe
 from .data.sources import ImageSource, open_sources
-from .errors import CheckpointError, Interrupted, RunError
+from .errors import CheckpointError, DataError, Interrupted, RunError
 from .evaluate import evaluate
 from .losses import LossTerms, co_advise_loss
 from .model_file import save_model
-from .preparation import Counters, Job, check_teachers, new_student, prepare, prepare_teachers
+from .preparation import Counters, Job, check_teachers, new_student, prepare, prepare_teachers, require_batches
 from .processes import Stop, start_processes
 from .progress import Bar, Display, training_note
 from .provenance import manifest
@@ -76,9 +77,11 @@ def train(
     with accelerator.local_main_process_first():  # a data set is downloaded once
         sources = open_sources(recipe.data)
     names = [*recipe.teachers, *(teachers or {})]
+    given = None if student is None else type(student).__name__
     student = new_student(recipe, len(sources[0].class_names), accelerator.num_processes, student, names)
     advisers = _teachers(recipe, folder, sources, accelerator, teachers or {}, display)
     job = prepare(recipe, folder, sources, accelerator, student, advisers, display)
+    job.given = given
     checks = check_teachers(job.teachers, recipe, sources[1], accelerator, display)
     if folder.last.is_file():
         _resume(job)
@@ -156,12 +159,16 @@ def _checkpoint_due(job: Job) -> bool:
 
 
 def _stopped(job: Job) -> str:
-    return f"stopped after step {job.count.step} of {job.total_steps}, {_go_on(job.folder)}"
+    return (
+        f"stopped after step {job.count.step} of {job.total_steps}, {_go_on(job.folder, job.accelerator.num_processes)}"
+    )
 
 
-def _go_on(folder: RunFolder) -> str:
+def _go_on(folder: RunFolder, processes: int) -> str:
     path = folder.path
-    return f"everything is saved; go on with:\n  coadvise train {path / 'recipe.yaml'} run.output={path} --resume"
+    launcher = f"torchrun --nproc-per-node {processes} -m " if processes > 1 else ""
+    words = ["coadvise", "train", str(path / "recipe.yaml"), f"run.output={path}", "--resume"]
+    return f"everything is saved; go on with:\n  {launcher}{shlex.join(words)}"
 
 
 def _remember(job: Job, terms: LossTerms) -> None:
@@ -209,7 +216,8 @@ def _validate(job: Job, epoch: int) -> None:
     candidates = {"student": (job.metrics, job.student)}
     if job.ema is not None and job.ema_metrics is not None:
         candidates["ema"] = (job.ema_metrics, job.ema.module)
-    answer = "accuracy/average" if getattr(job.student, "inference", "") == "average" else "accuracy/class"
+    averages = getattr(job.student, "inference", "") == "average" and len(job.tokens) > 1
+    answer = "accuracy/average" if averages else "accuracy/class"
     weights = max(candidates, key=lambda name: candidates[name][0].get(answer, 0.0))
     metrics, module = candidates[weights]
     job.display.say(
@@ -228,6 +236,7 @@ def _validate(job: Job, epoch: int) -> None:
                 weights=weights,
                 epoch=epoch,
                 metrics=metrics,
+                given=job.given,
             )
 
 
@@ -245,6 +254,8 @@ def _evaluate(job: Job, module: nn.Module, with_teachers: bool) -> dict[str, flo
             reduce=lambda state: job.accelerator.reduce(state, "sum"),  # type: ignore[arg-type,return-value]
         )
     module.train(training)
+    if skipped == job.val_size:
+        raise DataError("none of the validation images can be read; repair them, or give another data.val_source")
     if skipped and not job.val_skipped:
         job.display.say(f"{skipped} unreadable validation images were left out")
     job.val_skipped = skipped
@@ -299,6 +310,7 @@ def save(job: Job) -> None:
             "count": dataclasses.asdict(job.count),
             "world": accelerator.num_processes,
             "scaler": scaler,
+            "origin": job.origin,
         }
         save_state(job.folder.last, parts, numbers)
     accelerator.wait_for_everyone()
@@ -323,6 +335,12 @@ def _resume(job: Job) -> None:
             f"{job.folder.path} was trained by {numbers['world']} process(es), now there are {world}; "
             f"resume with --nproc-per-node {numbers['world']}"
         )
+    for what, before in numbers["origin"].items():
+        if job.origin.get(what) != before:
+            raise RunError(
+                f"{job.folder.path} was trained on other data or teachers; {what} changed from {before} to "
+                f"{job.origin.get(what)}; restore them, or choose another folder with run.output=FOLDER"
+            )
     load_module(job.student, parts["model"], job.folder.last)
     try:
         load_optimizer(job.optimizer, parts["optimizer"])
@@ -359,7 +377,7 @@ def _finish(job: Job, checks: Mapping[str, TeacherCheck]) -> dict[str, Any]:
         "fingerprint": recipe.fingerprint(),
         "seed": recipe.run.seed,
         "student": {
-            "model": recipe.student.model,
+            "model": job.given or recipe.student.model,
             "parameters": sum(p.numel() for p in job.student.parameters()),
             "tokens": {name: recipe.tokens().get(name) for name in job.tokens if name != "class"},
         },
@@ -395,22 +413,31 @@ def _teachers(
     display: Display,
 ) -> dict[str, FrozenTeacher]:
     """Train the teachers that the recipe says to train, unless an earlier start has; then load all of them."""
+    classes, world = len(sources[0].class_names), accelerator.num_processes
+    schoolings = {
+        name: teacher_recipe(recipe, name, folder.path / "teachers" / name)
+        for name, settings in recipe.teachers.items()
+        if settings.train is not None and name not in own
+    }
+    # What can fail, fails before the first of them is trained for hours.
+    for schooling in (*schoolings.values(), recipe):
+        require_batches(schooling, sources[0], world)
+    for schooling in schoolings.values():
+        new_student(schooling, classes, world, None, ())
+    prepared = prepare_teachers(recipe, own, classes, skip=schoolings)
     checkpoints: dict[str, str] = {}
-    for name, settings in recipe.teachers.items():
-        if settings.train is None or name in own:
-            continue
+    for name, schooling in schoolings.items():
         place = RunFolder(folder.path / "teachers" / name)
-        schooling = teacher_recipe(recipe, name, place.path)
         if not place.finished:
-            display.say(f"training teacher {name} ({settings.model}) for {schooling.schedule.epochs} epochs")
+            display.say(f"training teacher {name} ({schooling.student.model}) for {schooling.schedule.epochs} epochs")
             try:
                 train(schooling, resume=place.last.is_file(), display=display)
             except Interrupted as stopped:  # the command it names would go on with this teacher alone
                 if accelerator.is_main_process:
-                    folder.keep_recipe(recipe)
-                raise Interrupted(f"stopped while teacher {name} was trained, {_go_on(folder)}") from stopped
+                    folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
+                raise Interrupted(f"stopped while teacher {name} was trained, {_go_on(folder, world)}") from stopped
         else:
             place.require_same(schooling)
         checkpoints[name] = str(place.best)
         accelerator.wait_for_everyone()
-    return prepare_teachers(recipe, own, len(sources[0].class_names), checkpoints)
+    return prepare_teachers(recipe, own, classes, ready=prepared, checkpoints=checkpoints)

@@ -6,11 +6,13 @@ are JSON in the file's header.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -35,6 +37,15 @@ def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def digest(tensors: Iterable[Tensor | np.ndarray]) -> str:
+    """Hash of the contents of tensors, to tell whether they are still those of an earlier start."""
+    total = hashlib.sha256()
+    for tensor in tensors:
+        values = tensor.detach().cpu().contiguous() if isinstance(tensor, Tensor) else torch.from_numpy(tensor)
+        total.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
 
 
 def rng_tensors(device: torch.device) -> dict[str, Tensor]:

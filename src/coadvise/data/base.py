@@ -82,19 +82,23 @@ def find_split(split: str, known: Iterable[str], where: str) -> str:
     known = list(known)
     if split in known:
         return split
+    lower = {name.lower(): name for name in known}
+    if split.lower() in lower:
+        return lower[split.lower()]
     for group in _SAME:
-        if split in group:
+        if split.lower() in group:
             for name in group:
-                if name in known:
-                    return name
+                if name in lower:
+                    return lower[name]
     if not known:
         raise DataError(f"{where} has no splits; leave the split '{split}' out")
     raise DataError(f"{where} has no split '{split}'{did_you_mean(split, known)}")
 
 
 def choose_split(known: Sequence[str], wanted: Iterable[str]) -> str | None:
-    """The first of the wanted names that is there."""
-    return next((name for name in wanted if name in known), None)
+    """The first of the wanted names that is there, in small or capital letters."""
+    lower = {name.lower(): name for name in known}
+    return next((lower[name] for name in wanted if name in lower), None)
 
 
 # -00000-of-00002, _03, -00000-of-00001-0123456789abcdef, or the part of a pattern that stands for it.
@@ -122,7 +126,10 @@ def select_split(groups: dict[str, list[Path]], split: str | None, where: str) -
     if split is not None:
         return groups[find_split(split, groups, where)]
     if len(groups) > 1:
-        raise DataError(f"{where} has the splits {', '.join(groups)}; say which one to use")
+        raise DataError(
+            f"{where} has the splits {', '.join(groups)}; "
+            "say which one to use (--split, or data.train_split and data.val_split)"
+        )
     return next(iter(groups.values()))
 
 

@@ -46,24 +46,20 @@ def decode(raw: bytes | Image.Image, what: str) -> Image.Image:
         DataError: the image is empty, truncated, of an unknown format or mode, or suspiciously large.
     """
     if isinstance(raw, (bytes, bytearray, memoryview)) and not len(raw):
-        raise DataError(f"{what} is empty (0 bytes); replace it, or set data.on_error=skip")
+        raise DataError(f"{what} is empty (0 bytes); replace it")
     try:
         image = raw if isinstance(raw, Image.Image) else Image.open(io.BytesIO(raw), formats=_formats())
         image.load()
         orientation = _orientation(image)
         image = _to_rgb(image)
     except Image.DecompressionBombError as error:
-        raise DataError(
-            f"{what} is too large to be a normal image ({error}); shrink it, or set data.on_error=skip"
-        ) from error
+        raise DataError(f"{what} is too large to be a normal image ({error}); shrink it") from error
     # Pillow's decoders raise nearly any exception on broken bytes (OSError, SyntaxError, struct.error, …).
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "it is in no known image format"
-        raise DataError(
-            f"{what} cannot be read as an image: {reason}; replace it, or set data.on_error=skip"
-        ) from error
+        raise DataError(f"{what} cannot be read as an image: {reason}; replace it") from error
     if image.width == 0 or image.height == 0:
         raise DataError(f"{what} has no pixels ({image.width}×{image.height})")
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image

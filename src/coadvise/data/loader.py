@@ -123,9 +123,9 @@ class TrainSamples:
             index = (first + step) % len(self.source)
             try:
                 image = decode(self.source.read(index), self.source.describe(index))
-            except DataError:
+            except DataError as error:
                 if self.data.on_error == "raise":
-                    raise
+                    raise _with_remedy(error) from error
                 skipped.append(self.source.describe(index))
                 continue
             seed_generators(Stream.AUGMENT, self.data.seed, view, index, repeat)
@@ -153,13 +153,17 @@ class EvalSamples:
         """The sample, or the name of an image that is left out."""
         try:
             image = decode(self.source.read(index), self.source.describe(index))
-        except DataError:
+        except DataError as error:
             if self.data.on_error == "raise":
-                raise
+                raise _with_remedy(error) from error
             return self.source.describe(index)
         label = int(self.source.labels[index])
         target = soft_target(label, label, 1.0, self.classes, 0.0)
         return Sample(self.transform(image), target, label, index, ())
+
+
+def _with_remedy(error: DataError) -> DataError:
+    return DataError(f"{error}; or leave such images out with data.on_error=skip")
 
 
 def sample(source: ImageSource, data: Data, classes: int, view: int, index: int, repeat: int) -> Sample:
@@ -347,7 +351,6 @@ class _Collate:
 
 
 def _start_worker(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach all processes: only the main one answers, and then ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Ctrl-C reaches the whole process group: only the main process answers it, and then ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # not SIGTERM: it is how Python ends workers that are left over
     torch.set_num_threads(1)

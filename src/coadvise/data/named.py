@@ -75,7 +75,7 @@ def load_hf(name: str) -> dict[str, Any]:
     try:
         import datasets
     except ImportError as error:
-        raise DataError(f'hf:{name} needs the datasets library; install it with: pip install "coadvise[hf]"') from error
+        raise DataError(f"hf:{name} needs the datasets library; install it with: pip install datasets") from error
     try:
         if Path(name).is_dir() and any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json")):
             loaded = datasets.load_from_disk(name)
@@ -130,7 +130,6 @@ TORCHVISION: dict[str, tuple[str, ...]] = {
     "MNIST": ("train", "test"),
     "OxfordIIITPet": ("trainval", "test"),
     "PCAM": ("train", "val", "test"),
-    "QMNIST": ("train", "test"),
     "RenderedSST2": ("train", "val", "test"),
     "StanfordCars": ("train", "test"),
     "STL10": ("train", "test"),

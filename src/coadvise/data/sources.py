@@ -57,7 +57,10 @@ def _open_digits(rest: str, split: str | None) -> ImageSource:
     if rest:
         raise DataError(f"the source digits takes no further name, but has '{rest}'")
     if split is None:
-        raise DataError(f"digits has the splits {', '.join(Digits.splits)}; say which one to use")
+        raise DataError(
+            f"digits has the splits {', '.join(Digits.splits)}; "
+            "say which one to use (--split, or data.train_split and data.val_split)"
+        )
     return Digits(split)
 
 
@@ -112,6 +115,12 @@ def open_sources(data: Data) -> tuple[ImageSource, ImageSource]:
         where = data.val_source or data.source
         validation = _same_classes(train, open_source(where, val_split), where)
     else:
+        unused = [name for name in source_splits(data.source) if name != train_split]
+        if unused and data.train_split is not None:
+            raise DataError(
+                f"{data.source} has other splits ({', '.join(unused)}), none of them known as one for validation; "
+                "name it with data.val_split"
+            )
         kept, held = hold_out(train.labels, data.val_fraction)
         if not len(held):
             raise DataError(

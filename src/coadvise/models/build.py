@@ -76,16 +76,24 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module
             return _create(name, pretrained, {k: v for k, v in arguments.items() if k != "img_size"})
         if unknown:
             raise ModelError(f"model {name} has no option {unknown[1]!r}: remove it or check its spelling") from error
-        raise ModelError(f"model {name} cannot be made with {arguments}: {error}") from error
-    except (AssertionError, ValueError, RuntimeError, OSError) as error:
+        raise ModelError(f"model {name} cannot be made with {arguments}: {_first_line(error)}") from error
+    # Options reach third-party code unchecked, which fails in its own ways.
+    except Exception as error:
         # Hub and URL errors are OSErrors; timm reports missing weights and bad tags as RuntimeError.
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = _first_line(error)
+        if pretrained and "No pretrained weights exist" in reason:
+            raise ModelError(f"{name} has no published weights: set pretrained: false, or give a checkpoint") from error
         if pretrained:
             raise ModelError(
                 f"the published weights of {name} cannot be had ({reason}): connect to the internet, set "
                 f"pretrained: false, or give a checkpoint file"
             ) from error
         raise ModelError(f"model {name} cannot be made with {arguments}: {reason}") from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text and not isinstance(error, KeyError) else f"{type(error).__name__} {text}"
 
 
 def _check_patches(name: str, model: nn.Module, image_size: int) -> None:
