@@ -1,5 +1,6 @@
 """The README's commands and snippet, as they stand there."""
 
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+RESULTS = (ROOT / "results" / "README.md").read_text()
 
 
 def test_the_two_commands_are_targets_of_the_makefile() -> None:
@@ -65,3 +67,15 @@ def test_its_pictures_exist() -> None:
     for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         with Image.open(ROOT / path) as picture:
             assert min(picture.size) > 200
+
+
+def test_the_numbers_of_the_results_are_those_of_their_files() -> None:
+    rows = re.findall(r"^\| \[.*?\]\((.+?\.json)\) \| (.*?) \| (.*?) % \| (\d+) \|$", RESULTS, re.M)
+    assert len(rows) == RESULTS.count(".json)") > 0
+    for path, teachers, accuracy, seconds in rows:
+        result = json.loads((ROOT / "results" / path).read_text())
+        assert accuracy == f"{100 * result['final']['accuracy/class']:.1f}"
+        assert seconds == f"{result['seconds']:.0f}"
+        own = [f"{100 * result['final'][f'teacher/{name}']:.1f}" for name in result["teachers"]]
+        assert re.findall(r"([\d.]+) %", teachers) == own
+        assert {"command", "commit", "hardware", "versions"} <= set(result["provenance"]) and "seed" in result

@@ -7,7 +7,10 @@ whatever the number of workers, the batch size and the number of processes, from
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -297,13 +300,18 @@ class _Feed(Generic[K]):
         if self._loader is None:
             self._loader = self._start()
         try:
-            for batch in self._loader:
+            with _late_interrupt():
+                batches = iter(self._loader)
+            for _ in range(count):
+                with _late_interrupt():
+                    batch = next(batches)
                 if isinstance(batch, _Failure):
                     raise DataError(batch.message)
                 yield batch._replace(skipped=tuple(batch.skipped))  # pinning may make it a list
         except (Exception, KeyboardInterrupt):
             # Now, while nothing else refers to the workers: left to the collector of reference cycles (which
             # the traceback makes), PyTorch waits 5 s for each of them.
+            batches = None
             self.close()
             raise
 
@@ -348,6 +356,34 @@ class _Collate:
             torch.tensor([sample.index for sample in read], dtype=torch.int64),
             tuple(left_out + [name for sample in read for name in sample.skipped]),
         )
+
+
+@contextmanager
+def _late_interrupt() -> Iterator[None]:
+    """Ctrl-C is answered after the block; a second one at once.
+
+    Raised amid PyTorch's talk with the workers, KeyboardInterrupt can leave a lock taken that the process then
+    waits for when it ends. Handlers other than Python's own are left alone: they raise nothing.
+    """
+    asked = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    own = threading.current_thread() is threading.main_thread()
+    if not own or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def _start_worker(worker: int) -> None:
