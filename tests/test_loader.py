@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from coadvise.data import Batch, EvalLoader, TrainLoader, keyed, open_sources, sample, train_transform
-from coadvise.data.loader import TrainSamples
-from coadvise.data.mixing import Stream, epoch_order, mix, mix_parameters, partner
+from coadvise.data import Batch, EvalLoader, Finish, TrainLoader, keyed, open_sources, sample, train_pixels
+from coadvise.data import loader as loading
+from coadvise.data.draws import Stream, erasures, mixes, uniforms
+from coadvise.data.finish import NOISE
+from coadvise.data.order import epoch_order, partner
 from coadvise.errors import DataError
 from coadvise.recipe import Augmentation, Data
 
@@ -72,8 +74,7 @@ def collect(batches: list[Batch] | object) -> Seen:
 def reference() -> Seen:
     """Every sample of epoch 5, made one at a time from its key."""
     source = Pictures()
-    made = [sample(source, data(), 3, 5, index, 0) for index in range(ODD)]
-    return {s.index: (s.image.numpy().tobytes(), s.target.numpy().tobytes(), s.label) for s in made}
+    return collect([sample(source, data(), 3, 5, index, 0) for index in range(ODD)])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -98,26 +99,39 @@ def test_the_same_images_whatever_the_setting(reference, workers, batch_size, wo
 
 
 def test_a_sample_against_its_definition():
-    """Augment two images under their keys and mix them: recomputed without the loader."""
+    """Augment two images under their keys, erase and mix them: recomputed without the loader."""
     source, settings = Pictures(), data()
-    transform = train_transform(settings)
-    mates = partner(ODD, 3, 5)
+    transform, mates = train_pixels(settings), partner(ODD, 3, 5)
+    finish = Finish(settings, 3, torch.device("cpu"))
+    bank = np.random.default_rng(np.random.SeedSequence((Stream.NOISE, 3))).standard_normal(NOISE, dtype=np.float32)
     for index in range(ODD):
         made = sample(source, settings, 3, 5, index, 1)
 
-        def view(which: int) -> torch.Tensor:
+        def view(which: int) -> np.ndarray:
             with keyed(Stream.AUGMENT, 3, 5, which, 1):
-                return transform(Image.fromarray(source.images[which]))
+                pixels = transform(Image.fromarray(source.images[which]))
+            image = finish.images(torch.from_numpy(pixels)[None])[0].numpy().copy()
+            key = (3, 5, np.array([which]), np.array([1]))
+            top, bottom, left, right = erasures(*key, 16, 0.25)[0]
+            at = int(uniforms(Stream.NOISE, *key, 1)[0, 0] * NOISE)
+            noise = bank[(at + np.arange(16 * 16 * 3)) % NOISE].reshape(16, 16, 3).transpose(2, 0, 1)
+            image[:, top:bottom, left:right] = noise[:, top:bottom, left:right]
+            return image
 
-        params = mix_parameters(settings.augment, 16, 3, 5, index, 1)
-        mate = int(mates[index])
-        expected = mix(view(index), view(mate), params) if mate >= 0 else view(index)
-        assert torch.equal(made.image, expected)
-        lam = params.lam if mate >= 0 else 1.0
+        drawn = mixes(settings.augment, 16, 3, 5, np.array([index]), np.array([1]))
+        lam, (top, bottom, left, right), mate = drawn.lam[0], drawn.box[0], int(mates[index])
+        expected = view(index)
+        if mate < 0:
+            lam = 1.0
+        elif bottom > top:
+            expected[:, top:bottom, left:right] = view(mate)[:, top:bottom, left:right]
+        else:
+            expected = np.float32(lam) * expected + np.float32(1 - lam) * view(mate)
+        assert np.allclose(made.images[0].numpy(), expected, atol=1e-6)
         target = np.full(3, 0.1 / 3)
         target[index % 3] += 0.9 * lam
         target[(mate if mate >= 0 else index) % 3] += 0.9 * (1 - lam)
-        assert np.allclose(made.target.numpy(), target, atol=1e-6) and made.label == index % 3
+        assert np.allclose(made.target[0].numpy(), target, atol=1e-6) and made.label.tolist() == [index % 3]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -214,7 +228,7 @@ def test_skip_takes_the_next_readable_image(workers):
     for index, takes in ((7, 9), (8, 9), (60, 0)):
         if index in seen:
             expected = sample(whole, settings, 3, 0, takes, 0)
-            assert seen[index][0] == expected.image.numpy().tobytes() and seen[index][2] == takes % 3
+            assert seen[index][0] == expected.images[0].numpy().tobytes() and seen[index][2] == takes % 3
     with pytest.raises(DataError, match="none of the 61 training images can be read, picture"):
         list(TrainLoader(Pictures(broken=tuple(range(ODD))), settings, 8).epoch(0))
 
@@ -255,6 +269,48 @@ def test_more_processes_than_samples():
     assert [len(list(EvalLoader(Pictures(2), data(), 8, rank=rank, world=3))) for rank in range(3)] == [1, 1, 0]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("policy", ["light", "none"])
+@pytest.mark.parametrize("broken", [(), (7, 8, 60)])
+def test_a_set_in_memory_is_read_once_and_gives_the_same(monkeypatch, workers, policy, broken):
+    source, settings = Pictures(broken=broken), data(workers, "skip", policy=policy)
+    held = TrainLoader(source, settings, 15)
+    assert held.stays
+    first, second, later = list(held.epoch(0)), list(held.epoch(0)), list(held.epoch(1, start=2))
+    if not workers:
+        assert source.reads == ODD  # all of them once, in the first epoch
+    assert {name for batch in first for name in batch.skipped} == {f"picture {i}" for i in broken}
+    assert collect(first) == collect(second)
+    monkeypatch.setattr(loading, "RESIDENT_BYTES", 0)
+    read = TrainLoader(source, settings, 8)
+    assert not read.stays
+    fresh = collect(read.epoch(0))
+    seen = collect(first)
+    assert all(fresh[index] == seen[index] for index in fresh.keys() & seen.keys())
+    assert collect(later).items() <= collect(TrainLoader(source, settings, 15).epoch(1)).items()
+
+
+def test_what_stays_in_memory(monkeypatch):
+    assert not TrainLoader(Pictures(), data(policy="deit"), 15).stays  # it draws image by image
+    large = data(policy="light").model_copy(update={"image_size": 97})
+    assert not TrainLoader(Pictures(), large, 15).stays
+    monkeypatch.setattr(loading, "RESIDENT_BYTES", ODD * 16 * 16 * 3)
+    assert TrainLoader(Pictures(), data(policy="light"), 15).stays
+    monkeypatch.setattr(loading, "RESIDENT_BYTES", ODD * 16 * 16 * 3 - 1)
+    assert not TrainLoader(Pictures(), data(policy="light"), 15).stays
+
+
+def test_evaluation_reads_a_small_set_once(monkeypatch):
+    source = Pictures(10, broken=(4,))
+    evaluation = EvalLoader(source, data(0, "skip"), 4)
+    first, second = list(evaluation), list(evaluation)
+    assert source.reads == 10
+    for got, expected in zip(second, first, strict=True):
+        assert torch.equal(got.images, expected.images) and got.skipped == expected.skipped
+    monkeypatch.setattr(loading, "RESIDENT_BYTES", 0)
+    assert collect(EvalLoader(source, data(0, "skip"), 3)) == collect(second)
+
+
 @pytest.mark.parametrize("policy", ["light", "none"])
 def test_other_policies_and_shapes(policy):
     batch = next(TrainLoader(Pictures(), data(policy=policy), 10).epoch(0))
@@ -264,25 +320,24 @@ def test_other_policies_and_shapes(policy):
 
 
 def test_workers_persist_across_epochs():
-    loader = TrainLoader(Pictures(), data(2), 15)
-    list(loader.epoch(0))
-    workers = [worker.pid for worker in loader._feed._loader._iterator._workers]
-    list(loader.epoch(1))
-    assert [worker.pid for worker in loader._feed._loader._iterator._workers] == workers
-    loader.close()
+    batches = TrainLoader(Pictures(), data(2), 15)
+    list(batches.epoch(0))
+    workers = [worker.pid for worker in batches._feed._loader._iterator._workers]
+    list(batches.epoch(1))
+    assert [worker.pid for worker in batches._feed._loader._iterator._workers] == workers
+    batches.close()
     for pid in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    assert len(list(loader.epoch(2))) == 4
+    assert len(list(batches.epoch(2))) == 4
 
 
 def test_real_data_through_workers(shared_data):
     settings = Data(source=str(shared_data / "pacs"), image_size=64, workers=2, train_size=40, val_size=21)
     train, validation = open_sources(settings)
     seen = collect(TrainLoader(train, settings, 20).epoch(0))
-    samples = TrainSamples(train, settings, 7)
     for index in list(seen)[:5]:
-        assert samples.sample(0, index, 0).image.numpy().tobytes() == seen[index][0]
+        assert sample(train, settings, 7, 0, index, 0).images[0].numpy().tobytes() == seen[index][0]
     assert sum(len(batch.images) for batch in EvalLoader(validation, settings, 8)) == 21
 
 
@@ -291,8 +346,9 @@ def test_ctrl_c_ends_a_run_without_tracebacks_of_workers(tmp_path):
     script.write_text(
         textwrap.dedent(
             """
-            import sys
+            import signal, sys
             import torch
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
             torch.set_num_threads(1)
             from coadvise.data import TrainLoader, open_sources
             from coadvise.recipe import Data

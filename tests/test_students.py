@@ -96,7 +96,7 @@ def test_build_model_passes_the_image_size_where_it_matters():
         ("cit_tiny", {"options": {"wdith": 3}}, "cit_tiny has no option 'wdith'"),
         ("cit_tiny", {"image_size": 100}, "100×100 is not divisible by patch size 16×16: use 112×112"),
         ("mixer_tiny", {"image_size": 100}, "mixer_tiny: image size 100×100 is not divisible"),
-        ("cit_tiny", {"pretrained": True}, "published weights of cit_tiny cannot be had"),
+        ("cit_tiny", {"pretrained": True}, "cit_tiny has no published weights"),
         ("resnet18.nowhere", {}, "Invalid pretrained tag"),
         ("mixer_tiny", {"small": True}, "no small-image stem is known for MlpMixer"),
     ],

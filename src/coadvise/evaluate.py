@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from .data.loader import Batch
+from .data.finish import Batch
 from .metrics import Sums, batch_metrics, means
 
 
@@ -50,7 +50,7 @@ def evaluate(
         skipped += len(batch.skipped)
         if len(batch.label) == 0:
             continue
-        images, label = batch.images.to(device, non_blocking=True), batch.label.to(device, non_blocking=True)
+        images, label = batch.images, batch.label
         advice = teachers(images) if teachers is not None else {}
         for name, values in batch_metrics(forward_tokens(images), advice, label).items():
             sums.add(name, values)

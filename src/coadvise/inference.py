@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from .build import build_student
 from .checkpoint import load_checkpoint
-from .data.augment import eval_transform
+from .data.augment import eval_pixels
 from .data.base import Subset
 from .data.decode import decode
+from .data.finish import Finish
 from .data.loader import EvalLoader
 from .data.sources import ImageSource, open_source, open_sources
 from .errors import CheckpointError, DataError, did_you_mean
@@ -97,7 +98,7 @@ def evaluate_trained(
     with display.bar("evaluating", len(images)) as bar:
         metrics, skipped = evaluate(
             trained.model.forward_tokens,  # type: ignore[arg-type]
-            EvalLoader(images, data, batch_size),
+            EvalLoader(images, data, batch_size, device=device),
             tokens=student_tokens(trained.model, trained.recipe, device),
             device=device,
             advance=bar.advance,
@@ -124,8 +125,8 @@ def with_classes(source: ImageSource, classes: tuple[str, ...]) -> ImageSource:
 def class_probabilities(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -> Float[Tensor, "n k"]:
     """What the model says of every image of a source, as it was trained to see them, on the CPU."""
     device = next(trained.model.parameters()).device
-    loader = EvalLoader(source, trained.recipe.data.model_copy(update={"on_error": "raise"}), batch_size)
-    rows = [trained.model(batch.images.to(device)).float().softmax(dim=1).cpu() for batch in loader]
+    loader = EvalLoader(source, trained.recipe.data.model_copy(update={"on_error": "raise"}), batch_size, device=device)
+    rows = [trained.model(batch.images).float().softmax(dim=1).cpu() for batch in loader]
     loader.close()
     return torch.cat(rows)
 
@@ -139,14 +140,14 @@ def predict(
     Raises:
         DataError: a file that is missing or no image.
     """
-    transform = eval_transform(trained.recipe.data)
     device = next(trained.model.parameters()).device
+    pixels, normalise = eval_pixels(trained.recipe.data), Finish(trained.recipe.data, len(trained.classes), device)
     results = []
     for path in map(Path, paths):
         if not path.is_file():
             raise DataError(f"{path}: there is no such image file")
-        image = transform(decode(path.read_bytes(), str(path))).unsqueeze(0).to(device)
-        probabilities = trained.model(image).float().softmax(dim=1)[0]
+        image = torch.from_numpy(pixels(decode(path.read_bytes(), str(path))))
+        probabilities = trained.model(normalise.images(image[None])).float().softmax(dim=1)[0]
         values, indices = probabilities.topk(min(top, len(trained.classes)))
         named = [(trained.classes[i], v) for i, v in zip(indices.tolist(), values.tolist(), strict=True)]
         results.append((path, named))

@@ -148,11 +148,11 @@ def check_teachers(
         return {}
     # Folders come sorted by class: the first images would be all of one kind.
     part = Subset(val_source, balanced_subset(val_source.labels, recipe.run.teacher_check_size))
-    loader = EvalLoader(part, recipe.data, eval_batch_size(recipe, accelerator))
+    loader = EvalLoader(part, recipe.data, eval_batch_size(recipe, accelerator), device=accelerator.device)
 
     def batches(advance: Callable[[int], None]) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in loader:
-            yield batch.images.to(accelerator.device), batch.label
+            yield batch.images, batch.label
             advance(len(batch.label))
 
     with display.bar("checking teachers", len(part)) as bar, accelerator.autocast():
@@ -210,8 +210,16 @@ def prepare(
         rank=rank,
         world=world,
         accumulate=recipe.optim.accumulate,
+        device=accelerator.device,
     )
-    val_loader = EvalLoader(val_source, recipe.data, eval_batch_size(recipe, accelerator), rank=rank, world=world)
+    val_loader = EvalLoader(
+        val_source,
+        recipe.data,
+        eval_batch_size(recipe, accelerator),
+        rank=rank,
+        world=world,
+        device=accelerator.device,
+    )
     model, wrapped = accelerator.prepare(TokenLogits(student), optimizer)
     facts = describe_teachers(recipe, teachers)
     origin = {

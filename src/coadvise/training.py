@@ -114,8 +114,7 @@ def _train_epoch(job: Job, epoch: int, bar: Bar, stop: Stop) -> None:
     job.tracker.start_clock(count.step)
     started = time.monotonic()
     for batch in job.loader.epoch(epoch, start=count.step % steps):
-        images = batch.images.to(accelerator.device, non_blocking=True)
-        target = batch.target.to(accelerator.device, non_blocking=True)
+        images, target = batch.images, batch.target
         job.scheduler.step_update(count.step)
         with accelerator.accumulate(job.model):
             with accelerator.autocast():

@@ -1,8 +1,9 @@
-"""Augmentation of one image: from an upright RGB image to a normalised tensor, drawn from the sample's key.
+"""Augmentation of one image, as far as it is done image by image: from an upright RGB image to a square of pixels.
 
 The transforms are timm's and torchvision's. They draw from Python's, NumPy's and PyTorch's global generators,
 so they run inside `keyed`, which seeds all three from the key of the sample and restores them afterwards:
-the same key gives the same image in any process, at any batch size.
+the same key gives the same pixels in any process, at any batch size. What is left to do (padded crops, normalisation,
+erasing, mixing) is done for whole batches, on the device: see `finish.py`.
 """
 
 from __future__ import annotations
@@ -14,55 +15,56 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import UInt8
 from PIL import Image
 from timm.data.auto_augment import posterize as timm_posterize
-from timm.data.random_erasing import RandomErasing
 from timm.data.transforms_factory import transforms_imagenet_train
-from torch import Tensor
-from torchvision.transforms import Compose, RandomHorizontalFlip
+from torchvision.transforms import Compose
 from torchvision.transforms import functional as F
 from torchvision.transforms.functional import InterpolationMode
 
 from ..errors import DataError
-from ..recipe import Data, Triple
+from ..recipe import Data
 
 _RANDAUGMENT = r"rand(-(m\d+|n\d+|p[\d.]+|mstd[\d.]+|mmax\d+|inc[01]|t\w+))*"
 
-Transform = Callable[[Image.Image], Float[Tensor, "3 h w"]]
+Pixels = UInt8[np.ndarray, "h w 3"]
 
 
-def train_transform(data: Data) -> Transform:
-    """The training transform of `data.augment.policy`, RGB image to (3, image_size, image_size), normalised.
+def train_pixels(data: Data) -> Callable[[Image.Image], Pixels]:
+    """RGB image → (image_size, image_size, 3) pixels of a training view, under `data.augment.policy`.
 
-    - `deit`: timm's: random resized crop, flip, RandAugment or (where that is off) colour jitter, erasing.
-    - `light`, for 32 and 64 px: a random crop from the image padded with zeros (black), flip, erasing. An
-      image of another size is resized to image_size on the shorter side and cropped at the centre first.
-    - `none`: the evaluation transform, and nothing is drawn.
-
-    Mixing is not part of it (see `mixing.py`). Random erasing fills with noise of unit variance, after
-    normalisation.
+    - `deit`: timm's random resized crop, flip, RandAugment or (where that is off) colour jitter; drawn from the
+      global generators, see `keyed`.
+    - `light`, for 32 and 64 px: nothing is drawn here. An image of another size is resized to image_size on the
+      shorter side and cropped at the centre; the padded crop and the flip follow on the device.
+    - `none`: as in evaluation.
 
     Raises:
         DataError: timm does not understand `data.augment.randaugment`.
     """
-    augment = data.augment
-    if augment.policy == "none":
-        return eval_transform(data)
-    steps: list[Callable] = _deit(data) if augment.policy == "deit" else _light(data)
-    steps.append(ToNormalized(data.mean, data.std))
-    if augment.erasing > 0:
-        steps.append(RandomErasing(augment.erasing, mode="pixel", max_count=1, device="cpu"))
-    return Compose(steps)
+    policy = data.augment.policy
+    if policy == "none":
+        return eval_pixels(data)
+    if policy == "light":
+        return _Steps([FitSquare(data.image_size, data.image_size, data.interpolation)])
+    return _Steps(_deit(data))
 
 
-def eval_transform(data: Data) -> Transform:
-    """The evaluation transform: shorter side to round(image_size / eval_crop), centre crop, normalised.
+def eval_pixels(data: Data) -> Callable[[Image.Image], Pixels]:
+    """RGB image → pixels: shorter side to round(image_size / eval_crop), centre crop.
 
     An image that already has the size keeps its pixels.
     """
-    resized = round(data.image_size / data.eval_crop)
-    return Compose([FitSquare(resized, data.image_size, data.interpolation), ToNormalized(data.mean, data.std)])
+    return _Steps([FitSquare(round(data.image_size / data.eval_crop), data.image_size, data.interpolation)])
+
+
+class _Steps:
+    def __init__(self, steps: list[Callable[[Image.Image], Image.Image]]) -> None:
+        self.steps = Compose(steps)
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        return np.array(self.steps(image))
 
 
 def _deit(data: Data) -> list[Callable]:
@@ -80,8 +82,6 @@ def _deit(data: Data) -> list[Callable]:
             color_jitter=augment.color_jitter,
             auto_augment=text,
             interpolation=data.interpolation,
-            mean=data.mean,
-            std=data.std,
             separate=True,
         )
     except (AssertionError, ValueError, KeyError, IndexError) as error:
@@ -100,17 +100,6 @@ def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
     return timm_posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
 
 
-def _light(data: Data) -> list[Callable]:
-    augment, size = data.augment, data.image_size
-    pad = size // 8 if augment.pad is None else augment.pad
-    steps: list[Callable] = [FitSquare(size, size, data.interpolation)]
-    if pad:
-        steps.append(PaddedCrop(pad))
-    if augment.hflip > 0:
-        steps.append(RandomHorizontalFlip(augment.hflip))
-    return steps
-
-
 class FitSquare:
     """Resize the shorter side to `resized` pixels, then cut the central square of `size` pixels."""
 
@@ -122,30 +111,6 @@ class FitSquare:
             return image
         image = F.resize(image, [self.resized], self.mode, antialias=True)
         return F.center_crop(image, [self.size, self.size])
-
-
-class PaddedCrop:
-    """A crop of the image's own size at a random offset of up to `pad` pixels, with black outside."""
-
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        x, y = random.randint(-self.pad, self.pad), random.randint(-self.pad, self.pad)
-        return image.crop((x, y, x + image.width, y + image.height))  # Pillow fills the outside with zeros
-
-
-class ToNormalized:
-    """RGB image to a float32 tensor (3, h, w): pixels in [0, 1], minus `mean`, divided by `std`."""
-
-    def __init__(self, mean: Triple, std: Triple) -> None:
-        self.mean = torch.tensor(mean).view(3, 1, 1)
-        self.std = torch.tensor(std).view(3, 1, 1)
-
-    def __call__(self, image: Image.Image) -> Float[Tensor, "3 h w"]:
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        tensor = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-        return tensor.div_(255).sub_(self.mean).div_(self.std)
 
 
 # --- randomness from keys --------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError, did_you_mean
-from .mixing import Stream
+from .draws import Stream
 
 TRAIN_NAMES = ("train", "training", "trainval")
 VALIDATION_NAMES = ("validation", "val", "valid", "dev", "test", "testing")

@@ -1,7 +1,8 @@
 """Loading: batches whose every image follows from its key (data_seed, view, index, repeat).
 
-The training process decides on the keys; workers only turn keys into images. So the same images come out
-whatever the number of workers, the batch size and the number of processes, from any step on.
+The training process decides on the keys; loader processes only turn keys into pixels (`Unfinished`), and `finish.py`
+makes the batch of them on the device. So the same images come out whatever the number of workers, the batch size and
+the number of processes, from any step on. A small set of small images is read once and stays on the device.
 """
 
 from __future__ import annotations
@@ -13,48 +14,34 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..errors import DataError
 from ..recipe import Data
-from .augment import eval_transform, preserved_generators, seed_generators, train_transform
+from .augment import Pixels, eval_pixels, preserved_generators, seed_generators, train_pixels
 from .base import ImageSource
 from .decode import decode
-from .mixing import UNMIXED, Stream, epoch_order, mix, mix_parameters, partner, soft_target
+from .draws import Mixes, Stream, mixes
+from .finish import Batch, Finish, Unfinished, mixing_table, plain_table, view_table
+from .order import epoch_order, partner
 
-# Memory in bytes that a loader process may take for images that never change.
-KEPT_BYTES = 2**28
+# Pixels in bytes that stay in memory (on the device) in place of being read in each epoch.
+RESIDENT_BYTES = 2**31
+RESIDENT_SIZE = 96
 
-Key = tuple[int, int, int]
-"""(view, index, repeat); the data seed is the same throughout a run."""
 K = TypeVar("K")
 
 
-class Sample(NamedTuple):
-    """One image, ready for the model."""
+class Keys(NamedTuple):
+    """The samples of a micro-batch; the data seed is the same throughout a run."""
 
-    image: Float[Tensor, "3 h w"]
-    target: Float[Tensor, " k"]
-    label: int
-    index: int  # type: ignore[assignment]
-    skipped: tuple[str, ...]
-
-
-class Batch(NamedTuple):
-    """Images ready for the model."""
-
-    images: Float[Tensor, "b 3 h w"]
-    target: Float[Tensor, "b k"]
-    """Soft targets: smoothed and mixed in training, one-hot in evaluation."""
-    label: Int[Tensor, " b"]
-    """Label of the image itself, without smoothing or partner."""
-    index: Int[Tensor, " b"]  # type: ignore[assignment]
-    """Index that was asked for; with `on_error: skip` the image may be that of a later one."""
-    skipped: tuple[str, ...]
-    """Unreadable images that were met, by name."""
+    view: int
+    index: Int64[np.ndarray, " b"]  # type: ignore[assignment]
+    repeat: Int64[np.ndarray, " b"]
 
 
 class _Failure(NamedTuple):
@@ -63,65 +50,65 @@ class _Failure(NamedTuple):
     message: str
 
 
-class _Drawn(NamedTuple):
-    """An augmented image before mixing."""
+class Plan(NamedTuple):
+    """What a micro-batch needs: its own b images first, then partners that are not among them."""
 
-    image: Float[Tensor, "3 h w"]
-    label: int
-    skipped: tuple[str, ...]
+    index: Int64[np.ndarray, " m"]  # type: ignore[assignment]
+    repeat: Int64[np.ndarray, " m"]
+    partner: Int64[np.ndarray, " b"]
+    """Row of each image's partner."""
+    mixes: Mixes
+
+
+def plan(keys: Keys, size: int, data: Data) -> Plan:
+    """Draw how the samples are mixed, and find which images that takes, each once.
+
+    Args:
+        size: number of images in the set.
+    """
+    view, index, repeat = keys
+    drawn = mixes(data.augment, data.image_size, data.seed, view, index, repeat)
+    other = partner(size, data.seed, view)[index]
+    mixed = drawn.mixed & (other >= 0)
+    drawn = Mixes(np.where(mixed, drawn.lam, 1.0), np.where(mixed[:, None], drawn.box, 0))
+    names = index * 64 + repeat  # repeats are 64 at most
+    wanted = (other * 64 + repeat)[mixed]
+    missing = np.setdiff1d(wanted, names)
+    every = np.concatenate([names, missing])
+    order = np.argsort(every, kind="stable")
+    rows = np.arange(len(index))
+    rows[mixed] = order[np.searchsorted(every, wanted, sorter=order)]
+    return Plan(np.concatenate([index, missing // 64]), np.concatenate([repeat, missing % 64]), rows, drawn)
 
 
 class TrainSamples:
-    """Keys to samples. This is what workers hold; it has no state that changes a sample."""
+    """Keys to pixels and choices. This is what workers hold; it has no state that changes a sample."""
 
-    def __init__(self, source: ImageSource, data: Data, classes: int) -> None:
-        self.source, self.data, self.classes = source, data, classes
-        self.transform = train_transform(data)
-        self._recent: dict[Key, _Drawn] = {}
-        # Without augmentation an image is the same in every view: small sets are decoded once.
-        room = 12 * len(source) * data.image_size**2 <= KEPT_BYTES
-        self._kept: dict[int, _Drawn] | None = {} if data.augment.policy == "none" and room else None
+    def __init__(self, source: ImageSource, data: Data) -> None:
+        self.source, self.data, self.pixels = source, data, train_pixels(data)
 
-    def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | _Failure:
+    def __getitems__(self, keys: Keys) -> Unfinished | _Failure:
         try:
             with preserved_generators():
-                return [self.sample(*key) for key in keys]
+                return self._batch(keys)
         except DataError as error:
             return _Failure(str(error))
-        finally:
-            self._recent.clear()
 
-    def sample(self, view: int, index: int, repeat: int) -> Sample:
-        """The augmented and mixed sample of a key; the global generators are left in any state."""
-        data, augment = self.data, self.data.augment
-        own = self._draw((view, index, repeat))
-        params = mix_parameters(augment, data.image_size, data.seed, view, index, repeat)
-        other = int(partner(len(self.source), data.seed, view)[index]) if params is not UNMIXED else -1
-        if other < 0:
-            target = soft_target(own.label, own.label, 1.0, self.classes, augment.label_smoothing)
-            return Sample(own.image, target, own.label, index, own.skipped)
-        mate = self._draw((view, other, repeat))
-        image = mix(own.image, mate.image, params)
-        target = soft_target(own.label, mate.label, params.lam, self.classes, augment.label_smoothing)
-        return Sample(image, target, own.label, index, own.skipped + mate.skipped)
-
-    def _draw(self, key: Key) -> _Drawn:
-        """The augmented image of a key. The last two are kept: the two of a pair come one after the other."""
-        drawn = self._recent.get(key)
-        if drawn is None:
-            drawn = self._read(key)
-            if len(self._recent) > 1:
-                self._recent.pop(next(iter(self._recent)))
-            self._recent[key] = drawn
-        # Reported once only, also where the image is used twice.
-        self._recent[key] = drawn._replace(skipped=())
-        return drawn
-
-    def _read(self, key: Key) -> _Drawn:
-        view, first, repeat = key
-        if self._kept is not None and first in self._kept:
-            return self._kept[first]
+    def _batch(self, keys: Keys) -> Unfinished:
+        data, needs = self.data, plan(keys, len(self.source), self.data)
+        size = data.image_size
+        pixels = torch.empty((len(needs.index), size, size, 3), dtype=torch.uint8)
+        taken = needs.index.copy()
         skipped: list[str] = []
+        for row, (index, repeat) in enumerate(zip(needs.index.tolist(), needs.repeat.tolist(), strict=True)):
+            image, taken[row] = self._read(keys.view, index, repeat, skipped)
+            pixels[row] = torch.from_numpy(image)
+        views = view_table(data, keys.view, taken, needs.repeat, self.source.labels[taken])
+        mixing = mixing_table(needs.partner, needs.mixes)
+        return Unfinished(pixels, views, mixing, torch.from_numpy(keys.index.copy()), tuple(skipped))
+
+    def _read(self, view: int, first: int, repeat: int, skipped: list[str]) -> tuple[Pixels, int]:
+        """Pixels of the first readable image from `first` on, and its index."""
         for step in range(len(self.source)):
             index = (first + step) % len(self.source)
             try:
@@ -131,52 +118,68 @@ class TrainSamples:
                     raise _with_remedy(error) from error
                 skipped.append(self.source.describe(index))
                 continue
-            seed_generators(Stream.AUGMENT, self.data.seed, view, index, repeat)
-            drawn = _Drawn(self.transform(image), int(self.source.labels[index]), tuple(skipped))
-            if self._kept is not None:
-                self._kept[first] = drawn
-            return drawn
-        raise DataError(f"none of the {len(self.source)} training images can be read, {skipped[0]} first")
+            if self.data.augment.policy == "deit":
+                seed_generators(Stream.AUGMENT, self.data.seed, view, index, repeat)
+            return self.pixels(image), index
+        raise _nothing_readable(self.source, skipped[0])
 
 
-class EvalSamples:
-    """Indices to unaugmented samples with one-hot targets."""
+class PlainSamples:
+    """Indices to pixels for which nothing is drawn: of the validation set, or of a training set kept in memory."""
 
-    def __init__(self, source: ImageSource, data: Data, classes: int) -> None:
-        self.source, self.data, self.classes = source, data, classes
-        self.transform = eval_transform(data)
+    def __init__(self, source: ImageSource, data: Data, training: bool = False) -> None:
+        self.source, self.data = source, data
+        self.pixels = train_pixels(data) if training else eval_pixels(data)
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Sample | str] | _Failure:
-        try:
-            return [self._sample(index) for index in indices]
-        except DataError as error:
-            return _Failure(str(error))
-
-    def _sample(self, index: int) -> Sample | str:
-        """The sample, or the name of an image that is left out."""
-        try:
-            image = decode(self.source.read(index), self.source.describe(index))
-        except DataError as error:
-            if self.data.on_error == "raise":
-                raise _with_remedy(error) from error
-            return self.source.describe(index)
-        label = int(self.source.labels[index])
-        target = soft_target(label, label, 1.0, self.classes, 0.0)
-        return Sample(self.transform(image), target, label, index, ())
+    def __getitems__(self, indices: Sequence[int]) -> Unfinished | _Failure:
+        size = self.data.image_size
+        pixels = torch.empty((len(indices), size, size, 3), dtype=torch.uint8)
+        read: list[int] = []
+        skipped: list[str] = []
+        for index in indices:
+            try:
+                image = decode(self.source.read(index), self.source.describe(index))
+            except DataError as error:
+                if self.data.on_error == "raise":
+                    return _Failure(str(_with_remedy(error)))
+                skipped.append(self.source.describe(index))
+                continue
+            pixels[len(read)] = torch.from_numpy(self.pixels(image))
+            read.append(index)
+        count = len(read)
+        views = plain_table(self.source.labels[read])
+        mixing = mixing_table(np.arange(count), Mixes(np.ones(count), np.zeros((count, 4), dtype=np.int32)))
+        return Unfinished(pixels[:count], views, mixing, torch.tensor(read, dtype=torch.int64), tuple(skipped))
 
 
 def _with_remedy(error: DataError) -> DataError:
     return DataError(f"{error}; or leave such images out with data.on_error=skip")
 
 
-def sample(source: ImageSource, data: Data, classes: int, view: int, index: int, repeat: int) -> Sample:
-    """The augmented and mixed training sample of one key; global generators are left as they were.
+def _nothing_readable(source: ImageSource, first: str) -> DataError:
+    return DataError(f"none of the {len(source)} training images can be read, {first} first")
+
+
+def sample(source: ImageSource, data: Data, classes: int, view: int, index: int, repeat: int) -> Batch:
+    """The augmented and mixed training sample of one key, as a batch of one on the CPU.
 
     Raises:
         DataError: an image is unreadable and `data.on_error` is `raise`.
     """
-    with preserved_generators():
-        return TrainSamples(source, data, classes).sample(view, index, repeat)
+    keys = Keys(view, np.array([index]), np.array([repeat]))
+    made = TrainSamples(source, data).__getitems__(keys)
+    if isinstance(made, _Failure):
+        raise DataError(made.message)
+    return Finish(data, classes, torch.device("cpu"), data.augment.label_smoothing)(made)
+
+
+class _Resident(NamedTuple):
+    """All images of a small set, on the device."""
+
+    pixels: Tensor
+    takes: Int64[np.ndarray, " n"]
+    """Index of the image that stands for each: itself, or the next readable one."""
+    skipped: tuple[str, ...]
 
 
 class TrainLoader:
@@ -188,6 +191,7 @@ class TrainLoader:
         batch_size: samples per update, over all processes and micro-batches.
         rank, world: this process and the number of processes.
         accumulate: micro-batches per update.
+        device: where the batches are made.
 
     Raises:
         DataError: there are fewer samples than a batch, or a batch cannot be divided evenly.
@@ -202,6 +206,7 @@ class TrainLoader:
         rank: int = 0,
         world: int = 1,
         accumulate: int = 1,
+        device: torch.device | str = "cpu",
     ) -> None:
         if len(source) < batch_size:
             raise DataError(
@@ -214,9 +219,18 @@ class TrainLoader:
                 f"micro-batches; make optim.batch_size a multiple of {world * accumulate}"
             )
         self.data, self.size, self.batch_size = data, len(source), batch_size
+        self.source, self.device = source, torch.device(device)
         self.rank, self.world, self.accumulate = rank, world, accumulate
         self.steps_per_epoch = len(source) // batch_size
-        self._feed: _Feed[Key] = _Feed(TrainSamples(source, data, len(source.class_names)), data)
+        self._finish = Finish(data, len(source.class_names), self.device, data.augment.label_smoothing)
+        self._feed: _Feed[Keys] = _Feed(TrainSamples(source, data), data)
+        self._resident: _Resident | None = None
+
+    @property
+    def stays(self) -> bool:
+        """Whether the set is read once and then stays on the device: few bytes, and nothing is drawn image by image."""
+        small = self.data.image_size <= RESIDENT_SIZE and self.size * self.data.image_size**2 * 3 <= RESIDENT_BYTES
+        return small and self.data.augment.policy != "deit"
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Micro-batches of an epoch from step `start` on: (steps_per_epoch − start) × accumulate of them.
@@ -228,56 +242,113 @@ class TrainLoader:
         """
         assert 0 <= start <= self.steps_per_epoch
         count = (self.steps_per_epoch - start) * self.accumulate
-        return self._feed.batches(self._micro_batches(epoch, start), count)
+        keys = self._micro_batches(epoch, start)
+        for batch in self._from_memory(keys) if self.stays and count else self._feed.batches(keys, count):
+            yield self._finish(batch)
 
     def close(self) -> None:
-        """End the worker processes; the next epoch would start new ones."""
+        """End the worker processes and free the memory; the next epoch would start again."""
         self._feed.close()
+        self._resident = None
 
-    def _micro_batches(self, epoch: int, start: int) -> Iterator[list[Key]]:
+    def _micro_batches(self, epoch: int, start: int) -> Iterator[Keys]:
         view = epoch if self.data.views is None else epoch % self.data.views
         order = epoch_order(self.size, self.data.augment.repeats, self.data.seed, view)
         micro = self.batch_size // (self.world * self.accumulate)
         shape = (self.steps_per_epoch, self.world, self.accumulate, micro, 2)
         mine = order[: self.steps_per_epoch * self.batch_size].reshape(shape)[start:, self.rank]
-        for keys in mine.reshape(-1, micro, 2):
-            yield [(view, index, repeat) for index, repeat in keys.tolist()]
+        for rows in mine.reshape(-1, micro, 2):
+            yield Keys(view, rows[:, 0], rows[:, 1])
+
+    def _from_memory(self, batches: Iterable[Keys]) -> Iterator[Unfinished]:
+        self._resident = held = self._resident or self._read_all()
+        names = held.skipped
+        for keys in batches:
+            needs = plan(keys, self.size, self.data)
+            taken = held.takes[needs.index]
+            rows = torch.from_numpy(taken).to(self.device, non_blocking=True)
+            views = view_table(self.data, keys.view, taken, needs.repeat, self.source.labels[taken])
+            mixing = mixing_table(needs.partner, needs.mixes)
+            yield Unfinished(held.pixels[rows], views, mixing, torch.from_numpy(keys.index), names)
+            names = ()
+
+    def _read_all(self) -> _Resident:
+        size = self.data.image_size
+        pixels = torch.empty((self.size, size, size, 3), dtype=torch.uint8, device=self.device)
+        feed: _Feed[list[int]] = _Feed(PlainSamples(self.source, self.data, training=True), self.data)
+        chunks = [list(range(at, min(at + 256, self.size))) for at in range(0, self.size, 256)]
+        read = np.zeros(self.size, dtype=bool)
+        skipped: list[str] = []
+        for part in feed.batches(chunks, len(chunks)):
+            pixels[part.index.to(self.device)] = part.pixels.to(self.device)
+            read[part.index.numpy()] = True
+            skipped += part.skipped
+        feed.close()
+        if not read.any():
+            raise _nothing_readable(self.source, skipped[0])
+        readable = np.flatnonzero(read)
+        following = np.searchsorted(readable, np.arange(self.size)) % len(readable)
+        return _Resident(pixels, readable[following], tuple(skipped))
 
 
 class EvalLoader:
     """Every image once over all processes, unaugmented; this process takes every `world`-th from `rank` on.
 
     The last batch may be smaller, and a batch may be empty if none of its images can be read and
-    `data.on_error` is `skip`.
+    `data.on_error` is `skip`. The pixels of a small set are kept from the first pass on.
     """
 
-    def __init__(self, source: ImageSource, data: Data, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        data: Data,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
         indices = list(range(rank, len(source), world))
         self._batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
-        self._feed: _Feed[int] = _Feed(EvalSamples(source, data, len(source.class_names)), data)
+        self._feed: _Feed[list[int]] = _Feed(PlainSamples(source, data), data)
+        self._finish = Finish(data, len(source.class_names), torch.device(device))
+        small = data.image_size <= RESIDENT_SIZE and len(indices) * data.image_size**2 * 3 <= RESIDENT_BYTES
+        self._kept: list[Unfinished] | None = None
+        self._keep = small
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._feed.batches(self._batches, len(self._batches))
+        if self._kept is not None:
+            yield from map(self._finish, self._kept)
+            return
+        kept: list[Unfinished] = []
+        for batch in self._feed.batches(self._batches, len(self._batches)):
+            if self._keep:
+                kept.append(batch._replace(pixels=batch.pixels.to(self._finish.device)))
+            yield self._finish(batch)
+        if self._keep:
+            self._kept = kept
+            self._feed.close()
 
     def close(self) -> None:
-        """End the worker processes; the next pass would start new ones."""
+        """End the worker processes and free the memory; the next pass would start again."""
         self._feed.close()
+        self._kept = None
 
 
 # --- between the process and its workers -----------------------------------------------------------------
 
 
-class _Keys(Generic[K]):
+class _Sampler(Generic[K]):
     """The batch sampler: keys of the batches to come. It lives in the main process only."""
 
     def __init__(self) -> None:
-        self.batches: Iterable[Sequence[K]] = ()
+        self.batches: Iterable[K] = ()
         self.count = 0
 
-    def __iter__(self) -> Iterator[Sequence[K]]:
+    def __iter__(self) -> Iterator[K]:
         return iter(self.batches)
 
     def __len__(self) -> int:
@@ -287,12 +358,12 @@ class _Keys(Generic[K]):
 class _Feed(Generic[K]):
     """PyTorch's DataLoader, fed with batches of keys; its workers live on from one pass to the next."""
 
-    def __init__(self, samples: TrainSamples | EvalSamples, data: Data) -> None:
+    def __init__(self, samples: TrainSamples | PlainSamples, data: Data) -> None:
         self._samples, self._data = samples, data
-        self._keys: _Keys[K] = _Keys()
+        self._keys: _Sampler[K] = _Sampler()
         self._loader: DataLoader | None = None
 
-    def batches(self, keys: Iterable[Sequence[K]], count: int) -> Iterator[Batch]:
+    def batches(self, keys: Iterable[K], count: int) -> Iterator[Unfinished]:
         """A batch for each of `count` batches of keys."""
         if not count:
             return
@@ -307,7 +378,7 @@ class _Feed(Generic[K]):
                     batch = next(batches)
                 if isinstance(batch, _Failure):
                     raise DataError(batch.message)
-                yield batch._replace(skipped=tuple(batch.skipped))  # pinning may make it a list
+                yield batch
         except (Exception, KeyboardInterrupt):
             # Now, while nothing else refers to the workers: left to the collector of reference cycles (which
             # the traceback makes), PyTorch waits 5 s for each of them.
@@ -319,12 +390,12 @@ class _Feed(Generic[K]):
         self._loader = None
 
     def _start(self) -> DataLoader:
-        workers, size = self._data.workers, self._data.image_size
+        workers = self._data.workers
         return DataLoader(
             self._samples,  # type: ignore[arg-type]
             batch_sampler=self._keys,  # type: ignore[arg-type]
             num_workers=workers,
-            collate_fn=_Collate((3, size, size), self._samples.classes),
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_start_worker,
@@ -333,29 +404,8 @@ class _Feed(Generic[K]):
         )
 
 
-class _Collate:
-    """Samples to a batch; names of images that were left out become `skipped`."""
-
-    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
-        self.shape, self.classes = shape, classes
-
-    def __call__(self, samples: list[Sample | str] | _Failure) -> Batch | _Failure:
-        if isinstance(samples, _Failure):
-            return samples
-        read = [sample for sample in samples if isinstance(sample, Sample)]
-        left_out = [sample for sample in samples if isinstance(sample, str)]
-        images = torch.empty((len(read), *self.shape))
-        target = torch.empty((len(read), self.classes))
-        if read:
-            torch.stack([sample.image for sample in read], out=images)
-            torch.stack([sample.target for sample in read], out=target)
-        return Batch(
-            images,
-            target,
-            torch.tensor([sample.label for sample in read], dtype=torch.int64),
-            torch.tensor([sample.index for sample in read], dtype=torch.int64),
-            tuple(left_out + [name for sample in read for name in sample.skipped]),
-        )
+def _as_it_is(batch: Unfinished | _Failure) -> Unfinished | _Failure:
+    return batch
 
 
 @contextmanager

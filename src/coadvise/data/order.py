@@ -1,0 +1,68 @@
+"""Order and pairs: who comes when, and with whom. All of it follows from keys.
+
+Departures from timm's `Mixup`, which draws one λ and one box for a batch and mixes it with its own reverse:
+
+- Every sample draws its own kind, λ and box (timm's `mode="elem"`), from a generator of its own key
+  (data_seed, view, index, repeat). The result does not depend on batch size, workers or processes.
+- Its partner is fixed by a random pairing of the whole data set, new in each view, and not by its place in
+  the batch. The two of a pair come one after the other, so that a partner is hardly ever decoded again.
+- An unpaired last sample of an odd data set stays unmixed; timm refuses odd batches.
+- cutmix's λ is always the true share of the pixels that stay (timm's `correct_lam`).
+
+Repeated augmentation differs from timm's `RepeatAugSampler` in that the copies of an image lie next to each
+other whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Int64
+from numpy.typing import NDArray
+
+from .draws import Stream
+
+
+@lru_cache(maxsize=4)
+def _permutation(n: int, data_seed: int, view: int) -> NDArray[np.int64]:
+    """The keyed permutation behind order and pairs; cached, as every sample of an epoch asks for it."""
+    generator = np.random.default_rng(np.random.SeedSequence((Stream.ORDER, data_seed, view, n)))
+    order = generator.permutation(n)
+    order.setflags(write=False)
+    return order
+
+
+def epoch_order(n: int, repeats: int, data_seed: int, view: int) -> Int64[np.ndarray, "n 2"]:
+    """The samples of an epoch as rows (index, repeat).
+
+    The pairs (a, b) of a keyed permutation follow each other, each `repeats` times: a₀ b₀ a₁ b₁ … The first n
+    are an epoch, so that one with repeats shows about n / repeats distinct images.
+    """
+    order = _permutation(n, data_seed, view)
+    distinct = order[: min(n, 2 * -(-n // (2 * repeats)))]  # whole pairs, as many as n samples need
+    even = len(distinct) // 2 * 2
+    pairs = np.repeat(distinct[:even].reshape(-1, 1, 2), repeats, axis=1).reshape(-1)
+    index = np.concatenate([pairs, np.repeat(distinct[even:], repeats)])
+    copy = np.repeat(np.tile(np.arange(repeats), even // 2), 2)
+    repeat = np.concatenate([copy, np.tile(np.arange(repeats), len(distinct) - even)])
+    return np.stack([index, repeat], axis=1)[:n].astype(np.int64)
+
+
+@lru_cache(maxsize=4)
+def _partners(n: int, data_seed: int, view: int) -> NDArray[np.int64]:
+    order = _permutation(n, data_seed, view)
+    even = n // 2 * 2
+    partners = np.full(n, -1, dtype=np.int64)
+    partners[order[0:even:2]] = order[1:even:2]
+    partners[order[1:even:2]] = order[0:even:2]
+    partners.setflags(write=False)
+    return partners
+
+
+def partner(n: int, data_seed: int, view: int) -> Int64[np.ndarray, " n"]:
+    """Each sample's mix partner in a view, −1 for the one that an odd n leaves over (read-only).
+
+    The partner's image is its own view with the same repeat number; nothing else is needed to mix.
+    """
+    return _partners(n, data_seed, view)
