@@ -3,10 +3,13 @@ PYTHON ?= python3
 export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types clean
+.PHONY: demo bench test lint types clean
 
 demo: .venv/installed
 	.venv/bin/coadvise demo --output runs/demo
+
+bench: .venv/installed
+	.venv/bin/python benchmarks/run_all.py
 
 test: .venv/installed
 	.venv/bin/python -m pytest -n 2 --dist loadfile tests

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from coadvise.cost import peak_bytes  # noqa: F401 - for the benchmarks
 from coadvise.files import write_json
 from coadvise.provenance import manifest
 
@@ -55,31 +57,6 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def peak_bytes(run: Callable[[], Any], device: str = "cpu") -> int | None:
-    """Memory that a run needs at its peak beside what is there before; None where it cannot be measured."""
-    run()
-    if device.startswith("cuda"):
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    try:
-        c = ctypes.CDLL(None)
-        c.mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: what is freed goes back at once, and counts again when needed
-        c.malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is resident now
-        before = _status("VmRSS")
-        run()
-        return max(_status("VmHWM") - before, 0)
-    except (OSError, AttributeError):  # not Linux
-        return None
-
-
-def _status(key: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024
-
-
 def geometric_mean(values: list[float]) -> float:
     return statistics.geometric_mean(values)
 
@@ -114,6 +91,6 @@ def report(name: str, options: argparse.Namespace, claims: list[dict[str, Any]],
     settings = {"rounds": options.rounds, "batch_size": options.batch_size, "threads": options.threads}
     content = {
         "benchmark": name, "claims": claims, "details": details, "settings": settings, "device": options.device,
-        "provenance": manifest(),
+        "provenance": manifest(command=shlex.join(["python", *sys.argv])),
     }  # fmt: skip
     write_json(options.output / f"{name}-{options.device.split(':')[0]}.json", json.loads(json.dumps(content)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import random
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from coadvise.data import Finish, eval_pixels, keyed, train_pixels
+from coadvise.data import Finish, decode, eval_pixels, keyed, open_sources, sample, train_pixels
 from coadvise.errors import DataError
 from coadvise.recipe import Augmentation, Data
 
@@ -139,3 +140,59 @@ def test_keyed_restores_all_generators_also_after_an_error():
     with keyed(1, 2, 4):
         c = random.random(), np.random.rand(), torch.rand(1).item(), np.random.standard_normal()  # noqa: NPY002
     assert a == b and not set(a) & set(c)
+
+
+def jpeg(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=95)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("policy", ["deit", "none"])
+def test_large_jpegs_are_decoded_smaller_and_look_the_same(photo, policy):
+    raw = jpeg(photo(11, (1600, 1200)))
+    transform = train_pixels(data(64, policy=policy, randaugment=None, color_jitter=0, hflip=0))
+    sizes, worst = [], 0.0
+    for seed in range(8):
+        with keyed(seed):
+            small = decode(raw, "x", transform.needed)
+            got = transform(small)
+        with keyed(seed):
+            whole = decode(raw, "x")
+            expected = transform(whole)
+        sizes.append(small.size)
+        assert whole.size == (1600, 1200)
+        worst = max(worst, np.abs(got.astype(int) - expected).mean())
+    assert worst < 1.0  # of 255
+    assert set(sizes) & {(800, 600), (400, 300), (200, 150)}
+
+
+def test_how_much_smaller(photo):
+    image = photo(12, (1000, 640))
+    for factor, size in ((1.9, (1000, 640)), (2.0, (500, 320)), (7.9, (250, 160)), (100.0, (125, 80))):
+        assert decode(jpeg(image), "x", lambda w, h, f=factor: f).size == size
+    seen = []
+    turned = Image.new("RGB", (640, 1000))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    turned.save(stream, "JPEG", exif=exif)
+    assert decode(stream.getvalue(), "x", lambda w, h: seen.append((w, h)) or 2.0).size == (500, 320)
+    assert seen == [(1000, 640)]  # as it stands upright
+    png = io.BytesIO()
+    image.save(png, "PNG")
+    assert decode(png.getvalue(), "x", lambda w, h: 8.0).size == (1000, 640)
+
+
+def test_shrinking_is_a_setting(tmp_path, photo):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name / "1.jpg").write_bytes(jpeg(photo(13, (900, 700))))
+        (tmp_path / name / "2.jpg").write_bytes(jpeg(photo(14, (900, 700))))
+    found = {}
+    for shrink in (True, False):
+        settings = Data(source=str(tmp_path), image_size=32, shrink_on_load=shrink, workers=0)
+        source = open_sources(settings)[0]
+        found[shrink] = sample(source, settings, 2, 0, 0, 0).images
+    assert not torch.equal(found[True], found[False])
+    assert (found[True] - found[False]).abs().mean() < 0.2

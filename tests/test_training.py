@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -514,3 +515,58 @@ def test_a_student_from_python_says_so_in_its_file(tmp_path: Path) -> None:
     assert run(tiny(tmp_path / "run"), student=Linear())["student"]["model"] == "Linear"
     with pytest.raises(CheckpointError, match=r"given from Python \(Linear\)"):
         load_trained(tmp_path / "run")
+
+
+# --- fast paths give the same run ------------------------------------------------------------------------
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "train"]
+
+
+def test_fast_paths_are_taken_and_change_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused teachers, compiled involution, fused AdamW and images in memory against the plain ways, in float32."""
+    from coadvise.data import loader as loading
+    from coadvise.ops import involution_cpu, involution_eager
+    from coadvise.preparation import prepare
+
+    jobs = []
+
+    def spy(*args: Any) -> Any:
+        jobs.append(prepare(*args))
+        return jobs[-1]
+
+    calls = {"compiled": 0, "eager": 0}
+    for name, module in (("compiled", involution_cpu), ("eager", involution_eager)):
+        plain = module.forward
+
+        def counted(*args: Any, name: str = name, plain: Any = plain) -> Any:
+            calls[name] += 1
+            return plain(*args)
+
+        monkeypatch.setattr(module, "forward", counted)
+    monkeypatch.setattr("coadvise.training.prepare", spy)
+    changes = {"run.log_every": 1, "run.precision": "fp32", "data.augment.policy": "light"}
+    advisers = {"conv": CNN, "inv": INN}
+    run(tiny(tmp_path / "fast", changes, teachers=advisers))
+    job = jobs[-1]
+    assert job.teachers.unfused() == () and job.optimizer.optimizer.defaults["fused"] and job.loader.stays
+    if involution_cpu.library() is not None:
+        assert calls["compiled"] > 0 and calls["eager"] == 0
+    monkeypatch.setattr(loading, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(involution_cpu, "library", lambda: None)
+    shutil.copytree(tmp_path / "fast" / "teachers", tmp_path / "plain" / "teachers")
+    monkeypatch.setattr("coadvise.teachers.fused", lambda *_: None)
+    run(tiny(tmp_path / "plain", changes, teachers=advisers))
+    assert not jobs[-1].loader.stays and jobs[-1].teachers.unfused() == ("conv", "inv")
+    fast, plain = losses(tmp_path / "fast"), losses(tmp_path / "plain")
+    assert len(fast) == len(plain) > 5 and calls["eager"] > 0
+    assert np.allclose(fast, plain, rtol=1e-4)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_student_learns_the_same(tmp_path: Path) -> None:
+    changes = {"run.log_every": 1, "run.precision": "fp32", "schedule.epochs": 2, "student.options.drop_path_rate": 0.0}
+    for name, setting in (("eager", False), ("compiled", True)):
+        run(tiny(tmp_path / name, {**changes, "run.compile": setting}, teachers={}))
+    assert np.allclose(losses(tmp_path / "eager"), losses(tmp_path / "compiled"), rtol=1e-4)

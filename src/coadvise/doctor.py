@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 
+from .processes import resolve_precision
 from .provenance import cpu_name, versions
 
 
@@ -21,7 +22,7 @@ def findings() -> list[tuple[str, str, str]]:
             bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16 (no bf16)"
             rows.append((f"gpu {i}", properties.name, f"{properties.total_memory / 2**30:.0f} GiB, {bf16}"))
     else:
-        rows.append(("gpu", "none", "training runs on the CPU, in fp32"))
+        rows.append(("gpu", "none", f"training runs on the CPU, in {resolve_precision('auto', cpu=True)}"))
     compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
     rows.append(("C++ compiler", compiler or "none", "" if compiler else "nothing is compiled on the CPU"))
     for module, extra in (("datasets", "hf"),):

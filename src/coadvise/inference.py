@@ -142,11 +142,12 @@ def predict(
     """
     device = next(trained.model.parameters()).device
     pixels, normalise = eval_pixels(trained.recipe.data), Finish(trained.recipe.data, len(trained.classes), device)
+    needed = pixels.needed if trained.recipe.data.shrink_on_load else None
     results = []
     for path in map(Path, paths):
         if not path.is_file():
             raise DataError(f"{path}: there is no such image file")
-        image = torch.from_numpy(pixels(decode(path.read_bytes(), str(path))))
+        image = torch.from_numpy(pixels(decode(path.read_bytes(), str(path), needed)))
         probabilities = trained.model(normalise.images(image[None])).float().softmax(dim=1)[0]
         values, indices = probabilities.topk(min(top, len(trained.classes)))
         named = [(trained.classes[i], v) for i, v in zip(indices.tolist(), values.tolist(), strict=True)]

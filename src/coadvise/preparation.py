@@ -15,6 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from .build import build_student, build_teacher, describe_teachers
+from .compiling import compile_blocks
 from .data.base import Subset, balanced_subset
 from .data.loader import EvalLoader, TrainLoader
 from .data.sources import ImageSource
@@ -197,10 +198,7 @@ def prepare(
     student.to(accelerator.device)
     tokens = student_tokens(student, recipe, accelerator.device)
     lr = recipe.optim.lr * (recipe.optim.batch_size / recipe.optim.lr_batch if recipe.optim.lr_batch else 1.0)
-    optimizer = create_optimizer_v2(
-        student, opt="adamw", lr=lr, weight_decay=recipe.optim.weight_decay, betas=recipe.optim.betas,
-        eps=recipe.optim.eps, fused=True,
-    )  # fmt: skip
+    optimizer = make_optimizer(student, recipe, lr)
     ema = ModelEmaV3(student, decay=recipe.optim.ema) if recipe.optim.ema else None
     rank, world = accelerator.process_index, accelerator.num_processes
     loader = TrainLoader(
@@ -220,6 +218,10 @@ def prepare(
         world=world,
         device=accelerator.device,
     )
+    total = recipe.schedule.epochs * loader.steps_per_epoch
+    _, note = compile_blocks(student, recipe.run.compile, accelerator.device, total)
+    if note:
+        display.say(note)
     model, wrapped = accelerator.prepare(TokenLogits(student), optimizer)
     facts = describe_teachers(recipe, teachers)
     origin = {
@@ -232,7 +234,10 @@ def prepare(
     if recipe.run.fuse_teachers:
         shape = (4, 3, recipe.data.image_size, recipe.data.image_size)
         example = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(accelerator.device)
-        advisers.fuse(example, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision))
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+        advisers.fuse(example, dtype)
+        for name in advisers.unfused():
+            display.say(f"teacher {name} could not be fused; it advises as it is, more slowly")
     return Job(
         recipe=recipe,
         folder=folder,
@@ -254,6 +259,15 @@ def prepare(
         tracker=Tracker(folder, active=accelerator.is_main_process, tensorboard=recipe.run.tensorboard),
         display=display,
     )
+
+
+def make_optimizer(student: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+    """AdamW in one fused pass over the weights; no decay on norms, biases, tokens and position embeddings."""
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        student, opt="adamw", lr=lr, weight_decay=recipe.optim.weight_decay, betas=recipe.optim.betas,
+        eps=recipe.optim.eps, fused=True,
+    )  # fmt: skip
+    return optimizer
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int, lr: float) -> CosineLRScheduler:

@@ -133,6 +133,9 @@ class Data(Part):
     eval_crop: Annotated[float, Field(gt=0, le=1)] = 0.875
     """Evaluation resizes the shorter side to image_size / eval_crop and crops the centre (224 / 256)."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    shrink_on_load: bool = True
+    """Decode JPEG files at 1/2, 1/4 or 1/8 of their size where at least twice the needed pixels are left: several times
+    faster for large photographs, with pixels that differ slightly."""
     mean: Triple = IMAGENET_MEAN
     """Per-channel mean for normalisation, of pixels in [0, 1]."""
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
@@ -272,6 +275,8 @@ class Run(Part):
     """Validation images on which each teacher's accuracy is measured before the student trains."""
     fuse_teachers: bool = True
     """Fold the teachers' BatchNorm into their convolutions, where the logits stay the same."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the student's repeated blocks with `torch.compile`. `auto`: on a GPU, where the run is long enough."""
     grad_checkpointing: bool = False
     tensorboard: bool = True
 

@@ -90,6 +90,10 @@ class FrozenTeacher(nn.Module):
         return faster is not None
 
 
+def _count(model: nn.Module, kind: type[nn.Module]) -> int:
+    return sum(isinstance(module, kind) for module in model.modules())
+
+
 class Teachers(nn.Module):
     """Named teachers for images that were normalised for the student.
 
@@ -158,6 +162,14 @@ class Teachers(nn.Module):
         """
         members = list(enumerate(self._named()))
         return tuple(name for i, (name, member) in members if member.fuse(self._seen(i, example), dtype))
+
+    def unfused(self) -> tuple[str, ...]:
+        """Names of the teachers that still have a BatchNorm for every convolution, or nearly."""
+        return tuple(
+            name
+            for name, member in self._named()
+            if _count(member, nn.BatchNorm2d) and _count(member, nn.BatchNorm2d) >= _count(member, nn.Conv2d) / 2
+        )
 
     def __len__(self) -> int:
         return len(self.names)

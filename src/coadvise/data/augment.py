@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
 from timm.data.auto_augment import posterize as timm_posterize
+from timm.data.transforms import RandomResizedCropAndInterpolation
 from timm.data.transforms_factory import transforms_imagenet_train
 from torchvision.transforms import Compose
 from torchvision.transforms import functional as F
-from torchvision.transforms.functional import InterpolationMode
+from torchvision.transforms.functional import InterpolationMode, pil_modes_mapping
 
 from ..errors import DataError
 from ..recipe import Data
@@ -29,9 +31,12 @@ from ..recipe import Data
 _RANDAUGMENT = r"rand(-(m\d+|n\d+|p[\d.]+|mstd[\d.]+|mmax\d+|inc[01]|t\w+))*"
 
 Pixels = UInt8[np.ndarray, "h w 3"]
+# A JPEG may be decoded smaller while that leaves so many times the pixels (in each direction) that are wanted: Pillow's
+# thumbnails take the same, as a difference is then hardly to be seen.
+SHRINK_GAP = 2.0
 
 
-def train_pixels(data: Data) -> Callable[[Image.Image], Pixels]:
+def train_pixels(data: Data) -> PixelTransform:
     """RGB image → (image_size, image_size, 3) pixels of a training view, under `data.augment.policy`.
 
     - `deit`: timm's random resized crop, flip, RandAugment or (where that is off) colour jitter; drawn from the
@@ -47,27 +52,68 @@ def train_pixels(data: Data) -> Callable[[Image.Image], Pixels]:
     if policy == "none":
         return eval_pixels(data)
     if policy == "light":
-        return _Steps([FitSquare(data.image_size, data.image_size, data.interpolation)])
-    return _Steps(_deit(data))
+        return FitSquare(data.image_size, data.image_size, data.interpolation)
+    crop, *rest = _deit(data)
+    return CropAndMore(data.image_size, data.augment.scale, data.augment.ratio, crop.interpolation, rest)
 
 
-def eval_pixels(data: Data) -> Callable[[Image.Image], Pixels]:
+def eval_pixels(data: Data) -> PixelTransform:
     """RGB image → pixels: shorter side to round(image_size / eval_crop), centre crop.
 
     An image that already has the size keeps its pixels.
     """
-    return _Steps([FitSquare(round(data.image_size / data.eval_crop), data.image_size, data.interpolation)])
+    return FitSquare(round(data.image_size / data.eval_crop), data.image_size, data.interpolation)
 
 
-class _Steps:
-    def __init__(self, steps: list[Callable[[Image.Image], Image.Image]]) -> None:
-        self.steps = Compose(steps)
+class PixelTransform(Protocol):
+    """RGB image → pixels (size, size, 3)."""
+
+    def __call__(self, image: Image.Image) -> Pixels: ...
+
+    def needed(self, width: int, height: int) -> float:
+        """By how much an image of that size may shrink before this transform, which then takes the smaller one.
+
+        It is asked before the call; a random crop is drawn then.
+        """
+        ...
+
+
+class CropAndMore:
+    """timm's random resized crop of `size` pixels, which may be drawn before the image is decoded; then other steps."""
+
+    def __init__(
+        self,
+        size: int,
+        scale: tuple[float, float],
+        ratio: tuple[float, float],
+        mode: InterpolationMode,
+        rest: Sequence[Callable[[Image.Image], Image.Image]],
+    ) -> None:
+        self.size, self.scale, self.ratio, self.mode, self.rest = size, scale, ratio, mode, Compose(rest)
+        self._drawn: tuple[tuple[int, int, int, int], tuple[int, int]] | None = None
+
+    def needed(self, width: int, height: int) -> float:
+        shape = torch.empty(3, height, width, device="meta")  # timm asks for its size only
+        box = RandomResizedCropAndInterpolation.get_params(shape, self.scale, self.ratio)
+        self._drawn = box, (width, height)
+        return min(box[2:]) / self.size / SHRINK_GAP
 
     def __call__(self, image: Image.Image) -> Pixels:
-        return np.array(self.steps(image))
+        if self._drawn is None:
+            self.needed(*image.size)
+        assert self._drawn is not None
+        (top, left, height, width), (full_width, full_height) = self._drawn
+        self._drawn = None
+        if image.size == (full_width, full_height):
+            image = F.resized_crop(image, top, left, height, width, [self.size, self.size], self.mode)
+        else:
+            x, y = image.width / full_width, image.height / full_height
+            box = (left * x, top * y, (left + width) * x, (top + height) * y)
+            image = image.resize((self.size, self.size), pil_modes_mapping[self.mode], box=box)
+        return np.array(self.rest(image))
 
 
-def _deit(data: Data) -> list[Callable]:
+def _deit(data: Data) -> list[Any]:
     augment = data.augment
     text = augment.randaugment
     try:
@@ -106,11 +152,14 @@ class FitSquare:
     def __init__(self, resized: int, size: int, interpolation: str) -> None:
         self.resized, self.size, self.mode = resized, size, InterpolationMode(interpolation)
 
-    def __call__(self, image: Image.Image) -> Image.Image:
-        if image.size == (self.size, self.size) == (self.resized, self.resized):
-            return image
-        image = F.resize(image, [self.resized], self.mode, antialias=True)
-        return F.center_crop(image, [self.size, self.size])
+    def needed(self, width: int, height: int) -> float:
+        return min(width, height) / self.resized / SHRINK_GAP
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        if not image.size == (self.size, self.size) == (self.resized, self.resized):
+            image = F.resize(image, [self.resized], self.mode, antialias=True)
+            image = F.center_crop(image, [self.size, self.size])
+        return np.array(image)
 
 
 # --- randomness from keys --------------------------------------------------------------------------------

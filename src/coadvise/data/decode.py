@@ -9,6 +9,7 @@ profiles are not applied; CMYK is converted with the plain formula, as a viewer 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -32,12 +33,17 @@ _UPRIGHT = {
 }
 
 
-def decode(raw: bytes | Image.Image, what: str) -> Image.Image:
+Needed = Callable[[int, int], float]
+"""Width and height of an image, upright → by how much its sides may shrink before anything is lost."""
+
+
+def decode(raw: bytes | Image.Image, what: str, needed: Needed | None = None) -> Image.Image:
     """Decode one image to upright RGB.
 
     Args:
         raw: an encoded file, or an image that a source holds decoded already (it is not changed).
         what: path or other name of the image, for the error message.
+        needed: asked for JPEG files, which can be decoded at 1/2, 1/4 or 1/8 of their size in a fraction of the time.
 
     Returns:
         A fully loaded image of mode RGB.
@@ -49,6 +55,8 @@ def decode(raw: bytes | Image.Image, what: str) -> Image.Image:
         raise DataError(f"{what} is empty (0 bytes); replace it")
     try:
         image = raw if isinstance(raw, Image.Image) else Image.open(io.BytesIO(raw), formats=_formats())
+        if needed is not None and image.format == "JPEG":
+            _shrink(image, needed)
         image.load()
         orientation = _orientation(image)
         image = _to_rgb(image)
@@ -65,6 +73,15 @@ def decode(raw: bytes | Image.Image, what: str) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
+def _shrink(image: Image.Image, needed: Needed) -> None:
+    """Have a JPEG that is not decoded yet decoded at a part of its size."""
+    width, height = image.size
+    factor = needed(height, width) if _orientation(image) >= 5 else needed(width, height)
+    scale = next((s for s in (8, 4, 2) if s <= factor), 1)
+    if scale > 1:
+        image.draft(None, (width // scale, height // scale))
+
+
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
     """Those of FORMATS that this build of Pillow has."""
@@ -75,7 +92,7 @@ def _formats() -> tuple[str, ...]:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    # A broken EXIF block says nothing about the pixels, which have been decoded by now.
+    # A broken EXIF block says nothing about the pixels.
     except Exception:
         return 1
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from ..errors import DataError
 from ..recipe import Data
-from .augment import Pixels, eval_pixels, preserved_generators, seed_generators, train_pixels
+from .augment import Pixels, PixelTransform, eval_pixels, preserved_generators, seed_generators, train_pixels
 from .base import ImageSource
 from .decode import decode
 from .draws import Mixes, Stream, mixes
@@ -111,16 +111,14 @@ class TrainSamples:
         """Pixels of the first readable image from `first` on, and its index."""
         for step in range(len(self.source)):
             index = (first + step) % len(self.source)
+            if self.data.augment.policy == "deit":
+                seed_generators(Stream.AUGMENT, self.data.seed, view, index, repeat)
             try:
-                image = decode(self.source.read(index), self.source.describe(index))
+                return _pixels(self.source, index, self.data, self.pixels), index
             except DataError as error:
                 if self.data.on_error == "raise":
                     raise _with_remedy(error) from error
                 skipped.append(self.source.describe(index))
-                continue
-            if self.data.augment.policy == "deit":
-                seed_generators(Stream.AUGMENT, self.data.seed, view, index, repeat)
-            return self.pixels(image), index
         raise _nothing_readable(self.source, skipped[0])
 
 
@@ -138,18 +136,21 @@ class PlainSamples:
         skipped: list[str] = []
         for index in indices:
             try:
-                image = decode(self.source.read(index), self.source.describe(index))
+                pixels[len(read)] = torch.from_numpy(_pixels(self.source, index, self.data, self.pixels))
+                read.append(index)
             except DataError as error:
                 if self.data.on_error == "raise":
                     return _Failure(str(_with_remedy(error)))
                 skipped.append(self.source.describe(index))
-                continue
-            pixels[len(read)] = torch.from_numpy(self.pixels(image))
-            read.append(index)
         count = len(read)
         views = plain_table(self.source.labels[read])
         mixing = mixing_table(np.arange(count), Mixes(np.ones(count), np.zeros((count, 4), dtype=np.int32)))
         return Unfinished(pixels[:count], views, mixing, torch.tensor(read, dtype=torch.int64), tuple(skipped))
+
+
+def _pixels(source: ImageSource, index: int, data: Data, transform: PixelTransform) -> Pixels:
+    needed = transform.needed if data.shrink_on_load else None
+    return transform(decode(source.read(index), source.describe(index), needed))
 
 
 def _with_remedy(error: DataError) -> DataError:

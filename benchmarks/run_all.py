@@ -1,0 +1,55 @@
+"""All benchmarks, one after the other, and one table of what they claim: results/benchmarks/README.md.
+
+python benchmarks/run_all.py
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from coadvise.files import read_json, write_atomic
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parent / "results" / "benchmarks"
+HEAD = """# Benchmarks
+
+Medians of interleaved runs: both sides take turns in one process, after a check that they compute the same. Written by
+`make bench`; the JSON files beside this one hold every number with its provenance.
+"""
+
+
+def main() -> None:
+    for script in sorted(HERE.glob("bench_*.py")):
+        print(f"--- {script.stem.removeprefix('bench_')}", flush=True)
+        subprocess.run([sys.executable, str(script), *sys.argv[1:]], cwd=HERE, check=True)
+    write_atomic(RESULTS / "README.md", table())
+
+
+def table() -> str:
+    """The claims of all JSON files, as Markdown."""
+    parts = [HEAD]
+    for device in ("cpu", "cuda"):
+        files = sorted(RESULTS.glob(f"*-{device}.json"))
+        if not files:
+            continue
+        contents = [read_json(path) for path in files]
+        facts = contents[0]["provenance"]
+        hardware, versions = facts["hardware"], facts["versions"]
+        name = ", ".join(hardware.get("gpu", ())) or f"{hardware['cpu']}, {hardware['cores']} cores"
+        parts.append(
+            f"\n## {name}\n\nPyTorch {versions['torch']}, timm {versions['timm']}, Python {versions['python']}\n"
+        )
+        parts.append("\n| what | measured | goal | from |\n|---|---:|---:|---|\n")
+        for path, content in zip(files, contents, strict=True):
+            parts += [
+                f"| {line['what']} | {line['value']:,.3g}{line['unit']} | {line['goal']} | "
+                f"[{content['benchmark']}]({path.name}), commit {content['provenance']['commit'][:7]} |\n"
+                for line in content["claims"]
+            ]
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Regional compilation of the student: its repeated blocks go through `torch.compile`, once for all of them.
+
+Compiling one block and using it for every layer keeps the start short; whole models take minutes. `auto` compiles where
+a run is long enough to earn it back: on a GPU. On the CPU it brought 5 % (docs/log.md), and there it is off.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import nn
+
+# Updates from which the half minute of compilation is earned back on a GPU.
+WORTHWHILE_STEPS = 2000
+
+
+def compile_blocks(
+    student: nn.Module, setting: bool | Literal["auto"], device: torch.device, steps: int
+) -> tuple[int, str]:
+    """Compile a student's repeated blocks in place.
+
+    Args:
+        setting: `run.compile` of the recipe.
+        device: that the student is on.
+        steps: updates still to come.
+
+    Returns:
+        Number of compiled blocks, and what to tell the user (may be empty).
+    """
+    if setting is False or (setting == "auto" and (device.type != "cuda" or steps < WORTHWHILE_STEPS)):
+        return 0, ""
+    missing = _missing(device)
+    if missing:
+        return 0, f"the student is not compiled: {missing}"
+    blocks = list(_repeated(student))
+    if not blocks:
+        return 0, "the student has no repeated blocks to compile" if setting is True else ""
+    for block in blocks:
+        block.compile()
+    return len(blocks), f"compiling the student's {len(blocks)} blocks; the first steps take up to a minute"
+
+
+def _missing(device: torch.device) -> str:
+    """What `torch.compile` needs and this machine lacks."""
+    if not any(shutil.which(name) for name in ("c++", "g++", "clang++", "gcc", "cc", "clang")):
+        return "there is no C compiler; install one, or set run.compile=false"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "Triton is missing; `pip install triton`"
+    return ""
+
+
+def _repeated(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost blocks that come one after another in a list, at least two of a class."""
+    for child in module.children():
+        members = list(child.children()) if isinstance(child, (nn.Sequential, nn.ModuleList)) else []
+        kinds = {type(member) for member in members}
+        if len(members) > 1 and len(kinds) == 1 and list(members[0].children()):
+            yield from members
+        else:
+            yield from _repeated(child)
