@@ -1,5 +1,7 @@
 """CiT against timm's ViT and distilled DeiT, and its tokens computed by hand."""
 
+import unittest.mock
+
 import pytest
 import timm
 import torch
@@ -271,3 +273,46 @@ def test_students_of_one_seed_share_all_weights_but_their_tokens(options):
         assert torch.equal(one[name], two[name]), name
     torch.manual_seed(4)
     assert not torch.equal(CiT(**options, teachers={}).blocks[0].attn.qkv.weight, none["blocks.0.attn.qkv.weight"])
+
+
+OPTIONS = [
+    {},
+    {"qk_norm": True, "init_values": 0.1, "qkv_bias": False},
+    {"stem": "conv+inv", "inference": "average"},
+    {"final_norm": False, "fc_norm": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("training", [False, True])
+def test_the_shortened_last_block_gives_the_same(options, training):
+    torch.manual_seed(0)
+    model = CiT(img_size=32, patch_size=8, embed_dim=48, depth=3, num_heads=4, num_classes=7, **options).double()
+    model.train(training)
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+
+    def answers() -> tuple[dict[str, torch.Tensor], torch.Tensor, list[torch.Tensor]]:
+        logits, plain = model.forward_tokens(x), model(x)
+        loss = sum((i + 1) * z.square().sum() for i, z in enumerate(logits.values())) + plain.square().sum()
+        return logits, plain, list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
+
+    short = answers()
+    called = []
+    handle = model.blocks[-1].mlp.register_forward_hook(lambda *a: called.append(a[2].shape[1]))
+    whole = answers()  # a hook sees all tokens
+    handle.remove()
+    assert called == [model.pos_embed.shape[1]] * 2
+    assert all(torch.allclose(short[0][name], whole[0][name], atol=1e-12) for name in whole[0])
+    assert torch.allclose(short[1], whole[1], atol=1e-12)
+    for a, b in zip(short[2], whole[2], strict=True):
+        assert (a is None and b is None) or torch.allclose(a, b, atol=1e-9)
+
+
+def test_the_last_block_is_shortened_by_default():
+    model = CiT(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=4, num_classes=7).eval()
+    seen = []
+    plain = torch.nn.functional.gelu
+    with unittest.mock.patch("torch.nn.functional.gelu", lambda z, **k: seen.append(z.shape[1]) or plain(z, **k)):
+        model(torch.randn(1, 3, 32, 32))
+        model.forward_tokens(torch.randn(1, 3, 32, 32))
+    assert seen == [19, 1, 19, 3]

@@ -21,10 +21,11 @@ import torch
 from jaxtyping import Float
 from timm.layers import resample_abs_pos_embed, to_2tuple, trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from coadvise.errors import ModelError
+from coadvise.models.last_block import can_shorten, first_tokens
 from coadvise.models.rednet import rename_involution
 from coadvise.models.stems import Embedded, StemName, TokenEmbed, check_image_size
 
@@ -189,7 +190,26 @@ class CiT(VisionTransformer):
 
     def forward_tokens(self, x: Float[Tensor, "b c h w"]) -> dict[str, Float[Tensor, "b k"]]:
         """Logits of every token by name, `class` first, then the teachers in their declared order."""
-        return self._heads(self.forward_features(x))
+        return self._heads(self._token_features(x, self.num_prefix_tokens))
+
+    def forward(self, x: Float[Tensor, "b c h w"], *mask: Any, **options: Any) -> Tensor:
+        """Inference logits (b, k); what newer versions of timm take beside the images is passed on."""
+        if mask or options or self.global_pool != "token":
+            return super().forward(x, *mask, **options)
+        count = 1 if self.inference == "class" else self.num_prefix_tokens
+        return self.forward_head(self._token_features(x, count))
+
+    def _token_features(self, x: Float[Tensor, "b c h w"], count: int) -> Float[Tensor, "b n d"]:
+        """`forward_features(x)`, of which `count` tokens at the front are enough."""
+        *blocks, last = self.blocks
+        if self.grad_checkpointing or not can_shorten(last):
+            return self.forward_features(x)
+        assert isinstance(last, Block)
+        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
+        for block in blocks:
+            x = block(x)
+        features: Tensor = self.norm(first_tokens(last, x, count))
+        return features
 
     def _heads(self, x: Float[Tensor, "b l d"]) -> dict[str, Tensor]:
         x = self.head_drop(self.fc_norm(x[:, : self.num_prefix_tokens]))  # b (1+t) d
