@@ -124,7 +124,8 @@ def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
     if train.drop_path is not None:
         options["drop_path_rate"] = train.drop_path
     content["name"] = f"{recipe.name}-{name}"
-    content["teachers"], content["loss"] = {}, {}
+    content["teachers"], content["loss"], content["advice"] = {}, {}, {}
+    content["data"]["views"] = None  # views recur for the sake of stored advice
     content["student"] = {
         "model": settings.model,
         "options": options,

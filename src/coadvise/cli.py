@@ -98,6 +98,37 @@ def train(
 
 
 @app.command()
+def cache(
+    recipe: Annotated[str, typer.Argument(help="a YAML file, or the name of a built-in recipe")],
+    settings: Settings = None,
+    verify: Annotated[bool, typer.Option("--verify", help="check a cache that is there")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress, only errors and the result")] = False,
+) -> None:
+    """Store the teachers' advice, so that any number of students can be trained at the price of no teacher.
+
+    The same command goes on with a cache that was cut off, and may run several times at once.
+
+    Examples:
+
+        coadvise cache cit-s data.source=/data/imagenet data.views=50
+
+        coadvise train cit-s data.source=/data/imagenet data.views=50 advice=cache
+
+        coadvise cache cit-s data.source=/data/imagenet data.views=50 --verify
+    """
+    from .recipe_file import load_recipe
+    from .training import cache_advice
+
+    main_process = os.environ.get("RANK", "0") == "0"
+    folder, size = cache_advice(
+        load_recipe(recipe, settings or []), verify=verify, display=Display(quiet=quiet or not main_process)
+    )
+    if main_process:
+        done = "is sound" if verify else "is complete"
+        out.print(f"{folder} {done} ({size / 1e6:,.1f} MB); train from it with advice=cache", markup=False)
+
+
+@app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="a run's folder, or its best.safetensors")],
     data: Annotated[str | None, typer.Option(help="another source; by default the run's validation set")] = None,

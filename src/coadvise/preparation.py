@@ -14,9 +14,11 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from .advice_cache import AdviceCache
 from .build import build_student, build_teacher, describe_teachers
 from .compiling import compile_blocks
 from .data.base import Subset, balanced_subset
+from .data.finish import Batch
 from .data.loader import EvalLoader, TrainLoader
 from .data.sources import ImageSource
 from .errors import ModelError
@@ -67,6 +69,7 @@ class Job:
         window: sums of every loss term since the last log line, on the device.
         origin: what the run computes from beside its recipe: classes, labels and teachers, in short. A resume refuses
             others.
+        cache: stored advice that is read in place of asking the teachers.
         given: class of a student that was given from Python.
         saved: moment of the last checkpoint, by the monotonic clock.
     """
@@ -95,8 +98,17 @@ class Job:
     ema_metrics: dict[str, float] | None = None
     val_skipped: int = 0
     given: str | None = None
+    cache: AdviceCache | None = None
     origin: dict[str, str] = dataclasses.field(default_factory=dict)
     saved: float = dataclasses.field(default_factory=time.monotonic)
+
+    def advise(self, batch: Batch) -> dict[str, Tensor]:
+        """The teachers' logits (b, k) for a training batch, stored or live."""
+        if self.cache is not None:
+            return self.cache.read(batch.view, batch.position, self.accelerator.device)
+        with self.accelerator.autocast():
+            advice: dict[str, Tensor] = self.teachers(batch.images)
+        return advice
 
     @property
     def total_steps(self) -> int:
@@ -230,14 +242,7 @@ def prepare(
         "validation labels": f"{len(val_source)} ({digest([val_source.labels])})",
         **{f"weights of teacher {name}": digest(t.model.state_dict().values()) for name, t in teachers.items()},
     }
-    advisers = Teachers(teachers, input_mean=recipe.data.mean, input_std=recipe.data.std).to(accelerator.device)
-    if recipe.run.fuse_teachers:
-        shape = (4, 3, recipe.data.image_size, recipe.data.image_size)
-        example = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(accelerator.device)
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
-        advisers.fuse(example, dtype)
-        for name in advisers.unfused():
-            display.say(f"teacher {name} could not be fused; it advises as it is, more slowly")
+    advisers = make_advisers(recipe, teachers, accelerator, display)
     return Job(
         recipe=recipe,
         folder=folder,
@@ -259,6 +264,21 @@ def prepare(
         tracker=Tracker(folder, active=accelerator.is_main_process, tensorboard=recipe.run.tensorboard),
         display=display,
     )
+
+
+def make_advisers(
+    recipe: Recipe, teachers: Mapping[str, FrozenTeacher], accelerator: Accelerator, display: Display
+) -> Teachers:
+    """The teachers on the device, fused where that changes nothing but the speed."""
+    advisers = Teachers(teachers, input_mean=recipe.data.mean, input_std=recipe.data.std).to(accelerator.device)
+    if recipe.run.fuse_teachers:
+        shape = (4, 3, recipe.data.image_size, recipe.data.image_size)
+        example = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(accelerator.device)
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+        advisers.fuse(example, dtype)
+        for name in advisers.unfused():
+            display.say(f"teacher {name} could not be fused; it advises as it is, more slowly")
+    return advisers
 
 
 def make_optimizer(student: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:

@@ -33,7 +33,7 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 # and on what it runs. They do not decide what is computed.
 FREE = (
     "run.output", "run.log_every", "run.checkpoint_every", "run.tensorboard", "run.device", "run.allow_weak",
-    "run.teacher_check_size", "run.eval_batch_size", "data.workers", "data.on_error",
+    "run.teacher_check_size", "run.eval_batch_size", "data.workers", "data.on_error", "advice.folder",
 )  # fmt: skip
 
 
@@ -222,6 +222,17 @@ class Loss(Part):
     `auto`: `own` for a token student, `single` for a model with one head."""
 
 
+class Advice(Part):
+    """Where the teachers' advice comes from; `advice: cache` alone is short for `source: cache`."""
+
+    source: Literal["live", "cache"] = "live"
+    """`live`: the teachers look at every image of every epoch. `cache`: what they said is read (`coadvise cache`)."""
+    folder: str | None = None
+    """Folder of the cache; `caches/NAME` when not given."""
+    top_k: Annotated[int, Field(ge=1)] | None = 10
+    """Logits that the cache keeps of each image; null keeps all."""
+
+
 class Optim(Part):
     """AdamW without decay on norms, biases, tokens and position embeddings."""
 
@@ -290,6 +301,9 @@ class Recipe(Part):
     student: Student = Student()
     teachers: dict[str, Teacher] = {}
     """The teachers, by name. The name `class` is reserved for the class token."""
+    advice: Annotated[Advice, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)] = (
+        Advice()
+    )
     loss: Loss = Loss()
     optim: Optim = Optim()
     schedule: Schedule = Schedule()

@@ -20,13 +20,24 @@ from accelerate.utils import broadcast, gather_object
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from .advice_cache import AdviceCache, cache_path, read_header, require_same_data
+from .advice_writer import check_cache, verify_cache, write_cache
 from .build import teacher_recipe
 from .data.sources import ImageSource, open_sources
-from .errors import CheckpointError, DataError, Interrupted, RunError
+from .errors import CheckpointError, DataError, Interrupted, RecipeError, RunError
 from .evaluate import evaluate
 from .losses import LossTerms, co_advise_loss
 from .model_file import save_model
-from .preparation import Counters, Job, check_teachers, new_student, prepare, prepare_teachers, require_batches
+from .preparation import (
+    Counters,
+    Job,
+    check_teachers,
+    make_advisers,
+    new_student,
+    prepare,
+    prepare_teachers,
+    require_batches,
+)
 from .processes import Stop, start_processes
 from .progress import Bar, Display, training_note
 from .provenance import manifest
@@ -77,12 +88,18 @@ def train(
     with accelerator.local_main_process_first():  # a data set is downloaded once
         sources = open_sources(recipe.data)
     names = [*recipe.teachers, *(teachers or {})]
+    if recipe.advice.source == "cache" and names:  # before hours go into teachers
+        require_same_data(cache_path(recipe), read_header(cache_path(recipe)), recipe, sources[0])
     given = None if student is None else type(student).__name__
     student = new_student(recipe, len(sources[0].class_names), accelerator.num_processes, student, names)
-    advisers = _teachers(recipe, folder, sources, accelerator, teachers or {}, display)
+    advisers = load_teachers(recipe, folder, sources, accelerator, teachers or {}, display)
     job = prepare(recipe, folder, sources, accelerator, student, advisers, display)
     job.given = given
     checks = check_teachers(job.teachers, recipe, sources[1], accelerator, display)
+    if recipe.advice.source == "cache" and advisers:
+        job.cache = AdviceCache(cache_path(recipe), recipe, sources[0], advisers)
+        check_cache(job.cache, recipe, sources[0], job.teachers, accelerator)
+        display.say(f"advice comes from {job.cache.folder}")
     if folder.last.is_file():
         _resume(job)
     elif accelerator.is_main_process:
@@ -117,10 +134,8 @@ def _train_epoch(job: Job, epoch: int, bar: Bar, stop: Stop) -> None:
         images, target = batch.images, batch.target
         job.scheduler.step_update(count.step)
         with accelerator.accumulate(job.model):
-            with accelerator.autocast():
-                advice = job.teachers(images)
             terms = co_advise_loss(
-                job.model(images), advice, target, weights=weights, temperatures=recipe.loss.temperatures,
+                job.model(images), job.advise(batch), target, weights=weights, temperatures=recipe.loss.temperatures,
                 kind=recipe.loss.advice, tokens=job.mode,
             )  # fmt: skip
             accelerator.backward(terms.total)  # divides the sum of all terms by the number of micro-batches
@@ -403,7 +418,7 @@ def _finish(job: Job, checks: Mapping[str, TeacherCheck]) -> dict[str, Any]:
     return result
 
 
-def _teachers(
+def load_teachers(
     recipe: Recipe,
     folder: RunFolder,
     sources: tuple[ImageSource, ImageSource],
@@ -440,3 +455,45 @@ def _teachers(
         checkpoints[name] = str(place.best)
         accelerator.wait_for_everyone()
     return prepare_teachers(recipe, own, classes, ready=prepared, checkpoints=checkpoints)
+
+
+def cache_advice(
+    recipe: Recipe,
+    *,
+    teachers: Mapping[str, nn.Module] | None = None,
+    verify: bool = False,
+    display: Display | None = None,
+) -> tuple[Path, int]:
+    """Train the teachers that the recipe says to train, and store what all of them say of the training views.
+
+    What is there already is kept; several processes may share the work.
+
+    Args:
+        teachers: own modules by name, beside or in place of the recipe's.
+        verify: check a complete cache instead: hash its contents, and ask the teachers again about some views.
+
+    Returns:
+        Folder of the cache and its size in bytes.
+
+    Raises:
+        CoadviseError: bad input, a full disk, a cache of something else, a damaged or stale one.
+    """
+    accelerator = start_processes(recipe)
+    display = display or Display(quiet=not accelerator.is_main_process)
+    if not recipe.teachers and not teachers:
+        raise RecipeError(f"recipe {recipe.name} has no teachers, so there is no advice to store")
+    with accelerator.local_main_process_first():
+        sources = open_sources(recipe.data)
+    run = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}"))
+    loaded = load_teachers(recipe, run, sources, accelerator, teachers or {}, display)
+    advisers = make_advisers(recipe, loaded, accelerator, display)
+    folder = cache_path(recipe)
+    if verify:
+        cache = AdviceCache(folder, recipe, sources[0], loaded)
+        for name, far in verify_cache(cache, recipe, sources[0], advisers, accelerator).items():
+            display.say(f"teacher {name}: mean total variation {far:.4f} from what it says now")
+        layout = cache.layout
+    else:
+        check_teachers(advisers, recipe, sources[1], accelerator, display)
+        layout = write_cache(folder, recipe, sources[0], loaded, advisers, accelerator, display)
+    return folder, len(loaded) * layout.bytes

@@ -44,6 +44,12 @@ class ImageSource(Protocol):
         ...
 
 
+def encoded_bytes(source: ImageSource, index: int) -> bytes:
+    """Contents of an image: its file, or its pixels where the source holds it decoded."""
+    raw = source.read(index)
+    return raw.tobytes() if isinstance(raw, Image.Image) else bytes(raw)
+
+
 class Subset:
     """A view of some images of a source, relabelled where another source sets the order of classes."""
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, UInt8
+from jaxtyping import Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 
 from ..recipe import Data
@@ -20,6 +20,9 @@ from .draws import Mixes, Stream, crops, erasures, uniforms
 # Normal numbers that erased pixels take theirs from, each image from a place of its own on: exact on every device.
 NOISE = 2**20
 _COLUMNS = ("label", "down", "right", "flip", "top", "bottom", "left", "right end", "noise")
+
+
+NOWHERE = np.zeros(0, dtype=np.int64)
 
 
 class Batch(NamedTuple):
@@ -34,6 +37,9 @@ class Batch(NamedTuple):
     """Index that was asked for; with `on_error: skip` the image may be that of a later one. On the CPU."""
     skipped: tuple[str, ...]
     """Unreadable images that were met, by name."""
+    view: int = -1
+    position: Int64[np.ndarray, " b"] = NOWHERE
+    """Place of each image in the order of its view; empty in evaluation."""
 
 
 class Unfinished(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -40,6 +41,8 @@ class Keys(NamedTuple):
     """The samples of a micro-batch; the data seed is the same throughout a run."""
 
     view: int
+    position: Int64[np.ndarray, " b"]
+    """Place in the order of the view (`epoch_order`)."""
     index: Int64[np.ndarray, " b"]  # type: ignore[assignment]
     repeat: Int64[np.ndarray, " b"]
 
@@ -66,7 +69,7 @@ def plan(keys: Keys, size: int, data: Data) -> Plan:
     Args:
         size: number of images in the set.
     """
-    view, index, repeat = keys
+    view, _, index, repeat = keys
     drawn = mixes(data.augment, data.image_size, data.seed, view, index, repeat)
     other = partner(size, data.seed, view)[index]
     mixed = drawn.mixed & (other >= 0)
@@ -167,7 +170,7 @@ def sample(source: ImageSource, data: Data, classes: int, view: int, index: int,
     Raises:
         DataError: an image is unreadable and `data.on_error` is `raise`.
     """
-    keys = Keys(view, np.array([index]), np.array([repeat]))
+    keys = Keys(view, np.array([-1]), np.array([index]), np.array([repeat]))
     made = TrainSamples(source, data).__getitems__(keys)
     if isinstance(made, _Failure):
         raise DataError(made.message)
@@ -242,24 +245,43 @@ class TrainLoader:
             DataError: an image is unreadable and `data.on_error` is `raise`; its message names the image.
         """
         assert 0 <= start <= self.steps_per_epoch
-        count = (self.steps_per_epoch - start) * self.accumulate
-        keys = self._micro_batches(epoch, start)
-        for batch in self._from_memory(keys) if self.stays and count else self._feed.batches(keys, count):
-            yield self._finish(batch)
+        view = epoch if self.data.views is None else epoch % self.data.views
+        return self.batches(self._micro_batches(view, start)) if start < self.steps_per_epoch else iter(())
+
+    def batches(self, keys: Iterable[Keys]) -> Iterator[Batch]:
+        """Batches of any keys, which are taken when workers are free for them, some ahead of the batches.
+
+        Raises:
+            DataError: as for `epoch`.
+        """
+        ahead: deque[Keys] = deque()
+
+        def taken() -> Iterator[Keys]:
+            for one in keys:
+                ahead.append(one)
+                yield one
+
+        for batch in self._from_memory(taken()) if self.stays else self._feed.batches(taken()):
+            one = ahead.popleft()
+            yield self._finish(batch)._replace(view=one.view, position=one.position)
+
+    def keys(self, view: int, start: int, stop: int) -> Keys:
+        """The samples at some positions of a view."""
+        rows = epoch_order(self.size, self.data.augment.repeats, self.data.seed, view)[start:stop]
+        return Keys(view, np.arange(start, stop), rows[:, 0], rows[:, 1])
 
     def close(self) -> None:
         """End the worker processes and free the memory; the next epoch would start again."""
         self._feed.close()
         self._resident = None
 
-    def _micro_batches(self, epoch: int, start: int) -> Iterator[Keys]:
-        view = epoch if self.data.views is None else epoch % self.data.views
+    def _micro_batches(self, view: int, start: int) -> Iterator[Keys]:
         order = epoch_order(self.size, self.data.augment.repeats, self.data.seed, view)
         micro = self.batch_size // (self.world * self.accumulate)
-        shape = (self.steps_per_epoch, self.world, self.accumulate, micro, 2)
-        mine = order[: self.steps_per_epoch * self.batch_size].reshape(shape)[start:, self.rank]
-        for rows in mine.reshape(-1, micro, 2):
-            yield Keys(view, rows[:, 0], rows[:, 1])
+        shape = (self.steps_per_epoch, self.world, self.accumulate, micro)
+        used = np.arange(self.steps_per_epoch * self.batch_size)
+        for position in used.reshape(shape)[start:, self.rank].reshape(-1, micro):
+            yield Keys(view, position, *order[position].T)
 
     def _from_memory(self, batches: Iterable[Keys]) -> Iterator[Unfinished]:
         self._resident = held = self._resident or self._read_all()
@@ -270,7 +292,7 @@ class TrainLoader:
             rows = torch.from_numpy(taken).to(self.device, non_blocking=True)
             views = view_table(self.data, keys.view, taken, needs.repeat, self.source.labels[taken])
             mixing = mixing_table(needs.partner, needs.mixes)
-            yield Unfinished(held.pixels[rows], views, mixing, torch.from_numpy(keys.index), names)
+            yield Unfinished(held.pixels[rows], views, mixing, torch.from_numpy(keys.index.copy()), names)
             names = ()
 
     def _read_all(self) -> _Resident:
@@ -280,7 +302,7 @@ class TrainLoader:
         chunks = [list(range(at, min(at + 256, self.size))) for at in range(0, self.size, 256)]
         read = np.zeros(self.size, dtype=bool)
         skipped: list[str] = []
-        for part in feed.batches(chunks, len(chunks)):
+        for part in feed.batches(chunks):
             pixels[part.index.to(self.device)] = part.pixels.to(self.device)
             read[part.index.numpy()] = True
             skipped += part.skipped
@@ -325,7 +347,7 @@ class EvalLoader:
             yield from map(self._finish, self._kept)
             return
         kept: list[Unfinished] = []
-        for batch in self._feed.batches(self._batches, len(self._batches)):
+        for batch in self._feed.batches(self._batches):
             if self._keep:
                 kept.append(batch._replace(pixels=batch.pixels.to(self._finish.device)))
             yield self._finish(batch)
@@ -347,13 +369,9 @@ class _Sampler(Generic[K]):
 
     def __init__(self) -> None:
         self.batches: Iterable[K] = ()
-        self.count = 0
 
     def __iter__(self) -> Iterator[K]:
         return iter(self.batches)
-
-    def __len__(self) -> int:
-        return self.count
 
 
 class _Feed(Generic[K]):
@@ -364,19 +382,19 @@ class _Feed(Generic[K]):
         self._keys: _Sampler[K] = _Sampler()
         self._loader: DataLoader | None = None
 
-    def batches(self, keys: Iterable[K], count: int) -> Iterator[Unfinished]:
-        """A batch for each of `count` batches of keys."""
-        if not count:
-            return
-        self._keys.batches, self._keys.count = keys, count
+    def batches(self, keys: Iterable[K]) -> Iterator[Unfinished]:
+        """A batch for each batch of keys."""
+        self._keys.batches = keys
         if self._loader is None:
             self._loader = self._start()
         try:
             with _late_interrupt():
                 batches = iter(self._loader)
-            for _ in range(count):
+            while True:
                 with _late_interrupt():
-                    batch = next(batches)
+                    batch = next(batches, None)
+                if batch is None:
+                    return
                 if isinstance(batch, _Failure):
                     raise DataError(batch.message)
                 yield batch

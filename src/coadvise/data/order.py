@@ -33,11 +33,12 @@ def _permutation(n: int, data_seed: int, view: int) -> NDArray[np.int64]:
     return order
 
 
+@lru_cache(maxsize=2)
 def epoch_order(n: int, repeats: int, data_seed: int, view: int) -> Int64[np.ndarray, "n 2"]:
     """The samples of an epoch as rows (index, repeat).
 
     The pairs (a, b) of a keyed permutation follow each other, each `repeats` times: a₀ b₀ a₁ b₁ … The first n
-    are an epoch, so that one with repeats shows about n / repeats distinct images.
+    are an epoch, so that one with repeats shows about n / repeats distinct images. Read-only.
     """
     order = _permutation(n, data_seed, view)
     distinct = order[: min(n, 2 * -(-n // (2 * repeats)))]  # whole pairs, as many as n samples need
@@ -46,7 +47,9 @@ def epoch_order(n: int, repeats: int, data_seed: int, view: int) -> Int64[np.nda
     index = np.concatenate([pairs, np.repeat(distinct[even:], repeats)])
     copy = np.repeat(np.tile(np.arange(repeats), even // 2), 2)
     repeat = np.concatenate([copy, np.tile(np.arange(repeats), len(distinct) - even)])
-    return np.stack([index, repeat], axis=1)[:n].astype(np.int64)
+    rows = np.stack([index, repeat], axis=1)[:n].astype(np.int64)
+    rows.setflags(write=False)
+    return rows
 
 
 @lru_cache(maxsize=4)

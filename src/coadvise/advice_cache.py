@@ -1,0 +1,369 @@
+"""The advice cache: what frozen teachers say of every view of every training image, read by index.
+
+FOLDER/header.json           what the views are made of: data set, augmentation, number of views
+FOLDER/TEACHER/teacher.json  which teacher, and how many logits are kept
+FOLDER/TEACHER/column.json   checksum of each shard; written last
+FOLDER/TEACHER/00000.bin     shards of fixed-size records
+FOLDER/TEACHER/progress      one byte for each block of views: 1 when it is written
+FOLDER/lock                  writers hold the byte of the block they work on; the system frees it when they die
+
+Record number = view · n + position, where the position is that in the order of the epoch (`data.order`), which follows
+from the keys. A training step reads records that lie next to each other, whatever the batch size or the number of
+processes. Nothing about the augmentation is stored: the views are made again from their keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import importlib.metadata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .advice_format import RecordFormat
+from .data.base import ImageSource, encoded_bytes
+from .data.draws import Stream
+from .errors import RunError
+from .files import read_json
+from .recipe import Recipe, flat
+from .teachers import FrozenTeacher
+from .training_state import digest
+
+FORMAT = 1
+# Images that the teachers see at once when a cache is written: part of the format, as rounding depends on it.
+BATCH = 128
+# Batches of a block, the unit that is claimed, written and marked.
+BLOCK_BATCHES = 16
+SHARD_BYTES = 2**28
+# Images whose contents are part of the fingerprint.
+SAMPLED = 64
+VERSIONED = ("torch", "torchvision", "timm", "pillow", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where records lie.
+
+    Attributes:
+        images: of the training set, n.
+        views: number of views, V.
+        record: layout of a record.
+    """
+
+    images: int
+    views: int
+    record: RecordFormat
+
+    @property
+    def records(self) -> int:
+        """Number of records in all."""
+        return self.images * self.views
+
+    @property
+    def per_shard(self) -> int:
+        """Records of a whole shard."""
+        return max(SHARD_BYTES // self.record.bytes, 1)
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return -(-self.records // self.per_shard)
+
+    def shard_bytes(self, shard: int) -> int:
+        """Size of a shard's file."""
+        return min(self.per_shard, self.records - shard * self.per_shard) * self.record.bytes
+
+    @property
+    def bytes(self) -> int:
+        """Size of the column."""
+        return self.records * self.record.bytes
+
+    @property
+    def blocks_per_view(self) -> int:
+        """Blocks of a view; the last may be smaller."""
+        return -(-self.images // (BATCH * BLOCK_BATCHES))
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks in all."""
+        return self.views * self.blocks_per_view
+
+    def block(self, number: int) -> tuple[int, int, int]:
+        """View, first position and end of a block."""
+        view, part = divmod(number, self.blocks_per_view)
+        start = part * BATCH * BLOCK_BATCHES
+        return view, start, min(start + BATCH * BLOCK_BATCHES, self.images)
+
+
+def cache_path(recipe: Recipe) -> Path:
+    """Folder of the recipe's cache."""
+    return Path(recipe.advice.folder or f"caches/{recipe.name}")
+
+
+def views_of(recipe: Recipe) -> int:
+    """Number of distinct views in a run."""
+    return min(recipe.data.views or recipe.schedule.epochs, recipe.schedule.epochs)
+
+
+def shard_path(folder: Path, teacher: str, shard: int) -> Path:
+    """File of a shard."""
+    return folder / teacher / f"{shard:05d}.bin"
+
+
+# --- what a cache belongs to -------------------------------------------------------------------------------
+
+
+def data_facts(recipe: Recipe, source: ImageSource) -> dict[str, Any]:
+    """What decides the pixels that the teachers see: settings by their dotted names, and the data set in short."""
+    data = recipe.data
+    settings = flat(data.augment.model_dump(mode="json"), "augmentation.")
+    settings.pop("augmentation.label_smoothing")  # changes targets, not images
+    facts = {
+        "augmentation seed": data.seed,
+        "image_size": data.image_size,
+        "eval_crop": data.eval_crop,
+        "interpolation": data.interpolation,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "decoder": "pillow, smaller where possible" if data.shrink_on_load else "pillow",
+        "images": len(source),
+        "classes": list(source.class_names),
+        "labels": digest([source.labels]),
+        "image names": _names_digest(source),
+        "image contents": _contents_digest(source),
+    }
+    return settings | facts
+
+
+def _names_digest(source: ImageSource) -> str:
+    total = hashlib.sha256()
+    for index in range(len(source)):
+        total.update(Path(source.describe(index)).name.encode() + b"\0")
+    return total.hexdigest()[:16]
+
+
+def _contents_digest(source: ImageSource) -> str:
+    """Of the sizes and bytes of some images, spread over the set."""
+    total = hashlib.sha256()
+    generator = np.random.default_rng(np.random.SeedSequence((Stream.SUBSET, len(source))))
+    for index in sorted(generator.choice(len(source), min(SAMPLED, len(source)), replace=False).tolist()):
+        raw = encoded_bytes(source, index)
+        total.update(str(len(raw)).encode() + b"\0" + raw)
+    return total.hexdigest()[:16]
+
+
+def teacher_facts(recipe: Recipe, name: str, teacher: FrozenTeacher, classes: int) -> dict[str, Any]:
+    """What decides a teacher's advice on given pixels, and how it is stored."""
+    settings = recipe.teachers.get(name)
+    return {
+        "model": settings.model if settings else type(teacher.model).__name__,
+        "weights": digest(teacher.model.state_dict().values()),
+        "image_size": teacher.image_size,
+        "mean": None if teacher.mean is None else list(teacher.mean),
+        "std": None if teacher.std is None else list(teacher.std),
+        "index map": None if teacher.classes is None else teacher.classes.tolist(),
+        "classes": classes,
+        "top_k": record_format(recipe, classes).top,
+    }
+
+
+def record_format(recipe: Recipe, classes: int) -> RecordFormat:
+    """Layout of the recipe's records."""
+    return RecordFormat(classes, min(recipe.advice.top_k or classes, classes))
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that make the views: others may make slightly different ones."""
+    return {name: importlib.metadata.version(name) for name in VERSIONED}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`augmentation.mixup 0.8 → 0.2` for every fact that is another."""
+    return [
+        f"{key} {_short(before.get(key))} → {_short(now.get(key))}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "…"
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The header of a cache.
+
+    Raises:
+        RunError: there is no cache, or one of a newer format.
+    """
+    path = folder / "header.json"
+    if not path.is_file():
+        raise RunError(f"{folder} holds no advice cache; make one with `coadvise cache RECIPE`")
+    header: dict[str, Any] = read_json(path)
+    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+        raise RunError(f"{path} is no header of an advice cache; choose another folder with advice.folder=FOLDER")
+    if header["format"] != FORMAT:
+        raise RunError(
+            f"{folder} has format {header['format']}, this version of coadvise reads {FORMAT}; update coadvise, or "
+            "write the cache again elsewhere with advice.folder=FOLDER"
+        )
+    return header
+
+
+def require_same_data(folder: Path, header: Mapping[str, Any], recipe: Recipe, source: ImageSource) -> None:
+    """Refuse a cache of other images or another augmentation.
+
+    Raises:
+        RunError: names every difference.
+    """
+    changes = differences(header["data"], data_facts(recipe, source))
+    if changes:
+        raise RunError(
+            f"{folder} holds advice on other views of the data ({'; '.join(changes)}); restore these settings, or "
+            "write a new cache with advice.folder=FOLDER"
+        )
+
+
+class AdviceCache:
+    """A complete cache, opened for reading; any number of processes may read it.
+
+    Args:
+        folder: of the cache.
+        recipe: that will use it.
+        source: training images.
+        teachers: those whose advice is needed.
+
+    Raises:
+        RunError: no cache, one of other data or teachers, an incomplete or damaged one.
+    """
+
+    def __init__(
+        self, folder: Path, recipe: Recipe, source: ImageSource, teachers: Mapping[str, FrozenTeacher]
+    ) -> None:
+        self.folder, self.names = folder, tuple(teachers)
+        self.header = read_header(folder)
+        require_same_data(folder, self.header, recipe, source)
+        if self.header["views"] < views_of(recipe):
+            raise RunError(
+                f"{folder} has {self.header['views']} views, the run takes {views_of(recipe)}; set data.views="
+                f"{self.header['views']}, or go on writing with `coadvise cache`"
+            )
+        record = record_format(recipe, len(source.class_names))
+        self.layout = Layout(len(source), self.header["views"], record)
+        for name, teacher in teachers.items():
+            self._require_column(name, teacher_facts(recipe, name, teacher, len(source.class_names)))
+        self._shards: dict[tuple[str, int], NDArray[np.uint8]] = {}
+
+    @property
+    def same_versions(self) -> bool:
+        """Whether the libraries that make the views are those that the cache was written with."""
+        return bool(self.header["versions"] == versions())
+
+    def _require_column(self, name: str, facts: dict[str, Any]) -> None:
+        path = self.folder / name / "column.json"
+        if not (self.folder / name / "teacher.json").is_file():
+            known = sorted(p.parent.name for p in self.folder.glob("*/teacher.json"))
+            raise RunError(
+                f"{self.folder} has no advice of teacher '{name}' (it has: {', '.join(known) or 'none'}); "
+                "add it with `coadvise cache RECIPE`"
+            )
+        changes = differences(read_json(self.folder / name / "teacher.json"), facts)
+        if changes:
+            raise RunError(
+                f"{self.folder} holds the advice of another teacher '{name}' ({'; '.join(changes)}); restore it, "
+                f"delete {self.folder / name} and run `coadvise cache RECIPE`, or choose another advice.folder"
+            )
+        if not path.is_file():
+            done = written_blocks(self.folder, name)
+            writing = "is being written by another process" if being_written(self.folder) else "is incomplete"
+            raise RunError(
+                f"the advice of teacher '{name}' in {self.folder} {writing} ({done} of {self.layout.blocks} blocks); "
+                + ("wait until it is done" if "being" in writing else "go on with `coadvise cache RECIPE`")
+            )
+        for shard in range(self.layout.shards):
+            file, expected = shard_path(self.folder, name, shard), self.layout.shard_bytes(shard)
+            found = file.stat().st_size if file.is_file() else 0
+            if found != expected:
+                raise RunError(
+                    f"{file} has {found:,} bytes, should have {expected:,}: it was cut off; restore it, or delete "
+                    f"{self.folder / name} and run `coadvise cache RECIPE`"
+                )
+
+    def read(
+        self, view: int, positions: Int64[np.ndarray, " b"], device: torch.device | str = "cpu"
+    ) -> dict[str, Float[Tensor, "b k"]]:
+        """Logits of every teacher for samples of a view, up to a constant for each image."""
+        records = view * self.layout.images + positions
+        advice = {}
+        for name in self.names:
+            raw = torch.from_numpy(self._records(name, records))
+            advice[name] = self.layout.record.decode(raw.to(device, non_blocking=True))
+        return advice
+
+    def _records(self, name: str, records: Int64[np.ndarray, " b"]) -> NDArray[np.uint8]:
+        shard, row = np.divmod(records, self.layout.per_shard)
+        out = np.empty((len(records), self.layout.record.bytes), dtype=np.uint8)
+        for number in np.unique(shard).tolist():
+            chosen = shard == number
+            out[chosen] = self._shard(name, number)[row[chosen]]
+        return out
+
+    def _shard(self, name: str, number: int) -> NDArray[np.uint8]:
+        key = name, number
+        if key not in self._shards:
+            mapped = np.memmap(shard_path(self.folder, name, number), dtype=np.uint8, mode="r")
+            self._shards[key] = mapped.reshape(-1, self.layout.record.bytes)
+        return self._shards[key]
+
+
+def written_blocks(folder: Path, teacher: str) -> int:
+    """Number of blocks that are done."""
+    path = folder / teacher / "progress"
+    return path.read_bytes().count(1) if path.is_file() else 0
+
+
+def being_written(folder: Path) -> bool:
+    """Whether a process holds a block."""
+    path = folder / "lock"
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        fcntl.lockf(file, fcntl.LOCK_UN)
+    return False
+
+
+def shard_checksums(folder: Path, teacher: str, layout: Layout) -> list[str]:
+    """Hash of the contents of each shard."""
+    sums = []
+    for shard in range(layout.shards):
+        with shard_path(folder, teacher, shard).open("rb") as file:
+            sums.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return sums
+
+
+def damaged_shards(folder: Path, teachers: Iterable[str], layout: Layout) -> list[Path]:
+    """Shards whose contents are not those that were written."""
+    damaged = []
+    for name in teachers:
+        expected = read_json(folder / name / "column.json")["sha256"]
+        found = shard_checksums(folder, name, layout)
+        damaged += [
+            shard_path(folder, name, shard) for shard, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b
+        ]
+    return damaged

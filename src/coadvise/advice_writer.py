@@ -1,0 +1,393 @@
+"""Writing the advice cache: blocks of whole batches, which any number of processes share and a kill cannot spoil.
+
+A block is claimed by a lock on its byte of FOLDER/lock, which the system frees when the process ends in whatever way.
+Its records go to their places in the shards, then to the disk, and then the block is marked. What is computed depends
+on the block alone, so that the bytes are the same however often the writing was cut off, and whoever shared it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from .advice_cache import (
+    BATCH,
+    FORMAT,
+    AdviceCache,
+    Layout,
+    damaged_shards,
+    data_facts,
+    differences,
+    read_header,
+    record_format,
+    require_same_data,
+    shard_checksums,
+    shard_path,
+    teacher_facts,
+    versions,
+    views_of,
+)
+from .data.base import ImageSource
+from .data.draws import Stream
+from .data.loader import Keys, TrainLoader
+from .errors import RunError
+from .files import read_json, write_json
+from .progress import Display
+from .recipe import Recipe
+from .teachers import FrozenTeacher, Teachers
+
+# Mean total variation between stored and fresh advice that counts as rounding (of half precision and other devices):
+# a part of what lies between the advice on different images, within limits.
+TOLERANCE, LEAST, MOST = 0.3, 0.01, 0.05
+# Views that training checks at its start, and `coadvise cache --verify`.
+CHECKED, VERIFIED = 32, 512
+
+
+def write_cache(
+    folder: Path,
+    recipe: Recipe,
+    source: ImageSource,
+    teachers: Mapping[str, FrozenTeacher],
+    advisers: Teachers,
+    accelerator: Accelerator,
+    display: Display,
+) -> Layout:
+    """Write what is missing of a cache; columns and blocks that are there stay as they are.
+
+    Args:
+        teachers: as they were loaded, for the fingerprint.
+        advisers: the same, ready to advise.
+
+    Raises:
+        RunError: a cache of other data or teachers, a full or read-only disk.
+        ModelError: logits that are not finite.
+    """
+    classes = len(source.class_names)
+    facts = {name: teacher_facts(recipe, name, teacher, classes) for name, teacher in teachers.items()}
+    layout = Layout(len(source), views_of(recipe), record_format(recipe, classes))
+    missing = _missing(folder, recipe, source, facts, layout)
+    if not missing:
+        return layout
+    _require_space(folder, missing, layout)
+    try:
+        _create(folder, recipe, source, facts, missing, layout)
+        with (folder / "lock").open("r+b") as lock:
+            _write_blocks(folder, recipe, source, advisers, missing, layout, lock.fileno(), accelerator, display)
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                _finish(folder, missing, layout, lock.fileno())
+        accelerator.wait_for_everyone()
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror}; everything written so far is kept") from error
+    return layout
+
+
+def _missing(
+    folder: Path, recipe: Recipe, source: ImageSource, facts: Mapping[str, dict[str, Any]], layout: Layout
+) -> list[str]:
+    """Teachers whose column is not complete; refuses what does not belong to them."""
+    if not (folder / "header.json").is_file():
+        # Another process may be about to write the header, under a temporary name.
+        found = folder.iterdir() if folder.exists() else ()
+        if any(path.name != "header.json" and not path.name.startswith(".header.json.") for path in found):
+            if not (folder / "header.json").is_file():
+                raise RunError(f"{folder} holds other files; choose another folder with advice.folder=FOLDER")
+        else:
+            return list(facts)
+    header = read_header(folder)
+    require_same_data(folder, header, recipe, source)
+    if header["views"] != layout.views:
+        raise RunError(
+            f"{folder} has {header['views']} views, the recipe takes {layout.views}; set data.views={header['views']}, "
+            "or choose another folder with advice.folder=FOLDER"
+        )
+    if header["versions"] != versions():
+        changes = "; ".join(differences(header["versions"], versions()))
+        if any(not (folder / name / "column.json").is_file() for name in facts):
+            raise RunError(
+                f"{folder} was begun with other versions of the libraries ({changes}), which may draw other views; "
+                "go on with those, or choose another folder with advice.folder=FOLDER"
+            )
+    missing = []
+    for name, own in facts.items():
+        path = folder / name / "teacher.json"
+        changes = "; ".join(differences(read_json(path), own)) if path.is_file() else ""
+        if changes:
+            raise RunError(
+                f"{folder} holds the advice of another teacher '{name}' ({changes}); delete {folder / name}, "
+                "or choose another folder with advice.folder=FOLDER"
+            )
+        if not (folder / name / "column.json").is_file():
+            missing.append(name)
+    return missing
+
+
+def _require_space(folder: Path, missing: list[str], layout: Layout) -> None:
+    written = sum(
+        path.stat().st_blocks * 512 for name in missing for path in (folder / name).glob("*.bin") if path.is_file()
+    )
+    needed = max(len(missing) * layout.bytes - written, 0)
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise RunError(
+            f"the cache needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in {place}; fewer views "
+            "(data.views) or logits (advice.top_k) take less, or choose another disk with advice.folder=FOLDER"
+        )
+
+
+def _create(
+    folder: Path,
+    recipe: Recipe,
+    source: ImageSource,
+    facts: Mapping[str, dict[str, Any]],
+    missing: list[str],
+    layout: Layout,
+) -> None:
+    """Make header, lock, shards and progress where they are not there yet; several processes may do so at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "header.json").is_file():
+        write_json(
+            folder / "header.json",
+            {"format": FORMAT, "views": layout.views, "data": data_facts(recipe, source), "versions": versions()},
+        )
+    _extend(folder / "lock", layout.blocks + 1)
+    for name in missing:
+        (folder / name).mkdir(exist_ok=True)
+        if not (folder / name / "teacher.json").is_file():
+            write_json(folder / name / "teacher.json", facts[name])
+        for shard in range(layout.shards):
+            _extend(shard_path(folder, name, shard), layout.shard_bytes(shard))
+        _extend(folder / name / "progress", layout.blocks)
+
+
+def _extend(path: Path, size: int) -> None:
+    """Give a file its size; what it holds stays, what is new reads as zeros."""
+    with path.open("ab") as file:
+        if file.seek(0, os.SEEK_END) < size:
+            file.truncate(size)
+
+
+def _write_blocks(
+    folder: Path,
+    recipe: Recipe,
+    source: ImageSource,
+    advisers: Teachers,
+    missing: list[str],
+    layout: Layout,
+    lock: int,
+    accelerator: Accelerator,
+    display: Display,
+) -> None:
+    loader = TrainLoader(source, recipe.data, 1, device=accelerator.device)
+    claims = _Claims(folder, missing, layout, lock, loader)
+    rows: list[dict[str, Tensor]] = []
+    per_block = layout.images * layout.views / layout.blocks
+    with display.bar("advice", layout.records, round(claims.done * per_block)) as bar:
+        for batch in loader.batches(claims.keys()):
+            with accelerator.autocast():
+                advice = advisers.forward(batch.images)
+            rows.append({name: layout.record.encode(_finite(name, advice[name])).cpu() for name in missing})
+            bar.advance(len(batch.images))
+            block, last = claims.of(batch.view, batch.position)
+            if last:
+                _store(folder, missing, layout, block, rows)
+                claims.mark(block)
+                rows = []
+    loader.close()
+
+
+def _finite(name: str, logits: Tensor) -> Tensor:
+    if not torch.isfinite(logits).all():
+        raise RunError(f"teacher '{name}' gives logits that are not finite; its weights are broken")
+    return logits
+
+
+def _store(folder: Path, names: list[str], layout: Layout, block: int, rows: list[dict[str, Tensor]]) -> None:
+    """Write a block's records to their places and have them reach the disk."""
+    view, start, _ = layout.block(block)
+    for name in names:
+        first = view * layout.images + start
+        records = torch.cat([row[name] for row in rows]).numpy()
+        while len(records):
+            shard, row = divmod(first, layout.per_shard)
+            part = records[: layout.per_shard - row]
+            with shard_path(folder, name, shard).open("r+b") as file:
+                file.seek(row * layout.record.bytes)
+                file.write(part.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            records, first = records[len(part) :], first + len(part)
+
+
+class _Claims:
+    """Blocks that this process works on: locked when their first batch is asked for, marked when they are written."""
+
+    def __init__(self, folder: Path, names: list[str], layout: Layout, lock: int, loader: TrainLoader) -> None:
+        self.paths = [folder / name / "progress" for name in names]
+        self.layout, self.lock, self.loader = layout, lock, loader
+
+    @property
+    def done(self) -> int:
+        """Number of blocks that are written for every teacher."""
+        return int(np.all([np.frombuffer(path.read_bytes(), np.uint8) for path in self.paths], axis=0).sum())
+
+    def keys(self) -> Iterator[Keys]:
+        """Batches of every block that is neither written nor claimed by another process."""
+        claimed: set[int] = set()
+        found = True
+        while found:  # what another process gave up half-way is found by the next round
+            found = False
+            for block in range(self.layout.blocks):
+                if block in claimed or self._is_done(block) or not self._claim(block):
+                    continue
+                if self._is_done(block):  # written by another process a moment ago
+                    self._free(block)
+                    continue
+                claimed.add(block)
+                found = True
+                view, start, stop = self.layout.block(block)
+                for at in range(start, stop, BATCH):
+                    yield self.loader.keys(view, at, min(at + BATCH, stop))
+
+    def of(self, view: int, position: np.ndarray) -> tuple[int, bool]:
+        """Block of a batch, and whether it is the block's last."""
+        size = self.layout.block(0)[2]
+        block = view * self.layout.blocks_per_view + int(position[0]) // size
+        return block, int(position[-1]) + 1 == self.layout.block(block)[2]
+
+    def mark(self, block: int) -> None:
+        """Note that a block is written, and leave it."""
+        for path in self.paths:
+            with path.open("r+b") as file:
+                file.seek(block)
+                file.write(b"\1")
+                file.flush()
+                os.fsync(file.fileno())
+        self._free(block)
+
+    def _is_done(self, block: int) -> bool:
+        for path in self.paths:
+            with path.open("rb") as file:
+                file.seek(block)
+                if file.read(1) != b"\1":
+                    return False
+        return True
+
+    def _claim(self, block: int) -> bool:
+        try:
+            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, block)
+        except OSError:
+            return False
+        return True
+
+    def _free(self, block: int) -> None:
+        fcntl.lockf(self.lock, fcntl.LOCK_UN, 1, block)
+
+
+def _finish(folder: Path, missing: list[str], layout: Layout, lock: int) -> None:
+    """Write the columns' headers when all blocks are there; the process that is last does it."""
+    fcntl.lockf(lock, fcntl.LOCK_EX, 1, layout.blocks)  # one at a time
+    try:
+        for name in missing:
+            done = (folder / name / "progress").read_bytes()
+            if done.count(1) == layout.blocks and not (folder / name / "column.json").is_file():
+                sums = shard_checksums(folder, name, layout)
+                write_json(folder / name / "column.json", {"sha256": sums})
+    finally:
+        fcntl.lockf(lock, fcntl.LOCK_UN, 1, layout.blocks)
+
+
+# --- is it still right? -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def check_cache(
+    cache: AdviceCache,
+    recipe: Recipe,
+    source: ImageSource,
+    advisers: Teachers,
+    accelerator: Accelerator,
+    images: int = CHECKED,
+) -> dict[str, float]:
+    """Make some views again, ask the teachers, and compare with what is stored.
+
+    Returns:
+        Mean total variation between stored and fresh distributions, by teacher, in [0, 1].
+
+    Raises:
+        RunError: the cache says something else than the teachers.
+    """
+    generator = np.random.default_rng(np.random.SeedSequence((Stream.SUBSET, cache.layout.records, images)))
+    records = np.sort(generator.choice(cache.layout.records, min(images, cache.layout.records), replace=False))
+    view, position = np.divmod(records, cache.layout.images)
+    loader = TrainLoader(source, recipe.data.model_copy(update={"workers": 0}), 1, device=accelerator.device)
+    chosen = [(int(v), position[view == v]) for v in np.unique(view)]
+    keys = [_at(loader, v, places) for v, places in chosen]
+    far: dict[str, list[Tensor]] = {name: [] for name in cache.names}
+    kept: dict[str, list[Tensor]] = {name: [] for name in cache.names}
+    for batch in loader.batches(keys):
+        with accelerator.autocast():
+            fresh = advisers(batch.images)
+        stored = cache.read(batch.view, batch.position, accelerator.device)
+        for name in cache.names:
+            record = cache.layout.record
+            # The fresh advice is cut in the same way.
+            now, then = record.decode(record.encode(fresh[name])).softmax(dim=1), stored[name].softmax(dim=1)
+            far[name].append(_variation(now, then))
+            kept[name].append(then)
+    loader.close()
+    means = {name: float(torch.cat(values).mean()) for name, values in far.items()}
+    for name, value in means.items():
+        then = torch.cat(kept[name])
+        usual = float(_variation(then, then.roll(1, dims=0)).mean())
+        if value > min(max(TOLERANCE * usual, LEAST), MOST):
+            changes = "; ".join(differences(cache.header["versions"], versions()))
+            reason = f" (versions changed since: {changes})" if changes else ""
+            raise RunError(
+                f"{cache.folder} is stale: teacher '{name}' now says something else of the same views, by a mean "
+                f"total variation of {value:.3f}{reason}; write a new cache with advice.folder=FOLDER, or train with "
+                "advice.source=live"
+            )
+    return means
+
+
+def _at(loader: TrainLoader, view: int, positions: np.ndarray) -> Keys:
+    whole = loader.keys(view, 0, loader.size)
+    return Keys(view, positions, whole.index[positions], whole.repeat[positions])
+
+
+def _variation(p: Tensor, q: Tensor) -> Tensor:
+    """Total variation between distributions (b, k), of each image."""
+    difference: Tensor = (p - q).abs().sum(dim=1) / 2
+    return difference
+
+
+def verify_cache(
+    cache: AdviceCache,
+    recipe: Recipe,
+    source: ImageSource,
+    advisers: Teachers,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """Hash all contents, and check a larger sample of views than training does.
+
+    Raises:
+        RunError: damaged shards, by name, or a stale cache.
+    """
+    damaged = damaged_shards(cache.folder, cache.names, cache.layout)
+    if damaged:
+        raise RunError(
+            f"{', '.join(map(str, damaged))}: the contents are not what was written; restore them, or delete the "
+            "teacher's folder and run `coadvise cache RECIPE`"
+        )
+    return check_cache(cache, recipe, source, advisers, accelerator, images=VERIFIED)

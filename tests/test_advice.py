@@ -1,0 +1,428 @@
+"""Stored advice: the format against float64, the cache against live teachers, and whatever may befall its files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from recipes_for_tests import CNN, INN, tiny
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from coadvise import advice_cache, advice_writer
+from coadvise.advice_cache import AdviceCache, Layout, data_facts
+from coadvise.advice_format import RecordFormat
+from coadvise.data.sources import open_sources
+from coadvise.errors import RunError
+from coadvise.losses import co_advise_loss, soft_advice
+from coadvise.progress import Display
+from coadvise.recipe import Recipe
+from coadvise.run_folder import read_metrics
+from coadvise.training import cache_advice, train
+
+QUIET = Display(quiet=True)
+
+
+def logits(images: int, classes: int, seed: int = 0, scale: float = 3.0) -> Tensor:
+    return scale * torch.randn(images, classes, generator=torch.Generator().manual_seed(seed)) + 7
+
+
+# --- format -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("classes", "top"), [(100, 10), (1000, 10), (1000, 50), (40_000, 5), (70_000, 4)])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_record_keeps_the_distribution_with_the_rest_spread_evenly(classes, top, temperature):
+    z = logits(6, classes)
+    record = RecordFormat(classes, top)
+    stored = record.encode(z)
+    assert not record.dense and stored.shape == (6, record.bytes) and stored.dtype == torch.uint8
+    found = (record.decode(stored).double() / temperature).softmax(1)
+    for row, got in zip(z.double().numpy(), found.numpy(), strict=True):
+        order = np.argsort(-row)
+        kept, rest = order[:top], order[top:]
+        outside = np.log(np.exp(row[rest] - row.max()).sum()) + row.max()
+        expected = np.full(classes, outside - np.log(classes - top))
+        expected[kept] = row[kept]
+        p = np.exp((expected - expected.max()) / temperature)
+        assert np.allclose(got, p / p.sum(), rtol=1e-2, atol=1e-9)
+        assert set(np.argsort(-got)[:top]) == set(kept)
+
+
+def test_all_logits_are_stored_where_that_takes_no_more_room():
+    for classes, top, dense, size in (
+        (10, 10, True, 20),
+        (10, 3, False, 14),
+        (21, 10, True, 42),
+        (100, 100, True, 200),
+    ):
+        record = RecordFormat(classes, top)
+        assert (record.dense, record.bytes) == (dense, size)
+    z = logits(5, 100, scale=5)
+    found = RecordFormat(100, 100).decode(RecordFormat(100, 100).encode(z))
+    expected = z.double() - z.double().max(1, keepdim=True).values
+    assert (found.double() - expected).abs().max() < 2**-11 * expected.abs().max()
+
+
+def test_the_rest_survives_a_confident_teacher():
+    """exp(−12) of the mass outside the top: as a difference of whole sums in half precision it would be nothing."""
+    z = torch.full((1, 50), -14.0)
+    z[0, 7] = 0.0
+    found = RecordFormat(50, 2).decode(RecordFormat(50, 2).encode(z)).double().softmax(1)
+    exact = z.double().softmax(1)
+    assert found[0, 3] == pytest.approx(exact[0, 3].item(), rel=0.02)
+
+
+def test_extreme_logits_stay_finite():
+    z = torch.tensor([[0.0, -1e6, 3e5, 3e5]])
+    for record in (RecordFormat(4, 4), RecordFormat(4, 1)):
+        assert record.decode(record.encode(z)).isfinite().all()
+
+
+def test_a_record_of_imagenet():
+    """Ten of 1000 classes take 42 bytes; 50 views of two teachers at most 5.5 GB."""
+    record = RecordFormat(1000, 10)
+    assert record.bytes == 42
+    layout = Layout(1_281_167, 50, record)
+    assert 2 * layout.bytes <= 5.5e9 and layout.bytes == sum(map(layout.shard_bytes, range(layout.shards)))
+
+
+def test_blocks_cover_every_record_once(monkeypatch):
+    monkeypatch.setattr(advice_cache, "BATCH", 7)
+    monkeypatch.setattr(advice_cache, "BLOCK_BATCHES", 3)
+    layout = Layout(50, 3, RecordFormat(10, 10))
+    seen = [view * 50 + p for view, start, stop in map(layout.block, range(layout.blocks)) for p in range(start, stop)]
+    assert seen == list(range(150))
+
+
+def test_gradients_of_cut_advice_point_the_same_way():
+    """Ten of 100 classes, at initialisation: a teacher as sure as trained ones are."""
+    teacher = logits(64, 100, seed=1)
+    student = logits(64, 100, seed=2, scale=0.3).requires_grad_()
+    record = RecordFormat(100, 10)
+    exact = torch.autograd.grad(soft_advice(student, teacher, 1.0), student)[0]
+    cut = torch.autograd.grad(soft_advice(student, record.decode(record.encode(teacher)), 1.0), student)[0]
+    assert torch.cosine_similarity(exact.flatten(), cut.flatten(), dim=0) > 0.99
+
+
+# --- cache --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of two trained teachers."""
+    folder = tmp_path_factory.mktemp("trained")
+    teachers = {"conv": {**CNN, "train": {"epochs": 30}}, "inv": {**INN, "train": {"epochs": 30}}}
+    train(tiny(folder / "run", teachers=teachers), display=QUIET)
+    return folder / "run" / "teachers"
+
+
+def recipe_with(trained: Path, output: Path, changes: dict[str, Any] | None = None, **parts: Any) -> Recipe:
+    advisers = {
+        name: {**settings, "train": None, "checkpoint": str(trained / name / "best.safetensors")}
+        for name, settings in {"conv": CNN, "inv": INN}.items()
+    }
+    base = {"advice.folder": str(output / "cache"), "run.log_every": 1, "data.augment.cutmix": 1.0}
+    return tiny(output / "run", base | (changes or {}), **({"teachers": advisers} | parts))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks and shards so small that the tiny cache has many of them."""
+    for module in (advice_cache, advice_writer):
+        monkeypatch.setattr(module, "BATCH", 7)
+    monkeypatch.setattr(advice_cache, "BLOCK_BATCHES", 2)
+    monkeypatch.setattr(advice_cache, "SHARD_BYTES", 1000)
+
+
+def write(recipe: Recipe) -> Path:
+    return cache_advice(recipe, display=QUIET)[0]
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    return [line["terms"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "train"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"data.views": 2},
+        {"optim.accumulate": 2, "data.train_size": 93},
+        {"data.augment.repeats": 3, "loss.temperatures": {"conv": 4.0}},
+    ],
+)
+def test_training_from_the_cache_is_training_with_live_teachers(small, trained, tmp_path, changes):
+    """All classes are kept: every term of every step agrees to the rounding of half precision."""
+    live = recipe_with(trained, tmp_path, {**changes, "run.output": str(tmp_path / "live")})
+    write(live)
+    stored = recipe_with(trained, tmp_path, {**changes, "advice.source": "cache"})
+    results = [train(recipe, display=QUIET) for recipe in (live, stored)]
+    for a, b in zip(losses(tmp_path / "live"), losses(tmp_path / "run"), strict=True):
+        assert a.keys() == b.keys() == {"class", "conv", "inv"}
+        assert all(a[name] == pytest.approx(b[name], rel=2e-3, abs=2e-3) for name in a)
+    assert abs(results[0]["final"]["accuracy/class"] - results[1]["final"]["accuracy/class"]) < 0.05
+    assert len(list((tmp_path / "cache" / "conv").glob("*.bin"))) > 3
+
+
+def test_teachers_are_not_asked_in_training(trained, tmp_path, monkeypatch):
+    recipe = recipe_with(trained, tmp_path, {"advice.source": "cache"})
+    write(recipe)
+    from coadvise.teachers import Teachers
+
+    asked = []
+    plain = Teachers.forward
+    monkeypatch.setattr(Teachers, "forward", lambda self, x: asked.append(len(x)) or plain(self, x))
+    train(recipe, display=QUIET)
+    # The check of some views at the start, and the last evaluation: nothing for any of the 4 × 100 training images.
+    assert sum(asked) == advice_writer.CHECKED + 101
+
+
+def test_advice_is_that_for_the_mixed_image(trained, tmp_path):
+    """Never a mix of the advice on two images."""
+    recipe = recipe_with(trained, tmp_path, {"data.augment.mixup": 1.0, "data.augment.cutmix": 0.0})
+    cache, loader, teachers = opened(recipe)
+    for batch in loader.epoch(1):
+        stored = cache.read(batch.view, batch.position)
+        with torch.no_grad():
+            fresh = {name: teacher(batch.images) for name, teacher in teachers.items()}
+        for name, z in fresh.items():
+            assert torch.allclose(stored[name].softmax(1), z.softmax(1), atol=5e-3)
+
+
+def opened(recipe: Recipe) -> tuple[AdviceCache, Any, Any]:
+    from coadvise.build import build_teacher
+    from coadvise.data import TrainLoader
+
+    write(recipe)
+    source = open_sources(recipe.data)[0]
+    teachers = {name: build_teacher(name, settings, recipe, 10).eval() for name, settings in recipe.teachers.items()}
+    return (
+        AdviceCache(advice_cache.cache_path(recipe), recipe, source, teachers),
+        TrainLoader(source, recipe.data, 20),
+        teachers,
+    )
+
+
+def test_a_teacher_is_added_without_touching_the_other(small, trained, tmp_path):
+    both = recipe_with(trained, tmp_path)
+    one = recipe_with(trained, tmp_path, teachers={"conv": both.model_dump(mode="json")["teachers"]["conv"]})
+    write(one)
+    before = contents(tmp_path / "cache")
+    with pytest.raises(RunError, match=r"has no advice of teacher 'inv' \(it has: conv\); add it with"):
+        train(recipe_with(trained, tmp_path, {"advice.source": "cache"}), display=QUIET)
+    write(both)
+    after = contents(tmp_path / "cache")
+    assert before.items() <= after.items() and any(name.startswith("inv/") for name in after)
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    write(both)  # complete: nothing is written
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_killed_at_twenty_moments_and_shared_by_two_writers(small, trained, tmp_path):
+    """The bytes are those of one writer that nobody disturbed."""
+    script = Path(__file__).with_name("kill_writer.py")
+    found = {}
+    for name, kills, writers in (("calm", 0, 1), ("killed", 20, 1), ("shared", 0, 2)):
+        done = subprocess.run(
+            [sys.executable, str(script), str(tmp_path / name), str(trained), str(kills), str(writers)],
+            capture_output=True, text=True, timeout=300, cwd=script.parent, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found[name] = contents(tmp_path / name / "cache")
+        if kills:
+            counts = list(map(int, done.stdout.split()))
+            # Killed while it wrote, each time a little further on.
+            assert len(set(counts)) == kills and counts == sorted(counts) and counts[-1] < 480
+    assert found["calm"] == found["killed"] == found["shared"]
+
+
+# --- what may befall it -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def complete(small: None, trained: Path, tmp_path: Path) -> Recipe:
+    recipe = recipe_with(trained, tmp_path, {"advice.source": "cache"})
+    write(recipe)
+    return recipe
+
+
+def refused(recipe: Recipe, words: str, action: Any = train) -> None:
+    """One clear message, and nothing is overwritten."""
+    folder = advice_cache.cache_path(recipe)
+    before = contents(folder)
+    with pytest.raises(RunError, match=words):
+        action(recipe, display=QUIET)
+    assert contents(folder) == before
+
+
+def verify(recipe: Recipe, **options: Any) -> None:
+    cache_advice(recipe, verify=True, **options)
+
+
+def test_verify_finds_a_flipped_byte_and_names_the_shard(complete, tmp_path):
+    verify(complete, display=QUIET)
+    shard = tmp_path / "cache" / "inv" / "00002.bin"
+    raw = bytearray(shard.read_bytes())
+    raw[137] ^= 1
+    shard.write_bytes(raw)
+    refused(complete, r"inv/00002\.bin: the contents are not what was written", verify)
+
+
+def test_a_truncated_shard(complete, tmp_path):
+    shard = tmp_path / "cache" / "conv" / "00001.bin"
+    shard.write_bytes(shard.read_bytes()[:100])
+    refused(complete, r"conv/00001\.bin has 100 bytes, should have 1,000: it was cut off")
+    shard.unlink()
+    refused(complete, r"conv/00001\.bin has 0 bytes")
+
+
+def test_an_incomplete_cache_and_one_being_written(complete, tmp_path):
+    folder = tmp_path / "cache"
+    (folder / "conv" / "column.json").unlink()
+    progress = bytearray((folder / "conv" / "progress").read_bytes())
+    progress[5] = 0
+    (folder / "conv" / "progress").write_bytes(progress)
+    refused(complete, rf"'conv' in .* is incomplete \({len(progress) - 1} of {len(progress)} blocks\)")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX, 1, 5);"
+         "print('held', flush=True); sys.stdin.read()", str(folder / "lock")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    refused(complete, "is being written by another process")
+    holder.communicate("")
+    write(complete)
+    train(complete, display=QUIET)
+
+
+def test_a_cache_of_something_else(complete, tmp_path, trained):
+    def changed(**changes: Any) -> Recipe:
+        settings = {name.replace("__", "."): value for name, value in changes.items()}
+        return recipe_with(trained, tmp_path, {"advice.source": "cache"} | settings)
+
+    for action in (train, cache_advice):
+        refused(
+            changed(data__augment__mixup=0.2), r"other views of the data \(augmentation\.mixup 0\.4 → 0\.2\)", action
+        )
+        refused(changed(data__seed=5), "augmentation seed 0 → 5", action)
+        refused(changed(data__train_size=99), "images 100 → 99", action)
+        refused(changed(advice__top_k=2), r"another teacher 'conv' \(top_k 10 → 2\)", action)
+    refused(changed(schedule__epochs=9), "has 4 views, the run takes 9; set data.views=4")
+    refused(changed(schedule__epochs=9), "has 4 views, the recipe takes 9", cache_advice)
+    train(changed(data__augment__label_smoothing=0.0, schedule__epochs=3), display=QUIET)  # other targets, same views
+    weights = trained / "conv" / "best.safetensors"
+    with safe_open(weights, "pt") as file:
+        facts, tensors = file.metadata(), {key: file.get_tensor(key) * 1.01 for key in file.keys()}  # noqa: SIM118
+    save_file(tensors, tmp_path / "other.safetensors", facts)
+    other = copy.deepcopy(complete.model_dump(mode="json")["teachers"])
+    other["conv"]["checkpoint"] = str(tmp_path / "other.safetensors")
+    changes = {"advice.source": "cache", "run.output": str(tmp_path / "b")}
+    refused(recipe_with(trained, tmp_path, changes, teachers=other), r"another teacher 'conv' \(weights")
+
+
+def test_other_images_under_the_same_names(small, trained, tmp_path, write_folder):
+    source = write_folder(tmp_path / "photos", tuple("abcdefghij"), 4)
+    changes = {"data.source": str(source), "data.train_size": None, "data.val_size": None, "data.val_fraction": 0.25,
+               "optim.batch_size": 10, "advice.source": "cache"}  # fmt: skip
+    recipe = recipe_with(trained, tmp_path, changes)
+    write(recipe)
+    for path in source.glob("a/*.png"):
+        shutil.copy(next(source.glob("b/*.png")), path)
+    refused(recipe, "image contents")
+
+
+def test_a_newer_format_and_no_cache_at_all(complete, tmp_path, trained):
+    header = tmp_path / "cache" / "header.json"
+    facts = json.loads(header.read_text())
+    header.write_text(json.dumps(facts | {"format": 2}))
+    refused(complete, "has format 2, this version of coadvise reads 1; update coadvise")
+    header.unlink()
+    refused(complete, "holds no advice cache; make one with `coadvise cache RECIPE`")
+    refused(complete, "holds other files; choose another folder", cache_advice)
+
+
+def test_other_library_versions_make_it_check_and_not_refuse(complete, tmp_path):
+    header = tmp_path / "cache" / "header.json"
+    facts = json.loads(header.read_text())
+    facts["versions"]["pillow"] = "1.0"
+    header.write_text(json.dumps(facts))
+    train(complete, display=QUIET)
+
+
+def test_stale_advice_is_found_at_the_start(complete, tmp_path):
+    for shard in (tmp_path / "cache" / "conv").glob("*.bin"):
+        raw = np.frombuffer(shard.read_bytes(), dtype=np.uint8).reshape(-1, 20)
+        shard.write_bytes(np.roll(raw, 1, axis=0).tobytes())  # each image has its neighbour's advice
+    refused(complete, "is stale: teacher 'conv' now says something else of the same views")
+
+
+def test_too_little_room(trained, tmp_path, monkeypatch):
+    recipe = recipe_with(trained, tmp_path)
+    monkeypatch.setattr(advice_writer.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
+    with pytest.raises(RunError, match=r"the cache needs 0\.0 GB, 0\.0 GB are free"):
+        write(recipe)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_disk_that_cannot_be_written(complete, tmp_path, monkeypatch):
+    """Reading needs no writing; what is missing cannot be added."""
+    import builtins
+
+    plain = Path.open
+
+    def read_only(self: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if str(self).startswith(str(tmp_path / "cache")) and set(mode) & set("wa+"):
+            raise OSError(30, os.strerror(30))
+        return plain(self, mode, *args, **options)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    assert builtins.open
+    train(complete, display=QUIET)
+    (tmp_path / "cache" / "conv" / "column.json").unlink()
+    refused(complete, "cannot write to .*: Read-only file system", cache_advice)
+
+
+def test_the_order_of_views_does_not_depend_on_who_reads(trained, tmp_path):
+    """Two processes with half a batch each read what one would."""
+    from coadvise.data import TrainLoader
+
+    recipe = recipe_with(trained, tmp_path)
+    cache, whole, _ = opened(recipe)
+    source = open_sources(recipe.data)[0]
+    halves = [TrainLoader(source, recipe.data, 20, rank=rank, world=2) for rank in range(2)]
+    for one, *parts in zip(whole.epoch(3), *(half.epoch(3) for half in halves), strict=True):
+        together = np.concatenate([part.position for part in parts])
+        assert together.tolist() == one.position.tolist()
+        assert torch.equal(
+            cache.read(3, one.position)["inv"], torch.cat([cache.read(3, part.position)["inv"] for part in parts])
+        )
+
+
+def test_facts_leave_out_what_changes_no_pixel():
+    recipe = tiny(Path("x"), {"data.augment.label_smoothing": 0.3})
+    source = open_sources(recipe.data)[0]
+    assert data_facts(recipe, source) == data_facts(tiny(Path("y"), {"data.workers": 1}), source)
+
+
+def test_eq1_from_decoded_advice():
+    z = {"class": logits(4, 10, 3), "conv": logits(4, 10, 4)}
+    teacher, target = {"conv": logits(4, 10, 5)}, torch.tensor([1, 2, 3, 4])
+    record = RecordFormat(10, 10)
+    live = co_advise_loss(z, teacher, target)
+    stored = co_advise_loss(z, {"conv": record.decode(record.encode(teacher["conv"]))}, target)
+    assert stored.total.item() == pytest.approx(live.total.item(), rel=1e-3)
