@@ -154,3 +154,16 @@ def test_schema_describes_every_setting() -> None:
     schema = json_schema()
     assert set(schema["properties"]) == set(Recipe.model_fields)
     assert schema["$defs"]["Optim"]["properties"]["clip"]["description"]
+
+
+def test_advice_is_short_for_its_source(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("name: x\ndata: {source: digits}\nadvice: cache\n")
+    assert load_recipe(path).advice.source == "cache"
+    assert load_recipe(path, ["advice.folder=c"]).advice.folder == "c"
+    assert (
+        load_recipe(path, ["advice.folder=c", "advice=live"]).advice
+        == load_recipe(path, ["advice.source=live", "advice.folder=c"]).advice
+    )
+    with pytest.raises(RecipeError, match="advice"):
+        load_recipe(path, ["advice=lively"])

@@ -28,6 +28,10 @@ from .recipe import (
 )
 
 
+# Parts that may be written as a single value, and the field it stands for.
+SHORT = {"advice": "source"}
+
+
 class _Loader(yaml.SafeLoader):
     """YAML as a person means it: `1e-3` is a number, `on` is a word, and a key may not be given twice."""
 
@@ -114,9 +118,12 @@ def _apply(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"'{override}' is no setting; write key=value, for example schedule.epochs=10")
-    *path, last = key.strip().split(".")
+    key = f"{key.strip()}.{SHORT[key.strip()]}" if key.strip() in SHORT else key.strip()
+    *path, last = key.split(".")
     place = content
     for part in path:
+        if part in SHORT and isinstance(place.get(part), str):
+            place[part] = {SHORT[part]: place[part]}
         if place.get(part) is None:
             place[part] = {}
         place = place[part]
