@@ -14,7 +14,7 @@ LAYERS = {
     4: {"fuse", "teachers", "checkpoint", "model_file", "training_state", "processes", "build", "advice_cache"},
     5: {"evaluate", "preparation", "inference", "advice_writer"},
     6: {"training", "cost"},
-    7: {"demo"},
+    7: {"demo", "plan"},
     8: {
         "report", "report_demo", "report_inputs", "report_page", "report_run", "report_sections", "plots", "tables",
         "statistics", "doctor",

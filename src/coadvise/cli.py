@@ -129,6 +129,55 @@ def cache(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="a YAML file, or the name of a built-in recipe")],
+    settings: Settings = None,
+    rounds: Annotated[int, typer.Option(min=1, help="steps that are measured, of which the median counts")] = 3,
+) -> None:
+    """Say what a run will cost, with live teachers and with stored advice, from a few measured steps.
+
+    Example:
+
+        coadvise plan cit-s data.source=/data/imagenet
+    """
+    from .cost import short_bytes
+    from .plan import plan_run
+    from .recipe_file import load_recipe
+
+    loaded = load_recipe(recipe, settings or [])
+    found = plan_run(loaded, rounds=rounds, display=Display())
+    out.print(
+        f"{found.steps:,} steps of {loaded.optim.batch_size} images: {_hours(found.live_s)} with live teachers, "
+        f"{_hours(found.cached_s)} with stored advice",
+        markup=False,
+    )
+    if not loaded.teachers:
+        return
+    table = Table(
+        "views", "cache", "to write", "first student", "pays from", title="advice cache", title_justify="left"
+    )
+    for way in found.ways:
+        students = "never" if way.students == float("inf") else f"{way.students:.2g} students"
+        first = _hours(way.write_s + found.cached_s)
+        table.add_row(str(way.views), short_bytes(way.bytes), _hours(way.write_s), first, students)
+    out.print(table)
+    if found.cosines:
+        kept = ", ".join(f"{cosine:.4f} at k = {top}" for top, cosine in found.cosines.items())
+        out.print(f"cosine of the advice's gradients to those from all logits: {kept}", markup=False)
+    if found.recommended is not None:
+        out.print(f"recommended: advice.top_k={found.recommended}", markup=False)
+    else:
+        out.print("k is recommended once the teachers are trained (`coadvise cache` trains them)", markup=False)
+
+
+def _hours(seconds: float) -> str:
+    """`3.2 h`, `12 min` or `40 s`."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+@app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="a run's folder, or its best.safetensors")],
     data: Annotated[str | None, typer.Option(help="another source; by default the run's validation set")] = None,

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from .errors import RecipeError, did_you_mean
 from .recipe import (
+    Advice,
     Augmentation,
     Data,
     Loss,
@@ -26,7 +27,6 @@ from .recipe import (
     Teacher,
     TeacherTraining,
 )
-
 
 # Parts that may be written as a single value, and the field it stands for.
 SHORT = {"advice": "source"}
@@ -198,7 +198,7 @@ def _fields_at(location: Sequence[str]) -> list[str]:
     """Known keys at a place of the recipe, for did-you-mean."""
     parts: dict[str, type[Part]] = {
         "data": Data, "student": Student, "loss": Loss, "optim": Optim, "schedule": Schedule, "run": Run,
-        "augment": Augmentation, "train": TeacherTraining,
+        "augment": Augmentation, "train": TeacherTraining, "advice": Advice,
     }  # fmt: skip
     if not location:
         return list(Recipe.model_fields)
