@@ -3,6 +3,8 @@
 Importing it registers `cit_*`, `rednet*` and the paper's other students with timm.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from . import models
 from .checkpoint import load_checkpoint
 from .errors import CoadviseError
@@ -10,6 +12,10 @@ from .losses import LossTerms, co_advise_loss
 from .models import small_stem
 from .ops.involution import involution
 from .teachers import FrozenTeacher, Teachers
+
+if TYPE_CHECKING:
+    from .recipe_file import load_recipe
+    from .training import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,6 +26,21 @@ __all__ = [
     "co_advise_loss",
     "involution",
     "load_checkpoint",
+    "load_recipe",
     "models",
     "small_stem",
+    "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`train` and `load_recipe` come when they are asked for: what they need takes seconds to import."""
+    if name == "train":
+        from .training import train
+
+        return train
+    if name == "load_recipe":
+        from .recipe_file import load_recipe
+
+        return load_recipe
+    raise AttributeError(f"module 'coadvise' has no attribute '{name}'")
