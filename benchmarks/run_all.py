@@ -23,7 +23,7 @@ Medians of interleaved runs: both sides take turns in one process, after a check
 def main() -> None:
     for script in sorted(HERE.glob("bench_*.py")):
         print(f"--- {script.stem.removeprefix('bench_')}", flush=True)
-        subprocess.run([sys.executable, str(script), *sys.argv[1:]], cwd=HERE, check=True)
+        subprocess.run([sys.executable, f"benchmarks/{script.name}", *sys.argv[1:]], cwd=HERE.parent, check=True)
     write_atomic(RESULTS / "README.md", table())
 
 

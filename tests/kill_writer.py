@@ -15,8 +15,8 @@ import torch
 from recipes_for_tests import CNN, INN, tiny
 
 from coadvise import advice_cache, advice_writer
+from coadvise.caching import cache_advice
 from coadvise.progress import Display
-from coadvise.training import cache_advice
 
 advice_cache.BATCH = advice_writer.BATCH = 7
 advice_cache.BLOCK_BATCHES = 2

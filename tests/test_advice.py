@@ -22,13 +22,14 @@ from torch import Tensor
 from coadvise import advice_cache, advice_writer
 from coadvise.advice_cache import AdviceCache, Layout, data_facts
 from coadvise.advice_format import RecordFormat
+from coadvise.caching import cache_advice
 from coadvise.data.sources import open_sources
 from coadvise.errors import RunError
 from coadvise.losses import co_advise_loss, soft_advice
 from coadvise.progress import Display
 from coadvise.recipe import Recipe
 from coadvise.run_folder import read_metrics
-from coadvise.training import cache_advice, train
+from coadvise.training import train
 
 QUIET = Display(quiet=True)
 

@@ -13,13 +13,14 @@ LAYERS = {
     3: {"models", "tracking"},
     4: {"fuse", "teachers", "checkpoint", "model_file", "training_state", "processes", "build", "advice_cache"},
     5: {"evaluate", "preparation", "inference", "advice_writer"},
-    6: {"training", "cost"},
-    7: {"demo", "plan"},
-    8: {
+    6: {"resuming", "cost"},
+    7: {"training"},
+    8: {"demo", "plan", "caching"},
+    9: {
         "report", "report_demo", "report_inputs", "report_page", "report_run", "report_sections", "plots", "tables",
         "statistics", "doctor",
     },
-    9: {"cli", "__main__", "__init__"},
+    10: {"cli", "__main__", "__init__"},
 }  # fmt: skip
 LAYER = {name: number for number, names in LAYERS.items() for name in names}
 

@@ -116,8 +116,8 @@ def cache(
 
         coadvise cache cit-s data.source=/data/imagenet data.views=50 --verify
     """
+    from .caching import cache_advice
     from .recipe_file import load_recipe
-    from .training import cache_advice
 
     main_process = os.environ.get("RANK", "0") == "0"
     folder, size = cache_advice(

@@ -236,12 +236,6 @@ def prepare(
         display.say(note)
     model, wrapped = accelerator.prepare(TokenLogits(student), optimizer)
     facts = describe_teachers(recipe, teachers)
-    origin = {
-        "classes": ", ".join(class_names),
-        "training labels": f"{len(train_source)} ({digest([train_source.labels])})",
-        "validation labels": f"{len(val_source)} ({digest([val_source.labels])})",
-        **{f"weights of teacher {name}": digest(t.model.state_dict().values()) for name, t in teachers.items()},
-    }
     advisers = make_advisers(recipe, teachers, accelerator, display)
     return Job(
         recipe=recipe,
@@ -260,10 +254,21 @@ def prepare(
         val_size=len(val_source),
         tokens=tokens,
         class_names=class_names,
-        origin=origin,
+        origin=_origin(class_names, train_source, val_source, teachers),
         tracker=Tracker(folder, active=accelerator.is_main_process, tensorboard=recipe.run.tensorboard),
         display=display,
     )
+
+
+def _origin(
+    class_names: tuple[str, ...], train: ImageSource, val: ImageSource, teachers: Mapping[str, FrozenTeacher]
+) -> dict[str, str]:
+    return {
+        "classes": ", ".join(class_names),
+        "training labels": f"{len(train)} ({digest([train.labels])})",
+        "validation labels": f"{len(val)} ({digest([val.labels])})",
+        **{f"weights of teacher {name}": digest(t.model.state_dict().values()) for name, t in teachers.items()},
+    }
 
 
 def make_advisers(

@@ -7,7 +7,6 @@ augmentation follow from the step, and everything else that decides the next ste
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import time
 from collections.abc import Mapping
@@ -16,23 +15,20 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object
-from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from accelerate.utils import broadcast
+from torch import nn
 
 from .advice_cache import AdviceCache, cache_path, read_header, require_same_data
-from .advice_writer import check_cache, verify_cache, write_cache
+from .advice_writer import check_cache
 from .build import teacher_recipe
 from .data.sources import ImageSource, open_sources
-from .errors import CheckpointError, DataError, Interrupted, RecipeError, RunError
+from .errors import DataError, Interrupted, RunError
 from .evaluate import evaluate
 from .losses import LossTerms, co_advise_loss
 from .model_file import save_model
 from .preparation import (
-    Counters,
     Job,
     check_teachers,
-    make_advisers,
     new_student,
     prepare,
     prepare_teachers,
@@ -42,17 +38,9 @@ from .processes import Stop, start_processes
 from .progress import Bar, Display, training_note
 from .provenance import manifest
 from .recipe import Recipe
+from .resuming import diverged, gather_skipped, require_finite, restore, save
 from .run_folder import RunFolder, read_metrics
 from .teachers import FrozenTeacher, TeacherCheck
-from .training_state import (
-    load_module,
-    load_optimizer,
-    load_rng,
-    load_state,
-    optimizer_tensors,
-    rng_tensors,
-    save_state,
-)
 
 # An epoch that is not evaluated is saved when the last checkpoint is older than this.
 SAVE_SECONDS = 60.0
@@ -101,7 +89,7 @@ def train(
         check_cache(job.cache, recipe, sources[0], job.teachers, accelerator)
         display.say(f"advice comes from {job.cache.folder}")
     if folder.last.is_file():
-        _resume(job)
+        restore(job)
     elif accelerator.is_main_process:
         folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
     steps, epochs = job.loader.steps_per_epoch, recipe.schedule.epochs
@@ -209,7 +197,7 @@ def _log(job: Job, epoch: int) -> str:
     terms = {name.removeprefix("term."): value for name, value in means.items() if name != "total"}
     bad = [name for name, value in terms.items() if value != value or abs(value) == float("inf")]
     if bad:
-        raise RunError(_diverged(f"the loss of '{bad[0]}' is", job))
+        raise RunError(diverged(f"the loss of '{bad[0]}' is", job))
     lr = job.optimizer.param_groups[0]["lr"]
     speed = job.tracker.images_per_s(job.count.step, job.recipe.optim.batch_size)
     job.tracker.train(job.count.step, epoch, lr, means["total"], terms, speed)
@@ -222,7 +210,7 @@ def _validate(job: Job, epoch: int) -> None:
     The teachers take part in the last evaluation only: they never change, and it is the one that is reported.
     """
     last = epoch == job.recipe.schedule.epochs
-    _require_finite(job)
+    require_finite(job)
     _share_buffers(job)
     job.metrics = _evaluate(job, job.student, with_teachers=last)
     job.ema_metrics = _evaluate(job, job.ema.module, with_teachers=last) if job.ema is not None else None
@@ -276,23 +264,6 @@ def _evaluate(job: Job, module: nn.Module, with_teachers: bool) -> dict[str, flo
     return metrics
 
 
-def _require_finite(job: Job) -> None:
-    """Before anything is written: broken weights must not take the place of good ones. Alike on all processes.
-
-    Raises:
-        RunError: weights that are not finite.
-    """
-    if not torch.isfinite(get_total_norm([p.detach() for p in job.student.parameters()])):
-        raise RunError(_diverged("the weights are", job))
-
-
-def _diverged(what: str, job: Job) -> str:
-    return (
-        f"{what} not finite at step {job.count.step}; try a lower optim.lr, optim.clip=1, or run.precision=fp32 "
-        f"(weights up to the last checkpoint are kept in {job.folder.path})"
-    )
-
-
 def _share_buffers(job: Job) -> None:
     """Give all processes the main one's BatchNorm statistics: each has gathered those of its own images."""
     if job.accelerator.num_processes > 1:
@@ -301,84 +272,10 @@ def _share_buffers(job: Job) -> None:
                 broadcast(buffer, from_process=0)
 
 
-def save(job: Job) -> None:
-    """Write `last.safetensors`: what `_resume` needs to continue exactly."""
-    accelerator, device = job.accelerator, job.accelerator.device
-    _require_finite(job)
-    _gather_skipped(job)
-    job.saved = time.monotonic()
-    own = rng_tensors(device)
-    states = {name: accelerator.gather(value.to(device).unsqueeze(0)) for name, value in own.items()}
-    windows = {name: accelerator.reduce(value.clone(), "sum") for name, value in job.window.items()}
-    if accelerator.is_main_process:
-        parts: dict[str, dict[str, Tensor]] = {
-            "model": job.student.state_dict(),
-            "optimizer": optimizer_tensors(job.optimizer),
-            "rng": {f"{n}.{rank}": s for n, all_ranks in states.items() for rank, s in enumerate(all_ranks)},
-            "window": windows,  # type: ignore[dict-item]
-        }
-        if job.ema is not None:
-            parts["ema"] = job.ema.module.state_dict()
-        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-        numbers = {
-            "count": dataclasses.asdict(job.count),
-            "world": accelerator.num_processes,
-            "scaler": scaler,
-            "origin": job.origin,
-        }
-        save_state(job.folder.last, parts, numbers)
-    accelerator.wait_for_everyone()
-
-
-def _gather_skipped(job: Job) -> None:
-    """Bring together the names of unreadable images that all processes met."""
-    job.count.skipped = sorted(set(gather_object(job.count.skipped)))
-
-
-def _resume(job: Job) -> None:
-    """Continue from `last.safetensors`.
-
-    Raises:
-        RunError: another number of processes.
-        CheckpointError: a damaged file, or one that does not fit.
-    """
-    parts, numbers = load_state(job.folder.last)
-    world, rank = job.accelerator.num_processes, job.accelerator.process_index
-    if numbers["world"] != world:
-        raise RunError(
-            f"{job.folder.path} was trained by {numbers['world']} process(es), now there are {world}; "
-            f"resume with --nproc-per-node {numbers['world']}"
-        )
-    for what, before in numbers["origin"].items():
-        if job.origin.get(what) != before:
-            raise RunError(
-                f"{job.folder.path} was trained on other data or teachers; {what} changed from {before} to "
-                f"{job.origin.get(what)}; restore them, or choose another folder with run.output=FOLDER"
-            )
-    load_module(job.student, parts["model"], job.folder.last)
-    try:
-        load_optimizer(job.optimizer, parts["optimizer"])
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{job.folder.last} does not fit the optimizer: {error}") from error
-    if job.ema is not None:
-        load_module(job.ema.module, parts["ema"], job.folder.last)
-    if numbers["scaler"] is not None and job.accelerator.scaler is not None:
-        job.accelerator.scaler.load_state_dict(numbers["scaler"])
-    job.count = Counters(**numbers["count"])
-    # The saved window is the sum over all processes; the others start theirs at zero.
-    device = job.accelerator.device
-    job.window = {n: v.to(device) * (1.0 if rank == 0 else 0.0) for n, v in parts.get("window", {}).items()}
-    states = {name.split(".")[0]: value for name, value in parts["rng"].items() if name.endswith(f".{rank}")}
-    load_rng(states, device)
-    if job.accelerator.is_main_process:
-        job.folder.rewind(job.count.step)
-    job.display.say(f"resuming {job.folder.path} at step {job.count.step} of {job.total_steps}")
-
-
 def _finish(job: Job, checks: Mapping[str, TeacherCheck]) -> dict[str, Any]:
     """Write and return the result."""
     recipe, count = job.recipe, job.count
-    _gather_skipped(job)
+    gather_skipped(job)
     if count.skipped:
         job.display.say(f"{len(count.skipped)} unreadable training images were replaced, such as {count.skipped[0]}")
     if not job.metrics:  # resumed after the last evaluation was written, but not the result
@@ -455,45 +352,3 @@ def load_teachers(
         checkpoints[name] = str(place.best)
         accelerator.wait_for_everyone()
     return prepare_teachers(recipe, own, classes, ready=prepared, checkpoints=checkpoints)
-
-
-def cache_advice(
-    recipe: Recipe,
-    *,
-    teachers: Mapping[str, nn.Module] | None = None,
-    verify: bool = False,
-    display: Display | None = None,
-) -> tuple[Path, int]:
-    """Train the teachers that the recipe says to train, and store what all of them say of the training views.
-
-    What is there already is kept; several processes may share the work.
-
-    Args:
-        teachers: own modules by name, beside or in place of the recipe's.
-        verify: check a complete cache instead: hash its contents, and ask the teachers again about some views.
-
-    Returns:
-        Folder of the cache and its size in bytes.
-
-    Raises:
-        CoadviseError: bad input, a full disk, a cache of something else, a damaged or stale one.
-    """
-    accelerator = start_processes(recipe)
-    display = display or Display(quiet=not accelerator.is_main_process)
-    if not recipe.teachers and not teachers:
-        raise RecipeError(f"recipe {recipe.name} has no teachers, so there is no advice to store")
-    with accelerator.local_main_process_first():
-        sources = open_sources(recipe.data)
-    run = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}"))
-    loaded = load_teachers(recipe, run, sources, accelerator, teachers or {}, display)
-    advisers = make_advisers(recipe, loaded, accelerator, display)
-    folder = cache_path(recipe)
-    if verify:
-        cache = AdviceCache(folder, recipe, sources[0], loaded)
-        for name, far in verify_cache(cache, recipe, sources[0], advisers, accelerator).items():
-            display.say(f"teacher {name}: mean total variation {far:.4f} from what it says now")
-        layout = cache.layout
-    else:
-        check_teachers(advisers, recipe, sources[1], accelerator, display)
-        layout = write_cache(folder, recipe, sources[0], loaded, advisers, accelerator, display)
-    return folder, len(loaded) * layout.bytes
