@@ -146,7 +146,7 @@ def data_facts(recipe: Recipe, source: ImageSource) -> dict[str, Any]:
 def _names_digest(source: ImageSource) -> str:
     total = hashlib.sha256()
     for index in range(len(source)):
-        total.update(Path(source.describe(index)).name.encode() + b"\0")
+        total.update(source.describe(index).replace("\\", "/").rpartition("/")[2].encode() + b"\0")
     return total.hexdigest()[:16]
 
 

@@ -100,6 +100,8 @@ class Finish:
     def __call__(self, batch: Unfinished) -> Batch:
         """The batch on the device; nothing here waits for it."""
         views, mixing = batch.views, batch.mixing
+        if self.device.type == "cuda":  # otherwise the copies wait for the device
+            views, mixing = views.pin_memory(), mixing.pin_memory()
         pixels = batch.pixels.to(self.device, non_blocking=True)
         on_device = views.to(self.device, non_blocking=True)
         if views[:, 1:4].any():
