@@ -1,10 +1,11 @@
-"""All benchmarks, one after the other, and one table of what they claim: results/benchmarks/README.md.
+"""All benchmarks, one after the other; results/benchmarks/README.md and the README's table are written from them.
 
 python benchmarks/run_all.py
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,16 @@ from coadvise.files import read_json, write_atomic
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "benchmarks"
+BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
+# Lines of the README: benchmark, and how the claim begins.
+SHOWN = (
+    ("step", "co-advised step, bf16"),
+    ("step", "co-advised step, fp32"),
+    ("involution", "involution forward + backward"),
+    ("inference", "RedNet-101 fused"),
+    ("inference", "cit_small against timm's DeiT-S distilled, eager, fp32"),
+    ("cache", "step with stored advice"),
+)
 HEAD = """# Benchmarks
 
 Medians of interleaved runs: both sides take turns in one process, after a check that they compute the same. Written by
@@ -25,6 +36,18 @@ def main() -> None:
         print(f"--- {script.stem.removeprefix('bench_')}", flush=True)
         subprocess.run([sys.executable, f"benchmarks/{script.name}", *sys.argv[1:]], cwd=HERE.parent, check=True)
     write_atomic(RESULTS / "README.md", table())
+    readme = HERE.parent / "README.md"
+    write_atomic(readme, with_claims(readme.read_text(encoding="utf-8")))
+
+
+def with_claims(readme: str) -> str:
+    """The README with its table of measurements written anew."""
+    rows = ["| measured on two CPU cores | |", "|---|---:|"]
+    for name, line in SHOWN:
+        claims = read_json(RESULTS / f"{name}-cpu.json")["claims"]
+        found = next(claim for claim in claims if claim["what"].startswith(line))
+        rows.append(f"| {found['what']} | {found['value']:.3g}{found['unit']} |")
+    return re.sub(rf"(?<={BEGIN}\n).*?(?=\n{END})", "\n".join(rows), readme, flags=re.S)
 
 
 def table() -> str:

@@ -1,5 +1,6 @@
 """The README's commands and snippet, as they stand there."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -79,3 +80,14 @@ def test_the_numbers_of_the_results_are_those_of_their_files() -> None:
         own = [f"{100 * result['final'][f'teacher/{name}']:.1f}" for name in result["teachers"]]
         assert re.findall(r"([\d.]+) %", teachers) == own
         assert {"command", "commit", "hardware", "versions"} <= set(result["provenance"]) and "seed" in result
+
+
+def test_the_measurements_are_those_of_the_benchmarks() -> None:
+    spec = importlib.util.spec_from_file_location("run_all", ROOT / "benchmarks" / "run_all.py")
+    run_all = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run_all)
+    assert run_all.with_claims(README) == README
+    assert (ROOT / "results" / "benchmarks" / "README.md").read_text() == run_all.table()
+    for path in (ROOT / "results" / "benchmarks").glob("*.json"):
+        commit = json.loads(path.read_text())["provenance"]["commit"]
+        assert re.fullmatch("[0-9a-f]{40}", commit), f"{path.name} was measured on changed code"
