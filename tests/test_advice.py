@@ -86,6 +86,9 @@ def test_the_rest_survives_a_confident_teacher():
 
 def test_extreme_logits_stay_finite():
     z = torch.tensor([[0.0, -1e6, 3e5, 3e5]])
+    for classes, top in ((70_000, 5), (70_000, 4), (40_000, 3)):  # one image alone: its bytes start anywhere
+        one = RecordFormat(classes, top)
+        assert one.decode(one.encode(logits(1, classes))).isfinite().all()
     for record in (RecordFormat(4, 4), RecordFormat(4, 1)):
         assert record.decode(record.encode(z)).isfinite().all()
 
@@ -323,8 +326,7 @@ def test_a_cache_of_something_else(complete, tmp_path, trained):
         refused(changed(data__seed=5), "augmentation seed 0 → 5", action)
         refused(changed(data__train_size=99), "images 100 → 99", action)
         refused(changed(advice__top_k=2), r"another teacher 'conv' \(top_k 10 → 2\)", action)
-    refused(changed(schedule__epochs=9), "has 4 views, the run takes 9; set data.views=4")
-    refused(changed(schedule__epochs=9), "has 4 views, the recipe takes 9", cache_advice)
+        refused(changed(schedule__epochs=9), "has 4 views, the run takes 9; set data.views=4", action)
     train(changed(data__augment__label_smoothing=0.0, schedule__epochs=3), display=QUIET)  # other targets, same views
     weights = trained / "conv" / "best.safetensors"
     with safe_open(weights, "pt") as file:
@@ -427,6 +429,83 @@ def test_eq1_from_decoded_advice():
     live = co_advise_loss(z, teacher, target)
     stored = co_advise_loss(z, {"conv": record.decode(record.encode(teacher["conv"]))}, target)
     assert stored.total.item() == pytest.approx(live.total.item(), rel=1e-3)
+
+
+def test_a_cache_keeps_the_teachers_that_were_trained_for_it(tmp_path):
+    """Other students, in other folders and with other settings, learn from the same teachers."""
+    advisers = {"conv": CNN, "inv": INN}
+    changes = {"advice.folder": str(tmp_path / "cache"), "data.views": 4}
+    write(tiny(tmp_path / "first", changes, teachers=advisers))
+    other = changes | {"advice.source": "cache", "run.seed": 3, "optim.lr": 5e-4, "optim.batch_size": 10}
+    result = train(tiny(tmp_path / "second", other, teachers=advisers), display=QUIET)
+    assert result["seed"] == 3 and not (tmp_path / "second" / "teachers").exists()
+    verify(tiny(tmp_path / "third", changes, teachers=advisers), display=QUIET)
+    longer = {"conv": {**CNN, "train": {"epochs": 2}}, "inv": INN}
+    refused(tiny(tmp_path / "fourth", other, teachers=longer), r"another teacher 'conv' \(train ")
+
+
+def test_two_writers_train_their_teachers_once(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from recipes_for_tests import CNN, tiny;"
+        "from coadvise.caching import cache_advice; from coadvise.progress import Display;"
+        "p = Path(sys.argv[1]);"
+        "cache_advice(tiny(p / 'run', {'advice.folder': str(p / 'cache')}, teachers={'conv': CNN}),"
+        " display=Display(quiet=True))"
+    )
+    folder = Path(__file__).parent
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=folder, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    errors = [writer.communicate(timeout=120)[1] for writer in writers]
+    # The one that is through first may find a block in the other's hands, and says so.
+    assert all(not e or "is not complete yet: other processes write the rest" in e for e in errors), errors
+    assert (tmp_path / "cache" / "conv" / "column.json").is_file()
+    steps = [line["step"] for line in read_metrics(tmp_path / "run" / "teachers" / "conv" / "metrics.jsonl")]
+    assert steps == sorted(steps) and len(steps) == len(set(steps)) + 1  # the evaluation has the last step's number
+
+
+def test_only_the_teacher_that_is_added_is_asked(trained, tmp_path, monkeypatch):
+    from coadvise.teachers import FrozenTeacher
+
+    both = recipe_with(trained, tmp_path)
+    write(recipe_with(trained, tmp_path, teachers={"conv": both.model_dump(mode="json")["teachers"]["conv"]}))
+    asked: dict[int, int] = {}
+    plain = FrozenTeacher.forward
+
+    def counted(self: FrozenTeacher, x: Tensor) -> Tensor:
+        asked[id(self)] = asked.get(id(self), 0) + len(x)
+        return plain(self, x)
+
+    monkeypatch.setattr(FrozenTeacher, "forward", counted)
+    write(both)
+    assert sorted(asked.values()) == [101, 101 + 4 * 100]  # both are measured, one says something of 4 views
+
+
+def test_unreadable_images_are_replaced_in_the_cache_too(trained, tmp_path, write_folder):
+    source = write_folder(tmp_path / "photos", tuple("abcdefghij"), 4)
+    broken = sorted(source.glob("c/*.png"))[1]
+    broken.write_bytes(b"no image")
+    changes = {"data.source": str(source), "data.train_size": None, "data.val_size": None, "data.val_fraction": 0.25,
+               "optim.batch_size": 10, "advice.source": "cache", "data.on_error": "skip"}  # fmt: skip
+    recipe = recipe_with(trained, tmp_path, changes)
+    write(recipe)
+    train(recipe, display=QUIET)
+
+
+def test_what_is_no_cache(complete, tmp_path, trained):
+    folder = tmp_path / "cache"
+    (folder / "conv" / "00001.bin").unlink()
+    refused(complete, r"conv/00001\.bin has 0 bytes", cache_advice)
+    (folder / "conv" / "teacher.json").write_text("[]")
+    refused(complete, r"teacher\.json is damaged")
+    (folder / "header.json").write_text('{"format": 1}')
+    for action in (train, cache_advice):
+        refused(complete, r"header\.json is damaged", action)
+    shutil.rmtree(folder)
+    folder.write_text("x")
+    with pytest.raises(RunError, match="is a file; choose a folder"):
+        write(complete)
 
 
 # --- plan ---------------------------------------------------------------------------------------------------

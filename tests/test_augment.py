@@ -196,3 +196,19 @@ def test_shrinking_is_a_setting(tmp_path, photo):
         found[shrink] = sample(source, settings, 2, 0, 0, 0).images
     assert not torch.equal(found[True], found[False])
     assert (found[True] - found[False]).abs().mean() < 0.2
+
+
+def test_a_broken_jpeg_leaves_no_crop_for_the_next_image(tmp_path, photo):
+    """The image that takes its place is seen as it would be by itself."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            photo(number, (90, 40)).save(tmp_path / name / f"{number}.png")
+    found = []
+    for raw in (jpeg(photo(3, (900, 700)))[:5000], b"empty"):
+        (tmp_path / "a" / "0.jpg").write_bytes(raw)
+        settings = Data(source=str(tmp_path), image_size=32, workers=0, on_error="skip", val_fraction=0.3)
+        source = open_sources(settings)[0]
+        index = next(i for i in range(len(source)) if source.describe(i).endswith("0.jpg"))
+        found.append(sample(source, settings, 2, 0, index, 0).images)
+    assert torch.equal(*found)

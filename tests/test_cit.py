@@ -316,3 +316,20 @@ def test_the_last_block_is_shortened_by_default():
         model(torch.randn(1, 3, 32, 32))
         model.forward_tokens(torch.randn(1, 3, 32, 32))
     assert seen == [19, 1, 19, 3]
+
+
+class Adapter(nn.Linear):
+    """A layer in another's place that does more than its weight says."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_an_adapter_in_the_last_block_is_not_passed_over():
+    model = CiT(**TINY).eval()
+    attention = model.blocks[-1].attn
+    adapter = Adapter(24, 72)
+    adapter.load_state_dict(attention.qkv.state_dict())
+    attention.qkv = adapter
+    x = images()
+    assert torch.equal(model(x), model.forward_head(model.forward_features(x)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unittest.mock
+
 import pytest
 import timm
 import torch
@@ -83,3 +85,29 @@ def test_blocks_that_are_compiled(monkeypatch):
     assert compiling.compile_blocks(nn.Linear(2, 2), True, cpu, 1)[0] == 0
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
     assert "no C compiler" in compiling.compile_blocks(Blocks(), True, cpu, 1)[1]
+
+
+def test_a_deep_student_with_drop_path_is_compiled_once_for_all_blocks():
+    """Not once for each rate of drop path, up to the limit of PyTorch."""
+    from coadvise.compiling import compile_blocks
+
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    student = timm.create_model("cit_tiny", img_size=32, patch_size=8, depth=12, drop_path_rate=0.1).train()
+    with unittest.mock.patch.object(nn.Module, "compile", lambda m: setattr(m, "_compiled_call_impl",
+                                    torch.compile(m._call_impl, backend=backend))):  # fmt: skip
+        assert compile_blocks(student, True, torch.device("cpu"), 1)[0] == 12
+    for size in (4, 4):
+        sum(z.sum() for z in student.forward_tokens(torch.randn(size, 3, 32, 32)).values()).backward()
+    assert 1 <= len(graphs) <= 4
+
+
+def test_blocks_that_are_not_alike_are_left_alone():
+    from coadvise.compiling import compile_blocks
+
+    # Of four stages only the first has two blocks of the same shapes.
+    assert compile_blocks(timm.create_model("resnet18"), True, torch.device("cpu"), 1)[0] == 2

@@ -3,6 +3,7 @@
 FOLDER/header.json           what the views are made of: data set, augmentation, number of views
 FOLDER/TEACHER/teacher.json  which teacher, and how many logits are kept
 FOLDER/TEACHER/column.json   checksum of each shard; written last
+FOLDER/TEACHER/weights.safetensors   of a teacher that the recipe trains: a student may come from another folder
 FOLDER/TEACHER/00000.bin     shards of fixed-size records
 FOLDER/TEACHER/progress      one byte for each block of views: 1 when it is written
 FOLDER/lock                  writers hold the byte of the block they work on; the system frees it when they die
@@ -15,12 +16,12 @@ processes. Nothing about the augmentation is stored: the views are made again fr
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import importlib.metadata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -31,8 +32,9 @@ from torch import Tensor
 from .advice_format import RecordFormat
 from .data.base import ImageSource, encoded_bytes
 from .data.draws import Stream
-from .errors import RunError
+from .errors import DataError, RunError
 from .files import read_json
+from .locks import locked_by_another
 from .recipe import Recipe, flat
 from .teachers import FrozenTeacher
 from .training_state import digest
@@ -118,6 +120,14 @@ def shard_path(folder: Path, teacher: str, shard: int) -> Path:
     return folder / teacher / f"{shard:05d}.bin"
 
 
+# Settings of the augmentation that do nothing under a policy.
+_UNUSED = {
+    "deit": ("pad",),
+    "light": ("scale", "ratio", "randaugment", "color_jitter"),
+    "none": ("scale", "ratio", "randaugment", "color_jitter", "pad", "hflip", "erasing"),
+}
+
+
 # --- what a cache belongs to -------------------------------------------------------------------------------
 
 
@@ -125,11 +135,12 @@ def data_facts(recipe: Recipe, source: ImageSource) -> dict[str, Any]:
     """What decides the pixels that the teachers see: settings by their dotted names, and the data set in short."""
     data = recipe.data
     settings = flat(data.augment.model_dump(mode="json"), "augmentation.")
-    settings.pop("augmentation.label_smoothing")  # changes targets, not images
+    for name in ("label_smoothing", *_UNUSED[data.augment.policy]):
+        settings.pop(f"augmentation.{name}")
     facts = {
         "augmentation seed": data.seed,
         "image_size": data.image_size,
-        "eval_crop": data.eval_crop,
+        "eval_crop": data.eval_crop if data.augment.policy == "none" else None,
         "interpolation": data.interpolation,
         "mean": list(data.mean),
         "std": list(data.std),
@@ -137,27 +148,33 @@ def data_facts(recipe: Recipe, source: ImageSource) -> dict[str, Any]:
         "images": len(source),
         "classes": list(source.class_names),
         "labels": digest([source.labels]),
-        "image names": _names_digest(source),
-        "image contents": _contents_digest(source),
+        **_image_digests(source),
     }
     return settings | facts
 
 
-def _names_digest(source: ImageSource) -> str:
-    total = hashlib.sha256()
-    for index in range(len(source)):
-        total.update(source.describe(index).replace("\\", "/").rpartition("/")[2].encode() + b"\0")
-    return total.hexdigest()[:16]
+_DIGESTS: WeakKeyDictionary[ImageSource, dict[str, str]] = WeakKeyDictionary()
 
 
-def _contents_digest(source: ImageSource) -> str:
-    """Of the sizes and bytes of some images, spread over the set."""
-    total = hashlib.sha256()
-    generator = np.random.default_rng(np.random.SeedSequence((Stream.SUBSET, len(source))))
-    for index in sorted(generator.choice(len(source), min(SAMPLED, len(source)), replace=False).tolist()):
-        raw = encoded_bytes(source, index)
-        total.update(str(len(raw)).encode() + b"\0" + raw)
-    return total.hexdigest()[:16]
+def _image_digests(source: ImageSource) -> dict[str, str]:
+    """Hashes of all names, and of the sizes and bytes of some images spread over the set; seconds for a large one."""
+    if source not in _DIGESTS:
+        names, contents = hashlib.sha256(), hashlib.sha256()
+        for index in range(len(source)):
+            last = source.describe(index).replace("\\", "/").rpartition("/")[2]
+            names.update(last.encode(errors="surrogateescape") + b"\0")
+        generator = np.random.default_rng(np.random.SeedSequence((Stream.SUBSET, len(source))))
+        for index in sorted(generator.choice(len(source), min(SAMPLED, len(source)), replace=False).tolist()):
+            try:
+                raw = encoded_bytes(source, index)
+            except DataError:  # `data.on_error` says what is to be done with it
+                raw = b"unreadable"
+            contents.update(str(len(raw)).encode() + b"\0" + raw)
+        _DIGESTS[source] = {
+            "image names": names.hexdigest()[:16],
+            "image contents": contents.hexdigest()[:16],
+        }
+    return _DIGESTS[source]
 
 
 def teacher_facts(recipe: Recipe, name: str, teacher: FrozenTeacher, classes: int) -> dict[str, Any]:
@@ -172,6 +189,7 @@ def teacher_facts(recipe: Recipe, name: str, teacher: FrozenTeacher, classes: in
         "index map": None if teacher.classes is None else teacher.classes.tolist(),
         "classes": classes,
         "top_k": record_format(recipe, classes).top,
+        "train": settings.train.model_dump(mode="json") if settings and settings.train else None,
     }
 
 
@@ -219,21 +237,51 @@ def read_header(folder: Path) -> dict[str, Any]:
             f"{folder} has format {header['format']}, this version of coadvise reads {FORMAT}; update coadvise, or "
             "write the cache again elsewhere with advice.folder=FOLDER"
         )
+    kinds = {"views": int, "data": dict, "versions": dict}
+    if not all(isinstance(header.get(key), kind) for key, kind in kinds.items()):
+        raise RunError(f"{path} is damaged; restore it, or delete {folder} and write the cache again")
     return header
 
 
-def require_same_data(folder: Path, header: Mapping[str, Any], recipe: Recipe, source: ImageSource) -> None:
-    """Refuse a cache of other images or another augmentation.
+def teacher_differences(path: Path, now: Mapping[str, Any]) -> list[str]:
+    """What differs between the teacher of a column and this one.
 
     Raises:
-        RunError: names every difference.
+        RunError: a damaged file.
     """
+    before = read_json(path)
+    if not isinstance(before, dict):
+        raise RunError(f"{path} is damaged; restore it, or delete {path.parent} and run `coadvise cache RECIPE`")
+    if before.get("train") is None or now["train"] is None:  # the same weights may come from a checkpoint
+        before, now = before | {"train": None}, {**now, "train": None}
+    return differences(before, now)
+
+
+def kept_weights(recipe: Recipe) -> dict[str, Path]:
+    """Weights of the teachers that were trained for the recipe's cache, where it has them."""
+    paths = {name: cache_path(recipe) / name / "weights.safetensors" for name in recipe.teachers}
+    return {name: path for name, path in paths.items() if path.is_file() and recipe.teachers[name].train is not None}
+
+
+def require_fitting(folder: Path, recipe: Recipe, source: ImageSource) -> dict[str, Any]:
+    """The header of a cache that fits the recipe, as far as can be said without the teachers.
+
+    Raises:
+        RunError: no cache, one of other images or another augmentation, with too few views.
+    """
+    header = read_header(folder)
     changes = differences(header["data"], data_facts(recipe, source))
     if changes:
         raise RunError(
             f"{folder} holds advice on other views of the data ({'; '.join(changes)}); restore these settings, or "
             "write a new cache with advice.folder=FOLDER"
         )
+    if header["views"] < views_of(recipe):
+        raise RunError(
+            f"{folder} has {header['views']} views, the run takes {views_of(recipe)}; set data.views="
+            f"{header['views']}, or write a larger cache with advice.folder=FOLDER"
+        )
+    return header
 
 
 class AdviceCache:
@@ -253,23 +301,12 @@ class AdviceCache:
         self, folder: Path, recipe: Recipe, source: ImageSource, teachers: Mapping[str, FrozenTeacher]
     ) -> None:
         self.folder, self.names = folder, tuple(teachers)
-        self.header = read_header(folder)
-        require_same_data(folder, self.header, recipe, source)
-        if self.header["views"] < views_of(recipe):
-            raise RunError(
-                f"{folder} has {self.header['views']} views, the run takes {views_of(recipe)}; set data.views="
-                f"{self.header['views']}, or go on writing with `coadvise cache`"
-            )
+        self.header = require_fitting(folder, recipe, source)
         record = record_format(recipe, len(source.class_names))
         self.layout = Layout(len(source), self.header["views"], record)
         for name, teacher in teachers.items():
             self._require_column(name, teacher_facts(recipe, name, teacher, len(source.class_names)))
         self._shards: dict[tuple[str, int], NDArray[np.uint8]] = {}
-
-    @property
-    def same_versions(self) -> bool:
-        """Whether the libraries that make the views are those that the cache was written with."""
-        return bool(self.header["versions"] == versions())
 
     def _require_column(self, name: str, facts: dict[str, Any]) -> None:
         path = self.folder / name / "column.json"
@@ -279,7 +316,7 @@ class AdviceCache:
                 f"{self.folder} has no advice of teacher '{name}' (it has: {', '.join(known) or 'none'}); "
                 "add it with `coadvise cache RECIPE`"
             )
-        changes = differences(read_json(self.folder / name / "teacher.json"), facts)
+        changes = teacher_differences(self.folder / name / "teacher.json", facts)
         if changes:
             raise RunError(
                 f"{self.folder} holds the advice of another teacher '{name}' ({'; '.join(changes)}); restore it, "
@@ -292,14 +329,8 @@ class AdviceCache:
                 f"the advice of teacher '{name}' in {self.folder} {writing} ({done} of {self.layout.blocks} blocks); "
                 + ("wait until it is done" if "being" in writing else "go on with `coadvise cache RECIPE`")
             )
-        for shard in range(self.layout.shards):
-            file, expected = shard_path(self.folder, name, shard), self.layout.shard_bytes(shard)
-            found = file.stat().st_size if file.is_file() else 0
-            if found != expected:
-                raise RunError(
-                    f"{file} has {found:,} bytes, should have {expected:,}: it was cut off; restore it, or delete "
-                    f"{self.folder / name} and run `coadvise cache RECIPE`"
-                )
+        if problem := cut_shard(self.folder, name, self.layout):
+            raise RunError(problem)
 
     def read(
         self, view: int, positions: Int64[np.ndarray, " b"], device: torch.device | str = "cpu"
@@ -323,7 +354,11 @@ class AdviceCache:
     def _shard(self, name: str, number: int) -> NDArray[np.uint8]:
         key = name, number
         if key not in self._shards:
-            mapped = np.memmap(shard_path(self.folder, name, number), dtype=np.uint8, mode="r")
+            path = shard_path(self.folder, name, number)
+            try:
+                mapped = np.memmap(path, dtype=np.uint8, mode="r")
+            except OSError as error:
+                raise RunError(f"{path} cannot be read: {error.strerror}") from error
             self._shards[key] = mapped.reshape(-1, self.layout.record.bytes)
         return self._shards[key]
 
@@ -335,17 +370,21 @@ def written_blocks(folder: Path, teacher: str) -> int:
 
 
 def being_written(folder: Path) -> bool:
-    """Whether a process holds a block."""
-    path = folder / "lock"
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        fcntl.lockf(file, fcntl.LOCK_UN)
-    return False
+    """Whether another process holds a block."""
+    return locked_by_another(folder / "lock")
+
+
+def cut_shard(folder: Path, teacher: str, layout: Layout) -> str:
+    """What is wrong with the first shard that has not its size; empty where all have."""
+    for shard in range(layout.shards):
+        file, expected = shard_path(folder, teacher, shard), layout.shard_bytes(shard)
+        found = file.stat().st_size if file.is_file() else 0
+        if found != expected:
+            return (
+                f"{file} has {found:,} bytes, should have {expected:,}: it was cut off; restore it, or delete "
+                f"{folder / teacher} and run `coadvise cache RECIPE`"
+            )
+    return ""
 
 
 def shard_checksums(folder: Path, teacher: str, layout: Layout) -> list[str]:

@@ -70,13 +70,18 @@ class RecordFormat:
     def decode(self, records: UInt8[Tensor, "b r"]) -> Float[Tensor, "b k"]:
         """Records to logits in float32, up to a constant for each image."""
         if self.dense:
-            return records.contiguous().view(torch.float16).float()
+            return _as(records, torch.float16).float()
         first, second = 2 * self.top, (2 + self._index.itemsize) * self.top
-        kept = records[:, :first].contiguous().view(torch.float16).float()
-        index = records[:, first:second].contiguous().view(self._index).to(torch.int64)
-        outside = records[:, second:].contiguous().view(torch.float16).float()
+        kept = _as(records[:, :first], torch.float16).float()
+        index = _as(records[:, first:second], self._index).to(torch.int64)
+        outside = _as(records[:, second:], torch.float16).float()
         even = outside - math.log(self.classes - self.top)
         return even.expand(-1, self.classes).scatter(1, index, kept)
+
+
+def _as(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bytes read as another type, from memory of their own: a slice may start anywhere, a number may not."""
+    return part.clone(memory_format=torch.contiguous_format).view(-1).view(dtype).view(len(part), -1)
 
 
 def _half(values: Tensor) -> Tensor:

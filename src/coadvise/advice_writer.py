@@ -7,16 +7,16 @@ on the block alone, so that the bytes are the same however often the writing was
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from .advice_cache import (
@@ -24,14 +24,16 @@ from .advice_cache import (
     FORMAT,
     AdviceCache,
     Layout,
+    cut_shard,
     damaged_shards,
     data_facts,
     differences,
     read_header,
     record_format,
-    require_same_data,
+    require_fitting,
     shard_checksums,
     shard_path,
+    teacher_differences,
     teacher_facts,
     versions,
     views_of,
@@ -40,7 +42,8 @@ from .data.base import ImageSource
 from .data.draws import Stream
 from .data.loader import Keys, TrainLoader
 from .errors import RunError
-from .files import read_json, write_json
+from .files import write_atomic, write_json
+from .locks import lock_byte, unlock_byte
 from .progress import Display
 from .recipe import Recipe
 from .teachers import FrozenTeacher, Teachers
@@ -67,14 +70,20 @@ def write_cache(
         teachers: as they were loaded, for the fingerprint.
         advisers: the same, ready to advise.
 
+    Returns:
+        Layout of the columns. They are complete unless other processes are at work (`incomplete`).
+
     Raises:
         RunError: a cache of other data or teachers, a full or read-only disk.
         ModelError: logits that are not finite.
     """
+    require_possible(folder, recipe, source)
     classes = len(source.class_names)
     facts = {name: teacher_facts(recipe, name, teacher, classes) for name, teacher in teachers.items()}
-    layout = Layout(len(source), views_of(recipe), record_format(recipe, classes))
-    missing = _missing(folder, recipe, source, facts, layout)
+    views = read_header(folder)["views"] if (folder / "header.json").is_file() else views_of(recipe)
+    layout = Layout(len(source), views, record_format(recipe, classes))
+    # The answer of one process for all: another launch may finish a column in between.
+    missing = broadcast_object_list([_missing(folder, recipe, source, facts, layout)])[0]
     if not missing:
         return layout
     _require_space(folder, missing, layout)
@@ -91,36 +100,34 @@ def write_cache(
     return layout
 
 
-def _missing(
-    folder: Path, recipe: Recipe, source: ImageSource, facts: Mapping[str, dict[str, Any]], layout: Layout
-) -> list[str]:
-    """Teachers whose column is not complete; refuses what does not belong to them."""
+def require_possible(folder: Path, recipe: Recipe, source: ImageSource) -> None:
+    """Check all that can be checked without the teachers: a folder of other files, a cache of something else.
+
+    Raises:
+        RunError: with what is wrong and how to mend it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; choose a folder with advice.folder=FOLDER")
     if not (folder / "header.json").is_file():
         # Another process may be about to write the header, under a temporary name.
         found = folder.iterdir() if folder.exists() else ()
-        if any(path.name != "header.json" and not path.name.startswith(".header.json.") for path in found):
-            if not (folder / "header.json").is_file():
-                raise RunError(f"{folder} holds other files; choose another folder with advice.folder=FOLDER")
-        else:
-            return list(facts)
-    header = read_header(folder)
-    require_same_data(folder, header, recipe, source)
-    if header["views"] != layout.views:
-        raise RunError(
-            f"{folder} has {header['views']} views, the recipe takes {layout.views}; set data.views={header['views']}, "
-            "or choose another folder with advice.folder=FOLDER"
-        )
-    if header["versions"] != versions():
-        changes = "; ".join(differences(header["versions"], versions()))
-        if any(not (folder / name / "column.json").is_file() for name in facts):
-            raise RunError(
-                f"{folder} was begun with other versions of the libraries ({changes}), which may draw other views; "
-                "go on with those, or choose another folder with advice.folder=FOLDER"
-            )
+        if not any(path.name != "header.json" and not path.name.startswith(".header.json.") for path in found):
+            return
+        if not (folder / "header.json").is_file():
+            raise RunError(f"{folder} holds other files; choose another folder with advice.folder=FOLDER")
+    require_fitting(folder, recipe, source)
+
+
+def _missing(
+    folder: Path, recipe: Recipe, source: ImageSource, facts: Mapping[str, dict[str, Any]], layout: Layout
+) -> list[str]:
+    """Teachers whose column is not complete; refuses columns of other teachers, and what was cut off."""
+    if not (folder / "header.json").is_file():
+        return list(facts)
     missing = []
     for name, own in facts.items():
         path = folder / name / "teacher.json"
-        changes = "; ".join(differences(read_json(path), own)) if path.is_file() else ""
+        changes = "; ".join(teacher_differences(path, own)) if path.is_file() else ""
         if changes:
             raise RunError(
                 f"{folder} holds the advice of another teacher '{name}' ({changes}); delete {folder / name}, "
@@ -128,7 +135,20 @@ def _missing(
             )
         if not (folder / name / "column.json").is_file():
             missing.append(name)
+        elif problem := cut_shard(folder, name, layout):
+            raise RunError(problem)
+    written = read_header(folder)["versions"]
+    if missing and written != versions():
+        raise RunError(
+            f"{folder} was begun with other versions of the libraries ({'; '.join(differences(written, versions()))}), "
+            "which may draw other views; go on with those, or choose another folder with advice.folder=FOLDER"
+        )
     return missing
+
+
+def incomplete(folder: Path, teachers: Iterable[str]) -> list[str]:
+    """Teachers whose column is not complete yet."""
+    return [name for name in teachers if not (folder / name / "column.json").is_file()]
 
 
 def _require_space(folder: Path, missing: list[str], layout: Layout) -> None:
@@ -164,6 +184,11 @@ def _create(
     for name in missing:
         (folder / name).mkdir(exist_ok=True)
         if not (folder / name / "teacher.json").is_file():
+            settings = recipe.teachers.get(name)
+            if settings is not None and settings.train is not None:  # for students in other folders
+                weights = Path(recipe.run.output or f"runs/{recipe.name}") / "teachers" / name / "best.safetensors"
+                if weights.is_file():
+                    write_atomic(folder / name / "weights.safetensors", weights.read_bytes())
             write_json(folder / name / "teacher.json", facts[name])
         for shard in range(layout.shards):
             _extend(shard_path(folder, name, shard), layout.shard_bytes(shard))
@@ -191,19 +216,24 @@ def _write_blocks(
     loader = TrainLoader(source, recipe.data, 1, device=accelerator.device)
     claims = _Claims(folder, missing, layout, lock, loader)
     rows: list[dict[str, Tensor]] = []
+    skipped: set[str] = set()
     per_block = layout.images * layout.views / layout.blocks
     with display.bar("advice", layout.records, round(claims.done * per_block)) as bar:
         for batch in loader.batches(claims.keys()):
-            with accelerator.autocast():
-                advice = advisers.forward(batch.images)
-            rows.append({name: layout.record.encode(_finite(name, advice[name])).cpu() for name in missing})
-            bar.advance(len(batch.images))
             block, last = claims.of(batch.view, batch.position)
+            names = claims.lacking[block]
+            with accelerator.autocast():
+                advice = advisers.forward(batch.images, names)
+            rows.append({name: layout.record.encode(_finite(name, advice[name])).cpu() for name in names})
+            skipped.update(batch.skipped)
+            bar.advance(len(batch.images))
             if last:
-                _store(folder, missing, layout, block, rows)
+                _store(folder, names, layout, block, rows)
                 claims.mark(block)
                 rows = []
     loader.close()
+    if skipped:
+        display.say(f"{len(skipped)} unreadable training images were replaced, such as {min(skipped)}")
 
 
 def _finite(name: str, logits: Tensor) -> Tensor:
@@ -233,27 +263,30 @@ class _Claims:
     """Blocks that this process works on: locked when their first batch is asked for, marked when they are written."""
 
     def __init__(self, folder: Path, names: list[str], layout: Layout, lock: int, loader: TrainLoader) -> None:
-        self.paths = [folder / name / "progress" for name in names]
+        self.paths = {name: folder / name / "progress" for name in names}
         self.layout, self.lock, self.loader = layout, lock, loader
+        self.lacking: dict[int, list[str]] = {}
+        """Claimed blocks, with the teachers whose records they lack."""
 
     @property
     def done(self) -> int:
         """Number of blocks that are written for every teacher."""
-        return int(np.all([np.frombuffer(path.read_bytes(), np.uint8) for path in self.paths], axis=0).sum())
+        marks = [np.frombuffer(path.read_bytes(), np.uint8) for path in self.paths.values()]
+        return int(np.all(marks, axis=0).sum())
 
     def keys(self) -> Iterator[Keys]:
         """Batches of every block that is neither written nor claimed by another process."""
-        claimed: set[int] = set()
         found = True
         while found:  # what another process gave up half-way is found by the next round
             found = False
             for block in range(self.layout.blocks):
-                if block in claimed or self._is_done(block) or not self._claim(block):
+                if block in self.lacking or not self._unwritten(block) or not lock_byte(self.lock, block):
                     continue
-                if self._is_done(block):  # written by another process a moment ago
-                    self._free(block)
+                names = self._unwritten(block)
+                if not names:  # written by another process a moment ago
+                    unlock_byte(self.lock, block)
                     continue
-                claimed.add(block)
+                self.lacking[block] = names
                 found = True
                 view, start, stop = self.layout.block(block)
                 for at in range(start, stop, BATCH):
@@ -267,36 +300,27 @@ class _Claims:
 
     def mark(self, block: int) -> None:
         """Note that a block is written, and leave it."""
-        for path in self.paths:
-            with path.open("r+b") as file:
+        for name in self.lacking[block]:
+            with self.paths[name].open("r+b") as file:
                 file.seek(block)
                 file.write(b"\1")
                 file.flush()
                 os.fsync(file.fileno())
-        self._free(block)
+        unlock_byte(self.lock, block)
 
-    def _is_done(self, block: int) -> bool:
-        for path in self.paths:
+    def _unwritten(self, block: int) -> list[str]:
+        names = []
+        for name, path in self.paths.items():
             with path.open("rb") as file:
                 file.seek(block)
                 if file.read(1) != b"\1":
-                    return False
-        return True
-
-    def _claim(self, block: int) -> bool:
-        try:
-            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, block)
-        except OSError:
-            return False
-        return True
-
-    def _free(self, block: int) -> None:
-        fcntl.lockf(self.lock, fcntl.LOCK_UN, 1, block)
+                    names.append(name)
+        return names
 
 
 def _finish(folder: Path, missing: list[str], layout: Layout, lock: int) -> None:
     """Write the columns' headers when all blocks are there; the process that is last does it."""
-    fcntl.lockf(lock, fcntl.LOCK_EX, 1, layout.blocks)  # one at a time
+    lock_byte(lock, layout.blocks, wait=True)  # one at a time
     try:
         for name in missing:
             done = (folder / name / "progress").read_bytes()
@@ -304,7 +328,7 @@ def _finish(folder: Path, missing: list[str], layout: Layout, lock: int) -> None
                 sums = shard_checksums(folder, name, layout)
                 write_json(folder / name / "column.json", {"sha256": sums})
     finally:
-        fcntl.lockf(lock, fcntl.LOCK_UN, 1, layout.blocks)
+        unlock_byte(lock, layout.blocks)
 
 
 # --- is it still right? -------------------------------------------------------------------------------------
@@ -330,7 +354,8 @@ def check_cache(
     generator = np.random.default_rng(np.random.SeedSequence((Stream.SUBSET, cache.layout.records, images)))
     records = np.sort(generator.choice(cache.layout.records, min(images, cache.layout.records), replace=False))
     view, position = np.divmod(records, cache.layout.images)
-    loader = TrainLoader(source, recipe.data.model_copy(update={"workers": 0}), 1, device=accelerator.device)
+    data = recipe.data.model_copy(update={"workers": 0})
+    loader = TrainLoader(source, data, 1, device=accelerator.device, keep=False)  # a few images, not the whole set
     chosen = [(int(v), position[view == v]) for v in np.unique(view)]
     keys = [_at(loader, v, places) for v, places in chosen]
     far: dict[str, list[Tensor]] = {name: [] for name in cache.names}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import nn
 
-from .advice_cache import AdviceCache, cache_path
-from .advice_writer import verify_cache, write_cache
+from .advice_cache import AdviceCache, cache_path, require_fitting, written_blocks
+from .advice_writer import incomplete, require_possible, verify_cache, write_cache
 from .data.sources import open_sources
-from .errors import RecipeError
+from .errors import Interrupted, RecipeError, RunError
 from .preparation import check_teachers, make_advisers
 from .processes import start_processes
 from .progress import Display
@@ -46,10 +46,20 @@ def cache_advice(
         raise RecipeError(f"recipe {recipe.name} has no teachers, so there is no advice to store")
     with accelerator.local_main_process_first():
         sources = open_sources(recipe.data)
-    run = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}"))
-    loaded = load_teachers(recipe, run, sources, accelerator, teachers or {}, display)
+    run, folder = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}")), cache_path(recipe)
+    # Before hours go into teachers; and a student's command would not go on with this one.
+    if verify:
+        require_fitting(folder, recipe, sources[0])
+    else:
+        require_possible(folder, recipe, sources[0])
+    cached = recipe.model_copy(update={"advice": recipe.advice.model_copy(update={"source": "cache"})})
+    try:
+        loaded = load_teachers(cached, run, sources, accelerator, teachers or {}, display)
+    except Interrupted as stopped:
+        raise Interrupted(
+            "stopped while a teacher was trained; everything is saved, the same command goes on"
+        ) from stopped
     advisers = make_advisers(recipe, loaded, accelerator, display)
-    folder = cache_path(recipe)
     if verify:
         cache = AdviceCache(folder, recipe, sources[0], loaded)
         for name, far in verify_cache(cache, recipe, sources[0], advisers, accelerator).items():
@@ -58,4 +68,11 @@ def cache_advice(
     else:
         check_teachers(advisers, recipe, sources[1], accelerator, display)
         layout = write_cache(folder, recipe, sources[0], loaded, advisers, accelerator, display)
+        left = incomplete(folder, loaded)
+        if left:
+            done = written_blocks(folder, left[0])
+            raise RunError(
+                f"{folder} is not complete yet: other processes write the rest ({done} of {layout.blocks} blocks are "
+                "there); run the command again when they have ended"
+            )
     return folder, len(loaded) * layout.bytes

@@ -45,6 +45,16 @@ def main() -> None:
     except KeyboardInterrupt:
         print(f"{prefix}stopped", file=sys.stderr)
         raise SystemExit(130) from None
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # by its name: importing PyTorch takes seconds
+            raise
+        reason = str(error).splitlines()[0]
+        print(
+            f"{prefix}error: out of memory: {reason} Give a smaller batch, or with accumulation the same in parts: "
+            "optim.accumulate=2",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -352,7 +362,7 @@ def report(folder: Annotated[Path, typer.Argument(help="a run's folder, or a dem
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the demo")] = Path("runs/demo"),
-    seeds: Annotated[int, typer.Option(min=1, help="students of each kind")] = 4,
+    seeds: Annotated[int, typer.Option(min=1, help="students of each kind")] = 5,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="runs side by side; by default one for each core, four at most")
     ] = None,
@@ -387,6 +397,9 @@ def bench(
         coadvise bench --recipe cit-s data.source=/data/imagenet
     """
     if recipe is not None:
+        if (image_size, batch_size, precision) != (224, None, "auto"):
+            raise RecipeError("with --recipe, size, batch and precision are settings: data.image_size=64 "
+                              "optim.batch_size=32 run.precision=bf16")  # fmt: skip
         _bench_step(recipe, names or [], rounds)
         return
     if not names:

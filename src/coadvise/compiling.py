@@ -1,7 +1,9 @@
-"""Regional compilation of the student: its repeated blocks go through `torch.compile`, once for all of them.
+"""Regional compilation of the student: its repeated layers go through `torch.compile`, once for all of them.
 
-Compiling one block and using it for every layer keeps the start short; whole models take minutes. `auto` compiles where
-a run is long enough to earn it back: on a GPU. On the CPU it brought 5 % (docs/log.md), and there it is off.
+Compiling one layer and using it at every depth keeps the start short; whole models take minutes. Of a transformer
+block attention and MLP are compiled, each by itself: the rate of drop path differs from block to block, and each rate
+would be compiled anew. `auto` compiles where a run is long enough to earn it back: on a GPU. On the CPU it brought 5 %
+(docs/log.md), and there it is off.
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ WORTHWHILE_STEPS = 2000
 
 
 def compile_blocks(
-    student: nn.Module, setting: bool | Literal["auto"], device: torch.device, steps: int
+    student: nn.Module, setting: Literal["auto", True, False], device: torch.device, steps: int
 ) -> tuple[int, str]:
     """Compile a student's repeated blocks in place.
 
     Args:
         setting: `run.compile` of the recipe.
         device: that the student is on.
-        steps: updates still to come.
+        steps: updates of the whole run.
 
     Returns:
         Number of compiled blocks, and what to tell the user (may be empty).
@@ -40,7 +42,9 @@ def compile_blocks(
     if not blocks:
         return 0, "the student has no repeated blocks to compile" if setting is True else ""
     for block in blocks:
-        block.compile()
+        parts = [getattr(block, name, None) for name in ("attn", "mlp")]
+        for part in [part for part in parts if isinstance(part, nn.Module)] or [block]:
+            part.compile()
     return len(blocks), f"compiling the student's {len(blocks)} blocks; the first steps take up to a minute"
 
 
@@ -54,10 +58,10 @@ def _missing(device: torch.device) -> str:
 
 
 def _repeated(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost blocks that come one after another in a list, at least two of a class."""
+    """The outermost blocks that come one after another in a list, at least two alike: one of a kind is not worth it."""
     for child in module.children():
         members = list(child.children()) if isinstance(child, (nn.Sequential, nn.ModuleList)) else []
-        kinds = {type(member) for member in members}
+        kinds = {(type(m), *(p.shape for p in m.parameters())) for m in members}
         if len(members) > 1 and len(kinds) == 1 and list(members[0].children()):
             yield from members
         else:

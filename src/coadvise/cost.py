@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 import dataclasses
@@ -21,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from .build import build_student, build_teacher
+from .compiling import WORTHWHILE_STEPS, compile_blocks
 from .data.loader import TrainLoader
 from .data.sources import open_sources
 from .errors import ModelError
@@ -159,7 +161,8 @@ class StepCost:
 
 
 def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None) -> StepCost:
-    """Measure a training step of a recipe, on its own data. Teachers get random weights: nothing is trained or loaded.
+    """Measure a training step of a recipe, on its own data and one process. Teachers that are still to be trained or
+    downloaded get random weights.
 
     Raises:
         CoadviseError: settings, data and models that do not fit each other.
@@ -169,19 +172,16 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
     train_source, _ = open_sources(recipe.data)
     classes, batch_size = len(train_source.class_names), recipe.optim.batch_size // recipe.optim.accumulate
-    bare = {"pretrained": False, "checkpoint": None, "train": None}
-    members = {
-        name: build_teacher(name, settings.model_copy(update=bare), recipe, classes)
-        for name, settings in recipe.teachers.items()
-    }
+    members = {}
+    for name, settings in recipe.teachers.items():
+        # What a checkpoint says of its model counts; one that is not there yet, or is downloaded, does not.
+        known = settings.checkpoint if settings.checkpoint and Path(settings.checkpoint).is_file() else None
+        bare = settings.model_copy(update={"pretrained": False, "checkpoint": known, "train": None})
+        members[name] = build_teacher(name, bare, recipe, classes)
     teachers = Teachers(members, input_mean=recipe.data.mean, input_std=recipe.data.std).to(device)
-    student = build_student(
-        recipe.model_copy(
-            update={"student": recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})}
-        ),
-        classes,
-    )
-    student = student.to(device).train()
+    fresh = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
+    student = build_student(recipe.model_copy(update={"student": fresh}), classes).to(device).train()
+    compile_blocks(student, recipe.run.compile, device, WORTHWHILE_STEPS)
     tokens = student_tokens(student, recipe, device)
     mode = loss_mode(recipe, tokens, members)
     optimizer = make_optimizer(student, recipe, recipe.optim.lr)
@@ -307,13 +307,15 @@ def peak_bytes(run: Callable[[], Any], device: str = "cpu") -> int | None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is resident now
         before = _status("VmRSS")
         run()
-        peak = max(_status("VmHWM") - before, 0)
-        # As glibc has it for large blocks in the long run; without this all that follows would be slower.
-        c.mallopt(-3, 1 << 25)
-        c.mallopt(-1, 1 << 26)  # M_TRIM_THRESHOLD
-        return peak
+        return max(_status("VmHWM") - before, 0)
     except (OSError, AttributeError):  # not Linux
         return None
+    finally:
+        # As glibc has it for large blocks in the long run; without this all that follows would be slower.
+        with contextlib.suppress(OSError, AttributeError):
+            c = ctypes.CDLL(None)
+            c.mallopt(-3, 1 << 25)
+            c.mallopt(-1, 1 << 26)  # M_TRIM_THRESHOLD
 
 
 def _status(key: str) -> int:

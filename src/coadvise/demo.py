@@ -80,7 +80,7 @@ def _plain(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "run": {**content["run"], "tensorboard": False, "device": "cpu", "log_every": 20}}
 
 
-def run_demo(output: Path, *, seeds: int = 4, jobs: int | None = None) -> Path:
+def run_demo(output: Path, *, seeds: int = 5, jobs: int | None = None) -> Path:
     """Train everything, write the report, and return its path. What an earlier start finished is kept.
 
     Raises:

@@ -119,7 +119,7 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
     torch.manual_seed(recipe.run.seed)
     student = build_student(recipe, classes).to(device).train()
     mode = loss_mode(recipe, student_tokens(student, recipe, device), members)
-    size = min(recipe.optim.batch_size, len(source), 256)
+    size = min(recipe.optim.batch_size // recipe.optim.accumulate, len(source), 256)
     data = recipe.data.model_copy(update={"workers": 0})
     batch = next(iter(TrainLoader(source, data, size, device=device).epoch(0)))
     with torch.autocast(device.type, dtype, enabled=dtype is not None):

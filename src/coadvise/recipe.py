@@ -286,7 +286,7 @@ class Run(Part):
     """Validation images on which each teacher's accuracy is measured before the student trains."""
     fuse_teachers: bool = True
     """Fold the teachers' BatchNorm into their convolutions, where the logits stay the same."""
-    compile: bool | Literal["auto"] = "auto"
+    compile: Literal["auto", True, False] = "auto"
     """Compile the student's repeated blocks with `torch.compile`. `auto`: on a GPU, where the run is long enough."""
     grad_checkpointing: bool = False
     tensorboard: bool = True

@@ -6,7 +6,7 @@ logits are reduced to the student's classes when it knows more of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -137,9 +137,15 @@ class Teachers(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, x: Float[Tensor, "b c h w"]) -> dict[str, Float[Tensor, "b k"]]:
-        """Advice for a batch: teacher name → logits (b, k) in float32, without gradient."""
-        return {name: member(self._seen(i, x)) for i, (name, member) in enumerate(self._named())}
+    def forward(
+        self, x: Float[Tensor, "b c h w"], names: Container[str] | None = None
+    ) -> dict[str, Float[Tensor, "b k"]]:
+        """Advice for a batch: teacher name → logits (b, k) in float32, without gradient; of all, or of some."""
+        return {
+            name: member(self._seen(i, x))
+            for i, (name, member) in enumerate(self._named())
+            if names is None or name in names
+        }
 
     def _named(self) -> Iterable[tuple[str, FrozenTeacher]]:
         return zip(self.names, cast(Iterable[FrozenTeacher], self.members), strict=True)

@@ -7,6 +7,7 @@ augmentation follow from the step, and everything else that decides the next ste
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import time
 from collections.abc import Mapping
@@ -18,12 +19,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import nn
 
-from .advice_cache import AdviceCache, cache_path, read_header, require_same_data
+from .advice_cache import AdviceCache, cache_path, kept_weights, require_fitting
 from .advice_writer import check_cache
 from .build import teacher_recipe
 from .data.sources import ImageSource, open_sources
 from .errors import DataError, Interrupted, RunError
 from .evaluate import evaluate
+from .locks import one_at_a_time
 from .losses import LossTerms, co_advise_loss
 from .model_file import save_model
 from .preparation import (
@@ -77,7 +79,7 @@ def train(
         sources = open_sources(recipe.data)
     names = [*recipe.teachers, *(teachers or {})]
     if recipe.advice.source == "cache" and names:  # before hours go into teachers
-        require_same_data(cache_path(recipe), read_header(cache_path(recipe)), recipe, sources[0])
+        require_fitting(cache_path(recipe), recipe, sources[0])
     given = None if student is None else type(student).__name__
     student = new_student(recipe, len(sources[0].class_names), accelerator.num_processes, student, names)
     advisers = load_teachers(recipe, folder, sources, accelerator, teachers or {}, display)
@@ -325,30 +327,35 @@ def load_teachers(
 ) -> dict[str, FrozenTeacher]:
     """Train the teachers that the recipe says to train, unless an earlier start has; then load all of them."""
     classes, world = len(sources[0].class_names), accelerator.num_processes
+    # A cache keeps the teachers that were trained for it, whatever student it then serves.
+    checkpoints = {n: str(p) for n, p in kept_weights(recipe).items()} if recipe.advice.source == "cache" else {}
     schoolings = {
         name: teacher_recipe(recipe, name, folder.path / "teachers" / name)
         for name, settings in recipe.teachers.items()
-        if settings.train is not None and name not in own
+        if settings.train is not None and name not in own and name not in checkpoints
     }
     # What can fail, fails before the first of them is trained for hours.
     for schooling in (*schoolings.values(), recipe):
         require_batches(schooling, sources[0], world)
     for schooling in schoolings.values():
         new_student(schooling, classes, world, None, ())
-    prepared = prepare_teachers(recipe, own, classes, skip=schoolings)
-    checkpoints: dict[str, str] = {}
+    prepared = prepare_teachers(recipe, own, classes, skip=schoolings, checkpoints=checkpoints)
     for name, schooling in schoolings.items():
         place = RunFolder(folder.path / "teachers" / name)
-        if not place.finished:
-            display.say(f"training teacher {name} ({schooling.student.model}) for {schooling.schedule.epochs} epochs")
-            try:
-                train(schooling, resume=place.last.is_file(), display=display)
-            except Interrupted as stopped:  # the command it names would go on with this teacher alone
-                if accelerator.is_main_process:
-                    folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
-                raise Interrupted(f"stopped while teacher {name} was trained, {_go_on(folder, world)}") from stopped
-        else:
-            place.require_same(schooling)
+        # Several processes that share no group, such as those that write a cache, train a teacher once.
+        alone = one_at_a_time(folder.path / "teachers" / f".{name}.lock")
+        with alone if accelerator.is_main_process else contextlib.nullcontext():
+            accelerator.wait_for_everyone()
+            if place.finished:
+                place.require_same(schooling)
+            else:
+                display.say(f"training teacher {name} ({schooling.student.model}, {schooling.schedule.epochs} epochs)")
+                try:
+                    train(schooling, resume=place.last.is_file(), display=display)
+                except Interrupted as stopped:  # the command it names would go on with this teacher alone
+                    if accelerator.is_main_process:
+                        folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
+                    raise Interrupted(f"stopped while teacher {name} was trained, {_go_on(folder, world)}") from stopped
         checkpoints[name] = str(place.best)
         accelerator.wait_for_everyone()
     return prepare_teachers(recipe, own, classes, ready=prepared, checkpoints=checkpoints)

@@ -39,10 +39,13 @@ def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def digest(tensors: Iterable[Tensor | np.ndarray]) -> str:
+def digest(tensors: Iterable[Any]) -> str:
     """Hash of the contents of tensors, to tell whether they are still those of an earlier start."""
     total = hashlib.sha256()
     for tensor in tensors:
+        if not isinstance(tensor, Tensor | np.ndarray):  # a module's extra state
+            total.update(repr(tensor).encode())
+            continue
         values = tensor.detach().cpu().contiguous() if isinstance(tensor, Tensor) else torch.from_numpy(tensor)
         total.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:16]

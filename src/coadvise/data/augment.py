@@ -70,6 +70,10 @@ class PixelTransform(Protocol):
 
     def __call__(self, image: Image.Image) -> Pixels: ...
 
+    def forget(self) -> None:
+        """Drop what was drawn for an image that was then not read."""
+        ...
+
     def needed(self, width: int, height: int) -> float:
         """By how much an image of that size may shrink before this transform, which then takes the smaller one.
 
@@ -91,6 +95,9 @@ class CropAndMore:
     ) -> None:
         self.size, self.scale, self.ratio, self.mode, self.rest = size, scale, ratio, mode, Compose(rest)
         self._drawn: tuple[tuple[int, int, int, int], tuple[int, int]] | None = None
+
+    def forget(self) -> None:
+        self._drawn = None
 
     def needed(self, width: int, height: int) -> float:
         shape = torch.empty(3, height, width, device="meta")  # timm asks for its size only
@@ -151,6 +158,9 @@ class FitSquare:
 
     def __init__(self, resized: int, size: int, interpolation: str) -> None:
         self.resized, self.size, self.mode = resized, size, InterpolationMode(interpolation)
+
+    def forget(self) -> None:
+        pass
 
     def needed(self, width: int, height: int) -> float:
         return min(width, height) / self.resized / SHRINK_GAP

@@ -153,6 +153,7 @@ class PlainSamples:
 
 def _pixels(source: ImageSource, index: int, data: Data, transform: PixelTransform) -> Pixels:
     needed = transform.needed if data.shrink_on_load else None
+    transform.forget()
     return transform(decode(source.read(index), source.describe(index), needed))
 
 
@@ -196,6 +197,7 @@ class TrainLoader:
         rank, world: this process and the number of processes.
         accumulate: micro-batches per update.
         device: where the batches are made.
+        keep: whether a small set may stay on the device.
 
     Raises:
         DataError: there are fewer samples than a batch, or a batch cannot be divided evenly.
@@ -211,6 +213,7 @@ class TrainLoader:
         world: int = 1,
         accumulate: int = 1,
         device: torch.device | str = "cpu",
+        keep: bool = True,
     ) -> None:
         if len(source) < batch_size:
             raise DataError(
@@ -223,7 +226,7 @@ class TrainLoader:
                 f"micro-batches; make optim.batch_size a multiple of {world * accumulate}"
             )
         self.data, self.size, self.batch_size = data, len(source), batch_size
-        self.source, self.device = source, torch.device(device)
+        self.source, self.device, self.keep = source, torch.device(device), keep
         self.rank, self.world, self.accumulate = rank, world, accumulate
         self.steps_per_epoch = len(source) // batch_size
         self._finish = Finish(data, len(source.class_names), self.device, data.augment.label_smoothing)
@@ -234,7 +237,7 @@ class TrainLoader:
     def stays(self) -> bool:
         """Whether the set is read once and then stays on the device: few bytes, and nothing is drawn image by image."""
         small = self.data.image_size <= RESIDENT_SIZE and self.size * self.data.image_size**2 * 3 <= RESIDENT_BYTES
-        return small and self.data.augment.policy != "deit"
+        return self.keep and small and self.data.augment.policy != "deit"
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Micro-batches of an epoch from step `start` on: (steps_per_epoch − start) × accumulate of them.

@@ -9,6 +9,7 @@ The class head alone gives the inference logits, as the paper says; the official
 `inference="average"`. All tokens are drawn from a truncated normal (std 0.02), as §3.2 says of the class token.
 """
 
+import inspect
 import math
 import re
 import zlib
@@ -32,6 +33,8 @@ from coadvise.models.stems import Embedded, StemName, TokenEmbed, check_image_si
 Inference = Literal["class", "average"]
 DEFAULT_TEACHERS: Mapping[str, str | None] = MappingProxyType({"conv": "conv", "inv": "inv"})
 CLASS = "class"
+# Older versions of timm draw all weights anew in any case.
+_KNOWS_RESET = "needs_reset" in inspect.signature(VisionTransformer.init_weights).parameters
 # Options of timm's ViT that contradict what a CiT is: its outputs are its tokens, class first.
 _NOT_OPTIONS = ("class_token", "reg_tokens", "no_embed_class", "pos_embed", "pool_include_prefix", "embed_layer")
 
@@ -132,7 +135,8 @@ class CiT(VisionTransformer):
             shared = trunc_normal_(position.new_empty(1, 1 + position.shape[1] - prefix, self.embed_dim), std=0.02)
             cls = trunc_normal_(torch.empty_like(self.cls_token), std=0.02)
             self.pos_embed = None  # type: ignore[assignment]
-            super().init_weights(mode, needs_reset=needs_reset)  # heads of advised tokens are its last draws
+            reset = {"needs_reset": needs_reset} if _KNOWS_RESET else {}
+            super().init_weights(mode, **reset)  # heads of advised tokens are its last draws
             self.pos_embed = position
             self.cls_token.copy_(cls)
             position[:, :1], position[:, prefix:] = shared[:, :1], shared[:, 1:]

@@ -19,8 +19,15 @@ def can_shorten(block: nn.Module) -> bool:
     return (
         type(block) is Block
         and type(attention) is Attention
+        and type(attention.qkv) is nn.Linear  # nothing in its place, such as an adapter or quantised weights
         and getattr(attention, "gate", None) is None
-        and not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in block.modules())
+        and not any(_watched(m) for m in block.modules())
+    )
+
+
+def _watched(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
 
 
