@@ -72,7 +72,7 @@ def test_its_pictures_exist() -> None:
 
 def test_the_numbers_of_the_results_are_those_of_their_files() -> None:
     rows = re.findall(r"^\| \[.*?\]\((.+?\.json)\) \| (.*?) \| (.*?) % \| (\d+) \|$", RESULTS, re.M)
-    assert len(rows) == RESULTS.count(".json)") > 0
+    assert len(rows) == len(re.findall(r"^\| \[", RESULTS, re.M)) > 0
     for path, teachers, accuracy, seconds in rows:
         result = json.loads((ROOT / "results" / path).read_text())
         assert accuracy == f"{100 * result['final']['accuracy/class']:.1f}"
@@ -91,3 +91,18 @@ def test_the_measurements_are_those_of_the_benchmarks() -> None:
     for path in (ROOT / "results" / "benchmarks").glob("*.json"):
         commit = json.loads(path.read_text())["provenance"]["commit"]
         assert re.fullmatch("[0-9a-f]{40}", commit), f"{path.name} was measured on changed code"
+
+
+def test_the_tables_of_stored_advice_are_those_of_their_files() -> None:
+    ways = json.loads((ROOT / "results" / "cache" / "digits.json").read_text())["ways"]
+    for name, row in ways.items():
+        line = f"| {name} | {100 * row['mean']:.2f} ± {100 * row['deviation']:.2f} % |"
+        if name != "live":
+            apart, error = row["difference to live"], row["standard error of the difference"]
+            line += f" {100 * apart:+.2f} ± {100 * error:.2f} |".replace("-", "−")
+        assert line in RESULTS
+    found = json.loads((ROOT / "results" / "cache" / "gradients.json").read_text())["cosines"]
+    for moment, kinds in found.items():
+        for kind, values in kinds.items():
+            cells = " | ".join(f"{value:.3f}" for value in values.values())
+            assert f"| {moment.removeprefix('step ')} | {kind} | {cells} |" in RESULTS
