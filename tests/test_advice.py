@@ -458,8 +458,7 @@ def test_two_writers_train_their_teachers_once(tmp_path):
         for _ in range(2)
     ]
     errors = [writer.communicate(timeout=120)[1] for writer in writers]
-    # The one that is through first may find a block in the other's hands, and says so.
-    assert all(not e or "is not complete yet: other processes write the rest" in e for e in errors), errors
+    assert [writer.returncode for writer in writers] == [0, 0], errors
     assert (tmp_path / "cache" / "conv" / "column.json").is_file()
     steps = [line["step"] for line in read_metrics(tmp_path / "run" / "teachers" / "conv" / "metrics.jsonl")]
     assert steps == sorted(steps) and len(steps) == len(set(steps)) + 1  # the evaluation has the last step's number

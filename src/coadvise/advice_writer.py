@@ -219,18 +219,21 @@ def _write_blocks(
     skipped: set[str] = set()
     per_block = layout.images * layout.views / layout.blocks
     with display.bar("advice", layout.records, round(claims.done * per_block)) as bar:
-        for batch in loader.batches(claims.keys()):
-            block, last = claims.of(batch.view, batch.position)
-            names = claims.lacking[block]
-            with accelerator.autocast():
-                advice = advisers.forward(batch.images, names)
-            rows.append({name: layout.record.encode(_finite(name, advice[name])).cpu() for name in names})
-            skipped.update(batch.skipped)
-            bar.advance(len(batch.images))
-            if last:
-                _store(folder, names, layout, block, rows)
-                claims.mark(block)
-                rows = []
+        while True:
+            for batch in loader.batches(claims.keys()):
+                block, last = claims.of(batch.view, batch.position)
+                names = claims.lacking[block]
+                with accelerator.autocast():
+                    advice = advisers.forward(batch.images, names)
+                rows.append({name: layout.record.encode(_finite(name, advice[name])).cpu() for name in names})
+                skipped.update(batch.skipped)
+                bar.advance(len(batch.images))
+                if last:
+                    _store(folder, names, layout, block, rows)
+                    claims.mark(block)
+                    rows = []
+            if not claims.wait_for_others():
+                break
     loader.close()
     if skipped:
         display.say(f"{len(skipped)} unreadable training images were replaced, such as {min(skipped)}")
@@ -291,6 +294,18 @@ class _Claims:
                 view, start, stop = self.layout.block(block)
                 for at in range(start, stop, BATCH):
                     yield self.loader.keys(view, at, min(at + BATCH, stop))
+
+    def wait_for_others(self) -> bool:
+        """Wait until another process has left a block that is not written; False where all are.
+
+        Not while this process holds a block: two could wait for each other.
+        """
+        for block in range(self.layout.blocks):
+            if self._unwritten(block):
+                lock_byte(self.lock, block, wait=True)
+                unlock_byte(self.lock, block)
+                return True
+        return False
 
     def of(self, view: int, position: np.ndarray) -> tuple[int, bool]:
         """Block of a batch, and whether it is the block's last."""
