@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def write_cache(
         advisers: the same, ready to advise.
 
     Returns:
-        Layout of the columns. They are complete unless other processes are at work (`incomplete`).
+        Layout of the columns, which are complete: what other processes write is waited for.
 
     Raises:
         RunError: a cache of other data or teachers, a full or read-only disk.
@@ -144,11 +144,6 @@ def _missing(
             "which may draw other views; go on with those, or choose another folder with advice.folder=FOLDER"
         )
     return missing
-
-
-def incomplete(folder: Path, teachers: Iterable[str]) -> list[str]:
-    """Teachers whose column is not complete yet."""
-    return [name for name in teachers if not (folder / name / "column.json").is_file()]
 
 
 def _require_space(folder: Path, missing: list[str], layout: Layout) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import nn
 
-from .advice_cache import AdviceCache, cache_path, require_fitting, written_blocks
-from .advice_writer import incomplete, require_possible, verify_cache, write_cache
+from .advice_cache import AdviceCache, cache_path, require_fitting
+from .advice_writer import require_possible, verify_cache, write_cache
 from .data.sources import open_sources
-from .errors import Interrupted, RecipeError, RunError
+from .errors import Interrupted, RecipeError
 from .preparation import check_teachers, make_advisers
 from .processes import start_processes
 from .progress import Display
@@ -68,11 +68,4 @@ def cache_advice(
     else:
         check_teachers(advisers, recipe, sources[1], accelerator, display)
         layout = write_cache(folder, recipe, sources[0], loaded, advisers, accelerator, display)
-        left = incomplete(folder, loaded)
-        if left:
-            done = written_blocks(folder, left[0])
-            raise RunError(
-                f"{folder} is not complete yet: other processes write the rest ({done} of {layout.blocks} blocks are "
-                "there); run the command again when they have ended"
-            )
     return folder, len(loaded) * layout.bytes
