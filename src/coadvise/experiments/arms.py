@@ -1,0 +1,99 @@
+"""Arms: the ways of training a model that the tables compare, by the names the paper gives their parts.
+
+An arm says nothing of the data or the size of a run: `scales` does. Two tables that name the same arm share its runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+BIASES = {"resnet": "conv", "regnety": "conv", "rednet": "inv"}
+
+
+@dataclass(frozen=True)
+class Adviser:
+    """A trained and then frozen model that advises: an arm of labels alone, with its seed.
+
+    Attributes:
+        model: name at the paper's scale, such as `resnet18`.
+        seed: of its weights and its data order.
+        part: of the full number of epochs (Figure 4a).
+    """
+
+    model: str
+    seed: int = 0
+    part: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """Name of its token, of its column in a cache, and of itself in results: `resnet18-s1-e25`."""
+        return self.model + (f"-s{self.seed}" if self.seed else "") + _part(self.part)
+
+    @property
+    def bias(self) -> str:
+        """`conv` or `inv`."""
+        return next(bias for family, bias in BIASES.items() if self.model.startswith(family))
+
+    @property
+    def arm(self) -> Arm:
+        """How it was trained."""
+        return Arm(self.model, part=self.part)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training one model.
+
+    Attributes:
+        model: name at the paper's scale.
+        advisers: its teachers; none for labels alone.
+        tokens: `own` gives each teacher a token where the model has tokens; `single` puts every term on one output.
+        injected: tokens that learn the labels, by the bias of their stem (training "without distillation").
+        stem: what makes the patch tokens.
+        advice: `hard` is DeiT's distillation: the teacher's top class in place of its distribution.
+        part: of the full number of epochs.
+    """
+
+    model: str
+    advisers: tuple[Adviser, ...] = ()
+    tokens: Literal["own", "single"] = "own"
+    injected: tuple[str, ...] = ()
+    stem: Literal["patchify", "conv", "inv", "conv+inv"] = "patchify"
+    advice: Literal["soft", "hard"] = "soft"
+    part: float = 1.0
+
+    @property
+    def id(self) -> str:
+        """Name of its runs: `transformer_tiny.resnet18.rednet26`, each departure from the default appended."""
+        words = [self.model, *(adviser.name for adviser in self.advisers)]
+        if self.tokens == "single":
+            words.append("single")
+        if self.advice == "hard":
+            words.append("hard")
+        if self.injected:
+            words.append("labels-" + "-".join(self.injected))
+        if self.stem != "patchify":
+            words.append("stem-" + self.stem.replace("+", "-"))
+        return ".".join(words) + _part(self.part)
+
+    @property
+    def is_transformer(self) -> bool:
+        """Whether it may have advised tokens."""
+        return self.model.startswith("transformer")
+
+
+def _part(part: float) -> str:
+    return "" if part == 1.0 else f"-e{100 * part:.0f}"
+
+
+def arm(model: str, *advisers: str | Adviser, **settings: object) -> Arm:
+    """Short form: advisers by model name alone."""
+    members = tuple(Adviser(one) if isinstance(one, str) else one for one in advisers)
+    return Arm(model, members, **settings)  # type: ignore[arg-type]
+
+
+def advisers_of(arms: Iterable[Arm]) -> list[Adviser]:
+    """Every adviser of some arms once, in order of appearance."""
+    return list(dict.fromkeys(adviser for one in arms for adviser in one.advisers))

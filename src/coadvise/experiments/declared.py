@@ -1,0 +1,120 @@
+"""The form in which a table or figure of the paper is declared: rows, columns, the paper's numbers, its claims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .arms import Adviser, Arm
+
+CLASS = "accuracy/class"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A measured number of an arm's run, by the dotted path of `measured` in its result file.
+
+    Attributes:
+        metric: such as `accuracy/class` or `corruptions/class`; see `measure.run_metrics`.
+        seed: of one fixed run; None takes every seed.
+    """
+
+    arm: Arm
+    metric: str = CLASS
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers.
+
+    Attributes:
+        key: by which rows name its values.
+        unit: `%` for shares (shown times 100), `nat`, `M` for millions, or a word.
+    """
+
+    key: str
+    title: str
+    unit: str = "%"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: what it is called, the paper's numbers, ours.
+
+    Attributes:
+        labels: one text for each of the table's heading columns.
+        paper: column key → the paper's number, in the column's unit; what the paper leaves out is absent.
+        ours: column key → where our number comes from; absent where nothing is measured.
+    """
+
+    labels: tuple[str, ...]
+    paper: Mapping[str, float] = field(default_factory=dict)
+    ours: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the paper as a number that must be above zero: the sum of `plus` less the sum of `minus`.
+
+    Attributes:
+        text: the claim in one sentence.
+        place: where the paper makes it.
+        unit: as in `Column`.
+        condition: what must hold for the claim to mean anything, shown beside the verdict; empty for none.
+    """
+
+    text: str
+    place: str
+    plus: tuple[Value, ...]
+    minus: tuple[Value, ...]
+    unit: str = "%"
+    condition: str = ""
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """Everything that it needs."""
+        return (*self.plus, *self.minus)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is about numbers without chance, which need no test."""
+        return all(value.metric == "parameters" for value in self.values)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure of the paper.
+
+    Attributes:
+        name: `table4` or `figure4`.
+        heads: titles of the columns that name a row.
+        data: the data set it was made on in the paper.
+        notes: what the paper leaves open or says in two ways, and how it is read here.
+        extra: arms that are trained though no row or claim shows a number of theirs.
+    """
+
+    name: str
+    title: str
+    data: str
+    heads: Sequence[str]
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    claims: Sequence[Claim] = ()
+    notes: Sequence[str] = ()
+    extra: Sequence[Arm] = ()
+
+    def values(self) -> Iterator[Value]:
+        """Every number of ours that it shows or tests."""
+        for row in self.rows:
+            yield from row.ours.values()
+        for claim in self.claims:
+            yield from claim.values
+
+    def arms(self) -> list[Arm]:
+        """Every arm it needs, each once; advisers are found through them."""
+        return list(dict.fromkeys([*(value.arm for value in self.values()), *self.extra]))
+
+    def advisers(self) -> list[Adviser]:
+        """The advisers of its arms, each once."""
+        return list(dict.fromkeys(adviser for arm in self.arms() for adviser in arm.advisers))
