@@ -15,7 +15,7 @@ LAYERS = {
     5: {"evaluate", "preparation", "inference", "advice_writer"},
     6: {"resuming", "cost"},
     7: {"training"},
-    8: {"demo", "plan", "caching", "experiments"},
+    8: {"demo", "plan", "caching", "experiments", "workers"},
     9: {
         "report", "report_demo", "report_inputs", "report_page", "report_run", "report_sections", "plots", "tables",
         "statistics", "doctor",

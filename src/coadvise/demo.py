@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import base64
 import io
-import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -26,6 +24,7 @@ from .progress import Display
 from .recipe import Recipe
 from .recipe_file import builtin_recipes, dump_recipe, parse_yaml, recipe_from
 from .run_folder import RunFolder, read_metrics
+from .workers import supervised, worker_pool
 
 TEACHERS: dict[str, dict[str, Any]] = {
     "conv": {"label": "CNN", "like": "conv", "seed": 0},
@@ -100,7 +99,7 @@ def run_demo(output: Path, *, seeds: int = 5, jobs: int | None = None) -> Path:
         f"{len(ARMS)} kinds of student × {seeds} seeds, {jobs} side by side. Ctrl-C stops; the same command goes on."
     )
     started = time.monotonic()
-    with _pool(jobs) as pool:
+    with worker_pool(jobs) as pool:
         _run_all(pool, teachers, output, display, "teachers")
         _show_teachers(teachers, output, display)
         _run_all(pool, students, output, display, "students")
@@ -130,46 +129,10 @@ def description(seeds: int) -> dict[str, Any]:
     }
 
 
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    # Fork would copy the parent's thread pools; one thread for each run keeps runs side by side from fighting.
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread)
-
-
-class _Worker:
-    """State of a worker process: Ctrl-C reaches it, too, between runs and during them."""
-
-    busy = False
-    stopped = False
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, _interrupted)
-
-
-def _interrupted(number: int, frame: object) -> None:
-    _Worker.stopped = True
-    if _Worker.busy:  # outside the training loop, which saves first (processes.Stop)
-        raise KeyboardInterrupt
-
-
-def _train_one(recipe_yaml: str, resume: bool) -> bool:
-    """In a worker: train one run; False when Ctrl-C stopped it."""
+def _train_one(recipe_yaml: str, resume: bool) -> None:
     from .training import train
 
-    if _Worker.stopped:
-        return False
-    _Worker.busy = True
-    try:
-        train(recipe_from(parse_yaml(recipe_yaml, "demo")), resume=resume, display=Display(quiet=True))
-    except (Interrupted, KeyboardInterrupt):
-        _Worker.stopped = True
-        return False
-    finally:
-        _Worker.busy = False
-    return True
+    train(recipe_from(parse_yaml(recipe_yaml, "demo")), resume=resume, display=Display(quiet=True))
 
 
 def _run_all(
@@ -183,7 +146,7 @@ def _run_all(
         if folders[name].finished:
             folders[name].require_same(recipe)
         else:
-            futures.append(pool.submit(_train_one, dump_recipe(recipe), folders[name].last.is_file()))
+            futures.append(pool.submit(supervised, _train_one, dump_recipe(recipe), folders[name].last.is_file()))
     try:
         with display.bar(title, total) as bar:
             shown, pending = 0, set(futures)

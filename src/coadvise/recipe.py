@@ -128,6 +128,8 @@ class Data(Part):
     """Use only so many training images (the same for every seed, classes kept in balance)."""
     val_size: Annotated[int, Field(ge=1)] | None = None
     """Use only so many validation images."""
+    classes: str | None = None
+    """Use only these classes: a text file with one of the data's class names a line."""
     image_size: Annotated[int, Field(ge=4, le=4096)] = 224
     """Side of the square image that the student sees, in pixels."""
     eval_crop: Annotated[float, Field(gt=0, le=1)] = 0.875

@@ -110,11 +110,16 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(content, dict):
         raise RecipeError(f"{path} is no recipe: expected keys such as name, data and student at the top")
     for override in overrides:
-        _apply(content, override)
+        apply_setting(content, override)
     return recipe_from(content, where=str(path))
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def apply_setting(content: dict[str, Any], override: str) -> None:
+    """Put one `key=value` into the content of a recipe.
+
+    Raises:
+        RecipeError: no such form, or a value that is no YAML.
+    """
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"'{override}' is no setting; write key=value, for example schedule.epochs=10")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,10 +128,37 @@ def open_sources(data: Data) -> tuple[ImageSource, ImageSource]:
                 "is empty; give data.val_source"
             )
         train, validation = Subset(train, kept), Subset(train, held)
+    if data.classes is not None:
+        names = _class_list(Path(data.classes), train.class_names)
+        train, validation = only_classes(train, names), only_classes(validation, names)
     return (
         _resize(train, data.train_size, "data.train_size"),
         _resize(validation, data.val_size, "data.val_size"),
     )
+
+
+def _class_list(path: Path, known: Sequence[str]) -> tuple[str, ...]:
+    """Class names of a file, in the data's order; what follows a name on its line is a comment."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data.classes: {path} cannot be read ({error}); give a text file, one class a line") from error
+    names = {line.strip() if line.strip() in known else line.split()[0] for line in lines if line.strip()}
+    unknown = sorted(names - set(known))
+    if unknown or not names:
+        first = f"'{unknown[0]}' is none of the data's classes{did_you_mean(unknown[0], known)}" if unknown else "empty"
+        raise DataError(f"data.classes: {path}: {first}; write one class name a line, as the data has them")
+    return tuple(name for name in known if name in names)
+
+
+def only_classes(source: ImageSource, names: Sequence[str]) -> ImageSource:
+    """The images of some classes, labels counted as in `names`; names that the source does not have stay empty."""
+    wanted = np.array([name in names for name in source.class_names])
+    kept = Subset(source, np.flatnonzero(wanted[source.labels]))
+    place = {name: label for label, name in enumerate(names)}
+    kept.labels = np.array([place.get(name, -1) for name in source.class_names], dtype=np.int64)[kept.labels]
+    kept.class_names = tuple(names)
+    return kept
 
 
 def _splits(data: Data) -> tuple[str | None, str | None]:

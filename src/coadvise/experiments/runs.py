@@ -1,0 +1,248 @@
+"""From an arm to its run: the recipe at a scale, and a name that is the same on every machine."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..advice_cache import data_facts
+from ..data.sources import open_sources
+from ..recipe import FREE, Recipe, flat
+from ..recipe_file import apply_setting, builtin_recipes, parse_yaml, recipe_from
+from .ablations import SEVEN_ARMS
+from .arms import Adviser, Arm
+from .declared import Experiment
+from .scales import Scale
+
+# What a scale's own machine decides; two machines may differ in it and still add to one table.
+_LOCAL = (*FREE, "data.source", "data.val_source", "run.precision", "run.compile", "name")
+_VERSION = 1
+"""Part of every run's name: to be raised when a change of the code makes old results incomparable."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and on what the experiments of a call are run.
+
+    Attributes:
+        data: fingerprint of the images and labels.
+        weights: model → file of weights, or `timm` for timm's published ones; such models are not trained.
+    """
+
+    scale: Scale
+    output: Path
+    content: Mapping[str, Any]
+    school: Mapping[str, Any]
+    data: str
+    weights: Mapping[str, str]
+
+    @property
+    def views(self) -> int | None:
+        """Stored views, or None for live advice."""
+        views = self.content["data"].get("views")
+        return None if views is None else int(views)
+
+
+def set_up(
+    scale: Scale,
+    output: Path,
+    *,
+    source: str | None = None,
+    classes: str | None = None,
+    settings: Sequence[str] = (),
+    weights: Mapping[str, str] | None = None,
+) -> Setup:
+    """The scale on given data, with `settings` in place of its own: `key=value`, and `school.key=value` for teachers.
+
+    Raises:
+        RecipeError: a setting that does not fit, or no data given for a scale that has none of its own.
+        DataError: no such data.
+    """
+    path = builtin_recipes()[scale.recipe]
+    content = copy.deepcopy(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+    content["teachers"], content["loss"] = {}, {}
+    for part, changes in scale.settings.items():
+        content[part] = {**content.get(part, {}), **changes}
+    content["data"] = {**content["data"], "views": scale.views, "classes": classes}
+    content["data"]["source"] = source or scale.source or content["data"]["source"]
+    content["run"] = {**content.get("run", {}), "tensorboard": False, "allow_weak": True, "compile": "auto"}
+    content["school"] = copy.deepcopy(dict(scale.school))
+    for setting in settings:
+        apply_setting(content, setting)
+    school = content.pop("school")
+    recipe = recipe_from(content, where=f"scale {scale.name}")
+    train, validation = open_sources(recipe.data)
+    kept = ("images", "classes", "labels", "image names", "image contents")
+    facts = [{key: data_facts(recipe, one)[key] for key in kept} for one in (train, validation)]
+    return Setup(scale, output, content, school, _digest(facts), dict(weights or {}))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to be made: an arm with a seed.
+
+    Attributes:
+        id: hash of everything that decides its numbers.
+        advisers: the runs of its teachers, by the name of their token.
+    """
+
+    arm: Arm
+    seed: int
+    id: str
+    recipe: Recipe
+    advisers: Mapping[str, Planned]
+
+    @property
+    def name(self) -> str:
+        """Name of its folder and its result file."""
+        return f"{self.arm.id}.s{self.seed}.{self.id[:8]}"
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(str(self.recipe.run.output))
+
+
+class Planner:
+    """Makes each run of a setup once."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self._known: dict[tuple[Arm, int], Planned] = {}
+
+    def run(self, arm: Arm, seed: int) -> Planned:
+        """The run of an arm with a seed.
+
+        Raises:
+            RecipeError: settings that do not fit the arm.
+        """
+        if (arm, seed) not in self._known:
+            advisers = {one.name: self.run(one.arm, one.seed) for one in arm.advisers}
+            content = self._content(arm, seed, advisers)
+            where = f"arm {arm.id} at scale {self.setup.scale.name}"
+            recipe = recipe_from(content, where=where)
+            settings = {k: v for k, v in flat(recipe.model_dump(mode="json")).items() if k not in _LOCAL}
+            settings = {k: v for k, v in settings.items() if not k.endswith(".checkpoint")}
+            known = {name: one.id for name, one in advisers.items()}
+            weights = self.setup.weights.get(arm.model) if not arm.advisers else None
+            identity = _digest([_VERSION, settings, known, self.setup.data, *([weights] if weights else [])])
+            folder = self.setup.output / "runs" / f"{arm.id}.s{seed}.{identity[:8]}"
+            content["run"]["output"] = str(folder)
+            content["advice"] = self._advice(recipe, seed)
+            self._known[arm, seed] = Planned(arm, seed, identity, recipe_from(content, where=where), advisers)
+        return self._known[arm, seed]
+
+    def _content(self, arm: Arm, seed: int, advisers: Mapping[str, Planned]) -> dict[str, Any]:
+        scale = self.setup.scale
+        content = copy.deepcopy(dict(self.setup.content))
+        content["name"] = f"{arm.id}-s{seed}"
+        content["student"] = scale.model(arm.model)
+        content["data"]["seed"] = content["run"]["seed"] = seed
+        if arm.is_transformer and (advisers or arm.injected):
+            _give_tokens(content["student"], arm)
+        if not (arm.is_transformer or arm.model in ("resnet10", "mixer_tiny")):
+            _school(content, self.setup.school)
+        if arm.part != 1.0:
+            for key in ("epochs", "warmup_epochs"):
+                content["schedule"][key] = arm.part * content["schedule"].get(key, 0)
+            content["schedule"]["epochs"] = max(1, round(content["schedule"]["epochs"]))
+        content["teachers"] = {
+            one.name: {
+                "model": advisers[one.name].recipe.student.model,
+                "bias": one.bias,
+                "checkpoint": str(advisers[one.name].folder / "best.safetensors"),
+            }
+            for one in arm.advisers
+        }
+        tokens = "single" if arm.tokens == "single" else "auto"
+        content["loss"] = {
+            "tokens": tokens,
+            "advice": arm.advice,
+            "weights": dict.fromkeys(advisers, scale.weight),
+        }
+        return content
+
+    def _advice(self, recipe: Recipe, seed: int) -> dict[str, Any]:
+        if not recipe.teachers or self.setup.views is None:
+            return {}
+        return {"source": "cache", "folder": str(self.cache(recipe, seed)), "top_k": None}
+
+    def cache(self, recipe: Recipe, seed: int) -> Path:
+        """Folder of the advice for a seed: settings that change the images have a folder of their own."""
+        facts = [self.setup.data, recipe.data.model_dump(mode="json", exclude={"source", "val_source", "workers"})]
+        return self.setup.output / "caches" / f"s{seed}.{_digest(facts)[:8]}"
+
+
+def _give_tokens(student: dict[str, Any], arm: Arm) -> None:
+    """An advised transformer is a CiT; tokens that learn the labels are declared, others follow from the teachers."""
+    if arm.tokens == "single" and not arm.injected and arm.stem == "patchify":
+        return
+    student["model"] = student["model"].replace("transformer_", "cit_")
+    if arm.stem != "patchify":
+        student["options"] = {**student.get("options", {}), "stem": arm.stem}
+    if arm.injected:
+        student["tokens"] = {bias: bias for bias in arm.injected}
+
+
+def _school(content: dict[str, Any], school: Mapping[str, Any]) -> None:
+    """Settings of a model that may teach: its schedule is its own, and its views never recur."""
+    content["data"]["views"] = None
+    schedule, optim = content["schedule"], content["optim"]
+    if "epochs" in school:
+        schedule["warmup_epochs"] = schedule.get("warmup_epochs", 0) * school["epochs"] / schedule["epochs"]
+        schedule["epochs"] = school["epochs"]
+    for key in ("lr", "weight_decay", "batch_size"):
+        if key in school:
+            optim[key] = school[key]
+    if "image_size" in school:
+        content["data"]["image_size"] = school["image_size"]
+    if "augment" in school:
+        content["data"]["augment"] = dict(school["augment"])
+
+
+def in_order(planner: Planner, experiments: Sequence[Experiment], seeds: int) -> list[Planned]:
+    """All runs that some experiments need, the most telling first, each after the runs of its teachers.
+
+    The seven arms come first with all of their seeds, then everything else, seed by seed.
+    """
+    wanted: list[tuple[Arm, int]] = []
+    arms = {arm for experiment in experiments for arm in experiment.arms()}
+    wanted += [(arm, seed) for seed in range(seeds) for arm in SEVEN_ARMS if arm in arms]
+    single = _single_runs(experiments)
+    for seed in range(seeds):
+        for experiment in experiments:
+            wanted += [(arm, seed) for arm in experiment.arms() if arm not in single or seed in single[arm]]
+    ordered: dict[str, Planned] = {}
+    for arm, seed in wanted:
+        run = planner.run(arm, seed)
+        for adviser in run.advisers.values():
+            ordered.setdefault(adviser.id, adviser)
+        ordered.setdefault(run.id, run)
+    return list(ordered.values())
+
+
+def _single_runs(experiments: Iterable[Experiment]) -> dict[Arm, set[int]]:
+    """Arms of which only certain seeds are shown."""
+    seeds: dict[Arm, set[int | None]] = {}
+    for experiment in experiments:
+        for value in experiment.values():
+            seeds.setdefault(value.arm, set()).add(value.seed)
+        for arm in experiment.extra:
+            seeds.setdefault(arm, set()).add(None)
+    return {arm: {s for s in found if s is not None} for arm, found in seeds.items() if None not in found}
+
+
+def column_recipe(planner: Planner, adviser: Planned, seed: int, name: str) -> Recipe:
+    """The recipe that stores one teacher's advice for the students of a seed."""
+    one = Adviser(adviser.arm.model, adviser.seed, adviser.arm.part)
+    assert one.name == name
+    return planner.run(Arm("transformer_tiny", (one,)), seed).recipe
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
