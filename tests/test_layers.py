@@ -13,7 +13,7 @@ LAYERS = {
     3: {"models", "tracking"},
     4: {"fuse", "teachers", "checkpoint", "model_file", "training_state", "processes", "build", "advice_cache"},
     5: {"evaluate", "preparation", "inference", "advice_writer"},
-    6: {"resuming", "cost"},
+    6: {"resuming", "cost", "disagreement"},
     7: {"training"},
     8: {"demo", "plan", "caching", "experiments", "workers"},
     9: {

@@ -8,8 +8,6 @@ augmentation of the data, and the number of steps, so that their differences are
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -86,6 +84,8 @@ def run_demo(output: Path, *, seeds: int = 5, jobs: int | None = None) -> Path:
         RunError: `output` holds something else.
         Interrupted: Ctrl-C; a second call goes on where this one stopped.
     """
+    from .disagreement import disagreements
+    from .inference import load_trained
     from .report import write_report
 
     if output.exists() and not (output / "demo.json").is_file() and (not output.is_dir() or any(output.iterdir())):
@@ -103,7 +103,14 @@ def run_demo(output: Path, *, seeds: int = 5, jobs: int | None = None) -> Path:
         _run_all(pool, teachers, output, display, "teachers")
         _show_teachers(teachers, output, display)
         _run_all(pool, students, output, display, "students")
-    write_json(output / "disagreements.json", disagreements(output))
+    runs = {
+        "CNN": "teachers/conv",
+        "INN": "teachers/inv",
+        "student, labels only": "runs/none-s0",
+        "student, co-advised": "runs/conv-inv-s0",
+    }
+    models = {label: load_trained(output / run) for label, run in runs.items()}
+    write_json(output / "disagreements.json", disagreements(models))
     page = write_report(output)
     display.say(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
     return page
@@ -184,46 +191,3 @@ def _show_teachers(teachers: Iterable[str], output: Path, display: Display) -> N
     for name in teachers:
         result = read_json(output / name / "result.json")
         display.say(f"{result['name']} ({result['student']['model']}): {result['final']['accuracy/class']:.1%}")
-
-
-def disagreements(output: Path, count: int = 6) -> dict[str, Any]:
-    """Figure 2: the validation images on which the two teachers differ most, and what everyone says of them.
-
-    They are chosen by the teachers alone (largest Jensen-Shannon divergence among those with another top class), so
-    that they flatter no student.
-    """
-    from .data.sources import open_sources
-    from .inference import class_probabilities, load_trained
-
-    outputs = {
-        "CNN": "teachers/conv",
-        "INN": "teachers/inv",
-        "student, labels only": "runs/none-s0",
-        "student, co-advised": "runs/conv-inv-s0",
-    }
-    models = {label: load_trained(output / run) for label, run in outputs.items()}
-    source = open_sources(models["CNN"].recipe.data)[1]
-    joined = {label: class_probabilities(trained, source) for label, trained in models.items()}
-    p, q = joined["CNN"], joined["INN"]
-    middle = (p + q) / 2
-    spread = ((p * (p / middle).log()).nan_to_num() + (q * (q / middle).log()).nan_to_num()).sum(dim=1)
-    spread[p.argmax(dim=1) == q.argmax(dim=1)] = -1.0
-    chosen = [int(i) for i in spread.argsort(descending=True)[:count] if spread[i] > 0]
-    images = [
-        {
-            "png": _png(source, i),
-            "index": i,
-            "label": int(source.labels[i]),
-            "outputs": {label: [round(v, 4) for v in rows[i].tolist()] for label, rows in joined.items()},
-        }
-        for i in chosen
-    ]
-    return {"classes": list(source.class_names), "images": images}
-
-
-def _png(source: Any, index: int) -> str:
-    from .data.decode import decode
-
-    buffer = io.BytesIO()
-    decode(source.read(index), source.describe(index)).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -39,6 +39,7 @@ class Setup:
     content: Mapping[str, Any]
     school: Mapping[str, Any]
     data: str
+    train_images: int
     weights: Mapping[str, str]
 
     @property
@@ -79,7 +80,7 @@ def set_up(
     train, validation = open_sources(recipe.data)
     kept = ("images", "classes", "labels", "image names", "image contents")
     facts = [{key: data_facts(recipe, one)[key] for key in kept} for one in (train, validation)]
-    return Setup(scale, output, content, school, _digest(facts), dict(weights or {}))
+    return Setup(scale, output, content, school, _digest(facts), len(train), dict(weights or {}))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,105 @@
+"""What is measured of a finished run, and the small file that it leaves: every number by one flat name.
+
+| name | what |
+|---|---|
+| `accuracy/TOKEN`, `loss/TOKEN` | top-1 (a share) and cross entropy (nats) after the last epoch; `average`: all heads |
+| `teacher/NAME` | top-1 of a teacher on the same images |
+| `kl/TEACHER|TOKEN`, `kl_reverse/TEACHER|TOKEN` | KL(teacher ‖ token) and KL(token ‖ teacher) in nats (Table 5) |
+| `parameters`, `throughput`, `training_ms` | count; images/s in evaluation; ms an image in training, as it ran |
+| `corruptions/TOKEN` | mean top-1 error over 15 kinds of corruption at five severities |
+| `a/TOKEN`, `r/TOKEN` | top-1 on ImageNet-A and on renditions |
+| `ece/TOKEN`, `kappa/TEACHER|TOKEN`, `cka/TEACHER|TOKEN`, `ensemble/…` | see `likeness` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..cost import seconds_of
+from ..files import read_json, write_json
+from ..inference import TrainedModel, load_trained
+from ..provenance import manifest
+from ..recipe import FREE, flat
+from ..run_folder import RunFolder
+from .runs import Planned
+
+FORMAT = 1
+THROUGHPUT_BATCH = 64
+
+# Groups of measurements, by the beginning of the names they give.
+GROUPS = {
+    "run": ("accuracy", "loss", "teacher", "kl", "kl_reverse", "parameters", "throughput", "training_ms"),
+    "corruptions": ("corruptions",),
+    "renditions": ("a", "r"),
+    "likeness": ("ece", "kappa", "cka", "ensemble"),
+}
+
+
+def groups_of(metrics: Iterable[str]) -> set[str]:
+    """Groups that give some metrics."""
+    found = {metric.partition("/")[0] for metric in metrics}
+    return {group for group, names in GROUPS.items() if found & set(names)}
+
+
+def result_path(results: Path, run: Planned) -> Path:
+    """File of a run's result."""
+    return results / f"{run.name}.json"
+
+
+def read_result(results: Path, run: Planned) -> dict[str, Any] | None:
+    """A run's result, or None where there is none."""
+    path = result_path(results, run)
+    content = dict(read_json(path)) if path.is_file() else None
+    return content if content is not None and content.get("id") == run.id else None
+
+
+def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shifted: Mapping[str, Any]) -> None:
+    """Measure a finished run and write its result; what an earlier call measured is kept.
+
+    Args:
+        shifted: where shifted data is, and how much of the validation set is corrupted; see `runner.Shifted`.
+    """
+    before = read_result(results, run) or {}
+    result = RunFolder(run.folder).result()
+    trained = load_trained(run.folder, "cuda" if torch.cuda.is_available() else "cpu")
+    measured: dict[str, float] = {**before.get("measured", {}), **result["final"]}
+    measured["parameters"] = float(result["student"]["parameters"])
+    if result["seconds"]:
+        measured["training_ms"] = 1000 * result["seconds"] / max(1, result["images_seen"])
+    measured.setdefault("throughput", _throughput(trained))
+    detail: dict[str, Any] = dict(before.get("detail", {}))
+    content = {
+        "format": FORMAT,
+        "arm": run.arm.id,
+        "scale": scale,
+        "seed": run.seed,
+        "id": run.id,
+        "advisers": {name: one.id for name, one in run.advisers.items()},
+        "student": result["student"],
+        "teachers": result["teachers"],
+        "data": result["data"],
+        **{key: result[key] for key in ("epochs", "steps", "images_seen", "seconds")},
+        "groups": sorted({*before.get("groups", ()), *groups}),
+        "measured": {name: round(float(value), 6) for name, value in measured.items()},
+        "detail": detail,
+        "settings": {
+            key: value
+            for key, value in flat(run.recipe.model_dump(mode="json")).items()
+            if key not in FREE and not key.endswith("checkpoint") and value is not None
+        },
+        "provenance": {**result["provenance"], "measured": manifest()["date"]},
+    }
+    write_json(result_path(results, run), content)
+
+
+@torch.inference_mode()
+def _throughput(trained: TrainedModel) -> float:
+    """Images/s of the answer alone, float32, in batches of 64; the median of five."""
+    device = next(trained.model.parameters()).device
+    side = trained.recipe.data.image_size
+    x = torch.randn(THROUGHPUT_BATCH, 3, side, side, device=device)
+    return THROUGHPUT_BATCH / seconds_of(lambda: trained.model(x), device)

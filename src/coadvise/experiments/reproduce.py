@@ -1,0 +1,111 @@
+"""`coadvise reproduce`: run what some tables and figures need, then write their report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..disagreement import disagreements
+from ..errors import Interrupted, RecipeError, RunError, did_you_mean
+from ..files import read_json, write_json
+from ..inference import load_trained
+from ..progress import Display
+from .ablations import CONV, CROSS, INV, NONE
+from .arms import arm
+from .declared import Experiment
+from .measure import read_result
+from .paper import EXPERIMENTS
+from .runner import Orders, open_jobs, run_jobs
+from .runs import Planned, Planner, Setup
+
+MARK = "reproduce.json"
+
+
+def find_experiments(names: Sequence[str]) -> list[Experiment]:
+    """Tables and figures by name, in the paper's order; `all` is every one.
+
+    Raises:
+        RecipeError: an unknown name.
+    """
+    for name in names:
+        if name != "all" and name not in EXPERIMENTS:
+            known = ", ".join(EXPERIMENTS)
+            raise RecipeError(f"there is no '{name}'{did_you_mean(name, EXPERIMENTS)}; choose of {known}, or all")
+    return [one for name, one in EXPERIMENTS.items() if "all" in names or name in names]
+
+
+def seconds(text: str) -> float:
+    """`90s`, `40m` or `1.5h` in seconds; a number alone is minutes.
+
+    Raises:
+        RecipeError: anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not match:
+        raise RecipeError(f"budget '{text}' is no length of time; write for example 40m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "": 60}[match[2]]
+
+
+def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, display: Display | None = None) -> Path:
+    """Do what is missing and write the report of what there is.
+
+    Returns:
+        The path of the report's page.
+
+    Raises:
+        RunError: `setup.output` holds something else.
+        Interrupted: Ctrl-C; the report of what was finished is there.
+        CoadviseError: bad input.
+    """
+    display = display or Display(every=10.0)
+    output = setup.output
+    if output.exists() and not (output / MARK).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise RunError(f"{output} holds other files; choose another folder with --output")
+    write_json(output / MARK, {"scale": setup.scale.name})
+    planner = Planner(setup)
+    jobs, runs = open_jobs(planner, experiments, orders)
+    display.say(
+        f"{', '.join(one.name for one in experiments)} on {setup.scale.title}: {len(runs)} runs, "
+        + (f"{len(jobs)} jobs to do" if jobs else "all there")
+    )
+    try:
+        if jobs and not run_jobs(jobs, orders, display):
+            display.say("the budget is spent; the same command goes on")
+    except Interrupted:
+        _report(setup, experiments, runs, orders)
+        raise
+    _write_disagreements(planner, experiments, runs, orders)
+    return _report(setup, experiments, runs, orders)
+
+
+def _report(setup: Setup, experiments: Sequence[Experiment], runs: Sequence[Planned], orders: Orders) -> Path:
+    from ..report_paper import write_paper_report
+
+    found = {run.name: result for run in runs if (result := read_result(orders.results, run)) is not None}
+    scale = {"name": setup.scale.name, "title": setup.scale.title, "seeds": orders.seeds}
+    return write_paper_report(setup.output, found, experiments, scale)
+
+
+def _write_disagreements(
+    planner: Planner, experiments: Sequence[Experiment], runs: Sequence[Planned], orders: Orders
+) -> None:
+    """Figure 2's images, once the four models of seed 0 are there."""
+    if "figure2" not in [one.name for one in experiments]:
+        return
+    shown = {
+        "CNN": arm(CONV),
+        "INN": arm(INV),
+        "student, labels only": NONE,
+        "student, both teachers": CROSS,
+    }
+    members = {label: planner.run(one, 0) for label, one in shown.items()}
+    ids = [run.id for run in members.values()]
+    path = planner.setup.output / "figure2.json"
+    if path.is_file() and read_json(path).get("runs") == ids:
+        return
+    if all(
+        read_result(orders.results, run) and (run.folder / "best.safetensors").is_file() for run in members.values()
+    ):
+        models = {label: load_trained(run.folder) for label, run in members.items()}
+        write_json(path, {"runs": ids, **disagreements(models)})
