@@ -12,6 +12,7 @@ from typing import Any
 
 from ..advice_cache import data_facts
 from ..data.sources import open_sources
+from ..errors import RecipeError
 from ..recipe import FREE, Recipe, flat
 from ..recipe_file import apply_setting, builtin_recipes, parse_yaml, recipe_from
 from .ablations import SEVEN_ARMS
@@ -64,13 +65,15 @@ def set_up(
         RecipeError: a setting that does not fit, or no data given for a scale that has none of its own.
         DataError: no such data.
     """
+    if source is None and scale.source is None:
+        raise RecipeError(f"scale {scale.name} has no images of its own: give {scale.title} with --data FOLDER")
     path = builtin_recipes()[scale.recipe]
     content = copy.deepcopy(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
     content["teachers"], content["loss"] = {}, {}
     for part, changes in scale.settings.items():
         content[part] = {**content.get(part, {}), **changes}
     content["data"] = {**content["data"], "views": scale.views, "classes": classes}
-    content["data"]["source"] = source or scale.source or content["data"]["source"]
+    content["data"]["source"] = source or scale.source
     content["run"] = {**content.get("run", {}), "tensorboard": False, "allow_weak": True, "compile": "auto"}
     content["school"] = copy.deepcopy(dict(scale.school))
     for setting in settings:

@@ -1,0 +1,57 @@
+"""`coadvise reproduce`: the paper's tables and figures, run anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from .errors import RecipeError
+from .progress import Display
+
+out = Console(highlight=False, soft_wrap=True)
+
+
+def reproduce(
+    names: Annotated[list[str], typer.Argument(help="table1 … table9, figure1, figure2, figure4 or all; key=value")],
+    scale: Annotated[str, typer.Option("--scale", "-s", help="digits, cifar-cpu, cifar, tiny or imagenet")] = "digits",
+    data: Annotated[str | None, typer.Option("--data", help="images in place of the scale's own")] = None,
+    classes: Annotated[str | None, typer.Option("--classes", help="file with the classes to use, one a line")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="runs/reproduce-SCALE by default")] = None,
+    results: Annotated[Path | None, typer.Option("--results", help="result files, OUTPUT/results by default")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="runs of each kind")] = 1,
+    budget: Annotated[str | None, typer.Option(help="stop after so long, such as 40m or 2h")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="runs side by side; one for each GPU or core")] = None,
+) -> None:
+    """Run what tables and figures of the paper need, and report it beside the paper's numbers.
+
+    Runs are shared between tables and done once; the same command goes on where an earlier one stopped.
+
+    Examples:
+
+        coadvise reproduce all --scale digits
+
+        coadvise reproduce table6 --scale cifar --seeds 5 --budget 8h
+
+        coadvise reproduce table4 table6 --scale imagenet --data /data/imagenet --classes imagenet100.txt
+
+        coadvise reproduce table6 --scale tiny --data my-images schedule.epochs=50 school.epochs=30
+    """
+    from .experiments.reproduce import find_experiments, seconds
+    from .experiments.reproduce import reproduce as run
+    from .experiments.runner import Orders
+    from .experiments.runs import set_up
+    from .experiments.scales import find_scale
+
+    settings = [name for name in names if "=" in name]
+    wanted = find_experiments([name for name in names if "=" not in name])
+    if not wanted:
+        raise RecipeError("name what to reproduce, such as `coadvise reproduce table6`, or all")
+    output = output or Path("runs") / f"reproduce-{scale}"
+    limit = None if budget is None else seconds(budget)
+    setup = set_up(find_scale(scale), output, source=data, classes=classes, settings=settings)
+    orders = Orders(results or output / "results", seeds, limit, jobs)
+    page = run(setup, wanted, orders, Display(every=10.0))
+    out.print(f"report: {page}", markup=False)
