@@ -165,7 +165,7 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
 
     devices = torch.cuda.device_count()
     count = orders.jobs or devices or max(1, min(os.cpu_count() or 1, 4))
-    threads = max(1, (os.cpu_count() or 1) // count)
+    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // count)))
     deadline = None if orders.budget is None else time.monotonic() + orders.budget
     waiting, done, running = list(jobs), set[str](), dict[Future[bool], Job]()
     open_keys = {job.key for job in jobs}
