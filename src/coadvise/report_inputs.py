@@ -223,7 +223,7 @@ def read_demo(folder: Path) -> Demo:
     known = {arm.id for arm in arms}
     for a, b in [pair for pair in comparisons if not known.issuperset(pair)]:
         notes.append(f"The comparison of {a} with {b} names an arm that this demo does not have.")
-    classes, images = _read_disagreements(folder, notes)
+    classes, images = read_disagreements(folder / "disagreements.json", notes)
     title = str(plan.get("title") or "Co-advised training")
     return Demo(title, arms, teachers, comparisons, classes, images, notes)
 
@@ -273,10 +273,10 @@ def _finished(folder: Path, path: str, who: str, notes: list[str]) -> Run | None
     return run
 
 
-def _read_disagreements(folder: Path, notes: list[str]) -> tuple[list[str], list[Disagreement]]:
-    path = folder / "disagreements.json"
+def read_disagreements(path: Path, notes: list[str]) -> tuple[list[str], list[Disagreement]]:
+    """Class names and images of a file that `disagreement.disagreements` wrote; problems are added to `notes`."""
     if not path.is_file():
-        notes.append("There is no disagreements.json, so the figure of single images is missing.")
+        notes.append(f"There is no {path.name}, so the figure of single images is missing.")
         return [], []
     try:
         value = _read_object(path)
@@ -289,7 +289,7 @@ def _read_disagreements(folder: Path, notes: list[str]) -> tuple[list[str], list
         try:
             images.append(_disagreement(entry, len(classes)))
         except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
-            notes.append(f"Image {position + 1} of disagreements.json is left out: {error!r}.")
+            notes.append(f"Image {position + 1} of {path.name} is left out: {error!r}.")
     return classes, images
 
 

@@ -67,6 +67,39 @@ def markdown_table(table: Table) -> str:
     return "\n".join([*caption, *lines])
 
 
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "✓": r"\checkmark{}", "±": r"$\pm$", "−": "$-$",
+    "–": "--", "‖": r"$\Vert$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "×": r"$\times$",
+}  # fmt: skip
+
+
+def latex_text(text: object) -> str:
+    """`text` with the signs that LaTeX would act on made inert; needs the packages amssymb and booktabs."""
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(str(text).split()))
+
+
+def latex_table(table: Table) -> str:
+    """The table for a paper: a `tabular` with booktabs' rules, under its caption."""
+    lines = [" & ".join(map(latex_text, row)) + r" \\" for row in [table.columns, *table.rows]]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{latex_text(table.caption)}}}",
+            rf"\begin{{tabular}}{{{table.alignment}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
 def number(value: float | None, decimals: int = 3) -> str:
     """A fixed number of decimals, with a real minus sign."""
     if value is None or not math.isfinite(value):

@@ -1,0 +1,100 @@
+"""Figures 1 and 4 of the paper with our numbers: colours that everyone can tell apart, markers that print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .plots import MUTED, PAPER, style
+
+
+class Point(NamedTuple):
+    """A model in a plane; `y` and `sd` in per cent."""
+
+    label: str
+    x: float
+    y: float
+    sd: float | None = None
+
+
+def parameters_figure(panels: Sequence[tuple[str, Sequence[Point], Sequence[Point]]]) -> Figure:
+    """Figure 1: top-1 against parameters, one panel a source: (title, DeiT's models, CiT's models)."""
+    figure = Figure(figsize=(8, 3.9), layout="constrained")
+    for axes, (title, deit, cit) in zip(_panels(figure, len(panels)), panels, strict=True):
+        for position, (name, points) in enumerate((("DeiT", deit), ("CiT (ours)", cit)), start=1):
+            look = style(position)
+            ordered = sorted(points, key=lambda point: (point.x, point.y))
+            axes.errorbar(
+                [p.x for p in ordered], [p.y for p in ordered], [p.sd or 0.0 for p in ordered],
+                fmt=look.marker, color=look.color, ms=7, mec=PAPER, mew=0.6, capsize=2.5, elinewidth=1, label=name,
+            )  # fmt: skip
+        _label_points(axes, [*deit, *cit])
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("parameters, millions")
+        axes.set_ylabel("top-1 accuracy, %")
+        axes.margins(x=0.28, y=0.18)
+        axes.legend(loc="lower right", fontsize=8.5)
+    return figure
+
+
+class Pair(NamedTuple):
+    """A teacher's and its student's top-1 with the student's standard deviation, in per cent."""
+
+    teacher: float
+    student: float
+    sd: float | None
+    label: str
+
+
+class Family(NamedTuple):
+    """Teachers of one family."""
+
+    name: str
+    points: Sequence[Pair]
+
+
+def teachers_figure(panels: Sequence[tuple[str, Sequence[Family]]], baseline: float | None) -> Figure:
+    """Figure 4: a student's top-1 against its teacher's, a line a family; dashed: the student without a teacher."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    first: Axes | None = None
+    for axes, (title, families) in zip(_panels(figure, len(panels)), panels, strict=True):
+        if first is not None:
+            axes.sharey(first)
+        first = first or axes
+        if baseline is not None:
+            axes.axhline(baseline, color=MUTED, lw=1.1, ls=(0, (4, 3)), label="labels only")
+        for position, family in enumerate(families, start=1):
+            look = style(position)
+            x, y = [p.teacher for p in family.points], [p.student for p in family.points]
+            axes.errorbar(
+                x, y, [p.sd or 0.0 for p in family.points], fmt=look.marker, ls=look.line, color=look.color, ms=7, mec=PAPER, mew=0.6,
+                lw=1.3, capsize=2.5, elinewidth=1, label=family.name,
+            )  # fmt: skip
+            for where, point in enumerate(family.points):
+                axes.annotate(
+                    point.label, (point.teacher, point.student), (0, 8 if where % 2 else -13), textcoords="offset points",
+                    ha="center", fontsize=7.5, color=look.color,
+                )  # fmt: skip
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("teacher's top-1, %")
+        axes.set_ylabel("student's top-1, %")
+        axes.margins(x=0.14, y=0.16)
+        axes.legend(fontsize=8.5, loc="best")
+    return figure
+
+
+def _panels(figure: Figure, count: int) -> list[Axes]:
+    return list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def _label_points(axes: Axes, points: Sequence[Point]) -> None:
+    """Names to the left and right of the points in turn, from the top down, so that neighbours do not meet."""
+    for place, point in enumerate(sorted(points, key=lambda p: -p.y)):
+        left = place % 2
+        axes.annotate(
+            point.label, (point.x, point.y), (-7 if left else 7, -1), textcoords="offset points", fontsize=8,
+            ha="right" if left else "left", va="center",
+        )  # fmt: skip

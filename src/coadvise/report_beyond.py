@@ -1,0 +1,89 @@
+"""What the paper does not measure: calibration, agreement in error, likeness of features, tokens that collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .experiments.arms import Arm
+from .experiments.declared import Experiment, Value
+from .plots import Drawing, draw
+from .plots_tokens import token_cosine_figure
+from .report_claims import Results
+from .report_page import Section, Text
+from .statistics import summarise
+from .tables import NONE, Table, mean_sd, number, percent
+
+
+def beyond_section(experiments: Sequence[Experiment], results: Results) -> Section | None:
+    """Tables over the arms with teachers; None where nothing of it was measured."""
+    arms = list(dict.fromkeys(arm for one in experiments for arm in one.arms() if arm.advisers and results.seeds(arm)))
+    parts: list[Text | Table | Drawing] = []
+    likeness = _likeness_rows(arms, results)
+    if likeness:
+        columns = ["Arm", "Token", "Teacher", "κ of errors", "CKA of features", "ECE of the token (%)"]
+        parts.append(Table("Tokens and teachers, mean over the seeds", columns, likeness, "lllrrr"))
+        parts.append(
+            Text(
+                "κ: whether token and teacher err on the same images (1: always, 0: as by chance). CKA: likeness of "
+                "the token's last embedding and the teacher's last features (1: the same up to a rotation). ECE: distance "
+                "between confidence and accuracy.",
+                "note",
+            )
+        )
+    ensembles = _ensemble_rows(arms, results)
+    if ensembles:
+        columns = ["Arm", "Class token (%)", "Teachers' mean (%)", "Some teacher right (%)"]
+        parts.append(Table("The student and its teachers together", columns, ensembles, "lrrr"))
+    curves, collapsed = _cosines(arms, results)
+    if curves:
+        alt = "Mean cosine between tokens after each block."
+        parts.append(draw("token-cosine", alt, lambda: token_cosine_figure(curves)))
+        if collapsed:
+            parts.append(Text(f"Tokens that ended up the same (cosine above 0.99): {', '.join(collapsed)}.", "warning"))
+    return Section("beyond", "Beyond the paper", parts) if parts else None
+
+
+def _mean(arm: Arm, metric: str, results: Results) -> float | None:
+    values = list(results.series(Value(arm, metric)).values())
+    return summarise(values).mean if values else None
+
+
+def _likeness_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
+    rows = []
+    for arm in arms:
+        measured = results.content(arm, results.seeds(arm)[0]).get("measured", {})
+        for key in measured:
+            if key.startswith("kappa/"):
+                pair = key.removeprefix("kappa/")
+                teacher, _, token = pair.partition("|")
+                ece = _mean(arm, f"ece/{token}", results)
+                kappa, cka = (number(_mean(arm, f"{what}/{pair}", results), 2) for what in ("kappa", "cka"))
+                rows.append([arm.id, token, teacher, kappa, cka, percent(ece)])
+    return rows
+
+
+def _ensemble_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
+    rows = []
+    for arm in arms:
+        series = [
+            results.series(Value(arm, metric)) for metric in ("accuracy/class", "ensemble/accuracy", "ensemble/upper")
+        ]
+        if all(series) and len(arm.advisers) > 1:
+            rows.append([arm.id, *(mean_sd(summarise(list(one.values()))) if one else NONE for one in series)])
+    return rows
+
+
+def _cosines(arms: Sequence[Arm], results: Results) -> tuple[dict[str, list[float]], list[str]]:
+    """Curves of the first seed of the arms with two advised tokens, and the arms whose tokens collapsed."""
+    curves: dict[str, list[float]] = {}
+    collapsed = []
+    for arm in arms:
+        seed = results.seeds(arm)[0]
+        detail: Mapping[str, Any] = results.content(arm, seed).get("detail", {})
+        if detail.get("collapsed"):
+            collapsed.append(arm.id)
+        if arm.id in ("transformer_tiny.resnet18.rednet26", "transformer_tiny.resnet18.resnet18-s1"):
+            for pair, values in (detail.get("token_cosine") or {}).items():
+                curves[f"{pair.replace('|', ' – ')} ({len(arm.advisers)} teachers)"] = [float(v) for v in values]
+    return curves, collapsed

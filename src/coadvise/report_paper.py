@@ -1,0 +1,305 @@
+"""The report of re-run tables and figures: the paper's number and ours side by side, and what the claims are worth.
+
+Reads result files alone (no torch). The same files give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .experiments.ablations import NONE as LABELS_ONLY
+from .experiments.ablations import SEVEN_ARMS
+from .experiments.declared import Column, Experiment, Row, Value
+from .files import write_atomic, write_json
+from .plots import DotRow, Drawing, disagreement_figure, dot_plot, draw, style
+from .plots_paper import Family, Pair, Point, parameters_figure, teachers_figure
+from .report_beyond import beyond_section
+from .report_claims import Judged, Results, judge
+from .report_inputs import Run, read_disagreements
+from .report_page import Page, Section, Text, write_page
+from .report_sections import provenance_section
+from .statistics import DOES_NOT_HOLD, HOLDS, Summary, summarise
+from .tables import NONE, Cell, Table, count, latex_table, mean_sd, number, p_value
+
+SEVEN_LABELS = (
+    "no teacher", "one convolution teacher", "one involution teacher", "two convolution teachers, two seeds",
+    "two convolution teachers, two depths", "both kinds, a token each", "both kinds on a single token",
+)  # fmt: skip
+_SCALE = {"%": 100.0, "M": 1e-6}
+
+
+def write_paper_report(
+    output: Path, files: Mapping[str, Mapping[str, Any]], experiments: Sequence[Experiment], scale: Mapping[str, Any]
+) -> Path:
+    """Write report.html, report.md, figures/, tables/NAME.tex and verdicts.json.
+
+    Args:
+        files: name of a result file → its content.
+        scale: `name`, `title` and `seeds` asked for.
+
+    Returns:
+        The path of `report.html`.
+    """
+    results = Results(files)
+    judged = {one.name: judge(one, results) for one in experiments}
+    sections = [_claims_section(experiments, judged)]
+    seven = _seven_section(results)
+    sections += [seven] if seven and any(one.name == "table6" for one in experiments) else []
+    for one in experiments:
+        sections.append(_experiment_section(one, results, judged[one.name], output))
+        write_atomic(output / "tables" / f"{one.name}.tex", latex_table(_table(one, results)))
+    beyond = beyond_section(experiments, results)
+    sections += [beyond] if beyond else []
+    runs = [(content["arm"], Run(f"{name}.json", _as_run(content), ())) for name, content in sorted(files.items())]
+    sections += [provenance_section(runs)] if runs else []
+    write_json(output / "verdicts.json", [one.as_json() for claims in judged.values() for one in claims])
+    page = Page(
+        title=f"The paper's experiments on {scale['title']}",
+        headline=_headline([one for claims in judged.values() for one in claims], results),
+        lead=_lead(results, scale),
+        sections=sections,
+        warnings=_warnings(experiments, results, int(scale["seeds"])),
+    )
+    return write_page(page, output)
+
+
+def _as_run(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {**content, "fingerprint": content.get("id")}
+
+
+def _headline(judged: Sequence[Judged], results: Results) -> str:
+    if not results.files:
+        return "No finished run yet"
+    tested = [one for one in judged if one.test is not None or one.claim.exact]
+    word = lambda verdict: sum(one.verdict == verdict for one in tested)
+    holds, fails = word(HOLDS), word(DOES_NOT_HOLD)
+    undecided = sum(one.verdict.startswith("undecided") for one in tested)
+    return (
+        f"Of {len(judged)} claims of the paper {holds} hold{'s' if holds == 1 else ''} here, {fails} "
+        f"do{'es' if fails == 1 else ''} not, {undecided} {'is' if undecided == 1 else 'are'} undecided, and "
+        f"{len(judged) - holds - fails - undecided} could not be tested"
+    )
+
+
+def _lead(results: Results, scale: Mapping[str, Any]) -> list[str]:
+    if not results.files:
+        return []
+    seeds = sorted({int(content["seed"]) for content in results.files.values()})
+    facts: Mapping[str, Any] = next(iter(results.files.values())).get("data", {})
+    return [
+        f"{len(results.files)} runs with {len(seeds)} seed{'s' if len(seeds) > 1 else ''} on {scale['title']}: "
+        f"{count(facts.get('train'))} training and {count(facts.get('val'))} validation images of "
+        f"{len(facts.get('classes', ()))} classes.",
+        "The paper's numbers are those of its own data and sizes, so they are to be compared in their order and their "
+        "differences, not in their height.",
+        "Each claim is tested over the seeds (two-sided t-test of the differences, Holm's correction over the claims "
+        "of its table); with one seed nothing can be tested.",
+    ]
+
+
+def _warnings(experiments: Sequence[Experiment], results: Results, seeds: int) -> list[str]:
+    wanted: dict[str, int] = {}
+    for experiment in experiments:
+        for value in experiment.values():
+            have = len(results.seeds(value.arm))
+            if have < (1 if value.seed is not None else seeds):
+                wanted[value.arm.id] = have
+    if not wanted:
+        return []
+    few = ", ".join(f"{name} ({have})" for name, have in list(wanted.items())[:8])
+    more = f" and {len(wanted) - 8} more" if len(wanted) > 8 else ""
+    return [f"Arms with fewer than {seeds} finished runs: {few}{more}. The same command goes on."]
+
+
+# --- claims ------------------------------------------------------------------------------------------------
+
+
+def _claims_section(experiments: Sequence[Experiment], judged: Mapping[str, Sequence[Judged]]) -> Section:
+    rows = [
+        [_name(one.name), claim.claim.text, *_claim_cells(claim)] for one in experiments for claim in judged[one.name]
+    ]
+    columns = ["In", "Claim", "Difference", "n", "p (Holm)", "Verdict"]
+    table = Table("What the paper claims and what was found", columns, rows, "llrrrl")
+    note = "Differences are in the claim's own direction: above zero speaks for it. Files behind each: verdicts.json."
+    parts: list[Text | Table | Drawing] = [table, Text(note, "note")] if rows else [Text("No claim belongs to these.")]
+    return Section("claims", "The claims", parts)
+
+
+def _claim_cells(one: Judged) -> list[str | Cell]:
+    kind = {HOLDS: "good", DOES_NOT_HOLD: "bad"}.get(one.verdict, "open")
+    if one.claim.exact and one.differences:
+        return [
+            _shown(next(iter(one.differences.values())), one.claim.unit, True),
+            NONE,
+            "exact",
+            Cell(one.verdict, kind),
+        ]
+    if one.test is None:
+        return [NONE, "0", NONE, Cell(one.verdict, kind)]
+    return [_shown(one.test.mean, one.claim.unit, True), str(one.test.n), p_value(one.p), Cell(one.verdict, kind)]
+
+
+def _detail_table(judged: Sequence[Judged]) -> Table:
+    rows = []
+    for one in judged:
+        interval = NONE
+        if one.test is not None and one.test.low is not None and one.test.high is not None:
+            low, high = (_shown(v, one.claim.unit, True) for v in (one.test.low, one.test.high))
+            interval = f"{low} … {high}"
+        difference, n, p, cell = _claim_cells(one)
+        rows.append([one.claim.text, one.claim.place, difference, interval, n, p, cell, one.reason or NONE])
+    columns = ["Claim", "Place", "Difference", "95 % interval", "n", "p (Holm)", "Verdict", "Remark"]
+    return Table("Claims", columns, rows, "llrrrrll")
+
+
+# --- one experiment ----------------------------------------------------------------------------------------
+
+
+def _name(name: str) -> str:
+    return f"{name[:-1].capitalize()} {name[-1]}"
+
+
+def _experiment_section(one: Experiment, results: Results, judged: Sequence[Judged], output: Path) -> Section:
+    parts: list[Text | Table | Drawing] = []
+    if drawing := _drawing(one, results, output):
+        parts.append(drawing)
+    parts.append(_table(one, results))
+    absent = [column.title for column in one.columns if results.files and not _measured(one, column, results)]
+    if absent:
+        parts.append(Text(f"Not measured at this scale: {', '.join(absent)}.", "note"))
+    if judged:
+        parts.append(_detail_table(judged))
+    parts += [Text(note, "note") for note in one.notes]
+    return Section(one.name, f"{_name(one.name)}: {one.title}", parts)
+
+
+def _measured(one: Experiment, column: Column, results: Results) -> bool:
+    values = [row.ours[column.key] for row in one.rows if column.key in row.ours]
+    return any(results.series(value) for value in values)
+
+
+def _table(one: Experiment, results: Results) -> Table:
+    columns, align = list(one.heads), "l" * len(one.heads)
+    for column in one.columns:
+        columns += [f"{column.title}: paper", "ours"]
+        align += "rr"
+    columns, align = [*columns, "n"], align + "r"
+    rows = []
+    for row in one.rows:
+        cells: list[str | Cell] = [*row.labels]
+        for column in one.columns:
+            printed = row.paper.get(column.key)
+            cells += [NONE if printed is None else _paper_number(printed, column), _ours(row, column, results)]
+        cells.append(str(max((len(results.series(value)) for value in row.ours.values()), default=0)))
+        rows.append(cells)
+    return Table(f"{one.title}; paper: {one.data}; ours: mean ± standard deviation over n runs", columns, rows, align)
+
+
+def _paper_number(value: float, column: Column) -> str:
+    return f"{value:g}" if column.unit in ("M", "images/s") else number(value, 3 if column.unit == "nat" else 2)
+
+
+def _ours(row: Row, column: Column, results: Results) -> str:
+    value = row.ours.get(column.key)
+    series = list(results.series(value).values()) if value is not None else []
+    if not series:
+        return NONE
+    summary = summarise(series)
+    if column.unit == "%":
+        return mean_sd(summary)
+    text = _shown(summary.mean, column.unit)
+    spread = summary.sd if summary.sd is not None and column.unit != "M" else None
+    return text + (f" ± {_shown(spread, column.unit)}" if spread is not None else "")
+
+
+def _shown(value: float, unit: str, signed: bool = False) -> str:
+    value *= _SCALE.get(unit, 1.0)
+    if unit == "%":
+        text = number(value, 1)
+    elif unit == "nat":
+        text = number(value, 3)
+    elif unit == "images/s":
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.3g}".replace("-", "−")
+    return f"+{text}" if signed and value > 0 and text.strip("0.") else text
+
+
+# --- figures -----------------------------------------------------------------------------------------------
+
+
+def _seven_section(results: Results) -> Section | None:
+    rows = []
+    for position, (label, arm) in enumerate(zip(SEVEN_LABELS, SEVEN_ARMS, strict=True)):
+        values = list(results.series(Value(arm)).values())
+        if values:
+            rows.append(DotRow(label, values, summarise(values), style(position)))
+    if not rows:
+        return None
+    alt = "; ".join(f"{row.label} {mean_sd(row.summary)} %" for row in rows)
+    drawing = draw("seven-arms", f"Top-1 of Transformer-Ti by its teachers: {alt}.", lambda: dot_plot(rows, []))
+    note = "Small: one run. Large: mean. Bar: 95 % t-interval of the mean (needs two runs)."
+    return Section("seven", "The arms that carry the claim", [drawing, Text(note, "note")])
+
+
+def _drawing(one: Experiment, results: Results, output: Path) -> Drawing | None:
+    if one.name == "figure1":
+        return _figure1(one, results)
+    if one.name == "figure2":
+        return _figure2(output)
+    if one.name == "figure4":
+        return _figure4(one, results)
+    return None
+
+
+def _summary(value: Value, results: Results) -> Summary | None:
+    values = list(results.series(value).values())
+    return summarise(values) if values else None
+
+
+def _figure1(one: Experiment, results: Results) -> Drawing | None:
+    sizes = {"DeiT-Ti": 5.0, "DeiT-Ti-KD": 6.0, "CiT-Ti": 6.0, "CiT-SA": 26.0, "CiT-SAK": 26.0}
+    paper = [Point(row.labels[0], sizes.get(row.labels[0], 22.0), row.paper["top1"]) for row in one.rows]
+    ours = []
+    for row in one.rows:
+        size, top1 = _summary(row.ours["parameters"], results), _summary(row.ours["top1"], results)
+        if size is not None and top1 is not None:
+            spread = None if top1.sd is None else 100 * top1.sd
+            ours.append(Point(row.labels[0], size.mean / 1e6, 100 * top1.mean, spread))
+    if not ours:
+        return None
+    split = lambda points: ([p for p in points if p.label.startswith("D")], [p for p in points if p.label[0] == "C"])
+    panels = [("paper (ImageNet-1k)", *split(paper)), ("ours", *split(ours))]
+    said = ", ".join(f"{point.label} {point.y:.1f} %" for point in ours)
+    return draw(
+        "figure1", f"Top-1 against parameters, the paper's and ours: {said}.", lambda: parameters_figure(panels)
+    )
+
+
+def _figure2(output: Path) -> Drawing | None:
+    classes, images = read_disagreements(output / "figure2.json", [])
+    if not images:
+        return None
+    alt = f"Class probabilities of two teachers and two students on {len(images)} images."
+    return draw("figure2", alt, lambda: disagreement_figure(images, classes))
+
+
+def _figure4(one: Experiment, results: Results) -> Drawing | None:
+    families: dict[str, dict[str, list[Pair]]] = {"a": {}, "b": {}}
+    for row in one.rows:
+        panel, teacher, part = row.labels
+        family = teacher.rpartition("-")[0] if panel == "b" else teacher
+        x, y = _summary(row.ours["teacher"], results), _summary(row.ours["student"], results)
+        if x is not None and y is not None:
+            label = part if panel == "a" else teacher.rpartition("-")[2]
+            spread = None if y.sd is None else 100 * y.sd
+            families[panel].setdefault(family, []).append(Pair(100 * x.mean, 100 * y.mean, spread, label))
+    if not any(families.values()):
+        return None
+    titles = {"a": "(a) teachers trained for a part of their epochs", "b": "(b) teachers of three sizes"}
+    panels = [(titles[k], [Family(name, points) for name, points in found.items()]) for k, found in families.items()]
+    base = _summary(Value(LABELS_ONLY), results)
+    alt = "A student's top-1 against its teacher's, by family of teachers."
+    return draw("figure4", alt, lambda: teachers_figure(panels, None if base is None else 100 * base.mean))

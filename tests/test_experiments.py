@@ -1,0 +1,252 @@
+"""The paper's tables as declared, the runs they become, and the runner."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from coadvise.build import build_student
+from coadvise.errors import RecipeError
+from coadvise.experiments.ablations import CROSS, NONE, SEVEN_ARMS
+from coadvise.experiments.arms import Adviser, Arm, arm
+from coadvise.experiments.measure import groups_of, read_result
+from coadvise.experiments.paper import EXPERIMENTS
+from coadvise.experiments.reproduce import find_experiments, reproduce, seconds
+from coadvise.experiments.runner import Orders, open_jobs, run_jobs
+from coadvise.experiments.runs import Planner, Setup, in_order, set_up
+from coadvise.experiments.scales import SCALES, find_scale
+from coadvise.progress import Display
+from coadvise.recipe import Recipe
+
+ALL = list(EXPERIMENTS.values())
+SHORT = ["schedule.epochs=1", "schedule.warmup_epochs=0", "school.epochs=1", "data.train_size=50", "data.val_size=40"]
+PAPER = Path(__file__).resolve().parents[2] / "shared" / "paper" / "paper.txt"
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return set_up(find_scale("digits"), tmp_path / "out", settings=SHORT)
+
+
+def orders(setup: Setup, seeds: int = 1, jobs: int = 1) -> Orders:
+    return Orders(setup.output / "results", seeds, jobs=jobs)
+
+
+def test_every_table_and_figure_is_declared() -> None:
+    assert list(EXPERIMENTS) == [f"table{i}" for i in range(1, 10)] + ["figure1", "figure2", "figure4"]
+    for experiment in ALL:
+        keys = {column.key for column in experiment.columns}
+        for row in experiment.rows:
+            assert len(row.labels) == len(experiment.heads), (experiment.name, row.labels)
+            assert {*row.paper, *row.ours} <= keys
+
+
+def printed_numbers(title: str, until: str) -> list[str]:
+    """Numbers as the paper prints them between two places of its text."""
+    import re
+
+    text = PAPER.read_text(encoding="utf-8")
+    part = text[text.index(title) :]
+    return re.findall(r"\d+\.\d+", part[: part.index(until)])
+
+
+@pytest.mark.skipif(not PAPER.is_file(), reason=f"the paper's text is not at {PAPER}")
+@pytest.mark.parametrize(
+    ("name", "title", "until"),
+    [
+        ("table1", "Table 1. Performance", "of the teacher. A popular"),
+        ("table3", "Table 3. Comparisons", "do not reveal"),
+        ("table4", "Table 4. Performances", "Alternatively, the vertical"),
+        ("table6", "Table 6. Performances", "involution-based RedNet-26, its"),
+        ("table7", "Table 7. Performances", "Table 8."),
+        ("table8", "Table 8. Performances", "between the teachers and"),
+        ("table9", "Table 9. Performance", "and C but worse"),
+    ],
+)
+def test_the_papers_numbers_are_those_of_its_text(name: str, title: str, until: str) -> None:
+    ours = sorted(float(number) for row in EXPERIMENTS[name].rows for number in row.paper.values())
+    text = sorted(float(number) for number in printed_numbers(title, until))
+    # The text prints whole numbers, too (22 million parameters), which no pattern can tell from others.
+    assert [number for number in ours if number % 1] == [number for number in text if number % 1]
+
+
+def test_ids_are_unique_and_fit_a_file_name() -> None:
+    arms = {one for experiment in ALL for one in experiment.arms()}
+    ids = [one.id for one in arms]
+    assert len(ids) == len(set(ids))
+    assert all(Recipe.model_fields["name"] is not None and len(name) < 100 and "/" not in name for name in ids)
+    assert CROSS.id == "transformer_tiny.resnet18.rednet26"
+    assert Adviser("resnet18", 1, 0.25).name == "resnet18-s1-e25"
+
+
+@pytest.mark.parametrize("scale", sorted(SCALES))
+def test_every_arm_can_be_built_at_every_scale(tmp_path: Path, scale: str) -> None:
+    settings = [] if scale == "digits" else ["data.train_size=50", "data.val_size=40"]
+    content = set_up(find_scale("digits"), tmp_path, settings=settings)
+    recipe = __import__("yaml").safe_load(
+        __import__("coadvise.recipe_file", fromlist=["x"]).builtin_recipes()[SCALES[scale].recipe].read_text()
+    )
+    recipe = {**recipe, "teachers": {}, "loss": {}, "run": recipe.get("run", {})}
+    for part, changes in SCALES[scale].settings.items():
+        recipe[part] = {**recipe.get(part, {}), **changes}
+    setup = Setup(SCALES[scale], tmp_path, recipe, SCALES[scale].school, content.data, 50, {})
+    runs = in_order(Planner(setup), ALL, 1)
+    for run in runs:
+        if scale in ("digits", "cifar-cpu") or run.arm.model in ("resnet10", "transformer_tiny", "mixer_tiny"):
+            student = build_student(run.recipe, 10)
+            tokens = getattr(student, "token_names", ())
+            wanted = {
+                *(() if run.arm.tokens == "single" or not run.arm.is_transformer else run.advisers),
+                *run.arm.injected,
+            }
+            assert set(tokens) - {"class"} == wanted, run.arm.id
+
+
+def test_scales_shrink_depth_and_width_alone(setup: Setup) -> None:
+    planner = Planner(setup)
+    cross, none = planner.run(CROSS, 0).recipe, planner.run(NONE, 0).recipe
+    assert cross.student.options == none.student.options
+    assert cross.tokens() == {"resnet18": "conv", "rednet26": "inv"}
+    assert cross.data == none.data, "arms are compared on the same views"
+    assert cross.schedule == none.schedule
+    assert planner.run(CROSS, 1).recipe.data.seed == 1
+
+
+def test_a_run_is_named_by_what_decides_its_numbers(tmp_path: Path, setup: Setup) -> None:
+    first = Planner(setup).run(CROSS, 0)
+    elsewhere = set_up(find_scale("digits"), tmp_path / "elsewhere", settings=SHORT)
+    assert Planner(elsewhere).run(CROSS, 0).id == first.id
+    assert Planner(setup).run(CROSS, 1).id != first.id
+    other = set_up(find_scale("digits"), tmp_path / "out", settings=[*SHORT, "school.epochs=2"])
+    changed = Planner(other).run(CROSS, 0)
+    assert changed.id != first.id, "other teachers make another run"
+    assert Planner(other).run(NONE, 0).id == Planner(setup).run(NONE, 0).id
+    fewer = set_up(find_scale("digits"), tmp_path / "out", settings=[*SHORT, "data.train_size=40"])
+    assert Planner(fewer).run(NONE, 0).id != Planner(setup).run(NONE, 0).id
+
+
+def test_the_telling_runs_come_first_and_teachers_before_students(setup: Setup) -> None:
+    runs = in_order(Planner(setup), ALL, 2)
+    place = {run.id: i for i, run in enumerate(runs)}
+    for run in runs:
+        assert all(place[one.id] < place[run.id] for one in run.advisers.values())
+    last_of_seven = max(place[run.id] for run in runs if run.arm in SEVEN_ARMS)
+    assert last_of_seven < 2 * len(SEVEN_ARMS) + 5, "seven arms twice and the five teachers they have"
+    partial = [run for run in runs if run.arm.part != 1.0 and not run.advisers]
+    assert {run.seed for run in partial} == {0}
+
+
+def test_runs_are_shared_between_tables(setup: Setup) -> None:
+    both = in_order(Planner(setup), find_experiments(["table4", "table6"]), 1)
+    apart = [in_order(Planner(setup), find_experiments([name]), 1) for name in ("table4", "table6")]
+    assert len(both) < sum(map(len, apart))
+    assert len({run.id for run in both}) == len(both)
+
+
+def test_a_table_runs_once_and_goes_on_where_it_was(setup: Setup) -> None:
+    experiments = find_experiments(["table7"])
+    planner = Planner(setup)
+    jobs, runs = open_jobs(planner, experiments, orders(setup))
+    assert run_jobs(jobs[:2], orders(setup), Display(quiet=True))
+    rest, _ = open_jobs(Planner(setup), experiments, orders(setup))
+    assert len(rest) == len(jobs) - 2
+    page = reproduce(setup, experiments, orders(setup), Display(quiet=True))
+    before = {path: path.read_bytes() for path in (page, page.with_suffix(".md"), *orders(setup).results.iterdir())}
+    assert open_jobs(Planner(setup), experiments, orders(setup))[0] == []
+    assert reproduce(setup, experiments, orders(setup), Display(quiet=True)) == page
+    assert {path: path.read_bytes() for path in before} == before
+    for run in runs:
+        result = read_result(orders(setup).results, run)
+        assert result is not None and result["arm"] == run.arm.id
+        assert 0 <= result["measured"]["accuracy/class"] <= 1
+        assert set(result["advisers"]) == set(run.advisers)
+
+
+def test_results_from_elsewhere_count_and_their_teachers_are_trained_again_when_needed(setup: Setup) -> None:
+    import shutil
+
+    experiments = find_experiments(["table7"])
+    reproduce(setup, experiments, orders(setup), Display(quiet=True))
+    shutil.rmtree(setup.output / "runs")
+    shutil.rmtree(setup.output / "caches")
+    assert open_jobs(Planner(setup), experiments, orders(setup))[0] == []
+    cross = Planner(setup).run(CROSS, 0)
+    (orders(setup).results / f"{cross.name}.json").unlink()
+    jobs, _ = open_jobs(Planner(setup), experiments, orders(setup))
+    trained = {job.key for job in jobs if job.key.startswith("train")}
+    assert trained == {f"train {run.id}" for run in (cross, *cross.advisers.values())}
+    assert sum(job.key.startswith("advice") for job in jobs) == 2
+
+
+def test_a_spent_budget_stops_cleanly(setup: Setup) -> None:
+    experiments = find_experiments(["table7"])
+    none = Orders(setup.output / "results", 1, budget=0.0, jobs=1)
+    page = reproduce(setup, experiments, none, Display(quiet=True))
+    assert page.is_file()
+    jobs, runs = open_jobs(Planner(setup), experiments, none)
+    assert len([job for job in jobs if job.key.startswith("train")]) == len(runs)
+
+
+def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    words = ["reproduce", "table7", "--output", str(output), "--jobs", "1", *SHORT]
+    command = [sys.executable, "-m", "coadvise", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list((output / "results").glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    first = {path.name: path.read_bytes() for path in (output / "results").glob("*.json")}
+    assert first
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for name, content in first.items():
+        assert (output / "results" / name).read_bytes() == content
+    verdicts = json.loads((output / "verdicts.json").read_text())
+    assert verdicts
+
+
+def test_another_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    done = subprocess.run(
+        [sys.executable, "-m", "coadvise", "reproduce", "table7", "--output", str(tmp_path)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "holds other files" in done.stderr and "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(("text", "value"), [("40m", 2400), ("2h", 7200), ("90s", 90), ("1.5h", 5400), ("3", 180)])
+def test_budgets(text: str, value: float) -> None:
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "x", "-3m", "3 days"])
+def test_bad_budgets(text: str) -> None:
+    with pytest.raises(RecipeError, match="no length of time"):
+        seconds(text)
+
+
+def test_bad_names() -> None:
+    with pytest.raises(RecipeError, match="did you mean table4"):
+        find_experiments(["tabel4"])
+    with pytest.raises(RecipeError, match="choose of digits"):
+        find_scale("digit5")
+
+
+def test_groups_of_measurements() -> None:
+    assert groups_of(["accuracy/class", "kl/a|b"]) == {"run"}
+    assert groups_of(["corruptions/class", "r/class"]) == {"corruptions", "renditions"}
+
+
+def test_arms_of_one_form_are_one_arm() -> None:
+    assert arm("resnet18") == Arm("resnet18") and hash(arm("resnet18")) == hash(Arm("resnet18"))
