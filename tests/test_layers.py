@@ -9,10 +9,10 @@ ROOT = Path(coadvise.__file__).parent
 LAYERS = {
     0: {"errors", "files", "locks"},
     1: {"recipe", "recipe_file", "provenance", "progress"},
-    2: {"ops", "data", "compiling", "advice_format", "losses", "metrics", "inert_pickle", "run_folder"},
+    2: {"ops", "data", "compiling", "advice_format", "losses", "metrics", "inert_pickle", "run_folder", "similarity"},
     3: {"models", "tracking"},
     4: {"fuse", "teachers", "checkpoint", "model_file", "training_state", "processes", "build", "advice_cache"},
-    5: {"evaluate", "preparation", "inference", "advice_writer"},
+    5: {"evaluate", "preparation", "inference", "advice_writer", "shift", "likeness"},
     6: {"resuming", "cost", "disagreement"},
     7: {"training"},
     8: {"demo", "plan", "caching", "experiments", "workers"},

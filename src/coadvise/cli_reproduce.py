@@ -21,6 +21,9 @@ def reproduce(
     classes: Annotated[str | None, typer.Option("--classes", help="file with the classes to use, one a line")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="runs/reproduce-SCALE by default")] = None,
     results: Annotated[Path | None, typer.Option("--results", help="result files, OUTPUT/results by default")] = None,
+    shifted: Annotated[
+        list[str] | None, typer.Option(help="a=FOLDER, r=FOLDER or c=FOLDER: ImageNet-A, -R, -C or the like")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="runs of each kind")] = 1,
     budget: Annotated[str | None, typer.Option(help="stop after so long, such as 40m or 2h")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="runs side by side; one for each GPU or core")] = None,
@@ -37,8 +40,11 @@ def reproduce(
 
         coadvise reproduce table4 table6 --scale imagenet --data /data/imagenet --classes imagenet100.txt
 
+        coadvise reproduce table1 table9 --scale imagenet --data /data/imagenet --shifted a=/data/imagenet-a
+
         coadvise reproduce table6 --scale tiny --data my-images schedule.epochs=50 school.epochs=30
     """
+    from .experiments.measure import Shifted, shifted_sources
     from .experiments.reproduce import find_experiments, seconds
     from .experiments.reproduce import reproduce as run
     from .experiments.runner import Orders
@@ -52,6 +58,7 @@ def reproduce(
     output = output or Path("runs") / f"reproduce-{scale}"
     limit = None if budget is None else seconds(budget)
     setup = set_up(find_scale(scale), output, source=data, classes=classes, settings=settings)
-    orders = Orders(results or output / "results", seeds, limit, jobs)
+    places = Shifted(shifted_sources(shifted or []), find_scale(scale).check_size)
+    orders = Orders(results or output / "results", seeds, limit, jobs, places)
     page = run(setup, wanted, orders, Display(every=10.0))
     out.print(f"report: {page}", markup=False)

@@ -70,13 +70,13 @@ def teachers_figure(panels: Sequence[tuple[str, Sequence[Family]]], baseline: fl
             look = style(position)
             x, y = [p.teacher for p in family.points], [p.student for p in family.points]
             axes.errorbar(
-                x, y, [p.sd or 0.0 for p in family.points], fmt=look.marker, ls=look.line, color=look.color, ms=7, mec=PAPER, mew=0.6,
-                lw=1.3, capsize=2.5, elinewidth=1, label=family.name,
+                x, y, [p.sd or 0.0 for p in family.points], fmt=look.marker, ls=look.line, color=look.color, ms=7,
+                mec=PAPER, mew=0.6, lw=1.3, capsize=2.5, elinewidth=1, label=family.name,
             )  # fmt: skip
             for where, point in enumerate(family.points):
                 axes.annotate(
-                    point.label, (point.teacher, point.student), (0, 8 if where % 2 else -13), textcoords="offset points",
-                    ha="center", fontsize=7.5, color=look.color,
+                    point.label, (point.teacher, point.student), (0, 8 if where % 2 else -13),
+                    textcoords="offset points", ha="center", fontsize=7.5, color=look.color,
                 )  # fmt: skip
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("teacher's top-1, %")

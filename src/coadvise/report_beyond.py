@@ -26,8 +26,8 @@ def beyond_section(experiments: Sequence[Experiment], results: Results) -> Secti
         parts.append(
             Text(
                 "κ: whether token and teacher err on the same images (1: always, 0: as by chance). CKA: likeness of "
-                "the token's last embedding and the teacher's last features (1: the same up to a rotation). ECE: distance "
-                "between confidence and accuracy.",
+                "the token's last embedding and the teacher's last features (1: the same up to a rotation). ECE: "
+                "distance between confidence and accuracy.",
                 "note",
             )
         )

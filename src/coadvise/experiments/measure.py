@@ -13,18 +13,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..cost import seconds_of
+from ..data.sources import open_source, open_sources
+from ..errors import RecipeError
 from ..files import read_json, write_json
 from ..inference import TrainedModel, load_trained
+from ..likeness import likeness
 from ..provenance import manifest
 from ..recipe import FREE, flat
 from ..run_folder import RunFolder
+from ..shift import corruption_errors, imagenet_c_errors, subset_accuracy
 from .runs import Planned
 
 FORMAT = 1
@@ -34,7 +39,8 @@ THROUGHPUT_BATCH = 64
 GROUPS = {
     "run": ("accuracy", "loss", "teacher", "kl", "kl_reverse", "parameters", "throughput", "training_ms"),
     "corruptions": ("corruptions",),
-    "renditions": ("a", "r"),
+    "a": ("a",),
+    "r": ("r",),
     "likeness": ("ece", "kappa", "cka", "ensemble"),
 }
 
@@ -57,21 +63,51 @@ def read_result(results: Path, run: Planned) -> dict[str, Any] | None:
     return content if content is not None and content.get("id") == run.id else None
 
 
-def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shifted: Mapping[str, Any]) -> None:
-    """Measure a finished run and write its result; what an earlier call measured is kept.
+@dataclass(frozen=True)
+class Shifted:
+    """Where shifted data is: for `a`, `r` and `c` (ImageNet-C) a source, with `@SPLIT,SPLIT` where it has several.
 
-    Args:
-        shifted: where shifted data is, and how much of the validation set is corrupted; see `runner.Shifted`.
+    Attributes:
+        limit: validation images that are corrupted on the fly, and on which likeness is measured.
     """
+
+    sources: Mapping[str, str] = field(default_factory=dict)
+    limit: int = 1000
+
+
+def shifted_sources(words: Iterable[str]) -> dict[str, str]:
+    """`a=FOLDER` and the like by name.
+
+    Raises:
+        RecipeError: another form or name.
+    """
+    sources = {}
+    for word in words:
+        name, equals, source = word.partition("=")
+        if not equals or name not in ("a", "r", "c") or not source:
+            raise RecipeError(
+                f"--shifted {word}: write a=FOLDER, r=FOLDER or c=FOLDER; r=FOLDER@SPLIT,SPLIT takes splits"
+            )
+        sources[name] = source
+    return sources
+
+
+def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shifted: Shifted) -> None:
+    """Measure a finished run and write its result; what an earlier call measured is kept."""
     before = read_result(results, run) or {}
     result = RunFolder(run.folder).result()
-    trained = load_trained(run.folder, "cuda" if torch.cuda.is_available() else "cpu")
+    trained = load_trained(run.folder, _device())
     measured: dict[str, float] = {**before.get("measured", {}), **result["final"]}
     measured["parameters"] = float(result["student"]["parameters"])
     if result["seconds"]:
         measured["training_ms"] = 1000 * result["seconds"] / max(1, result["images_seen"])
-    measured.setdefault("throughput", _throughput(trained))
+    if "throughput" not in measured:
+        measured["throughput"] = _throughput(trained)
     detail: dict[str, Any] = dict(before.get("detail", {}))
+    for group in sorted({*groups} - {"run", *before.get("groups", ())}):
+        numbers, more = _GROUPS[group](run, trained, shifted)
+        measured |= numbers
+        detail |= more
     content = {
         "format": FORMAT,
         "arm": run.arm.id,
@@ -94,6 +130,45 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
         "provenance": {**result["provenance"], "measured": manifest()["date"]},
     }
     write_json(result_path(results, run), content)
+
+
+Measured = tuple[dict[str, float], dict[str, Any]]
+
+
+def _corruptions(run: Planned, trained: TrainedModel, shifted: Shifted) -> Measured:
+    if "c" in shifted.sources:
+        errors = imagenet_c_errors(trained, shifted.sources["c"])
+    else:
+        errors = corruption_errors(trained, open_sources(trained.recipe.data)[1], limit=shifted.limit)
+    detail = {"corruptions": errors["kinds"], "corrupted images": errors["images"]}
+    return {f"corruptions/{token}": value for token, value in errors["mean"].items()}, detail
+
+
+def _subsets(name: str, trained: TrainedModel, shifted: Shifted) -> Measured:
+    """Accuracy on one or several splits of a source; the mean over the splits counts."""
+    source, _, splits = shifted.sources[name].partition("@")
+    found = {split: subset_accuracy(trained, open_source(source, split or None)) for split in splits.split(",")}
+    tokens = next(iter(found.values()))
+    means = {f"{name}/{token}": sum(one[token] for one in found.values()) / len(found) for token in tokens}
+    return means, ({f"{name} by split": found} if splits else {})
+
+
+def _likeness(run: Planned, trained: TrainedModel, shifted: Shifted) -> Measured:
+    teachers = {name: load_trained(one.folder, _device()) for name, one in run.advisers.items()}
+    source = open_sources(trained.recipe.data)[1]
+    return likeness(trained, teachers, source, limit=shifted.limit)
+
+
+_GROUPS: dict[str, Callable[[Planned, TrainedModel, Shifted], Measured]] = {
+    "corruptions": _corruptions,
+    "a": lambda run, trained, shifted: _subsets("a", trained, shifted),
+    "r": lambda run, trained, shifted: _subsets("r", trained, shifted),
+    "likeness": _likeness,
+}
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @torch.inference_mode()

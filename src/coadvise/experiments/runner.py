@@ -21,7 +21,7 @@ from ..recipe_file import dump_recipe, parse_yaml, recipe_from
 from ..run_folder import RunFolder, read_metrics
 from ..workers import stop_workers, supervised, worker_pool
 from .declared import Experiment
-from .measure import groups_of, measure, read_result
+from .measure import Shifted, groups_of, measure, read_result
 from .runs import Planned, Planner, column_recipe, in_order
 
 
@@ -59,13 +59,14 @@ class Orders:
     seeds: int
     budget: float | None = None
     jobs: int | None = None
-    likeness: bool = True
+    shifted: Shifted = field(default_factory=Shifted)
 
 
 def wanted_groups(run: Planned, experiments: Sequence[Experiment], orders: Orders) -> list[str]:
-    """Groups of measurements that a run's result must have."""
+    """Groups of measurements that a run's result must have; shifted data that is not given is not asked for."""
     metrics = {v.metric for e in experiments for v in e.values() if v.arm == run.arm}
-    return sorted({"run"} | groups_of(metrics) | ({"likeness"} if run.advisers and orders.likeness else set()))
+    absent = {"a", "r"} - set(orders.shifted.sources)
+    return sorted(({"run"} | groups_of(metrics) | ({"likeness"} if run.advisers else set())) - absent)
 
 
 def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Orders) -> tuple[list[Job], list[Planned]]:
@@ -94,7 +95,14 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
                 jobs.setdefault(column.key, column)
                 needs.add(column.key)
         finished = RunFolder(run.folder).finished
-        work = (_train_and_measure, _portable(run), groups[run.id], str(orders.results), planner.setup.scale.name)
+        work = (
+            _train_and_measure,
+            _portable(run),
+            groups[run.id],
+            str(orders.results),
+            planner.setup.scale.name,
+            orders.shifted,
+        )
         epochs = 0 if finished else run.recipe.schedule.epochs
         images = epochs * planner.setup.train_images
         key = f"train {run.id}"
@@ -129,7 +137,9 @@ def _planned(content: Mapping[str, Any]) -> Planned:
 # --- in a worker -------------------------------------------------------------------------------------------
 
 
-def _train_and_measure(content: Mapping[str, Any], groups: Sequence[str], results: str, scale: str) -> None:
+def _train_and_measure(
+    content: Mapping[str, Any], groups: Sequence[str], results: str, scale: str, shifted: Shifted
+) -> None:
     from ..training import train
 
     run = _planned(content)
@@ -137,7 +147,7 @@ def _train_and_measure(content: Mapping[str, Any], groups: Sequence[str], result
     if not folder.finished:
         train(run.recipe, resume=folder.last.is_file(), display=Display(quiet=True))
     folder.last.unlink(missing_ok=True)  # a finished run needs no way back; hundreds of them would fill a disk
-    measure(run, groups, Path(results), scale, {})
+    measure(run, groups, Path(results), scale, shifted)
 
 
 def _store(recipe_yaml: str, marker: str) -> None:
