@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
+
+from .data.augment import eval_pixels
 from .data.decode import decode
+from .data.finish import Finish
 from .data.sources import open_sources
 from .inference import TrainedModel, class_probabilities
+from .likeness import attention_maps
+from .models.cit import CiT
 
 
 def disagreements(models: Mapping[str, TrainedModel], count: int = 6) -> dict[str, Any]:
@@ -42,6 +49,22 @@ def disagreements(models: Mapping[str, TrainedModel], count: int = 6) -> dict[st
         for i in chosen
     ]
     return {"classes": list(source.class_names), "images": images}
+
+
+def attention_on(trained: TrainedModel, indices: Sequence[int]) -> dict[str, Any]:
+    """Where each token of a CiT looks in some validation images: `images`, each with `png`, `name` and `maps`."""
+    assert isinstance(trained.model, CiT)
+    source = open_sources(trained.recipe.data)[1]
+    transform, device = eval_pixels(trained.recipe.data), next(trained.model.parameters()).device
+    pixels = [transform(decode(source.read(i), source.describe(i))) for i in indices]
+    finish = Finish(trained.recipe.data, len(trained.classes), device)
+    maps = attention_maps(trained.model, finish.images(torch.from_numpy(np.stack(pixels))))
+    images = []
+    for place, index in enumerate(indices):
+        shown = {token: [[round(v, 5) for v in row] for row in grid[place].tolist()] for token, grid in maps.items()}
+        name = source.class_names[int(source.labels[index])]
+        images.append({"png": _png(source, index), "name": name, "maps": shown})
+    return {"images": images}
 
 
 def _png(source: Any, index: int) -> str:

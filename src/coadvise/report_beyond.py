@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .experiments.arms import Arm
 from .experiments.declared import Experiment, Value
+from .files import read_json
 from .plots import Drawing, draw
-from .plots_tokens import token_cosine_figure
+from .plots_tokens import attention_figure, token_cosine_figure
 from .report_claims import Results
 from .report_page import Section, Text
 from .statistics import summarise
 from .tables import NONE, Table, mean_sd, number, percent
 
 
-def beyond_section(experiments: Sequence[Experiment], results: Results) -> Section | None:
-    """Tables over the arms with teachers; None where nothing of it was measured."""
+def beyond_section(experiments: Sequence[Experiment], results: Results, attention: Path) -> Section | None:
+    """Tables over the arms with teachers; None where nothing of it was measured.
+
+    Args:
+        attention: file with attention maps of single images; may be missing.
+    """
     arms = list(dict.fromkeys(arm for one in experiments for arm in one.arms() if arm.advisers and results.seeds(arm)))
     parts: list[Text | Table | Drawing] = []
     likeness = _likeness_rows(arms, results)
@@ -41,6 +50,10 @@ def beyond_section(experiments: Sequence[Experiment], results: Results) -> Secti
         parts.append(draw("token-cosine", alt, lambda: token_cosine_figure(curves)))
         if collapsed:
             parts.append(Text(f"Tokens that ended up the same (cosine above 0.99): {', '.join(collapsed)}.", "warning"))
+    if images := _attention(attention):
+        alt = f"Attention of each token to the patches of {len(images)} images, in the last block."
+        parts.append(draw("attention", alt, lambda: attention_figure(images)))
+        parts.append(Text("Bright: where the token looks in the last block, mean over the heads.", "note"))
     return Section("beyond", "Beyond the paper", parts) if parts else None
 
 
@@ -57,6 +70,8 @@ def _likeness_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
             if key.startswith("kappa/"):
                 pair = key.removeprefix("kappa/")
                 teacher, _, token = pair.partition("|")
+                if token not in ("class", teacher):
+                    continue
                 ece = _mean(arm, f"ece/{token}", results)
                 kappa, cka = (number(_mean(arm, f"{what}/{pair}", results), 2) for what in ("kappa", "cka"))
                 rows.append([arm.id, token, teacher, kappa, cka, percent(ece)])
@@ -87,3 +102,12 @@ def _cosines(arms: Sequence[Arm], results: Results) -> tuple[dict[str, list[floa
             for pair, values in (detail.get("token_cosine") or {}).items():
                 curves[f"{pair.replace('|', ' – ')} ({len(arm.advisers)} teachers)"] = [float(v) for v in values]
     return curves, collapsed
+
+
+def _attention(path: Path) -> list[tuple[bytes, str, dict[str, np.ndarray]]]:
+    if not path.is_file():
+        return []
+    return [
+        (base64.b64decode(one["png"]), str(one["name"]), {k: np.asarray(v, float) for k, v in one["maps"].items()})
+        for one in read_json(path)["images"]
+    ]

@@ -50,7 +50,7 @@ def write_paper_report(
     for one in experiments:
         sections.append(_experiment_section(one, results, judged[one.name], output))
         write_atomic(output / "tables" / f"{one.name}.tex", latex_table(_table(one, results)))
-    beyond = beyond_section(experiments, results)
+    beyond = beyond_section(experiments, results, output / "attention.json")
     sections += [beyond] if beyond else []
     runs = [(content["arm"], Run(f"{name}.json", _as_run(content), ())) for name, content in sorted(files.items())]
     sections += [provenance_section(runs)] if runs else []

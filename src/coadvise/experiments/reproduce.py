@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..disagreement import disagreements
+from ..disagreement import attention_on, disagreements
 from ..errors import Interrupted, RecipeError, RunError, did_you_mean
 from ..files import read_json, write_json
 from ..inference import load_trained
@@ -75,7 +75,8 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
     except Interrupted:
         _report(setup, experiments, runs, orders)
         raise
-    _write_disagreements(planner, experiments, runs, orders)
+    if "figure2" in [one.name for one in experiments]:
+        _write_pictures(planner)
     return _report(setup, experiments, runs, orders)
 
 
@@ -87,12 +88,8 @@ def _report(setup: Setup, experiments: Sequence[Experiment], runs: Sequence[Plan
     return write_paper_report(setup.output, found, experiments, scale)
 
 
-def _write_disagreements(
-    planner: Planner, experiments: Sequence[Experiment], runs: Sequence[Planned], orders: Orders
-) -> None:
-    """Figure 2's images, once the four models of seed 0 are there."""
-    if "figure2" not in [one.name for one in experiments]:
-        return
+def _write_pictures(planner: Planner) -> None:
+    """Figure 2's images and where the tokens look in them, once the four models of seed 0 are there."""
     shown = {
         "CNN": arm(CONV),
         "INN": arm(INV),
@@ -104,8 +101,11 @@ def _write_disagreements(
     path = planner.setup.output / "figure2.json"
     if path.is_file() and read_json(path).get("runs") == ids:
         return
-    if all(
-        read_result(orders.results, run) and (run.folder / "best.safetensors").is_file() for run in members.values()
-    ):
+    finished = (RunFolder(run.folder) for run in members.values())
+    if all(folder.finished and folder.best.is_file() for folder in finished):
         models = {label: load_trained(run.folder) for label, run in members.items()}
-        write_json(path, {"runs": ids, **disagreements(models)})
+        found = disagreements(models)
+        chosen = [image["index"] for image in found["images"]]
+        if chosen:
+            write_json(path.with_name("attention.json"), attention_on(models["student, both teachers"], chosen))
+        write_json(path, {"runs": ids, **found})

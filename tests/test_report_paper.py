@@ -1,0 +1,181 @@
+"""The report of the paper's experiments against numbers that are known."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from coadvise.experiments.ablations import CROSS, NONE, ONE_CONV, SAME_TWICE
+from coadvise.experiments.arms import Arm, arm
+from coadvise.experiments.declared import Claim, Experiment, Row, Value
+from coadvise.experiments.paper import EXPERIMENTS
+from coadvise.report_claims import NO_MEANING, NOT_MEASURED, Results, judge
+from coadvise.report_paper import write_paper_report
+
+SCALE = {"name": "digits", "title": "some digits", "seeds": 5}
+ALL = list(EXPERIMENTS.values())
+
+
+def result(one: Arm, seed: int, **measured: float) -> dict[str, Any]:
+    return {
+        "format": 1, "arm": one.id, "scale": "digits", "seed": seed, "id": f"{seed:016x}", "advisers": {},
+        "student": {"model": one.model, "parameters": 1000}, "data": {"train": 200, "val": 100, "classes": ["a", "b"]},
+        "epochs": 1, "steps": 4, "images_seen": 200, "seconds": 1.5, "measured": measured, "detail": {}, "settings": {},
+        "provenance": {"command": "coadvise reproduce all", "commit": "0" * 40, "date": "2026-01-01T00:00:00+00:00"},
+    }  # fmt: skip
+
+
+def files(values: dict[Arm, list[float]]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{one.id}.s{seed}": result(one, seed, **{"accuracy/class": value})
+        for one, row in values.items()
+        for seed, value in enumerate(row)
+    }
+
+
+def experiment(*claims: Claim) -> Experiment:
+    return Experiment("table6", "t", "d", ("Model",), (), [Row(("x",))], claims)
+
+
+def claim(better: Arm, worse: Arm, **settings: Any) -> Claim:
+    return Claim("better", "here", (Value(better),), (Value(worse),), **settings)
+
+
+def test_verdicts_against_scipy_and_holm_by_hand() -> None:
+    a, b, c = [0.90, 0.92, 0.91, 0.93], [0.85, 0.88, 0.85, 0.89], [0.905, 0.915, 0.912, 0.928]
+    results = Results(files({CROSS: a, NONE: b, ONE_CONV: c}))
+    first, second, third = judge(experiment(claim(CROSS, NONE), claim(CROSS, ONE_CONV), claim(NONE, CROSS)), results)
+    p = [float(stats.ttest_rel(x, y).pvalue) for x, y in ((a, b), (a, c), (b, a))]
+    assert first.p == pytest.approx(min(3 * p[0], 1)) and third.p == pytest.approx(max(3 * p[0], 2 * p[2]))
+    assert second.p == pytest.approx(max(p[1], third.p))
+    assert (first.verdict, third.verdict) == ("holds", "does not hold")
+    assert second.verdict == "undecided at n = 4"
+    assert first.differences == pytest.approx({0: 0.05, 1: 0.04, 2: 0.06, 3: 0.04})
+    assert first.files == sorted(f"{one.id}.s{s}.json" for one in (CROSS, NONE) for s in range(4))
+
+
+def test_only_common_seeds_count_and_fixed_seeds_stand_for_all() -> None:
+    content = files({CROSS: [0.9, 0.8, 0.7], NONE: [0.5, 0.6], arm("resnet18"): [0.95]})
+    fixed = Claim("x", "y", (Value(arm("resnet18"), seed=0),), (Value(CROSS),))
+    both, one = judge(experiment(claim(CROSS, NONE), fixed), Results(content))
+    assert both.differences == pytest.approx({0: 0.4, 1: 0.2})
+    assert one.differences == pytest.approx({0: 0.05, 1: 0.15, 2: 0.25})
+
+
+def test_differences_of_differences() -> None:
+    content = files({CROSS: [0.9, 0.91], NONE: [0.8, 0.82], ONE_CONV: [0.7, 0.7], SAME_TWICE: [0.65, 0.6]})
+    gain = Claim("x", "y", (Value(CROSS), Value(SAME_TWICE)), (Value(NONE), Value(ONE_CONV)))
+    (found,) = judge(experiment(gain), Results(content))
+    assert found.differences == pytest.approx({0: 0.05, 1: -0.01})
+
+
+def test_what_cannot_be_tested_says_why() -> None:
+    content = files({CROSS: [0.9], NONE: [0.8]})
+    shifted = Claim("x", "y", (Value(CROSS, "a/class"),), (Value(NONE, "a/class"),))
+    absent, nowhere, single = judge(experiment(claim(CROSS, ONE_CONV), shifted, claim(CROSS, NONE)), Results(content))
+    assert (absent.verdict, nowhere.verdict) == (NOT_MEASURED, NOT_MEASURED)
+    assert ONE_CONV.id in absent.reason and "a/class is not measured" in nowhere.reason
+    assert single.verdict == "undecided (one seed)"
+    broken = files({CROSS: [float("nan")], NONE: [0.8]})
+    assert judge(experiment(claim(CROSS, NONE)), Results(broken))[0].verdict == NOT_MEASURED
+
+
+def test_exact_claims_need_no_test() -> None:
+    content = {
+        "a.s0": result(CROSS, 0, parameters=10.0),
+        "b.s0": result(NONE, 0, parameters=7.0),
+    }
+    more = Claim("x", "y", (Value(CROSS, "parameters"),), (Value(NONE, "parameters"),), unit="M")
+    less = Claim("x", "y", (Value(NONE, "parameters"),), (Value(CROSS, "parameters"),), unit="M")
+    assert [one.verdict for one in judge(experiment(more, less), Results(content))] == ["holds", "does not hold"]
+
+
+def test_claims_about_similar_networks_mean_nothing_where_they_differ() -> None:
+    table = EXPERIMENTS["table1"]
+    one = next(c for c in table.claims if "better on C" in c.text)
+    conv, inv = arm("resnet50"), arm("rednet26")
+    near = {
+        f"{m.id}.s{s}": result(m, s, **{"accuracy/class": acc + s / 1000, "corruptions/class": err + s * s / 1000})
+        for m, acc, err in ((conv, 0.80, 0.3), (inv, 0.79, 0.4))
+        for s in range(3)
+    }
+    assert judge(experiment(one), Results(near))[0].verdict.startswith(("holds", "undecided"))
+    far = {name: {**r, "measured": {**r["measured"]}} for name, r in near.items()}
+    for r in far.values():
+        if r["arm"] == conv.id:
+            r["measured"]["accuracy/class"] += 0.1
+    judged = judge(experiment(one), Results(far))[0]
+    assert judged.verdict == NO_MEANING and "90" in judged.reason
+
+
+@pytest.fixture(scope="module")
+def everything() -> dict[str, dict[str, Any]]:
+    """Five seeds of every arm, with every number that some table shows."""
+    generator = np.random.default_rng(0)
+    arms = {one for e in ALL for one in e.arms()} | {a.arm for e in ALL for a in e.advisers()}
+    content = {}
+    for one in sorted(arms, key=lambda one: one.id):
+        metrics = {v.metric for e in ALL for v in e.values() if v.arm == one}
+        for seed in range(5):
+            measured = {m: float(0.8 + 0.02 * generator.standard_normal()) for m in metrics | {"accuracy/class"}}
+            measured["parameters"] = 1e5 * (1 + len(one.id) % 7)
+            for adviser in one.advisers:
+                measured[f"kappa/{adviser.name}|{adviser.name}"] = 0.5
+            content[f"{one.id}.s{seed}"] = result(one, seed, **measured)
+            if len(one.advisers) == 2:
+                pair = "|".join(adviser.name for adviser in one.advisers)
+                detail = {"token_cosine": {pair: [0.1, 0.5, 0.995]}, "collapsed": True}
+                content[f"{one.id}.s{seed}"]["detail"] = detail
+    return content
+
+
+def test_a_whole_report_twice_the_same(tmp_path: Path, everything: dict[str, dict[str, Any]]) -> None:
+    page = write_paper_report(tmp_path / "a", everything, ALL, SCALE)
+    again = write_paper_report(tmp_path / "b", dict(reversed(everything.items())), ALL, SCALE)
+    paths = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
+    assert paths == sorted(p.relative_to(tmp_path / "b") for p in (tmp_path / "b").rglob("*") if p.is_file())
+    for path in paths:
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
+    html, text = page.read_text(), page.with_suffix(".md").read_text()
+    assert {p.name for p in page.parent.glob("figures/*.png")} == {
+        "figure1.png", "figure4.png", "seven-arms.png", "token-cosine.png",
+    }  # fmt: skip
+    assert again.read_text() == html
+    for one in ALL:
+        assert f"{one.name[:-1].capitalize()} {one.name[-1]}: {one.title}" in text
+    mean = np.mean([everything[f"{CROSS.id}.s{s}"]["measured"]["accuracy/class"] for s in range(5)])
+    assert f"{100 * mean:.1f} ±" in text
+    assert "ended up the same" in text
+    verdicts = json.loads((page.parent / "verdicts.json").read_text())
+    assert len(verdicts) == sum(len(one.claims) for one in ALL)
+    assert all(name.removesuffix(".json") in everything for one in verdicts for name in one["files"])
+    assert all(one["files"] for one in verdicts), "every verdict names its files"
+
+
+def test_latex_has_as_many_cells_in_every_row(tmp_path: Path, everything: dict[str, dict[str, Any]]) -> None:
+    write_paper_report(tmp_path, everything, ALL, SCALE)
+    for one in ALL:
+        text = (tmp_path / "tables" / f"{one.name}.tex").read_text()
+        columns = len(re.search(r"\\begin\{tabular\}\{([lrc]+)\}", text)[1])
+        rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+        assert len(rows) == 1 + len(one.rows)
+        assert all(len(re.findall(r"(?<!\\)&", row)) == columns - 1 for row in rows)
+        assert not re.search(r"(?<!\\)[%#_]", text)
+        assert text.count("{") == text.count("}")
+
+
+def test_nothing_finished_yet(tmp_path: Path) -> None:
+    page = write_paper_report(tmp_path, {}, ALL, SCALE)
+    assert "No finished run yet" in page.read_text()
+
+
+def test_markup_in_names_is_inert(tmp_path: Path, everything: dict[str, dict[str, Any]]) -> None:
+    evil = {name: {**r, "data": {**r["data"], "classes": ["<script>x</script>"]}} for name, r in everything.items()}
+    page = write_paper_report(tmp_path, evil, ALL, {**SCALE, "title": "<script>alert(1)</script>"})
+    assert "<script>alert" not in page.read_text()
