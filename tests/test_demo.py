@@ -9,6 +9,7 @@ from recipes_for_tests import CNN, INN, tiny
 
 from coadvise import demo
 from coadvise.data.sources import open_sources
+from coadvise.disagreement import disagreements
 from coadvise.inference import class_probabilities, load_trained
 from coadvise.progress import Display
 from coadvise.recipe_file import builtin_recipes
@@ -60,7 +61,8 @@ def test_every_model_sees_images_as_it_was_trained_to(tmp_path: Path) -> None:
         result = train(recipe, display=Display(quiet=True))
         probabilities = class_probabilities(load_trained(tmp_path / folder), source)
         assert (probabilities.argmax(dim=1).numpy() == source.labels).mean() == pytest.approx(result["best"]["value"])
-    found = demo.disagreements(tmp_path, count=4)
+    shown = zip(("CNN", "INN", "labels only", "co-advised"), runs, strict=True)
+    found = disagreements({label: load_trained(tmp_path / folder) for label, folder in shown}, count=4)
     assert len(found["images"]) == 4
     for image in found["images"]:
         top = {label: max(range(10), key=values.__getitem__) for label, values in image["outputs"].items()}

@@ -11,6 +11,7 @@ from ..errors import Interrupted, RecipeError, RunError, did_you_mean
 from ..files import read_json, write_json
 from ..inference import load_trained
 from ..progress import Display
+from ..run_folder import RunFolder
 from .ablations import CONV, CROSS, INV, NONE
 from .arms import arm
 from .declared import Experiment
