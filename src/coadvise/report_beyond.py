@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .experiments.ablations import CROSS, SAME_TWICE
 from .experiments.arms import Arm
 from .experiments.declared import Experiment, Value
 from .files import read_json
@@ -18,6 +19,9 @@ from .report_claims import Results
 from .report_page import Section, Text
 from .statistics import summarise
 from .tables import NONE, Table, mean_sd, number, percent
+
+_SHOWN = {CROSS.id: "both kinds", SAME_TWICE.id: "one kind"}
+"""Arms whose tokens are followed through the depth."""
 
 
 def beyond_section(experiments: Sequence[Experiment], results: Results, attention: Path) -> Section | None:
@@ -98,9 +102,10 @@ def _cosines(arms: Sequence[Arm], results: Results) -> tuple[dict[str, list[floa
         detail: Mapping[str, Any] = results.content(arm, seed).get("detail", {})
         if detail.get("collapsed"):
             collapsed.append(arm.id)
-        if arm.id in ("transformer_tiny.resnet18.rednet26", "transformer_tiny.resnet18.resnet18-s1"):
-            for pair, values in (detail.get("token_cosine") or {}).items():
-                curves[f"{pair.replace('|', ' – ')} ({len(arm.advisers)} teachers)"] = [float(v) for v in values]
+        for shown, title in _SHOWN.items():
+            if arm.id == shown:
+                for pair, values in (detail.get("token_cosine") or {}).items():
+                    curves[f"{title}: {pair.replace('|', ' – ')}"] = [float(value) for value in values]
     return curves, collapsed
 
 

@@ -106,7 +106,7 @@ def _write_pictures(planner: Planner) -> None:
     if all(folder.finished and folder.best.is_file() for folder in finished):
         models = {label: load_trained(run.folder) for label, run in members.items()}
         found = disagreements(models)
-        chosen = [image["index"] for image in found["images"]]
+        chosen = [image["index"] for image in found["images"][:4]]
         if chosen:
             write_json(path.with_name("attention.json"), attention_on(models["student, both teachers"], chosen))
         write_json(path, {"runs": ids, **found})
