@@ -20,7 +20,7 @@ LAYERS = {
         "report", "report_demo", "report_inputs", "report_page", "report_run", "report_sections", "plots", "tables",
         "statistics", "doctor", "report_claims", "report_paper", "report_beyond", "plots_paper", "plots_tokens",
     },
-    10: {"cli", "cli_bench", "cli_reproduce", "__main__", "__init__"},
+    10: {"cli", "cli_bench", "cli_evaluate", "cli_reproduce", "__main__", "__init__"},
 }  # fmt: skip
 LAYER = {name: number for number, names in LAYERS.items() for name in names}
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from . import __version__
 from .cli_bench import bench
+from .cli_evaluate import evaluate
 from .cli_reproduce import reproduce
 from .errors import CoadviseError, Interrupted
 from .progress import Display
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 out = Console(highlight=False, soft_wrap=True)
 app.command()(bench)
+app.command()(evaluate)
 app.command()(reproduce)
 
 Settings = Annotated[list[str] | None, typer.Argument(help="settings that replace the recipe's, key=value")]
@@ -189,47 +191,6 @@ def _hours(seconds: float) -> str:
     if seconds >= 5400:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-
-
-@app.command()
-def evaluate(
-    model: Annotated[Path, typer.Argument(help="a run's folder, or its best.safetensors")],
-    data: Annotated[str | None, typer.Option(help="another source; by default the run's validation set")] = None,
-    split: Annotated[str | None, typer.Option(help="split of that source")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    workers: Annotated[int | None, typer.Option(min=0)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-) -> None:
-    """Measure the accuracy of every token.
-
-    Examples:
-
-        coadvise evaluate runs/pets
-
-        coadvise evaluate runs/pets --data /data/pets-sketches
-    """
-    import torch
-
-    from .inference import evaluate_trained, load_trained
-
-    trained = load_trained(model, "cuda" if torch.cuda.is_available() else "cpu")
-    metrics = evaluate_trained(
-        trained, data, split, batch_size=batch_size, workers=workers, display=Display(quiet=as_json)
-    )
-    if as_json:
-        print(json.dumps(metrics, indent=1))
-        return
-    table = Table(title=f"{trained.path}: {metrics['samples']:.0f} images", title_justify="left")
-    for column in ("token", "accuracy", "cross entropy"):
-        table.add_column(column, justify="left" if column == "token" else "right")
-    for name, value in metrics.items():
-        if name.startswith("accuracy/"):
-            token = name.removeprefix("accuracy/")
-            loss = metrics.get(f"loss/{token}")
-            table.add_row(token, f"{value:.2%}", "" if loss is None else f"{loss:.3f}")
-    out.print(table)
-    if metrics["skipped"]:
-        out.print(f"{metrics['skipped']:.0f} unreadable images were left out")
 
 
 @app.command()
