@@ -17,8 +17,8 @@ from coadvise.errors import DataError
 from coadvise.recipe import Augmentation, Data
 
 
-def data(size: int = 32, **augment: object) -> Data:
-    return Data(source="digits", image_size=size, augment=Augmentation(**augment))
+def data(size: int = 32, resizer: str = "pillow", **augment: object) -> Data:
+    return Data(source="digits", image_size=size, resizer=resizer, augment=Augmentation(**augment))
 
 
 def ready(pixels: np.ndarray) -> torch.Tensor:
@@ -51,6 +51,25 @@ def test_deit_is_timms_pipeline(photo, size):
         compared += 1
         assert torch.allclose(got, expected, atol=1e-6)
     assert compared > 30
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_pytorch_resizes_nearly_as_pillow_does(photo, interpolation):
+    """The same crops of the same images; values differ by a rounding here and there, more only at sharp edges."""
+    settings = {"policy": "deit", "randaugment": None, "color_jitter": 0.0, "hflip": 0.0}
+    sides = {}
+    for resizer in ("torch", "pillow"):
+        wanted = data(64, resizer, **settings).model_copy(update={"interpolation": interpolation})
+        transform, found = train_pixels(wanted), []
+        for seed in range(20):
+            for image in (photo(seed, (320, 240)), np.asarray(photo(seed, (320, 240)))):
+                with keyed(1, seed):
+                    found.append(transform(image).astype(int))
+        sides[resizer] = np.stack(found)
+        assert (sides[resizer][::2] == sides[resizer][1::2]).all(), "an image or its pixels, that is the same"
+    apart = np.abs(sides["torch"] - sides["pillow"])
+    assert apart.mean() < 0.1 and (apart > 2).mean() < 0.01
+    assert Data(source="-").resizer == "torch", "the fast one is the default"
 
 
 def test_colour_jitter_where_randaugment_is_off(photo):

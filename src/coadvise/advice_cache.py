@@ -145,6 +145,7 @@ def data_facts(recipe: Recipe, source: ImageSource) -> dict[str, Any]:
         "mean": list(data.mean),
         "std": list(data.std),
         "decoder": "pillow, smaller where possible" if data.shrink_on_load else "pillow",
+        "resizer": data.resizer if data.augment.policy == "deit" else None,
         "images": len(source),
         "classes": list(source.class_names),
         "labels": digest([source.labels]),

@@ -138,6 +138,9 @@ class Data(Part):
     shrink_on_load: bool = True
     """Decode JPEG files at 1/2, 1/4 or 1/8 of their size where at least twice the needed pixels are left: several times
     faster for large photographs, with pixels that differ slightly."""
+    resizer: Literal["torch", "pillow"] = "torch"
+    """What resizes the random crops of the `deit` policy: PyTorch is three times faster than Pillow; a pixel in seventy
+    differs a little. Evaluation always resizes by Pillow, as timm does."""
     mean: Triple = IMAGENET_MEAN
     """Per-channel mean for normalisation, of pixels in [0, 1]."""
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD

@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -54,7 +54,8 @@ def train_pixels(data: Data) -> PixelTransform:
     if policy == "light":
         return FitSquare(data.image_size, data.image_size, data.interpolation)
     crop, *rest = _deit(data)
-    return CropAndMore(data.image_size, data.augment.scale, data.augment.ratio, crop.interpolation, rest)
+    augment = data.augment
+    return CropAndMore(data.image_size, augment.scale, augment.ratio, crop.interpolation, rest, data.resizer)
 
 
 def eval_pixels(data: Data) -> PixelTransform:
@@ -92,7 +93,9 @@ class CropAndMore:
         ratio: tuple[float, float],
         mode: InterpolationMode,
         rest: Sequence[Callable[[Image.Image], Image.Image]],
+        resizer: Literal["torch", "pillow"] = "torch",
     ) -> None:
+        self.resizer = resizer
         self.size, self.scale, self.ratio, self.mode, self.rest = size, scale, ratio, mode, Compose(rest)
         self._drawn: tuple[tuple[int, int, int, int], tuple[int, int]] | None = None
 
@@ -105,19 +108,34 @@ class CropAndMore:
         self._drawn = box, (width, height)
         return min(box[2:]) / self.size / SHRINK_GAP
 
-    def __call__(self, image: Image.Image) -> Pixels:
+    def __call__(self, image: Image.Image | Pixels) -> Pixels:
+        size = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
         if self._drawn is None:
-            self.needed(*image.size)
+            self.needed(*size)
         assert self._drawn is not None
-        (top, left, height, width), (full_width, full_height) = self._drawn
+        box, whole = self._drawn
         self._drawn = None
-        if image.size == (full_width, full_height):
-            image = F.resized_crop(image, top, left, height, width, [self.size, self.size], self.mode)
+        if size == whole and self.resizer == "torch":
+            return np.array(self.rest(Image.fromarray(self._by_torch(image, *box))))
+        top, left, height, width = box
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        if size == whole:
+            picture = F.resized_crop(picture, top, left, height, width, [self.size, self.size], self.mode)
         else:
-            x, y = image.width / full_width, image.height / full_height
-            box = (left * x, top * y, (left + width) * x, (top + height) * y)
-            image = image.resize((self.size, self.size), pil_modes_mapping[self.mode], box=box)
-        return np.array(self.rest(image))
+            x, y = size[0] / whole[0], size[1] / whole[1]
+            part = (left * x, top * y, (left + width) * x, (top + height) * y)
+            picture = picture.resize((self.size, self.size), pil_modes_mapping[self.mode], box=part)
+        return np.array(self.rest(picture))
+
+    def _by_torch(self, image: Image.Image | Pixels, top: int, left: int, height: int, width: int) -> Pixels:
+        if isinstance(image, Image.Image):
+            cut = np.array(image.crop((left, top, left + width, top + height)))
+        else:
+            cut = np.ascontiguousarray(image[top : top + height, left : left + width])
+        pixels = torch.from_numpy(cut).permute(2, 0, 1)[None]
+        size = (self.size, self.size)
+        resized = torch.nn.functional.interpolate(pixels, size, mode=self.mode.value, antialias=True)
+        return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def _deit(data: Data) -> list[Any]:

@@ -58,7 +58,7 @@ def decode(raw: bytes | Image.Image, what: str, needed: Needed | None = None) ->
         if needed is not None and image.format == "JPEG":
             _shrink(image, needed)
         image.load()
-        orientation = _orientation(image)
+        turned = orientation(image)
         image = _to_rgb(image)
     except Image.DecompressionBombError as error:
         raise DataError(f"{what} is too large to be a normal image ({error}); shrink it") from error
@@ -70,16 +70,21 @@ def decode(raw: bytes | Image.Image, what: str, needed: Needed | None = None) ->
         raise DataError(f"{what} cannot be read as an image: {reason}; replace it") from error
     if image.width == 0 or image.height == 0:
         raise DataError(f"{what} has no pixels ({image.width}×{image.height})")
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    return image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
 
 
 def _shrink(image: Image.Image, needed: Needed) -> None:
     """Have a JPEG that is not decoded yet decoded at a part of its size."""
     width, height = image.size
-    factor = needed(height, width) if _orientation(image) >= 5 else needed(width, height)
-    scale = next((s for s in (8, 4, 2) if s <= factor), 1)
+    factor = needed(height, width) if orientation(image) >= 5 else needed(width, height)
+    scale = shrink_factor(factor)
     if scale > 1:
         image.draft(None, (width // scale, height // scale))
+
+
+def shrink_factor(needed: float) -> int:
+    """The part of its size at which a JPEG may be decoded: 1, 2, 4 or 8 (an eighth)."""
+    return next((scale for scale in (8, 4, 2) if scale <= needed), 1)
 
 
 @lru_cache(maxsize=1)
@@ -89,7 +94,8 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) where none is noted."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     # A broken EXIF block says nothing about the pixels.

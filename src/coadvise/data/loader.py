@@ -23,11 +23,20 @@ from torch.utils.data import DataLoader
 
 from ..errors import DataError
 from ..recipe import Data
-from .augment import Pixels, PixelTransform, eval_pixels, preserved_generators, seed_generators, train_pixels
+from .augment import (
+    CropAndMore,
+    Pixels,
+    PixelTransform,
+    eval_pixels,
+    preserved_generators,
+    seed_generators,
+    train_pixels,
+)
 from .base import ImageSource
 from .decode import decode
 from .draws import Mixes, Stream, mixes
 from .finish import Batch, Finish, Unfinished, mixing_table, plain_table, view_table
+from .jpeg import decode_pixels
 from .order import epoch_order, partner
 
 # Pixels in bytes that stay in memory (on the device) in place of being read in each epoch.
@@ -154,6 +163,8 @@ class PlainSamples:
 def _pixels(source: ImageSource, index: int, data: Data, transform: PixelTransform) -> Pixels:
     needed = transform.needed if data.shrink_on_load else None
     transform.forget()
+    if isinstance(transform, CropAndMore):
+        return transform(decode_pixels(source.read(index), source.describe(index), needed))
     return transform(decode(source.read(index), source.describe(index), needed))
 
 
