@@ -89,24 +89,26 @@ def small_images(options: Any) -> tuple[dict[str, float], dict[str, Any]]:
     mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=CLASSES)
     plain = DataLoader(Plain(source, SIZE), batch, shuffle=True, num_workers=WORKERS, drop_last=True,
                        persistent_workers=True, pin_memory=options.device != "cpu")  # fmt: skip
-    statistics: dict[str, list[float]] = {}
+    statistics: dict[str, list[list[float]]] = {"coadvise": [], "one by one": []}
     epochs = itertools.count()
 
     def ours() -> None:
         for made in itertools.islice(loader.epoch(next(epochs)), 40):
             last = made.images, made.target
-        statistics["coadvise"] = _statistics(*last)
+        statistics["coadvise"].append(_statistics(*last))
 
     def theirs() -> None:
         for images, labels in itertools.islice(iter(plain), 40):
             last = mixup(images.to(options.device), labels.to(options.device))
-        statistics["one by one"] = _statistics(*last)
+        statistics["one by one"].append(_statistics(*last))
 
     seconds = interleaved({"coadvise": ours, "one by one": theirs}, options.rounds, options.device)
-    for a, b, within in zip(*statistics.values(), (0.1, 0.15, 1e-5), strict=True):
-        assert abs(a - b) < within, f"the sides differ: {statistics}"
+    means = {name: np.mean(values, axis=0).tolist() for name, values in statistics.items()}
+    # timm mixes a whole batch in one way, so the deviation of one batch says little.
+    for a, b, within in zip(*means.values(), (0.1, 0.2, 1e-5), strict=True):
+        assert abs(a - b) < within, f"the sides differ: {means}"
     loader.close()
-    return {name: 40 * batch / value for name, value in seconds.items()}, {"statistics": statistics}
+    return {name: 40 * batch / value for name, value in seconds.items()}, {"statistics": means}
 
 
 def _statistics(images: torch.Tensor, target: torch.Tensor) -> list[float]:
