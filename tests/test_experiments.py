@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
+import torch
 
 from coadvise.build import build_student
-from coadvise.errors import RecipeError
-from coadvise.experiments.ablations import CROSS, NONE, SEVEN_ARMS
+from coadvise.data.sources import open_sources
+from coadvise.errors import DataError, ModelError, RecipeError
+from coadvise.experiments.ablations import CROSS, NONE, ONE_CONV, SEVEN_ARMS
 from coadvise.experiments.arms import Adviser, Arm, arm
+from coadvise.experiments.declared import Experiment
 from coadvise.experiments.measure import groups_of, read_result
 from coadvise.experiments.paper import EXPERIMENTS
 from coadvise.experiments.reproduce import MARK, find_experiments, reproduce, seconds
@@ -23,8 +29,11 @@ from coadvise.experiments.runner import Orders, open_jobs, run_jobs
 from coadvise.experiments.runs import Planner, Setup, in_order, set_up
 from coadvise.experiments.scales import SCALES, find_scale
 from coadvise.files import write_json
+from coadvise.inference import load_trained
+from coadvise.models.students import small_stem
 from coadvise.progress import Display
 from coadvise.recipe import Recipe
+from coadvise.recipe_file import load_recipe
 
 ALL = list(EXPERIMENTS.values())
 SHORT = ["schedule.epochs=1", "schedule.warmup_epochs=0", "school.epochs=1", "data.train_size=50", "data.val_size=40"]
@@ -165,8 +174,6 @@ def test_a_table_runs_once_and_goes_on_where_it_was(setup: Setup) -> None:
 
 
 def test_results_from_elsewhere_count_and_their_teachers_are_trained_again_when_needed(setup: Setup) -> None:
-    import shutil
-
     experiments = find_experiments(["table7"])
     reproduce(setup, experiments, orders(setup), Display(quiet=True))
     shutil.rmtree(setup.output / "runs")
@@ -245,3 +252,44 @@ def test_groups_of_measurements() -> None:
 
 def test_arms_of_one_form_are_one_arm() -> None:
     assert arm("resnet18") == Arm("resnet18") and hash(arm("resnet18")) == hash(Arm("resnet18"))
+
+
+def test_given_weights_stand_for_a_run(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model = timm.create_model("resnet18", num_classes=10, channels=[8, 16, 32, 64])
+    small_stem(model)
+    save_file(model.state_dict(), tmp_path / "given.safetensors")
+    weights = {"resnet18": str(tmp_path / "given.safetensors")}
+    setup = set_up(find_scale("digits"), tmp_path / "out", settings=SHORT, weights=weights)
+    planner = Planner(setup)
+    run, twin = planner.run(arm("resnet18"), 0), planner.run(arm("resnet18"), 1)
+    assert run.given and not twin.given
+    assert run.id != Planner(set_up(find_scale("digits"), tmp_path / "x", settings=SHORT)).run(arm("resnet18"), 0).id
+    small = [Experiment("table6", "t", "d", ("m",), (), [], extra=(ONE_CONV,))]
+    jobs, _ = open_jobs(planner, small, orders(setup))
+    assert run_jobs(jobs, orders(setup), Display(quiet=True))
+    result = read_result(orders(setup).results, run)
+    assert result is not None and result["steps"] == 0 and result["provenance"]["weights"] == weights["resnet18"]
+    trained = load_trained(run.folder)
+    kept = trained.model.model.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
+    other = timm.create_model("resnet18", num_classes=7, channels=[8, 16, 32, 64])
+    save_file(small_stem(other).state_dict(), tmp_path / "given.safetensors")
+    shutil.rmtree(setup.output)
+    with pytest.raises(ModelError, match="is for 7 classes, the data has 10"):
+        run_jobs(open_jobs(planner, small, orders(setup))[0], orders(setup), Display(quiet=True))
+
+
+def test_some_classes_of_a_data_set(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("3 three\n5\n\n8\n")
+    setup = set_up(find_scale("digits"), tmp_path / "out", classes=str(tmp_path / "some.txt"), settings=SHORT)
+    train, validation = open_sources(Planner(setup).run(NONE, 0).recipe.data)
+    assert train.class_names == validation.class_names == ("3", "5", "8")
+    assert set(train.labels) == {0, 1, 2} and len(train) == 50
+    whole = open_sources(load_recipe("digits", ["data.train_size=null", "data.val_size=null"]).data)[1]
+    some = open_sources(load_recipe("digits", ["data.val_size=null", f"data.classes={tmp_path / 'some.txt'}"]).data)[1]
+    assert len(some) == int(np.isin(whole.labels, [3, 5, 8]).sum())
+    (tmp_path / "some.txt").write_text("3\neleven\n")
+    with pytest.raises(DataError, match="'eleven' is none of the data's classes"):
+        set_up(find_scale("digits"), tmp_path / "out", classes=str(tmp_path / "some.txt"), settings=SHORT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,9 @@ def reproduce(
     classes: Annotated[str | None, typer.Option("--classes", help="file with the classes to use, one a line")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="runs/reproduce-SCALE by default")] = None,
     results: Annotated[Path | None, typer.Option("--results", help="result files, OUTPUT/results by default")] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="MODEL=FILE or MODEL=timm: weights in place of a training")
+    ] = None,
     shifted: Annotated[
         list[str] | None, typer.Option(help="a=FOLDER, r=FOLDER or c=FOLDER: ImageNet-A, -R, -C or the like")
     ] = None,
@@ -41,6 +45,7 @@ def reproduce(
         coadvise reproduce table4 table6 --scale imagenet --data /data/imagenet --classes imagenet100.txt
 
         coadvise reproduce table1 table9 --scale imagenet --data /data/imagenet --shifted a=/data/imagenet-a
+            --weights regnety_040=timm --weights rednet101=rednet101.pth
 
         coadvise reproduce table6 --scale tiny --data my-images schedule.epochs=50 school.epochs=30
     """
@@ -57,8 +62,20 @@ def reproduce(
         raise RecipeError("name what to reproduce, such as `coadvise reproduce table6`, or all")
     output = output or Path("runs") / f"reproduce-{scale}"
     limit = None if budget is None else seconds(budget)
-    setup = set_up(find_scale(scale), output, source=data, classes=classes, settings=settings)
+    setup = set_up(
+        find_scale(scale), output, source=data, classes=classes, settings=settings, weights=dict(_pairs(weights or []))
+    )
     places = Shifted(shifted_sources(shifted or []), find_scale(scale).check_size)
     orders = Orders(results or output / "results", seeds, limit, jobs, places)
     page = run(setup, wanted, orders, Display(every=10.0))
     out.print(f"report: {page}", markup=False)
+
+
+def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise RecipeError(f"--weights {word}: write MODEL=FILE or MODEL=timm")
+        if value != "timm" and not Path(value).is_file():
+            raise RecipeError(f"--weights {word}: there is no file {value}")
+        yield name, value

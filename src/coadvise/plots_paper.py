@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .plots import MUTED, PAPER, style
+
+# Labels stay legible where lines run through them.
+_HALO = [patheffects.withStroke(linewidth=2.2, foreground=PAPER)]
 
 
 class Point(NamedTuple):
@@ -76,7 +80,7 @@ def teachers_figure(panels: Sequence[tuple[str, Sequence[Family]]], baseline: fl
             for where, point in enumerate(family.points):
                 axes.annotate(
                     point.label, (point.teacher, point.student), (0, 8 if where % 2 else -13),
-                    textcoords="offset points", ha="center", fontsize=7.5, color=look.color,
+                    textcoords="offset points", ha="center", fontsize=7.5, color=look.color, path_effects=_HALO,
                 )  # fmt: skip
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("teacher's top-1, %")

@@ -103,7 +103,7 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
             planner.setup.scale.name,
             orders.shifted,
         )
-        epochs = 0 if finished else run.recipe.schedule.epochs
+        epochs = 0 if finished or run.given else run.recipe.schedule.epochs
         images = epochs * planner.setup.train_images
         key = f"train {run.id}"
         jobs[key] = Job(key, work, needs, images=images, epochs=epochs, folder=run.folder)
@@ -141,10 +141,13 @@ def _train_and_measure(
     content: Mapping[str, Any], groups: Sequence[str], results: str, scale: str, shifted: Shifted
 ) -> None:
     from ..training import train
+    from .adopt import adopt
 
     run = _planned(content)
     folder = RunFolder(run.folder)
-    if not folder.finished:
+    if not folder.finished and run.given:
+        adopt(run.recipe, folder)
+    elif not folder.finished:
         train(run.recipe, resume=folder.last.is_file(), display=Display(quiet=True))
     folder.last.unlink(missing_ok=True)  # a finished run needs no way back; hundreds of them would fill a disk
     measure(run, groups, Path(results), scale, shifted)

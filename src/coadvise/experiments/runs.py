@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from timm.models import is_model
+
 from ..advice_cache import data_facts
 from ..data.sources import open_sources
 from ..errors import RecipeError
@@ -32,7 +34,7 @@ class Setup:
 
     Attributes:
         data: fingerprint of the images and labels.
-        weights: model → file of weights, or `timm` for timm's published ones; such models are not trained.
+        weights: model → file of weights, or `timm` for timm's published ones: they stand for the run of seed 0.
     """
 
     scale: Scale
@@ -79,6 +81,9 @@ def set_up(
     for setting in settings:
         apply_setting(content, setting)
     school = content.pop("school")
+    unknown = [name for name in weights or {} if not is_model(name)]
+    if unknown:
+        raise RecipeError(f"--weights {unknown[0]}: no model has that name; write for example rednet101=rednet101.pth")
     recipe = recipe_from(content, where=f"scale {scale.name}")
     train, validation = open_sources(recipe.data)
     kept = ("images", "classes", "labels", "image names", "image contents")
@@ -100,6 +105,11 @@ class Planned:
     id: str
     recipe: Recipe
     advisers: Mapping[str, Planned]
+
+    @property
+    def given(self) -> bool:
+        """Whether its weights are given, so that nothing is trained."""
+        return self.recipe.student.pretrained or self.recipe.student.checkpoint is not None
 
     @property
     def name(self) -> str:
@@ -133,13 +143,19 @@ class Planner:
             settings = {k: v for k, v in flat(recipe.model_dump(mode="json")).items() if k not in _LOCAL}
             settings = {k: v for k, v in settings.items() if not k.endswith(".checkpoint")}
             known = {name: one.id for name, one in advisers.items()}
-            weights = self.setup.weights.get(arm.model) if not arm.advisers else None
-            identity = _digest([_VERSION, settings, known, self.setup.data, *([weights] if weights else [])])
+            parts = [_VERSION, settings, known, self.setup.data]
+            if weights := self._weights(arm, seed):
+                parts.append(weights if weights == "timm" else _file_digest(Path(weights)))
+            identity = _digest(parts)
             folder = self.setup.output / "runs" / f"{arm.id}.s{seed}.{identity[:8]}"
             content["run"]["output"] = str(folder)
             content["advice"] = self._advice(recipe, seed)
             self._known[arm, seed] = Planned(arm, seed, identity, recipe_from(content, where=where), advisers)
         return self._known[arm, seed]
+
+    def _weights(self, arm: Arm, seed: int) -> str | None:
+        plain = arm == Arm(arm.model) and seed == 0
+        return self.setup.weights.get(arm.model) if plain else None
 
     def _content(self, arm: Arm, seed: int, advisers: Mapping[str, Planned]) -> dict[str, Any]:
         scale = self.setup.scale
@@ -151,6 +167,8 @@ class Planner:
             _give_tokens(content["student"], arm)
         if not (arm.is_transformer or arm.model in ("resnet10", "mixer_tiny")):
             _school(content, self.setup.school)
+        if weights := self._weights(arm, seed):
+            content["student"] |= {"pretrained": True} if weights == "timm" else {"checkpoint": weights}
         if arm.part != 1.0:
             for key in ("epochs", "warmup_epochs"):
                 content["schedule"][key] = arm.part * content["schedule"].get(key, 0)
@@ -250,3 +268,8 @@ def column_recipe(planner: Planner, adviser: Planned, seed: int, name: str) -> R
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
