@@ -142,6 +142,8 @@ class Planner:
             recipe = recipe_from(content, where=where)
             settings = {k: v for k, v in flat(recipe.model_dump(mode="json")).items() if k not in _LOCAL}
             settings = {k: v for k, v in settings.items() if not k.endswith(".checkpoint")}
+            if recipe.data.augment.policy != "deit":  # where nothing is resized by it
+                del settings["data.resizer"]
             known = {name: one.id for name, one in advisers.items()}
             parts = [_VERSION, settings, known, self.setup.data]
             if weights := self._weights(arm, seed):
