@@ -217,6 +217,29 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
     assert verdicts
 
 
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_ctrl_c_saves_what_runs(tmp_path: Path, whole_group: bool) -> None:
+    """From a terminal it reaches all processes, from `kill -INT` the parent alone."""
+    output = tmp_path / "out"
+    words = ["reproduce", "table7", "--output", str(output), "--jobs", "1", *SHORT, "schedule.epochs=3000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coadvise", *words], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+        stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(output.glob("runs/transformer_tiny.s0.*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said
+    assert "everything is saved; the same command goes on" in said and "Traceback" not in said
+    (folder,) = output.glob("runs/transformer_tiny.s0.*")
+    assert (folder / "last.safetensors").is_file(), "the running one was saved"
+    assert (output / "report.html").is_file()
+
+
 def test_another_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     done = subprocess.run(

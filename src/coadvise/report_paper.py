@@ -122,7 +122,10 @@ def _claims_section(experiments: Sequence[Experiment], judged: Mapping[str, Sequ
     ]
     columns = ["In", "Claim", "Difference", "n", "p (Holm)", "Verdict"]
     table = Table("What the paper claims and what was found", columns, rows, "llrrrl")
-    note = "Differences are in the claim's own direction: above zero speaks for it. Files behind each: verdicts.json."
+    note = (
+        "Differences are in percentage points where no unit is given, and in the claim's own direction: above zero speaks "
+        "for it. The files behind each are named in verdicts.json."
+    )
     parts: list[Text | Table | Drawing] = [table, Text(note, "note")] if rows else [Text("No claim belongs to these.")]
     return Section("claims", "The claims", parts)
 
@@ -224,7 +227,9 @@ def _shown(value: float, unit: str, signed: bool = False) -> str:
         text = f"{value:,.0f}"
     else:
         text = f"{value:.3g}".replace("-", "−")
-    return f"+{text}" if signed and value > 0 and text.strip("0.") else text
+    if not signed:
+        return text
+    return (f"+{text}" if value > 0 and text.strip("0.") else text) + {"%": ""}.get(unit, f" {unit}")
 
 
 # --- figures -----------------------------------------------------------------------------------------------

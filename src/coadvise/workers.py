@@ -41,9 +41,12 @@ def _start(threads: int, devices: int, places: Any) -> None:
 
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, _interrupted)
+    signal.signal(signal.SIGTERM, _interrupted)
 
 
 def _interrupted(number: int, frame: object) -> None:
+    if _Worker.stopped:  # asked twice, by the terminal and by `stop_workers`
+        return
     _Worker.stopped = True
     if _Worker.busy:  # outside the training loop, which saves first (processes.Stop)
         raise KeyboardInterrupt
@@ -65,9 +68,9 @@ def supervised(work: Callable[..., Any], *arguments: Any) -> bool:
 
 
 def stop_workers(pool: ProcessPoolExecutor, futures: list[Future[bool]]) -> None:
-    """Ask all workers to save and stop, as Ctrl-C does on a terminal."""
+    """Ask all workers to save and stop, whether or not a terminal's Ctrl-C has reached them, too."""
     for future in futures:
         future.cancel()
     for process in list((pool._processes or {}).values()):
         if process.is_alive() and process.pid is not None:
-            os.kill(process.pid, signal.SIGINT)
+            os.kill(process.pid, signal.SIGTERM)  # a second SIGINT would stop a training before it has saved

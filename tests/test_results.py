@@ -1,0 +1,48 @@
+"""The landed results of the paper's experiments: the report is what their files give, and every verdict is traceable."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from coadvise.experiments.paper import EXPERIMENTS
+from coadvise.experiments.scales import SCALES
+from coadvise.report_paper import write_paper_report
+
+ROOT = Path(__file__).resolve().parents[1] / "results"
+LANDED = sorted(path.parent for path in ROOT.glob("*/verdicts.json"))
+
+
+@pytest.mark.parametrize("folder", LANDED, ids=lambda folder: folder.name)
+def test_a_landed_report_is_made_of_its_files(folder: Path, tmp_path: Path) -> None:
+    files = {path.stem: json.loads(path.read_text()) for path in sorted((folder / "runs").glob("*.json"))}
+    names = re.findall(r"^## (Table|Figure) (\d)", (folder / "report.md").read_text(), re.M)
+    experiments = [EXPERIMENTS[f"{kind.lower()}{number}"] for kind, number in names]
+    for name in ("figure2.json", "attention.json"):
+        if (folder / name).is_file():
+            (tmp_path / name).write_bytes((folder / name).read_bytes())
+    seeds = 1 + max(content["seed"] for content in files.values())
+    scale = {"name": folder.name, "title": SCALES[folder.name].title, "seeds": seeds}
+    write_paper_report(tmp_path, files, experiments, scale)
+    for name in ("report.md", "verdicts.json", *(f"tables/{one.name}.tex" for one in experiments)):
+        assert (tmp_path / name).read_text() == (folder / name).read_text(), name
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {p.name for p in (folder / "figures").iterdir()}
+    for verdict in json.loads((folder / "verdicts.json").read_text()):
+        assert all((folder / "runs" / name).is_file() for name in verdict["files"])
+
+
+@pytest.mark.parametrize("folder", LANDED, ids=lambda folder: folder.name)
+def test_landed_runs_say_where_they_come_from(folder: Path) -> None:
+    for path in (folder / "runs").glob("*.json"):
+        content = json.loads(path.read_text())
+        assert re.fullmatch("[0-9a-f]{40}", content["provenance"]["commit"]), f"{path.name} was run on changed code"
+        assert {"command", "hardware", "versions", "date"} <= set(content["provenance"])
+        assert path.stem == f"{content['arm']}.s{content['seed']}.{content['id'][:8]}"
+        assert content["scale"] == folder.name
+
+
+def test_there_are_landed_results() -> None:
+    assert "digits" in [folder.name for folder in LANDED]
