@@ -1,4 +1,4 @@
-"""The landed results of the paper's experiments: the report is what their files give, and every verdict is traceable."""
+"""Landed results of the paper's experiments: the report is what their files give, and every verdict is traceable."""
 
 from __future__ import annotations
 

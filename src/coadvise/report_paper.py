@@ -123,8 +123,8 @@ def _claims_section(experiments: Sequence[Experiment], judged: Mapping[str, Sequ
     columns = ["In", "Claim", "Difference", "n", "p (Holm)", "Verdict"]
     table = Table("What the paper claims and what was found", columns, rows, "llrrrl")
     note = (
-        "Differences are in percentage points where no unit is given, and in the claim's own direction: above zero speaks "
-        "for it. The files behind each are named in verdicts.json."
+        "Differences are in percentage points where no unit is given, and in the claim's own direction: above zero "
+        "speaks for it. The files behind each are named in verdicts.json."
     )
     parts: list[Text | Table | Drawing] = [table, Text(note, "note")] if rows else [Text("No claim belongs to these.")]
     return Section("claims", "The claims", parts)
