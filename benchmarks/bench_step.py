@@ -19,6 +19,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import coadvise
+from coadvise.compiling import plain_attention
 from coadvise.teachers import Teachers
 
 
@@ -53,9 +54,12 @@ def main() -> None:
     steps = {}
     for name, fast, bf16 in (("baseline", False, False), ("coadvise fp32", True, False), ("coadvise bf16", True, True)):
         teachers = Teachers(copy.deepcopy(models)).to(options.device)
+        dtype = torch.bfloat16 if bf16 else None
         if fast:
-            assert teachers.fuse(x[:2], torch.bfloat16 if bf16 else None) == ("conv", "inv")
+            assert teachers.fuse(x[:2], dtype) == ("conv", "inv")
         steps[name] = Step(copy.deepcopy(student).to(options.device), teachers, fast, bf16)
+        if fast:
+            plain_attention(steps[name].student, torch.device(options.device), dtype)
     with torch.no_grad(), by_unfold():
         expected = steps["baseline"].terms(x, y)
     for name, tolerance in (("coadvise fp32", 1e-4), ("coadvise bf16", 5e-2)):

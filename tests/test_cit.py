@@ -285,10 +285,11 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("training", [False, True])
-def test_the_shortened_last_block_gives_the_same(options, training):
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_shortened_last_block_gives_the_same(options, training, fused):
     torch.manual_seed(0)
     model = CiT(img_size=32, patch_size=8, embed_dim=48, depth=3, num_heads=4, num_classes=7, **options).double()
-    model.train(training)
+    model.train(training).blocks[-1].attn.fused_attn = fused
     x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
 
     def answers() -> tuple[dict[str, torch.Tensor], torch.Tensor, list[torch.Tensor]]:

@@ -87,6 +87,20 @@ def test_blocks_that_are_compiled(monkeypatch):
     assert "no C compiler" in compiling.compile_blocks(Blocks(), True, cpu, 1)[1]
 
 
+def test_attention_by_matrix_products_on_the_cpu():
+    from coadvise.compiling import plain_attention
+
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    student = timm.create_model("transformer_tiny", img_size=32, patch_size=8, depth=3, num_classes=5).eval()
+    x = torch.randn(2, 3, 32, 32)
+    expected = student(x)
+    assert plain_attention(student, gpu, torch.bfloat16) == plain_attention(student, cpu, None) == 0
+    assert plain_attention(student, cpu, torch.bfloat16) == 3 and plain_attention(nn.Linear(2, 2), cpu, None) == 0
+    with unittest.mock.patch("torch.nn.functional.scaled_dot_product_attention") as fused:
+        torch.testing.assert_close(student(x), expected, atol=1e-5, rtol=1e-5)
+    fused.assert_not_called()
+
+
 def test_a_deep_student_with_drop_path_is_compiled_once_for_all_blocks():
     """Not once for each rate of drop path, up to the limit of PyTorch."""
     from coadvise.compiling import compile_blocks

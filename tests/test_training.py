@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -159,7 +160,11 @@ def test_ema_is_evaluated_too(tmp_path: Path) -> None:
 
 
 def test_bf16_trains_and_writes_float32(tmp_path: Path) -> None:
-    result = run(tiny(tmp_path / "run", {"run.precision": "bf16"}))
+    """In bfloat16; on the CPU attention is not the fused one, which is slow there."""
+    plain = torch.nn.functional.scaled_dot_product_attention
+    with mock.patch("torch.nn.functional.scaled_dot_product_attention", side_effect=plain) as fused:
+        result = run(tiny(tmp_path / "run", {"run.precision": "bf16", "run.device": "cpu"}))
+    assert not [call for call in fused.call_args_list if call.args[0].dtype == torch.bfloat16]
     assert "bf16" in result["provenance"]["precision"]
     assert all(v.dtype == torch.float32 for k, v in weights(tmp_path / "run").items() if k.startswith("model."))
 

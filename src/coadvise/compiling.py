@@ -1,4 +1,6 @@
-"""Regional compilation of the student: its repeated layers go through `torch.compile`, once for all of them.
+"""How a student is computed: regional compilation, and the form of attention that is fast on the CPU.
+
+Regional compilation: its repeated layers go through `torch.compile`, once for all of them.
 
 Compiling one layer and using it at every depth keeps the start short; whole models take minutes. Of a transformer
 block attention and MLP are compiled, each by itself: the rate of drop path differs from block to block, and each rate
@@ -46,6 +48,25 @@ def compile_blocks(
         for part in [part for part in parts if isinstance(part, nn.Module)] or [block]:
             part.compile()
     return len(blocks), f"compiling the student's {len(blocks)} blocks; the first steps take up to a minute"
+
+
+def plain_attention(student: nn.Module, device: torch.device, dtype: torch.dtype | None) -> int:
+    """Attention by matrix products in place of PyTorch's fused form, where that is slow: in 16 bits on the CPU.
+
+    There the fused form's backward pass takes over twice as long (docs/log.md). timm's layers have a switch for it.
+
+    Args:
+        dtype: of autocast; None for float32.
+
+    Returns:
+        Number of layers that were switched.
+    """
+    if device.type != "cpu" or dtype is None:
+        return 0
+    layers = [module for module in student.modules() if getattr(module, "fused_attn", False) is True]
+    for layer in layers:
+        layer.fused_attn = False  # type: ignore[assignment]
+    return len(layers)
 
 
 def _missing(device: torch.device) -> str:

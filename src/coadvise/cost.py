@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from .build import build_student, build_teacher
-from .compiling import WORTHWHILE_STEPS, compile_blocks
+from .compiling import WORTHWHILE_STEPS, compile_blocks, plain_attention
 from .data.loader import TrainLoader
 from .data.sources import open_sources
 from .errors import ModelError
@@ -181,6 +181,7 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None
     teachers = Teachers(members, input_mean=recipe.data.mean, input_std=recipe.data.std).to(device)
     fresh = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
     student = build_student(recipe.model_copy(update={"student": fresh}), classes).to(device).train()
+    plain_attention(student, device, dtype)
     compile_blocks(student, recipe.run.compile, device, WORTHWHILE_STEPS)
     tokens = student_tokens(student, recipe, device)
     mode = loss_mode(recipe, tokens, members)

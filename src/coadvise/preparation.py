@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .advice_cache import AdviceCache
 from .build import build_student, build_teacher, describe_teachers
-from .compiling import compile_blocks
+from .compiling import compile_blocks, plain_attention
 from .data.base import Subset, balanced_subset
 from .data.finish import Batch
 from .data.loader import EvalLoader, TrainLoader
@@ -231,6 +231,7 @@ def prepare(
         device=accelerator.device,
     )
     total = recipe.schedule.epochs * loader.steps_per_epoch
+    plain_attention(student, accelerator.device, autocast_dtype(accelerator))
     _, note = compile_blocks(student, recipe.run.compile, accelerator.device, total)
     if note:
         display.say(note)
@@ -279,11 +280,15 @@ def make_advisers(
     if recipe.run.fuse_teachers:
         shape = (4, 3, recipe.data.image_size, recipe.data.image_size)
         example = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(accelerator.device)
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
-        advisers.fuse(example, dtype)
+        advisers.fuse(example, autocast_dtype(accelerator))
         for name in advisers.unfused():
             display.say(f"teacher {name} could not be fused; it advises as it is, more slowly")
     return advisers
+
+
+def autocast_dtype(accelerator: Accelerator) -> torch.dtype | None:
+    """Type of matrix products under the run's precision; None for float32."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
 
 
 def make_optimizer(student: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:

@@ -49,8 +49,12 @@ def _attend(attention: Attention, y: Float[Tensor, "b l d"], count: int) -> Floa
     kv = F.linear(y, weight[inner:], None if bias is None else bias[inner:])
     q = q.view(b, count, heads, width).transpose(1, 2)
     k, v = kv.view(b, length, 2, heads, width).permute(2, 0, 3, 1, 4)
-    dropout = attention.attn_drop.p if attention.training else 0.0
-    z = F.scaled_dot_product_attention(attention.q_norm(q), attention.k_norm(k), v, dropout_p=dropout)
+    q, k = attention.q_norm(q), attention.k_norm(k)
+    if attention.fused_attn:
+        dropout = attention.attn_drop.p if attention.training else 0.0
+        z = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    else:
+        z = attention.attn_drop((q * attention.scale @ k.transpose(-2, -1)).softmax(dim=-1)) @ v
     z = z.transpose(1, 2).reshape(b, count, inner)
     norm = getattr(attention, "norm", None)  # of newer timm versions
     answer: Tensor = attention.proj_drop(attention.proj(z if norm is None else norm(z)))
