@@ -27,6 +27,7 @@ from torchvision.transforms.functional import InterpolationMode, pil_modes_mappi
 
 from ..errors import DataError
 from ..recipe import Data
+from .warp import AFFINE, Affine
 
 _RANDAUGMENT = r"rand(-(m\d+|n\d+|p[\d.]+|mstd[\d.]+|mmax\d+|inc[01]|t\w+))*"
 
@@ -83,6 +84,13 @@ class PixelTransform(Protocol):
         ...
 
 
+# What `interpolate(…, antialias=True)` calls, which cannot be told where to write.
+_RESIZE = {
+    InterpolationMode.BICUBIC: torch.ops.aten._upsample_bicubic2d_aa.out,
+    InterpolationMode.BILINEAR: torch.ops.aten._upsample_bilinear2d_aa.out,
+}
+
+
 class CropAndMore:
     """timm's random resized crop of `size` pixels, which may be drawn before the image is decoded; then other steps."""
 
@@ -133,9 +141,10 @@ class CropAndMore:
         else:
             cut = np.ascontiguousarray(image[top : top + height, left : left + width])
         pixels = torch.from_numpy(cut).permute(2, 0, 1)[None]
-        size = (self.size, self.size)
-        resized = torch.nn.functional.interpolate(pixels, size, mode=self.mode.value, antialias=True)
-        return resized[0].permute(1, 2, 0).contiguous().numpy()
+        # Without a place of its own the result would come channel by channel, and had to be turned round.
+        resized = torch.empty((1, 3, self.size, self.size), dtype=torch.uint8, memory_format=torch.channels_last)
+        _RESIZE[self.mode](pixels, [self.size, self.size], False, out=resized)
+        return resized[0].permute(1, 2, 0).numpy()
 
 
 def _deit(data: Data) -> list[Any]:
@@ -163,6 +172,8 @@ def _deit(data: Data) -> list[Any]:
         for op in getattr(step, "ops", ()):
             if op.aug_fn is timm_posterize:
                 op.aug_fn = posterize
+            elif op.aug_fn in AFFINE:
+                op.aug_fn = Affine(op.aug_fn)
     return [*geometry.transforms, *colour.transforms]
 
 

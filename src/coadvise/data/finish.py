@@ -132,7 +132,7 @@ class Finish:
         rows = pixels.flatten(2)
         scale, offset = 1 / (255 * self.std), self.mean / self.std
         width = pixels.shape[2]
-        return torch.mul(rows, scale.repeat(width)).sub_(offset.repeat(width)).view(pixels.shape)
+        return rows.float().mul_(scale.repeat(width)).sub_(offset.repeat(width)).view(pixels.shape)
 
     def _one_hot(self, label: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
         """s/k on every class and another 1 − s on the label, as timm smooths."""

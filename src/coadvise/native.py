@@ -1,0 +1,94 @@
+"""C++ files of this package, compiled on first use with the system's compiler and kept in the cache folder.
+
+Whoever calls this has another way where nothing can be compiled; the reason is said once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+from .files import cache_folder
+
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-mprefer-vector-width=512",
+    "-std=c++17",
+    "-shared",
+    "-fPIC",
+    "-fopenmp",
+    "-Wno-psabi",
+)
+# Tried one after the other: clang and ARM do not know all flags, and some compilers have no OpenMP.
+FLAG_SETS = (
+    FLAGS,
+    tuple(f for f in FLAGS if "prefer" not in f),
+    tuple(f for f in FLAGS if f[:2] != "-m" and f != "-fopenmp"),
+)
+
+
+@functools.cache
+def compiled(source: Path, consequence: str, *more: str) -> ctypes.CDLL | None:
+    """The functions of a C++ file, or None where it cannot be built; then a warning says why and what follows.
+
+    Args:
+        consequence: such as "involution runs without compiled code here, several times slower".
+        more: flags beside the usual ones.
+    """
+    if os.environ.get("COADVISE_COMPILED") == "0":
+        return None
+    try:
+        return ctypes.CDLL(str(_built(source, more)))
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", None) or str(error)
+        reason = detail.strip().splitlines()[0] if detail.strip() else type(error).__name__
+        warnings.warn(
+            f"{consequence} ({reason}); a C++ compiler (g++) and a writable cache folder would change that",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return None
+
+
+def _built(source: Path, more: tuple[str, ...]) -> Path:
+    """Path of the shared library, built if this machine has none of this source yet."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+    if compiler is None:
+        raise OSError("there is no C++ compiler")
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    # Code for one CPU may not run on another, and home folders are shared between machines.
+    key = "\0".join([source.read_text(), version, _cpu(), repr(FLAG_SETS), repr(more)])
+    path = cache_folder() / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        fresh = Path(folder) / path.name
+        for i, flags in enumerate(FLAG_SETS):
+            try:
+                command = [compiler, *flags, *more, "-o", str(fresh), str(source)]
+                subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+                break
+            except subprocess.CalledProcessError:
+                if i == len(FLAG_SETS) - 1:
+                    raise
+        os.replace(fresh, path)  # several processes may build at once: each ends with a whole file
+    return path
+
+
+def _cpu() -> str:
+    """What decides which instructions this CPU has."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() + platform.machine()
+    return next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), platform.machine())
