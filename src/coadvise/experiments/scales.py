@@ -137,8 +137,8 @@ SCALES: dict[str, Scale] = {
             source="torchvision:CIFAR10",
             cost="the seven arms with three seeds: about three hours on two CPU cores",
             models=_students(8, 96, 6) | _resnets(16) | _rednets(32) | _regnets(2),
-            school={"epochs": 40, "lr": 2.0e-3},
-            settings={"schedule": {"epochs": 30, "warmup_epochs": 3}, "run": {"eval_every": 10}},
+            school={"epochs": 20, "lr": 2.0e-3},
+            settings={"schedule": {"epochs": 25, "warmup_epochs": 3}, "run": {"eval_every": 25}},
             views=10,
         ),
         Scale(
