@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Callable
 
 import timm
 import torch
@@ -17,9 +18,12 @@ from baseline import by_unfold
 from side_by_side import agree, arguments, claim, interleaved, report
 from timm.optim import create_optimizer_v2
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import coadvise
 from coadvise.compiling import plain_attention
+from coadvise.cost import matrix_peak
 from coadvise.teachers import Teachers
 
 
@@ -37,6 +41,15 @@ class Step:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return terms.total.detach()
+
+    def alone(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The step on labels alone, through the same heads."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            total = coadvise.co_advise_loss(self.student.forward_tokens(x), {}, y).total
+        total.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total.detach()
 
     def terms(self, x: torch.Tensor, y: torch.Tensor) -> coadvise.LossTerms:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
@@ -78,13 +91,30 @@ def main() -> None:
         },
         max(options.rounds // 2, 2), options.device,
     )  # fmt: skip
+    alone = interleaved({"student": lambda: steps["coadvise bf16"].alone(x, y)}, options.rounds, options.device)
     base = seconds["baseline"]
     goal = "≥ 3.5×" if options.device == "cpu" else "≥ 6×"
     claims = [
         claim(f"co-advised step, {name.split()[1]}, against the plain baseline", base / seconds[name], goal)
         for name in ("coadvise fp32", "coadvise bf16")
     ]
-    report("step", options, claims, {"seconds": seconds, "parts": parts})
+    cuda = options.device != "cpu"
+    peak = matrix_peak(torch.device(options.device), torch.bfloat16)
+    flops = {"step": _flops(lambda: steps["coadvise bf16"](x, y)), "student": _flops(
+        lambda: steps["coadvise bf16"].alone(x, y))}  # fmt: skip
+    for name, time, goal in (("step", seconds["coadvise bf16"], 20), ("student", alone["student"], 30)):
+        what = f"co-advised {name}, bf16, part of the speed of a matrix product"
+        claims.append(claim(what, 100 * flops[name] / time / peak, f"≥ {goal} %" if cuda else "", " %"))
+    details = {"seconds": seconds | {"student alone, bf16": alone["student"]}, "parts": parts, "flops": flops,
+               "matrix_flops_per_s": peak}  # fmt: skip
+    report("step", options, claims, details)
+
+
+def _flops(run: Callable[[], object]) -> int:
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH):  # fused attention is not counted on every device
+        run()
+    return counter.get_total_flops()
 
 
 def _unfolded(model: nn.Module, x: torch.Tensor) -> torch.Tensor:

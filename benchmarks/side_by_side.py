@@ -16,23 +16,25 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from coadvise.cost import peak_bytes  # noqa: F401 - for the benchmarks
+from coadvise.cost import peak_bytes, seconds_of
 from coadvise.files import write_json
 from coadvise.provenance import manifest
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 console = Console()
+__all__ = ["agree", "arguments", "claim", "copy_bandwidth", "geometric_mean", "interleaved", "peak_bytes", "report"]
 
 
 def arguments(description: str) -> argparse.Namespace:
     """Options that all benchmarks share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, help="8 on the CPU, 256 on a GPU")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON file")
     options = parser.parse_args()
+    options.batch_size = options.batch_size or (8 if options.device == "cpu" else 256)
     torch.set_num_threads(options.threads)
     return options
 
@@ -55,6 +57,14 @@ def interleaved(sides: Mapping[str, Callable[[], Any]], rounds: int, device: str
 def _wait(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes per second of a copy between buffers beyond the caches, reading and writing counted."""
+    source = torch.empty(2**28 if device.startswith("cuda") else 2**26, dtype=torch.float32, device=device).fill_(1)
+    target = torch.empty_like(source)
+    seconds = seconds_of(lambda: target.copy_(source), torch.device(device), 7)
+    return 2 * source.numel() * source.element_size() / seconds
 
 
 def geometric_mean(values: list[float]) -> float:

@@ -1,0 +1,79 @@
+"""Training a Ti student on 64 px images with patches of 8 and advice given: images/s, and how busy the device is.
+
+The step is what `coadvise train` runs on a small set: images kept as 8-bit pixels on the device, cropped, flipped and
+mixed there, forward, Eq. 1 with advice of two teachers that is there already, backward, AdamW.
+
+python benchmarks/bench_small_images.py
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import torch
+from bench_cache import CLASSES, Pictures
+from side_by_side import arguments, claim, report
+
+from coadvise.build import build_student
+from coadvise.compiling import WORTHWHILE_STEPS, compile_blocks, plain_attention
+from coadvise.cost import seconds_of, synchronize
+from coadvise.data import TrainLoader
+from coadvise.losses import co_advise_loss
+from coadvise.preparation import make_optimizer
+from coadvise.recipe_file import recipe_from
+
+STEPS = 10
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    device = torch.device(options.device)
+    cuda = device.type == "cuda"
+    batch_size = 1024 if cuda else 64
+    recipe = recipe_from(
+        {
+            "name": "bench",
+            "data": {"source": "-", "image_size": 64, "workers": 0, "augment": {"policy": "light"}},
+            "student": {"model": "cit_tiny", "options": {"patch_size": 8}},
+            "optim": {"batch_size": batch_size},
+        }
+    )
+    torch.manual_seed(0)
+    student = build_student(recipe, CLASSES).to(device).train()
+    plain_attention(student, device, torch.bfloat16)
+    compile_blocks(student, "auto", device, WORTHWHILE_STEPS)
+    optimizer = make_optimizer(student, recipe, 1e-4)
+    loader = TrainLoader(Pictures(64), recipe.data, batch_size, device=device)
+    batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
+    advice = {name: torch.randn(batch_size, CLASSES, device=device) for name in ("conv", "inv")}
+
+    def steps() -> None:
+        for batch in itertools.islice(batches, STEPS):
+            with torch.autocast(device.type, torch.bfloat16):
+                logits = student.forward_tokens(batch.images)
+            co_advise_loss(logits, advice, batch.target).total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    seconds = seconds_of(steps, device, options.rounds)
+    speed = STEPS * batch_size / seconds
+    goal = "≥ 40,000 images/s" if cuda else ""
+    claims = [claim("training on 64 px images, Ti student, advice given, bf16", speed, goal, " images/s")]
+    if cuda:
+        claims.append(claim("device busy meanwhile", 100 * _busy(steps, device), "≥ 90 %", " %"))
+    report("small_images", options, claims, {"seconds_per_step": seconds / STEPS, "images_per_step": batch_size})
+
+
+def _busy(run, device: torch.device) -> float:  # type: ignore[no-untyped-def]
+    """Share of the time in which a kernel runs, by PyTorch's profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        start = time.perf_counter()
+        run()
+        synchronize(device)
+        seconds = time.perf_counter() - start
+    return sum(event.self_device_time_total for event in profile.key_averages()) / 1e6 / seconds
+
+
+if __name__ == "__main__":
+    main()
