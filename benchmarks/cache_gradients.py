@@ -1,7 +1,8 @@
 """How far the gradients of cut advice turn: k of 100 classes, over the course of a student's training.
 
 Two small teachers are trained, then a student with live teachers; at its start, middle and end the gradient of the
-advice from all logits is compared with that from the k largest, on mixed and on unmixed images apart.
+advice from all logits is compared with that from the k largest, on mixed and on unmixed images apart: the rest spread by
+the teachers' profiles, as a cache does, and evenly.
 
 python benchmarks/cache_gradients.py data.source=FOLDER_OF_TINY_IMAGENET
 """
@@ -17,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from coadvise.advice_format import RecordFormat
+from coadvise.advice_cache import BATCH, Layout
+from coadvise.advice_format import ProfileSums, RecordFormat
 from coadvise.build import build_student
 from coadvise.data import ImageSource, TrainLoader
 from coadvise.data.sources import open_sources
@@ -37,8 +39,24 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "cache"
 TOPS = (5, 10, 20, 50)
 
 
+def profiles_of(recipe: Recipe, source: ImageSource, teachers: Teachers) -> dict[str, Tensor]:
+    """The teachers' profiles, from as many views as a cache takes."""
+    loader, classes = TrainLoader(source, recipe.data, BATCH), len(source.class_names)
+    images = Layout(len(source), 1, RecordFormat(classes, min(TOPS))).profile_images
+    sums = {name: ProfileSums(classes) for name in teachers.names}
+    for batch in itertools.islice(loader.epoch(0), images // BATCH):
+        for name, z in teachers(batch.images).items():
+            sums[name].add(z)
+    return {name: one.profile() for name, one in sums.items()}
+
+
 def cosines(
-    recipe: Recipe, source: ImageSource, student: nn.Module, teachers: Teachers, mixed: bool
+    recipe: Recipe,
+    source: ImageSource,
+    student: nn.Module,
+    teachers: Teachers,
+    mixed: bool,
+    profiles: dict[str, Tensor] | None,
 ) -> dict[int, float]:
     """k → cosine of the student's gradients from k and from all logits, over one batch."""
     augment = recipe.data.augment.model_copy(update={"mix_probability": 1.0 if mixed else 0.0})
@@ -50,7 +68,9 @@ def cosines(
     found = {}
     for top in TOPS:
         record = RecordFormat(len(source.class_names), top)
-        cut = _gradient(student, logits, {name: record.decode(record.encode(z)) for name, z in advice.items()})
+        tables = profiles if profiles and record.profile_bytes else {}
+        read = {name: record.decode(record.encode(z), tables.get(name)) for name, z in advice.items()}
+        cut = _gradient(student, logits, read)
         found[top] = float(torch.cosine_similarity(exact, cut, dim=0))
     student.train()
     return found
@@ -83,14 +103,16 @@ def main() -> None:
     steps = recipe.schedule.epochs * loader.steps_per_epoch
     scheduler = make_scheduler(optimizer, recipe, loader.steps_per_epoch, recipe.optim.lr)
     batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
-    found = {}
+    profiles = profiles_of(recipe, source, teachers)
+    found: dict[str, dict[str, dict[str, dict[int, float]]]] = {"cosines": {}, "cosines, spread evenly": {}}
     with display.bar("student", steps) as bar:
         for step in range(steps + 1):
             if step in (0, steps // 2, steps):
-                found[f"step {step}"] = {
-                    kind: cosines(recipe, source, student, teachers, mixed)
-                    for kind, mixed in (("mixed", True), ("unmixed", False))
-                }
+                for way, spread in zip(found, (profiles, None), strict=True):
+                    found[way][f"step {step}"] = {
+                        kind: cosines(recipe, source, student, teachers, mixed, spread)
+                        for kind, mixed in (("mixed", True), ("unmixed", False))
+                    }
             if step == steps:
                 break
             batch = next(batches)
@@ -101,10 +123,11 @@ def main() -> None:
             bar.advance()
     facts = manifest(command=shlex.join(["python", *sys.argv]))
     accuracy = {name: check.accuracy for name, check in checks.items()}
-    write_json(RESULTS / "gradients.json", {"cosines": found, "teachers": accuracy, "provenance": facts})
-    for moment, kinds in found.items():
-        for kind, values in kinds.items():
-            print(moment, kind, {top: round(value, 4) for top, value in values.items()}, flush=True)
+    write_json(RESULTS / "gradients.json", {**found, "teachers": accuracy, "provenance": facts})
+    for way, moments in found.items():
+        for moment, kinds in moments.items():
+            for kind, values in kinds.items():
+                print(way, moment, kind, {top: round(value, 4) for top, value in values.items()}, flush=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def write(output: Path, teachers: Path) -> None:
         name: {**settings, "train": None, "checkpoint": str(teachers / name / "best.safetensors")}
         for name, settings in {"conv": CNN, "inv": INN}.items()
     }
-    recipe = tiny(output / "run", {"advice.folder": str(output / "cache"), "schedule.epochs": 60}, teachers=advisers)
+    changes = {"advice.folder": str(output / "cache"), "advice.top_k": 2, "schedule.epochs": 60}
+    recipe = tiny(output / "run", changes, teachers=advisers)
     cache_advice(recipe, display=Display(quiet=True))
 
 

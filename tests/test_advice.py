@@ -21,7 +21,7 @@ from torch import Tensor
 
 from coadvise import advice_cache, advice_writer
 from coadvise.advice_cache import AdviceCache, Layout, data_facts
-from coadvise.advice_format import RecordFormat
+from coadvise.advice_format import ProfileSums, RecordFormat
 from coadvise.caching import cache_advice
 from coadvise.data.sources import open_sources
 from coadvise.errors import RunError
@@ -58,6 +58,61 @@ def test_a_record_keeps_the_distribution_with_the_rest_spread_evenly(classes, to
         p = np.exp((expected - expected.max()) / temperature)
         assert np.allclose(got, p / p.sum(), rtol=1e-2, atol=1e-9)
         assert set(np.argsort(-got)[:top]) == set(kept)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_profile_spreads_the_rest_as_the_teacher_usually_does(temperature):
+    """Against NumPy in float64: mean logits of the views whose first class is the same, and one average view more."""
+    classes, top = 30, 4
+    usual = logits(classes, classes, seed=3)
+    views = usual[torch.randint(classes, (500,), generator=torch.Generator().manual_seed(4))] + 0.5 * logits(500, 30)
+    sums = ProfileSums(classes)
+    for part in views.split(170):
+        sums.add(part)
+    z = views.double().numpy()
+    z -= z.mean(axis=1, keepdims=True)
+    first = z.argmax(axis=1)
+    expected = np.stack(
+        [(z[first == c].sum(axis=0) + z.mean(axis=0)) / (1 + (first == c).sum()) for c in range(classes)]
+    )
+    profile = sums.profile()
+    assert profile.dtype == torch.float16 and np.allclose(profile.double().numpy(), expected, rtol=1e-3, atol=1e-3)
+    record = RecordFormat(classes, top)
+    found = (record.decode(record.encode(views[:8]), profile).double() / temperature).softmax(1).numpy()
+    for row, got in zip(z[:8], found, strict=True):
+        order = np.argsort(-row)
+        rest = order[top:]
+        table = expected[order[0], rest]
+        whole = row.copy()
+        whole[rest] = table - np.log(np.exp(table).sum()) + np.log(np.exp(row[rest]).sum())
+        p = np.exp((whole - whole.max()) / temperature)
+        assert np.allclose(got, p / p.sum(), rtol=2e-2, atol=1e-6)
+
+
+def test_a_profile_keeps_the_direction_of_the_gradients():
+    """Of a teacher whose mass is spread widely, in a way that depends on its first class."""
+    draw = torch.Generator().manual_seed(4)
+    usual = 0.5 * logits(100, 100, seed=3)
+    usual.diagonal().copy_(usual.max(dim=1).values + 0.5)
+    views = usual[torch.randint(100, (4000,), generator=draw)] + 0.2 * torch.randn(4000, 100, generator=draw)
+    sums = ProfileSums(100)
+    sums.add(views[64:])
+    teacher, student = views[:64], logits(64, 100, seed=2, scale=0.3).requires_grad_()
+    record = RecordFormat(100, 5)
+    exact = torch.autograd.grad(soft_advice(student, teacher, 1.0), student)[0]
+
+    def cosine(profile: Tensor | None) -> float:
+        cut = record.decode(record.encode(teacher), profile)
+        found = torch.autograd.grad(soft_advice(student, cut, 1.0), student)[0]
+        return float(torch.cosine_similarity(exact.flatten(), found.flatten(), dim=0))
+
+    even, spread = cosine(None), cosine(sums.profile())
+    assert spread > 0.99 and 1 - spread < (1 - even) / 5, (even, spread)
+
+
+def test_too_many_classes_for_a_profile():
+    assert RecordFormat(4096, 10).profile_bytes == 2 * 4096**2 and RecordFormat(4097, 10).profile_bytes == 0
+    assert RecordFormat(10, 10).profile_bytes == 0, "where all logits are stored, nothing is spread"
 
 
 def test_all_logits_are_stored_where_that_takes_no_more_room():
@@ -98,7 +153,8 @@ def test_a_record_of_imagenet():
     record = RecordFormat(1000, 10)
     assert record.bytes == 42
     layout = Layout(1_281_167, 50, record)
-    assert 2 * layout.bytes <= 5.5e9 and layout.bytes == sum(map(layout.shard_bytes, range(layout.shards)))
+    assert 2 * layout.bytes <= 5.5e9 and record.profile_bytes == 2_000_000
+    assert layout.bytes == sum(map(layout.shard_bytes, range(layout.shards))) + record.profile_bytes
 
 
 def test_blocks_cover_every_record_once(monkeypatch):
@@ -287,6 +343,22 @@ def test_verify_finds_a_flipped_byte_and_names_the_shard(complete, tmp_path):
     refused(complete, r"inv/00002\.bin: the contents are not what was written", verify)
 
 
+def test_a_profile_that_is_not_what_was_written(small, trained, tmp_path):
+    recipe = recipe_with(trained, tmp_path, {"advice.source": "cache", "advice.top_k": 2})
+    write(recipe)
+    verify(recipe, display=QUIET)
+    path = tmp_path / "cache" / "inv" / "profile.bin"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    refused(recipe, r"inv/profile\.bin: the contents are not what was written", verify)
+    path.write_bytes(whole[:50])
+    refused(recipe, r"inv/profile\.bin has 50 bytes, should have 200: it was cut off")
+    path.unlink()
+    refused(recipe, r"inv/profile\.bin has 0 bytes")
+    path.write_bytes(whole)
+    train(recipe, display=QUIET)
+
+
 def test_a_truncated_shard(complete, tmp_path):
     shard = tmp_path / "cache" / "conv" / "00001.bin"
     shard.write_bytes(shard.read_bytes()[:100])
@@ -352,8 +424,8 @@ def test_other_images_under_the_same_names(small, trained, tmp_path, write_folde
 def test_a_newer_format_and_no_cache_at_all(complete, tmp_path, trained):
     header = tmp_path / "cache" / "header.json"
     facts = json.loads(header.read_text())
-    header.write_text(json.dumps(facts | {"format": 2}))
-    refused(complete, "has format 2, this version of coadvise reads 1; update coadvise")
+    header.write_text(json.dumps(facts | {"format": advice_cache.FORMAT + 1}))
+    refused(complete, "has format 3, this version of coadvise reads 2; update coadvise")
     header.unlink()
     refused(complete, "holds no advice cache; make one with `coadvise cache RECIPE`")
     refused(complete, "holds other files; choose another folder", cache_advice)
@@ -498,7 +570,7 @@ def test_what_is_no_cache(complete, tmp_path, trained):
     refused(complete, r"conv/00001\.bin has 0 bytes", cache_advice)
     (folder / "conv" / "teacher.json").write_text("[]")
     refused(complete, r"teacher\.json is damaged")
-    (folder / "header.json").write_text('{"format": 1}')
+    (folder / "header.json").write_text(json.dumps({"format": advice_cache.FORMAT}))
     for action in (train, cache_advice):
         refused(complete, r"header\.json is damaged", action)
     shutil.rmtree(folder)

@@ -2,7 +2,8 @@
 
 FOLDER/header.json           what the views are made of: data set, augmentation, number of views
 FOLDER/TEACHER/teacher.json  which teacher, and how many logits are kept
-FOLDER/TEACHER/column.json   checksum of each shard; written last
+FOLDER/TEACHER/column.json   checksum of each shard and of the profile; written last
+FOLDER/TEACHER/profile.bin   what it usually says beside its first class (`advice_format`), where logits are left out
 FOLDER/TEACHER/weights.safetensors   of a teacher that the recipe trains: a student may come from another folder
 FOLDER/TEACHER/00000.bin     shards of fixed-size records
 FOLDER/TEACHER/progress      one byte for each block of views: 1 when it is written
@@ -39,12 +40,14 @@ from .recipe import Recipe, flat
 from .teachers import FrozenTeacher
 from .training_state import digest
 
-FORMAT = 1
+FORMAT = 2
 # Images that the teachers see at once when a cache is written: part of the format, as rounding depends on it.
 BATCH = 128
 # Batches of a block, the unit that is claimed, written and marked.
 BLOCK_BATCHES = 16
 SHARD_BYTES = 2**28
+# Views that make a profile: so many, and so many for each class, of the first view.
+PROFILE_VIEWS, PROFILE_VIEWS_OF_CLASS = 2048, 32
 # Images whose contents are part of the fingerprint.
 SAMPLED = 64
 VERSIONED = ("torch", "torchvision", "timm", "pillow", "numpy")
@@ -86,7 +89,12 @@ class Layout:
     @property
     def bytes(self) -> int:
         """Size of the column."""
-        return self.records * self.record.bytes
+        return self.records * self.record.bytes + self.record.profile_bytes
+
+    @property
+    def profile_images(self) -> int:
+        """Images of the first view that make the profile."""
+        return min(self.images, max(PROFILE_VIEWS, PROFILE_VIEWS_OF_CLASS * self.record.classes))
 
     @property
     def blocks_per_view(self) -> int:
@@ -113,6 +121,11 @@ def cache_path(recipe: Recipe) -> Path:
 def views_of(recipe: Recipe) -> int:
     """Number of distinct views in a run."""
     return min(recipe.data.views or recipe.schedule.epochs, recipe.schedule.epochs)
+
+
+def profile_path(folder: Path, teacher: str) -> Path:
+    """File of a teacher's profile."""
+    return folder / teacher / "profile.bin"
 
 
 def shard_path(folder: Path, teacher: str, shard: int) -> Path:
@@ -234,8 +247,9 @@ def read_header(folder: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or not isinstance(header.get("format"), int):
         raise RunError(f"{path} is no header of an advice cache; choose another folder with advice.folder=FOLDER")
     if header["format"] != FORMAT:
+        update = "update coadvise, or " if header["format"] > FORMAT else ""
         raise RunError(
-            f"{folder} has format {header['format']}, this version of coadvise reads {FORMAT}; update coadvise, or "
+            f"{folder} has format {header['format']}, this version of coadvise reads {FORMAT}; {update}"
             "write the cache again elsewhere with advice.folder=FOLDER"
         )
     kinds = {"views": int, "data": dict, "versions": dict}
@@ -308,6 +322,7 @@ class AdviceCache:
         for name, teacher in teachers.items():
             self._require_column(name, teacher_facts(recipe, name, teacher, len(source.class_names)))
         self._shards: dict[tuple[str, int], NDArray[np.uint8]] = {}
+        self._profiles: dict[tuple[str, torch.device], Tensor] = {}
 
     def _require_column(self, name: str, facts: dict[str, Any]) -> None:
         path = self.folder / name / "column.json"
@@ -340,9 +355,21 @@ class AdviceCache:
         records = view * self.layout.images + positions
         advice = {}
         for name in self.names:
-            raw = torch.from_numpy(self._records(name, records))
-            advice[name] = self.layout.record.decode(raw.to(device, non_blocking=True))
+            raw = torch.from_numpy(self._records(name, records)).to(device, non_blocking=True)
+            advice[name] = self.layout.record.decode(raw, self.profile(name, device))
         return advice
+
+    def profile(self, name: str, device: torch.device | str = "cpu") -> Tensor | None:
+        """A teacher's profile, read once for a device; None where records have no outside, or too many classes."""
+        key, record = (name, torch.device(device)), self.layout.record
+        if record.profile_bytes and key not in self._profiles:
+            path = profile_path(self.folder, name)
+            try:
+                table = np.fromfile(path, dtype=np.float16).reshape(record.classes, record.classes)
+            except OSError as error:
+                raise RunError(f"{path} cannot be read: {error.strerror}") from error
+            self._profiles[key] = torch.from_numpy(table).to(device)
+        return self._profiles.get(key)
 
     def _records(self, name: str, records: Int64[np.ndarray, " b"]) -> NDArray[np.uint8]:
         shard, row = np.divmod(records, self.layout.per_shard)
@@ -376,9 +403,11 @@ def being_written(folder: Path) -> bool:
 
 
 def cut_shard(folder: Path, teacher: str, layout: Layout) -> str:
-    """What is wrong with the first shard that has not its size; empty where all have."""
-    for shard in range(layout.shards):
-        file, expected = shard_path(folder, teacher, shard), layout.shard_bytes(shard)
+    """What is wrong with the first file of a column that has not its size; empty where all have."""
+    sizes = {shard_path(folder, teacher, shard): layout.shard_bytes(shard) for shard in range(layout.shards)}
+    if layout.record.profile_bytes:
+        sizes[profile_path(folder, teacher)] = layout.record.profile_bytes
+    for file, expected in sizes.items():
         found = file.stat().st_size if file.is_file() else 0
         if found != expected:
             return (
@@ -388,22 +417,23 @@ def cut_shard(folder: Path, teacher: str, layout: Layout) -> str:
     return ""
 
 
-def shard_checksums(folder: Path, teacher: str, layout: Layout) -> list[str]:
-    """Hash of the contents of each shard."""
-    sums = []
-    for shard in range(layout.shards):
-        with shard_path(folder, teacher, shard).open("rb") as file:
-            sums.append(hashlib.file_digest(file, "sha256").hexdigest())
+def checksums(folder: Path, teacher: str, layout: Layout) -> dict[str, str]:
+    """Hash of the contents of each shard and of the profile, by the name of the file."""
+    paths = [shard_path(folder, teacher, shard) for shard in range(layout.shards)]
+    if layout.record.profile_bytes:
+        paths.append(profile_path(folder, teacher))
+    sums = {}
+    for path in paths:
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums
 
 
-def damaged_shards(folder: Path, teachers: Iterable[str], layout: Layout) -> list[Path]:
-    """Shards whose contents are not those that were written."""
+def damaged_files(folder: Path, teachers: Iterable[str], layout: Layout) -> list[Path]:
+    """Shards and profiles whose contents are not those that were written."""
     damaged = []
     for name in teachers:
         expected = read_json(folder / name / "column.json")["sha256"]
-        found = shard_checksums(folder, name, layout)
-        damaged += [
-            shard_path(folder, name, shard) for shard, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b
-        ]
+        found = checksums(folder, name, layout)
+        damaged += [folder / name / file for file, value in found.items() if expected.get(file) != value]
     return damaged

@@ -2,8 +2,12 @@
 
 A record holds the k largest logits relative to the maximum (float16, best first), their classes (16-bit unsigned, 32
 where there are more than 65,535 classes), and the log-sum-exp of all other logits, relative to the maximum too. So the
-distribution can be had at any temperature; what lies outside the k classes is spread evenly over them. Where that takes
-no more room, all logits are stored in the order of the classes instead, without indices.
+distribution can be had at any temperature. Where that takes no more room, all logits are stored in the order of the
+classes instead, without indices.
+
+What lies outside the k classes is spread as the teacher usually spreads it when its first class is this one: a profile,
+one table for each teacher, holds the mean logits of some thousand views by their first class. Spread evenly, the cut
+would turn the gradients far more (docs/log.md).
 
 Relative to the maximum, because softmax does not see it, and float16 is finest around 0, where the mass is. The
 outside part is summed by itself: taken as a difference from the whole sum it would cancel.
@@ -15,10 +19,12 @@ import dataclasses
 import math
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
 LOWEST = float(torch.finfo(torch.float16).min)
+# A profile takes 2·K² bytes; beyond so many classes the outside is spread evenly.
+PROFILED_CLASSES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +57,11 @@ class RecordFormat:
         """Size of a record."""
         return 2 * self.classes if self.dense else self._sparse_bytes
 
+    @property
+    def profile_bytes(self) -> int:
+        """Size of a teacher's profile; 0 where there is none."""
+        return 0 if self.dense or self.classes > PROFILED_CLASSES else 2 * self.classes**2
+
     def encode(self, logits: Float[Tensor, "b k"]) -> UInt8[Tensor, "b r"]:
         """Logits to records, on any device."""
         relative = logits.float() - logits.float().max(dim=1, keepdim=True).values
@@ -67,16 +78,52 @@ class RecordFormat:
         ]
         return torch.cat(parts, dim=1)
 
-    def decode(self, records: UInt8[Tensor, "b r"]) -> Float[Tensor, "b k"]:
-        """Records to logits in float32, up to a constant for each image."""
+    def decode(
+        self, records: UInt8[Tensor, "b r"], profile: Float16[Tensor, "k k"] | None = None
+    ) -> Float[Tensor, "b k"]:
+        """Records to logits in float32, up to a constant for each image.
+
+        Args:
+            profile: of the teacher, on the same device; without it the outside is spread evenly.
+        """
         if self.dense:
             return _as(records, torch.float16).float()
         first, second = 2 * self.top, (2 + self._index.itemsize) * self.top
         kept = _as(records[:, :first], torch.float16).float()
         index = _as(records[:, first:second], self._index).to(torch.int64)
         outside = _as(records[:, second:], torch.float16).float()
-        even = outside - math.log(self.classes - self.top)
-        return even.expand(-1, self.classes).scatter(1, index, kept)
+        if profile is None:
+            spread = (outside - math.log(self.classes - self.top)).expand(-1, self.classes)
+        else:
+            usual = profile[index[:, 0]].float()
+            rest = usual.scatter(1, index, -math.inf).logsumexp(dim=1, keepdim=True)
+            spread = usual + (outside - rest)
+        return spread.scatter(1, index, kept)
+
+
+class ProfileSums:
+    """Sums of a teacher's logits by its first class.
+
+    Args:
+        classes: number of classes K.
+    """
+
+    def __init__(self, classes: int) -> None:
+        # On the CPU and in float64: the same bytes on every run.
+        self._sums = torch.zeros(classes, classes, dtype=torch.float64)
+        self._counts = torch.zeros(classes, dtype=torch.float64)
+
+    def add(self, logits: Float[Tensor, "b k"]) -> None:
+        """Count some views."""
+        z = logits.detach().cpu().double()
+        first = z.argmax(dim=1)
+        self._sums.index_add_(0, first, z - z.mean(dim=1, keepdim=True))
+        self._counts += torch.bincount(first, minlength=len(self._counts))
+
+    def profile(self) -> Float16[Tensor, "k k"]:
+        """Mean logits by first class; one average view is added to each, so that a rare class has some, too."""
+        average = self._sums.sum(dim=0) / self._counts.sum().clamp_min(1)
+        return _half((self._sums + average) / (self._counts[:, None] + 1))
 
 
 def _as(part: Tensor, dtype: torch.dtype) -> Tensor:

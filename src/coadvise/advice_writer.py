@@ -24,20 +24,22 @@ from .advice_cache import (
     FORMAT,
     AdviceCache,
     Layout,
+    checksums,
     cut_shard,
-    damaged_shards,
+    damaged_files,
     data_facts,
     differences,
+    profile_path,
     read_header,
     record_format,
     require_fitting,
-    shard_checksums,
     shard_path,
     teacher_differences,
     teacher_facts,
     versions,
     views_of,
 )
+from .advice_format import ProfileSums
 from .data.base import ImageSource
 from .data.draws import Stream
 from .data.loader import Keys, TrainLoader
@@ -90,6 +92,9 @@ def write_cache(
     try:
         _create(folder, recipe, source, facts, missing, layout)
         with (folder / "lock").open("r+b") as lock:
+            if layout.record.profile_bytes and accelerator.is_main_process:
+                _write_profiles(folder, recipe, source, advisers, missing, layout, lock.fileno(), accelerator, display)
+            accelerator.wait_for_everyone()
             _write_blocks(folder, recipe, source, advisers, missing, layout, lock.fileno(), accelerator, display)
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
@@ -234,6 +239,41 @@ def _write_blocks(
         display.say(f"{len(skipped)} unreadable training images were replaced, such as {min(skipped)}")
 
 
+def _write_profiles(
+    folder: Path,
+    recipe: Recipe,
+    source: ImageSource,
+    advisers: Teachers,
+    missing: list[str],
+    layout: Layout,
+    lock: int,
+    accelerator: Accelerator,
+    display: Display,
+) -> None:
+    """What each teacher usually says beside its first class, from the beginning of the first view."""
+    lock_byte(lock, layout.blocks, wait=True)  # one process does it, the others find it
+    try:
+        names = [name for name in missing if not profile_path(folder, name).is_file()]
+        if not names:
+            return
+        loader = TrainLoader(source, recipe.data, 1, device=accelerator.device)
+        sums = {name: ProfileSums(layout.record.classes) for name in names}
+        starts = range(0, layout.profile_images, BATCH)
+        keys = (loader.keys(0, at, min(at + BATCH, layout.profile_images)) for at in starts)
+        with display.bar("profiles", layout.profile_images) as bar:
+            for batch in loader.batches(keys):
+                with accelerator.autocast():
+                    advice = advisers.forward(batch.images, names)
+                for name in names:
+                    sums[name].add(_finite(name, advice[name]))
+                bar.advance(len(batch.images))
+        loader.close()
+        for name in names:
+            write_atomic(profile_path(folder, name), sums[name].profile().numpy().tobytes())
+    finally:
+        unlock_byte(lock, layout.blocks)
+
+
 def _finite(name: str, logits: Tensor) -> Tensor:
     if not torch.isfinite(logits).all():
         raise RunError(f"teacher '{name}' gives logits that are not finite; its weights are broken")
@@ -335,8 +375,7 @@ def _finish(folder: Path, missing: list[str], layout: Layout, lock: int) -> None
         for name in missing:
             done = (folder / name / "progress").read_bytes()
             if done.count(1) == layout.blocks and not (folder / name / "column.json").is_file():
-                sums = shard_checksums(folder, name, layout)
-                write_json(folder / name / "column.json", {"sha256": sums})
+                write_json(folder / name / "column.json", {"sha256": checksums(folder, name, layout)})
     finally:
         unlock_byte(lock, layout.blocks)
 
@@ -377,7 +416,8 @@ def check_cache(
         for name in cache.names:
             record = cache.layout.record
             # The fresh advice is cut in the same way.
-            now, then = record.decode(record.encode(fresh[name])).softmax(dim=1), stored[name].softmax(dim=1)
+            cut = record.decode(record.encode(fresh[name]), cache.profile(name, accelerator.device))
+            now, then = cut.softmax(dim=1), stored[name].softmax(dim=1)
             far[name].append(_variation(now, then))
             kept[name].append(then)
     loader.close()
@@ -419,7 +459,7 @@ def verify_cache(
     Raises:
         RunError: damaged shards, by name, or a stale cache.
     """
-    damaged = damaged_shards(cache.folder, cache.names, cache.layout)
+    damaged = damaged_files(cache.folder, cache.names, cache.layout)
     if damaged:
         raise RunError(
             f"{', '.join(map(str, damaged))}: the contents are not what was written; restore them, or delete the "
