@@ -1,8 +1,8 @@
 """How far the gradients of cut advice turn: k of 100 classes, over the course of a student's training.
 
 Two small teachers are trained, then a student with live teachers; at its start, middle and end the gradient of the
-advice from all logits is compared with that from the k largest, on mixed and on unmixed images apart: the rest spread by
-the teachers' profiles, as a cache does, and evenly.
+advice from all logits is compared with that from the k largest, on mixed and on unmixed images apart, the rest spread
+by the teachers' profiles, as a cache does, and evenly.
 
 python benchmarks/cache_gradients.py data.source=FOLDER_OF_TINY_IMAGENET
 """
