@@ -41,12 +41,12 @@ class Pictures:
 
     class_names = tuple(map(str, range(CLASSES)))
 
-    def __init__(self, size: int) -> None:
-        self.images = np.random.default_rng(0).integers(0, 256, (COUNT, size, size, 3), dtype=np.uint8)
-        self.labels = np.arange(COUNT, dtype=np.int64) % CLASSES
+    def __init__(self, size: int, count: int = COUNT) -> None:
+        self.images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+        self.labels = np.arange(count, dtype=np.int64) % CLASSES
 
     def __len__(self) -> int:
-        return COUNT
+        return len(self.labels)
 
     def read(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index])

@@ -25,16 +25,16 @@ console = Console()
 __all__ = ["agree", "arguments", "claim", "copy_bandwidth", "geometric_mean", "interleaved", "peak_bytes", "report"]
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """Options that all benchmarks share."""
+def arguments(description: str, batch_sizes: tuple[int, int] = (8, 256)) -> argparse.Namespace:
+    """Options that all benchmarks share; `batch_sizes` are those on the CPU and on a GPU."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
-    parser.add_argument("--batch-size", type=int, help="8 on the CPU, 256 on a GPU")
+    parser.add_argument("--batch-size", type=int, help=f"{batch_sizes[0]} on the CPU, {batch_sizes[1]} on a GPU")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON file")
     options = parser.parse_args()
-    options.batch_size = options.batch_size or (8 if options.device == "cpu" else 256)
+    options.batch_size = options.batch_size or batch_sizes[options.device != "cpu"]
     torch.set_num_threads(options.threads)
     return options
 
@@ -59,11 +59,11 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def copy_bandwidth(device: str) -> float:
-    """Bytes per second of a copy between buffers beyond the caches, reading and writing counted."""
-    source = torch.empty(2**28 if device.startswith("cuda") else 2**26, dtype=torch.float32, device=device).fill_(1)
+def copy_bandwidth(device: str, size: int) -> float:
+    """Bytes per second of a copy that reads and writes `size` bytes together: those of caches, where they fit."""
+    source = torch.ones(max(size // 8, 1), device=device)
     target = torch.empty_like(source)
-    seconds = seconds_of(lambda: target.copy_(source), torch.device(device), 7)
+    seconds = seconds_of(lambda: target.copy_(source), torch.device(device), 15)
     return 2 * source.numel() * source.element_size() / seconds
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from recipes_for_tests import CNN, INN, tiny
 
-from coadvise import advice_cache, advice_writer
+from coadvise import advice_cache, advice_profile, advice_writer
 from coadvise.caching import cache_advice
 from coadvise.progress import Display
 
-advice_cache.BATCH = advice_writer.BATCH = 7
+advice_cache.BATCH = advice_profile.BATCH = advice_writer.BATCH = 7
 advice_cache.BLOCK_BATCHES = 2
 advice_cache.SHARD_BYTES = 1000
 

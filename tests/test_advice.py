@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from coadvise import advice_cache, advice_writer
+from coadvise import advice_cache, advice_profile, advice_writer
 from coadvise.advice_cache import AdviceCache, Layout, data_facts
 from coadvise.advice_format import ProfileSums, RecordFormat
 from coadvise.caching import cache_advice
@@ -70,7 +70,7 @@ def test_a_profile_spreads_the_rest_as_the_teacher_usually_does(temperature):
     for part in views.split(170):
         sums.add(part)
     z = views.double().numpy()
-    z -= z.mean(axis=1, keepdims=True)
+    z -= z.max(axis=1, keepdims=True)
     first = z.argmax(axis=1)
     expected = np.stack(
         [(z[first == c].sum(axis=0) + z.mean(axis=0)) / (1 + (first == c).sum()) for c in range(classes)]
@@ -84,7 +84,11 @@ def test_a_profile_spreads_the_rest_as_the_teacher_usually_does(temperature):
         rest = order[top:]
         table = expected[order[0], rest]
         whole = row.copy()
-        whole[rest] = table - np.log(np.exp(table).sum()) + np.log(np.exp(row[rest]).sum())
+        for _ in range(3):
+            table = np.minimum(
+                table - np.log(np.exp(table).sum()) + np.log(np.exp(row[rest]).sum()), row[order[top - 1]]
+            )
+        whole[rest] = table
         p = np.exp((whole - whole.max()) / temperature)
         assert np.allclose(got, p / p.sum(), rtol=2e-2, atol=1e-6)
 
@@ -108,6 +112,22 @@ def test_a_profile_keeps_the_direction_of_the_gradients():
 
     even, spread = cosine(None), cosine(sums.profile())
     assert spread > 0.99 and 1 - spread < (1 - even) / 5, (even, spread)
+
+
+def test_no_profile_puts_another_class_first_or_breaks_the_order():
+    """What is outside stays at or below the last of the k, whatever the profile says of it."""
+    z, profile = logits(200, 40), (4 * logits(40, 40, seed=9)).half()
+    record = RecordFormat(40, 3)
+    found = record.decode(record.encode(z), profile)
+    assert torch.equal(found.argmax(1), z.argmax(1))
+    top = z.topk(3, dim=1).indices
+    outside = found.scatter(1, top, -torch.inf)
+    assert (outside.max(1).values <= found.gather(1, top)[:, -1] + 1e-6).all()
+    masked = z.clone()
+    masked[:, 7] = -1e9  # a usual way of leaving a class out
+    sums = ProfileSums(40)
+    sums.add(masked)
+    assert sums.profile().isfinite().all() and record.decode(record.encode(masked), sums.profile()).isfinite().all()
 
 
 def test_too_many_classes_for_a_profile():
@@ -199,7 +219,7 @@ def recipe_with(trained: Path, output: Path, changes: dict[str, Any] | None = No
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks and shards so small that the tiny cache has many of them."""
-    for module in (advice_cache, advice_writer):
+    for module in (advice_cache, advice_profile, advice_writer):
         monkeypatch.setattr(module, "BATCH", 7)
     monkeypatch.setattr(advice_cache, "BLOCK_BATCHES", 2)
     monkeypatch.setattr(advice_cache, "SHARD_BYTES", 1000)
@@ -350,7 +370,8 @@ def test_a_profile_that_is_not_what_was_written(small, trained, tmp_path):
     path = tmp_path / "cache" / "inv" / "profile.bin"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    refused(recipe, r"inv/profile\.bin: the contents are not what was written", verify)
+    refused(recipe, r"inv/profile\.bin holds something else than was written", verify)
+    refused(recipe, r"inv/profile\.bin holds something else than was written")
     path.write_bytes(whole[:50])
     refused(recipe, r"inv/profile\.bin has 50 bytes, should have 200: it was cut off")
     path.unlink()
@@ -426,6 +447,8 @@ def test_a_newer_format_and_no_cache_at_all(complete, tmp_path, trained):
     facts = json.loads(header.read_text())
     header.write_text(json.dumps(facts | {"format": advice_cache.FORMAT + 1}))
     refused(complete, "has format 3, this version of coadvise reads 2; update coadvise")
+    header.write_text(json.dumps(facts | {"format": advice_cache.FORMAT - 1}))
+    refused(complete, "has format 1, this version of coadvise reads 2; write the cache again elsewhere")
     header.unlink()
     refused(complete, "holds no advice cache; make one with `coadvise cache RECIPE`")
     refused(complete, "holds other files; choose another folder", cache_advice)

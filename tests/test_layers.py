@@ -12,7 +12,7 @@ LAYERS = {
     2: {"ops", "data", "compiling", "advice_format", "losses", "metrics", "inert_pickle", "run_folder", "similarity"},
     3: {"models", "tracking"},
     4: {"fuse", "teachers", "checkpoint", "model_file", "training_state", "processes", "build", "advice_cache"},
-    5: {"evaluate", "preparation", "inference", "advice_writer", "shift", "likeness"},
+    5: {"evaluate", "preparation", "inference", "advice_writer", "advice_profile", "shift", "likeness"},
     6: {"resuming", "cost", "disagreement"},
     7: {"training"},
     8: {"demo", "plan", "caching", "experiments", "workers"},

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from timm.data import auto_augment
 
-from coadvise.data import train_pixels, warp
+from coadvise.data import keyed, train_pixels, warp
 from coadvise.recipe import Augmentation, Data
 
 SHAPES = [(1, 1), (2, 5), (7, 3), (31, 40), (64, 64)]
@@ -77,14 +77,21 @@ def test_the_training_pipeline_takes_it_by_default(monkeypatch: pytest.MonkeyPat
     calls = []
     plain = warp._warped
     monkeypatch.setattr(warp, "_warped", lambda *a: calls.append(1) or plain(*a))
-    transform(noise(50, 40))
+    with keyed(0):
+        transform(noise(50, 40))
     assert calls, "none of thirty operations went through compiled code"
 
 
 def test_where_the_pixels_differ_pillow_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = warp.library()
+    assert warp.library() is not None
     monkeypatch.setattr(warp, "_warped", lambda function, pixels, matrix, fill: pixels + 1)
-    assert real is not None and not warp._as_pillow(real)
+    with pytest.warns(RuntimeWarning, match="give other pixels than this Pillow"):
+        assert warp.library.__wrapped__() is None
+
+
+def test_an_image_without_pixels_is_pillows() -> None:
+    empty = Image.new("RGB", (0, 5))
+    assert warp.Affine(auto_augment.shear_x)(empty, 0.3, fillcolor=(0, 0, 0)).size == (0, 5)
 
 
 def test_without_a_compiler_it_says_so_once_and_goes_on(tmp_path) -> None:

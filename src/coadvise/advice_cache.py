@@ -347,6 +347,13 @@ class AdviceCache:
             )
         if problem := cut_shard(self.folder, name, self.layout):
             raise RunError(problem)
+        if self.layout.record.profile_bytes:  # small enough to be read whole, and used for every image
+            file = profile_path(self.folder, name)
+            if hashlib.sha256(file.read_bytes()).hexdigest() != read_json(path)["sha256"].get(file.name):
+                raise RunError(
+                    f"{file} holds something else than was written; restore it, or delete {self.folder / name} and run "
+                    "`coadvise cache RECIPE`"
+                )
 
     def read(
         self, view: int, positions: Int64[np.ndarray, " b"], device: torch.device | str = "cpu"

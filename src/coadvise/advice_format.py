@@ -6,8 +6,9 @@ distribution can be had at any temperature. Where that takes no more room, all l
 classes instead, without indices.
 
 What lies outside the k classes is spread as the teacher usually spreads it when its first class is this one: a profile,
-one table for each teacher, holds the mean logits of some thousand views by their first class. Spread evenly, the cut
-would turn the gradients far more (docs/log.md).
+one table for each teacher, holds the mean logits of some thousand views by their first class. None of these logits may
+exceed the last of the k: what would is cut there, and the others take its mass. Spread evenly, the rest would turn the
+gradients far more (docs/log.md).
 
 Relative to the maximum, because softmax does not see it, and float16 is finest around 0, where the mass is. The
 outside part is summed by itself: taken as a difference from the whole sum it would cancel.
@@ -25,6 +26,8 @@ from torch import Tensor
 LOWEST = float(torch.finfo(torch.float16).min)
 # A profile takes 2·K² bytes; beyond so many classes the outside is spread evenly.
 PROFILED_CLASSES = 4096
+# Rounds of cutting the spread logits at the last of the k and giving their mass to the others.
+ROUNDS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +98,10 @@ class RecordFormat:
         if profile is None:
             spread = (outside - math.log(self.classes - self.top)).expand(-1, self.classes)
         else:
-            usual = profile[index[:, 0]].float()
-            rest = usual.scatter(1, index, -math.inf).logsumexp(dim=1, keepdim=True)
-            spread = usual + (outside - rest)
+            spread, last = profile[index[:, 0]].float(), kept[:, -1:]
+            for _ in range(ROUNDS):
+                rest = spread.scatter(1, index, -math.inf).logsumexp(dim=1, keepdim=True)
+                spread = torch.minimum(spread + (outside - rest), last)
         return spread.scatter(1, index, kept)
 
 
@@ -117,7 +121,7 @@ class ProfileSums:
         """Count some views."""
         z = logits.detach().cpu().double()
         first = z.argmax(dim=1)
-        self._sums.index_add_(0, first, z - z.mean(dim=1, keepdim=True))
+        self._sums.index_add_(0, first, z - z.max(dim=1, keepdim=True).values)
         self._counts += torch.bincount(first, minlength=len(self._counts))
 
     def profile(self) -> Float16[Tensor, "k k"]:

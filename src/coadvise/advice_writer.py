@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from .advice_cache import (
     damaged_files,
     data_facts,
     differences,
-    profile_path,
     read_header,
     record_format,
     require_fitting,
@@ -39,7 +39,7 @@ from .advice_cache import (
     versions,
     views_of,
 )
-from .advice_format import ProfileSums
+from .advice_profile import finite, write_profiles
 from .data.base import ImageSource
 from .data.draws import Stream
 from .data.loader import Keys, TrainLoader
@@ -92,13 +92,24 @@ def write_cache(
     try:
         _create(folder, recipe, source, facts, missing, layout)
         with (folder / "lock").open("r+b") as lock:
-            if layout.record.profile_bytes and accelerator.is_main_process:
-                _write_profiles(folder, recipe, source, advisers, missing, layout, lock.fileno(), accelerator, display)
-            accelerator.wait_for_everyone()
+            profiles = partial(
+                write_profiles,
+                folder,
+                recipe,
+                source,
+                advisers,
+                missing,
+                layout,
+                accelerator=accelerator,
+                display=display,
+            )
+            if lock_byte(lock.fileno(), layout.blocks):  # one process makes them, the others begin with the blocks
+                profiles()
+                unlock_byte(lock.fileno(), layout.blocks)
             _write_blocks(folder, recipe, source, advisers, missing, layout, lock.fileno(), accelerator, display)
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
-                _finish(folder, missing, layout, lock.fileno())
+                _finish(folder, missing, layout, lock.fileno(), profiles)
         accelerator.wait_for_everyone()
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror}; everything written so far is kept") from error
@@ -225,7 +236,7 @@ def _write_blocks(
                 names = claims.lacking[block]
                 with accelerator.autocast():
                     advice = advisers.forward(batch.images, names)
-                rows.append({name: layout.record.encode(_finite(name, advice[name])).cpu() for name in names})
+                rows.append({name: layout.record.encode(finite(name, advice[name])).cpu() for name in names})
                 skipped.update(batch.skipped)
                 bar.advance(len(batch.images))
                 if last:
@@ -237,47 +248,6 @@ def _write_blocks(
     loader.close()
     if skipped:
         display.say(f"{len(skipped)} unreadable training images were replaced, such as {min(skipped)}")
-
-
-def _write_profiles(
-    folder: Path,
-    recipe: Recipe,
-    source: ImageSource,
-    advisers: Teachers,
-    missing: list[str],
-    layout: Layout,
-    lock: int,
-    accelerator: Accelerator,
-    display: Display,
-) -> None:
-    """What each teacher usually says beside its first class, from the beginning of the first view."""
-    lock_byte(lock, layout.blocks, wait=True)  # one process does it, the others find it
-    try:
-        names = [name for name in missing if not profile_path(folder, name).is_file()]
-        if not names:
-            return
-        loader = TrainLoader(source, recipe.data, 1, device=accelerator.device)
-        sums = {name: ProfileSums(layout.record.classes) for name in names}
-        starts = range(0, layout.profile_images, BATCH)
-        keys = (loader.keys(0, at, min(at + BATCH, layout.profile_images)) for at in starts)
-        with display.bar("profiles", layout.profile_images) as bar:
-            for batch in loader.batches(keys):
-                with accelerator.autocast():
-                    advice = advisers.forward(batch.images, names)
-                for name in names:
-                    sums[name].add(_finite(name, advice[name]))
-                bar.advance(len(batch.images))
-        loader.close()
-        for name in names:
-            write_atomic(profile_path(folder, name), sums[name].profile().numpy().tobytes())
-    finally:
-        unlock_byte(lock, layout.blocks)
-
-
-def _finite(name: str, logits: Tensor) -> Tensor:
-    if not torch.isfinite(logits).all():
-        raise RunError(f"teacher '{name}' gives logits that are not finite; its weights are broken")
-    return logits
 
 
 def _store(folder: Path, names: list[str], layout: Layout, block: int, rows: list[dict[str, Tensor]]) -> None:
@@ -368,10 +338,11 @@ class _Claims:
         return names
 
 
-def _finish(folder: Path, missing: list[str], layout: Layout, lock: int) -> None:
+def _finish(folder: Path, missing: list[str], layout: Layout, lock: int, profiles: Callable[[], None]) -> None:
     """Write the columns' headers when all blocks are there; the process that is last does it."""
     lock_byte(lock, layout.blocks, wait=True)  # one at a time
     try:
+        profiles()  # that a process which died has left undone
         for name in missing:
             done = (folder / name / "progress").read_bytes()
             if done.count(1) == layout.blocks and not (folder / name / "column.json").is_file():

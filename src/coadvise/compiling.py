@@ -20,6 +20,8 @@ from torch import nn
 
 # Updates from which the half minute of compilation is earned back on a GPU.
 WORTHWHILE_STEPS = 2000
+# Up to which attention is done by matrix products on the CPU: 256 px with patches of 16.
+MOST_PATCHES = 256
 
 
 def compile_blocks(
@@ -54,6 +56,7 @@ def plain_attention(student: nn.Module, device: torch.device, dtype: torch.dtype
     """Attention by matrix products in place of PyTorch's fused form, where that is slow: in 16 bits on the CPU.
 
     There the fused form's backward pass takes over twice as long (docs/log.md). timm's layers have a switch for it.
+    Not for long sequences, whose attention matrices would fill the memory.
 
     Args:
         dtype: of autocast; None for float32.
@@ -61,7 +64,8 @@ def plain_attention(student: nn.Module, device: torch.device, dtype: torch.dtype
     Returns:
         Number of layers that were switched.
     """
-    if device.type != "cpu" or dtype is None:
+    patches = getattr(getattr(student, "patch_embed", None), "num_patches", None)
+    if device.type != "cpu" or dtype is None or patches is None or patches > MOST_PATCHES:
         return 0
     layers = [module for module in student.modules() if getattr(module, "fused_attn", False) is True]
     for layer in layers:

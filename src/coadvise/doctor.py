@@ -14,6 +14,8 @@ def findings() -> list[tuple[str, str, str]]:
     """Rows of (what, found, note)."""
     import torch
 
+    from .data import warp
+
     rows = [(name, version, "") for name, version in versions().items()]
     rows.append(("processor", cpu_name(), f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for PyTorch"))
     if torch.cuda.is_available():
@@ -25,6 +27,11 @@ def findings() -> list[tuple[str, str, str]]:
         rows.append(("gpu", "none", f"training runs on the CPU, in {resolve_precision('auto', cpu=True)}"))
     compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
     rows.append(("C++ compiler", compiler or "none", "" if compiler else "nothing is compiled on the CPU"))
+    if compiler:
+        warped = warp.library() is not None
+        rows.append(
+            ("rotations of images", "compiled" if warped else "Pillow", "" if warped else "not compiled: slower")
+        )
     for module, extra in (("datasets", "hf"),):
         found = importlib.util.find_spec(module) is not None
         rows.append(

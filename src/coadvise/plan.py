@@ -124,15 +124,19 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
     mode = loss_mode(recipe, student_tokens(student, recipe, device), members)
     size = min(recipe.optim.batch_size // recipe.optim.accumulate, len(source), 256)
     data = recipe.data.model_copy(update={"workers": 0})
-    batches = itertools.islice(TrainLoader(source, data, size, device=device).epoch(0), 1 + PROFILE_BATCHES)
+    records = [one for one in (RecordFormat(classes, top) for top in TOPS if top < classes) if not one.dense]
+    profiled = any(record.profile_bytes for record in records)
+    count = 1 + (PROFILE_BATCHES if profiled else 0)
+    batches = itertools.islice(TrainLoader(source, data, size, device=device).epoch(0), count)
     batch = next(batches)
-    profiles = {name: ProfileSums(classes) for name in members}
+    sums = {name: ProfileSums(classes) for name in members} if profiled else {}
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         advice = teachers(batch.images)
         logits = student.forward_tokens(batch.images)  # type: ignore[operator]
         for other in batches:
             for name, z in teachers(other.images).items():
-                profiles[name].add(z)
+                sums[name].add(z)
+    profiles = {name: one.profile().to(device) for name, one in sums.items()}
     parameters = [p for p in student.parameters() if p.requires_grad]
 
     def gradient(said: dict[str, Tensor]) -> Tensor:
@@ -146,10 +150,7 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
 
     exact = gradient(advice)
     cosines = {}
-    for top in TOPS:
-        record = RecordFormat(classes, top)
-        if top < classes and not record.dense:
-            tables = {n: p.profile().to(device) if record.profile_bytes else None for n, p in profiles.items()}
-            cut = gradient({name: record.decode(record.encode(z), tables[name]) for name, z in advice.items()})
-            cosines[top] = float(torch.cosine_similarity(exact, cut, dim=0))
+    for record in records:
+        cut = gradient({name: record.decode(record.encode(z), profiles.get(name)) for name, z in advice.items()})
+        cosines[record.top] = float(torch.cosine_similarity(exact, cut, dim=0))
     return cosines

@@ -208,6 +208,7 @@ def prepare(
     if recipe.run.grad_checkpointing:
         _save_memory(student)
     student.to(accelerator.device)
+    plain_attention(student, accelerator.device, autocast_dtype(accelerator))
     tokens = student_tokens(student, recipe, accelerator.device)
     lr = recipe.optim.lr * (recipe.optim.batch_size / recipe.optim.lr_batch if recipe.optim.lr_batch else 1.0)
     optimizer = make_optimizer(student, recipe, lr)
@@ -231,7 +232,6 @@ def prepare(
         device=accelerator.device,
     )
     total = recipe.schedule.epochs * loader.steps_per_epoch
-    plain_attention(student, accelerator.device, autocast_dtype(accelerator))
     _, note = compile_blocks(student, recipe.run.compile, accelerator.device, total)
     if note:
         display.say(note)

@@ -235,7 +235,7 @@ class Advice(Part):
     folder: str | None = None
     """Folder of the cache; `caches/NAME` when not given."""
     top_k: Annotated[int, Field(ge=1)] | None = 10
-    """Logits that the cache keeps of each image; null keeps all."""
+    """Logits that the cache keeps of each image, the rest spread as the teacher usually does; null keeps all."""
 
 
 class Optim(Part):

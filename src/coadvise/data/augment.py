@@ -27,7 +27,7 @@ from torchvision.transforms.functional import InterpolationMode, pil_modes_mappi
 
 from ..errors import DataError
 from ..recipe import Data
-from .warp import AFFINE, Affine
+from .warp import AFFINE, Affine, library
 
 _RANDAUGMENT = r"rand(-(m\d+|n\d+|p[\d.]+|mstd[\d.]+|mmax\d+|inc[01]|t\w+))*"
 
@@ -173,6 +173,7 @@ def _deit(data: Data) -> list[Any]:
             if op.aug_fn is timm_posterize:
                 op.aug_fn = posterize
             elif op.aug_fn in AFFINE:
+                library()  # built here, and not by every worker
                 op.aug_fn = Affine(op.aug_fn)
     return [*geometry.transforms, *colour.transforms]
 

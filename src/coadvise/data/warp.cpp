@@ -10,7 +10,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+#include <memory>
+#include <new>
 
 namespace {
 
@@ -38,13 +39,15 @@ inline Values along(const Pixel* p, int64_t step, double t) {
 }  // namespace
 
 // out[y, x] = in at (m0 (x + ½) + m1 (y + ½) + m2, m3 (x + ½) + m4 (y + ½) + m5), `fill` where that lies outside.
-extern "C" void warp(const uint8_t* in, uint8_t* out, int64_t height, int64_t width, const double* m,
-                     const uint8_t* fill) {
+// Returns 0, or 1 where there was not enough memory.
+extern "C" int warp(const uint8_t* in, uint8_t* out, int64_t height, int64_t width, const double* m,
+                    const uint8_t* fill) {
     const int64_t stride = width + 2 * BORDER;
-    std::vector<Pixel> bordered(stride * (height + 2 * BORDER));
+    const std::unique_ptr<Pixel[]> bordered(new (std::nothrow) Pixel[stride * (height + 2 * BORDER)]);
+    if (!bordered) return 1;
     for (int64_t y = -BORDER; y < height + BORDER; ++y) {
         const uint8_t* row = in + 3 * width * clamped(y, height);
-        Pixel* to = bordered.data() + (y + BORDER) * stride + BORDER;
+        Pixel* to = bordered.get() + (y + BORDER) * stride + BORDER;
         for (int64_t x = -BORDER; x < width + BORDER; ++x) {
             const uint8_t* p = row + 3 * clamped(x, width);
             to[x] = Pixel{p[0], p[1], p[2], 0};
@@ -64,7 +67,7 @@ extern "C" void warp(const uint8_t* in, uint8_t* out, int64_t height, int64_t wi
             at_y -= 0.5;
             const double left = std::floor(at_x), top = std::floor(at_y);
             const double dx = at_x - left, dy = at_y - top;
-            const Pixel* p = bordered.data() + (int64_t(top) + BORDER - 1) * stride + int64_t(left) + BORDER - 1;
+            const Pixel* p = bordered.get() + (int64_t(top) + BORDER - 1) * stride + int64_t(left) + BORDER - 1;
             Values v;
             if (dy == 0) v = along(p + stride, 1, dx);
             else if (dx == 0) v = along(p + 1, stride, dy);
@@ -74,4 +77,5 @@ extern "C" void warp(const uint8_t* in, uint8_t* out, int64_t height, int64_t wi
             for (int i = 0; i < 3; ++i) to[i] = v[i] <= 0 ? 0 : v[i] >= 255 ? 255 : uint8_t(v[i]);
         }
     }
+    return 0;
 }

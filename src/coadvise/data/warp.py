@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,14 @@ def library() -> ctypes.CDLL | None:
     found = compiled(
         SOURCE, "RandAugment's rotations and shears run without compiled code here, more slowly", "-ffp-contract=off"
     )
-    return found if found is not None and _as_pillow(found) else None
+    if found is not None and not _as_pillow(found):
+        warnings.warn(
+            "compiled rotations and shears give other pixels than this Pillow, which does them instead, more slowly",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return found
 
 
 class Affine:
@@ -45,7 +53,7 @@ class Affine:
         self.operation = operation
 
     def __call__(self, image: Image.Image, *arguments: Any, **settings: Any) -> Image.Image:
-        able = image.mode == "RGB" and library() is not None
+        able = image.mode == "RGB" and image.width > 0 < image.height and library() is not None
         return self.operation(_Warped(image) if able else image, *arguments, **settings)
 
 
@@ -78,7 +86,7 @@ def _warped(
 ) -> UInt8[np.ndarray, "h w 3"]:
     pixels, out = np.ascontiguousarray(pixels), np.empty_like(pixels, order="C")
     height, width = pixels.shape[:2]
-    function.warp(
+    failed = function.warp(
         ctypes.c_void_p(pixels.ctypes.data),
         ctypes.c_void_p(out.ctypes.data),
         ctypes.c_int64(height),
@@ -86,6 +94,8 @@ def _warped(
         (ctypes.c_double * 6)(*matrix[:6]),
         ctypes.c_void_p(fill.ctypes.data),
     )
+    if failed:
+        raise MemoryError
     return out
 
 
