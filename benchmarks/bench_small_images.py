@@ -38,7 +38,11 @@ def main() -> None:
         {
             "name": "bench",
             "data": {"source": "-", "image_size": 64, "workers": 0, "augment": {"policy": "light"}},
-            "student": {"model": "cit_tiny", "options": {"patch_size": 8}},
+            "student": {
+                "model": "cit_tiny",
+                "options": {"patch_size": 8},
+                "tokens": {"conv": "conv", "inv": "inv"},
+            },
             "optim": {"batch_size": batch_size},
         }
     )
