@@ -28,6 +28,7 @@ LOWEST = float(torch.finfo(torch.float16).min)
 PROFILED_CLASSES = 4096
 # Rounds of cutting the spread logits at the last of the k and giving their mass to the others.
 ROUNDS = 3
+TINY = float(torch.finfo(torch.float32).tiny)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +97,14 @@ class RecordFormat:
         index = _as(records[:, first:second], self._index).to(torch.int64)
         outside = _as(records[:, second:], torch.float16).float()
         if profile is None:
-            spread = (outside - math.log(self.classes - self.top)).expand(-1, self.classes)
-        else:
-            spread, last = profile[index[:, 0]].float(), kept[:, -1:]
-            for _ in range(ROUNDS):
-                rest = spread.scatter(1, index, -math.inf).logsumexp(dim=1, keepdim=True)
-                spread = torch.minimum(spread + (outside - rest), last)
-        return spread.scatter(1, index, kept)
+            even = outside - math.log(self.classes - self.top)
+            return even.expand(-1, self.classes).scatter(1, index, kept)
+        # As probabilities: a logarithm at the end is cheaper than a log-sum-exp in each round.
+        mass, last = outside.exp(), kept[:, -1:].exp()
+        spread = profile[index[:, 0]].float().exp().scatter(1, index, 0.0)
+        for _ in range(ROUNDS):
+            spread = torch.minimum(spread * (mass / spread.sum(dim=1, keepdim=True).clamp_min(TINY)), last)
+        return spread.clamp_min(TINY).log().scatter(1, index, kept)
 
 
 class ProfileSums:
