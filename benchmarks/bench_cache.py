@@ -29,7 +29,7 @@ from coadvise.progress import Display
 from coadvise.recipe_file import recipe_from
 from coadvise.teachers import FrozenTeacher
 
-CLASSES, COUNT = 100, 2000
+CLASSES, COUNT, STEPS = 100, 2000, 5
 SETTINGS = {
     "32 px, width 96, 6 layers": (32, {"patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}, 100),
     "64 px, CiT-Ti with patches of 8": (64, {"patch_size": 8}, 32),
@@ -85,14 +85,14 @@ def measure(size: int, student_options: dict[str, object], batch: int, rounds: i
         batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
 
         def step(student=student, optimizer=optimizer, batches=batches, stored=name == "stored advice") -> None:
-            for made in itertools.islice(batches, 10):
+            for made in itertools.islice(batches, STEPS):
                 advice = cache.read(made.view, made.position, accelerator.device) if stored else {}
                 co_advise_loss(student.forward_tokens(made.images), advice, made.target).total.backward()
                 optimizer.step()
                 optimizer.zero_grad()
 
         sides[name] = step
-    return {name: seconds / 10 for name, seconds in interleaved(sides, rounds, str(accelerator.device)).items()}
+    return {name: seconds / STEPS for name, seconds in interleaved(sides, rounds, str(accelerator.device)).items()}
 
 
 def main() -> None:

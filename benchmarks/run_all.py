@@ -23,6 +23,7 @@ SHOWN = (
     ("inference", "RedNet-101 fused"),
     ("inference", "cit_small against timm's DeiT-S distilled, eager, fp32"),
     ("cache", "step with stored advice"),
+    ("input", "photographs of about 500"),
 )
 HEAD = """# Benchmarks
 
