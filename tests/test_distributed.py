@@ -118,5 +118,21 @@ def test_batch_norm_of_a_student_resumes_alike(tmp_path: Path) -> None:
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def test_a_cache_of_two_processes_is_that_of_one(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Records, profiles and checksums."""
+    found = {}
+    for name, processes in (("one", 1), ("two", 2)):
+        changes = {"advice.folder": str(tmp_path / name), "advice.top_k": 2}
+        recipe = tiny(tmp_path / "run", changes, teachers=with_weights(teachers_of(runs)))
+        (tmp_path / f"{name}.yaml").write_text(dump_recipe(recipe))
+        done = torchrun("-m", "coadvise", "cache", str(tmp_path / f"{name}.yaml"), "--quiet", processes=processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+        files = sorted((tmp_path / name).rglob("*"))
+        found[name] = {str(f.relative_to(tmp_path / name)): f.read_bytes() for f in files if f.is_file()}
+    assert found["one"] == found["two"] and {"conv/profile.bin", "inv/00000.bin", "inv/column.json"} <= set(
+        found["one"]
+    )
+
+
 def teachers_of(runs: dict[str, Path]) -> Path:
     return runs["one"].parent / "teachers"
