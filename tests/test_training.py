@@ -335,6 +335,19 @@ def test_teachers_are_checked_on_all_classes(tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
+def test_killed_between_the_first_two_files_of_a_run(tmp_path: Path) -> None:
+    """The folder is still the run's own; one with somebody else's manifest is not."""
+    run(tiny(tmp_path / "whole", teachers={}))
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "manifest.json").write_bytes((tmp_path / "whole" / "manifest.json").read_bytes())
+    assert run(tiny(tmp_path / "cut", teachers={}))["steps"] == 20
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text('{"name": "a web page"}')
+    with pytest.raises(RunError, match="holds other files"):
+        run(tiny(tmp_path / "other", teachers={}))
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["manifest.json"]
+
+
 def test_a_refused_teacher_leaves_the_folder_usable(tmp_path: Path) -> None:
     """The teacher that was trained is kept, and `allow_weak` goes on with it."""
     teachers = {"conv": {**CNN, "train": {"epochs": 1, "lr": 1e-7}}}

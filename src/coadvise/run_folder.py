@@ -55,7 +55,9 @@ class RunFolder:
             raise RunError(f"{self.path} is a file; choose another folder with run.output=FOLDER")
         recipe_file = self.path / "recipe.yaml"
         if not (recipe_file.is_file() and (self.path / "manifest.json").is_file()):
-            if any(path.name != "teachers" and not path.name.startswith(".") for path in self.path.iterdir()):
+            # `begin` may have been killed between its two files; the first says whose it is.
+            ours = {"teachers", "manifest.json"} if self._begun() else {"teachers"}
+            if any(path.name not in ours and not path.name.startswith(".") for path in self.path.iterdir()):
                 raise RunError(f"{self.path} holds other files; choose another folder with run.output=FOLDER")
             return
         if self.finished or self.last.is_file():
@@ -70,6 +72,11 @@ class RunFolder:
                 f"{self.path} holds an unfinished run; go on with --resume, "
                 "or choose another folder with run.output=FOLDER"
             )
+
+    def _begun(self) -> bool:
+        path = self.path / "manifest.json"
+        manifest = read_json(path) if path.is_file() else None
+        return isinstance(manifest, dict) and {"fingerprint", "command", "versions"} <= set(manifest)
 
     def require_same(self, recipe: Recipe) -> None:
         """Refuse a run of another recipe.
