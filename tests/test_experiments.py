@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import timm
 import torch
@@ -217,10 +219,8 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
     assert verdicts
 
 
-@pytest.mark.parametrize("whole_group", [True, False])
-def test_ctrl_c_saves_what_runs(tmp_path: Path, whole_group: bool) -> None:
-    """From a terminal it reaches all processes, from `kill -INT` the parent alone."""
-    output = tmp_path / "out"
+def long_run(output: Path) -> subprocess.Popen[str]:
+    """A call of `reproduce` whose first student trains for long, and has begun to."""
     words = ["reproduce", "table7", "--output", str(output), "--jobs", "1", *SHORT, "schedule.epochs=3000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "coadvise", *words], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
@@ -231,13 +231,35 @@ def test_ctrl_c_saves_what_runs(tmp_path: Path, whole_group: bool) -> None:
     while not list(output.glob("runs/transformer_tiny.s0.*/metrics.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1.0)
-    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+    return process
+
+
+@pytest.mark.parametrize("send", [os.killpg, os.kill])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_what_runs(tmp_path: Path, send: Callable[[int, int], None], number: int) -> None:
+    """From a terminal it reaches all processes, from `kill` or a cluster's scheduler perhaps the parent alone."""
+    output = tmp_path / "out"
+    process = long_run(output)
+    send(process.pid, number)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 130, said
     assert "everything is saved; the same command goes on" in said and "Traceback" not in said
     (folder,) = output.glob("runs/transformer_tiny.s0.*")
     assert (folder / "last.safetensors").is_file(), "the running one was saved"
     assert (output / "report.html").is_file()
+
+
+def test_workers_save_and_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    process = long_run(output)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert family
+    process.kill()
+    process.communicate(timeout=60)  # workers hold its end of the pipe, too
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive
+    (folder,) = output.glob("runs/transformer_tiny.s0.*")
+    assert (folder / "last.safetensors").is_file(), "the running one was saved"
 
 
 def test_another_folder_is_left_alone(tmp_path: Path) -> None:

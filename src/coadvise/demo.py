@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .build import teacher_recipe
-from .errors import CoadviseError, Interrupted, RunError
+from .errors import Interrupted, RunError
 from .files import read_json, write_json
 from .progress import Display
 from .recipe import Recipe
@@ -82,7 +82,7 @@ def run_demo(output: Path, *, seeds: int = 5, jobs: int | None = None) -> Path:
 
     Raises:
         RunError: `output` holds something else.
-        Interrupted: Ctrl-C; a second call goes on where this one stopped.
+        Interrupted: Ctrl-C or SIGTERM; a second call goes on where this one stopped.
     """
     from .disagreement import disagreements
     from .inference import load_trained
@@ -167,13 +167,7 @@ def _run_all(
                 bar.advance(steps - shown, f"{finished}/{len(recipes)} runs finished")
                 shown = steps
     except KeyboardInterrupt:
-        for future in futures:
-            future.cancel()
         raise Interrupted("stopped, everything is saved; the same command goes on") from None
-    except CoadviseError:
-        for future in futures:
-            future.cancel()
-        raise
 
 
 def _steps(recipe: Recipe) -> int:

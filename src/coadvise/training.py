@@ -69,7 +69,7 @@ def train(
 
     Raises:
         CoadviseError: bad input; nothing is lost or overwritten.
-        Interrupted: Ctrl-C; the state is saved.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
     accelerator = start_processes(recipe)
     display = display or Display(quiet=not accelerator.is_main_process)

@@ -1,28 +1,59 @@
-"""Processes that run trainings side by side, one thread pool each, and stop together after saving."""
+"""Processes that run trainings side by side, one thread pool each, and stop together after saving.
+
+They stop with the process that started them, however it ends: on Ctrl-C and SIGTERM it asks them to, and each watches
+whether it is still there.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from .errors import Interrupted
 
 
-def worker_pool(jobs: int, threads: int = 1, devices: int = 0) -> ProcessPoolExecutor:
-    """Processes for `supervised` calls.
+@contextmanager
+def worker_pool(jobs: int, threads: int = 1, devices: int = 0) -> Iterator[ProcessPoolExecutor]:
+    """Processes for `supervised` calls. An exception in the block stops them, and SIGTERM is such an exception.
 
     Args:
         threads: of each process.
         devices: GPUs, which the processes take in turn; 0 leaves the choice to each run.
+
+    Raises:
+        KeyboardInterrupt: in the block, on SIGTERM as on Ctrl-C.
     """
     # Fork would copy the parent's thread pools, and CUDA's state.
     context = multiprocessing.get_context("spawn")
     places = context.Value("i", 0)
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(threads, devices, places))
+    with (
+        _terminated_as_by_ctrl_c(),
+        ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(threads, devices, places)) as pool,
+    ):
+        try:
+            yield pool
+        except BaseException:
+            stop_workers(pool)
+            raise
+
+
+@contextmanager
+def _terminated_as_by_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be caught
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Worker:
@@ -42,6 +73,18 @@ def _start(threads: int, devices: int, places: Any) -> None:
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, _interrupted)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's process waits for work for ever where its parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    while _Worker.busy:  # saving
+        time.sleep(0.1)
+    os._exit(1)
 
 
 def _interrupted(number: int, frame: object) -> None:
@@ -67,10 +110,9 @@ def supervised(work: Callable[..., Any], *arguments: Any) -> bool:
     return True
 
 
-def stop_workers(pool: ProcessPoolExecutor, futures: list[Future[bool]]) -> None:
+def stop_workers(pool: ProcessPoolExecutor) -> None:
     """Ask all workers to save and stop, whether or not a terminal's Ctrl-C has reached them, too."""
-    for future in futures:
-        future.cancel()
-    for process in list((pool._processes or {}).values()):
-        if process.is_alive() and process.pid is not None:
-            os.kill(process.pid, signal.SIGTERM)  # a second SIGINT would stop a training before it has saved
+    processes = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()  # a second SIGINT would stop a training before it has saved

@@ -56,7 +56,7 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
 
     Raises:
         RunError: `setup.output` holds something else.
-        Interrupted: Ctrl-C; the report of what was finished is there.
+        Interrupted: Ctrl-C or SIGTERM; the report of what was finished is there.
         CoadviseError: bad input.
     """
     display = display or Display(every=10.0)

@@ -171,7 +171,7 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
         Whether all were done; False when the budget ran out.
 
     Raises:
-        Interrupted: Ctrl-C; everything is saved, the same call goes on.
+        Interrupted: Ctrl-C or SIGTERM; everything is saved, the same call goes on.
         CoadviseError: the first one of a job; the others are saved and stopped.
     """
     import torch
@@ -187,7 +187,7 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
         try:
             while waiting or running:
                 if deadline is not None and time.monotonic() > deadline:
-                    stop_workers(pool, list(running))
+                    stop_workers(pool)
                     wait(running)
                     return False
                 while len(running) < count and (job := _next(waiting, done, open_keys, running.values())):
@@ -200,11 +200,7 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
                     done.add(job.key)
                 progress.show(done, len(jobs))
         except KeyboardInterrupt:
-            stop_workers(pool, list(running))
             raise Interrupted("stopped, everything is saved; the same command goes on") from None
-        except BaseException:
-            stop_workers(pool, list(running))
-            raise
     return True
 
 
