@@ -448,7 +448,7 @@ def test_a_newer_format_and_no_cache_at_all(complete, tmp_path, trained):
     header.write_text(json.dumps(facts | {"format": advice_cache.FORMAT + 1}))
     refused(complete, "has format 3, this version of coadvise reads 2; update coadvise")
     header.write_text(json.dumps(facts | {"format": advice_cache.FORMAT - 1}))
-    refused(complete, "has format 1, this version of coadvise reads 2; write the cache again elsewhere")
+    refused(complete, "has format 1, this version of coadvise reads 2; delete it and write the cache again")
     header.unlink()
     refused(complete, "holds no advice cache; make one with `coadvise cache RECIPE`")
     refused(complete, "holds other files; choose another folder", cache_advice)

@@ -250,7 +250,7 @@ def read_header(folder: Path) -> dict[str, Any]:
         update = "update coadvise, or " if header["format"] > FORMAT else ""
         raise RunError(
             f"{folder} has format {header['format']}, this version of coadvise reads {FORMAT}; {update}"
-            "write the cache again elsewhere with advice.folder=FOLDER"
+            "delete it and write the cache again, or elsewhere with advice.folder=FOLDER"
         )
     kinds = {"views": int, "data": dict, "versions": dict}
     if not all(isinstance(header.get(key), kind) for key, kind in kinds.items()):
