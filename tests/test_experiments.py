@@ -17,17 +17,19 @@ import psutil
 import pytest
 import timm
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from coadvise.build import build_student
 from coadvise.data.sources import open_sources
-from coadvise.errors import DataError, ModelError, RecipeError
+from coadvise.errors import DataError, RecipeError, RunError
 from coadvise.experiments.ablations import CROSS, NONE, ONE_CONV, SEVEN_ARMS
 from coadvise.experiments.arms import Adviser, Arm, arm
 from coadvise.experiments.declared import Experiment
-from coadvise.experiments.measure import groups_of, read_result
-from coadvise.experiments.paper import EXPERIMENTS
+from coadvise.experiments.measure import Shifted, groups_of, groups_there, measure, read_result
+from coadvise.experiments.paper import CIT_S, DEIT_TI_KD, EXPERIMENTS
 from coadvise.experiments.reproduce import MARK, find_experiments, reproduce, seconds
-from coadvise.experiments.runner import Orders, open_jobs, run_jobs
+from coadvise.experiments.runner import Orders, _threads, open_jobs, run_jobs
 from coadvise.experiments.runs import Planner, Setup, in_order, set_up
 from coadvise.experiments.scales import SCALES, find_scale
 from coadvise.files import write_json
@@ -36,6 +38,8 @@ from coadvise.models.students import small_stem
 from coadvise.progress import Display
 from coadvise.recipe import Recipe
 from coadvise.recipe_file import load_recipe
+from coadvise.run_folder import RunFolder
+from coadvise.workers import _device
 
 ALL = list(EXPERIMENTS.values())
 SHORT = ["schedule.epochs=1", "schedule.warmup_epochs=0", "school.epochs=1", "data.train_size=50", "data.val_size=40"]
@@ -300,8 +304,6 @@ def test_arms_of_one_form_are_one_arm() -> None:
 
 
 def test_given_weights_stand_for_a_run(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     model = timm.create_model("resnet18", num_classes=10, channels=[8, 16, 32, 64])
     small_stem(model)
     save_file(model.state_dict(), tmp_path / "given.safetensors")
@@ -322,8 +324,154 @@ def test_given_weights_stand_for_a_run(tmp_path: Path) -> None:
     other = timm.create_model("resnet18", num_classes=7, channels=[8, 16, 32, 64])
     save_file(small_stem(other).state_dict(), tmp_path / "given.safetensors")
     shutil.rmtree(setup.output)
-    with pytest.raises(ModelError, match="is for 7 classes, the data has 10"):
+    with pytest.raises(RunError, match=r"resnet18.* failed: .*is for 7 classes, the data has 10"):
         run_jobs(open_jobs(planner, small, orders(setup))[0], orders(setup), Display(quiet=True))
+
+
+def test_given_weights_have_one_run_and_are_not_for_nothing(tmp_path: Path) -> None:
+    weights = {"resnet18": "timm"}
+    setup = set_up(find_scale("digits"), tmp_path / "out", settings=SHORT, weights=weights)
+    runs = in_order(Planner(setup), find_experiments(["table6"]), 3)
+    assert [run.seed for run in runs if run.arm == arm("resnet18")] == [0, 1], "the twin teaches, but is no third run"
+    assert [run.seed for run in runs if run.arm == arm("resnet50")] == [0, 1, 2]
+    with pytest.raises(RecipeError, match="--weights resnet18=…: table8 has no such model"):
+        reproduce(setup, find_experiments(["table8"]), orders(setup), Display(quiet=True))
+    assert not setup.output.exists()
+
+
+def test_the_papers_scale_has_the_settings_of_the_built_in_recipes(tmp_path: Path) -> None:
+    setup = set_up(find_scale("imagenet"), tmp_path, source="digits")
+    ours, builtin = Planner(setup).run(CIT_S, 0).recipe, load_recipe("cit-s", ["data.source=digits"])
+    assert ours.student.options == builtin.student.options == {"drop_path_rate": 0.1}
+    for part in ("optim", "schedule"):
+        assert getattr(ours, part) == getattr(builtin, part)
+    assert ours.data.augment == builtin.data.augment
+    assert ours.loss.label_weight == 1 and set(ours.loss.weights.values()) == {1.0}
+    tiny = set_up(find_scale("tiny"), tmp_path, source="digits")
+    assert Planner(tiny).run(NONE, 0).recipe.student.options == {"patch_size": 8, "drop_path_rate": 0.05}
+
+
+def test_hard_advice_weighs_as_much_as_the_labels(setup: Setup) -> None:
+    assert set(Planner(setup).run(DEIT_TI_KD, 0).recipe.loss.weights.values()) == {1.0}
+    assert set(Planner(setup).run(CROSS, 0).recipe.loss.weights.values()) == {10.0}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("student.options.depth=4", "the arms of the tables decide student"),
+        ("loss.label_weight=2", "the arms of the tables decide loss"),
+        ("run.seed=3", "the arms of the tables decide run.seed"),
+        ("school.epocs=3", r"school\.\*: epocs is unknown \(did you mean epochs"),
+        ("school.epochs=abc", r"epochs is 'abc', must be a valid integer"),
+        ("school.augment=light", "augment is 'light'"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(tmp_path: Path, setting: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        set_up(find_scale("digits"), tmp_path, settings=[setting])
+
+
+def test_a_change_of_the_teachers_augmentation_starts_from_the_students(tmp_path: Path) -> None:
+    setup = set_up(find_scale("cifar"), tmp_path, source="digits", settings=["school.augment.mixup=0"])
+    teacher, student = (Planner(setup).run(one, 0).recipe.data.augment for one in (arm("resnet18"), NONE))
+    assert teacher == student.model_copy(update={"mixup": 0.0})
+
+
+def test_advice_of_other_teachers_or_views_is_stored_elsewhere(tmp_path: Path) -> None:
+    def folder(*settings: str) -> str | None:
+        setup = set_up(find_scale("digits"), tmp_path, settings=[*SHORT, *settings])
+        return Planner(setup).run(CROSS, 0).recipe.advice.folder
+
+    places = [folder(), folder("school.epochs=2"), folder("schedule.epochs=2"), folder("data.train_size=40")]
+    assert len(set(places)) == 4
+    many = ["schedule.epochs=40", "schedule.warmup_epochs=0"]
+    assert folder(*many) == folder(*many, "schedule.epochs=50"), "both have all 25 views"
+
+
+def test_advice_is_written_anew_when_a_teacher_was_trained_anew(setup: Setup) -> None:
+    experiment = Experiment("table6", "t", "d", ("m",), (), [], extra=(ONE_CONV,))
+    reproduce(setup, [experiment], orders(setup), Display(quiet=True))
+    run = Planner(setup).run(ONE_CONV, 0)
+    (teacher,) = run.advisers.values()
+    column = Path(str(run.recipe.advice.folder)) / "resnet18" / "teacher.json"
+    before = column.read_bytes()
+    trained = load_file(RunFolder(teacher.folder).best)
+    with safe_open(RunFolder(teacher.folder).best, "pt") as file:
+        facts = file.metadata()
+    trained["fc.bias"] = trained["fc.bias"] + 1.0
+    save_file(trained, RunFolder(teacher.folder).best, facts)
+    shutil.rmtree(run.folder)
+    (orders(setup).results / f"{run.name}.json").unlink()
+    reproduce(setup, [experiment], orders(setup), Display(quiet=True))
+    assert column.read_bytes() != before
+    assert read_result(orders(setup).results, run) is not None
+
+
+def test_a_failing_run_stops_none_of_the_others(setup: Setup) -> None:
+    experiments = find_experiments(["table7"])
+    planner = Planner(setup)
+    bad = planner.run(arm("rednet26"), 0)
+    bad.folder.mkdir(parents=True)
+    write_json(setup.output / MARK, {})
+    (bad.folder / "mine.txt").write_text("not a run")
+    with pytest.raises(
+        RunError, match=r"rednet26\.s0\S* failed: .*holds other files.*4 jobs that need them.*tries again"
+    ):
+        reproduce(setup, experiments, orders(setup), Display(quiet=True))
+    _, runs = open_jobs(planner, experiments, orders(setup))
+    done = {run.arm.id for run in runs if read_result(orders(setup).results, run)}
+    assert done == {run.arm.id for run in runs if "rednet26" not in run.arm.id}
+    assert (setup.output / "report.html").is_file()
+    shutil.rmtree(bad.folder)
+    reproduce(setup, experiments, orders(setup), Display(quiet=True))
+    assert open_jobs(planner, experiments, orders(setup))[0] == []
+
+
+def test_missing_shifted_images_are_found_before_anything_is_trained(setup: Setup, tmp_path: Path) -> None:
+    for sources, message in (({"a": "folder:/nowhere"}, "nowhere"), ({"c": str(tmp_path)}, "75 folders of ImageNet-C")):
+        wanted = Orders(setup.output / "results", 1, jobs=1, shifted=Shifted(sources))
+        with pytest.raises(DataError, match=message):
+            reproduce(setup, find_experiments(["table1"]), wanted, Display(quiet=True))
+    assert not setup.output.exists()
+
+
+def test_measures_of_other_weights_or_images_are_made_anew(setup: Setup) -> None:
+    experiment = Experiment("table6", "t", "d", ("m",), (), [], extra=(NONE,))
+    reproduce(setup, [experiment], orders(setup), Display(quiet=True))
+    run, results = Planner(setup).run(NONE, 0), orders(setup).results
+    path = results / f"{run.name}.json"
+    content = json.loads(path.read_text())
+    known = {**content, "groups": ["corruptions", "run"]}
+    known["measured"] = {**content["measured"], "corruptions/class": 0.25, "throughput": 1.0}
+    write_json(path, known)
+    measure(run, ["run"], results, "digits", Shifted())
+    kept = read_result(results, run)
+    assert kept is not None and kept["measured"]["corruptions/class"] == 0.25 and kept["measured"]["throughput"] == 1.0
+    elsewhere = {**known["measured"], "loss/class": content["measured"]["loss/class"] + 0.01}
+    write_json(path, {**known, "measured": elsewhere})
+    measure(run, ["run"], results, "digits", Shifted())
+    anew = read_result(results, run)
+    assert anew is not None and "corruptions/class" not in anew["measured"] and anew["groups"] == ["run"]
+    assert anew["measured"]["throughput"] != 1.0
+    assert anew["measured"]["loss/class"] == pytest.approx(content["measured"]["loss/class"], abs=1e-12)
+    given = Shifted({"c": "/imagenet-c"})
+    assert groups_there(known, given) == {"run"}
+    assert groups_there({**known, "sources": {"corruptions": "/imagenet-c"}}, given) == {"corruptions", "run"}
+    assert groups_there({**known, "sources": {"corruptions": "/imagenet-c"}}, Shifted()) == {"corruptions", "run"}
+
+
+def test_workers_take_the_gpus_that_the_caller_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6, GPU-ab12")
+    assert [_device(i) for i in range(2)] == ["6", "GPU-ab12"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [_device(i) for i in range(2)] == ["0", "1"]
+
+
+@pytest.mark.parametrize(("text", "threads"), [("3", 3), ("4,2", 4), ("", 2), ("0", 2), ("many", 2)])
+def test_threads_of_each_process(monkeypatch: pytest.MonkeyPatch, text: str, threads: int) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert _threads(2) == threads
 
 
 def test_some_classes_of_a_data_set(tmp_path: Path) -> None:

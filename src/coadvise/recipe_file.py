@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -143,12 +143,24 @@ def recipe_from(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     Raises:
         RecipeError: `2 problems in my.yaml: optim.lrr is unknown (did you mean lr?); …`
     """
+    return validated(Recipe, content, where)
+
+
+PartType = TypeVar("PartType", bound=Part)
+
+
+def validated(kind: type[PartType], content: Mapping[str, Any], where: str) -> PartType:
+    """A recipe, or a part that stands alone.
+
+    Raises:
+        RecipeError: names every problem.
+    """
     try:
-        return Recipe.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         items = [dict(item) for item in error.errors()]
-        problems = [line for item in items for line in _explain(item)]
-        problems += _problems_behind(content, items)
+        problems = [line for item in items for line in _explain(item, kind)]
+        problems += _problems_behind(content, items) if kind is Recipe else []
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise RecipeError(f"{count} in {where}: " + "; ".join(problems)) from None
 
@@ -180,12 +192,12 @@ _LIMITS = {
 }
 
 
-def _explain(item: dict[str, Any]) -> list[str]:
+def _explain(item: dict[str, Any], whole: type[Part] = Recipe) -> list[str]:
     """One validation error of pydantic in plain words."""
     location = [str(part) for part in item["loc"]]
     place, kind, value, context = ".".join(location), item["type"], item["input"], item.get("ctx", {})
     if kind == "extra_forbidden":
-        return [f"{place} is unknown{did_you_mean(location[-1], _fields_at(location[:-1]))}"]
+        return [f"{place} is unknown{did_you_mean(location[-1], _fields_at(location[:-1], whole))}"]
     if kind == "missing":
         return [f"{place} is missing"]
     if kind in _LIMITS:
@@ -199,14 +211,14 @@ def _explain(item: dict[str, Any]) -> list[str]:
     return [f"{place or 'the recipe'} is {value!r}, must be {message}"]
 
 
-def _fields_at(location: Sequence[str]) -> list[str]:
+def _fields_at(location: Sequence[str], whole: type[Part]) -> list[str]:
     """Known keys at a place of the recipe, for did-you-mean."""
     parts: dict[str, type[Part]] = {
         "data": Data, "student": Student, "loss": Loss, "optim": Optim, "schedule": Schedule, "run": Run,
         "augment": Augmentation, "train": TeacherTraining, "advice": Advice,
     }  # fmt: skip
     if not location:
-        return list(Recipe.model_fields)
+        return list(whole.model_fields)
     if location[0] == "teachers" and len(location) == 2:
         return list(Teacher.model_fields)
     part = parts.get(location[-1])

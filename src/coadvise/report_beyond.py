@@ -24,11 +24,11 @@ _SHOWN = {CROSS.id: "both kinds", SAME_TWICE.id: "one kind"}
 """Arms whose tokens are followed through the depth."""
 
 
-def beyond_section(experiments: Sequence[Experiment], results: Results, attention: Path) -> Section | None:
+def beyond_section(experiments: Sequence[Experiment], results: Results, attention: Path | None) -> Section | None:
     """Tables over the arms with teachers; None where nothing of it was measured.
 
     Args:
-        attention: file with attention maps of single images; may be missing.
+        attention: file with attention maps of single images, if there is one.
     """
     arms = list(dict.fromkeys(arm for one in experiments for arm in one.arms() if arm.advisers and results.seeds(arm)))
     parts: list[Text | Table | Drawing] = []
@@ -48,6 +48,8 @@ def beyond_section(experiments: Sequence[Experiment], results: Results, attentio
     if ensembles:
         columns = ["Arm", "Class token (%)", "Teachers' mean (%)", "Some teacher right (%)"]
         parts.append(Table("The student and its teachers together", columns, ensembles, "lrrr"))
+        if said := _images(arms, results):
+            parts.append(Text(f"This section is about {said} of the validation images.", "note"))
     curves, collapsed = _cosines(arms, results)
     if curves:
         alt = "Mean cosine between tokens after each block."
@@ -85,12 +87,20 @@ def _likeness_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
 def _ensemble_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
     rows = []
     for arm in arms:
-        series = [
-            results.series(Value(arm, metric)) for metric in ("accuracy/class", "ensemble/accuracy", "ensemble/upper")
-        ]
+        own = "ensemble/student" if results.series(Value(arm, "ensemble/student")) else "accuracy/class"
+        series = [results.series(Value(arm, metric)) for metric in (own, "ensemble/accuracy", "ensemble/upper")]
         if all(series) and len(arm.advisers) > 1:
             rows.append([arm.id, *(mean_sd(summarise(list(one.values()))) if one else NONE for one in series)])
     return rows
+
+
+def _images(arms: Sequence[Arm], results: Results) -> str:
+    counts = {
+        results.content(arm, seed).get("detail", {}).get("likeness images")
+        for arm in arms
+        for seed in results.seeds(arm)
+    } - {None}
+    return " or ".join(f"{count:,}" for count in sorted(counts))
 
 
 def _cosines(arms: Sequence[Arm], results: Results) -> tuple[dict[str, list[float]], list[str]]:
@@ -109,8 +119,8 @@ def _cosines(arms: Sequence[Arm], results: Results) -> tuple[dict[str, list[floa
     return curves, collapsed
 
 
-def _attention(path: Path) -> list[tuple[bytes, str, dict[str, np.ndarray]]]:
-    if not path.is_file():
+def _attention(path: Path | None) -> list[tuple[bytes, str, dict[str, np.ndarray]]]:
+    if path is None or not path.is_file():
         return []
     return [
         (base64.b64decode(one["png"]), str(one["name"]), {k: np.asarray(v, float) for k, v in one["maps"].items()})

@@ -18,6 +18,8 @@ from .statistics import DOES_NOT_HOLD, HOLDS, Summary, holm, paired_difference, 
 
 NOT_MEASURED = "not measured"
 NO_MEANING = "means nothing here"
+RESOLUTION = 2e-6
+"""Of a difference: older result files keep six decimals of each number."""
 SIMILAR = 0.02
 """Largest difference in top-1 at which two networks count as similar (Table 1)."""
 
@@ -58,10 +60,6 @@ class Results:
         seeds = self.seeds(value.arm) if value.seed is None else [value.seed]
         found = {seed: self.value(value, seed) for seed in seeds}
         return {seed: number for seed, number in found.items() if number is not None}
-
-    def measured_somewhere(self, metric: str) -> bool:
-        """Whether any run has a metric."""
-        return any(finite(content.get("measured", {}).get(metric)) is not None for content in self.files.values())
 
 
 @dataclass(frozen=True)
@@ -104,10 +102,15 @@ def judge(experiment: Experiment, results: Results) -> list[Judged]:
     """Every claim of an experiment, corrected over all that it makes."""
     differences = [_differences(claim, results) for claim in experiment.claims]
     tests = [
-        paired_difference(list(found.values()), [0.0] * len(found)) if found and not claim.exact else None
+        paired_difference(list(found.values()), [0.0] * len(found), resolution=RESOLUTION)
+        if found and not claim.exact
+        else None
         for claim, found in zip(experiment.claims, differences, strict=True)
     ]
-    corrected = holm([None if test is None else test.p for test in tests])
+    by_chance = [i for i, claim in enumerate(experiment.claims) if not claim.exact]
+    corrected: list[float | None] = [None] * len(tests)
+    for i, p in zip(by_chance, holm([None if (test := tests[i]) is None else test.p for i in by_chance]), strict=True):
+        corrected[i] = p
     judged = []
     for claim, found, test, p in zip(experiment.claims, differences, tests, corrected, strict=True):
         reason = ""
@@ -137,11 +140,21 @@ def _differences(claim: Claim, results: Results) -> dict[int, float]:
 
 def _absent(claim: Claim, results: Results) -> tuple[str, str]:
     """Verdict and reason where not a single seed has all numbers."""
-    nowhere = sorted({v.metric for v in claim.values if not results.measured_somewhere(v.metric)})
-    if nowhere:
-        return NOT_MEASURED, f"{', '.join(nowhere)} is not measured at this scale"
-    missing = sorted({value.arm.id for value in claim.values if not results.series(value)})
-    return NOT_MEASURED, f"no finished run of {', '.join(missing)}" if missing else "no seed that all runs share"
+    missing = sorted({value.arm.id for value in claim.values if not results.seeds(value.arm)})
+    if missing:
+        return NOT_MEASURED, f"no finished run of {', '.join(missing)}"
+    lacking = sorted({value.metric for value in claim.values if not results.series(value)})
+    if lacking:
+        return NOT_MEASURED, "; ".join(dict.fromkeys(why_absent(metric) for metric in lacking))
+    return NOT_MEASURED, "no seed that all runs share"
+
+
+def why_absent(metric: str) -> str:
+    """Why finished runs lack a metric."""
+    group = metric.partition("/")[0]
+    if group in ("a", "r"):
+        return f"give the images with --shifted {group}=FOLDER"
+    return f"no run has {metric}"
 
 
 def _condition(claim: Claim, results: Results) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 from .experiments.ablations import NONE as LABELS_ONLY
 from .experiments.ablations import SEVEN_ARMS
 from .experiments.declared import Column, Experiment, Row, Value
-from .files import write_atomic, write_json
+from .files import read_json, write_atomic, write_json
 from .plots import DotRow, Drawing, disagreement_figure, dot_plot, draw, style
 from .plots_paper import Family, Pair, Point, parameters_figure, teachers_figure
 from .report_beyond import beyond_section
-from .report_claims import Judged, Results, judge
+from .report_claims import Judged, Results, judge, why_absent
 from .report_inputs import Run, read_disagreements
 from .report_page import Page, Section, Text, write_page
 from .report_sections import provenance_section
@@ -37,7 +37,7 @@ def write_paper_report(
 
     Args:
         files: name of a result file → its content.
-        scale: `name`, `title` and `seeds` asked for.
+        scale: `name`, `title`, `seeds` asked for, `given`: arms whose weights were given.
 
     Returns:
         The path of `report.html`.
@@ -47,10 +47,11 @@ def write_paper_report(
     sections = [_claims_section(experiments, judged)]
     seven = _seven_section(results)
     sections += [seven] if seven and any(one.name == "table6" for one in experiments) else []
+    pictures = _pictures(output, results)
     for one in experiments:
-        sections.append(_experiment_section(one, results, judged[one.name], output))
+        sections.append(_experiment_section(one, results, judged[one.name], pictures))
         write_atomic(output / "tables" / f"{one.name}.tex", latex_table(_table(one, results)))
-    beyond = beyond_section(experiments, results, output / "attention.json")
+    beyond = beyond_section(experiments, results, pictures / "attention.json" if pictures else None)
     sections += [beyond] if beyond else []
     runs = [(content["arm"], Run(f"{name}.json", _as_run(content), ())) for name, content in sorted(files.items())]
     sections += [provenance_section(runs)] if runs else []
@@ -60,9 +61,16 @@ def write_paper_report(
         headline=_headline([one for claims in judged.values() for one in claims], results),
         lead=_lead(results, scale),
         sections=sections,
-        warnings=_warnings(experiments, results, int(scale["seeds"])),
+        warnings=_warnings(experiments, results, scale),
     )
     return write_page(page, output)
+
+
+def _pictures(output: Path, results: Results) -> Path | None:
+    """The folder of what was made of single images, where that is of these runs and not of earlier ones."""
+    path = output / "figure2.json"
+    ids = {content["id"] for content in results.files.values()}
+    return output if path.is_file() and set(read_json(path).get("runs", [""])) <= ids else None
 
 
 def _as_run(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,37 +80,90 @@ def _as_run(content: Mapping[str, Any]) -> dict[str, Any]:
 def _headline(judged: Sequence[Judged], results: Results) -> str:
     if not results.files:
         return "No finished run yet"
-    tested = [one for one in judged if one.test is not None or one.claim.exact]
-    word = lambda verdict: sum(one.verdict == verdict for one in tested)
+    # Sizes are chosen with the scale, so what they decide is listed but not counted.
+    counted = [one for one in judged if not one.claim.exact]
+    if not counted:
+        return f"{_runs(len(results.files))} finished"
+    word = lambda verdict: sum(one.verdict == verdict for one in counted)
     holds, fails = word(HOLDS), word(DOES_NOT_HOLD)
-    undecided = sum(one.verdict.startswith("undecided") for one in tested)
+    undecided = sum(one.verdict.startswith("undecided") for one in counted)
     return (
-        f"Of {len(judged)} claims of the paper {holds} hold{'s' if holds == 1 else ''} here, {fails} "
+        f"Of {_claims(len(counted))} of the paper {holds} hold{'s' if holds == 1 else ''} here, {fails} "
         f"do{'es' if fails == 1 else ''} not, {undecided} {'is' if undecided == 1 else 'are'} undecided, and "
-        f"{len(judged) - holds - fails - undecided} could not be tested"
+        f"{len(counted) - holds - fails - undecided} could not be tested"
     )
+
+
+def _runs(n: int) -> str:
+    return f"{n:,} run{'' if n == 1 else 's'}"
+
+
+def _claims(n: int) -> str:
+    return f"{n} claim{'' if n == 1 else 's'}"
 
 
 def _lead(results: Results, scale: Mapping[str, Any]) -> list[str]:
     if not results.files:
         return []
-    seeds = sorted({int(content["seed"]) for content in results.files.values()})
+    seeds = int(scale["seeds"])
     facts: Mapping[str, Any] = next(iter(results.files.values())).get("data", {})
     return [
-        f"{len(results.files)} runs with {len(seeds)} seed{'s' if len(seeds) > 1 else ''} on {scale['title']}: "
+        f"{_runs(len(results.files))} for {seeds} seed{'s' if seeds > 1 else ''} on {scale['title']}: "
         f"{count(facts.get('train'))} training and {count(facts.get('val'))} validation images of "
         f"{len(facts.get('classes', ()))} classes.",
         "The paper's numbers are those of its own data and sizes, so they are to be compared in their order and their "
         "differences, not in their height.",
         "Each claim is tested over the seeds (two-sided t-test of the differences, Holm's correction over the claims "
-        "of its table); with one seed nothing can be tested.",
+        "of its table); with one seed nothing can be tested. The seeds are the students': all students of a teacher "
+        "learn from the same run of it, so a verdict about kinds of teachers is about these teachers.",
+        "Top-1, losses and divergences are those of the last epoch. Where a run was evaluated more than once, all "
+        "other measures, and the teachers' advice, are of the epoch with the best top-1.",
+        *_given(scale),
     ]
 
 
-def _warnings(experiments: Sequence[Experiment], results: Results, seeds: int) -> list[str]:
-    wanted: dict[str, int] = {}
+def _given(scale: Mapping[str, Any]) -> list[str]:
+    given = sorted(scale.get("given", ()))
+    return [f"Weights were given, not trained, for {', '.join(given)}: one run each."] if given else []
+
+
+def _warnings(experiments: Sequence[Experiment], results: Results, scale: Mapping[str, Any]) -> list[str]:
+    return [*_unfinished(experiments, results, scale), *_mixtures(results)]
+
+
+def _mixtures(results: Results) -> list[str]:
+    """What keeps results of different machines from adding up."""
+    found = []
+    for group in ("corruptions", "a", "r"):
+        made = {
+            content.get("sources", {}).get(group, "made on the fly")
+            for content in results.files.values()
+            if group in content.get("groups", ())
+        }
+        if len(made) > 1:
+            found.append(
+                f"Not comparable: {group} was measured on different images ({', '.join(sorted(made))}); give the same "
+                "--shifted in every call."
+            )
+    weights: dict[str, set[str]] = {}
+    for content in results.files.values():
+        for name, digest in content.get("teacher_weights", {}).items():
+            weights.setdefault(name, set()).add(digest)
+    several = sorted(name for name, digests in weights.items() if len(digests) > 1)
+    if several:
+        found.append(
+            f"Students were taught by more than one training of {', '.join(several)}: the spread over the seeds holds "
+            "the teachers', too. Carry the folders of the teachers' runs along with the result files."
+        )
+    return found
+
+
+def _unfinished(experiments: Sequence[Experiment], results: Results, scale: Mapping[str, Any]) -> list[str]:
+    seeds, wanted = int(scale["seeds"]), dict[str, int]()
     for experiment in experiments:
         for value in experiment.values():
+            if value.arm.id in scale.get("given", ()) and results.seeds(value.arm):
+                continue
             have = len(results.seeds(value.arm))
             if have < (1 if value.seed is not None else seeds):
                 wanted[value.arm.id] = have
@@ -153,7 +214,7 @@ def _detail_table(judged: Sequence[Judged]) -> Table:
             interval = f"{low} … {high}"
         difference, n, p, cell = _claim_cells(one)
         rows.append([one.claim.text, one.claim.place, difference, interval, n, p, cell, one.reason or NONE])
-    columns = ["Claim", "Place", "Difference", "95 % interval", "n", "p (Holm)", "Verdict", "Remark"]
+    columns = ["Claim", "Place", "Difference", "95 % interval, uncorrected", "n", "p (Holm)", "Verdict", "Remark"]
     return Table("Claims", columns, rows, "llrrrrll")
 
 
@@ -164,23 +225,27 @@ def _name(name: str) -> str:
     return f"{name[:-1].capitalize()} {name[-1]}"
 
 
-def _experiment_section(one: Experiment, results: Results, judged: Sequence[Judged], output: Path) -> Section:
+def _experiment_section(one: Experiment, results: Results, judged: Sequence[Judged], pictures: Path | None) -> Section:
     parts: list[Text | Table | Drawing] = []
-    if drawing := _drawing(one, results, output):
+    if drawing := _drawing(one, results, pictures):
         parts.append(drawing)
     parts.append(_table(one, results))
-    absent = [column.title for column in one.columns if results.files and not _measured(one, column, results)]
-    if absent:
-        parts.append(Text(f"Not measured at this scale: {', '.join(absent)}.", "note"))
+    parts += [Text(text, "note") for text in _absent(one, results)]
     if judged:
         parts.append(_detail_table(judged))
     parts += [Text(note, "note") for note in one.notes]
     return Section(one.name, f"{_name(one.name)}: {one.title}", parts)
 
 
-def _measured(one: Experiment, column: Column, results: Results) -> bool:
-    values = [row.ours[column.key] for row in one.rows if column.key in row.ours]
-    return any(results.series(value) for value in values)
+def _absent(one: Experiment, results: Results) -> list[str]:
+    """Why whole columns are empty; a column without any finished run needs no word."""
+    found = []
+    for column in one.columns:
+        values = [row.ours[column.key] for row in one.rows if column.key in row.ours]
+        run = [value for value in values if results.seeds(value.arm)]
+        if run and not any(results.series(value) for value in run):
+            found.append(f"{column.title} is not measured: {why_absent(run[0].metric)}.")
+    return found
 
 
 def _table(one: Experiment, results: Results) -> Table:
@@ -249,11 +314,11 @@ def _seven_section(results: Results) -> Section | None:
     return Section("seven", "The arms that carry the claim", [drawing, Text(note, "note")])
 
 
-def _drawing(one: Experiment, results: Results, output: Path) -> Drawing | None:
+def _drawing(one: Experiment, results: Results, pictures: Path | None) -> Drawing | None:
     if one.name == "figure1":
         return _figure1(one, results)
-    if one.name == "figure2":
-        return _figure2(output)
+    if one.name == "figure2" and pictures:
+        return _figure2(pictures)
     if one.name == "figure4":
         return _figure4(one, results)
     return None
@@ -283,8 +348,8 @@ def _figure1(one: Experiment, results: Results) -> Drawing | None:
     )
 
 
-def _figure2(output: Path) -> Drawing | None:
-    classes, images = read_disagreements(output / "figure2.json", [])
+def _figure2(pictures: Path) -> Drawing | None:
+    classes, images = read_disagreements(pictures / "figure2.json", [])
     if not images:
         return None
     alt = f"Class probabilities of two teachers and two students on {len(images)} images."

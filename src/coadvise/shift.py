@@ -89,10 +89,8 @@ def _tokens(trained: TrainedModel, images: Tensor) -> dict[str, Tensor]:
     return dict(forward(images))
 
 
-def imagenet_c_errors(
-    trained: TrainedModel, folder: str | Path, *, batch_size: int = 64, display: Display | None = None
-) -> dict[str, Any]:
-    """The same from ImageNet-C as it is unpacked: KIND/SEVERITY/CLASS/image.
+def require_imagenet_c(folder: str | Path) -> None:
+    """Refuse a folder that is not ImageNet-C, or not all of it.
 
     Raises:
         DataError: some of the 15 kinds or 5 severities are missing.
@@ -104,6 +102,18 @@ def imagenet_c_errors(
             f"{folder} lacks {len(missing)} of the 75 folders of ImageNet-C, such as {missing[0]}; unpack all of its "
             "archives (blur, digital, noise, weather) there"
         )
+
+
+def imagenet_c_errors(
+    trained: TrainedModel, folder: str | Path, *, batch_size: int = 64, display: Display | None = None
+) -> dict[str, Any]:
+    """The same from ImageNet-C as it is unpacked: KIND/SEVERITY/CLASS/image.
+
+    Raises:
+        DataError: some of the 15 kinds or 5 severities are missing.
+    """
+    folder = Path(folder)
+    require_imagenet_c(folder)
     kinds: dict[str, dict[str, list[float]]] = {}
     images = 0
     display = display or Display(quiet=True)

@@ -52,11 +52,16 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
     return Summary(n, mean, sd, mean - half, mean + half)
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Paired:
+def paired_difference(
+    a: Sequence[float], b: Sequence[float], confidence: float = 0.95, *, resolution: float = 0.0
+) -> Paired:
     """Differences a − b pair by pair, with the two-sided p of a paired t-test.
 
     p is None for one pair, and where all differences are equal: without spread the t-statistic is 0/0 or
     infinite, and two seeds that agree by chance must not become certainty.
+
+    Args:
+        resolution: of the values; differences that spread less than this are equal.
 
     Raises:
         ValueError: no pair, different lengths, or a value that is not finite.
@@ -66,7 +71,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float 
     one = summarise([x - y for x, y in zip(a, b, strict=True)], confidence)
     p = None
     # Equal differences of decimal numbers differ in their last bits, so "no spread" needs a tolerance.
-    tiny = 1e-9 * max(1e-300, *(abs(value) for value in (*a, *b)))
+    tiny = max(resolution, 1e-9 * max(1e-300, *(abs(value) for value in (*a, *b))))
     if one.sd is not None and one.sd > tiny:
         p = _two_sided_p(one.mean / (one.sd / math.sqrt(one.n)), one.n - 1)
     return Paired(one.n, one.mean, one.sd, one.low, one.high, p)

@@ -66,7 +66,7 @@ class _Worker:
 def _start(threads: int, devices: int, places: Any) -> None:
     if devices:
         with places.get_lock():
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(places.value % devices)
+            os.environ["CUDA_VISIBLE_DEVICES"] = _device(places.value % devices)
             places.value += 1
     import torch
 
@@ -74,6 +74,12 @@ def _start(threads: int, devices: int, places: Any) -> None:
     signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, _interrupted)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _device(position: int) -> str:
+    """Of the GPUs that the caller may see, by its own names for them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[position].strip() if visible else str(position)
 
 
 def _end_with_parent() -> None:

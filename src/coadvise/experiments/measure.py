@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from ..cost import seconds_of
+from ..data.base import ImageSource
 from ..data.sources import open_source, open_sources
 from ..errors import RecipeError
 from ..files import read_json, write_json
@@ -29,10 +30,12 @@ from ..likeness import likeness
 from ..provenance import manifest
 from ..recipe import FREE, flat
 from ..run_folder import RunFolder
-from ..shift import corruption_errors, imagenet_c_errors, subset_accuracy
-from .runs import Planned
+from ..shift import corruption_errors, imagenet_c_errors, require_imagenet_c, subset_accuracy
+from .runs import Planned, file_digest
 
 FORMAT = 1
+DIGITS = 12
+"""Decimals of a stored number: enough that equal differences stay equal to 1e-9."""
 THROUGHPUT_BATCH = 64
 
 # Groups of measurements, by the beginning of the names they give.
@@ -74,6 +77,40 @@ class Shifted:
     sources: Mapping[str, str] = field(default_factory=dict)
     limit: int = 1000
 
+    def of(self, group: str) -> str | None:
+        """The given source of a group of measurements."""
+        return self.sources.get({"corruptions": "c"}.get(group, group))
+
+    def splits(self, name: str) -> Iterator[tuple[str, ImageSource]]:
+        """The parts of `a` or `r`, by their split (empty for a source without).
+
+        Raises:
+            DataError: no such source or split.
+        """
+        source, _, splits = self.sources[name].partition("@")
+        for split in splits.split(","):
+            yield split, open_source(source, split or None)
+
+    def require(self) -> None:
+        """Open everything once, before hours go into training.
+
+        Raises:
+            DataError: a source that is not there.
+        """
+        for name in self.sources:
+            if name == "c":
+                require_imagenet_c(self.sources["c"])
+            else:
+                list(self.splits(name))
+
+
+def groups_there(result: Mapping[str, Any] | None, shifted: Shifted) -> set[str]:
+    """Groups of measurements that a result has, without those made of other shifted data than is given now."""
+    if result is None:
+        return set()
+    made: Mapping[str, str] = result.get("sources", {})
+    return {g for g in result.get("groups", ()) if shifted.of(g) is None or made.get(g) == shifted.of(g)}
+
 
 def shifted_sources(words: Iterable[str]) -> dict[str, str]:
     """`a=FOLDER` and the like by name.
@@ -93,9 +130,11 @@ def shifted_sources(words: Iterable[str]) -> dict[str, str]:
 
 
 def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shifted: Shifted) -> None:
-    """Measure a finished run and write its result; what an earlier call measured is kept."""
+    """Measure a finished run and write its result; what an earlier call measured of the same weights is kept."""
     before = read_result(results, run) or {}
     result = RunFolder(run.folder).result()
+    if not _same_weights(before, result):  # the file came from elsewhere, and the run was made again here
+        before = {}
     trained = load_trained(run.folder, _device())
     measured: dict[str, float] = {**before.get("measured", {}), **result["final"]}
     measured["parameters"] = float(result["student"]["parameters"])
@@ -104,10 +143,14 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
     if "throughput" not in measured:
         measured["throughput"] = _throughput(trained)
     detail: dict[str, Any] = dict(before.get("detail", {}))
-    for group in sorted({*groups} - {"run", *before.get("groups", ())}):
+    sources: dict[str, str] = dict(before.get("sources", {}))
+    for group in sorted({*groups} - {"run"} - groups_there(before, shifted)):
         numbers, more = _GROUPS[group](run, trained, shifted)
         measured |= numbers
         detail |= more
+        sources.pop(group, None)
+        if (source := shifted.of(group)) is not None:
+            sources[group] = source
     content = {
         "format": FORMAT,
         "arm": run.arm.id,
@@ -115,12 +158,14 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
         "seed": run.seed,
         "id": run.id,
         "advisers": {name: one.id for name, one in run.advisers.items()},
+        "teacher_weights": {name: file_digest(RunFolder(one.folder).best) for name, one in run.advisers.items()},
         "student": result["student"],
         "teachers": result["teachers"],
         "data": result["data"],
         **{key: result[key] for key in ("epochs", "steps", "images_seen", "seconds")},
         "groups": sorted({*before.get("groups", ()), *groups}),
-        "measured": {name: round(float(value), 6) for name, value in measured.items()},
+        "sources": sources,
+        "measured": {name: round(float(value), DIGITS) for name, value in measured.items()},
         "detail": detail,
         "settings": {
             key: value
@@ -130,6 +175,12 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
         "provenance": {**result["provenance"], "measured": manifest()["date"]},
     }
     write_json(result_path(results, run), content)
+
+
+def _same_weights(before: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
+    """Whether a result file is of this very run: the same losses, to the decimals that older files have."""
+    known = before.get("measured", {})
+    return all(abs(known.get(name, float(value)) - float(value)) < 1e-6 for name, value in result["final"].items())
 
 
 Measured = tuple[dict[str, float], dict[str, Any]]
@@ -146,11 +197,10 @@ def _corruptions(run: Planned, trained: TrainedModel, shifted: Shifted) -> Measu
 
 def _subsets(name: str, trained: TrainedModel, shifted: Shifted) -> Measured:
     """Accuracy on one or several splits of a source; the mean over the splits counts."""
-    source, _, splits = shifted.sources[name].partition("@")
-    found = {split: subset_accuracy(trained, open_source(source, split or None)) for split in splits.split(",")}
+    found = {split: subset_accuracy(trained, source) for split, source in shifted.splits(name)}
     tokens = next(iter(found.values()))
     means = {f"{name}/{token}": sum(one[token] for one in found.values()) / len(found) for token in tokens}
-    return means, ({f"{name} by split": found} if splits else {})
+    return means, ({f"{name} by split": found} if "" not in found else {})
 
 
 def _likeness(run: Planned, trained: TrainedModel, shifted: Shifted) -> Measured:

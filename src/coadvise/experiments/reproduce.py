@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..disagreement import attention_on, disagreements
-from ..errors import Interrupted, RecipeError, RunError, did_you_mean
+from ..errors import CoadviseError, Interrupted, RecipeError, RunError, did_you_mean
 from ..files import read_json, write_json
 from ..inference import load_trained
 from ..progress import Display
@@ -57,12 +57,15 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
     Raises:
         RunError: `setup.output` holds something else.
         Interrupted: Ctrl-C or SIGTERM; the report of what was finished is there.
-        CoadviseError: bad input.
+        CoadviseError: bad input, found before anything is trained; or some runs failed, after the others were done and
+            the report of them was written.
     """
     display = display or Display(every=10.0)
     output = setup.output
     if output.exists() and not (output / MARK).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise RunError(f"{output} holds other files; choose another folder with --output")
+    orders.shifted.require()
+    _require_used(setup, experiments)
     write_json(output / MARK, {"scale": setup.scale.name})
     planner = Planner(setup)
     jobs, runs = open_jobs(planner, experiments, orders)
@@ -73,7 +76,7 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
     try:
         if jobs and not run_jobs(jobs, orders, display):
             display.say("the budget is spent; the same command goes on")
-    except Interrupted:
+    except (Interrupted, CoadviseError):
         _report(setup, experiments, runs, orders)
         raise
     if "figure2" in [one.name for one in experiments]:
@@ -81,11 +84,28 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
     return _report(setup, experiments, runs, orders)
 
 
+def _require_used(setup: Setup, experiments: Sequence[Experiment]) -> None:
+    arms = {one for experiment in experiments for one in experiment.arms()}
+    models = {one.model for one in arms} | {adviser.model for one in arms for adviser in one.advisers}
+    unused = [model for model in setup.weights if model not in models]
+    if unused:
+        names = ", ".join(one.name for one in experiments)
+        raise RecipeError(f"--weights {unused[0]}=…: {names} has no such model; leave it out")
+
+
 def _report(setup: Setup, experiments: Sequence[Experiment], runs: Sequence[Planned], orders: Orders) -> Path:
     from ..report_paper import write_paper_report
 
-    found = {run.name: result for run in runs if (result := read_result(orders.results, run)) is not None}
-    scale = {"name": setup.scale.name, "title": setup.scale.title, "seeds": orders.seeds}
+    planner = Planner(setup)
+    # A twin of a model whose weights were given is trained to teach, and is no second run of it.
+    shown = [run for run in runs if not (planner.given(run.arm) and run.seed)]
+    found = {run.name: result for run in shown if (result := read_result(orders.results, run)) is not None}
+    scale = {
+        "name": setup.scale.name,
+        "title": setup.scale.title,
+        "seeds": orders.seeds,
+        "given": sorted({run.arm.id for run in shown if planner.given(run.arm)}),
+    }
     return write_paper_report(setup.output, found, experiments, scale)
 
 

@@ -7,22 +7,25 @@ whose result lacks a measurement is measured again. A job starts when those it d
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import Interrupted
-from ..files import write_json
+from ..errors import CoadviseError, Interrupted, RunError
+from ..files import read_json, write_json
+from ..locks import one_at_a_time
 from ..progress import Bar, Display
 from ..recipe_file import dump_recipe, parse_yaml, recipe_from
 from ..run_folder import RunFolder, read_metrics
 from ..workers import stop_workers, supervised, worker_pool
 from .declared import Experiment
-from .measure import Shifted, groups_of, measure, read_result
-from .runs import Planned, Planner, column_recipe, in_order
+from .measure import Shifted, groups_of, groups_there, measure, read_result
+from .runs import Planned, Planner, column_recipe, file_digest, in_order
 
 
 @dataclass
@@ -30,13 +33,15 @@ class Job:
     """A piece of work for one process.
 
     Attributes:
-        key: `train ID`, or `advice SEED TEACHER`.
+        key: `train ID`, or `advice FOLDER TEACHER`.
+        title: for messages.
         needs: keys of the jobs that must have ended before.
         holds: something that only one job at a time may use.
         images: training images to be seen in `epochs`, for the progress bar.
     """
 
     key: str
+    title: str
     work: tuple[Any, ...]
     needs: set[str] = field(default_factory=set)
     holds: str = ""
@@ -73,7 +78,7 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
     """The jobs that are still to be done, the most telling first, and all runs that count."""
     runs = in_order(planner, experiments, orders.seeds)
     groups = {run.id: wanted_groups(run, experiments, orders) for run in runs}
-    have = {run.id: set((read_result(orders.results, run) or {}).get("groups", ())) for run in runs}
+    have = {run.id: groups_there(read_result(orders.results, run), orders.shifted) for run in runs}
     missing = [run for run in runs if not set(groups[run.id]) <= have[run.id]]
     taught = [run for run in missing if run.advisers and not RunFolder(run.folder).finished]
     # A teacher whose result came from elsewhere has no weights here.
@@ -106,15 +111,16 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
         epochs = 0 if finished or run.given else run.recipe.schedule.epochs
         images = epochs * planner.setup.train_images
         key = f"train {run.id}"
-        jobs[key] = Job(key, work, needs, images=images, epochs=epochs, folder=run.folder)
+        jobs[key] = Job(key, run.name, work, needs, images=images, epochs=epochs, folder=run.folder)
     return list(jobs.values()), runs
 
 
 def _column_job(planner: Planner, adviser: Planned, seed: int, name: str, needs: set[str]) -> Job:
     recipe = column_recipe(planner, adviser, seed, name)
     folder = str(recipe.advice.folder)
-    marker = Path(folder) / f".{name}.stored"
-    return Job(f"advice {folder} {name}", (_store, dump_recipe(recipe), str(marker)), set(needs), holds=folder)
+    return Job(
+        f"advice {folder} {name}", f"advice of {name}", (_store, dump_recipe(recipe), name), set(needs), holds=folder
+    )
 
 
 def _portable(run: Planned) -> dict[str, Any]:
@@ -145,20 +151,32 @@ def _train_and_measure(
 
     run = _planned(content)
     folder = RunFolder(run.folder)
-    if not folder.finished and run.given:
-        adopt(run.recipe, folder)
-    elif not folder.finished:
-        train(run.recipe, resume=folder.last.is_file(), display=Display(quiet=True))
-    folder.last.unlink(missing_ok=True)  # a finished run needs no way back; hundreds of them would fill a disk
-    measure(run, groups, Path(results), scale, shifted)
+    with one_at_a_time(run.folder / ".lock"):  # another call on the same folder may have the same run to do
+        if folder.finished and set(groups) <= groups_there(read_result(Path(results), run), shifted):
+            return
+        if not folder.finished and run.given:
+            adopt(run.recipe, folder)
+        elif not folder.finished:
+            train(run.recipe, resume=folder.last.is_file(), display=Display(quiet=True))
+        folder.last.unlink(missing_ok=True)  # a finished run needs no way back; hundreds of them would fill a disk
+        measure(run, groups, Path(results), scale, shifted)
 
 
-def _store(recipe_yaml: str, marker: str) -> None:
+def _store(recipe_yaml: str, name: str) -> None:
+    """A teacher's advice, written anew where the teacher has been trained anew since."""
     from ..caching import cache_advice
 
-    if not Path(marker).is_file():
-        cache_advice(recipe_from(parse_yaml(recipe_yaml, "advice")), display=Display(quiet=True))
-        write_json(Path(marker), {})
+    recipe = recipe_from(parse_yaml(recipe_yaml, "advice"))
+    folder, weights = Path(str(recipe.advice.folder)), file_digest(Path(str(recipe.teachers[name].checkpoint)))
+    marker = folder / f".{name}.stored"
+    stored = read_json(marker).get("weights") if marker.is_file() else None
+    if stored == weights and (folder / name / "column.json").is_file():
+        return
+    if stored is not None and stored != weights:
+        marker.unlink()
+        shutil.rmtree(folder / name, ignore_errors=True)
+    cache_advice(recipe, display=Display(quiet=True))
+    write_json(marker, {"weights": weights})
 
 
 # --- in the parent -----------------------------------------------------------------------------------------
@@ -172,16 +190,17 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; everything is saved, the same call goes on.
-        CoadviseError: the first one of a job; the others are saved and stopped.
+        RunError: some jobs failed; all that do not need them were done. Or a process was killed.
     """
     import torch
 
     devices = torch.cuda.device_count()
     count = orders.jobs or devices or max(1, min(os.cpu_count() or 1, 4))
-    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // count)))
+    threads = _threads(max(1, (os.cpu_count() or 1) // count))
     deadline = None if orders.budget is None else time.monotonic() + orders.budget
     waiting, done, running = list(jobs), set[str](), dict[Future[bool], Job]()
     open_keys = {job.key for job in jobs}
+    failed: list[tuple[str, CoadviseError]] = []
     with worker_pool(count, threads, devices) as pool, display.bar("runs", sum(j.images for j in jobs)) as bar:
         progress = _Progress(jobs, bar)
         try:
@@ -193,15 +212,39 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
                 while len(running) < count and (job := _next(waiting, done, open_keys, running.values())):
                     waiting.remove(job)
                     running[pool.submit(supervised, *job.work)] = job
+                if not running:  # the rest needs what failed
+                    break
                 for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)
-                    if not future.result():
+                    try:
+                        ended = future.result()
+                    except CoadviseError as error:
+                        failed.append((job.title, error))
+                        display.say(f"{job.title} failed: {error}")
+                        continue
+                    if not ended:
                         raise KeyboardInterrupt
                     done.add(job.key)
                 progress.show(done, len(jobs))
         except KeyboardInterrupt:
             raise Interrupted("stopped, everything is saved; the same command goes on") from None
+        except BrokenProcessPool:
+            raise RunError(
+                "a process was killed from outside, perhaps for want of memory; fewer side by side (--jobs) need "
+                "less, and the same command goes on"
+            ) from None
+    if failed:
+        title, first = failed[0]
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        left = f"; {len(waiting)} jobs that need them were left out" if waiting else ""
+        raise RunError(f"{title} failed{more}: {first}{left}. Everything else is done; the same command tries again")
     return True
+
+
+def _threads(share: int) -> int:
+    """Threads of each process: OMP_NUM_THREADS (which may be a list, one for each level) or an equal share."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) else share
 
 
 def _next(waiting: Sequence[Job], done: set[str], open_keys: set[str], running: Any) -> Job | None:

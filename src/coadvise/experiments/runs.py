@@ -12,18 +12,20 @@ from typing import Any
 
 from timm.models import is_model
 
-from ..advice_cache import data_facts
+from ..advice_cache import data_facts, views_of
 from ..data.sources import open_sources
 from ..errors import RecipeError
 from ..recipe import FREE, Recipe, flat
-from ..recipe_file import apply_setting, builtin_recipes, parse_yaml, recipe_from
+from ..recipe_file import apply_setting, builtin_recipes, parse_yaml, recipe_from, validated
 from .ablations import SEVEN_ARMS
 from .arms import Adviser, Arm
 from .declared import Experiment
-from .scales import Scale
+from .scales import Scale, School
 
 # What a scale's own machine decides; two machines may differ in it and still add to one table.
 _LOCAL = (*FREE, "data.source", "data.val_source", "run.precision", "run.compile", "name")
+# What the arms decide, and the planner.
+_OWNED = ("name", "student", "teachers", "loss", "advice", "run.seed", "run.output", "data.seed")
 _VERSION = 1
 """Part of every run's name: to be raised when a change of the code makes old results incomparable."""
 
@@ -78,9 +80,13 @@ def set_up(
     content["data"]["source"] = source or scale.source
     content["run"] = {**content.get("run", {}), "tensorboard": False, "allow_weak": True, "compile": "auto"}
     content["school"] = copy.deepcopy(dict(scale.school))
+    if any(setting.startswith("school.augment.") for setting in settings):  # changes of what the students see
+        content["school"].setdefault("augment", copy.deepcopy(content["data"].get("augment", {})))
     for setting in settings:
+        _require_free(setting)
         apply_setting(content, setting)
     school = content.pop("school")
+    validated(School, school, "the settings school.*")
     unknown = [name for name in weights or {} if not is_model(name)]
     if unknown:
         raise RecipeError(f"--weights {unknown[0]}: no model has that name; write for example rednet101=rednet101.pth")
@@ -89,6 +95,16 @@ def set_up(
     kept = ("images", "classes", "labels", "image names", "image contents")
     facts = [{key: data_facts(recipe, one)[key] for key in kept} for one in (train, validation)]
     return Setup(scale, output, content, school, _digest(facts), len(train), dict(weights or {}))
+
+
+def _require_free(setting: str) -> None:
+    key = setting.partition("=")[0].strip()
+    owned = next((part for part in _OWNED if key == part or key.startswith(f"{part}.")), None)
+    if owned is not None:
+        raise RecipeError(
+            f"{setting}: the arms of the tables decide {owned}; data, optim, schedule, run and school may be changed. "
+            "For a run of your own: `coadvise train OUTPUT/runs/RUN/recipe.yaml run.output=FOLDER key=value`"
+        )
 
 
 @dataclass(frozen=True)
@@ -147,7 +163,7 @@ class Planner:
             known = {name: one.id for name, one in advisers.items()}
             parts = [_VERSION, settings, known, self.setup.data]
             if weights := self._weights(arm, seed):
-                parts.append(weights if weights == "timm" else _file_digest(Path(weights)))
+                parts.append(_weights_digest(weights))
             identity = _digest(parts)
             folder = self.setup.output / "runs" / f"{arm.id}.s{seed}.{identity[:8]}"
             content["run"]["output"] = str(folder)
@@ -155,15 +171,18 @@ class Planner:
             self._known[arm, seed] = Planned(arm, seed, identity, recipe_from(content, where=where), advisers)
         return self._known[arm, seed]
 
+    def given(self, arm: Arm) -> bool:
+        """Whether an arm has given weights, which are those of seed 0 and its only ones."""
+        return arm == Arm(arm.model) and arm.model in self.setup.weights
+
     def _weights(self, arm: Arm, seed: int) -> str | None:
-        plain = arm == Arm(arm.model) and seed == 0
-        return self.setup.weights.get(arm.model) if plain else None
+        return self.setup.weights[arm.model] if self.given(arm) and seed == 0 else None
 
     def _content(self, arm: Arm, seed: int, advisers: Mapping[str, Planned]) -> dict[str, Any]:
         scale = self.setup.scale
         content = copy.deepcopy(dict(self.setup.content))
         content["name"] = f"{arm.id}-s{seed}"
-        content["student"] = scale.model(arm.model)
+        content["student"] = self._student(arm)
         content["data"]["seed"] = content["run"]["seed"] = seed
         if arm.is_transformer and (advisers or arm.injected):
             _give_tokens(content["student"], arm)
@@ -184,12 +203,21 @@ class Planner:
             for one in arm.advisers
         }
         tokens = "single" if arm.tokens == "single" else "auto"
+        weight = 1.0 if arm.advice == "hard" else scale.weight  # DeiT's: half labels, half the teacher's class
         content["loss"] = {
             "tokens": tokens,
             "advice": arm.advice,
-            "weights": dict.fromkeys(advisers, scale.weight),
+            "weights": dict.fromkeys(advisers, weight),
         }
         return content
+
+    def _student(self, arm: Arm) -> dict[str, Any]:
+        """The scale's model; of the recipe's own student, transformers keep the drop path."""
+        student = self.setup.scale.model(arm.model)
+        rate = self.setup.content.get("student", {}).get("options", {}).get("drop_path_rate")
+        if arm.is_transformer and rate is not None:
+            student["options"] = {"drop_path_rate": rate, **student.get("options", {})}
+        return student
 
     def _advice(self, recipe: Recipe, seed: int) -> dict[str, Any]:
         if not recipe.teachers or self.setup.views is None:
@@ -197,9 +225,18 @@ class Planner:
         return {"source": "cache", "folder": str(self.cache(recipe, seed)), "top_k": None}
 
     def cache(self, recipe: Recipe, seed: int) -> Path:
-        """Folder of the advice for a seed: settings that change the images have a folder of their own."""
-        facts = [self.setup.data, recipe.data.model_dump(mode="json", exclude={"source", "val_source", "workers"})]
+        """Folder of the advice for a seed: other images, views or teachers have a folder of their own."""
+        facts = [
+            self.setup.data,
+            recipe.data.model_dump(mode="json", exclude={"source", "val_source", "workers"}),
+            views_of(recipe),
+            self.run(_SOME_TEACHER, 0).id,  # changes with whatever changes the training of teachers
+            sorted((model, _weights_digest(weights)) for model, weights in self.setup.weights.items()),
+        ]
         return self.setup.output / "caches" / f"s{seed}.{_digest(facts)[:8]}"
+
+
+_SOME_TEACHER = Arm("resnet18")
 
 
 def _give_tokens(student: dict[str, Any], arm: Arm) -> None:
@@ -240,7 +277,11 @@ def in_order(planner: Planner, experiments: Sequence[Experiment], seeds: int) ->
     single = _single_runs(experiments)
     for seed in range(seeds):
         for experiment in experiments:
-            wanted += [(arm, seed) for arm in experiment.arms() if arm not in single or seed in single[arm]]
+            wanted += [
+                (arm, seed)
+                for arm in experiment.arms()
+                if (arm not in single or seed in single[arm]) and not (planner.given(arm) and seed)
+            ]
     ordered: dict[str, Planned] = {}
     for arm, seed in wanted:
         run = planner.run(arm, seed)
@@ -272,6 +313,11 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _file_digest(path: Path) -> str:
+def _weights_digest(weights: str) -> str:
+    return weights if weights == "timm" else file_digest(Path(weights))
+
+
+def file_digest(path: Path) -> str:
+    """Hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -8,9 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ..errors import RecipeError, did_you_mean
+from ..recipe import Augmentation, NonNegative, Part, Positive
+
+
+class School(Part):
+    """How models that may teach are trained, where it differs from the students."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    lr: Positive | None = None
+    weight_decay: NonNegative | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    image_size: Annotated[int, Field(ge=4)] | None = None
+    augment: Augmentation | None = None
 
 
 @dataclass(frozen=True)
@@ -23,11 +37,10 @@ class Scale:
         models: what takes the place of a model of the paper: the keys of `recipe.Student`. A model that is not named
             is used as it is, with `full` added.
         full: keys for models that are used as they are.
-        school: how models that may teach are trained: the keys of `recipe.TeacherTraining`, and their `image_size`.
+        school: how models that may teach are trained: the keys of `School`.
         weight: λ of every advised token.
         views: training views whose advice is stored and recurs; None asks the teachers anew in every step.
         check_size: validation images for measurements that take many passes.
-        renditions: splits of the data with the same classes drawn otherwise.
     """
 
     name: str
