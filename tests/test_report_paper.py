@@ -123,6 +123,17 @@ def test_results_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
     assert "taught by more than one training of resnet18" in text
 
 
+def test_teachers_are_compared_with_each_other(tmp_path: Path) -> None:
+    content = files({CROSS: [0.9, 0.8], SAME_TWICE: [0.7], ONE_CONV: [0.7]})
+    for name, pair, kappa in ((f"{CROSS.id}.s0", "resnet18|rednet26", 0.5), (f"{SAME_TWICE.id}.s0", "a|b", 0.75)):
+        content[name]["detail"] = {"teachers": {pair: {"kappa": kappa, "cka": 0.25}}}
+        content[name]["measured"] |= {"ensemble/accuracy": 0.875, "ensemble/upper": 0.9375}
+    text = write_paper_report(tmp_path, content, ALL, SCALE).with_suffix(".md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if " – " in line]
+    assert ["resnet18 – rednet26", "two kinds", "0.50", "0.25", "87.5", "93.8"] in rows
+    assert ["a – b", "one kind", "0.75", "0.25", "87.5", "93.8"] in rows
+
+
 def test_pictures_of_other_runs_are_not_shown(tmp_path: Path, everything: dict[str, dict[str, Any]]) -> None:
     image = {"png": "", "index": 0, "name": "x", "label": 0, "outputs": {}}
     for ids, shown in ((["gone"], None), ([next(iter(everything.values()))["id"]], tmp_path)):

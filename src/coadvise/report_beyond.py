@@ -16,6 +16,7 @@ from .files import read_json
 from .plots import Drawing, draw
 from .plots_tokens import attention_figure, token_cosine_figure
 from .report_claims import Results
+from .report_inputs import finite
 from .report_page import Section, Text
 from .statistics import summarise
 from .tables import NONE, Table, mean_sd, number, percent
@@ -44,6 +45,11 @@ def beyond_section(experiments: Sequence[Experiment], results: Results, attentio
                 "note",
             )
         )
+    pairs = _teacher_rows(arms, results)
+    if pairs:
+        columns = ["Teachers", "Kinds", "κ of errors", "CKA of features", "Both averaged (%)", "One of them right (%)"]
+        parts.append(Table("How different the teachers are from each other", columns, pairs, "llrrrr"))
+        parts.append(Text("The lower κ and CKA, the more the second teacher has to add to the first.", "note"))
     ensembles = _ensemble_rows(arms, results)
     if ensembles:
         columns = ["Arm", "Class token (%)", "Teachers' mean (%)", "Some teacher right (%)"]
@@ -82,6 +88,21 @@ def _likeness_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
                 kappa, cka = (number(_mean(arm, f"{what}/{pair}", results), 2) for what in ("kappa", "cka"))
                 rows.append([arm.id, token, teacher, kappa, cka, percent(ece)])
     return rows
+
+
+def _teacher_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
+    """Every pair of teachers once, by what the first student of both has measured of them."""
+    rows: dict[str, list[str]] = {}
+    for arm in arms:
+        content = results.content(arm, results.seeds(arm)[0])
+        both = [finite(content.get("measured", {}).get(f"ensemble/{what}")) for what in ("accuracy", "upper")]
+        for pair, found in content.get("detail", {}).get("teachers", {}).items():
+            if len(arm.advisers) == 2 and pair not in rows:
+                kinds = {adviser.bias for adviser in arm.advisers}
+                kappa, cka = (number(finite(found.get(what)), 2) for what in ("kappa", "cka"))
+                kind = "two kinds" if len(kinds) == 2 else "one kind"
+                rows[pair] = [pair.replace("|", " – "), kind, kappa, cka, *map(percent, both)]
+    return list(rows.values())
 
 
 def _ensemble_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
