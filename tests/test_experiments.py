@@ -354,6 +354,10 @@ def test_the_papers_scale_has_the_settings_of_the_built_in_recipes(tmp_path: Pat
 def test_hard_advice_weighs_as_much_as_the_labels(setup: Setup) -> None:
     assert set(Planner(setup).run(DEIT_TI_KD, 0).recipe.loss.weights.values()) == {1.0}
     assert set(Planner(setup).run(CROSS, 0).recipe.loss.weights.values()) == {10.0}
+    other = Planner(set_up(find_scale("digits"), setup.output, settings=[*SHORT, "weight=3"]))
+    assert set(other.run(CROSS, 0).recipe.loss.weights.values()) == {3.0}
+    assert other.run(CROSS, 0).id != Planner(setup).run(CROSS, 0).id
+    assert other.run(NONE, 0).id == Planner(setup).run(NONE, 0).id
 
 
 @pytest.mark.parametrize(
@@ -365,6 +369,8 @@ def test_hard_advice_weighs_as_much_as_the_labels(setup: Setup) -> None:
         ("school.epocs=3", r"school\.\*: epocs is unknown \(did you mean epochs"),
         ("school.epochs=abc", r"epochs is 'abc', must be a valid integer"),
         ("school.augment=light", "augment is 'light'"),
+        ("weight=much", "must be a number ≥ 0"),
+        ("weight=-1", "must be a number ≥ 0"),
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(tmp_path: Path, setting: str, message: str) -> None:

@@ -123,6 +123,13 @@ def test_results_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
     assert "taught by more than one training of resnet18" in text
 
 
+def test_a_report_says_what_departs_from_its_scale(tmp_path: Path) -> None:
+    scale = {**SCALE, "changed": ["weight=3", "schedule.epochs=5"], "given": ["resnet18"]}
+    text = write_paper_report(tmp_path, files({CROSS: [0.9]}), ALL, scale).with_suffix(".md").read_text()
+    assert "In place of the scale's own settings: weight=3, schedule.epochs=5." in text
+    assert "Weights were given, not trained, for resnet18: one run each." in text
+
+
 def test_teachers_are_compared_with_each_other(tmp_path: Path) -> None:
     content = files({CROSS: [0.9, 0.8], SAME_TWICE: [0.7], ONE_CONV: [0.7]})
     for name, pair, kappa in ((f"{CROSS.id}.s0", "resnet18|rednet26", 0.5), (f"{SAME_TWICE.id}.s0", "a|b", 0.75)):

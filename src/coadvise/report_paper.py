@@ -37,7 +37,7 @@ def write_paper_report(
 
     Args:
         files: name of a result file → its content.
-        scale: `name`, `title`, `seeds` asked for, `given`: arms whose weights were given.
+        scale: `name`, `title`, `seeds` asked for; `given`, arms whose weights were given; `changed`, settings.
 
     Returns:
         The path of `report.html`.
@@ -118,13 +118,14 @@ def _lead(results: Results, scale: Mapping[str, Any]) -> list[str]:
         "learn from the same run of it, so a verdict about kinds of teachers is about these teachers.",
         "Top-1, losses and divergences are those of the last epoch. Where a run was evaluated more than once, all "
         "other measures, and the teachers' advice, are of the epoch with the best top-1.",
-        *_given(scale),
+        *_departures(scale),
     ]
 
 
-def _given(scale: Mapping[str, Any]) -> list[str]:
-    given = sorted(scale.get("given", ()))
-    return [f"Weights were given, not trained, for {', '.join(given)}: one run each."] if given else []
+def _departures(scale: Mapping[str, Any]) -> list[str]:
+    given, changed = sorted(scale.get("given", ())), scale.get("changed", ())
+    texts = [f"In place of the scale's own settings: {', '.join(changed)}."] if changed else []
+    return texts + ([f"Weights were given, not trained, for {', '.join(given)}: one run each."] if given else [])
 
 
 def _warnings(experiments: Sequence[Experiment], results: Results, scale: Mapping[str, Any]) -> list[str]:

@@ -104,6 +104,7 @@ def _report(setup: Setup, experiments: Sequence[Experiment], runs: Sequence[Plan
         "name": setup.scale.name,
         "title": setup.scale.title,
         "seeds": orders.seeds,
+        "changed": list(setup.changed),
         "given": sorted({run.arm.id for run in shown if planner.given(run.arm)}),
     }
     return write_paper_report(setup.output, found, experiments, scale)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Setup:
     Attributes:
         data: fingerprint of the images and labels.
         weights: model → file of weights, or `timm` for timm's published ones: they stand for the run of seed 0.
+        changed: the settings that were given in place of the scale's own.
     """
 
     scale: Scale
@@ -46,6 +48,7 @@ class Setup:
     data: str
     train_images: int
     weights: Mapping[str, str]
+    changed: tuple[str, ...] = ()
 
     @property
     def views(self) -> int | None:
@@ -63,7 +66,8 @@ def set_up(
     settings: Sequence[str] = (),
     weights: Mapping[str, str] | None = None,
 ) -> Setup:
-    """The scale on given data, with `settings` in place of its own: `key=value`, and `school.key=value` for teachers.
+    """The scale on given data, with `settings` in place of its own: `key=value`; `school.key=value` for teachers;
+    `weight=λ` for every advised token.
 
     Raises:
         RecipeError: a setting that does not fit, or no data given for a scale that has none of its own.
@@ -71,6 +75,10 @@ def set_up(
     """
     if source is None and scale.source is None:
         raise RecipeError(f"scale {scale.name} has no images of its own: give {scale.title} with --data FOLDER")
+    changed = tuple(settings)
+    weighted = [setting for setting in settings if setting.partition("=")[0].strip() == "weight"]
+    if weighted:
+        scale, settings = _with_weight(scale, weighted[-1]), [one for one in settings if one not in weighted]
     path = builtin_recipes()[scale.recipe]
     content = copy.deepcopy(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
     content["teachers"], content["loss"] = {}, {}
@@ -94,7 +102,17 @@ def set_up(
     train, validation = open_sources(recipe.data)
     kept = ("images", "classes", "labels", "image names", "image contents")
     facts = [{key: data_facts(recipe, one)[key] for key in kept} for one in (train, validation)]
-    return Setup(scale, output, content, school, _digest(facts), len(train), dict(weights or {}))
+    return Setup(scale, output, content, school, _digest(facts), len(train), dict(weights or {}), changed)
+
+
+def _with_weight(scale: Scale, setting: str) -> Scale:
+    try:
+        weight = float(setting.partition("=")[2])
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight < math.inf:
+        raise RecipeError(f"{setting}: the weight of the advised tokens must be a number ≥ 0, for example weight=3")
+    return replace(scale, weight=weight)
 
 
 def _require_free(setting: str) -> None:
@@ -102,8 +120,8 @@ def _require_free(setting: str) -> None:
     owned = next((part for part in _OWNED if key == part or key.startswith(f"{part}.")), None)
     if owned is not None:
         raise RecipeError(
-            f"{setting}: the arms of the tables decide {owned}; data, optim, schedule, run and school may be changed. "
-            "For a run of your own: `coadvise train OUTPUT/runs/RUN/recipe.yaml run.output=FOLDER key=value`"
+            f"{setting}: the arms of the tables decide {owned}; data, optim, schedule, run, school and weight (λ) may "
+            "be changed. For a run of your own: `coadvise train OUTPUT/runs/RUN/recipe.yaml run.output=FOLDER key=value`"
         )
 
 
