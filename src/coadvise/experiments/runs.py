@@ -121,7 +121,7 @@ def _require_free(setting: str) -> None:
     if owned is not None:
         raise RecipeError(
             f"{setting}: the arms of the tables decide {owned}; data, optim, schedule, run, school and weight (λ) may "
-            "be changed. For a run of your own: `coadvise train OUTPUT/runs/RUN/recipe.yaml run.output=FOLDER key=value`"
+            "be changed. A run of your own: `coadvise train OUTPUT/runs/RUN/recipe.yaml run.output=FOLDER key=value`"
         )
 
 
