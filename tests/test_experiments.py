@@ -17,6 +17,7 @@ import psutil
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -25,12 +26,12 @@ from coadvise.data.sources import open_sources
 from coadvise.errors import DataError, RecipeError, RunError
 from coadvise.experiments.ablations import CROSS, NONE, ONE_CONV, SEVEN_ARMS
 from coadvise.experiments.arms import Adviser, Arm, arm
-from coadvise.experiments.declared import Experiment
+from coadvise.experiments.declared import Experiment, Row, Value
 from coadvise.experiments.measure import Shifted, groups_of, groups_there, measure, read_result
 from coadvise.experiments.paper import CIT_S, DEIT_TI_KD, EXPERIMENTS
 from coadvise.experiments.reproduce import MARK, find_experiments, reproduce, seconds
 from coadvise.experiments.runner import Orders, _threads, open_jobs, run_jobs
-from coadvise.experiments.runs import Planner, Setup, in_order, set_up
+from coadvise.experiments.runs import Planner, Setup, file_digest, in_order, set_up
 from coadvise.experiments.scales import SCALES, find_scale
 from coadvise.files import write_json
 from coadvise.inference import load_trained
@@ -225,7 +226,8 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
 
 def long_run(output: Path) -> subprocess.Popen[str]:
     """A call of `reproduce` whose first student trains for long, and has begun to."""
-    words = ["reproduce", "table7", "--output", str(output), "--jobs", "1", *SHORT, "schedule.epochs=3000"]
+    long = ["schedule.epochs=3000", "run.eval_every=3000"]
+    words = ["reproduce", "table7", "--output", str(output), "--jobs", "1", *SHORT, *long]
     process = subprocess.Popen(
         [sys.executable, "-m", "coadvise", *words], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
         stderr=subprocess.PIPE, start_new_session=True,
@@ -235,6 +237,7 @@ def long_run(output: Path) -> subprocess.Popen[str]:
     while not list(output.glob("runs/transformer_tiny.s0.*/metrics.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1.0)
+    assert not list(output.glob("runs/transformer_tiny.s0.*/last.safetensors")), "it is not saved before it is asked to"
     return process
 
 
@@ -352,7 +355,8 @@ def test_the_papers_scale_has_the_settings_of_the_built_in_recipes(tmp_path: Pat
 
 
 def test_hard_advice_weighs_as_much_as_the_labels(setup: Setup) -> None:
-    assert set(Planner(setup).run(DEIT_TI_KD, 0).recipe.loss.weights.values()) == {1.0}
+    hard = Planner(setup).run(DEIT_TI_KD, 0).recipe
+    assert set(hard.loss.weights.values()) == {1.0} and hard.student.options["inference"] == "average"
     assert set(Planner(setup).run(CROSS, 0).recipe.loss.weights.values()) == {10.0}
     other = Planner(set_up(find_scale("digits"), setup.output, settings=[*SHORT, "weight=3"]))
     assert set(other.run(CROSS, 0).recipe.loss.weights.values()) == {3.0}
@@ -369,6 +373,7 @@ def test_hard_advice_weighs_as_much_as_the_labels(setup: Setup) -> None:
         ("school.epocs=3", r"school\.\*: epocs is unknown \(did you mean epochs"),
         ("school.epochs=abc", r"epochs is 'abc', must be a valid integer"),
         ("school.augment=light", "augment is 'light'"),
+        ("school.augment.policy=heavy", "augment.policy is 'heavy', must be one of"),
         ("weight=much", "must be a number ≥ 0"),
         ("weight=-1", "must be a number ≥ 0"),
     ],
@@ -376,6 +381,13 @@ def test_hard_advice_weighs_as_much_as_the_labels(setup: Setup) -> None:
 def test_settings_that_would_do_nothing_are_refused(tmp_path: Path, setting: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         set_up(find_scale("digits"), tmp_path, settings=[setting])
+
+
+def test_a_setting_of_the_teachers_can_be_taken_away(tmp_path: Path) -> None:
+    settings = ["school.epochs=null", "school.augment=null"]
+    setup = set_up(find_scale("digits"), tmp_path, settings=settings)
+    teacher, student = (Planner(setup).run(one, 0).recipe for one in (arm("resnet18"), NONE))
+    assert teacher.schedule == student.schedule and teacher.data.augment == student.data.augment
 
 
 def test_a_change_of_the_teachers_augmentation_starts_from_the_students(tmp_path: Path) -> None:
@@ -402,6 +414,9 @@ def test_advice_is_written_anew_when_a_teacher_was_trained_anew(setup: Setup) ->
     (teacher,) = run.advisers.values()
     column = Path(str(run.recipe.advice.folder)) / "resnet18" / "teacher.json"
     before = column.read_bytes()
+    known = read_result(orders(setup).results, run)
+    assert known is not None
+    taught = known["teacher_weights"]
     trained = load_file(RunFolder(teacher.folder).best)
     with safe_open(RunFolder(teacher.folder).best, "pt") as file:
         facts = file.metadata()
@@ -411,7 +426,9 @@ def test_advice_is_written_anew_when_a_teacher_was_trained_anew(setup: Setup) ->
     (orders(setup).results / f"{run.name}.json").unlink()
     reproduce(setup, [experiment], orders(setup), Display(quiet=True))
     assert column.read_bytes() != before
-    assert read_result(orders(setup).results, run) is not None
+    after = read_result(orders(setup).results, run)
+    assert after is not None and after["teacher_weights"] == {"resnet18": file_digest(RunFolder(teacher.folder).best)}
+    assert after["teacher_weights"] != taught
 
 
 def test_a_failing_run_stops_none_of_the_others(setup: Setup) -> None:
@@ -422,7 +439,8 @@ def test_a_failing_run_stops_none_of_the_others(setup: Setup) -> None:
     write_json(setup.output / MARK, {})
     (bad.folder / "mine.txt").write_text("not a run")
     with pytest.raises(
-        RunError, match=r"rednet26\.s0\S* failed: .*holds other files.*4 jobs that need them.*tries again"
+        RunError,
+        match=r"rednet26\.s0\S* failed: .*holds other files.*4 jobs are left, and the same command tries again",
     ):
         reproduce(setup, experiments, orders(setup), Display(quiet=True))
     _, runs = open_jobs(planner, experiments, orders(setup))
@@ -435,7 +453,14 @@ def test_a_failing_run_stops_none_of_the_others(setup: Setup) -> None:
 
 
 def test_missing_shifted_images_are_found_before_anything_is_trained(setup: Setup, tmp_path: Path) -> None:
-    for sources, message in (({"a": "folder:/nowhere"}, "nowhere"), ({"c": str(tmp_path)}, "75 folders of ImageNet-C")):
+    for name in ("3", "unheard-of"):
+        (tmp_path / "foreign" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "foreign" / name / "one.png")
+    for sources, message in (
+        ({"a": "folder:/nowhere"}, "nowhere"),
+        ({"r": f"folder:{tmp_path / 'foreign'}"}, "unheard-of"),
+        ({"c": str(tmp_path)}, "75 folders of ImageNet-C"),
+    ):
         wanted = Orders(setup.output / "results", 1, jobs=1, shifted=Shifted(sources))
         with pytest.raises(DataError, match=message):
             reproduce(setup, find_experiments(["table1"]), wanted, Display(quiet=True))
@@ -461,10 +486,20 @@ def test_measures_of_other_weights_or_images_are_made_anew(setup: Setup) -> None
     assert anew is not None and "corruptions/class" not in anew["measured"] and anew["groups"] == ["run"]
     assert anew["measured"]["throughput"] != 1.0
     assert anew["measured"]["loss/class"] == pytest.approx(content["measured"]["loss/class"], abs=1e-12)
-    given = Shifted({"c": "/imagenet-c"})
+    given = Shifted({"c": "/data/imagenet-c/"})
     assert groups_there(known, given) == {"run"}
-    assert groups_there({**known, "sources": {"corruptions": "/imagenet-c"}}, given) == {"corruptions", "run"}
-    assert groups_there({**known, "sources": {"corruptions": "/imagenet-c"}}, Shifted()) == {"corruptions", "run"}
+    assert groups_there({**known, "sources": {"corruptions": "imagenet-c"}}, given) == {"corruptions", "run"}
+    assert groups_there({**known, "sources": {"corruptions": "imagenet-c"}}, Shifted()) == {"corruptions", "run"}
+
+
+def test_shifted_images_elsewhere_train_nothing_anew(setup: Setup, tmp_path: Path) -> None:
+    experiment = Experiment("table6", "t", "d", ("m",), (), [Row(("x",), {}, {"c": Value(NONE, "corruptions/class")})])
+    reproduce(setup, [experiment], orders(setup), Display(quiet=True))
+    wanted = Orders(setup.output / "results", 1, jobs=1, shifted=Shifted({"c": str(tmp_path)}))
+    (job,) = open_jobs(Planner(setup), [experiment], wanted)[0]
+    assert job.epochs == 0, "measured again, not trained"
+    shutil.rmtree(setup.output / "runs")
+    assert open_jobs(Planner(setup), [experiment], wanted)[0] == []
 
 
 def test_workers_take_the_gpus_that_the_caller_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

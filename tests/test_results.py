@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from coadvise.experiments.paper import EXPERIMENTS
+from coadvise.experiments.runs import Planner, in_order, set_up
 from coadvise.experiments.scales import SCALES
 from coadvise.report_paper import write_paper_report
 
@@ -43,6 +44,16 @@ def test_landed_runs_say_where_they_come_from(folder: Path) -> None:
         assert {"command", "hardware", "versions", "date"} <= set(content["provenance"])
         assert path.stem == f"{content['arm']}.s{content['seed']}.{content['id'][:8]}"
         assert content["scale"] == folder.name
+
+
+@pytest.mark.parametrize("folder", LANDED, ids=lambda folder: folder.name)
+def test_landed_runs_are_those_that_would_be_run_now(folder: Path, tmp_path: Path) -> None:
+    source = {"digits": "digits", "cifar-cpu": str(ROOT.parents[1] / "shared" / "data" / "cifar10")}[folder.name]
+    if source != "digits" and not Path(source).is_dir():
+        pytest.skip(f"no data in {source}")
+    planner = Planner(set_up(SCALES[folder.name], tmp_path, source=source))
+    names = {run.name for run in in_order(planner, list(EXPERIMENTS.values()), 5)}
+    assert {path.stem for path in (folder / "runs").glob("*.json")} <= names
 
 
 def test_there_are_landed_results() -> None:

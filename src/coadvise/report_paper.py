@@ -137,7 +137,7 @@ def _mixtures(results: Results) -> list[str]:
     found = []
     for group in ("corruptions", "a", "r"):
         made = {
-            content.get("sources", {}).get(group, "made on the fly")
+            content.get("sources", {}).get(group, "made on the fly" if group == "corruptions" else "not named")
             for content in results.files.values()
             if group in content.get("groups", ())
         }

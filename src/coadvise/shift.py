@@ -89,11 +89,11 @@ def _tokens(trained: TrainedModel, images: Tensor) -> dict[str, Tensor]:
     return dict(forward(images))
 
 
-def require_imagenet_c(folder: str | Path) -> None:
-    """Refuse a folder that is not ImageNet-C, or not all of it.
+def require_imagenet_c(folder: str | Path, classes: tuple[str, ...] | None = None) -> None:
+    """Refuse a folder that is not ImageNet-C, or not all of it, or has other classes than a model's.
 
     Raises:
-        DataError: some of the 15 kinds or 5 severities are missing.
+        DataError: some of the 15 kinds or 5 severities are missing, or a class that is none of `classes`.
     """
     folder = Path(folder)
     missing = [f"{kind}/{s}" for kind in CORRUPTIONS for s in SEVERITIES if not (folder / kind / str(s)).is_dir()]
@@ -102,6 +102,8 @@ def require_imagenet_c(folder: str | Path) -> None:
             f"{folder} lacks {len(missing)} of the 75 folders of ImageNet-C, such as {missing[0]}; unpack all of its "
             "archives (blur, digital, noise, weather) there"
         )
+    if classes is not None:
+        with_classes(open_source(f"folder:{folder / next(iter(CORRUPTIONS)) / str(SEVERITIES[0])}"), classes)
 
 
 def imagenet_c_errors(

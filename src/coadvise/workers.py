@@ -117,8 +117,7 @@ def supervised(work: Callable[..., Any], *arguments: Any) -> bool:
 
 
 def stop_workers(pool: ProcessPoolExecutor) -> None:
-    """Ask all workers to save and stop, whether or not a terminal's Ctrl-C has reached them, too."""
-    processes = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
+    """Have all workers save and stop, whether or not a terminal's Ctrl-C has reached them, too."""
+    for process in list((pool._processes or {}).values()):
         process.terminate()  # a second SIGINT would stop a training before it has saved
+    pool.shutdown(wait=True, cancel_futures=True)

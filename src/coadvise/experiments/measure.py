@@ -25,7 +25,7 @@ from ..data.base import ImageSource
 from ..data.sources import open_source, open_sources
 from ..errors import RecipeError
 from ..files import read_json, write_json
-from ..inference import TrainedModel, load_trained
+from ..inference import TrainedModel, load_trained, with_classes
 from ..likeness import likeness
 from ..provenance import manifest
 from ..recipe import FREE, flat
@@ -78,8 +78,9 @@ class Shifted:
     limit: int = 1000
 
     def of(self, group: str) -> str | None:
-        """The given source of a group of measurements."""
-        return self.sources.get({"corruptions": "c"}.get(group, group))
+        """The name of a group's given source: its last part, since folders lie elsewhere on another machine."""
+        source = self.sources.get({"corruptions": "c"}.get(group, group))
+        return None if source is None else source.rstrip("/").rpartition("/")[2]
 
     def splits(self, name: str) -> Iterator[tuple[str, ImageSource]]:
         """The parts of `a` or `r`, by their split (empty for a source without).
@@ -91,17 +92,18 @@ class Shifted:
         for split in splits.split(","):
             yield split, open_source(source, split or None)
 
-    def require(self) -> None:
+    def require(self, classes: tuple[str, ...]) -> None:
         """Open everything once, before hours go into training.
 
         Raises:
-            DataError: a source that is not there.
+            DataError: a source that is not there, or a class that the models will not know.
         """
         for name in self.sources:
             if name == "c":
-                require_imagenet_c(self.sources["c"])
+                require_imagenet_c(self.sources["c"], classes)
             else:
-                list(self.splits(name))
+                for _, source in self.splits(name):
+                    with_classes(source, classes)
 
 
 def groups_there(result: Mapping[str, Any] | None, shifted: Shifted) -> set[str]:
@@ -151,6 +153,7 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
         sources.pop(group, None)
         if (source := shifted.of(group)) is not None:
             sources[group] = source
+    teachers = known_teachers(run) or before.get("teacher_weights") or teacher_weights(run)
     content = {
         "format": FORMAT,
         "arm": run.arm.id,
@@ -158,7 +161,7 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
         "seed": run.seed,
         "id": run.id,
         "advisers": {name: one.id for name, one in run.advisers.items()},
-        "teacher_weights": {name: file_digest(RunFolder(one.folder).best) for name, one in run.advisers.items()},
+        "teacher_weights": teachers,
         "student": result["student"],
         "teachers": result["teachers"],
         "data": result["data"],
@@ -175,6 +178,22 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
         "provenance": {**result["provenance"], "measured": manifest()["date"]},
     }
     write_json(result_path(results, run), content)
+
+
+def teacher_weights(run: Planned) -> dict[str, str]:
+    """Hash of each teacher's weights as they are now."""
+    return {name: file_digest(RunFolder(one.folder).best) for name, one in run.advisers.items()}
+
+
+def known_teachers(run: Planned) -> dict[str, str]:
+    """Hashes of the teachers that a run was begun with; empty for a run that was not begun here."""
+    path = run.folder / ".teachers.json"
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+def note_teachers(run: Planned, weights: Mapping[str, str]) -> None:
+    """Keep them for the result, and for the day on which a teacher has been trained anew."""
+    write_json(run.folder / ".teachers.json", dict(weights))
 
 
 def _same_weights(before: Mapping[str, Any], result: Mapping[str, Any]) -> bool:

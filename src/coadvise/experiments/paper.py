@@ -265,9 +265,10 @@ def _table9() -> Experiment:
         injected = (Value(CIT_SA, f"{metric}/conv"), Value(CIT_SA, f"{metric}/inv"))
         # The conv token is to be higher on R, and lower on A and in its error on corrupted images.
         first, second = (0, 1) if metric == "r" else (1, 0)
+        better = "inv" if metric == "a" else "conv"
         claims.append(
             Claim(
-                f"Distillation sets the two tokens apart as their teachers are, more than stems do, on {word}",
+                f"More with distillation than with stems alone, the {better} token is the better one on {word}",
                 place,
                 (advised[first], injected[second]),
                 (advised[second], injected[first]),

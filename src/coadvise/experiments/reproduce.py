@@ -64,7 +64,7 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
     output = setup.output
     if output.exists() and not (output / MARK).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise RunError(f"{output} holds other files; choose another folder with --output")
-    orders.shifted.require()
+    orders.shifted.require(setup.classes)
     _require_used(setup, experiments)
     write_json(output / MARK, {"scale": setup.scale.name})
     planner = Planner(setup)
@@ -79,8 +79,6 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
     except (Interrupted, CoadviseError):
         _report(setup, experiments, runs, orders)
         raise
-    if "figure2" in [one.name for one in experiments]:
-        _write_pictures(planner)
     return _report(setup, experiments, runs, orders)
 
 
@@ -97,6 +95,8 @@ def _report(setup: Setup, experiments: Sequence[Experiment], runs: Sequence[Plan
     from ..report_paper import write_paper_report
 
     planner = Planner(setup)
+    if "figure2" in [one.name for one in experiments]:
+        _write_pictures(planner)
     # A twin of a model whose weights were given is trained to teach, and is no second run of it.
     shown = [run for run in runs if not (planner.given(run.arm) and run.seed)]
     found = {run.name: result for run in shown if (result := read_result(orders.results, run)) is not None}

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 from ..errors import CoadviseError, Interrupted, RunError
@@ -24,7 +25,16 @@ from ..recipe_file import dump_recipe, parse_yaml, recipe_from
 from ..run_folder import RunFolder, read_metrics
 from ..workers import stop_workers, supervised, worker_pool
 from .declared import Experiment
-from .measure import Shifted, groups_of, groups_there, measure, read_result
+from .measure import (
+    Shifted,
+    groups_of,
+    groups_there,
+    known_teachers,
+    measure,
+    note_teachers,
+    read_result,
+    teacher_weights,
+)
 from .runs import Planned, Planner, column_recipe, file_digest, in_order
 
 
@@ -78,7 +88,9 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
     """The jobs that are still to be done, the most telling first, and all runs that count."""
     runs = in_order(planner, experiments, orders.seeds)
     groups = {run.id: wanted_groups(run, experiments, orders) for run in runs}
-    have = {run.id: groups_there(read_result(orders.results, run), orders.shifted) for run in runs}
+    # Nothing is trained anew merely because shifted images have another name here.
+    shifted = {run.id: orders.shifted if RunFolder(run.folder).finished else Shifted() for run in runs}
+    have = {run.id: groups_there(read_result(orders.results, run), shifted[run.id]) for run in runs}
     missing = [run for run in runs if not set(groups[run.id]) <= have[run.id]]
     taught = [run for run in missing if run.advisers and not RunFolder(run.folder).finished]
     # A teacher whose result came from elsewhere has no weights here.
@@ -157,6 +169,10 @@ def _train_and_measure(
         if not folder.finished and run.given:
             adopt(run.recipe, folder)
         elif not folder.finished:
+            teachers = teacher_weights(run)
+            if known_teachers(run) != teachers:  # trained anew since this run was begun
+                folder.last.unlink(missing_ok=True)
+            note_teachers(run, teachers)
             train(run.recipe, resume=folder.last.is_file(), display=Display(quiet=True))
         folder.last.unlink(missing_ok=True)  # a finished run needs no way back; hundreds of them would fill a disk
         measure(run, groups, Path(results), scale, shifted)
@@ -168,15 +184,16 @@ def _store(recipe_yaml: str, name: str) -> None:
 
     recipe = recipe_from(parse_yaml(recipe_yaml, "advice"))
     folder, weights = Path(str(recipe.advice.folder)), file_digest(Path(str(recipe.teachers[name].checkpoint)))
-    marker = folder / f".{name}.stored"
-    stored = read_json(marker).get("weights") if marker.is_file() else None
-    if stored == weights and (folder / name / "column.json").is_file():
-        return
-    if stored is not None and stored != weights:
-        marker.unlink()
-        shutil.rmtree(folder / name, ignore_errors=True)
-    cache_advice(recipe, display=Display(quiet=True))
-    write_json(marker, {"weights": weights})
+    marker = folder.parent / f".{folder.name}.{name}.json"
+    with one_at_a_time(folder.parent / f".{folder.name}.lock"):  # another call may want the same
+        stored = read_json(marker) if marker.is_file() else {}
+        if stored == {"weights": weights, "complete": True} and (folder / name / "column.json").is_file():
+            return
+        if stored.get("weights", weights) != weights:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        write_json(marker, {"weights": weights, "complete": False})
+        cache_advice(recipe, display=Display(quiet=True))
+        write_json(marker, {"weights": weights, "complete": True})
 
 
 # --- in the parent -----------------------------------------------------------------------------------------
@@ -190,7 +207,7 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; everything is saved, the same call goes on.
-        RunError: some jobs failed; all that do not need them were done. Or a process was killed.
+        RunError: some jobs failed; all that do not need them were done, in the budget's time. Or a process was killed.
     """
     import torch
 
@@ -200,15 +217,15 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
     deadline = None if orders.budget is None else time.monotonic() + orders.budget
     waiting, done, running = list(jobs), set[str](), dict[Future[bool], Job]()
     open_keys = {job.key for job in jobs}
-    failed: list[tuple[str, CoadviseError]] = []
+    failed, spent = list[tuple[str, Exception]](), False
     with worker_pool(count, threads, devices) as pool, display.bar("runs", sum(j.images for j in jobs)) as bar:
         progress = _Progress(jobs, bar)
         try:
             while waiting or running:
                 if deadline is not None and time.monotonic() > deadline:
                     stop_workers(pool)
-                    wait(running)
-                    return False
+                    spent = True
+                    break
                 while len(running) < count and (job := _next(waiting, done, open_keys, running.values())):
                     waiting.remove(job)
                     running[pool.submit(supervised, *job.work)] = job
@@ -218,9 +235,14 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
                     job = running.pop(future)
                     try:
                         ended = future.result()
-                    except CoadviseError as error:
+                    except BrokenProcessPool:
+                        raise
+                    except Exception as error:
                         failed.append((job.title, error))
-                        display.say(f"{job.title} failed: {error}")
+                        known = isinstance(error, CoadviseError)
+                        display.say(
+                            f"{job.title} failed: " + (str(error) if known else "".join(format_exception(error)))
+                        )
                         continue
                     if not ended:
                         raise KeyboardInterrupt
@@ -236,9 +258,9 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
     if failed:
         title, first = failed[0]
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        left = f"; {len(waiting)} jobs that need them were left out" if waiting else ""
-        raise RunError(f"{title} failed{more}: {first}{left}. Everything else is done; the same command tries again")
-    return True
+        rest = f"{len(waiting)} jobs are left" if waiting else "everything else is done"
+        raise RunError(f"{title} failed{more}: {first}; {rest}, and the same command tries again")
+    return not spent
 
 
 def _threads(share: int) -> int:

@@ -39,6 +39,7 @@ class Setup:
         data: fingerprint of the images and labels.
         weights: model → file of weights, or `timm` for timm's published ones: they stand for the run of seed 0.
         changed: the settings that were given in place of the scale's own.
+        classes: names of the data's classes.
     """
 
     scale: Scale
@@ -49,6 +50,7 @@ class Setup:
     train_images: int
     weights: Mapping[str, str]
     changed: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     @property
     def views(self) -> int | None:
@@ -94,7 +96,7 @@ def set_up(
         _require_free(setting)
         apply_setting(content, setting)
     school = content.pop("school")
-    validated(School, school, "the settings school.*")
+    school = validated(School, school, "the settings school.*").model_dump(exclude_none=True, exclude_unset=True)
     unknown = [name for name in weights or {} if not is_model(name)]
     if unknown:
         raise RecipeError(f"--weights {unknown[0]}: no model has that name; write for example rednet101=rednet101.pth")
@@ -102,7 +104,8 @@ def set_up(
     train, validation = open_sources(recipe.data)
     kept = ("images", "classes", "labels", "image names", "image contents")
     facts = [{key: data_facts(recipe, one)[key] for key in kept} for one in (train, validation)]
-    return Setup(scale, output, content, school, _digest(facts), len(train), dict(weights or {}), changed)
+    names = tuple(train.class_names)
+    return Setup(scale, output, content, school, _digest(facts), len(train), dict(weights or {}), changed, names)
 
 
 def _with_weight(scale: Scale, setting: str) -> Scale:
@@ -261,6 +264,8 @@ def _give_tokens(student: dict[str, Any], arm: Arm) -> None:
     """An advised transformer is a CiT; tokens that learn the labels are declared, others follow from the teachers."""
     if arm.tokens == "single" and not arm.injected and arm.stem == "patchify":
         return
+    if arm.advice == "hard":
+        student["options"] = {**student.get("options", {}), "inference": "average"}  # as DeiT answers
     student["model"] = student["model"].replace("transformer_", "cit_")
     if arm.stem != "patchify":
         student["options"] = {**student.get("options", {}), "stem": arm.stem}
