@@ -20,11 +20,13 @@ def token_cosine_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
     for position, (name, values) in enumerate(curves.items(), start=1):
         look = style(position)
         depth = range(1, len(values) + 1)
-        axes.plot(depth, values, marker=look.marker, ls=look.line, color=look.color, ms=5, lw=1.4, label=name)
+        (curve,) = axes.plot(depth, values, marker=look.marker, ls=look.line, color=look.color, ms=5, lw=1.4, label=name)
+        curve.set_clip_on(False)  # markers at 1 stay whole
     axes.axhline(0.99, color="0.5", lw=0.9, ls=(0, (4, 3)))
     axes.set_xlabel("block")
     axes.set_ylabel("cosine between tokens")
-    axes.set_ylim(top=1.03)
+    lowest = min((value for values in curves.values() for value in values), default=0.0)
+    axes.set_ylim(min(lowest - 0.1 * (1 - lowest), 0.95), 1.0)
     axes.set_xticks(range(1, 1 + max((len(values) for values in curves.values()), default=1)))
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return figure
