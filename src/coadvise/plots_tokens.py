@@ -20,8 +20,8 @@ def token_cosine_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
     for position, (name, values) in enumerate(curves.items(), start=1):
         look = style(position)
         depth = range(1, len(values) + 1)
-        (curve,) = axes.plot(depth, values, marker=look.marker, ls=look.line, color=look.color, ms=5, lw=1.4, label=name)
-        curve.set_clip_on(False)  # markers at 1 stay whole
+        (line,) = axes.plot(depth, values, marker=look.marker, ls=look.line, color=look.color, ms=5, lw=1.4, label=name)
+        line.set_clip_on(False)  # markers at 1 stay whole
     axes.axhline(0.99, color="0.5", lw=0.9, ls=(0, (4, 3)))
     axes.set_xlabel("block")
     axes.set_ylabel("cosine between tokens")
