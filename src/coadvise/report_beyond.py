@@ -108,7 +108,9 @@ def _teacher_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
 def _ensemble_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
     rows = []
     for arm in arms:
-        own = "ensemble/student" if results.series(Value(arm, "ensemble/student")) else "accuracy/class"
+        # Older result files lack the student's top-1 on the same images as its teachers'.
+        whole = len(results.series(Value(arm, "ensemble/student"))) == len(results.seeds(arm))
+        own = "ensemble/student" if whole else "accuracy/class"
         series = [results.series(Value(arm, metric)) for metric in (own, "ensemble/accuracy", "ensemble/upper")]
         if all(series) and len(arm.advisers) > 1:
             rows.append([arm.id, *(mean_sd(summarise(list(one.values()))) if one else NONE for one in series)])
