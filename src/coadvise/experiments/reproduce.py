@@ -77,9 +77,9 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
         if jobs and not run_jobs(jobs, orders, display):
             display.say("the budget is spent; the same command goes on")
     except (Interrupted, CoadviseError):
-        _report(setup, experiments, runs, orders)
+        _report(planner, experiments, runs, orders)
         raise
-    return _report(setup, experiments, runs, orders)
+    return _report(planner, experiments, runs, orders)
 
 
 def _require_used(setup: Setup, experiments: Sequence[Experiment]) -> None:
@@ -91,10 +91,10 @@ def _require_used(setup: Setup, experiments: Sequence[Experiment]) -> None:
         raise RecipeError(f"--weights {unused[0]}=…: {names} has no such model; leave it out")
 
 
-def _report(setup: Setup, experiments: Sequence[Experiment], runs: Sequence[Planned], orders: Orders) -> Path:
+def _report(planner: Planner, experiments: Sequence[Experiment], runs: Sequence[Planned], orders: Orders) -> Path:
     from ..report_paper import write_paper_report
 
-    planner = Planner(setup)
+    setup = planner.setup
     if "figure2" in [one.name for one in experiments]:
         _write_pictures(planner)
     # A twin of a model whose weights were given is trained to teach, and is no second run of it.
