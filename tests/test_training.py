@@ -19,6 +19,8 @@ from recipes_for_tests import CNN, INN, tiny
 from safetensors.torch import load_file
 from torch import nn
 
+from coadvise import training
+from coadvise.build import build_student
 from coadvise.errors import CheckpointError, Interrupted, ModelError, RunError
 from coadvise.progress import Display
 from coadvise.recipe import Recipe
@@ -184,13 +186,13 @@ def interrupted(recipe: Recipe, step: int) -> None:
         if module.training and seen == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    from coadvise.build import build_student
+    def built(*args: Any) -> nn.Module:
+        student = build_student(*args)
+        next(student.children()).register_forward_pre_hook(hook)
+        return student
 
-    torch.manual_seed(recipe.run.seed)
-    student = build_student(recipe, 10)
-    student.patch_embed.register_forward_pre_hook(hook)
-    with pytest.raises(Interrupted, match="everything is saved"):
-        run(recipe, student=student)
+    with mock.patch("coadvise.preparation.build_student", built), pytest.raises(Interrupted, match="is saved"):
+        run(recipe)
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 7, 13])
@@ -229,6 +231,23 @@ def test_resume_after_sigkill_equals_uninterrupted(tmp_path: Path) -> None:
         process.wait()
     assert killed == 3 and process.returncode == 0
     assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_convolutional_student_is_channels_last_before_and_after_a_resume(tmp_path: Path) -> None:
+    """Its weights, gradients and moments lie alike in memory, which is what the fused AdamW walks through."""
+    student = {key: CNN[key] for key in ("model", "options", "small_stem")}
+    run(tiny(tmp_path / "a", student=student))
+    recipe = tiny(tmp_path / "b", student=student)
+    interrupted(recipe, 7)
+    real, jobs = training.restore, []
+    with mock.patch.object(training, "restore", lambda job: (real(job), jobs.append(job))):
+        run(recipe, resume=True)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    (job,) = jobs
+    for parameter, moments in job.optimizer.state.items():
+        strides = {parameter.stride(), *(moments[key].stride() for key in ("exp_avg", "exp_avg_sq"))}
+        assert len(strides) == 1
+        assert parameter.is_contiguous(memory_format=torch.channels_last) or parameter.dim() != 4
 
 
 def test_views_that_recur_resume_alike(tmp_path: Path) -> None:

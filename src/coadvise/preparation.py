@@ -353,7 +353,11 @@ def new_student(
         ModelError, CheckpointError: settings that do not fit each other.
     """
     torch.manual_seed(recipe.run.seed)
-    student = build_student(recipe, classes) if own is None else as_student(own)
+    if own is None:
+        # Convolutions are up to twice as fast; a module from Python may take its memory for granted (`Tensor.view`).
+        student = build_student(recipe, classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    else:
+        student = as_student(own)
     _require_batch_norm_fits(student, recipe.optim.batch_size // processes // recipe.optim.accumulate)
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
     loss_mode(recipe, student_tokens(student, recipe, device), advisers)
