@@ -33,11 +33,12 @@ from coadvise.experiments.reproduce import MARK, find_experiments, reproduce, se
 from coadvise.experiments.runner import Orders, _threads, open_jobs, run_jobs
 from coadvise.experiments.runs import Planner, Setup, file_digest, in_order, set_up
 from coadvise.experiments.scales import SCALES, find_scale
+from coadvise.experiments.sweep import SWEEP
 from coadvise.files import write_json
 from coadvise.inference import load_trained
 from coadvise.models.students import small_stem
 from coadvise.progress import Display
-from coadvise.recipe import Recipe
+from coadvise.recipe import Recipe, flat
 from coadvise.recipe_file import load_recipe
 from coadvise.run_folder import RunFolder
 from coadvise.workers import _device
@@ -95,7 +96,7 @@ def test_the_papers_numbers_are_those_of_its_text(name: str, title: str, until: 
 
 
 def test_ids_are_unique_and_fit_a_file_name() -> None:
-    arms = {one for experiment in ALL for one in experiment.arms()}
+    arms = {one for experiment in [*ALL, SWEEP] for one in experiment.arms()}
     ids = [one.id for one in arms]
     assert len(ids) == len(set(ids))
     assert all(Recipe.model_fields["name"] is not None and len(name) < 100 and "/" not in name for name in ids)
@@ -107,7 +108,7 @@ def test_ids_are_unique_and_fit_a_file_name() -> None:
 def test_every_arm_can_be_built_at_every_scale(tmp_path: Path, scale: str) -> None:
     sizes = ["data.train_size=50", "data.val_size=40"]
     setup = set_up(find_scale(scale), tmp_path, source="digits", settings=sizes)
-    runs = in_order(Planner(setup), ALL, 1)
+    runs = in_order(Planner(setup), [*ALL, SWEEP], 1)
     for run in runs:
         if scale in ("digits", "cifar-cpu") or run.arm.model in ("resnet10", "transformer_tiny", "mixer_tiny"):
             student = build_student(run.recipe, 10)
@@ -117,6 +118,50 @@ def test_every_arm_can_be_built_at_every_scale(tmp_path: Path, scale: str) -> No
                 *run.arm.injected,
             }
             assert set(tokens) - {"class"} == wanted, run.arm.id
+
+
+def test_a_sweep_changes_one_thing_of_the_students(setup: Setup) -> None:
+    """Everything but what a row names is as in its first row, down to the teachers and the hash of what is the same."""
+    planner = Planner(setup)
+    rows = {row.labels[0]: {key: value.arm for key, value in row.ours.items()} for row in SWEEP.rows}
+    plain = flat(planner.run(CROSS, 0).recipe.model_dump())
+    changed = {}
+    for title, arms in rows.items():
+        run = planner.run(arms["both"], 0)
+        now = flat(run.recipe.model_dump())
+        free = ("name", "run.output", "advice.folder")
+        changed[title] = {k: now.get(k) for k in now.keys() | plain.keys() if now.get(k) != plain.get(k)}
+        changed[title] = {k: v for k, v in changed[title].items() if k not in free}
+        if "half" not in title:
+            assert {one.id for one in run.advisers.values()} == {
+                one.id for one in planner.run(CROSS, 0).advisers.values()
+            }
+    lr = 10 * plain["optim.token_lr"]
+    both = ("resnet18", "rednet26")
+    weight = plain["loss.weights.resnet18"]
+    assert rows["nothing"]["both"] == CROSS and changed["nothing"] == {}
+    assert changed["twice the epochs"] == {"schedule.epochs": 2}
+    assert changed["λ × 3"] == {f"loss.weights.{name}": 3 * weight for name in both}
+    assert changed["λ × 10"] == {f"loss.weights.{name}": 10 * weight for name in both}
+    temperatures = {f"loss.temperatures.{name}": 2.0 for name in both}
+    assert {k: v for k, v in changed["τ = 2"].items() if k != "loss.temperatures"} == temperatures
+    assert changed["images not mixed"].keys() <= {"data.augment.mixup", "data.augment.cutmix"}
+    assert set(changed["images not mixed"].values()) == {0.0}
+    assert changed["tokens' learning rate × 10"] == {"optim.token_lr": lr}
+    early = planner.run(rows["teachers of half the epochs"]["both"], 0)
+    assert [one.arm.part for one in early.advisers.values()] == [0.5, 0.5] and early.arm.part == 1.0
+    nones = {arms["none"] for arms in rows.values()}
+    assert {one.part for one in nones} == {1.0, 2.0} and len(nones) == 3
+
+
+def test_the_names_of_runs_stay_when_settings_are_added(setup: Setup) -> None:
+    """A setting of its own default changes no hash, so that results of earlier versions are found."""
+    planner = Planner(setup)
+    recipe = planner.run(CROSS, 0).recipe
+    assert "optim.token_lr" not in recipe.deciding()
+    faster = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"token_lr": 2.0})})
+    assert faster.deciding()["optim.token_lr"] == 2.0
+    assert faster.fingerprint() != recipe.fingerprint()
 
 
 def test_scales_shrink_depth_and_width_alone(setup: Setup) -> None:

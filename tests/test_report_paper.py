@@ -15,6 +15,7 @@ from coadvise.experiments.ablations import CROSS, NONE, ONE_CONV, SAME_TWICE
 from coadvise.experiments.arms import Arm, arm
 from coadvise.experiments.declared import Claim, Experiment, Row, Value
 from coadvise.experiments.paper import EXPERIMENTS
+from coadvise.experiments.sweep import SWEEP
 from coadvise.report_claims import NO_MEANING, NOT_MEASURED, Results, judge
 from coadvise.report_paper import _pictures, write_paper_report
 
@@ -45,6 +46,24 @@ def experiment(*claims: Claim) -> Experiment:
 
 def claim(better: Arm, worse: Arm, **settings: Any) -> Claim:
     return Claim("better", "here", (Value(better),), (Value(worse),), **settings)
+
+
+def test_a_sweep_is_no_claim_of_the_paper(tmp_path: Path) -> None:
+    """It has its own section, its figure and its tests, but neither columns of the paper nor a say in the headline."""
+    arms = {key: value.arm for key, value in SWEEP.rows[0].ours.items()}
+    series = {"none": [0.4, 0.41], "one": [0.5, 0.52], "both": [0.55, 0.56], "single": [0.5, 0.53]}
+    found = files({arms[key]: values for key, values in series.items()})
+    write_paper_report(tmp_path, found, [SWEEP], SCALE)
+    text = (tmp_path / "report.md").read_text()
+    assert "8 runs finished" in text and "paper:" not in text and "of the paper" not in text.split("##")[0]
+    assert "## Sweep: " in text
+    row = next(line for line in text.splitlines() if line.startswith("| nothing "))
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == [
+        "40.5 ± 0.7", "51.0 ± 1.4", "55.5 ± 0.7", "51.5 ± 2.1", "2"
+    ]  # fmt: skip
+    assert (tmp_path / "figures" / "sweep.png").is_file()
+    verdicts = json.loads((tmp_path / "verdicts.json").read_text())
+    assert verdicts[0]["differences"] == {"0": 0.05, "1": 0.04} and len(verdicts) == 2 * len(SWEEP.rows)
 
 
 def test_verdicts_against_scipy_and_holm_by_hand() -> None:

@@ -607,3 +607,31 @@ def test_a_compiled_student_learns_the_same(tmp_path: Path) -> None:
     for name, setting in (("eager", False), ("compiled", True)):
         run(tiny(tmp_path / name, {**changes, "run.compile": setting}, teachers={}))
     assert np.allclose(losses(tmp_path / "eager"), losses(tmp_path / "compiled"), rtol=1e-4)
+
+
+def test_tokens_may_learn_faster(tmp_path: Path) -> None:
+    """The first update of AdamW moves every weight by its learning rate: those of the tokens by a multiple of it."""
+    changes = {"schedule.epochs": 1, "schedule.warmup_epochs": 0, "optim.batch_size": 100, "optim.weight_decay": 0.0}
+    moved = {}
+    for scale in (1.0, 4.0):
+        recipe = tiny(tmp_path / str(scale), {**changes, "optim.token_lr": scale}, teachers={"conv": CNN})
+        torch.manual_seed(recipe.run.seed)
+        before = build_student(recipe, 10).state_dict()
+        run(recipe)
+        after = load_file(tmp_path / str(scale) / "last.safetensors")
+        moved[scale] = {name: (after[f"model.{name}"] - before[name]).abs().median().item() for name in before}
+    for name in moved[1.0]:
+        factor = 4.0 if name in ("cls_token", "tokens.conv") else 1.0
+        assert moved[4.0][name] == pytest.approx(factor * moved[1.0][name], rel=1e-3), name
+
+
+def test_token_lr_resumes_alike_and_needs_tokens(tmp_path: Path) -> None:
+    changes = {"optim.token_lr": 5.0}
+    run(tiny(tmp_path / "a", changes))
+    recipe = tiny(tmp_path / "b", changes)
+    interrupted(recipe, 7)
+    run(recipe, resume=True)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    student = {key: CNN[key] for key in ("model", "options", "small_stem")}
+    with pytest.raises(ModelError, match=r"optim.token_lr: the student has no class token"):
+        run(tiny(tmp_path / "c", changes, student=student))

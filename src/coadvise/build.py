@@ -126,6 +126,7 @@ def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
     content["name"] = f"{recipe.name}-{name}"
     content["teachers"], content["loss"], content["advice"] = {}, {}, {}
     content["data"]["views"] = None  # views recur for the sake of stored advice
+    content["optim"]["token_lr"] = 1.0  # of the student's tokens
     content["student"] = {
         "model": settings.model,
         "options": options,

@@ -16,7 +16,9 @@ out = Console(highlight=False, soft_wrap=True)
 
 
 def reproduce(
-    names: Annotated[list[str], typer.Argument(help="table1 … table9, figure1, figure2, figure4 or all; key=value")],
+    names: Annotated[
+        list[str], typer.Argument(help="table1 … table9, figure1, figure2, figure4 or all; sweep; key=value")
+    ],
     scale: Annotated[str, typer.Option("--scale", "-s", help="digits, cifar-cpu, cifar, tiny or imagenet")] = "digits",
     data: Annotated[str | None, typer.Option("--data", help="images in place of the scale's own")] = None,
     classes: Annotated[str | None, typer.Option("--classes", help="file with the classes to use, one a line")] = None,
@@ -46,6 +48,8 @@ def reproduce(
 
         coadvise reproduce table1 table9 --scale imagenet --data /data/imagenet --shifted a=/data/imagenet-a
             --weights regnety_040=timm --weights rednet101=rednet101.pth
+
+        coadvise reproduce sweep --scale cifar-cpu --seeds 3
 
         coadvise reproduce table6 --scale tiny --data my-images schedule.epochs=50 school.epochs=30
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
@@ -297,7 +298,27 @@ def make_optimizer(student: nn.Module, recipe: Recipe, lr: float) -> torch.optim
         student, opt="adamw", lr=lr, weight_decay=recipe.optim.weight_decay, betas=recipe.optim.betas,
         eps=recipe.optim.eps, fused=True,
     )  # fmt: skip
+    if recipe.optim.token_lr != 1.0:
+        _scale_token_lr(student, optimizer, recipe.optim.token_lr)
     return optimizer
+
+
+def _scale_token_lr(student: nn.Module, optimizer: torch.optim.Optimizer, scale: float) -> None:
+    """Move the tokens to a group of their own, whose `lr_scale` timm's schedulers multiply the learning rate by.
+
+    Raises:
+        ModelError: the student has no tokens.
+    """
+    named = student.named_parameters()
+    pattern = r"(^|\.)(cls_token|dist_token|tokens\.[^.]+|offsets\.[^.]+)$"
+    tokens = [p for name, p in named if re.search(pattern, name)]
+    if not tokens:
+        raise ModelError("optim.token_lr: the student has no class token or advised tokens; leave it out")
+    ids = {id(token) for token in tokens}
+    # Tokens have no weight decay, so all of them come from one group.
+    source = next(group for group in optimizer.param_groups if any(id(p) in ids for p in group["params"]))
+    source["params"] = [p for p in source["params"] if id(p) not in ids]
+    optimizer.add_param_group({**source, "params": tokens, "lr_scale": scale})
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int, lr: float) -> CosineLRScheduler:

@@ -37,6 +37,10 @@ FREE = (
 )  # fmt: skip
 
 
+# Settings that runs of earlier versions do not name: at these values a run is the one that it was without them.
+LATER = {"optim.token_lr": 1.0}
+
+
 class Part(BaseModel):
     """A frozen part of a recipe; unknown keys are errors."""
 
@@ -256,6 +260,8 @@ class Optim(Part):
     """Micro-batches that make up one update."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the averaged weights, which are evaluated too; null is off."""
+    token_lr: Positive = 1.0
+    """Factor on the learning rate of the class token and the advised tokens, not of their position embeddings."""
 
 
 class Schedule(Part):
@@ -330,9 +336,14 @@ class Recipe(Part):
             return {}
         return {name: teacher.bias or guess_bias(teacher.model) for name, teacher in self.teachers.items()}
 
+    def deciding(self) -> dict[str, Any]:
+        """All settings by their dotted names, without those that were added later and change nothing."""
+        content = flat(self.model_dump(mode="json"))
+        return {key: value for key, value in content.items() if key not in LATER or value != LATER[key]}
+
     def fingerprint(self) -> str:
         """Hash of everything that changes what is computed; where and how often is written does not count."""
-        content = {key: value for key, value in flat(self.model_dump(mode="json")).items() if key not in FREE}
+        content = {key: value for key, value in self.deciding().items() if key not in FREE}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

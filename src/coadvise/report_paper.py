@@ -5,6 +5,7 @@ Reads result files alone (no torch). The same files give the same bytes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from .experiments.ablations import SEVEN_ARMS
 from .experiments.declared import Column, Experiment, Row, Value
 from .files import read_json, write_atomic, write_json
 from .plots import DotRow, Drawing, disagreement_figure, dot_plot, draw, style
-from .plots_paper import Family, Pair, Point, parameters_figure, teachers_figure
+from .plots_paper import Family, Pair, Point, differences_figure, parameters_figure, teachers_figure
 from .report_beyond import beyond_section
 from .report_claims import Judged, Results, judge, why_absent
 from .report_inputs import Run, read_disagreements
@@ -44,7 +45,8 @@ def write_paper_report(
     """
     results = Results(files)
     judged = {one.name: judge(one, results) for one in experiments}
-    sections = [_claims_section(experiments, judged)]
+    papers = [one for one in experiments if one.of_paper]
+    sections = [_claims_section(papers, judged)] if papers else []
     seven = _seven_section(results)
     sections += [seven] if seven and any(one.name == "table6" for one in experiments) else []
     pictures = _pictures(output, results)
@@ -58,7 +60,7 @@ def write_paper_report(
     write_json(output / "verdicts.json", [one.as_json() for claims in judged.values() for one in claims])
     page = Page(
         title=f"The paper's experiments on {scale['title']}",
-        headline=_headline([one for claims in judged.values() for one in claims], results),
+        headline=_headline([claim for one in papers for claim in judged[one.name]], results),
         lead=_lead(results, scale),
         sections=sections,
         warnings=_warnings(experiments, results, scale),
@@ -223,7 +225,7 @@ def _detail_table(judged: Sequence[Judged]) -> Table:
 
 
 def _name(name: str) -> str:
-    return f"{name[:-1].capitalize()} {name[-1]}"
+    return re.sub(r"(?=\d)", " ", name, count=1).capitalize()
 
 
 def _experiment_section(one: Experiment, results: Results, judged: Sequence[Judged], pictures: Path | None) -> Section:
@@ -252,18 +254,21 @@ def _absent(one: Experiment, results: Results) -> list[str]:
 def _table(one: Experiment, results: Results) -> Table:
     columns, align = list(one.heads), "l" * len(one.heads)
     for column in one.columns:
-        columns += [f"{column.title}: paper", "ours"]
-        align += "rr"
+        columns += [f"{column.title}: paper", "ours"] if one.of_paper else [column.title]
+        align += "rr" if one.of_paper else "r"
     columns, align = [*columns, "n"], align + "r"
     rows = []
     for row in one.rows:
         cells: list[str | Cell] = [*row.labels]
         for column in one.columns:
             printed = row.paper.get(column.key)
-            cells += [NONE if printed is None else _paper_number(printed, column), _ours(row, column, results)]
+            if one.of_paper:
+                cells.append(NONE if printed is None else _paper_number(printed, column))
+            cells.append(_ours(row, column, results))
         cells.append(str(max((len(results.series(value)) for value in row.ours.values()), default=0)))
         rows.append(cells)
-    return Table(f"{one.title}; paper: {one.data}; ours: mean ± standard deviation over n runs", columns, rows, align)
+    paper = f"; paper: {one.data}; ours" if one.of_paper else ""
+    return Table(f"{one.title}{paper}: mean ± standard deviation over n runs", columns, rows, align)
 
 
 def _paper_number(value: float, column: Column) -> str:
@@ -322,6 +327,8 @@ def _drawing(one: Experiment, results: Results, pictures: Path | None) -> Drawin
         return _figure2(pictures)
     if one.name == "figure4":
         return _figure4(one, results)
+    if one.name == "sweep":
+        return _sweep_figure(one, results)
     return None
 
 
@@ -355,6 +362,20 @@ def _figure2(pictures: Path) -> Drawing | None:
         return None
     alt = f"Class probabilities of two teachers and two students on {len(images)} images."
     return draw("figure2", alt, lambda: disagreement_figure(images, classes))
+
+
+def _sweep_figure(one: Experiment, results: Results) -> Drawing | None:
+    """What both kinds with a token each gain over one teacher, and over a single token, under every change."""
+    gains: dict[str, list[list[float]]] = {"over one teacher": [], "over a single token for both": []}
+    for row in one.rows:
+        both = results.series(row.ours["both"])
+        for name, other in zip(gains, (results.series(row.ours[key]) for key in ("one", "single")), strict=True):
+            gains[name].append([100 * (both[seed] - other[seed]) for seed in sorted(both.keys() & other.keys())])
+    if not any(seeds for rows in gains.values() for seeds in rows):
+        return None
+    labels = [row.labels[0] for row in one.rows]
+    alt = "What both kinds with a token each gain over one teacher and over a single token, under every change."
+    return draw("sweep", alt, lambda: differences_figure(labels, list(gains.items())))
 
 
 def _figure4(one: Experiment, results: Results) -> Drawing | None:

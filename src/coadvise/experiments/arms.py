@@ -54,6 +54,9 @@ class Arm:
         stem: what makes the patch tokens.
         advice: `hard` is DeiT's distillation: the teacher's top class in place of its distribution.
         part: of the full number of epochs.
+        weight, temperature: factors on the scale's λ and τ of every advised token.
+        mixing: whether the student's images are mixed (mixup, CutMix) as the scale does.
+        token_lr: factor on the learning rate of the tokens.
     """
 
     model: str
@@ -63,6 +66,10 @@ class Arm:
     stem: Literal["patchify", "conv", "inv", "conv+inv"] = "patchify"
     advice: Literal["soft", "hard"] = "soft"
     part: float = 1.0
+    weight: float = 1.0
+    temperature: float = 1.0
+    mixing: bool = True
+    token_lr: float = 1.0
 
     @property
     def id(self) -> str:
@@ -76,6 +83,10 @@ class Arm:
             words.append("labels-" + "-".join(self.injected))
         if self.stem != "patchify":
             words.append("stem-" + self.stem.replace("+", "-"))
+        factors = {"weight": self.weight, "temperature": self.temperature, "token-lr": self.token_lr}
+        words += [f"{name}-{100 * factor:.0f}" for name, factor in factors.items() if factor != 1.0]
+        if not self.mixing:
+            words.append("unmixed")
         return ".".join(words) + _part(self.part)
 
     @property

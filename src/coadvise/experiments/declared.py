@@ -89,7 +89,7 @@ class Experiment:
     Attributes:
         name: `table4` or `figure4`.
         heads: titles of the columns that name a row.
-        data: the data set it was made on in the paper.
+        data: the data set it was made on in the paper; empty for what the paper does not have.
         notes: what the paper leaves open or says in two ways, and how it is read here.
         extra: arms that are trained though no row or claim shows a number of theirs.
     """
@@ -103,6 +103,11 @@ class Experiment:
     claims: Sequence[Claim] = ()
     notes: Sequence[str] = ()
     extra: Sequence[Arm] = ()
+
+    @property
+    def of_paper(self) -> bool:
+        """Whether the paper has it."""
+        return bool(self.data)
 
     def values(self) -> Iterator[Value]:
         """Every number of ours that it shows or tests."""

@@ -19,21 +19,24 @@ from .measure import read_result
 from .paper import EXPERIMENTS
 from .runner import Orders, open_jobs, run_jobs
 from .runs import Planned, Planner, Setup
+from .sweep import SWEEP
 
 MARK = "reproduce.json"
 
 
 def find_experiments(names: Sequence[str]) -> list[Experiment]:
-    """Tables and figures by name, in the paper's order; `all` is every one.
+    """Tables and figures by name, in the paper's order, and what goes beyond it; `all` is every one of the paper's.
 
     Raises:
         RecipeError: an unknown name.
     """
+    known = {**EXPERIMENTS, SWEEP.name: SWEEP}
     for name in names:
-        if name != "all" and name not in EXPERIMENTS:
-            known = ", ".join(EXPERIMENTS)
-            raise RecipeError(f"there is no '{name}'{did_you_mean(name, EXPERIMENTS)}; choose of {known}, or all")
-    return [one for name, one in EXPERIMENTS.items() if "all" in names or name in names]
+        if name != "all" and name not in known:
+            raise RecipeError(
+                f"there is no '{name}'{did_you_mean(name, known)}; choose of {', '.join(known)}, or all (of the paper)"
+            )
+    return [one for name, one in known.items() if name in names or ("all" in names and one.of_paper)]
 
 
 def seconds(text: str) -> float:

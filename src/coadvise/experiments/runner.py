@@ -108,7 +108,7 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
         needs = {f"train {one.id}" for one in run.advisers.values() if one.id in open_ids}
         if run in taught and run.recipe.advice.source == "cache":
             for name, one in run.advisers.items():
-                column = _column_job(planner, one, run.seed, name, needs & {f"train {one.id}"})
+                column = _column_job(planner, run, name, needs & {f"train {one.id}"})
                 jobs.setdefault(column.key, column)
                 needs.add(column.key)
         finished = RunFolder(run.folder).finished
@@ -127,8 +127,8 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
     return list(jobs.values()), runs
 
 
-def _column_job(planner: Planner, adviser: Planned, seed: int, name: str, needs: set[str]) -> Job:
-    recipe = column_recipe(planner, adviser, seed, name)
+def _column_job(planner: Planner, run: Planned, name: str, needs: set[str]) -> Job:
+    recipe = column_recipe(planner, run, name)
     folder = str(recipe.advice.folder)
     return Job(
         f"advice {folder} {name}", f"advice of {name}", (_store, dump_recipe(recipe), name), set(needs), holds=folder

@@ -16,10 +16,10 @@ from timm.models import is_model
 from ..advice_cache import data_facts, views_of
 from ..data.sources import open_sources
 from ..errors import RecipeError
-from ..recipe import FREE, Recipe, flat
+from ..recipe import FREE, Recipe
 from ..recipe_file import apply_setting, builtin_recipes, parse_yaml, recipe_from, validated
 from .ablations import SEVEN_ARMS
-from .arms import Adviser, Arm
+from .arms import Arm
 from .declared import Experiment
 from .scales import Scale, School
 
@@ -177,7 +177,7 @@ class Planner:
             content = self._content(arm, seed, advisers)
             where = f"arm {arm.id} at scale {self.setup.scale.name}"
             recipe = recipe_from(content, where=where)
-            settings = {k: v for k, v in flat(recipe.model_dump(mode="json")).items() if k not in _LOCAL}
+            settings = {k: v for k, v in recipe.deciding().items() if k not in _LOCAL}
             settings = {k: v for k, v in settings.items() if not k.endswith(".checkpoint")}
             if recipe.data.augment.policy != "deit":  # where nothing is resized by it
                 del settings["data.resizer"]
@@ -225,11 +225,18 @@ class Planner:
         }
         tokens = "single" if arm.tokens == "single" else "auto"
         weight = 1.0 if arm.advice == "hard" else scale.weight  # DeiT's: half labels, half the teacher's class
+        weight *= arm.weight
         content["loss"] = {
             "tokens": tokens,
             "advice": arm.advice,
             "weights": dict.fromkeys(advisers, weight),
         }
+        if arm.temperature != 1.0:
+            content["loss"]["temperatures"] = dict.fromkeys(advisers, arm.temperature)
+        token_lr = arm.token_lr * content["optim"].get("token_lr", 1.0)
+        content["optim"]["token_lr"] = token_lr if arm.is_transformer else 1.0
+        if not arm.mixing:
+            content["data"]["augment"] = {**content["data"].get("augment", {}), "mixup": 0.0, "cutmix": 0.0}
         return content
 
     def _student(self, arm: Arm) -> dict[str, Any]:
@@ -325,11 +332,10 @@ def _single_runs(experiments: Iterable[Experiment]) -> dict[Arm, set[int]]:
     return {arm: {s for s in found if s is not None} for arm, found in seeds.items() if None not in found}
 
 
-def column_recipe(planner: Planner, adviser: Planned, seed: int, name: str) -> Recipe:
-    """The recipe that stores one teacher's advice for the students of a seed."""
-    one = Adviser(adviser.arm.model, adviser.seed, adviser.arm.part)
-    assert one.name == name
-    return planner.run(Arm("transformer_tiny", (one,)), seed).recipe
+def column_recipe(planner: Planner, run: Planned, name: str) -> Recipe:
+    """The recipe that stores one teacher's advice for a student and all others that see the same images."""
+    one = next(adviser for adviser in run.arm.advisers if adviser.name == name)
+    return planner.run(Arm("transformer_tiny", (one,), mixing=run.arm.mixing), run.seed).recipe
 
 
 def _digest(content: Any) -> str:
