@@ -7,7 +7,7 @@ import coadvise
 
 ROOT = Path(coadvise.__file__).parent
 LAYERS = {
-    0: {"errors", "files", "locks"},
+    0: {"errors", "files", "locks", "signals"},
     1: {"recipe", "recipe_file", "provenance", "progress", "native"},
     2: {"ops", "data", "compiling", "advice_format", "losses", "metrics", "inert_pickle", "run_folder", "similarity"},
     3: {"models", "tracking"},

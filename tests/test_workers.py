@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from coadvise.signals import late_signals
 from coadvise.workers import supervised, worker_pool
 
 
@@ -28,3 +33,62 @@ def test_everything_is_saved_before_the_block_is_left_and_nothing_more_is_begun(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a begun", "a saved"]
     assert futures[0].result() is False
     assert all(future.cancelled() or future.result() is False for future in futures[1:])
+
+
+@pytest.fixture
+def answered() -> Iterator[list[int]]:
+    """Handlers that raise, as those of a worker and of the command line do, and the signals that they got."""
+    seen: list[int] = []
+
+    def answer(number: int, frame: object) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, answer) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield seen
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_the_block(answered: list[int], number: int) -> None:
+    handler, reached = signal.getsignal(number), False
+    with pytest.raises(KeyboardInterrupt), late_signals():
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+        reached = not answered
+    assert reached and answered == [number] and signal.getsignal(number) is handler
+
+
+def test_a_second_signal_is_answered_at_once(answered: list[int]) -> None:
+    with pytest.raises(KeyboardInterrupt), late_signals():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        pytest.fail("the block went on")
+    assert answered == [signal.SIGINT] * 2  # the first one is not forgotten
+
+
+def test_a_block_that_fails_still_hands_its_signal_on(answered: list[int]) -> None:
+    with pytest.raises(KeyboardInterrupt), late_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        raise OSError
+    assert answered == [signal.SIGTERM]
+
+
+def test_an_ignored_signal_stays_ignored_and_other_threads_leave_signals_alone(answered: list[int]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with late_signals():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        os.kill(os.getpid(), signal.SIGINT)
+    handler, inside = signal.getsignal(signal.SIGTERM), []
+
+    def elsewhere() -> None:
+        with late_signals():
+            inside.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert inside == [handler] and answered == []

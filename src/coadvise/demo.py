@@ -22,7 +22,7 @@ from .progress import Display
 from .recipe import Recipe
 from .recipe_file import builtin_recipes, dump_recipe, parse_yaml, recipe_from
 from .run_folder import RunFolder, read_metrics
-from .workers import supervised, worker_pool
+from .workers import submit, worker_pool
 
 TEACHERS: dict[str, dict[str, Any]] = {
     "conv": {"label": "CNN", "like": "conv", "seed": 0},
@@ -153,7 +153,7 @@ def _run_all(
         if folders[name].finished:
             folders[name].require_same(recipe)
         else:
-            futures.append(pool.submit(supervised, _train_one, dump_recipe(recipe), folders[name].last.is_file()))
+            futures.append(submit(pool, _train_one, dump_recipe(recipe), folders[name].last.is_file()))
     try:
         with display.bar(title, total) as bar:
             shown, pending = 0, set(futures)

@@ -12,11 +12,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 from .errors import Interrupted
+from .signals import late_signals
 
 
 @contextmanager
@@ -114,6 +115,12 @@ def supervised(work: Callable[..., Any], *arguments: Any) -> bool:
     finally:
         _Worker.busy = False
     return True
+
+
+def submit(pool: ProcessPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[bool]:
+    """Have a worker do something, see `supervised`. The first call starts all processes."""
+    with late_signals():
+        return pool.submit(supervised, work, *arguments)
 
 
 def stop_workers(pool: ProcessPoolExecutor) -> None:

@@ -8,11 +8,8 @@ the number of processes, from any step on. A small set of small images is read o
 from __future__ import annotations
 
 import signal
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from ..errors import DataError
 from ..recipe import Data
+from ..signals import late_signals
 from .augment import (
     CropAndMore,
     Pixels,
@@ -402,10 +400,10 @@ class _Feed(Generic[K]):
         if self._loader is None:
             self._loader = self._start()
         try:
-            with _late_interrupt():
+            with late_signals():
                 batches = iter(self._loader)
             while True:
-                with _late_interrupt():
+                with late_signals():
                     batch = next(batches, None)
                 if batch is None:
                     return
@@ -439,34 +437,6 @@ class _Feed(Generic[K]):
 
 def _as_it_is(batch: Unfinished | _Failure) -> Unfinished | _Failure:
     return batch
-
-
-@contextmanager
-def _late_interrupt() -> Iterator[None]:
-    """Ctrl-C is answered after the block; a second one at once.
-
-    Raised amid PyTorch's talk with the workers, KeyboardInterrupt can leave a lock taken that the process then
-    waits for when it ends. Handlers other than Python's own are left alone: they raise nothing.
-    """
-    asked = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    own = threading.current_thread() is threading.main_thread()
-    if not own or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if asked:
-        raise KeyboardInterrupt
 
 
 def _start_worker(worker: int) -> None:

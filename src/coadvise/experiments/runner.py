@@ -23,7 +23,7 @@ from ..locks import one_at_a_time
 from ..progress import Bar, Display
 from ..recipe_file import dump_recipe, parse_yaml, recipe_from
 from ..run_folder import RunFolder, read_metrics
-from ..workers import stop_workers, supervised, worker_pool
+from ..workers import stop_workers, submit, worker_pool
 from .declared import Experiment
 from .measure import (
     Shifted,
@@ -228,7 +228,7 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
                     break
                 while len(running) < count and (job := _next(waiting, done, open_keys, running.values())):
                     waiting.remove(job)
-                    running[pool.submit(supervised, *job.work)] = job
+                    running[submit(pool, *job.work)] = job
                 if not running:  # the rest needs what failed
                     break
                 for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
