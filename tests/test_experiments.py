@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,9 @@ from coadvise.experiments.arms import Adviser, Arm, arm
 from coadvise.experiments.declared import Experiment, Row, Value
 from coadvise.experiments.measure import Shifted, groups_of, groups_there, measure, read_result
 from coadvise.experiments.paper import CIT_S, DEIT_TI_KD, EXPERIMENTS
-from coadvise.experiments.reproduce import MARK, find_experiments, reproduce, seconds
+from coadvise.experiments.reproduce import MARK, _told_apart, find_experiments, reproduce, seconds
 from coadvise.experiments.runner import Orders, _threads, open_jobs, run_jobs
-from coadvise.experiments.runs import Planner, Setup, file_digest, in_order, set_up
+from coadvise.experiments.runs import Planner, Setup, column_recipe, file_digest, in_order, set_up
 from coadvise.experiments.scales import SCALES, find_scale
 from coadvise.experiments.sweep import SWEEP
 from coadvise.files import write_json
@@ -151,7 +152,43 @@ def test_a_sweep_changes_one_thing_of_the_students(setup: Setup) -> None:
     early = planner.run(rows["teachers of half the epochs"]["both"], 0)
     assert [one.arm.part for one in early.advisers.values()] == [0.5, 0.5] and early.arm.part == 1.0
     nones = {arms["none"] for arms in rows.values()}
-    assert {one.part for one in nones} == {1.0, 2.0} and len(nones) == 3
+    assert {one.id for one in nones} == {
+        f"transformer_tiny{word}" for word in ("", "-e200", ".unmixed", ".token-lr-1000")
+    }
+
+
+def test_stored_advice_is_read_where_it_was_written(tmp_path: Path) -> None:
+    """Also where the views, which do not recur in a shorter run, are as many as its epochs."""
+    setup = set_up(find_scale("digits"), tmp_path, settings=["schedule.epochs=8", "schedule.warmup_epochs=1"])
+    planner = Planner(setup)
+    folders = {}
+    for one in [*SWEEP.arms(), *EXPERIMENTS["table4"].arms()]:
+        run = planner.run(one, 0)
+        for name in run.advisers:
+            folder = column_recipe(planner, run, name).advice.folder
+            assert folder == run.recipe.advice.folder, one.id
+            folders[one] = folder
+    assert len({folders[CROSS], folders[replace(CROSS, mixing=False)], folders[replace(CROSS, part=2.0)]}) == 3
+
+
+def test_a_sweep_leaves_out_what_the_settings_make_the_same(tmp_path: Path) -> None:
+    unmixed = ["data.augment.mixup=0", "data.augment.cutmix=0"]
+    setup = set_up(find_scale("digits"), tmp_path, settings=[*SHORT, "weight=0", *unmixed])
+    left = _told_apart(SWEEP, Planner(setup))
+    titles = [row.labels[0] for row in left.rows]
+    assert titles == [
+        row.labels[0] for row in SWEEP.rows if row.labels[0] not in ("λ × 3", "λ × 10", "images not mixed")
+    ]
+    assert not any(word in claim.text for claim in left.claims for word in ("λ", "mixed"))
+    assert "λ × 3, λ × 10, images not mixed" in left.notes[-1]
+    assert _told_apart(EXPERIMENTS["table6"], Planner(setup)) is EXPERIMENTS["table6"]
+
+
+def test_numbers_may_be_written_as_words(tmp_path: Path) -> None:
+    words = ["optim.token_lr='2'", "schedule.epochs='10'", "schedule.warmup_epochs='1'"]
+    setup = set_up(find_scale("digits"), tmp_path, settings=words)
+    run = Planner(setup).run(replace(CROSS, part=2.0, token_lr=3.0), 0)
+    assert (run.recipe.optim.token_lr, run.recipe.schedule.epochs) == (6.0, 20)
 
 
 def test_the_names_of_runs_stay_when_settings_are_added(setup: Setup) -> None:
@@ -162,6 +199,9 @@ def test_the_names_of_runs_stay_when_settings_are_added(setup: Setup) -> None:
     faster = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"token_lr": 2.0})})
     assert faster.deciding()["optim.token_lr"] == 2.0
     assert faster.fingerprint() != recipe.fingerprint()
+    # As they were before there was any such setting.
+    before = {"digits": "b853c66a5ec78903", "cit-s": "89f3ecaf9c4de371"}
+    assert {name: load_recipe(name).fingerprint() for name in before} == before
 
 
 def test_scales_shrink_depth_and_width_alone(setup: Setup) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from coadvise.experiments.paper import EXPERIMENTS
+from coadvise.experiments.reproduce import find_experiments
 from coadvise.experiments.runs import Planner, in_order, set_up
 from coadvise.experiments.scales import SCALES
+from coadvise.experiments.sweep import SWEEP
 from coadvise.report_paper import write_paper_report
 
 ROOT = Path(__file__).resolve().parents[1] / "results"
@@ -20,8 +22,8 @@ LANDED = sorted(path.parent for path in ROOT.glob("*/verdicts.json"))
 @pytest.mark.parametrize("folder", LANDED, ids=lambda folder: folder.name)
 def test_a_landed_report_is_made_of_its_files(folder: Path, tmp_path: Path) -> None:
     files = {path.stem: json.loads(path.read_text()) for path in sorted((folder / "runs").glob("*.json"))}
-    names = re.findall(r"^## (Table|Figure) (\d)", (folder / "report.md").read_text(), re.M)
-    experiments = [EXPERIMENTS[f"{kind.lower()}{number}"] for kind, number in names]
+    heads = re.findall(r"^## (\w+)(?: (\d))?: ", (folder / "report.md").read_text(), re.M)
+    experiments = find_experiments([kind.lower() + number for kind, number in heads])
     for name in ("figure2.json", "attention.json"):
         if (folder / name).is_file():
             (tmp_path / name).write_bytes((folder / name).read_bytes())
@@ -52,7 +54,7 @@ def test_landed_runs_are_those_that_would_be_run_now(folder: Path, tmp_path: Pat
     if source != "digits" and not Path(source).is_dir():
         pytest.skip(f"no data in {source}")
     planner = Planner(set_up(SCALES[folder.name], tmp_path, source=source))
-    names = {run.name for run in in_order(planner, list(EXPERIMENTS.values()), 5)}
+    names = {run.name for run in in_order(planner, [*EXPERIMENTS.values(), SWEEP], 5)}
     assert {path.stem for path in (folder / "runs").glob("*.json")} <= names
 
 

@@ -22,6 +22,7 @@ from torch import nn
 from coadvise import training
 from coadvise.build import build_student
 from coadvise.errors import CheckpointError, Interrupted, ModelError, RunError
+from coadvise.preparation import make_optimizer
 from coadvise.progress import Display
 from coadvise.recipe import Recipe
 from coadvise.recipe_file import dump_recipe
@@ -233,20 +234,24 @@ def test_resume_after_sigkill_equals_uninterrupted(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_convolutional_student_is_channels_last_before_and_after_a_resume(tmp_path: Path) -> None:
-    """Its weights, gradients and moments lie alike in memory, which is what the fused AdamW walks through."""
-    student = {key: CNN[key] for key in ("model", "options", "small_stem")}
-    run(tiny(tmp_path / "a", student=student))
-    recipe = tiny(tmp_path / "b", student=student)
-    interrupted(recipe, 7)
-    real, jobs = training.restore, []
-    with mock.patch.object(training, "restore", lambda job: (real(job), jobs.append(job))):
+def test_a_channels_last_student_resumes_alike(tmp_path: Path) -> None:
+    """Its weights and moments lie alike in memory again, which is what the fused AdamW walks through."""
+    changes = {"student": {key: CNN[key] for key in ("model", "options", "small_stem")}}
+    build, real, jobs = build_student, training.restore, []
+    last = lambda *args: build(*args).to(memory_format=torch.channels_last)
+    with (
+        mock.patch(f"{__name__}.build_student", last),
+        mock.patch("coadvise.preparation.build_student", last),
+        mock.patch.object(training, "restore", lambda job: (real(job), jobs.append(job))),
+    ):
+        run(tiny(tmp_path / "a", **changes))
+        recipe = tiny(tmp_path / "b", **changes)
+        interrupted(recipe, 7)
         run(recipe, resume=True)
     assert_same_run(tmp_path / "a", tmp_path / "b")
     (job,) = jobs
     for parameter, moments in job.optimizer.state.items():
-        strides = {parameter.stride(), *(moments[key].stride() for key in ("exp_avg", "exp_avg_sq"))}
-        assert len(strides) == 1
+        assert {parameter.stride()} == {moments[key].stride() for key in ("exp_avg", "exp_avg_sq")}
         assert parameter.is_contiguous(memory_format=torch.channels_last) or parameter.dim() != 4
 
 
@@ -634,4 +639,24 @@ def test_token_lr_resumes_alike_and_needs_tokens(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "a", tmp_path / "b")
     student = {key: CNN[key] for key in ("model", "options", "small_stem")}
     with pytest.raises(ModelError, match=r"optim.token_lr: the student has no class token"):
-        run(tiny(tmp_path / "c", changes, student=student))
+        run(tiny(tmp_path / "c", changes, student=student, teachers={"conv": CNN}))
+    assert not (tmp_path / "c").exists(), "found before a teacher is trained"
+
+
+def test_tokens_of_modules_from_python(tmp_path: Path) -> None:
+    """Whatever they are called and shaped, each parameter is in one group, and the tokens alone are scaled."""
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, 4))
+            self.dist_token = nn.Parameter(torch.zeros(1, 1, 4), requires_grad=False)
+            self.named = nn.ModuleDict({"tokens": nn.Linear(4, 4)})
+            self.tokens = nn.ParameterDict({"a": nn.Parameter(torch.zeros(4))})
+
+    own = Own()
+    optimizer = make_optimizer(own, tiny(tmp_path, {"optim.token_lr": 3.0}), 1e-3)
+    scaled = {id(p) for group in optimizer.param_groups if "lr_scale" in group for p in group["params"]}
+    assert scaled == {id(own.cls_token), id(own.tokens["a"])}
+    every = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(every) == sorted(id(p) for p in own.parameters() if p.requires_grad)

@@ -8,11 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from accelerate import Accelerator
 
+from coadvise.processes import Stop
 from coadvise.signals import late_signals
-from coadvise.workers import supervised, worker_pool
+from coadvise.workers import submit, supervised, worker_pool
 
 
 def slow_to_save(folder: Path, name: str) -> None:
@@ -61,12 +64,42 @@ def test_a_signal_waits_for_the_end_of_the_block(answered: list[int], number: in
 
 
 def test_a_second_signal_is_answered_at_once(answered: list[int]) -> None:
+    reached = False
     with pytest.raises(KeyboardInterrupt), late_signals():
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
-        pytest.fail("the block went on")
-    assert answered == [signal.SIGINT] * 2  # the first one is not forgotten
+        reached = True
+    assert not reached and answered == [signal.SIGINT]
+
+
+def test_two_presses_of_ctrl_c_end_a_training_that_hangs() -> None:
+    """Its own handler counts them: the first asks for a stop, the second kills."""
+    reached = False
+    with pytest.raises(KeyboardInterrupt), Stop(Accelerator()) as stop, late_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        assert not stop.requested(0)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        reached = True
+    assert not reached and stop.requested(0)
+
+
+def test_a_process_is_started_in_peace(answered: list[int]) -> None:
+    class Pool:
+        started = False
+
+        def submit(self, *work: object) -> str:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            self.started = True
+            return "future"
+
+    pool: Any = Pool()
+    with pytest.raises(KeyboardInterrupt):
+        submit(pool, print)
+    assert pool.started and answered == [signal.SIGTERM]
 
 
 def test_a_block_that_fails_still_hands_its_signal_on(answered: list[int]) -> None:

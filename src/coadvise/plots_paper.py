@@ -97,10 +97,10 @@ def differences_figure(labels: Sequence[str], series: Sequence[tuple[str, Sequen
     axes.axvline(0.0, color=MUTED, lw=1.2)
     for position, (name, rows) in enumerate(series, start=1):
         look = style(position)
-        shift = 0.32 * ((position - 0.5) / len(series) - 0.5)
+        shift = 0.5 * ((position - 0.5) / len(series) - 0.5)
         for y, seeds in enumerate(rows):
             axes.plot(
-                seeds, [y + shift + 0.13] * len(seeds), look.marker, color=look.color, ms=4, mfc="none", mew=1.0,
+                seeds, [y + shift + 0.1] * len(seeds), look.marker, color=look.color, ms=4, mfc="none", mew=1.0,
                 clip_on=False,
             )  # fmt: skip
             if seeds:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
@@ -303,22 +302,23 @@ def make_optimizer(student: nn.Module, recipe: Recipe, lr: float) -> torch.optim
     return optimizer
 
 
-def _scale_token_lr(student: nn.Module, optimizer: torch.optim.Optimizer, scale: float) -> None:
-    """Move the tokens to a group of their own, whose `lr_scale` timm's schedulers multiply the learning rate by.
+def token_parameters(student: nn.Module) -> list[nn.Parameter]:
+    """Class token, advised tokens and what is added to aligned ones, as far as they are trained."""
+    found = [p for name, p in student.named_parameters() if name.rpartition(".")[2] in ("cls_token", "dist_token")]
+    for name, module in student.named_modules():
+        if isinstance(module, nn.ParameterDict) and name.rpartition(".")[2] in ("tokens", "offsets"):
+            found += module.values()
+    return [token for token in found if token.requires_grad]
 
-    Raises:
-        ModelError: the student has no tokens.
-    """
-    named = student.named_parameters()
-    pattern = r"(^|\.)(cls_token|dist_token|tokens\.[^.]+|offsets\.[^.]+)$"
-    tokens = [p for name, p in named if re.search(pattern, name)]
-    if not tokens:
-        raise ModelError("optim.token_lr: the student has no class token or advised tokens; leave it out")
-    ids = {id(token) for token in tokens}
-    # Tokens have no weight decay, so all of them come from one group.
-    source = next(group for group in optimizer.param_groups if any(id(p) in ids for p in group["params"]))
-    source["params"] = [p for p in source["params"] if id(p) not in ids]
-    optimizer.add_param_group({**source, "params": tokens, "lr_scale": scale})
+
+def _scale_token_lr(student: nn.Module, optimizer: torch.optim.Optimizer, scale: float) -> None:
+    """Move the tokens to groups of their own, whose `lr_scale` timm's schedulers multiply the learning rate by."""
+    ids = {id(token) for token in token_parameters(student)}
+    for group in list(optimizer.param_groups):
+        tokens = [p for p in group["params"] if id(p) in ids]
+        if tokens:
+            group["params"] = [p for p in group["params"] if id(p) not in ids]
+            optimizer.add_param_group({**group, "params": tokens, "lr_scale": scale})
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int, lr: float) -> CosineLRScheduler:
@@ -374,11 +374,9 @@ def new_student(
         ModelError, CheckpointError: settings that do not fit each other.
     """
     torch.manual_seed(recipe.run.seed)
-    if own is None:
-        # Convolutions are up to twice as fast; a module from Python may take its memory for granted (`Tensor.view`).
-        student = build_student(recipe, classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    else:
-        student = as_student(own)
+    student = build_student(recipe, classes) if own is None else as_student(own)
+    if recipe.optim.token_lr != 1.0 and not token_parameters(student):
+        raise ModelError("optim.token_lr: the student has no class token or advised tokens to learn; leave it out")
     _require_batch_norm_fits(student, recipe.optim.batch_size // processes // recipe.optim.accumulate)
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
     loss_mode(recipe, student_tokens(student, recipe, device), advisers)

@@ -58,10 +58,11 @@ def write_paper_report(
     runs = [(content["arm"], Run(f"{name}.json", _as_run(content), ())) for name, content in sorted(files.items())]
     sections += [provenance_section(runs)] if runs else []
     write_json(output / "verdicts.json", [one.as_json() for claims in judged.values() for one in claims])
+    what = "The paper's experiments" if papers else "Beyond the paper"
     page = Page(
-        title=f"The paper's experiments on {scale['title']}",
+        title=f"{what} on {scale['title']}",
         headline=_headline([claim for one in papers for claim in judged[one.name]], results),
-        lead=_lead(results, scale),
+        lead=_lead(results, scale, bool(papers)),
         sections=sections,
         warnings=_warnings(experiments, results, scale),
     )
@@ -104,17 +105,20 @@ def _claims(n: int) -> str:
     return f"{n} claim{'' if n == 1 else 's'}"
 
 
-def _lead(results: Results, scale: Mapping[str, Any]) -> list[str]:
+def _lead(results: Results, scale: Mapping[str, Any], of_paper: bool) -> list[str]:
     if not results.files:
         return []
     seeds = int(scale["seeds"])
     facts: Mapping[str, Any] = next(iter(results.files.values())).get("data", {})
+    compared = (
+        "The paper's numbers are those of its own data and sizes, so they are to be compared in their order and their "
+        "differences, not in their height."
+    )
     return [
         f"{_runs(len(results.files))} for {seeds} seed{'s' if seeds > 1 else ''} on {scale['title']}: "
         f"{count(facts.get('train'))} training and {count(facts.get('val'))} validation images of "
         f"{len(facts.get('classes', ()))} classes.",
-        "The paper's numbers are those of its own data and sizes, so they are to be compared in their order and their "
-        "differences, not in their height.",
+        *([compared] if of_paper else []),
         "Each claim is tested over the seeds (two-sided t-test of the differences, Holm's correction over the claims "
         "of its table); with one seed nothing can be tested. The seeds are the students': all students of a teacher "
         "learn from the same run of it, so a verdict about kinds of teachers is about these teachers.",

@@ -80,7 +80,7 @@ def restore(job: Job) -> None:
     load_module(job.student, parts["model"], job.folder.last)
     try:
         load_optimizer(job.optimizer, parts["optimizer"])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, IndexError) as error:
         raise CheckpointError(f"{job.folder.last} does not fit the optimizer: {error}") from error
     if job.ema is not None:
         load_module(job.ema.module, parts["ema"], job.folder.last)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 
@@ -18,23 +18,30 @@ def late_signals() -> Iterator[None]:
     """
     before: dict[int, Callable[[int, FrameType | None], object]] = {}
     arrived: list[int] = []
+    over = False
 
     def note(number: int, frame: FrameType | None) -> None:
-        if number in arrived:
+        if over:
             before[number](number, frame)
+        elif number in arrived:
+            arrived.remove(number)
+            for _ in range(2):  # a handler that counts must have seen the first one, too
+                before[number](number, frame)
         else:
             arrived.append(number)
 
-    if threading.current_thread() is threading.main_thread():
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            handler = signal.getsignal(number)
-            if callable(handler):
-                before[number] = handler
-                signal.signal(number, note)
     try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+                handler = signal.getsignal(number)
+                if callable(handler):
+                    before[number] = handler
+                    signal.signal(number, note)
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in arrived:
-            before[number](number, None)
+        over = True
+        with ExitStack() as late:  # all of it, whatever raises
+            for number in arrived:
+                late.callback(before[number], number, None)
+            for number, handler in before.items():
+                late.callback(signal.signal, number, handler)

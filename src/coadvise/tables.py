@@ -70,7 +70,8 @@ def markdown_table(table: Table) -> str:
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "✓": r"\checkmark{}", "±": r"$\pm$", "−": "$-$",
-    "–": "--", "‖": r"$\Vert$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "×": r"$\times$",
+    "–": "--", "‖": r"$\Vert$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "×": r"$\times$", "λ": r"$\lambda$",
+    "τ": r"$\tau$", "κ": r"$\kappa$",
 }  # fmt: skip
 
 

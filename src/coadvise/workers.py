@@ -118,7 +118,7 @@ def supervised(work: Callable[..., Any], *arguments: Any) -> bool:
 
 
 def submit(pool: ProcessPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[bool]:
-    """Have a worker do something, see `supervised`. The first call starts all processes."""
+    """Have a worker do something, see `supervised`. A call may start a process."""
     with late_signals():
         return pool.submit(supervised, work, *arguments)
 

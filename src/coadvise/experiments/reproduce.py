@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..disagreement import attention_on, disagreements
@@ -14,7 +15,7 @@ from ..progress import Display
 from ..run_folder import RunFolder
 from .ablations import CONV, CROSS, INV, NONE
 from .arms import arm
-from .declared import Experiment
+from .declared import Experiment, Row
 from .measure import read_result
 from .paper import EXPERIMENTS
 from .runner import Orders, open_jobs, run_jobs
@@ -65,12 +66,13 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
     """
     display = display or Display(every=10.0)
     output = setup.output
+    planner = Planner(setup)
+    experiments = [_told_apart(one, planner) for one in experiments]
     if output.exists() and not (output / MARK).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise RunError(f"{output} holds other files; choose another folder with --output")
     orders.shifted.require(setup.classes)
     _require_used(setup, experiments)
     write_json(output / MARK, {"scale": setup.scale.name})
-    planner = Planner(setup)
     jobs, runs = open_jobs(planner, experiments, orders)
     display.say(
         f"{', '.join(one.name for one in experiments)} on {setup.scale.title}: {len(runs)} runs, "
@@ -83,6 +85,24 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
         _report(planner, experiments, runs, orders)
         raise
     return _report(planner, experiments, runs, orders)
+
+
+def _told_apart(one: Experiment, planner: Planner) -> Experiment:
+    """An experiment beyond the paper without the rows that the given settings make the same as an earlier one."""
+    if one.of_paper:
+        return one
+    rows: dict[tuple[str, ...], Row] = {}
+    for row in one.rows:
+        rows.setdefault(tuple(planner.run(value.arm, 0).id for value in row.ours.values()), row)
+    left = [row for row in one.rows if row not in rows.values()]
+    if not left:
+        return one
+    shown = {value.arm for row in rows.values() for value in row.ours.values()}
+    claims = [claim for claim in one.claims if {value.arm for value in claim.values} <= shown]
+    note = (
+        f"Left out, because these settings make them the same as another row: {', '.join(r.labels[0] for r in left)}."
+    )
+    return replace(one, rows=list(rows.values()), claims=claims, notes=[*one.notes, note])
 
 
 def _require_used(setup: Setup, experiments: Sequence[Experiment]) -> None:

@@ -101,6 +101,9 @@ def set_up(
     if unknown:
         raise RecipeError(f"--weights {unknown[0]}: no model has that name; write for example rednet101=rednet101.pth")
     recipe = recipe_from(content, where=f"scale {scale.name}")
+    for part in ("optim", "schedule"):  # arms compute with them: numbers, whatever they were written as
+        plain = recipe.model_dump(mode="json")[part]
+        content[part] = {key: plain[key] for key in content[part]}
     train, validation = open_sources(recipe.data)
     kept = ("images", "classes", "labels", "image names", "image contents")
     facts = [{key: data_facts(recipe, one)[key] for key in kept} for one in (train, validation)]
@@ -335,7 +338,8 @@ def _single_runs(experiments: Iterable[Experiment]) -> dict[Arm, set[int]]:
 def column_recipe(planner: Planner, run: Planned, name: str) -> Recipe:
     """The recipe that stores one teacher's advice for a student and all others that see the same images."""
     one = next(adviser for adviser in run.arm.advisers if adviser.name == name)
-    return planner.run(Arm("transformer_tiny", (one,), mixing=run.arm.mixing), run.seed).recipe
+    arm = Arm("transformer_tiny", (one,), part=run.arm.part, mixing=run.arm.mixing)
+    return planner.run(arm, run.seed).recipe
 
 
 def _digest(content: Any) -> str:
