@@ -181,6 +181,28 @@ def test_advice_is_written_anew_when_a_teacher_was_trained_anew(setup: Setup) ->
     assert after["teacher_weights"] != taught
 
 
+def test_a_student_half_taught_by_another_teacher_starts_anew(setup: Setup) -> None:
+    """Its teacher was trained again since: what it had learnt is not gone on with."""
+    experiment = Experiment("table6", "t", "d", ("m",), (), [], extra=(ONE_CONV,))
+    reproduce(setup, [experiment], orders(setup), Display(quiet=True))
+    run = Planner(setup).run(ONE_CONV, 0)
+    (teacher,) = run.advisers.values()
+    result = RunFolder(run.folder).path / "result.json"
+    result.unlink()
+    (orders(setup).results / f"{run.name}.json").unlink()
+    RunFolder(run.folder).last.write_text("half of the way")  # going on with this would fail
+    trained = load_file(RunFolder(teacher.folder).best)
+    with safe_open(RunFolder(teacher.folder).best, "pt") as file:
+        facts = file.metadata()
+    trained["fc.bias"] = trained["fc.bias"] + 1.0
+    save_file(trained, RunFolder(teacher.folder).best, facts)
+    reproduce(setup, [experiment], orders(setup), Display(quiet=True))
+    after = read_result(orders(setup).results, run)
+    assert after is not None and after["teacher_weights"] == {"resnet18": file_digest(RunFolder(teacher.folder).best)}
+    kinds = [json.loads(line)["kind"] for line in RunFolder(run.folder).metrics.read_text().splitlines()]
+    assert kinds.count("eval") == 1 and result.is_file()
+
+
 def test_a_failing_run_stops_none_of_the_others(setup: Setup) -> None:
     experiments = find_experiments(["table7"])
     planner = Planner(setup)
