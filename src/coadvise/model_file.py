@@ -38,7 +38,7 @@ def save_model(
         given: class of a student that was given from Python; the recipe does not say how to build it.
     """
     header = {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.content(),
         "classes": list(class_names),
         "weights": weights,
         "epoch": epoch,

@@ -336,14 +336,18 @@ class Recipe(Part):
             return {}
         return {name: teacher.bias or guess_bias(teacher.model) for name, teacher in self.teachers.items()}
 
-    def deciding(self) -> dict[str, Any]:
-        """All settings by their dotted names, without those that were added later and change nothing."""
-        content = flat(self.model_dump(mode="json"))
-        return {key: value for key, value in content.items() if key not in LATER or value != LATER[key]}
+    def content(self) -> dict[str, Any]:
+        """All settings, without those that were added later and change nothing: as an earlier version wrote them."""
+        content = self.model_dump(mode="json")
+        for key, value in LATER.items():
+            part, name = key.split(".")
+            if content[part][name] == value:
+                del content[part][name]
+        return content
 
     def fingerprint(self) -> str:
         """Hash of everything that changes what is computed; where and how often is written does not count."""
-        content = {key: value for key, value in self.deciding().items() if key not in FREE}
+        content = {key: value for key, value in flat(self.content()).items() if key not in FREE}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

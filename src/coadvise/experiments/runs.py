@@ -16,7 +16,7 @@ from timm.models import is_model
 from ..advice_cache import data_facts, views_of
 from ..data.sources import open_sources
 from ..errors import RecipeError
-from ..recipe import FREE, Recipe
+from ..recipe import FREE, Recipe, flat
 from ..recipe_file import apply_setting, builtin_recipes, parse_yaml, recipe_from, validated
 from .ablations import SEVEN_ARMS
 from .arms import Arm
@@ -180,7 +180,7 @@ class Planner:
             content = self._content(arm, seed, advisers)
             where = f"arm {arm.id} at scale {self.setup.scale.name}"
             recipe = recipe_from(content, where=where)
-            settings = {k: v for k, v in recipe.deciding().items() if k not in _LOCAL}
+            settings = {k: v for k, v in flat(recipe.content()).items() if k not in _LOCAL}
             settings = {k: v for k, v in settings.items() if not k.endswith(".checkpoint")}
             if recipe.data.augment.policy != "deit":  # where nothing is resized by it
                 del settings["data.resizer"]
