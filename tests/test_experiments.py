@@ -18,6 +18,7 @@ from coadvise.data.sources import open_sources
 from coadvise.errors import DataError, RecipeError, RunError
 from coadvise.experiments.ablations import CROSS, NONE, ONE_CONV, SEVEN_ARMS
 from coadvise.experiments.arms import Adviser, Arm, arm
+from coadvise.experiments.beyond import BEYOND, LONGER, SWEEP
 from coadvise.experiments.declared import Experiment
 from coadvise.experiments.measure import groups_of, read_result
 from coadvise.experiments.paper import CIT_S, DEIT_TI_KD, EXPERIMENTS
@@ -25,7 +26,6 @@ from coadvise.experiments.reproduce import _told_apart, find_experiments, reprod
 from coadvise.experiments.runner import open_jobs, run_jobs
 from coadvise.experiments.runs import Planner, Setup, column_recipe, in_order, set_up
 from coadvise.experiments.scales import SCALES, find_scale
-from coadvise.experiments.sweep import SWEEP
 from coadvise.inference import load_trained
 from coadvise.models.students import small_stem
 from coadvise.progress import Display
@@ -80,7 +80,7 @@ def test_the_papers_numbers_are_those_of_its_text(name: str, title: str, until: 
 
 
 def test_ids_are_unique_and_fit_a_file_name() -> None:
-    arms = {one for experiment in [*ALL, SWEEP] for one in experiment.arms()}
+    arms = {one for experiment in [*ALL, *BEYOND] for one in experiment.arms()}
     ids = [one.id for one in arms]
     assert len(ids) == len(set(ids))
     assert all(Recipe.model_fields["name"] is not None and len(name) < 100 and "/" not in name for name in ids)
@@ -92,7 +92,7 @@ def test_ids_are_unique_and_fit_a_file_name() -> None:
 def test_every_arm_can_be_built_at_every_scale(tmp_path: Path, scale: str) -> None:
     sizes = ["data.train_size=50", "data.val_size=40"]
     setup = set_up(find_scale(scale), tmp_path, source="digits", settings=sizes)
-    runs = in_order(Planner(setup), [*ALL, SWEEP], 1)
+    runs = in_order(Planner(setup), [*ALL, *BEYOND], 1)
     for run in runs:
         if scale in ("digits", "cifar-cpu") or run.arm.model in ("resnet10", "transformer_tiny", "mixer_tiny"):
             student = build_student(run.recipe, 10)
@@ -165,6 +165,19 @@ def test_a_sweep_leaves_out_what_the_settings_make_the_same(tmp_path: Path) -> N
     assert not any(word in claim.text for claim in left.claims for word in ("λ", "mixed"))
     assert "λ × 3, λ × 10, images not mixed" in left.notes[-1]
     assert _told_apart(EXPERIMENTS["table6"], Planner(setup)) is EXPERIMENTS["table6"]
+
+
+def test_the_seven_arms_with_more_time(setup: Setup) -> None:
+    """Twice the epochs on the advice of the same teachers; what a sweep of the epochs needs is shared with it."""
+    planner = Planner(setup)
+    for row, one in zip(LONGER.rows, SEVEN_ARMS, strict=True):
+        short, long = planner.run(one, 0), planner.run(row.ours["top1"].arm, 0)
+        assert long.recipe.schedule.epochs == 2 * short.recipe.schedule.epochs
+        assert {n: a.id for n, a in long.advisers.items()} == {n: a.id for n, a in short.advisers.items()}
+    twice = {value.arm for row in SWEEP.rows for value in row.ours.values() if value.arm.part == 2.0}
+    assert twice < set(LONGER.arms()) and len(LONGER.arms()) == 7
+    claims = [*EXPERIMENTS["table6"].claims, *EXPERIMENTS["table7"].claims]
+    assert [claim.text for claim in LONGER.claims] == [claim.text for claim in claims]
 
 
 def test_numbers_may_be_written_as_words(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from scipy import stats
 
 from coadvise.experiments.ablations import CROSS, NONE, ONE_CONV, SAME_TWICE
 from coadvise.experiments.arms import Arm, arm
+from coadvise.experiments.beyond import LONGER, SWEEP
 from coadvise.experiments.declared import Claim, Experiment, Row, Value
 from coadvise.experiments.paper import EXPERIMENTS
-from coadvise.experiments.sweep import SWEEP
 from coadvise.report_claims import NO_MEANING, NOT_MEASURED, Results, judge
 from coadvise.report_paper import _pictures, write_paper_report
 
@@ -65,6 +65,14 @@ def test_a_sweep_is_no_claim_of_the_paper(tmp_path: Path) -> None:
     verdicts = json.loads((tmp_path / "verdicts.json").read_text())
     assert len(verdicts) == 2 * len(SWEEP.rows) - 2, "the row without a change is tested elsewhere"
     assert (tmp_path / "tables" / "sweep.tex").read_text().isascii()
+
+
+def test_the_seven_arms_with_more_time_have_a_figure(tmp_path: Path) -> None:
+    found = files({row.ours["top1"].arm: [0.5, 0.52] for row in LONGER.rows})
+    write_paper_report(tmp_path, found, [LONGER], SCALE)
+    text = (tmp_path / "report.md").read_text()
+    assert "## Longer: The seven arms with twice the epochs" in text and "figures/longer.png" in text
+    assert not (tmp_path / "figures" / "seven-arms.png").exists()
 
 
 def test_verdicts_against_scipy_and_holm_by_hand() -> None:

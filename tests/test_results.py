@@ -8,15 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from coadvise.experiments.beyond import BEYOND
 from coadvise.experiments.paper import EXPERIMENTS
 from coadvise.experiments.reproduce import find_experiments
 from coadvise.experiments.runs import Planner, in_order, set_up
 from coadvise.experiments.scales import SCALES
-from coadvise.experiments.sweep import SWEEP
 from coadvise.report_paper import write_paper_report
 
 ROOT = Path(__file__).resolve().parents[1] / "results"
 LANDED = sorted(path.parent for path in ROOT.glob("*/verdicts.json"))
+
+
+def made_at(folder: Path) -> tuple[str, list[str]]:
+    """The scale of landed results and the settings that were changed; without a note of them, the folder's name."""
+    path = folder / "reproduce.json"
+    mark = json.loads(path.read_text()) if path.is_file() else {"scale": folder.name, "changed": []}
+    return mark["scale"], mark["changed"]
 
 
 @pytest.mark.parametrize("folder", LANDED, ids=lambda folder: folder.name)
@@ -29,7 +36,8 @@ def test_a_landed_report_is_made_of_its_files(folder: Path, tmp_path: Path) -> N
             (tmp_path / name).write_bytes((folder / name).read_bytes())
     # Not of teachers: the twin of a teacher is another seed of it.
     seeds = sum(content["arm"] == "transformer_tiny" for content in files.values())
-    scale = {"name": folder.name, "title": SCALES[folder.name].title, "seeds": seeds}
+    scale, changed = made_at(folder)
+    scale = {"name": scale, "title": SCALES[scale].title, "seeds": seeds, "changed": changed}
     write_paper_report(tmp_path, files, experiments, scale)
     for name in ("report.md", "verdicts.json", *(f"tables/{one.name}.tex" for one in experiments)):
         assert (tmp_path / name).read_text() == (folder / name).read_text(), name
@@ -45,16 +53,17 @@ def test_landed_runs_say_where_they_come_from(folder: Path) -> None:
         assert re.fullmatch("[0-9a-f]{40}", content["provenance"]["commit"]), f"{path.name} was run on changed code"
         assert {"command", "hardware", "versions", "date"} <= set(content["provenance"])
         assert path.stem == f"{content['arm']}.s{content['seed']}.{content['id'][:8]}"
-        assert content["scale"] == folder.name
+        assert content["scale"] == made_at(folder)[0]
 
 
 @pytest.mark.parametrize("folder", LANDED, ids=lambda folder: folder.name)
 def test_landed_runs_are_those_that_would_be_run_now(folder: Path, tmp_path: Path) -> None:
-    source = {"digits": "digits", "cifar-cpu": str(ROOT.parents[1] / "shared" / "data" / "cifar10")}[folder.name]
+    scale, changed = made_at(folder)
+    source = {"digits": "digits", "cifar-cpu": str(ROOT.parents[1] / "shared" / "data" / "cifar10")}[scale]
     if source != "digits" and not Path(source).is_dir():
         pytest.skip(f"no data in {source}")
-    planner = Planner(set_up(SCALES[folder.name], tmp_path, source=source))
-    names = {run.name for run in in_order(planner, [*EXPERIMENTS.values(), SWEEP], 5)}
+    planner = Planner(set_up(SCALES[scale], tmp_path, source=source, settings=changed))
+    names = {run.name for run in in_order(planner, [*EXPERIMENTS.values(), *BEYOND], 5)}
     assert {path.stem for path in (folder / "runs").glob("*.json")} <= names
 
 

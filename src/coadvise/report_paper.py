@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .experiments.ablations import NONE as LABELS_ONLY
-from .experiments.ablations import SEVEN_ARMS
+from .experiments.ablations import SEVEN_ARMS, SEVEN_TITLES
+from .experiments.arms import Arm
 from .experiments.declared import Column, Experiment, Row, Value
 from .files import read_json, write_atomic, write_json
 from .plots import DotRow, Drawing, disagreement_figure, dot_plot, draw, style
@@ -24,10 +25,6 @@ from .report_sections import provenance_section
 from .statistics import DOES_NOT_HOLD, HOLDS, Summary, summarise
 from .tables import NONE, Cell, Table, count, latex_table, mean_sd, number, p_value
 
-SEVEN_LABELS = (
-    "no teacher", "one convolution teacher", "one involution teacher", "two convolution teachers, two seeds",
-    "two convolution teachers, two depths", "both kinds, a token each", "both kinds on a single token",
-)  # fmt: skip
 _SCALE = {"%": 100.0, "M": 1e-6}
 
 
@@ -311,17 +308,21 @@ def _shown(value: float, unit: str, signed: bool = False) -> str:
 
 
 def _seven_section(results: Results) -> Section | None:
+    drawing = _arms_figure("seven-arms", dict(zip(SEVEN_TITLES, SEVEN_ARMS, strict=True)), results)
+    note = "Small: one run. Large: mean. Bar: 95 % t-interval of the mean (needs two runs)."
+    return Section("seven", "The arms that carry the claim", [drawing, Text(note, "note")]) if drawing else None
+
+
+def _arms_figure(name: str, arms: Mapping[str, Arm], results: Results) -> Drawing | None:
     rows = []
-    for position, (label, arm) in enumerate(zip(SEVEN_LABELS, SEVEN_ARMS, strict=True)):
+    for position, (label, arm) in enumerate(arms.items()):
         values = list(results.series(Value(arm)).values())
         if values:
             rows.append(DotRow(label, values, summarise(values), style(position)))
     if not rows:
         return None
     alt = "; ".join(f"{row.label} {mean_sd(row.summary)} %" for row in rows)
-    drawing = draw("seven-arms", f"Top-1 of Transformer-Ti by its teachers: {alt}.", lambda: dot_plot(rows, []))
-    note = "Small: one run. Large: mean. Bar: 95 % t-interval of the mean (needs two runs)."
-    return Section("seven", "The arms that carry the claim", [drawing, Text(note, "note")])
+    return draw(name, f"Top-1 of Transformer-Ti by its teachers: {alt}.", lambda: dot_plot(rows, []))
 
 
 def _drawing(one: Experiment, results: Results, pictures: Path | None) -> Drawing | None:
@@ -333,6 +334,8 @@ def _drawing(one: Experiment, results: Results, pictures: Path | None) -> Drawin
         return _figure4(one, results)
     if one.name == "sweep":
         return _sweep_figure(one, results)
+    if one.name == "longer":
+        return _arms_figure(one.name, {row.labels[0]: row.ours["top1"].arm for row in one.rows}, results)
     return None
 
 

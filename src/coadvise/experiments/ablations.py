@@ -18,6 +18,10 @@ SINGLE = arm("transformer_tiny", CONV, INV, tokens="single")
 
 SEVEN_ARMS = (NONE, ONE_CONV, ONE_INV, SAME_TWICE, SAME_DEEPER, CROSS, SINGLE)
 """The arms that carry the paper's claim: they are run before all others."""
+SEVEN_TITLES = (
+    "no teacher", "one convolution teacher", "one involution teacher", "two convolution teachers, two seeds",
+    "two convolution teachers, two depths", "both kinds, a token each", "both kinds on a single token",
+)  # fmt: skip
 
 
 def above(text: str, place: str, better: Arm, worse: Arm) -> Claim:

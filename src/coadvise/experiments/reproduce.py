@@ -15,12 +15,12 @@ from ..progress import Display
 from ..run_folder import RunFolder
 from .ablations import CONV, CROSS, INV, NONE
 from .arms import arm
+from .beyond import BEYOND
 from .declared import Experiment, Row
 from .measure import read_result
 from .paper import EXPERIMENTS
 from .runner import Orders, open_jobs, run_jobs
 from .runs import Planned, Planner, Setup
-from .sweep import SWEEP
 
 MARK = "reproduce.json"
 
@@ -31,7 +31,7 @@ def find_experiments(names: Sequence[str]) -> list[Experiment]:
     Raises:
         RecipeError: an unknown name.
     """
-    known = {**EXPERIMENTS, SWEEP.name: SWEEP}
+    known = EXPERIMENTS | {one.name: one for one in BEYOND}
     for name in names:
         if name != "all" and name not in known:
             raise RecipeError(
@@ -72,7 +72,7 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
         raise RunError(f"{output} holds other files; choose another folder with --output")
     orders.shifted.require(setup.classes)
     _require_used(setup, experiments)
-    write_json(output / MARK, {"scale": setup.scale.name})
+    write_json(output / MARK, {"scale": setup.scale.name, "changed": list(setup.changed)})
     jobs, runs = open_jobs(planner, experiments, orders)
     display.say(
         f"{', '.join(one.name for one in experiments)} on {setup.scale.title}: {len(runs)} runs, "

@@ -1,11 +1,22 @@
-"""Beyond the paper: on what the gain from a second kind of teacher depends."""
+"""Beyond the paper: on what the gain from a second kind of teacher depends, and the seven arms with more time."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from .ablations import CONV, CROSS, INV, NONE, ONE_CONV, SINGLE, above
+from .ablations import (
+    ABLATIONS,
+    CONV,
+    CROSS,
+    INV,
+    NONE,
+    ONE_CONV,
+    SEVEN_ARMS,
+    SEVEN_TITLES,
+    SINGLE,
+    above,
+)  # fmt: skip
 from .arms import Adviser, Arm
 from .declared import Column, Experiment, Row, Value
 
@@ -66,4 +77,29 @@ def _sweep() -> Experiment:
     )
 
 
+def _longer() -> Experiment:
+    """The seven arms and what Tables 6 and 7 claim of them, with students that have twice the time."""
+    longer = {arm: replace(arm, part=2.0) for arm in SEVEN_ARMS}
+    of = lambda value: replace(value, arm=longer[value.arm])
+    claims = [
+        replace(claim, plus=tuple(map(of, claim.plus)), minus=tuple(map(of, claim.minus)))
+        for one in ABLATIONS
+        if one.name in ("table6", "table7")
+        for claim in one.claims
+    ]
+    return Experiment(
+        "longer",
+        "The seven arms with twice the epochs",
+        "",
+        ("Transformer-Ti, taught by",),
+        (Column("top1", "Top-1 (%)"),),
+        [Row((title,), {}, {"top1": Value(longer[arm])}) for title, arm in zip(SEVEN_TITLES, SEVEN_ARMS, strict=True)],
+        claims,
+        ("Students train twice as long as in Tables 6 and 7, on the advice of the same teachers.",),
+    )
+
+
 SWEEP = _sweep()
+LONGER = _longer()
+BEYOND = (SWEEP, LONGER)
+"""What the paper does not have."""
