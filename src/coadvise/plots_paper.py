@@ -9,7 +9,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .plots import MUTED, PAPER, style
+from .plots import GRID, MUTED, PAPER, style
 
 # Labels stay legible where lines run through them.
 _HALO = [patheffects.withStroke(linewidth=2.2, foreground=PAPER)]
@@ -92,28 +92,27 @@ def teachers_figure(panels: Sequence[tuple[str, Sequence[Family]]], baseline: fl
 
 def differences_figure(labels: Sequence[str], series: Sequence[tuple[str, Sequence[Sequence[float]]]]) -> Figure:
     """Differences in points, a row a label and a mark a series: every seed small, their mean large; zero is a line."""
-    figure = Figure(figsize=(8, 1.3 + 0.62 * max(1, len(labels))), layout="constrained")
+    figure = Figure(figsize=(8, 1.2 + 0.78 * max(1, len(labels))), layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(0.0, color=MUTED, lw=1.2)
     for position, (name, rows) in enumerate(series, start=1):
         look = style(position)
-        shift = 0.5 * ((position - 0.5) / len(series) - 0.5)
+        shift = 0.8 * ((position - 0.5) / len(series) - 0.5)
         for y, seeds in enumerate(rows):
-            axes.plot(
-                seeds, [y + shift + 0.1] * len(seeds), look.marker, color=look.color, ms=4, mfc="none", mew=1.0,
-                clip_on=False,
-            )  # fmt: skip
             if seeds:
-                mean = sum(seeds) / len(seeds)
+                mean, small = sum(seeds) / len(seeds), [y + shift + 0.16] * len(seeds)
+                axes.plot(seeds, small, look.marker, color=look.color, ms=4, mfc="none", mew=1.0, clip_on=False)
                 axes.plot([mean], [y + shift], look.marker, color=look.color, ms=8, mec=PAPER, mew=0.7, clip_on=False)
         axes.plot([], [], look.marker, color=look.color, ms=8, mec=PAPER, mew=0.7, label=name)
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.5, -0.6)
+    axes.set_ylim(len(labels) - 0.45, -0.55)
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("difference in top-1, percentage points")
     axes.margins(x=0.08)
-    figure.legend(loc="outside upper center", ncols=len(series), fontsize=9)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series), fontsize=9)
+    for y in range(1, len(labels)):
+        axes.axhline(y - 0.5, color=GRID, lw=0.7)
     return figure
 
 
