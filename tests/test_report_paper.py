@@ -61,6 +61,8 @@ def test_a_sweep_is_no_claim_of_the_paper(tmp_path: Path) -> None:
     assert [cell.strip() for cell in row.split("|")[2:-1]] == [
         "40.5 ± 0.7", "51.0 ± 1.4", "55.5 ± 0.7", "51.5 ± 2.1", "2"
     ]  # fmt: skip
+    alone = next(line for line in text.splitlines() if line.startswith("| λ × 3 "))
+    assert alone.split("|")[-2].strip() == "2"
     assert (tmp_path / "figures" / "sweep.png").is_file()
     verdicts = json.loads((tmp_path / "verdicts.json").read_text())
     assert len(verdicts) == 2 * len(SWEEP.rows) - 2, "the row without a change is tested elsewhere"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
 
-from coadvise.experiments.beyond import BEYOND
+from coadvise.experiments.beyond import BEYOND, SWEEP
 from coadvise.experiments.paper import EXPERIMENTS
 from coadvise.experiments.reproduce import find_experiments
 from coadvise.experiments.runs import Planner, in_order, set_up
 from coadvise.experiments.scales import SCALES
+from coadvise.report_claims import Results
 from coadvise.report_paper import write_paper_report
 
 ROOT = Path(__file__).resolve().parents[1] / "results"
@@ -65,6 +67,24 @@ def test_landed_runs_are_those_that_would_be_run_now(folder: Path, tmp_path: Pat
     planner = Planner(set_up(SCALES[scale], tmp_path, source=source, settings=changed))
     names = {run.name for run in in_order(planner, [*EXPERIMENTS.values(), *BEYOND], 5)}
     assert {path.stem for path in (folder / "runs").glob("*.json")} <= names
+
+
+def test_the_sweep_in_the_readme_is_that_of_its_files() -> None:
+    files = {path.stem: json.loads(path.read_text()) for path in (ROOT / "cifar-cpu" / "runs").glob("*.json")}
+    results = Results(files)
+    text = (ROOT / "README.md").read_text()
+    lines = text[text.index("### What holds the second kind back") :].splitlines()
+    shown = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][2:]
+    rows = [row for row in SWEEP.rows if results.series(row.ours["both"])]
+    assert [cells[0].removesuffix(" (four seeds)") for cells in shown] == [row.labels[0] for row in rows]
+    for row, (title, none, one, both, single, kind, tokens) in zip(rows, shown, strict=True):
+        series = {key: results.series(value) for key, value in row.ours.items()}
+        mean = {key: 100 * statistics.mean(values.values()) for key, values in series.items() if values}
+        if none:
+            assert none == f"{mean['none']:.1f}", title
+        assert [one, both, single] == [f"{mean[key]:.1f}" for key in ("one", "both", "single")], title
+        apart = [f"{mean['both'] - mean[key]:+.1f}".replace("-", "−") for key in ("one", "single")]
+        assert [kind, tokens] == apart, title
 
 
 def test_there_are_landed_results() -> None:

@@ -266,7 +266,8 @@ def _table(one: Experiment, results: Results) -> Table:
             if one.of_paper:
                 cells.append(NONE if printed is None else _paper_number(printed, column))
             cells.append(_ours(row, column, results))
-        cells.append(str(max((len(results.series(value)) for value in row.ours.values()), default=0)))
+        counts = sorted({len(results.series(value)) for value in row.ours.values()} - {0})
+        cells.append(", ".join(map(str, counts)) or "0")
         rows.append(cells)
     paper = f"; paper: {one.data}; ours" if one.of_paper else ""
     return Table(f"{one.title}{paper}: mean ± standard deviation over n runs", columns, rows, align)
