@@ -73,6 +73,7 @@ def _sweep() -> Experiment:
         (
             f"One teacher is {CONV}, the other kind {INV}; all changes are of the students' training but the last.",
             "Labels alone are the same run where a change is of the advice alone.",
+            "In the figure: one seed small, their mean large.",
         ),
     )
 
@@ -95,7 +96,10 @@ def _longer() -> Experiment:
         (Column("top1", "Top-1 (%)"),),
         [Row((title,), {}, {"top1": Value(longer[arm])}) for title, arm in zip(SEVEN_TITLES, SEVEN_ARMS, strict=True)],
         claims,
-        ("Students train twice as long as in Tables 6 and 7, on the advice of the same teachers.",),
+        (
+            "Students train twice as long as in Tables 6 and 7, on the advice of the same teachers.",
+            "In the figure: one run small, their mean large; the bar is the 95 % t-interval of the mean (needs two runs).",
+        ),
     )
 
 
