@@ -98,7 +98,7 @@ def _longer() -> Experiment:
         claims,
         (
             "Students train twice as long as in Tables 6 and 7, on the advice of the same teachers.",
-            "In the figure: one run small, their mean large; the bar is the 95 % t-interval of the mean (needs two runs).",
+            "In the figure: one run small, their mean large; bar: 95 % t-interval of the mean (needs two runs).",
         ),
     )
 
