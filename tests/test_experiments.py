@@ -18,8 +18,8 @@ from coadvise.data.sources import open_sources
 from coadvise.errors import DataError, RecipeError, RunError
 from coadvise.experiments.ablations import CROSS, NONE, ONE_CONV, SEVEN_ARMS
 from coadvise.experiments.arms import Adviser, Arm, arm
-from coadvise.experiments.beyond import BEYOND, LONGER, SWEEP
-from coadvise.experiments.declared import Experiment
+from coadvise.experiments.beyond import BEYOND, HEADS, LONGER, SWEEP
+from coadvise.experiments.declared import Experiment, Value
 from coadvise.experiments.measure import groups_of, read_result
 from coadvise.experiments.paper import CIT_S, DEIT_TI_KD, EXPERIMENTS
 from coadvise.experiments.reproduce import _told_apart, find_experiments, reproduce, seconds
@@ -178,6 +178,24 @@ def test_the_seven_arms_with_more_time(setup: Setup) -> None:
     assert twice < set(LONGER.arms()) and len(LONGER.arms()) == 7
     claims = [*EXPERIMENTS["table6"].claims, *EXPERIMENTS["table7"].claims]
     assert [claim.text for claim in LONGER.claims] == [claim.text for claim in claims]
+
+
+def test_the_heads_answer_what_tables_6_and_7_claim(setup: Setup) -> None:
+    """No run of its own; a student with a single head answers by that one; each claim is once about a mean of heads."""
+    tables = [EXPERIMENTS["table6"], EXPERIMENTS["table7"]]
+    assert set(HEADS.arms()) == set(SEVEN_ARMS) <= {one for table in tables for one in table.arms()}
+    heads = {row.ours["top1"].arm: sorted(value.metric for value in row.ours.values()) for row in HEADS.rows}
+    for one, found in heads.items():
+        tokens = set(getattr(build_student(Planner(setup).run(one, 0).recipe, 10), "token_names", ())) | {"class"}
+        assert found == sorted(f"accuracy/{name}" for name in (tokens | {"average"} if len(tokens) > 1 else tokens))
+    own, *claims = HEADS.claims
+    assert (own.plus, own.minus) == ((Value(CROSS, "accuracy/average"),), (Value(CROSS),))
+    printed = {claim.text: claim for table in tables for claim in table.claims}
+    assert len({claim.text for claim in claims}) == len(claims) == len(printed) - 1, "one token has no mean of heads"
+    for claim in claims:
+        for value, before in zip(claim.values, printed[claim.text].values, strict=True):
+            single = len(heads[value.arm]) == 1
+            assert value == (before if single else replace(before, metric="accuracy/average"))
 
 
 def test_numbers_may_be_written_as_words(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from coadvise.experiments.ablations import CROSS, NONE, ONE_CONV, SAME_TWICE
 from coadvise.experiments.arms import Arm, arm
-from coadvise.experiments.beyond import LONGER, SWEEP
+from coadvise.experiments.beyond import HEADS, LONGER, SWEEP
 from coadvise.experiments.declared import Claim, Experiment, Row, Value
 from coadvise.experiments.paper import EXPERIMENTS
 from coadvise.report_claims import NO_MEANING, NOT_MEASURED, Results, judge
@@ -75,6 +75,19 @@ def test_the_seven_arms_with_more_time_have_a_figure(tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text()
     assert "## Longer: The seven arms with twice the epochs" in text and "figures/longer.png" in text
     assert not (tmp_path / "figures" / "seven-arms.png").exists()
+
+
+def test_the_heads_are_drawn_as_they_answer_together(tmp_path: Path) -> None:
+    found = files({row.ours["top1"].arm: [0.5, 0.52] for row in HEADS.rows})
+    for content in found.values():
+        if content["arm"] == CROSS.id:
+            content["measured"] |= {"accuracy/resnet18": 0.4, "accuracy/rednet26": 0.3, "accuracy/average": 0.6}
+    write_paper_report(tmp_path, found, [HEADS], SCALE)
+    text = (tmp_path / "report.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| both kinds, a token each "))
+    assert [cell.strip().split(" ")[0] for cell in row.split("|")[2:6]] == ["51.0", "40.0", "30.0", "60.0"]
+    assert "both kinds, a token each 60.0 ± 0.0 %" in text and "single token 51.0 ± 1.4 %" in text
+    assert (tmp_path / "figures" / "heads.png").is_file()
 
 
 def test_verdicts_against_scipy_and_holm_by_hand() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 from .experiments.ablations import NONE as LABELS_ONLY
 from .experiments.ablations import SEVEN_ARMS, SEVEN_TITLES
-from .experiments.arms import Arm
 from .experiments.declared import Column, Experiment, Row, Value
 from .files import read_json, write_atomic, write_json
 from .plots import DotRow, Drawing, disagreement_figure, dot_plot, draw, style
@@ -309,15 +308,15 @@ def _shown(value: float, unit: str, signed: bool = False) -> str:
 
 
 def _seven_section(results: Results) -> Section | None:
-    drawing = _arms_figure("seven-arms", dict(zip(SEVEN_TITLES, SEVEN_ARMS, strict=True)), results)
+    drawing = _arms_figure("seven-arms", dict(zip(SEVEN_TITLES, map(Value, SEVEN_ARMS), strict=True)), results)
     note = "Small: one run. Large: mean. Bar: 95 % t-interval of the mean (needs two runs)."
     return Section("seven", "The arms that carry the claim", [drawing, Text(note, "note")]) if drawing else None
 
 
-def _arms_figure(name: str, arms: Mapping[str, Arm], results: Results) -> Drawing | None:
+def _arms_figure(name: str, shown: Mapping[str, Value], results: Results) -> Drawing | None:
     rows = []
-    for position, (label, arm) in enumerate(arms.items()):
-        values = list(results.series(Value(arm)).values())
+    for position, (label, value) in enumerate(shown.items()):
+        values = list(results.series(value).values())
         if values:
             rows.append(DotRow(label, values, summarise(values), style(position)))
     if not rows:
@@ -336,7 +335,10 @@ def _drawing(one: Experiment, results: Results, pictures: Path | None) -> Drawin
     if one.name == "sweep":
         return _sweep_figure(one, results)
     if one.name == "longer":
-        return _arms_figure(one.name, {row.labels[0]: row.ours["top1"].arm for row in one.rows}, results)
+        return _arms_figure(one.name, {row.labels[0]: row.ours["top1"] for row in one.rows}, results)
+    if one.name == "heads":
+        answers = {row.labels[0]: row.ours.get("average", row.ours["top1"]) for row in one.rows}
+        return _arms_figure(one.name, answers, results)
     return None
 
 
