@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import json
 import os
 import pickle
 import types
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import nn
@@ -380,6 +382,24 @@ def test_weights_take_the_models_type(tmp_path):
     torch.save(copy.deepcopy(source).half().state_dict(), tmp_path / "half.pth")
     load_checkpoint(source, tmp_path / "half.pth")
     assert all(p.dtype == torch.float32 for p in source.parameters())
+
+
+def test_the_same_content_makes_the_same_bytes(tmp_path):
+    """Whatever the metadata hold: safetensors alone writes them in an order that chance decides."""
+    tensors = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(3, dtype=torch.bfloat16), "ü": torch.tensor([1])}
+    metadata = {"z": 'a "quote" \\ / and\n\ttabs \x00 \x1f \x7f', "format": "1", "ä": "ö 中 😀 \u2028", "none": ""}
+    found = set()
+    for _ in range(12):
+        save_safetensors_atomic(tmp_path / "a.safetensors", tensors, metadata)
+        found.add((tmp_path / "a.safetensors").read_bytes())
+    assert len(found) == 1
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert file.metadata() == metadata
+        assert set(file.keys()) == tensors.keys()
+        assert all(torch.equal(file.get_tensor(key), tensor) for key, tensor in tensors.items())
+    header = found.pop()
+    size = int.from_bytes(header[:8], "little")
+    assert list(json.loads(header[8 : 8 + size])["__metadata__"]) == list(metadata)
 
 
 def test_atomic_save_keeps_the_old_file_when_writing_fails(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ def save_safetensors_atomic(
 ) -> None:
     """Write a safetensors file so that under `path` there is, at any moment, the old file or all of the new one.
 
-    Tensors that share memory are written in full each.
+    Tensors that share memory are written in full each. The same content makes the same bytes.
 
     Args:
         path: the folder must exist.
@@ -159,6 +159,8 @@ def save_safetensors_atomic(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         save_file(plain, temporary, metadata=dict(metadata or {}))
+        if metadata and len(metadata) > 1:
+            _order_metadata(temporary, list(metadata))
         _sync(temporary)
         os.replace(temporary, path)
         if os.name != "nt":  # Windows cannot open a folder, and needs no more than the rename
@@ -170,6 +172,21 @@ def save_safetensors_atomic(
     finally:
         with contextlib.suppress(OSError):  # already renamed, or never made
             temporary.unlink()
+
+
+def _order_metadata(path: Path, keys: Sequence[str]) -> None:
+    """Put a file's metadata in the given order.
+
+    safetensors writes them in a random one, and by the hash of their files teachers are told apart.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = {key: header["__metadata__"][key] for key in keys}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:  # the same characters as before, padded; a longer text would run into the weights
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def _sync(path: Path) -> None:
