@@ -178,6 +178,11 @@ def test_the_seven_arms_with_more_time(setup: Setup) -> None:
     assert twice < set(LONGER.arms()) and len(LONGER.arms()) == 7
     claims = [*EXPERIMENTS["table6"].claims, *EXPERIMENTS["table7"].claims]
     assert [claim.text for claim in LONGER.claims] == [claim.text for claim in claims]
+    assert {value.metric for claim in LONGER.claims for value in claim.values} == {"accuracy/class"}
+    for long, short in zip(LONGER.rows, HEADS.rows, strict=True):
+        assert {k: (v.arm.advisers, v.metric) for k, v in long.ours.items()} == {
+            k: (v.arm.advisers, v.metric) for k, v in short.ours.items()
+        }
 
 
 def test_the_heads_answer_what_tables_6_and_7_claim(setup: Setup) -> None:

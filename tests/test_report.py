@@ -21,7 +21,7 @@ from scipy import stats
 import coadvise
 from coadvise.errors import RunError
 from coadvise.report import run_report, write_report
-from coadvise.tables import Table, duration, markdown_table, parameters, points
+from coadvise.tables import Table, duration, markdown_table, p_value, parameters, points
 
 ARMS: list[dict[str, Any]] = [
     {"id": "none", "label": "labels only", "biases": []},
@@ -379,6 +379,8 @@ def test_numbers_as_people_write_them() -> None:
     assert [points(v) for v in (0.107, -0.003, 0.0, -0.0001, None)] == ["+10.7", "−0.3", "0.0", "0.0", "–"]
     assert [parameters(v) for v in (9_233_166, 454_400, 999_900)] == ["9.23 M", "454 k", "1 M"]
     assert [duration(v) for v in (8.44, 59.7, 125.0, 12_000)] == ["8.4 s", "1 min 00 s", "2 min 05 s", "3 h 20 min"]
+    ps = [p_value(p) for p in (None, 0.00099, 0.0494, 0.0497, 0.05, 0.0503, 0.0506, 1.0)]
+    assert ps == ["–", "< 0.001", "0.049", "0.0497", "0.0500", "0.0503", "0.051", "1.000"]
 
 
 def test_the_report_does_not_import_torch() -> None:

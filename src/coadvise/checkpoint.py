@@ -143,7 +143,8 @@ def save_safetensors_atomic(
 ) -> None:
     """Write a safetensors file so that under `path` there is, at any moment, the old file or all of the new one.
 
-    Tensors that share memory are written in full each. The same content makes the same bytes.
+    Tensors that share memory are written in full each. The same content in the same order makes the
+    same bytes.
 
     Args:
         path: the folder must exist.
@@ -184,9 +185,9 @@ def _order_metadata(path: Path, keys: Sequence[str]) -> None:
         header = json.loads(file.read(size))
         header["__metadata__"] = {key: header["__metadata__"][key] for key in keys}
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= size:  # the same characters as before, padded; a longer text would run into the weights
-            file.seek(8)
-            file.write(text.ljust(size))
+        assert len(text) <= size, "a longer header would run into the weights"
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def _sync(path: Path) -> None:

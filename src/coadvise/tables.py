@@ -129,8 +129,10 @@ def mean_sd(summary: Summary | None) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Three decimals, or `< 0.001`."""
-    return NONE if p is None else ("< 0.001" if p < 0.001 else f"{p:.3f}")
+    """Three decimals, or `< 0.001`; four where three would not tell which side of 0.05 it is on."""
+    if p is None:
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{p:.4f}" if f"{p:.3f}" == "0.050" else f"{p:.3f}"
 
 
 def count(value: float | None) -> str:

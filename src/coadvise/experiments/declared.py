@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from .arms import Adviser, Arm
 
-CLASS = "accuracy/class"
+CLASS, AVERAGE = "accuracy/class", "accuracy/average"
+"""Top-1 of the class token, and by the mean of all heads' logits where there are several."""
 
 
 @dataclass(frozen=True)

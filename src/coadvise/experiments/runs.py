@@ -351,6 +351,9 @@ def _weights_digest(weights: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Hash of a file's content."""
+    """Hash of a file's content.
+
+    A model's file holds its recipe and the paths in it: a training repeated in another folder has another hash.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
