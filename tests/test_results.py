@@ -76,7 +76,9 @@ def test_the_sweep_in_the_readme_is_that_of_its_files() -> None:
     lines = text.split("### What holds the second kind back")[1].split("\n## ")[0].splitlines()
     shown = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][2:]
     rows = [row for row in SWEEP.rows if results.series(row.ours["both"])]
-    assert [cells[0].removesuffix(" (four seeds)") for cells in shown] == [row.labels[0] for row in rows]
+    counted = {1: "", 2: " (two seeds)", 3: " (three seeds)", 4: " (four seeds)", 5: " (five seeds)"}
+    titles = [row.labels[0] + counted[len(results.series(row.ours["both"]))] for row in rows]
+    assert [cells[0] for cells in shown] == titles
     for row, (title, none, one, both, single, kind, tokens) in zip(rows, shown, strict=True):
         series = {key: results.series(value) for key, value in row.ours.items()}
         mean = {key: 100 * statistics.mean(values.values()) for key, values in series.items() if values}
