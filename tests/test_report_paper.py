@@ -253,6 +253,19 @@ def test_a_whole_report_twice_the_same(tmp_path: Path, everything: dict[str, dic
     assert all(one["files"] for one in verdicts), "every verdict names its files"
 
 
+def test_tokens_of_every_seed_are_shown(tmp_path: Path) -> None:
+    """How tokens end up differs from seed to seed; one run says little."""
+    found = files({CROSS: [0.5, 0.52, 0.51], ONE_CONV: [0.4]})
+    for seed, last in enumerate((0.25, 0.995, None)):
+        detail = {} if last is None else {"token_cosine": {"class|resnet18": [0.9, last]}, "collapsed": last > 0.99}
+        next(c for c in found.values() if c["arm"] == CROSS.id and c["seed"] == seed)["detail"] = detail
+    write_paper_report(tmp_path, found, [EXPERIMENTS["table6"]], SCALE)
+    text = (tmp_path / "report.md").read_text()
+    row = next(line for line in text.splitlines() if "class – resnet18" in line)
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == [CROSS.id, "class – resnet18", "0.25, 0.99"]
+    assert f"ended up the same (cosine above 0.99): {CROSS.id} (1 of 3 runs)." in text
+
+
 def test_latex_has_as_many_cells_in_every_row(tmp_path: Path, everything: dict[str, dict[str, Any]]) -> None:
     write_paper_report(tmp_path, everything, ALL, SCALE)
     for one in ALL:

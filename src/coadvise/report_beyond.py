@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .experiments.ablations import CROSS, SAME_TWICE
+from .experiments.ablations import CROSS, SAME_TWICE, SEVEN_ARMS
 from .experiments.arms import Arm
 from .experiments.declared import Experiment, Value
 from .files import read_json
@@ -56,12 +55,16 @@ def beyond_section(experiments: Sequence[Experiment], results: Results, attentio
         parts.append(Table("The student and its teachers together", columns, ensembles, "lrrr"))
         if said := _images(arms, results):
             parts.append(Text(f"This section is about {said} of the validation images.", "note"))
-    curves, collapsed = _cosines(arms, results)
+    curves = _cosine_curves(arms, results)
     if curves:
-        alt = "Mean cosine between tokens after each block."
+        alt = "Mean cosine between tokens after each block, one run of each arm."
         parts.append(draw("token-cosine", alt, lambda: token_cosine_figure(curves)))
-        if collapsed:
-            parts.append(Text(f"Tokens that ended up the same (cosine above 0.99): {', '.join(collapsed)}.", "warning"))
+        parts.append(Text("In the figure: the first seed of each arm. Others may be unlike it:", "note"))
+    if cosines := _cosine_rows(arms, results):
+        columns = ["Arm", "Tokens", "Cosine after the last block, every seed"]
+        parts.append(Table("How alike the tokens of a student are", columns, cosines, "lll"))
+    if collapsed := _collapsed(arms, results):
+        parts.append(Text(f"Tokens that ended up the same (cosine above 0.99): {', '.join(collapsed)}.", "warning"))
     if images := _attention(attention):
         alt = f"Attention of each token to the patches of {len(images)} images, in the last block."
         parts.append(draw("attention", alt, lambda: attention_figure(images)))
@@ -126,20 +129,43 @@ def _images(arms: Sequence[Arm], results: Results) -> str:
     return " or ".join(f"{count:,}" for count in sorted(counts))
 
 
-def _cosines(arms: Sequence[Arm], results: Results) -> tuple[dict[str, list[float]], list[str]]:
-    """Curves of the first seed of the arms with two advised tokens, and the arms whose tokens collapsed."""
+def _cosine_curves(arms: Sequence[Arm], results: Results) -> dict[str, list[float]]:
+    """Through the depth, of the first seed of the arms with two advised tokens."""
     curves: dict[str, list[float]] = {}
-    collapsed = []
     for arm in arms:
-        seed = results.seeds(arm)[0]
-        detail: Mapping[str, Any] = results.content(arm, seed).get("detail", {})
-        if detail.get("collapsed"):
-            collapsed.append(arm.id)
-        for shown, title in _SHOWN.items():
-            if arm.id == shown:
-                for pair, values in (detail.get("token_cosine") or {}).items():
-                    curves[f"{title}: {pair.replace('|', ' – ')}"] = [float(value) for value in values]
-    return curves, collapsed
+        if title := _SHOWN.get(arm.id):
+            for pair, values in _cosines(arm, results.seeds(arm)[0], results).items():
+                curves[f"{title}: {_pair(pair)}"] = [float(value) for value in values]
+    return curves
+
+
+def _cosine_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
+    """Of the seven arms, every run: how tokens end up differs from seed to seed."""
+    rows = []
+    for arm in (one for one in arms if one in SEVEN_ARMS):
+        runs = [_cosines(arm, seed, results) for seed in results.seeds(arm)]
+        for pair in dict.fromkeys(pair for run in runs for pair in run):
+            rows.append([arm.id, _pair(pair), ", ".join(number(run[pair][-1], 2) for run in runs if pair in run)])
+    return rows
+
+
+def _collapsed(arms: Sequence[Arm], results: Results) -> list[str]:
+    found = []
+    for arm in arms:
+        seeds = results.seeds(arm)
+        same = sum(bool(results.content(arm, seed).get("detail", {}).get("collapsed")) for seed in seeds)
+        if same:
+            found.append(f"{arm.id} ({same} of {len(seeds)} runs)")
+    return found
+
+
+def _cosines(arm: Arm, seed: int, results: Results) -> Mapping[str, Sequence[float]]:
+    found: Mapping[str, Sequence[float]] | None = results.content(arm, seed).get("detail", {}).get("token_cosine")
+    return found or {}
+
+
+def _pair(pair: str) -> str:
+    return pair.replace("|", " – ")
 
 
 def _attention(path: Path | None) -> list[tuple[bytes, str, dict[str, np.ndarray]]]:
