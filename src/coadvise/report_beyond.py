@@ -104,7 +104,7 @@ def _teacher_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
                 kinds = {adviser.bias for adviser in arm.advisers}
                 kappa, cka = (number(finite(found.get(what)), 2) for what in ("kappa", "cka"))
                 kind = "two kinds" if len(kinds) == 2 else "one kind"
-                rows[pair] = [pair.replace("|", " – "), kind, kappa, cka, *map(percent, both)]
+                rows[pair] = [_pair(pair), kind, kappa, cka, *map(percent, both)]
     return list(rows.values())
 
 

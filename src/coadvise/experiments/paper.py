@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .ablations import ABLATIONS, CONV, CROSS, INV, NONE, TOP1, above
 from .arms import Arm, arm
-from .declared import Claim, Column, Experiment, Row, Value
+from .declared import AVERAGE, CLASS, Claim, Column, Experiment, Row, Value
 
 DATA = "ImageNet-1k"
 
@@ -20,7 +20,7 @@ RANDOM_LABELS = arm("transformer_small", injected=("conv", "inv"))
 
 def _top1(one: Arm) -> Value:
     """Top-1 of a model as it answers: DeiT averages its two heads (Touvron et al. 2021), all others take the class."""
-    return Value(one, "accuracy/average" if one.advice == "hard" else "accuracy/class")
+    return Value(one, AVERAGE if one.advice == "hard" else CLASS)
 
 
 def _shifted(one: Arm, token: str = "class") -> dict[str, Value]:
