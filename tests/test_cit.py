@@ -204,6 +204,18 @@ def test_initial_values():
             assert module.weight.detach().std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.15)
 
 
+def test_advised_tokens_drawn_more_widely():
+    """They and offsets alone: what is drawn for the rest of the student is the same."""
+    options = {**BOTH, "stem": "conv", "teachers": {"a": "conv", "b": "conv", "c": None}}
+    torch.manual_seed(0)
+    narrow = CiT(**options).state_dict()
+    torch.manual_seed(0)
+    wide = CiT(**options, token_std=3.0).state_dict()
+    scaled = {"tokens.c", "offsets.a", "offsets.b"}
+    for name, value in wide.items():
+        torch.testing.assert_close(value, narrow[name] * (150 if name in scaled else 1))
+
+
 def test_average_features_and_reset():
     model = scatter(CiT(**BOTH, inference="average")).eval()
     x = images()
@@ -232,6 +244,7 @@ def test_average_features_and_reset():
         ({"img_size": 30}, "30×30 is not divisible by patch size 8×8: use 32×32 px"),
         ({"num_heads": 5}, "width 24 cannot be shared by 5 heads"),
         ({"inference": "both"}, "'class' or 'average'"),
+        ({"token_std": 0}, "token_std is 0: give a number above 0"),
         ({"reg_tokens": 2}, "no option 'reg_tokens'"),
         ({"global_pool": "avg"}, "remove global_pool='avg'"),
     ],

@@ -57,6 +57,7 @@ class Arm:
         weight, temperature: factors on the scale's λ and τ of every advised token.
         mixing: whether the student's images are mixed (mixup, CutMix) as the scale does.
         token_lr: factor on the learning rate of the tokens.
+        token_std: factor on the standard deviation from which advised tokens are drawn.
     """
 
     model: str
@@ -70,6 +71,7 @@ class Arm:
     temperature: float = 1.0
     mixing: bool = True
     token_lr: float = 1.0
+    token_std: float = 1.0
 
     @property
     def id(self) -> str:
@@ -83,7 +85,12 @@ class Arm:
             words.append("labels-" + "-".join(self.injected))
         if self.stem != "patchify":
             words.append("stem-" + self.stem.replace("+", "-"))
-        factors = {"weight": self.weight, "temperature": self.temperature, "token-lr": self.token_lr}
+        factors = {
+            "weight": self.weight,
+            "temperature": self.temperature,
+            "token-lr": self.token_lr,
+            "token-std": self.token_std,
+        }
         words += [f"{name}-{100 * factor:.0f}" for name, factor in factors.items() if factor != 1.0]
         if not self.mixing:
             words.append("unmixed")

@@ -29,6 +29,7 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("τ = 2", {"temperature": 2.0}),
     ("images not mixed", {"mixing": False}),
     ("tokens' learning rate × 10", {"token_lr": 10.0}),
+    ("advised tokens drawn × 15", {"token_std": 15.0}),
 )
 """What is changed of the students' training, one thing at a time."""
 
@@ -42,10 +43,11 @@ PLACE = "beyond the paper"
 
 
 def _changed(arm: Arm, changes: dict[str, Any]) -> Arm:
-    """An arm under a change; labels alone know no advice."""
-    if not arm.advisers:
-        changes = {key: value for key, value in changes.items() if key not in ("weight", "temperature")}
-    return replace(arm, **changes)
+    """An arm under a change; labels alone know no advice, and a single token is no advised one."""
+    unknown = {"weight", "temperature", "token_std"} if not arm.advisers else set()
+    if arm.tokens == "single":
+        unknown.add("token_std")
+    return replace(arm, **{key: value for key, value in changes.items() if key not in unknown})
 
 
 def _early(arm: Arm) -> Arm:
@@ -73,7 +75,8 @@ def _sweep() -> Experiment:
         claims,
         (
             f"One teacher is {CONV}, the other kind {INV}; all changes are of the students' training but the last.",
-            "Labels alone are the same run where a change is of the advice alone.",
+            "Labels alone are the same run where a change is of the advice alone, and one token where it is of advised "
+            "tokens alone.",
             "In the figure: one seed small, their mean large.",
         ),
     )

@@ -16,6 +16,7 @@ from timm.models import is_model
 from ..advice_cache import data_facts, views_of
 from ..data.sources import open_sources
 from ..errors import RecipeError
+from ..models.cit import TOKEN_STD
 from ..recipe import FREE, Recipe, flat
 from ..recipe_file import apply_setting, builtin_recipes, parse_yaml, recipe_from, validated
 from .ablations import SEVEN_ARMS
@@ -279,6 +280,8 @@ def _give_tokens(student: dict[str, Any], arm: Arm) -> None:
     student["model"] = student["model"].replace("transformer_", "cit_")
     if arm.stem != "patchify":
         student["options"] = {**student.get("options", {}), "stem": arm.stem}
+    if arm.token_std != 1.0:
+        student["options"] = {**student.get("options", {}), "token_std": round(arm.token_std * TOKEN_STD, 9)}
     if arm.injected:
         student["tokens"] = {bias: bias for bias in arm.injected}
 

@@ -6,7 +6,8 @@ tokens; any other token is learned. Two aligned tokens of one bias also get a le
 would be the same token otherwise (our reading: the paper has one token per bias).
 
 The class head alone gives the inference logits, as the paper says; the official code averages all heads, which is
-`inference="average"`. All tokens are drawn from a truncated normal (std 0.02), as §3.2 says of the class token.
+`inference="average"`. All tokens are drawn from a truncated normal (std 0.02, `TOKEN_STD`), as §3.2 says of the class
+token; `token_std` draws the advised tokens and offsets more widely.
 """
 
 import inspect
@@ -33,6 +34,7 @@ from coadvise.models.stems import Embedded, StemName, TokenEmbed, check_image_si
 Inference = Literal["class", "average"]
 DEFAULT_TEACHERS: Mapping[str, str | None] = MappingProxyType({"conv": "conv", "inv": "inv"})
 CLASS = "class"
+TOKEN_STD = 0.02
 # Older versions of timm draw all weights anew in any case.
 _KNOWS_RESET = "needs_reset" in inspect.signature(VisionTransformer.init_weights).parameters
 # Options of timm's ViT that contradict what a CiT is: its outputs are its tokens, class first.
@@ -48,6 +50,7 @@ class CiT(VisionTransformer):
         stem: what makes the patch tokens; all but `patchify` need an even patch size.
         align: whether tokens start from the stem of their bias, where there is one.
         inference: what `forward` returns: logits of the class head, or the mean of all heads' logits.
+        token_std: standard deviation from which advised tokens and offsets are drawn.
         kwargs: any other option of timm's VisionTransformer (patch_size, drop_path_rate, dynamic_img_size, …).
 
     Raises:
@@ -70,12 +73,13 @@ class CiT(VisionTransformer):
         stem: StemName = "patchify",
         align: bool = True,
         inference: Inference = "class",
+        token_std: float = TOKEN_STD,
         weight_init: Literal["skip", "reset", "jax", "jax_nlhb", "moco", ""] = "",
         **kwargs: Any,
     ) -> None:
         # Before any weight is drawn: see init_weights.
         seed = _draw_seed()
-        _check_options(embed_dim, num_heads, inference, kwargs)
+        _check_options(embed_dim, num_heads, inference, token_std, kwargs)
         _check_tokens(teachers)
         padded = bool(kwargs.get("dynamic_img_pad", False))
         check_image_size(to_2tuple(img_size), to_2tuple(patch_size), padded=padded)
@@ -91,6 +95,7 @@ class CiT(VisionTransformer):
         )
         self.teachers = dict(teachers)
         self.inference = inference
+        self.token_std = token_std
         stems = self.patch_embed.biases if align else ()
         self.aligned = {name: bias for name, bias in self.teachers.items() if bias is not None and bias in stems}
         biases = list(self.aligned.values())
@@ -120,7 +125,7 @@ class CiT(VisionTransformer):
         return nn.Linear(self.embed_dim, self.num_classes, device=weight.device, dtype=weight.dtype)
 
     def init_weights(self, mode: str = "", needs_reset: bool = True, seed: int | None = None) -> None:
-        """timm's ViT initialisation; class, advised tokens and offsets truncated normal with std 0.02.
+        """timm's ViT initialisation; class token truncated normal, advised tokens and offsets too.
 
         Students that differ in their tokens alone start, from the same seed, with the same shared weights: what is
         drawn for advised tokens comes after everything else.
@@ -133,7 +138,7 @@ class CiT(VisionTransformer):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             shared = trunc_normal_(position.new_empty(1, 1 + position.shape[1] - prefix, self.embed_dim), std=0.02)
-            cls = trunc_normal_(torch.empty_like(self.cls_token), std=0.02)
+            cls = trunc_normal_(torch.empty_like(self.cls_token), std=TOKEN_STD)
             self.pos_embed = None  # type: ignore[assignment]
             reset = {"needs_reset": needs_reset} if _KNOWS_RESET else {}
             super().init_weights(mode, **reset)  # heads of advised tokens are its last draws
@@ -145,7 +150,8 @@ class CiT(VisionTransformer):
                 trunc_normal_(position[:, i : i + 1], std=0.02)
                 for token in (self.tokens, self.offsets):
                     if name in token:
-                        trunc_normal_(token[name], std=0.02)
+                        # Scaled, since timm cuts at ±2 whatever the deviation.
+                        trunc_normal_(token[name], std=TOKEN_STD).mul_(self.token_std / TOKEN_STD)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -233,13 +239,15 @@ def _draw_seed() -> int:
     return int(torch.randint(2**62, (), device="cpu"))
 
 
-def _check_options(embed_dim: int, num_heads: int, inference: str, kwargs: Mapping[str, Any]) -> None:
+def _check_options(embed_dim: int, num_heads: int, inference: str, token_std: float, kwargs: Mapping[str, Any]) -> None:
     if num_heads < 1 or embed_dim % num_heads:
         raise ModelError(
             f"width {embed_dim} cannot be shared by {num_heads} heads: choose embed_dim as a multiple of num_heads"
         )
     if inference not in get_args(Inference):
         raise ModelError(f"inference is {inference!r}; choose 'class' or 'average'")
+    if not (isinstance(token_std, int | float) and 0 < token_std < math.inf):
+        raise ModelError(f"token_std is {token_std!r}: give a number above 0")
     for option in _NOT_OPTIONS:
         if option in kwargs:
             raise ModelError(f"a CiT has no option {option!r}: its class token and position embeddings are fixed")
