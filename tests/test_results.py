@@ -69,15 +69,23 @@ def test_landed_runs_are_those_that_would_be_run_now(folder: Path, tmp_path: Pat
     assert {path.stem for path in (folder / "runs").glob("*.json")} <= names
 
 
-def test_the_sweep_in_the_readme_is_that_of_its_files() -> None:
-    files = {path.stem: json.loads(path.read_text()) for path in (ROOT / "cifar-cpu" / "runs").glob("*.json")}
+@pytest.mark.parametrize(("folder", "name"), [("digits", "the digits"), ("cifar-cpu", "CIFAR-10")])
+def test_the_sweep_in_the_readme_is_that_of_its_files(folder: str, name: str) -> None:
+    files = {path.stem: json.loads(path.read_text()) for path in (ROOT / folder / "runs").glob("*.json")}
     results = Results(files)
     text = (ROOT / "README.md").read_text()
-    lines = text.split("### What holds the second kind back")[1].split("\n## ")[0].splitlines()
+    section = text.split(f"### What holds the second kind back on {name}\n")[1].split("\n## ")[0]
+    lines = section.splitlines()
     shown = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][2:]
     rows = [row for row in SWEEP.rows if results.series(row.ours["both"])]
-    counted = {1: "", 2: " (two seeds)", 3: " (three seeds)", 4: " (four seeds)", 5: " (five seeds)"}
-    titles = [row.labels[0] + counted[len(results.series(row.ours["both"]))] for row in rows]
+    words = {1: "one seed", 2: "two seeds", 3: "three seeds", 4: "four seeds", 5: "five seeds"}
+    counts = {len(results.series(value)) for row in rows for value in row.ours.values()}
+    if len(counts) == 1:
+        assert f"{words[counts.pop()]} in every cell" in section
+        titles = [row.labels[0] for row in rows]
+    else:
+        seeds = [len(results.series(row.ours["both"])) for row in rows]
+        titles = [row.labels[0] + (f" ({words[n]})" if n > 1 else "") for row, n in zip(rows, seeds, strict=True)]
     assert [cells[0] for cells in shown] == titles
     for row, (title, none, one, both, single, kind, tokens) in zip(rows, shown, strict=True):
         series = {key: results.series(value) for key, value in row.ours.items()}
@@ -85,7 +93,8 @@ def test_the_sweep_in_the_readme_is_that_of_its_files() -> None:
         if none:
             assert none == f"{mean['none']:.1f}", title
         assert [one, both, single] == [f"{mean[key]:.1f}" for key in ("one", "both", "single")], title
-        apart = [f"{mean['both'] - mean[key]:+.1f}".replace("-", "−") for key in ("one", "single")]
+        differences = [round(mean["both"] - mean[key], 1) for key in ("one", "single")]
+        apart = [f"{gap:+.1f}".replace("-", "−") if gap else "0.0" for gap in differences]
         assert [kind, tokens] == apart, title
 
 
