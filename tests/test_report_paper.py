@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,17 @@ def test_tokens_of_every_seed_are_shown(tmp_path: Path) -> None:
     row = next(line for line in text.splitlines() if "class – resnet18" in line)
     assert [cell.strip() for cell in row.split("|")[1:-1]] == [CROSS.id, "class – resnet18", "0.25, 0.99"]
     assert f"ended up the same (cosine above 0.99): {CROSS.id} (1 of 3 runs)." in text
+
+
+def test_tokens_that_start_or_learn_otherwise_are_shown_beside_the_seven_arms(tmp_path: Path) -> None:
+    changed = {replace(CROSS, **one): [0.5] for one in ({"token_std": 15.0}, {"token_lr": 10.0}, {"weight": 3.0})}
+    found = files({CROSS: [0.5], **changed})
+    for content in found.values():
+        content["detail"] = {"token_cosine": {"class|resnet18": [0.9, 0.5]}}
+    write_paper_report(tmp_path, found, [SWEEP], SCALE)
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    shown = [line.split("|")[1].strip() for line in lines if "class – resnet18" in line]
+    assert shown == [CROSS.id, f"{CROSS.id}.token-lr-1000", f"{CROSS.id}.token-std-1500"]
 
 
 def test_latex_has_as_many_cells_in_every_row(tmp_path: Path, everything: dict[str, dict[str, Any]]) -> None:

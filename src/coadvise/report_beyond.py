@@ -140,9 +140,9 @@ def _cosine_curves(arms: Sequence[Arm], results: Results) -> dict[str, list[floa
 
 
 def _cosine_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
-    """Of the seven arms, every run: how tokens end up differs from seed to seed."""
+    """Every run of the seven arms and of those with changed tokens: how tokens end up differs from seed to seed."""
     rows = []
-    for arm in (one for one in arms if one in SEVEN_ARMS):
+    for arm in (one for one in arms if one in SEVEN_ARMS or (one.token_lr, one.token_std) != (1.0, 1.0)):
         runs = [_cosines(arm, seed, results) for seed in results.seeds(arm)]
         for pair in dict.fromkeys(pair for run in runs for pair in run):
             rows.append([arm.id, _pair(pair), ", ".join(number(run[pair][-1], 2) for run in runs if pair in run)])
