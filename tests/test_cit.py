@@ -212,6 +212,7 @@ def test_advised_tokens_drawn_more_widely():
     torch.manual_seed(0)
     wide = CiT(**options, token_std=3.0).state_dict()
     scaled = {"tokens.c", "offsets.a", "offsets.b"}
+    assert scaled <= wide.keys()
     for name, value in wide.items():
         torch.testing.assert_close(value, narrow[name] * (150 if name in scaled else 1))
 
@@ -244,7 +245,10 @@ def test_average_features_and_reset():
         ({"img_size": 30}, "30×30 is not divisible by patch size 8×8: use 32×32 px"),
         ({"num_heads": 5}, "width 24 cannot be shared by 5 heads"),
         ({"inference": "both"}, "'class' or 'average'"),
-        ({"token_std": 0}, "token_std is 0: give a number above 0"),
+        ({"token_std": 0}, "token_std is 0: give a finite number above 0"),
+        ({"token_std": float("nan")}, "token_std is nan"),
+        ({"token_std": True}, "token_std is True"),
+        ({"token_std": 0.3, "stem": "conv+inv"}, "no advised token that is drawn"),
         ({"reg_tokens": 2}, "no option 'reg_tokens'"),
         ({"global_pool": "avg"}, "remove global_pool='avg'"),
     ],

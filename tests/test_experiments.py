@@ -132,8 +132,8 @@ def test_a_sweep_changes_one_thing_of_the_students(setup: Setup) -> None:
     assert changed["images not mixed"].keys() <= {"data.augment.mixup", "data.augment.cutmix"}
     assert set(changed["images not mixed"].values()) == {0.0}
     assert changed["tokens' learning rate × 10"] == {"optim.token_lr": lr}
-    assert changed["advised tokens drawn × 15"] == {"student.options.token_std": 0.3}
-    assert rows["advised tokens drawn × 15"]["single"] == rows["nothing"]["single"]
+    assert changed["spread of advised tokens × 15"] == {"student.options.token_std": 0.3}
+    assert rows["spread of advised tokens × 15"]["single"] == rows["nothing"]["single"]
     early = planner.run(rows["teachers of half the epochs"]["both"], 0)
     assert [one.arm.part for one in early.advisers.values()] == [0.5, 0.5] and early.arm.part == 1.0
     nones = {arms["none"] for arms in rows.values()}

@@ -29,7 +29,7 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("τ = 2", {"temperature": 2.0}),
     ("images not mixed", {"mixing": False}),
     ("tokens' learning rate × 10", {"token_lr": 10.0}),
-    ("advised tokens drawn × 15", {"token_std": 15.0}),
+    ("spread of advised tokens × 15", {"token_std": 15.0}),
 )
 """What is changed of the students' training, one thing at a time."""
 
@@ -75,8 +75,8 @@ def _sweep() -> Experiment:
         claims,
         (
             f"One teacher is {CONV}, the other kind {INV}; all changes are of the students' training but the last.",
-            "Labels alone are the same run where a change is of the advice alone, and one token where it is of advised "
-            "tokens alone.",
+            "Labels alone are the same runs where a change is of advice, teachers or advised tokens; one token, "
+            "where it is of advised tokens.",
             "In the figure: one seed small, their mean large.",
         ),
     )

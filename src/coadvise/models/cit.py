@@ -6,8 +6,8 @@ tokens; any other token is learned. Two aligned tokens of one bias also get a le
 would be the same token otherwise (our reading: the paper has one token per bias).
 
 The class head alone gives the inference logits, as the paper says; the official code averages all heads, which is
-`inference="average"`. All tokens are drawn from a truncated normal (std 0.02, `TOKEN_STD`), as §3.2 says of the class
-token; `token_std` draws the advised tokens and offsets more widely.
+`inference="average"`. Tokens are drawn from a truncated normal: std 0.02 (`TOKEN_STD`), as §3.2 says of the
+class token; `token_std` for advised tokens and offsets.
 """
 
 import inspect
@@ -16,6 +16,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from functools import partial
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -50,7 +51,8 @@ class CiT(VisionTransformer):
         stem: what makes the patch tokens; all but `patchify` need an even patch size.
         align: whether tokens start from the stem of their bias, where there is one.
         inference: what `forward` returns: logits of the class head, or the mean of all heads' logits.
-        token_std: standard deviation from which advised tokens and offsets are drawn.
+        token_std: standard deviation from which advised tokens and offsets are drawn; their position embeddings are
+            drawn as all others. Of no effect on tokens that start from a stem and have no offset.
         kwargs: any other option of timm's VisionTransformer (patch_size, drop_path_rate, dynamic_img_size, …).
 
     Raises:
@@ -95,13 +97,15 @@ class CiT(VisionTransformer):
         )
         self.teachers = dict(teachers)
         self.inference = inference
-        self.token_std = token_std
+        self.token_std = float(token_std)
         stems = self.patch_embed.biases if align else ()
         self.aligned = {name: bias for name, bias in self.teachers.items() if bias is not None and bias in stems}
         biases = list(self.aligned.values())
         token = lambda: nn.Parameter(self.cls_token.new_empty(1, 1, embed_dim))
         self.tokens = nn.ParameterDict({n: token() for n in self.teachers if n not in self.aligned})
         self.offsets = nn.ParameterDict({n: token() for n, bias in self.aligned.items() if biases.count(bias) > 1})
+        if self.token_std != TOKEN_STD and not (self.tokens or self.offsets):
+            raise ModelError("token_std: this student has no advised token that is drawn; leave it out")
         self.advised_heads = nn.ModuleDict({name: self._new_head() for name in self.teachers})
 
         self.num_prefix_tokens = 1 + len(self.teachers)
@@ -125,7 +129,7 @@ class CiT(VisionTransformer):
         return nn.Linear(self.embed_dim, self.num_classes, device=weight.device, dtype=weight.dtype)
 
     def init_weights(self, mode: str = "", needs_reset: bool = True, seed: int | None = None) -> None:
-        """timm's ViT initialisation; class token truncated normal, advised tokens and offsets too.
+        """timm's ViT initialisation; tokens truncated normal: class std 0.02, advised tokens and offsets `token_std`.
 
         Students that differ in their tokens alone start, from the same seed, with the same shared weights: what is
         drawn for advised tokens comes after everything else.
@@ -246,8 +250,8 @@ def _check_options(embed_dim: int, num_heads: int, inference: str, token_std: fl
         )
     if inference not in get_args(Inference):
         raise ModelError(f"inference is {inference!r}; choose 'class' or 'average'")
-    if not (isinstance(token_std, int | float) and 0 < token_std < math.inf):
-        raise ModelError(f"token_std is {token_std!r}: give a number above 0")
+    if isinstance(token_std, bool) or not (isinstance(token_std, Real) and 0 < token_std < math.inf):
+        raise ModelError(f"token_std is {token_std!r}: give a finite number above 0")
     for option in _NOT_OPTIONS:
         if option in kwargs:
             raise ModelError(f"a CiT has no option {option!r}: its class token and position embeddings are fixed")
