@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from recipes_for_tests import CNN, INN, tiny
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -577,14 +578,25 @@ def test_only_the_teacher_that_is_added_is_asked(trained, tmp_path, monkeypatch)
 
 
 def test_unreadable_images_are_replaced_in_the_cache_too(trained, tmp_path, write_folder):
-    source = write_folder(tmp_path / "photos", tuple("abcdefghij"), 4)
+    source = write_folder(tmp_path / "photos", tuple("abcdefghij"), 4, (8, 8))
     broken = sorted(source.glob("c/*.png"))[1]
     broken.write_bytes(b"no image")
     changes = {"data.source": str(source), "data.train_size": None, "data.val_size": None, "data.val_fraction": 0.25,
-               "optim.batch_size": 10, "advice.source": "cache", "data.on_error": "skip"}  # fmt: skip
+               "optim.batch_size": 10, "advice.source": "cache", "data.on_error": "skip",
+               "data.augment.policy": "none", "data.augment.mixup": 0.0, "data.augment.cutmix": 0.0}  # fmt: skip
     recipe = recipe_with(trained, tmp_path, changes)
-    write(recipe)
-    train(recipe, display=QUIET)
+    cache, loader, teachers = opened(recipe)
+    files = [loader.source.describe(index) for index in range(len(loader.source))]
+    place = files.index(str(broken))
+    for batch in loader.epoch(0):  # of unchanged views, so that what the teachers see follows from the files alone
+        shown = [(place + 1) % len(files) if index == place else index for index in batch.index.tolist()]
+        rows = [np.array(Image.open(files[index])) / 255 for index in shown]
+        pixels = torch.from_numpy((np.stack(rows) - recipe.data.mean) / recipe.data.std).permute(0, 3, 1, 2).float()
+        assert batch.skipped == ((str(broken),) if place in batch.index.tolist() else ())
+        for name, stored in cache.read(batch.view, batch.position).items():
+            with torch.no_grad():
+                assert torch.allclose(stored.softmax(1), teachers[name](pixels).softmax(1), atol=5e-3)
+    train(recipe, display=QUIET)  # which asks the teachers about some views again
 
 
 def test_what_is_no_cache(complete, tmp_path, trained):
