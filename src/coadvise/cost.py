@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from .build import build_student, build_teacher
 from .compiling import WORTHWHILE_STEPS, compile_blocks, plain_attention
+from .data.finish import Batch
 from .data.loader import TrainLoader
 from .data.sources import open_sources
 from .errors import ModelError
@@ -32,7 +33,7 @@ from .preparation import loss_mode, make_optimizer, student_tokens
 from .processes import resolve_precision
 from .progress import Display
 from .recipe import Recipe
-from .teachers import Teachers
+from .teachers import FrozenTeacher, Teachers
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The batch is doubled while that brings a tenth more images per second, up to so many images.
@@ -172,12 +173,7 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
     train_source, _ = open_sources(recipe.data)
     classes, batch_size = len(train_source.class_names), recipe.optim.batch_size // recipe.optim.accumulate
-    members = {}
-    for name, settings in recipe.teachers.items():
-        # What a checkpoint says of its model counts; one that is not there yet, or is downloaded, does not.
-        known = settings.checkpoint if settings.checkpoint and Path(settings.checkpoint).is_file() else None
-        bare = settings.model_copy(update={"pretrained": False, "checkpoint": known, "train": None})
-        members[name] = build_teacher(name, bare, recipe, classes)
+    members = _teachers_as_they_are(recipe, classes)
     teachers = Teachers(members, input_mean=recipe.data.mean, input_std=recipe.data.std).to(device)
     fresh = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
     student = build_student(recipe.model_copy(update={"student": fresh}), classes).to(device).train()
@@ -187,16 +183,8 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None
     mode = loss_mode(recipe, tokens, members)
     optimizer = make_optimizer(student, recipe, recipe.optim.lr)
     loader = TrainLoader(train_source, recipe.data, batch_size, device=device)
-    batches = chain.from_iterable(map(loader.epoch, itertools.count()))
-    batch = next(batches)  # workers start, small sets are read
-    # More than what the workers have ready by now.
-    count = rounds + 4 * recipe.data.workers
-    start = _now(device)
-    with display.bar("input", count) as bar:
-        for batch in itertools.islice(batches, count):  # noqa: B007 - the last one is used below
-            bar.advance()
-    parts = {"input": (_now(device) - start) / count}
-    loader.close()
+    batch, input_s = _timed_input(loader, rounds + 4 * recipe.data.workers, device, display)
+    parts = {"input": input_s}
     if recipe.run.fuse_teachers:
         teachers.fuse(batch.images[:2], dtype)
     weights = {"class": recipe.loss.label_weight, **recipe.loss.weights}
@@ -215,39 +203,77 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None
             kind=recipe.loss.advice, tokens=mode,
         ).total  # fmt: skip
 
-    def whole() -> None:
-        forward(advise()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
     for name, member in zip(teachers.names, teachers.members, strict=True):
         parts[f"teacher {name}"] = seconds_of(partial(_advised, member, batch.images, autocast), device, rounds)
     advice = advise()
-    times: dict[str, list[float]] = {"student forward": [], "backward": [], "optimizer": [], "whole": []}
+
+    def update() -> None:
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def whole() -> None:
+        forward(advise()).backward()
+        update()
+
     with display.bar("steps", rounds) as bar:
-        for number in range(rounds + 1):
-            marks = [_now(device)]
-            loss = forward(advice)
-            marks.append(_now(device))
-            loss.backward()
-            marks.append(_now(device))
-            optimizer.step()
-            optimizer.zero_grad()
-            marks.append(_now(device))
-            whole()
-            marks.append(_now(device))
-            if number:
-                for name, start, end in zip(times, marks[:-1], marks[1:], strict=True):
-                    times[name].append(end - start)
-            bar.advance()
-    parts |= {name: statistics.median(times[name]) for name in ("student forward", "backward", "optimizer")}
+        times = _timed_steps(partial(forward, advice), update, whole, device, rounds, bar.advance)
+    whole_s = times.pop("whole")
+    parts |= times
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH):
         forward(advise()).backward()
     optimizer.zero_grad()
-    return StepCost(
-        batch_size, parts, statistics.median(times["whole"]), counter.get_total_flops(), matrix_peak(device, dtype)
-    )
+    return StepCost(batch_size, parts, whole_s, counter.get_total_flops(), matrix_peak(device, dtype))
+
+
+def _teachers_as_they_are(recipe: Recipe, classes: int) -> dict[str, FrozenTeacher]:
+    members = {}
+    for name, settings in recipe.teachers.items():
+        # What a checkpoint says of its model counts; one that is not there yet, or is downloaded, does not.
+        known = settings.checkpoint if settings.checkpoint and Path(settings.checkpoint).is_file() else None
+        bare = settings.model_copy(update={"pretrained": False, "checkpoint": known, "train": None})
+        members[name] = build_teacher(name, bare, recipe, classes)
+    return members
+
+
+def _timed_input(loader: TrainLoader, count: int, device: torch.device, display: Display) -> tuple[Batch, float]:
+    """A batch, and the mean seconds of `count` batches from a loader, which should be more than its workers hold."""
+    batches = chain.from_iterable(map(loader.epoch, itertools.count()))
+    batch = next(batches)  # workers start, small sets are read
+    start = _now(device)
+    with display.bar("input", count) as bar:
+        for batch in itertools.islice(batches, count):  # noqa: B007 - the last one is returned
+            bar.advance()
+    seconds = (_now(device) - start) / count
+    loader.close()
+    return batch, seconds
+
+
+def _timed_steps(
+    forward: Callable[[], Tensor],
+    update: Callable[[], None],
+    whole: Callable[[], None],
+    device: torch.device,
+    rounds: int,
+    advance: Callable[[], None],
+) -> dict[str, float]:
+    """Median seconds of a step's parts and of whole steps, in turn; the first round does not count."""
+    times: dict[str, list[float]] = {"student forward": [], "backward": [], "optimizer": [], "whole": []}
+    for number in range(rounds + 1):
+        marks = [_now(device)]
+        loss = forward()
+        marks.append(_now(device))
+        loss.backward()
+        marks.append(_now(device))
+        update()
+        marks.append(_now(device))
+        whole()
+        marks.append(_now(device))
+        if number:
+            for name, start, end in zip(times, marks[:-1], marks[1:], strict=True):
+                times[name].append(end - start)
+        advance()
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def _advised(member: nn.Module, images: Tensor, autocast: torch.autocast) -> None:
