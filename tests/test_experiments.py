@@ -19,7 +19,7 @@ from coadvise.errors import DataError, RecipeError, RunError
 from coadvise.experiments.ablations import CROSS, NONE, ONE_CONV, SEVEN_ARMS
 from coadvise.experiments.arms import Adviser, Arm, arm
 from coadvise.experiments.beyond import BEYOND, HEADS, LONGER, SWEEP
-from coadvise.experiments.declared import Experiment, Value
+from coadvise.experiments.declared import Experiment, Row, Value
 from coadvise.experiments.measure import groups_of, read_result
 from coadvise.experiments.paper import CIT_S, DEIT_TI_KD, EXPERIMENTS
 from coadvise.experiments.reproduce import _told_apart, find_experiments, reproduce, seconds
@@ -125,6 +125,9 @@ def test_a_sweep_changes_one_thing_of_the_students(setup: Setup) -> None:
     weight = plain["loss.weights.resnet18"]
     assert rows["nothing"]["both"] == CROSS and changed["nothing"] == {}
     assert changed["twice the epochs"] == {"schedule.epochs": 2}
+    live = {k: v for k, v in changed["views that never recur"].items() if k != "advice.top_k"}  # of stored advice
+    assert live == {"data.views": None, "advice.source": "live"}
+    assert changed["λ × 0.1"] == {f"loss.weights.{name}": 0.1 * weight for name in both}
     assert changed["λ × 3"] == {f"loss.weights.{name}": 3 * weight for name in both}
     assert changed["λ × 10"] == {f"loss.weights.{name}": 10 * weight for name in both}
     temperatures = {f"loss.temperatures.{name}": 2.0 for name in both}
@@ -138,7 +141,7 @@ def test_a_sweep_changes_one_thing_of_the_students(setup: Setup) -> None:
     assert [one.arm.part for one in early.advisers.values()] == [0.5, 0.5] and early.arm.part == 1.0
     nones = {arms["none"] for arms in rows.values()}
     assert {one.id for one in nones} == {
-        f"transformer_tiny{word}" for word in ("", "-e200", ".unmixed", ".token-lr-1000")
+        f"transformer_tiny{word}" for word in ("", "-e200", ".live", ".unmixed", ".token-lr-1000")
     }
 
 
@@ -149,6 +152,9 @@ def test_stored_advice_is_read_where_it_was_written(tmp_path: Path) -> None:
     folders = {}
     for one in [*SWEEP.arms(), *EXPERIMENTS["table4"].arms()]:
         run = planner.run(one, 0)
+        assert run.recipe.advice.source == ("cache" if one.advisers and not one.live else "live"), one.id
+        if one.live:
+            continue
         for name in run.advisers:
             folder = column_recipe(planner, run, name).advice.folder
             assert folder == run.recipe.advice.folder, one.id
@@ -162,10 +168,10 @@ def test_a_sweep_leaves_out_what_the_settings_make_the_same(tmp_path: Path) -> N
     left = _told_apart(SWEEP, Planner(setup))
     titles = [row.labels[0] for row in left.rows]
     assert titles == [
-        row.labels[0] for row in SWEEP.rows if row.labels[0] not in ("λ × 3", "λ × 10", "images not mixed")
+        row.labels[0] for row in SWEEP.rows if not row.labels[0].startswith("λ") and row.labels[0] != "images not mixed"
     ]
     assert not any(word in claim.text for claim in left.claims for word in ("λ", "mixed"))
-    assert "λ × 3, λ × 10, images not mixed" in left.notes[-1]
+    assert "λ × 0.1, λ × 3, λ × 10, images not mixed" in left.notes[-1]
     assert _told_apart(EXPERIMENTS["table6"], Planner(setup)) is EXPERIMENTS["table6"]
 
 
@@ -303,7 +309,7 @@ def test_given_weights_stand_for_a_run(tmp_path: Path) -> None:
     run, twin = planner.run(arm("resnet18"), 0), planner.run(arm("resnet18"), 1)
     assert run.given and not twin.given
     assert run.id != Planner(set_up(find_scale("digits"), tmp_path / "x", settings=SHORT)).run(arm("resnet18"), 0).id
-    small = [Experiment("table6", "t", "d", ("m",), (), [], extra=(ONE_CONV,))]
+    small = [Experiment("table6", "t", "d", ("m",), (), [Row(("m",), {}, {"top1": Value(ONE_CONV)})])]
     jobs, _ = open_jobs(planner, small, orders(setup))
     assert run_jobs(jobs, orders(setup), Display(quiet=True))
     result = read_result(orders(setup).results, run)

@@ -158,7 +158,7 @@ def test_another_folder_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_advice_is_written_anew_when_a_teacher_was_trained_anew(setup: Setup) -> None:
-    experiment = Experiment("table6", "t", "d", ("m",), (), [], extra=(ONE_CONV,))
+    experiment = Experiment("table6", "t", "d", ("m",), (), [Row(("m",), {}, {"top1": Value(ONE_CONV)})])
     reproduce(setup, [experiment], orders(setup), Display(quiet=True))
     run = Planner(setup).run(ONE_CONV, 0)
     (teacher,) = run.advisers.values()
@@ -183,7 +183,7 @@ def test_advice_is_written_anew_when_a_teacher_was_trained_anew(setup: Setup) ->
 
 def test_a_student_half_taught_by_another_teacher_starts_anew(setup: Setup) -> None:
     """Its teacher was trained again since: what it had learnt is not gone on with."""
-    experiment = Experiment("table6", "t", "d", ("m",), (), [], extra=(ONE_CONV,))
+    experiment = Experiment("table6", "t", "d", ("m",), (), [Row(("m",), {}, {"top1": Value(ONE_CONV)})])
     reproduce(setup, [experiment], orders(setup), Display(quiet=True))
     run = Planner(setup).run(ONE_CONV, 0)
     (teacher,) = run.advisers.values()
@@ -240,7 +240,7 @@ def test_missing_shifted_images_are_found_before_anything_is_trained(setup: Setu
 
 
 def test_measures_of_other_weights_or_images_are_made_anew(setup: Setup) -> None:
-    experiment = Experiment("table6", "t", "d", ("m",), (), [], extra=(NONE,))
+    experiment = Experiment("table6", "t", "d", ("m",), (), [Row(("m",), {}, {"top1": Value(NONE)})])
     reproduce(setup, [experiment], orders(setup), Display(quiet=True))
     run, results = Planner(setup).run(NONE, 0), orders(setup).results
     path = results / f"{run.name}.json"

@@ -5,7 +5,6 @@ An arm says nothing of the data or the size of a run: `scales` does. Two tables 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +55,8 @@ class Arm:
         part: of the full number of epochs.
         weight, temperature: factors on the scale's λ and τ of every advised token.
         mixing: whether the student's images are mixed (mixup, CutMix) as the scale does.
+        live: whether its images are drawn anew in every epoch and its teachers asked in every step, where the scale
+            has views that recur.
         token_lr: factor on the learning rate of the tokens.
         token_std: factor on the standard deviation from which advised tokens are drawn.
     """
@@ -70,6 +71,7 @@ class Arm:
     weight: float = 1.0
     temperature: float = 1.0
     mixing: bool = True
+    live: bool = False
     token_lr: float = 1.0
     token_std: float = 1.0
 
@@ -94,6 +96,8 @@ class Arm:
         words += [f"{name}-{100 * factor:.0f}" for name, factor in factors.items() if factor != 1.0]
         if not self.mixing:
             words.append("unmixed")
+        if self.live:
+            words.append("live")
         return ".".join(words) + _part(self.part)
 
     @property
@@ -110,8 +114,3 @@ def arm(model: str, *advisers: str | Adviser, **settings: object) -> Arm:
     """Short form: advisers by model name alone."""
     members = tuple(Adviser(one) if isinstance(one, str) else one for one in advisers)
     return Arm(model, members, **settings)  # type: ignore[arg-type]
-
-
-def advisers_of(arms: Iterable[Arm]) -> list[Adviser]:
-    """Every adviser of some arms once, in order of appearance."""
-    return list(dict.fromkeys(adviser for one in arms for adviser in one.advisers))

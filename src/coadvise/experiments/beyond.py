@@ -24,6 +24,8 @@ from .declared import AVERAGE, Claim, Column, Experiment, Row, Value
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("nothing", {}),
     ("twice the epochs", {"part": 2.0}),
+    ("views that never recur", {"live": True}),
+    ("λ × 0.1", {"weight": 0.1}),
     ("λ × 3", {"weight": 3.0}),
     ("λ × 10", {"weight": 10.0}),
     ("τ = 2", {"temperature": 2.0}),
@@ -65,6 +67,8 @@ def _sweep() -> Experiment:
             above(f"{title}: both kinds are better than one teacher", PLACE, row["both"], row["one"]),
             above(f"{title}: three tokens are better than one", PLACE, row["both"], row["single"]),
         ]
+        if row["one"].live:
+            claims.append(above(f"{title}: one teacher is better than none", PLACE, row["one"], row["none"]))
     return Experiment(
         "sweep",
         "On what the gain from a second kind depends",
@@ -77,6 +81,9 @@ def _sweep() -> Experiment:
             f"One teacher is {CONV}, the other kind {INV}; all changes are of the students' training but the last.",
             "Labels alone are the same runs where a change is of advice, teachers or advised tokens; one token, "
             "where it is of advised tokens.",
+            "Views that never recur: the scale stores the teachers' advice on a few views of each image, and all "
+            "students see these in turn, those that learn from labels alone as well. In this row every epoch has "
+            "views of its own, and the teachers are asked about them.",
             "In the figure: one seed small, their mean large.",
         ),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .arms import Adviser, Arm
+from .arms import Arm
 
 CLASS, AVERAGE = "accuracy/class", "accuracy/average"
 """Top-1 of the class token, and by the mean of all heads' logits where there are several."""
@@ -92,7 +92,6 @@ class Experiment:
         heads: titles of the columns that name a row.
         data: the data set it was made on in the paper; empty for what the paper does not have.
         notes: what the paper leaves open or says in two ways, and how it is read here.
-        extra: arms that are trained though no row or claim shows a number of theirs.
     """
 
     name: str
@@ -103,7 +102,6 @@ class Experiment:
     rows: Sequence[Row]
     claims: Sequence[Claim] = ()
     notes: Sequence[str] = ()
-    extra: Sequence[Arm] = ()
 
     @property
     def of_paper(self) -> bool:
@@ -119,8 +117,4 @@ class Experiment:
 
     def arms(self) -> list[Arm]:
         """Every arm it needs, each once; advisers are found through them."""
-        return list(dict.fromkeys([*(value.arm for value in self.values()), *self.extra]))
-
-    def advisers(self) -> list[Adviser]:
-        """The advisers of its arms, each once."""
-        return list(dict.fromkeys(adviser for arm in self.arms() for adviser in arm.advisers))
+        return list(dict.fromkeys(value.arm for value in self.values()))

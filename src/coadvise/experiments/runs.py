@@ -241,6 +241,8 @@ class Planner:
         content["optim"]["token_lr"] = token_lr if arm.is_transformer else 1.0
         if not arm.mixing:
             content["data"]["augment"] = {**content["data"].get("augment", {}), "mixup": 0.0, "cutmix": 0.0}
+        if arm.live:
+            content["data"]["views"] = None
         return content
 
     def _student(self, arm: Arm) -> dict[str, Any]:
@@ -252,7 +254,7 @@ class Planner:
         return student
 
     def _advice(self, recipe: Recipe, seed: int) -> dict[str, Any]:
-        if not recipe.teachers or self.setup.views is None:
+        if not recipe.teachers or recipe.data.views is None:
             return {}
         return {"source": "cache", "folder": str(self.cache(recipe, seed)), "top_k": None}
 
@@ -333,8 +335,6 @@ def _single_runs(experiments: Iterable[Experiment]) -> dict[Arm, set[int]]:
     for experiment in experiments:
         for value in experiment.values():
             seeds.setdefault(value.arm, set()).add(value.seed)
-        for arm in experiment.extra:
-            seeds.setdefault(arm, set()).add(None)
     return {arm: {s for s in found if s is not None} for arm, found in seeds.items() if None not in found}
 
 
