@@ -82,7 +82,6 @@ def test_a_students_likeness_to_its_teachers() -> None:
     assert numbers["ensemble/upper"] >= numbers["ensemble/accuracy"]
     assert set(detail["token_cosine"]) == {"class|conv", "class|inv", "conv|inv"}
     assert all(len(values) == 3 for values in detail["token_cosine"].values())
-    assert detail["collapsed"] is (detail["token_cosine"]["conv|inv"][-1] > 0.99)
     assert detail["teachers"]["conv|copy"]["cka"] == pytest.approx(numbers["cka/conv|class"])
     assert likeness(student, {}, source)[0].keys() == {"ece/class", "ece/conv", "ece/inv"}
 

@@ -25,9 +25,6 @@ from .models.cit import CLASS, CiT
 from .models.students import SingleHead
 from .similarity import calibration_error, ensemble, error_consistency, linear_cka
 
-COLLAPSED = 0.99
-"""Cosine after the last block above which two advised tokens count as one."""
-
 
 @dataclass
 class Answers:
@@ -136,8 +133,8 @@ def likeness(
     Returns:
         Flat numbers `ece/TOKEN`, `kappa/TEACHER|TOKEN`, `cka/TEACHER|TOKEN`, `ensemble/accuracy` and `ensemble/upper`
         of the teachers and `ensemble/student`, all on the same images (undefined ones are absent), and in detail:
-        `likeness images`, how many; `token_cosine`, pair → value after each block; `collapsed`, whether two advised
-        tokens ended up as one; `teachers`, their κ and CKA with each other.
+        `likeness images`, how many; `token_cosine`, pair → value after each block; `teachers`, their κ and CKA with
+        each other.
     """
     if limit is not None and limit < len(source):
         source = Subset(source, balanced_subset(source.labels, limit))
@@ -156,8 +153,7 @@ def likeness(
         numbers["ensemble/student"] = float(own.right().double().mean())
     detail: dict[str, Any] = {"likeness images": len(own.label)}
     if own.cosines:
-        last = [values[-1] for pair, values in own.cosines.items() if not pair.startswith(f"{CLASS}|")]
-        detail |= {"token_cosine": own.cosines, "collapsed": any(value > COLLAPSED for value in last)}
+        detail["token_cosine"] = own.cosines
     for a, b in itertools.combinations(theirs, 2):
         pair = detail.setdefault("teachers", {}).setdefault(f"{a}|{b}", {})
         pair["kappa"] = error_consistency(theirs[a].right(), theirs[b].right())

@@ -54,10 +54,11 @@ class Pair(NamedTuple):
 
 
 class Family(NamedTuple):
-    """Teachers of one family."""
+    """Teachers of one family; `position` decides its looks, the same in every panel."""
 
     name: str
     points: Sequence[Pair]
+    position: int
 
 
 def teachers_figure(panels: Sequence[tuple[str, Sequence[Family]]], baseline: float | None) -> Figure:
@@ -70,22 +71,24 @@ def teachers_figure(panels: Sequence[tuple[str, Sequence[Family]]], baseline: fl
         first = first or axes
         if baseline is not None:
             axes.axhline(baseline, color=MUTED, lw=1.1, ls=(0, (4, 3)), label="labels only")
-        for position, family in enumerate(families, start=1):
-            look = style(position)
+        for family in families:
+            look = style(family.position)
             x, y = [p.teacher for p in family.points], [p.student for p in family.points]
             axes.errorbar(
                 x, y, [p.sd or 0.0 for p in family.points], fmt=look.marker, ls=look.line, color=look.color, ms=7,
                 mec=PAPER, mew=0.6, lw=1.3, capsize=2.5, elinewidth=1, label=family.name,
             )  # fmt: skip
-            for where, point in enumerate(family.points):
+            for point in family.points:  # beside the points: above and below are error bars
+                right = point.teacher == max(x)
                 axes.annotate(
-                    point.label, (point.teacher, point.student), (0, 8 if where % 2 else -13),
-                    textcoords="offset points", ha="center", fontsize=7.5, color=look.color, path_effects=_HALO,
+                    point.label, (point.teacher, point.student), (7 if right else -7, -1),
+                    textcoords="offset points", ha="left" if right else "right", va="center", fontsize=7.5,
+                    color=look.color, path_effects=_HALO, zorder=5,
                 )  # fmt: skip
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("teacher's top-1, %")
         axes.set_ylabel("student's top-1, %")
-        axes.margins(x=0.14, y=0.16)
+        axes.margins(x=0.2, y=0.16)
         axes.legend(fontsize=8.5, loc="best")
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from .report_claims import Results
 from .report_inputs import finite
 from .report_page import Section, Text
 from .statistics import summarise
-from .tables import NONE, Table, mean_sd, number, percent
+from .tables import Table, mean_sd, number, percent
 
-_SHOWN = {CROSS.id: "both kinds", SAME_TWICE.id: "one kind"}
+_SHOWN = {CROSS: "both kinds", SAME_TWICE: "one kind"}
 """Arms whose tokens are followed through the depth."""
+SAME = 0.99
+"""Cosine after the last block above which two tokens count as one."""
 
 
 def beyond_section(experiments: Sequence[Experiment], results: Results, attention: Path | None) -> Section | None:
@@ -64,7 +67,8 @@ def beyond_section(experiments: Sequence[Experiment], results: Results, attentio
         columns = ["Arm", "Tokens", "Cosine after the last block, every seed"]
         parts.append(Table("How alike the tokens of a student are", columns, cosines, "lll"))
     if collapsed := _collapsed(arms, results):
-        parts.append(Text(f"Tokens that ended up the same (cosine above 0.99): {', '.join(collapsed)}.", "warning"))
+        said = f"Tokens that ended up the same (cosine above {SAME} after the last block)"
+        parts.append(Text(f"{said}: {'; '.join(collapsed)}.", "warning"))
     if images := _attention(attention):
         alt = f"Attention of each token to the patches of {len(images)} images, in the last block."
         parts.append(draw("attention", alt, lambda: attention_figure(images)))
@@ -116,7 +120,10 @@ def _ensemble_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
         own = "ensemble/student" if whole else "accuracy/class"
         series = [results.series(Value(arm, metric)) for metric in (own, "ensemble/accuracy", "ensemble/upper")]
         if all(series) and len(arm.advisers) > 1:
-            rows.append([arm.id, *(mean_sd(summarise(list(one.values()))) if one else NONE for one in series)])
+            student, *theirs = (list(one.values()) for one in series)
+            # Of teachers that are one run each, every seed of the student measures the same.
+            same = lambda values: percent(values[0]) if len(set(values)) == 1 else mean_sd(summarise(values))
+            rows.append([arm.id, mean_sd(summarise(student)), *map(same, theirs)])
     return rows
 
 
@@ -132,8 +139,8 @@ def _images(arms: Sequence[Arm], results: Results) -> str:
 def _cosine_curves(arms: Sequence[Arm], results: Results) -> dict[str, list[float]]:
     """Through the depth, of the first seed of the arms with two advised tokens."""
     curves: dict[str, list[float]] = {}
-    for arm in arms:
-        if title := _SHOWN.get(arm.id):
+    for arm, title in _SHOWN.items():
+        if arm in arms:
             for pair, values in _cosines(arm, results.seeds(arm)[0], results).items():
                 curves[f"{title}: {_pair(pair)}"] = [float(value) for value in values]
     return curves
@@ -152,10 +159,11 @@ def _cosine_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
 def _collapsed(arms: Sequence[Arm], results: Results) -> list[str]:
     found = []
     for arm in arms:
-        seeds = results.seeds(arm)
-        same = sum(bool(results.content(arm, seed).get("detail", {}).get("collapsed")) for seed in seeds)
+        runs = [run for seed in results.seeds(arm) if (run := _cosines(arm, seed, results))]
+        same = Counter(pair for run in runs for pair, values in run.items() if values[-1] > SAME)
         if same:
-            found.append(f"{arm.id} ({same} of {len(seeds)} runs)")
+            pairs = ", ".join(f"{_pair(pair)} in {n}" for pair, n in sorted(same.items()))
+            found.append(f"{arm.id} ({pairs} of {len(runs)} run{'' if len(runs) == 1 else 's'})")
     return found
 
 

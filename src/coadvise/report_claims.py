@@ -1,8 +1,10 @@
 """The paper's claims against our runs: each is a number that must be above zero, tested over the seeds.
 
 A claim is the sum of some measured values less the sum of others. Runs of one seed go together; the differences over
-the seeds are tested against zero (two-sided t-test) and corrected (Holm) over the claims of their table. Claims about
-numbers without chance, such as parameters, are decided by arithmetic.
+the seeds are tested against zero (two-sided t-test) and corrected (Holm) over the claims of their table. A claim that
+two ways are about equal is tested against a margin: the mean difference must be nearer to zero. As that is another
+question, such claims are corrected among themselves. Claims about sizes and speeds are decided by comparison, at the
+paper's own scale alone.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from .experiments.arms import Arm
-from .experiments.declared import Claim, Experiment, Value
+from .experiments.declared import BEST, Claim, Condition, Experiment, Value
 from .report_inputs import finite
-from .statistics import DOES_NOT_HOLD, HOLDS, Summary, holm, paired_difference, verdict
+from .statistics import DOES_NOT_HOLD, HOLDS, Paired, Summary, holm, paired_difference, verdict
 
 NOT_MEASURED = "not measured"
 NO_MEANING = "means nothing here"
 RESOLUTION = 2e-6
 """Of a difference: older result files keep six decimals of each number."""
+OWN_SCALE = "imagenet"
+"""The paper's; at all others the sizes of models, and so their speeds, are chosen with the scale."""
 SIMILAR = 0.02
 """Largest difference in top-1 at which two networks count as similar (Table 1)."""
 
@@ -61,6 +65,11 @@ class Results:
         found = {seed: self.value(value, seed) for seed in seeds}
         return {seed: number for seed, number in found.items() if number is not None}
 
+    def best(self, value: Value) -> float | None:
+        """A size, or the speed of the run that was disturbed the least."""
+        series = self.series(value).values()
+        return BEST.get(value.metric, max)(series) if series else None
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -69,6 +78,7 @@ class Judged:
     Attributes:
         differences: by seed, in the metric's own unit (shares, nats).
         test: of the differences; None where there is none, and for exact claims.
+        p: of what the claim says: of the differences, or of their distance to the margin.
         files: result files it rests on.
         reason: why there is no verdict, or what limits it.
     """
@@ -90,8 +100,9 @@ class Judged:
             "place": self.claim.place,
             "unit": self.claim.unit,
             "differences": {str(seed): round(value, 6) for seed, value in self.differences.items()},
+            "within": self.claim.within,
             "mean": None if self.test is None else round(self.test.mean, 6),
-            "p (Holm)": None if self.p is None else round(self.p, 6),
+            "p (Holm)": None if self.p is None else float(f"{self.p:.4g}"),
             "verdict": self.verdict,
             "reason": self.reason,
             "files": list(self.files),
@@ -107,26 +118,61 @@ def judge(experiment: Experiment, results: Results) -> list[Judged]:
         else None
         for claim, found in zip(experiment.claims, differences, strict=True)
     ]
-    by_chance = [i for i, claim in enumerate(experiment.claims) if not claim.exact]
-    corrected: list[float | None] = [None] * len(tests)
-    for i, p in zip(by_chance, holm([None if (test := tests[i]) is None else test.p for i in by_chance]), strict=True):
-        corrected[i] = p
+    decisive = [
+        test if test is None or claim.within is None else _to_margin(list(found.values()), test.mean, claim.within)
+        for claim, found, test in zip(experiment.claims, differences, tests, strict=True)
+    ]
+    corrected = _corrected(experiment.claims, [None if test is None else test.p for test in decisive])
     judged = []
-    for claim, found, test, p in zip(experiment.claims, differences, tests, corrected, strict=True):
-        reason = ""
+    for claim, found, test, tested, p in zip(experiment.claims, differences, tests, decisive, corrected, strict=True):
+        reason = _limits(claim)
         if not found:
             word, reason = _absent(claim, results)
         elif claim.exact:
             word = HOLDS if all(value > 0 for value in found.values()) else DOES_NOT_HOLD
         else:
-            word = verdict(test, p)
-        if found and claim.condition and (problem := _condition(claim, results)):
+            word = verdict(tested, p)
+        if found and (problem := _meaningless(claim, results)):
             word, reason = NO_MEANING, problem
         judged.append(Judged(experiment.name, claim, found, test, p, word, _files(claim, found, results), reason))
     return judged
 
 
+def _corrected(claims: Sequence[Claim], p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's correction over the claims that something is better, and over those that two are about equal."""
+    corrected: list[float | None] = [None] * len(claims)
+    for about_equal in (False, True):
+        family = [i for i, one in enumerate(claims) if not one.exact and (one.within is not None) == about_equal]
+        for i, p in zip(family, holm([p_values[i] for i in family]), strict=True):
+            corrected[i] = p
+    return corrected
+
+
+def _to_margin(differences: Sequence[float], mean: float, margin: float) -> Paired:
+    """How far inside a margin around zero the differences lie, on the side on which their mean does.
+
+    That the mean is inside on this side is what decides a test for equivalence; the two-sided p is twice that test's.
+    """
+    side = 1.0 if mean >= 0 else -1.0
+    return paired_difference([margin] * len(differences), [side * one for one in differences], resolution=RESOLUTION)
+
+
+def _limits(claim: Claim) -> str:
+    """What a reader of the verdict should know of the claim."""
+    known = []
+    if claim.within is not None:
+        known.append(f"near zero: by less than {100 * claim.within:g} points")
+    if any(value.seed is not None for value in claim.values):
+        known.append("one run of that model, so its own chance is not tested")
+    return "; ".join(known)
+
+
 def _differences(claim: Claim, results: Results) -> dict[int, float]:
+    if claim.exact:
+        gains, losses = ([results.best(value) for value in values] for values in (claim.plus, claim.minus))
+        if None in (*gains, *losses):
+            return {}
+        return {0: sum(one for one in gains if one is not None) - sum(one for one in losses if one is not None)}
     free = [value for value in claim.values if value.seed is None]
     seeds = set.intersection(*(set(results.series(value)) for value in free)) if free else {0}
     found = {}
@@ -157,20 +203,19 @@ def why_absent(metric: str) -> str:
     return f"no run has {metric}"
 
 
-def _condition(claim: Claim, results: Results) -> str:
+def _meaningless(claim: Claim, results: Results) -> str:
     """Why a claim says nothing here, by the numbers; empty where it does."""
-    arms = list(dict.fromkeys(value.arm for value in claim.values))
-    means = {arm: _mean(results.series(Value(arm))) for arm in arms}
-    if "similar top-1" in claim.condition:
-        first, second = (means[arm] for arm in arms[:2])
-        if first is not None and second is not None and abs(first - second) > SIMILAR:
-            return f"{claim.condition}; here they have {100 * first:.1f} and {100 * second:.1f} %"
-    if "the better one" in claim.condition:
-        strong, weak = claim.plus[0], claim.minus[0]
-        a, b = _mean(results.series(strong)), _mean(results.series(weak))
-        if a is not None and b is not None and a <= b:
-            return f"{claim.condition}; here it has {100 * a:.1f} %, the other one {100 * b:.1f} %"
-    return ""
+    if claim.exact and any(content.get("scale") != OWN_SCALE for content in results.files.values()):
+        return "the sizes of the models are chosen with the scale"
+    return "" if claim.condition is None else _unmet(claim.condition, results)
+
+
+def _unmet(condition: Condition, results: Results) -> str:
+    first, second = (_mean(results.series(value)) for value in (condition.first, condition.second))
+    if first is None or second is None:
+        return ""
+    met = abs(first - second) <= SIMILAR if condition.kind == "similar" else first > second
+    return "" if met else f"{condition.text}; here they have {100 * first:.1f} and {100 * second:.1f} %"
 
 
 def _mean(series: Mapping[int, float]) -> float | None:
@@ -181,6 +226,6 @@ def _files(claim: Claim, differences: Mapping[int, float], results: Results) -> 
     names = {
         results.file(value.arm, seed if value.seed is None else value.seed)
         for value in claim.values
-        for seed in differences
+        for seed in (results.seeds(value.arm) if claim.exact and differences else differences)
     }
     return sorted(f"{name}.json" for name in names if name is not None)

@@ -6,18 +6,19 @@ Reads result files alone (no torch). The same files give the same bytes.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .experiments.ablations import FAMILIES, SEVEN_ARMS, SEVEN_TITLES
 from .experiments.ablations import NONE as LABELS_ONLY
-from .experiments.ablations import SEVEN_ARMS, SEVEN_TITLES
-from .experiments.declared import Column, Experiment, Row, Value
+from .experiments.declared import BEST, MARGIN, Column, Experiment, Row, Value
 from .files import read_json, write_atomic, write_json
 from .plots import DotRow, Drawing, disagreement_figure, dot_plot, draw, style
 from .plots_paper import Family, Pair, Point, differences_figure, parameters_figure, teachers_figure
 from .report_beyond import beyond_section
-from .report_claims import Judged, Results, judge, why_absent
+from .report_claims import NO_MEANING, NOT_MEASURED, Judged, Results, judge, why_absent
 from .report_inputs import Run, read_disagreements
 from .report_page import Page, Section, Text, write_page
 from .report_sections import provenance_section
@@ -34,7 +35,8 @@ def write_paper_report(
 
     Args:
         files: name of a result file → its content.
-        scale: `name`, `title`, `seeds` asked for; `given`, arms whose weights were given; `changed`, settings.
+        scale: `name`, `title`, `seeds` asked for; `given`, arms whose weights were given; `changed`, settings;
+            `particulars`, sentences on what differs from the paper.
 
     Returns:
         The path of `report.html`.
@@ -79,18 +81,17 @@ def _as_run(content: Mapping[str, Any]) -> dict[str, Any]:
 def _headline(judged: Sequence[Judged], results: Results) -> str:
     if not results.files:
         return "No finished run yet"
-    # Sizes are chosen with the scale, so what they decide is listed but not counted.
-    counted = [one for one in judged if not one.claim.exact]
-    if not counted:
+    if not judged:
         return f"{_runs(len(results.files))} finished"
-    word = lambda verdict: sum(one.verdict == verdict for one in counted)
-    holds, fails = word(HOLDS), word(DOES_NOT_HOLD)
-    undecided = sum(one.verdict.startswith("undecided") for one in counted)
-    return (
-        f"Of {_claims(len(counted))} of the paper {holds} hold{'s' if holds == 1 else ''} here, {fails} "
-        f"do{'es' if fails == 1 else ''} not, {undecided} {'is' if undecided == 1 else 'are'} undecided, and "
-        f"{len(counted) - holds - fails - undecided} could not be tested"
-    )
+    word = lambda verdict: sum(one.verdict == verdict for one in judged)
+    holds, fails, absent, void = word(HOLDS), word(DOES_NOT_HOLD), word(NOT_MEASURED), word(NO_MEANING)
+    undecided = len(judged) - holds - fails - absent - void
+    plural = lambda n, one, many: f"{n} {one if n == 1 else many}"
+    parts = [f"{plural(holds, 'holds', 'hold')} here", f"{plural(fails, 'does', 'do')} not"]
+    parts += [f"{plural(undecided, 'is', 'are')} undecided"]
+    parts += [f"{plural(void, 'means', 'mean')} nothing at this scale"] if void else []
+    parts += [f"{plural(absent, 'is', 'are')} not measured"] if absent else []
+    return f"Of {_claims(len(judged))} of the paper {', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _runs(n: int) -> str:
@@ -116,10 +117,14 @@ def _lead(results: Results, scale: Mapping[str, Any], of_paper: bool) -> list[st
         f"{len(facts.get('classes', ()))} classes.",
         *([compared] if of_paper else []),
         "Each claim is tested over the seeds (two-sided t-test of the differences, Holm's correction over the claims "
-        "of its table); with one seed nothing can be tested. The seeds are the students': all students of a teacher "
+        "of its table); with one seed nothing can be tested. A claim that two are about equal is tested against a "
+        f"margin of {100 * MARGIN:g} points (what the paper calls similar differs by up to 1.3), and corrected with "
+        "others of its kind.",
+        "The seeds are the students': all students of a teacher "
         "learn from the same run of it, so a verdict about kinds of teachers is about these teachers.",
         "Top-1, losses and divergences are those of the last epoch. Where a run was evaluated more than once, all "
         "other measures, and the teachers' advice, are of the epoch with the best top-1.",
+        *scale.get("particulars", ()),
         *_departures(scale),
     ]
 
@@ -148,6 +153,14 @@ def _mixtures(results: Results) -> list[str]:
                 f"Not comparable: {group} was measured on different images ({', '.join(sorted(made))}); give the same "
                 "--shifted in every call."
             )
+    precisions = Counter(
+        "float32" if (one := content["provenance"].get("precision")) == "no" else str(one)
+        for content in results.files.values()
+        if content["provenance"].get("precision")
+    )
+    if len(precisions) > 1:
+        counts = ", ".join(f"{n} runs in {name}" for name, n in sorted(precisions.items()))
+        found.append(f"Trained in more than one precision: {counts}. All runs of one seed of a claim should have one.")
     weights: dict[str, set[str]] = {}
     for content in results.files.values():
         for name, digest in content.get("teacher_weights", {}).items():
@@ -241,13 +254,23 @@ def _experiment_section(one: Experiment, results: Results, judged: Sequence[Judg
 
 
 def _absent(one: Experiment, results: Results) -> list[str]:
-    """Why whole columns are empty; a column without any finished run needs no word."""
+    """Why whole columns are empty (one without any finished run needs no word), and on how many images others rest."""
     found = []
     for column in one.columns:
         values = [row.ours[column.key] for row in one.rows if column.key in row.ours]
         run = [value for value in values if results.seeds(value.arm)]
         if run and not any(results.series(value) for value in run):
             found.append(f"{column.title} is not measured: {why_absent(run[0].metric)}.")
+    corrupted = {
+        value.arm for row in one.rows for value in row.ours.values() if value.metric.startswith("corruptions/")
+    }
+    counts = {
+        results.content(arm, seed).get("detail", {}).get("corrupted images")
+        for arm in corrupted
+        for seed in results.seeds(arm)
+    } - {None}
+    if counts:
+        found.append(f"Of the validation images {' or '.join(f'{n:,}' for n in sorted(counts))} were corrupted.")
     return found
 
 
@@ -279,8 +302,10 @@ def _paper_number(value: float, column: Column) -> str:
 def _ours(row: Row, column: Column, results: Results) -> str:
     value = row.ours.get(column.key)
     series = list(results.series(value).values()) if value is not None else []
-    if not series:
+    if value is None or not series:
         return NONE
+    if value.metric in BEST:
+        return _shown(BEST[value.metric](series), column.unit)
     summary = summarise(series)
     if column.unit == "%":
         return mean_sd(summary)
@@ -348,8 +373,11 @@ def _summary(value: Value, results: Results) -> Summary | None:
 
 
 def _figure1(one: Experiment, results: Results) -> Drawing | None:
-    sizes = {"DeiT-Ti": 5.0, "DeiT-Ti-KD": 6.0, "CiT-Ti": 6.0, "CiT-SA": 26.0, "CiT-SAK": 26.0}
-    paper = [Point(row.labels[0], sizes.get(row.labels[0], 22.0), row.paper["top1"]) for row in one.rows]
+    paper = [
+        Point(row.labels[0], row.paper["parameters"], row.paper["top1"])
+        for row in one.rows
+        if "parameters" in row.paper
+    ]
     ours = []
     for row in one.rows:
         size, top1 = _summary(row.ours["parameters"], results), _summary(row.ours["top1"], results)
@@ -401,7 +429,11 @@ def _figure4(one: Experiment, results: Results) -> Drawing | None:
     if not any(families.values()):
         return None
     titles = {"a": "(a) teachers trained for a part of their epochs", "b": "(b) teachers of three sizes"}
-    panels = [(titles[k], [Family(name, points) for name, points in found.items()]) for k, found in families.items()]
+    looks = {name: position for position, name in enumerate(FAMILIES, start=1)}
+    panels = [
+        (titles[k], [Family(name, points, looks[name.partition("-")[0]]) for name, points in found.items()])
+        for k, found in families.items()
+    ]
     base = _summary(Value(LABELS_ONLY), results)
     alt = "A student's top-1 against its teacher's, by family of teachers."
     return draw("figure4", alt, lambda: teachers_figure(panels, None if base is None else 100 * base.mean))

@@ -21,6 +21,7 @@ from .data.sources import ImageSource, open_source
 from .errors import DataError
 from .inference import TrainedModel, with_classes
 from .progress import Bar, Display
+from .recipe import Data
 
 
 @torch.no_grad()
@@ -111,11 +112,15 @@ def imagenet_c_errors(
 ) -> dict[str, Any]:
     """The same from ImageNet-C as it is unpacked: KIND/SEVERITY/CLASS/image.
 
+    Its images were cut to 224 × 224 before they were corrupted, so they are evaluated whole, without the zoom of
+    `data.eval_crop`.
+
     Raises:
         DataError: some of the 15 kinds or 5 severities are missing.
     """
     folder = Path(folder)
     require_imagenet_c(folder)
+    data = trained.recipe.data.model_copy(update={"eval_crop": 1.0})
     kinds: dict[str, dict[str, list[float]]] = {}
     images = 0
     display = display or Display(quiet=True)
@@ -124,7 +129,7 @@ def imagenet_c_errors(
             for severity in SEVERITIES:
                 source = with_classes(open_source(f"folder:{folder / kind / str(severity)}"), trained.classes)
                 images = len(source)
-                for token, accuracy in _accuracies(trained, source, None, batch_size, None).items():
+                for token, accuracy in _accuracies(trained, source, data, None, batch_size, None).items():
                     kinds.setdefault(token, {}).setdefault(kind, []).append(round(1 - accuracy, 6))
                 bar.advance(1, kind)
     mean = {token: float(np.mean(list(found.values()))) for token, found in kinds.items()}
@@ -143,16 +148,21 @@ def subset_accuracy(
     """
     matched = with_classes(source, trained.classes)
     present = torch.tensor(sorted({trained.classes.index(name) for name in source.class_names}))
-    return _accuracies(trained, matched, present, batch_size, display)
+    return _accuracies(trained, matched, trained.recipe.data, present, batch_size, display)
 
 
 @torch.no_grad()
 def _accuracies(
-    trained: TrainedModel, source: ImageSource, among: Tensor | None, batch_size: int, display: Display | None
+    trained: TrainedModel,
+    source: ImageSource,
+    data: Data,
+    among: Tensor | None,
+    batch_size: int,
+    display: Display | None,
 ) -> dict[str, float]:
     device = next(trained.model.parameters()).device
     right: dict[str, int] = {}
-    loader = EvalLoader(source, trained.recipe.data, batch_size, device=device)
+    loader = EvalLoader(source, data, batch_size, device=device)
     with (display or Display(quiet=True)).bar("evaluating", len(source)) as bar:
         seen = _count(trained, loader, among, right, bar)
     loader.close()

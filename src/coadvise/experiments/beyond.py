@@ -114,6 +114,7 @@ def _claims_of(of: Callable[[Arm], Value]) -> list[Claim]:
         for table in ABLATIONS
         if table.name in ("table6", "table7")
         for claim in table.claims
+        if {value.arm for value in claim.values} <= set(SEVEN_ARMS)
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,9 +35,8 @@ def find_experiments(names: Sequence[str]) -> list[Experiment]:
     known = EXPERIMENTS | {one.name: one for one in BEYOND}
     for name in names:
         if name != "all" and name not in known:
-            raise RecipeError(
-                f"there is no '{name}'{did_you_mean(name, known)}; choose of {', '.join(known)}, or all (of the paper)"
-            )
+            choice = f"choose one of {', '.join(known)}, or all (of the paper)"
+            raise RecipeError(f"there is no '{name}'{did_you_mean(name, known)}; {choice}")
     return [one for name, one in known.items() if name in names or ("all" in names and one.of_paper)]
 
 
@@ -72,19 +72,22 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
         raise RunError(f"{output} holds other files; choose another folder with --output")
     orders.shifted.require(setup.classes)
     _require_used(setup, experiments)
+    _require_folder(orders.results)
     write_json(output / MARK, {"scale": setup.scale.name, "changed": list(setup.changed)})
     jobs, runs = open_jobs(planner, experiments, orders)
     display.say(
-        f"{', '.join(one.name for one in experiments)} on {setup.scale.title}: {len(runs)} runs, "
+        f"{', '.join(one.name for one in experiments)} on {setup.title}: {len(runs)} runs, "
         + (f"{len(jobs)} jobs to do" if jobs else "all there")
     )
+    whole = True
     try:
         if jobs and not run_jobs(jobs, orders, display):
             display.say("the budget is spent; the same command goes on")
+            whole = False
     except (Interrupted, CoadviseError):
-        _report(planner, experiments, runs, orders)
+        _report(planner, experiments, runs, orders, whole=False)
         raise
-    return _report(planner, experiments, runs, orders)
+    return _report(planner, experiments, runs, orders, whole=whole)
 
 
 def _told_apart(one: Experiment, planner: Planner) -> Experiment:
@@ -105,6 +108,18 @@ def _told_apart(one: Experiment, planner: Planner) -> Experiment:
     return replace(one, rows=list(rows.values()), claims=claims, notes=[*one.notes, note])
 
 
+def _require_folder(results: Path) -> None:
+    """Fail now, not when the first result is there."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"cannot write result files to {results}: {error.strerror or error}; choose another folder with --results"
+        ) from error
+
+
 def _require_used(setup: Setup, experiments: Sequence[Experiment]) -> None:
     arms = {one for experiment in experiments for one in experiment.arms()}
     models = {one.model for one in arms} | {adviser.model for one in arms for adviser in one.advisers}
@@ -114,20 +129,24 @@ def _require_used(setup: Setup, experiments: Sequence[Experiment]) -> None:
         raise RecipeError(f"--weights {unused[0]}=…: {names} has no such model; leave it out")
 
 
-def _report(planner: Planner, experiments: Sequence[Experiment], runs: Sequence[Planned], orders: Orders) -> Path:
+def _report(
+    planner: Planner, experiments: Sequence[Experiment], runs: Sequence[Planned], orders: Orders, *, whole: bool
+) -> Path:
+    """Write the report; pictures of single images take a pass over the validation set, so only when all is done."""
     from ..report_paper import write_paper_report
 
     setup = planner.setup
-    if "figure2" in [one.name for one in experiments]:
+    if whole and "figure2" in [one.name for one in experiments]:
         _write_pictures(planner)
     # A twin of a model whose weights were given is trained to teach, and is no second run of it.
     shown = [run for run in runs if not (planner.given(run.arm) and run.seed)]
     found = {run.name: result for run in shown if (result := read_result(orders.results, run)) is not None}
     scale = {
         "name": setup.scale.name,
-        "title": setup.scale.title,
+        "title": setup.title,
         "seeds": orders.seeds,
         "changed": list(setup.changed),
+        "particulars": setup.scale.particulars(setup.views),
         "given": sorted({run.arm.id for run in shown if planner.given(run.arm)}),
     }
     return write_paper_report(setup.output, found, experiments, scale)

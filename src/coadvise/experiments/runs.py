@@ -40,6 +40,7 @@ class Setup:
         data: fingerprint of the images and labels.
         weights: model → file of weights, or `timm` for timm's published ones: they stand for the run of seed 0.
         changed: the settings that were given in place of the scale's own.
+        source: of the images, where they are not the scale's own.
         classes: names of the data's classes.
     """
 
@@ -52,6 +53,15 @@ class Setup:
     weights: Mapping[str, str]
     changed: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    source: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What the experiments are made on; images that were given are called by the last part of their name."""
+        if self.source is None:
+            return self.scale.title
+        size, name = self.content["data"].get("image_size", 224), self.source.rstrip("/").rpartition("/")[2]
+        return f"{name}, {len(self.classes)} classes at {size} × {size} pixels, at scale {self.scale.name}"
 
     @property
     def views(self) -> int | None:
@@ -109,7 +119,9 @@ def set_up(
     kept = ("images", "classes", "labels", "image names", "image contents")
     facts = [{key: data_facts(recipe, one)[key] for key in kept} for one in (train, validation)]
     names = tuple(train.class_names)
-    return Setup(scale, output, content, school, _digest(facts), len(train), dict(weights or {}), changed, names)
+    return Setup(
+        scale, output, content, school, _digest(facts), len(train), dict(weights or {}), changed, names, source
+    )
 
 
 def _with_weight(scale: Scale, setting: str) -> Scale:

@@ -47,7 +47,6 @@ class Scale:
     title: str
     recipe: str
     source: str | None
-    cost: str
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     full: Mapping[str, Any] = field(default_factory=dict)
     school: Mapping[str, Any] = field(default_factory=dict)
@@ -59,6 +58,31 @@ class Scale:
     def model(self, name: str) -> dict[str, Any]:
         """Keys of `recipe.Student` for a model of the paper."""
         return dict(self.models[name]) if name in self.models else {"model": name, **self.full}
+
+    def particulars(self, views: int | None) -> list[str]:
+        """What differs from the paper beside data and sizes, in sentences for a report.
+
+        Args:
+            views: number of stored views, None for live advice.
+        """
+        found = []
+        if self.weight != 1.0:
+            found.append(
+                f"Here λ is {self.weight:g} for every advised token, in the paper 1; the top class of DeiT-KD's "
+                "teacher has the weight of the labels."
+            )
+        if views is not None:
+            found.append(
+                f"Students see {views} views of each image in turn, on which the teachers' advice is stored. Those "
+                "that learn from labels alone see the same ones; with views drawn anew in every epoch they may be "
+                "better, and what teachers add less (`sweep` has both)."
+            )
+        if "image_size" in self.school:
+            size = self.school["image_size"]
+            found.append(
+                f"Models that teach see images of {size} × {size} pixels and have an augmentation of their own."
+            )
+        return found
 
 
 def _resnets(base: int) -> dict[str, dict[str, Any]]:
@@ -137,7 +161,6 @@ SCALES: dict[str, Scale] = {
             title="200 handwritten digits of 8 × 8 pixels",
             recipe="digits",
             source="digits",
-            cost="all tables with one seed: about 20 minutes on two CPU cores",
             models=_students(2, 48, 3) | _resnets(8) | _rednets(16, stem="small") | _regnets(1),
             school={"epochs": 150, "lr": 2.0e-3, "image_size": 16, "augment": _DIGITS_SCHOOL},
             weight=10.0,
@@ -148,7 +171,6 @@ SCALES: dict[str, Scale] = {
             title="10,000 images of CIFAR-10, small models",
             recipe="cifar10-cpu",
             source="torchvision:CIFAR10",
-            cost="the seven arms with three seeds: one to two hours on two CPU cores",
             models=_students(8, 96, 6) | _resnets(16) | _rednets(32) | _regnets(2),
             school={"epochs": 20, "lr": 2.0e-3},
             settings={"schedule": {"epochs": 25, "warmup_epochs": 3}, "run": {"eval_every": 25}},
@@ -159,7 +181,6 @@ SCALES: dict[str, Scale] = {
             title="CIFAR-10",
             recipe="cifar10",
             source="torchvision:CIFAR10",
-            cost="meant for a GPU",
             models=_PATCH4,
             full={"small_stem": True},
             school={"epochs": 60, "lr": 5.0e-4},
@@ -171,7 +192,6 @@ SCALES: dict[str, Scale] = {
             title="100 classes of Tiny ImageNet at 64 × 64 pixels",
             recipe="tiny",
             source=None,
-            cost="meant for a GPU",
             models=_PATCH8,
             full={"small_stem": True},
             school={"epochs": 60, "lr": 1.0e-3},
@@ -182,7 +202,6 @@ SCALES: dict[str, Scale] = {
             title="ImageNet at 224 × 224 pixels, the paper's settings",
             recipe="transformer-ti",
             source=None,
-            cost="meant for several GPUs; --classes restricts it to the 100 classes of the ablations",
             check_size=50_000,
         ),
     )
@@ -196,5 +215,5 @@ def find_scale(name: str) -> Scale:
         RecipeError: there is none of that name.
     """
     if name not in SCALES:
-        raise RecipeError(f"there is no scale '{name}'{did_you_mean(name, SCALES)}; choose of {', '.join(SCALES)}")
+        raise RecipeError(f"there is no scale '{name}'{did_you_mean(name, SCALES)}")
     return SCALES[name]
