@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from experiments_for_tests import SHORT, orders, short_setup
@@ -38,8 +39,11 @@ def setup(tmp_path: Path) -> Setup:
     return short_setup(tmp_path)
 
 
+FIGURE2 = ("figure2.json", "attention.json")
+
+
 def test_a_table_runs_once_and_goes_on_where_it_was(setup: Setup) -> None:
-    experiments = find_experiments(["table7"])
+    experiments = find_experiments(["table7", "figure2"])  # which shows the same models on single images
     planner = Planner(setup)
     write_json(setup.output / MARK, {})
     jobs, runs = open_jobs(planner, experiments, orders(setup))
@@ -56,6 +60,14 @@ def test_a_table_runs_once_and_goes_on_where_it_was(setup: Setup) -> None:
         assert result is not None and result["arm"] == run.arm.id
         assert 0 <= result["measured"]["accuracy/class"] <= 1
         assert set(result["advisers"]) == set(run.advisers)
+    images, where = (json.loads((setup.output / name).read_text())["images"] for name in FIGURE2)
+    assert 0 < len(where) <= 4 and len(where) <= len(images)
+    for one in where:
+        assert set(one["maps"]) == {"class", "resnet18", "rednet26"}
+        for grid in one["maps"].values():
+            assert np.shape(grid) == (4, 4) and 0 < np.sum(grid) < 1, "the tokens have the rest"
+    text = page.with_suffix(".md").read_text()
+    assert "figures/figure2.png" in text and "figures/attention.png" in text
 
 
 def test_results_from_elsewhere_count_and_their_teachers_are_trained_again_when_needed(setup: Setup) -> None:
@@ -73,10 +85,10 @@ def test_results_from_elsewhere_count_and_their_teachers_are_trained_again_when_
 
 
 def test_a_spent_budget_stops_cleanly(setup: Setup) -> None:
-    experiments = find_experiments(["table7"])
+    experiments = find_experiments(["table7", "figure2"])
     none = Orders(setup.output / "results", 1, budget=0.0, jobs=1)
     page = reproduce(setup, experiments, none, Display(quiet=True))
-    assert page.is_file()
+    assert page.is_file() and not any((setup.output / name).exists() for name in FIGURE2)
     jobs, runs = open_jobs(Planner(setup), experiments, none)
     assert len([job for job in jobs if job.key.startswith("train")]) == len(runs)
 
@@ -222,6 +234,14 @@ def test_a_failing_run_stops_none_of_the_others(setup: Setup) -> None:
     shutil.rmtree(bad.folder)
     reproduce(setup, experiments, orders(setup), Display(quiet=True))
     assert open_jobs(planner, experiments, orders(setup))[0] == []
+
+
+def test_a_folder_for_results_that_cannot_be_written_is_found_before_anything_is_trained(setup: Setup) -> None:
+    setup.output.parent.joinpath("taken").write_text("x")
+    wanted = Orders(setup.output.parent / "taken", 1)
+    with pytest.raises(RunError, match=r"cannot write result files to .*taken: .*--results"):
+        reproduce(setup, find_experiments(["table7"]), wanted, Display(quiet=True))
+    assert not setup.output.exists()
 
 
 def test_missing_shifted_images_are_found_before_anything_is_trained(setup: Setup, tmp_path: Path) -> None:

@@ -105,6 +105,9 @@ def draw(name: str, alt: str, build: Callable[[], Figure]) -> Drawing:
 def _inline(svg: str, name: str, alt: str) -> str:
     """An SVG file as part of a page: no prolog, own ids, the page's colours and fonts, an accessible name."""
     svg = svg[svg.index("<svg") :].strip()
+    # Matplotlib makes these ids of coordinates, whose last bits differ from one layout to the next.
+    for number, clip in enumerate(dict.fromkeys(re.findall(r'<clipPath id="([^"]+)"', svg))):
+        svg = svg.replace(clip, f"clip{number}")
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
     for color, variable in _NAMES.items():

@@ -23,6 +23,13 @@ from .tables import Table, mean_sd, number, percent
 
 _SHOWN = {CROSS: "both kinds", SAME_TWICE: "one kind"}
 """Arms whose tokens are followed through the depth."""
+NAMES = (
+    "An arm is named by its student and its teachers; -s1 is another seed of a teacher, -e25 a quarter of its epochs (at "
+    "the end: of the student's). single: one token for everything; hard: the teacher's top class; stem-…: what makes "
+    "the patch tokens; labels-…: tokens that learn the labels; weight, temperature, token-lr, token-std: λ, τ, the "
+    "tokens' learning rate and spread, in per cent of what they were; unmixed: images without mixing; live: views that "
+    "never recur. The arms that carry the claim come first."
+)
 SAME = 0.99
 """Cosine after the last block above which two tokens count as one."""
 
@@ -35,6 +42,7 @@ def beyond_section(experiments: Sequence[Experiment], results: Results, attentio
     """
     arms = list(dict.fromkeys(arm for one in experiments for arm in one.arms() if arm.advisers and results.seeds(arm)))
     parts: list[Text | Table | Drawing] = []
+    arms.sort(key=lambda arm: SEVEN_ARMS.index(arm) if arm in SEVEN_ARMS else len(SEVEN_ARMS))
     likeness = _likeness_rows(arms, results)
     if likeness:
         columns = ["Arm", "Token", "Teacher", "κ of errors", "CKA of features", "ECE of the token (%)"]
@@ -47,6 +55,7 @@ def beyond_section(experiments: Sequence[Experiment], results: Results, attentio
                 "note",
             )
         )
+        parts.append(Text(NAMES, "note"))
     pairs = _teacher_rows(arms, results)
     if pairs:
         columns = ["Teachers", "Kinds", "κ of errors", "CKA of features", "Both averaged (%)", "One of them right (%)"]
