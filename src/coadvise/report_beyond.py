@@ -24,11 +24,11 @@ from .tables import Table, mean_sd, number, percent
 _SHOWN = {CROSS: "both kinds", SAME_TWICE: "one kind"}
 """Arms whose tokens are followed through the depth."""
 NAMES = (
-    "An arm is named by its student and its teachers; -s1 is another seed of a teacher, -e25 a quarter of its epochs (at the "
-    "end: of the student's). single: one token for everything; hard: the teacher's top class; stem-…: what makes "
-    "the patch tokens; labels-…: tokens that learn the labels; weight, temperature, token-lr, token-std: λ, τ, the "
-    "tokens' learning rate and spread, in per cent of what they were; unmixed: images without mixing; live: views that "
-    "never recur. The arms that carry the claim come first."
+    "An arm is named by its student and its teachers; -s1 is another seed of a teacher, -e25 a quarter of its "
+    "epochs (at the end of the name: of the student's). single: one token for everything; hard: the teacher's top "
+    "class; stem-…: what makes the patch tokens; labels-…: tokens that learn the labels; weight, temperature, "
+    "token-lr, token-std: λ, τ, the tokens' learning rate and spread, in per cent of what they were; unmixed: "
+    "images without mixing; live: views that never recur. The arms that carry the claim come first."
 )
 SAME = 0.99
 """Cosine after the last block above which two tokens count as one."""
