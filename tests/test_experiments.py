@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from experiments_for_tests import SHORT, orders, short_setup
+from PIL import Image
 from safetensors.torch import save_file
 
 from coadvise.build import build_student
@@ -87,6 +88,26 @@ def test_the_papers_divergences_are_those_of_its_text() -> None:
     text = [float(number) for number in printed_numbers("Student\tResNet-18\tRedNet-26\tTop-1", "Table 5.")]
     conv, inv = text[6::2], text[7::2]
     assert ours == text[:6] + conv + inv
+
+
+def test_a_setup_says_what_it_is_and_what_differs_from_the_paper(tmp_path: Path) -> None:
+    digits = set_up(find_scale("digits"), tmp_path)
+    assert digits.title == "200 handwritten digits of 8 × 8 pixels"
+    weight, views, size, augmentation = digits.particulars()
+    assert weight.startswith("λ is 10 ") and views.startswith("Students see 25 views")
+    assert size == "Models that teach see images of 16 × 16 pixels, students of 8 × 8."
+    assert augmentation == "Models that teach have an augmentation of their own."
+    settings = ["weight=1", "data.views=null", "school.image_size=8"]
+    assert set_up(find_scale("digits"), tmp_path, settings=settings).particulars() == [augmentation]
+    for name in ("0", "1"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (8, 8), 20 * number).save(tmp_path / "mine" / name / f"{number}.png")
+    sizes = ["data.train_size=10", "data.val_size=4", "data.val_fraction=0.25"]
+    mine = set_up(find_scale("tiny"), tmp_path / "out", source=f"{tmp_path / 'mine'}/", settings=sizes)
+    assert mine.title == "mine, 2 classes, with the settings for 100 classes of Tiny ImageNet at 64 × 64 pixels"
+    embedded = set_up(find_scale("tiny"), tmp_path / "out", source="digits", settings=sizes)
+    assert embedded.title.startswith("digits, 10 classes, with the settings for ")
 
 
 def test_ids_are_unique_and_fit_a_file_name() -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from coadvise.experiments.ablations import CROSS, NONE, ONE_CONV, SAME_TWICE
+from coadvise.experiments.ablations import CROSS, NONE, ONE_CONV, SAME_TWICE, TOP1
 from coadvise.experiments.arms import Arm, arm
 from coadvise.experiments.beyond import HEADS, LONGER, SWEEP
 from coadvise.experiments.declared import Claim, Column, Experiment, Row, Value
-from coadvise.experiments.paper import EXPERIMENTS
+from coadvise.experiments.paper import CIT_S, EXPERIMENTS
 from coadvise.report_claims import NO_MEANING, NOT_MEASURED, Results, judge
 from coadvise.report_paper import _pictures, _table, write_paper_report
 
@@ -175,6 +175,8 @@ def test_about_equal_is_tested_against_a_margin() -> None:
     assert found.verdict == "holds" and found.p == pytest.approx(2 * max(float(one.pvalue) for one in one_sided))
     assert found.test is not None and found.test.mean == pytest.approx(apart.mean())
     assert "by less than 1.5 points" in found.reason
+    low, high = found.test.low or 0.0, found.test.high or 0.0
+    assert -0.015 < low < high < 0.015, "as a reader will check it"
     for far, word in (([0.85, 0.851, 0.849, 0.85], "does not hold"), ([0.8, 0.9, 0.95, 0.85], "undecided at n = 4")):
         for pair in ({CROSS: a, NONE: far}, {CROSS: far, NONE: a}):
             assert judge(experiment(near), Results(files(pair)))[0].verdict == word
@@ -189,16 +191,83 @@ def test_claims_of_equality_do_not_make_the_others_less_certain() -> None:
     assert judge(experiment(near, near), content)[0].p == pytest.approx(2 * (equal.p or 0))
 
 
-def test_students_of_better_teachers_say_nothing_where_those_are_no_better() -> None:
+def test_students_of_better_teachers_say_nothing_where_teachers_do_not_help_or_get_no_better() -> None:
     claim = next(one for one in EXPERIMENTS["figure4"].claims if one.text.startswith("RegNetY-600MF"))
     weak, strong = arm("regnety_002"), arm("regnety_006")
-    students = {
-        arm("transformer_tiny", "regnety_002"): [0.9, 0.91],
-        arm("transformer_tiny", "regnety_006"): [0.9, 0.912],
+    students = {arm("transformer_tiny", one.model): [0.9, 0.91 + i / 500] for i, one in enumerate((weak, strong))}
+    cases = (
+        (0.85, 0.95, 0.88, "holds", "one run of each teacher"),
+        (0.85, 0.89, 0.88, NO_MEANING, "better by more than 1.5 points; here they have 89.0 and 88.0 %"),
+        (0.89, 0.95, 0.88, NO_MEANING, "good enough to help; here they have 88.0 and 89.0 %"),
+    )
+    for labels, better, worse, word, reason in cases:
+        teachers = {NONE: [labels], strong: [better], weak: [worse]}
+        (found,) = judge(experiment(claim), Results(files(teachers | students)))
+        assert found.verdict == word and reason in found.reason
+        assert {f"{weak.id}.s0.json", f"{strong.id}.s0.json", f"{NONE.id}.s0.json"} < set(found.files)
+    (found,) = judge(experiment(claim), Results(files({NONE: [0.8], strong: [0.95], **students})))
+    assert found.verdict == NOT_MEASURED and "no finished run of regnety_002" in found.reason
+
+
+def test_students_of_two_kinds_may_differ_either_way() -> None:
+    claim = next(one for one in EXPERIMENTS["figure4"].claims if one.text.startswith("ResNet-50 and RedNet-50"))
+    conv, inv = arm("transformer_tiny", "resnet50"), arm("transformer_tiny", "rednet50")
+    high, low = [0.92, 0.925, 0.921], [0.9, 0.903, 0.9]
+    for first, second in ((high, low), (low, high)):
+        content = files({conv: first, inv: second, arm("resnet50"): [0.95], arm("rednet50"): [0.94]})
+        assert judge(experiment(claim), Results(content))[0].verdict == "holds"
+    far = files({conv: high, inv: low, arm("resnet50"): [0.97], arm("rednet50"): [0.94]})
+    assert judge(experiment(claim), Results(far))[0].verdict == NO_MEANING
+
+
+def test_almost_nothing_is_nothing_more_than_a_margin() -> None:
+    """A teacher that harms adds nothing, too."""
+    claim = next(one for one in EXPERIMENTS["table7"].claims if "convolution teacher alone adds" in one.text)
+    single = arm("transformer_tiny", "resnet18", tokens="single")
+    for taught, word in (([0.84, 0.86, 0.85], "holds"), ([0.93, 0.94, 0.932], "does not hold")):
+        (found,) = judge(experiment(claim), Results(files({single: taught, NONE: [0.9, 0.91, 0.905]})))
+        assert found.verdict == word and found.reason == "by less than 1.5 points"
+
+
+def test_students_are_compared_with_teachers_of_the_same_images() -> None:
+    claim = next(one for one in EXPERIMENTS["table3"].claims if "its involution teacher" in one.text)
+    content = files({CIT_S: [0.9, 0.91, 0.9], arm("rednet101"): [0.8, 0.82, 0.8]})
+    assert judge(experiment(claim), Results(content))[0].verdict == "holds"
+    for one in content.values():
+        one["settings"] = {"data.image_size": 8 if one["arm"] == CIT_S.id else 16}
+    (found,) = judge(experiment(claim), Results(content))
+    assert found.verdict == NO_MEANING and "they see 8 and 16 pixels" in found.reason
+
+
+def test_speeds_of_different_machines_are_not_compared() -> None:
+    content = {
+        f"{one.id}.s0": {**result(one, 0, training_ms=ms), "scale": "imagenet"}
+        for one, ms in ((CROSS, 3.0), (NONE, 4.0))
     }
-    for better, void in (([0.96], False), ([0.94], True)):
-        (found,) = judge(experiment(claim), Results(files({weak: [0.95], strong: better, **students})))
-        assert (found.verdict == NO_MEANING) is void
+    faster = Claim("x", "y", (Value(NONE, "training_ms"),), (Value(CROSS, "training_ms"),), unit="ms")
+    assert judge(experiment(faster), Results(content))[0].verdict == "holds"
+    content[f"{NONE.id}.s0"]["provenance"] = {"hardware": {"cpu": "another"}}
+    assert judge(experiment(faster), Results(content))[0].verdict == NOT_MEASURED
+
+
+def test_a_report_says_what_its_scale_changes_and_what_does_not_belong_together(tmp_path: Path) -> None:
+    content = files({CROSS: [0.9, 0.8], NONE: [0.7, 0.72]})
+    for one in content.values():
+        one["provenance"]["precision"] = "bf16"
+        one["measured"]["corruptions/class"] = 0.3
+        one["detail"] = {"corrupted images": 1200}
+    particular = {**SCALE, "particulars": ["λ is ten."]}
+    page = write_paper_report(tmp_path, content, [EXPERIMENTS["table6"], EXPERIMENTS["table7"]], particular)
+    text = page.with_suffix(".md").read_text()
+    assert "## What this scale changes beside sizes\n\nλ is ten.\n" in text and "different precision" not in text
+    content[f"{NONE.id}.s1"]["provenance"]["precision"] = "no"
+    shifted = Experiment(
+        "table1", "t", "d", ("m",), (TOP1,), [Row(("m",), {}, {"top1": Value(NONE, "corruptions/class")})]
+    )
+    experiments = [experiment(claim(CROSS, NONE)), experiment(claim(CROSS, ONE_CONV)), shifted]
+    text = write_paper_report(tmp_path, content, experiments, SCALE).with_suffix(".md").read_text()
+    assert "Claims for which runs of different precision are compared: better." in text
+    assert "Of the validation images 1,200 were corrupted." in text and "What this scale" not in text
 
 
 def test_exact_claims_do_not_make_the_others_less_certain() -> None:

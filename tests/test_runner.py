@@ -238,10 +238,11 @@ def test_a_failing_run_stops_none_of_the_others(setup: Setup) -> None:
 
 def test_a_folder_for_results_that_cannot_be_written_is_found_before_anything_is_trained(setup: Setup) -> None:
     setup.output.parent.joinpath("taken").write_text("x")
-    wanted = Orders(setup.output.parent / "taken", 1)
+    taken = setup.output.parent / "taken"
+    wanted = Orders(taken, 1)
     with pytest.raises(RunError, match=r"cannot write result files to .*taken: .*--results"):
         reproduce(setup, find_experiments(["table7"]), wanted, Display(quiet=True))
-    assert not setup.output.exists()
+    assert taken.read_text() == "x" and [path.name for path in setup.output.iterdir()] == [MARK]
 
 
 def test_missing_shifted_images_are_found_before_anything_is_trained(setup: Setup, tmp_path: Path) -> None:
@@ -280,7 +281,9 @@ def test_measures_of_other_weights_or_images_are_made_anew(setup: Setup) -> None
     assert anew["measured"]["loss/class"] == pytest.approx(content["measured"]["loss/class"], abs=1e-12)
     given = Shifted({"c": "/data/imagenet-c/"})
     assert groups_there(known, given) == {"run"}
-    assert groups_there({**known, "sources": {"corruptions": "imagenet-c"}}, given) == {"corruptions", "run"}
+    zoomed, whole = ({**known, "sources": {"corruptions": f"imagenet-c{word}"}} for word in ("", ", whole images"))
+    assert groups_there(zoomed, given) == {"run"}, "as an earlier version measured it"
+    assert groups_there(whole, given) == {"corruptions", "run"}
     assert groups_there({**known, "sources": {"corruptions": "imagenet-c"}}, Shifted()) == {"corruptions", "run"}
 
 

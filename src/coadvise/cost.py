@@ -173,7 +173,7 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
     train_source, _ = open_sources(recipe.data)
     classes, batch_size = len(train_source.class_names), recipe.optim.batch_size // recipe.optim.accumulate
-    members = _teachers_as_they_are(recipe, classes)
+    members = _teachers_to_time(recipe, classes)
     teachers = Teachers(members, input_mean=recipe.data.mean, input_std=recipe.data.std).to(device)
     fresh = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
     student = build_student(recipe.model_copy(update={"student": fresh}), classes).to(device).train()
@@ -226,7 +226,8 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None
     return StepCost(batch_size, parts, whole_s, counter.get_total_flops(), matrix_peak(device, dtype))
 
 
-def _teachers_as_they_are(recipe: Recipe, classes: int) -> dict[str, FrozenTeacher]:
+def _teachers_to_time(recipe: Recipe, classes: int) -> dict[str, FrozenTeacher]:
+    """Teachers of the right shape; their weights do not matter."""
     members = {}
     for name, settings in recipe.teachers.items():
         # What a checkpoint says of its model counts; one that is not there yet, or is downloaded, does not.
@@ -237,7 +238,7 @@ def _teachers_as_they_are(recipe: Recipe, classes: int) -> dict[str, FrozenTeach
 
 
 def _timed_input(loader: TrainLoader, count: int, device: torch.device, display: Display) -> tuple[Batch, float]:
-    """A batch, and the mean seconds of `count` batches from a loader, which should be more than its workers hold."""
+    """A batch, and the mean seconds of `count` batches from a loader; `count` should exceed what its workers hold."""
     batches = chain.from_iterable(map(loader.epoch, itertools.count()))
     batch = next(batches)  # workers start, small sets are read
     start = _now(device)

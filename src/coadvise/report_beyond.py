@@ -24,8 +24,8 @@ from .tables import Table, mean_sd, number, percent
 _SHOWN = {CROSS: "both kinds", SAME_TWICE: "one kind"}
 """Arms whose tokens are followed through the depth."""
 NAMES = (
-    "An arm is named by its student and its teachers; -s1 is another seed of a teacher, -e25 a quarter of its "
-    "epochs (at the end of the name: of the student's). single: one token for everything; hard: the teacher's top "
+    "An arm is named by its student and its teachers; -s1 is another seed of a teacher, -e25 and -e50 a part of a "
+    "teacher's epochs, -e200 twice the student's. single: one token for everything; hard: the teacher's top "
     "class; stem-…: what makes the patch tokens; labels-…: tokens that learn the labels; weight, temperature, "
     "token-lr, token-std: λ, τ, the tokens' learning rate and spread, in per cent of what they were; unmixed: "
     "images without mixing; live: views that never recur. The arms that carry the claim come first."
@@ -76,8 +76,11 @@ def beyond_section(experiments: Sequence[Experiment], results: Results, attentio
         columns = ["Arm", "Tokens", "Cosine after the last block, every seed"]
         parts.append(Table("How alike the tokens of a student are", columns, cosines, "lll"))
     if collapsed := _collapsed(arms, results):
+        named = [text for arm, text in collapsed.items() if arm in SEVEN_ARMS]
+        others = len(collapsed) - len(named)
+        named += [f"runs of {others} other arms" if others > 1 else "runs of another arm"] if others else []
         said = f"Tokens that ended up the same (cosine above {SAME} after the last block)"
-        parts.append(Text(f"{said}: {'; '.join(collapsed)}.", "warning"))
+        parts.append(Text(f"{said}: {'; '.join(named)}.", "warning"))
     if images := _attention(attention):
         alt = f"Attention of each token to the patches of {len(images)} images, in the last block."
         parts.append(draw("attention", alt, lambda: attention_figure(images)))
@@ -165,14 +168,14 @@ def _cosine_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
     return rows
 
 
-def _collapsed(arms: Sequence[Arm], results: Results) -> list[str]:
-    found = []
+def _collapsed(arms: Sequence[Arm], results: Results) -> dict[Arm, str]:
+    found = {}
     for arm in arms:
         runs = [run for seed in results.seeds(arm) if (run := _cosines(arm, seed, results))]
         same = Counter(pair for run in runs for pair, values in run.items() if values[-1] > SAME)
         if same:
             pairs = ", ".join(f"{_pair(pair)} in {n}" for pair, n in sorted(same.items()))
-            found.append(f"{arm.id} ({pairs} of {len(runs)} run{'' if len(runs) == 1 else 's'})")
+            found[arm] = f"{arm.id} ({pairs} of {len(runs)} run{'' if len(runs) == 1 else 's'})"
     return found
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .experiments.arms import Arm
-from .experiments.declared import BEST, Claim, Condition, Experiment, Value
+from .experiments.declared import BEST, SIMILAR, Claim, Condition, Experiment, Value
 from .report_inputs import finite
 from .statistics import DOES_NOT_HOLD, HOLDS, Paired, Summary, holm, paired_difference, verdict
 
@@ -24,8 +24,6 @@ RESOLUTION = 2e-6
 """Of a difference: older result files keep six decimals of each number."""
 OWN_SCALE = "imagenet"
 """The paper's; at all others the sizes of models, and so their speeds, are chosen with the scale."""
-SIMILAR = 0.02
-"""Largest difference in top-1 at which two networks count as similar (Table 1)."""
 
 
 class Results:
@@ -70,6 +68,16 @@ class Results:
         series = self.series(value).values()
         return BEST.get(value.metric, max)(series) if series else None
 
+    def setting(self, arm: Arm, key: str) -> Any:
+        """A setting of an arm's first run."""
+        seeds = self.seeds(arm)
+        return self.content(arm, seeds[0]).get("settings", {}).get(key) if seeds else None
+
+    def hardware(self, arm: Arm) -> set[str]:
+        """Machines on which an arm was run, by what they say of themselves."""
+        found = (self.content(arm, seed).get("provenance", {}).get("hardware") for seed in self.seeds(arm))
+        return {str(one) for one in found}
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -77,7 +85,7 @@ class Judged:
 
     Attributes:
         differences: by seed, in the metric's own unit (shares, nats).
-        test: of the differences; None where there is none, and for exact claims.
+        test: of the differences; None where there is none, and for sizes and speeds.
         p: of what the claim says: of the differences, or of their distance to the margin.
         files: result files it rests on.
         reason: why there is no verdict, or what limits it.
@@ -99,8 +107,11 @@ class Judged:
             "claim": self.claim.text,
             "place": self.claim.place,
             "unit": self.claim.unit,
-            "differences": {str(seed): round(value, 6) for seed, value in self.differences.items()},
-            "within": self.claim.within,
+            "differences": {
+                "best" if self.claim.compared else str(seed): round(value, 6)
+                for seed, value in self.differences.items()
+            },
+            "margin": self.claim.margin,
             "mean": None if self.test is None else round(self.test.mean, 6),
             "p (Holm)": None if self.p is None else float(f"{self.p:.4g}"),
             "verdict": self.verdict,
@@ -114,12 +125,12 @@ def judge(experiment: Experiment, results: Results) -> list[Judged]:
     differences = [_differences(claim, results) for claim in experiment.claims]
     tests = [
         paired_difference(list(found.values()), [0.0] * len(found), resolution=RESOLUTION)
-        if found and not claim.exact
+        if found and not claim.compared
         else None
         for claim, found in zip(experiment.claims, differences, strict=True)
     ]
     decisive = [
-        test if test is None or claim.within is None else _to_margin(list(found.values()), test.mean, claim.within)
+        test if test is None or claim.margin is None else _to_margin(claim, list(found.values()), test.mean)
         for claim, found, test in zip(experiment.claims, differences, tests, strict=True)
     ]
     corrected = _corrected(experiment.claims, [None if test is None else test.p for test in decisive])
@@ -128,12 +139,14 @@ def judge(experiment: Experiment, results: Results) -> list[Judged]:
         reason = _limits(claim)
         if not found:
             word, reason = _absent(claim, results)
-        elif claim.exact:
+        elif claim.compared:
             word = HOLDS if all(value > 0 for value in found.values()) else DOES_NOT_HOLD
         else:
             word = verdict(tested, p)
+            if claim.either and word == DOES_NOT_HOLD:
+                word = HOLDS
         if found and (problem := _meaningless(claim, results)):
-            word, reason = NO_MEANING, problem
+            word, reason = problem
         judged.append(Judged(experiment.name, claim, found, test, p, word, _files(claim, found, results), reason))
     return judged
 
@@ -142,18 +155,19 @@ def _corrected(claims: Sequence[Claim], p_values: Sequence[float | None]) -> lis
     """Holm's correction over the claims that something is better, and over those that two are about equal."""
     corrected: list[float | None] = [None] * len(claims)
     for about_equal in (False, True):
-        family = [i for i, one in enumerate(claims) if not one.exact and (one.within is not None) == about_equal]
+        family = [i for i, one in enumerate(claims) if not one.compared and (one.margin is not None) == about_equal]
         for i, p in zip(family, holm([p_values[i] for i in family]), strict=True):
             corrected[i] = p
     return corrected
 
 
-def _to_margin(differences: Sequence[float], mean: float, margin: float) -> Paired:
-    """How far inside a margin around zero the differences lie, on the side on which their mean does.
+def _to_margin(claim: Claim, differences: Sequence[float], mean: float) -> Paired:
+    """How far from the margin the differences lie, on the side on which their mean does.
 
     That the mean is inside on this side is what decides a test for equivalence; the two-sided p is twice that test's.
     """
-    side = 1.0 if mean >= 0 else -1.0
+    margin = claim.margin or 0.0
+    side = 1.0 if mean >= 0 or claim.below is not None else -1.0
     return paired_difference([margin] * len(differences), [side * one for one in differences], resolution=RESOLUTION)
 
 
@@ -162,13 +176,15 @@ def _limits(claim: Claim) -> str:
     known = []
     if claim.within is not None:
         known.append(f"near zero: by less than {100 * claim.within:g} points")
-    if any(value.seed is not None for value in claim.values):
-        known.append("one run of that model, so its own chance is not tested")
+    if claim.below is not None:
+        known.append(f"by less than {100 * claim.below:g} points")
+    if any(value.seed is not None for one in claim.conditions for value in (one.first, one.second)):
+        known.append("one run of each teacher")
     return "; ".join(known)
 
 
 def _differences(claim: Claim, results: Results) -> dict[int, float]:
-    if claim.exact:
+    if claim.compared:
         gains, losses = ([results.best(value) for value in values] for values in (claim.plus, claim.minus))
         if None in (*gains, *losses):
             return {}
@@ -203,19 +219,33 @@ def why_absent(metric: str) -> str:
     return f"no run has {metric}"
 
 
-def _meaningless(claim: Claim, results: Results) -> str:
-    """Why a claim says nothing here, by the numbers; empty where it does."""
-    if claim.exact and any(content.get("scale") != OWN_SCALE for content in results.files.values()):
-        return "the sizes of the models are chosen with the scale"
-    return "" if claim.condition is None else _unmet(claim.condition, results)
+def _meaningless(claim: Claim, results: Results) -> tuple[str, str] | None:
+    """Verdict and reason where a claim says nothing here, or cannot be known to; None where it does."""
+    if claim.compared:
+        if any(content.get("scale") != OWN_SCALE for content in results.files.values()):
+            return NO_MEANING, "the sizes of the models are chosen with the scale"
+        speeds = any(value.metric in BEST for value in claim.values)
+        if speeds and len(set[str]().union(*(results.hardware(value.arm) for value in claim.values))) > 1:
+            return NOT_MEASURED, "the runs are of different machines"
+    for condition in claim.conditions:
+        if problem := _unmet(condition, results):
+            return problem
+    return None
 
 
-def _unmet(condition: Condition, results: Results) -> str:
-    first, second = (_mean(results.series(value)) for value in (condition.first, condition.second))
+def _unmet(condition: Condition, results: Results) -> tuple[str, str] | None:
+    values = (condition.first, condition.second)
+    if condition.kind == "images":
+        sizes = [results.setting(value.arm, "data.image_size") for value in values]
+        if sizes[0] == sizes[1]:
+            return None
+        return NO_MEANING, f"{condition.text}; here they see {sizes[0]} and {sizes[1]} pixels"
+    first, second = (_mean(results.series(value)) for value in values)
     if first is None or second is None:
-        return ""
-    met = abs(first - second) <= SIMILAR if condition.kind == "similar" else first > second
-    return "" if met else f"{condition.text}; here they have {100 * first:.1f} and {100 * second:.1f} %"
+        missing = ", ".join(value.arm.id for value, one in zip(values, (first, second), strict=True) if one is None)
+        return NOT_MEASURED, f"{condition.text}; no finished run of {missing}"
+    met = abs(first - second) <= SIMILAR if condition.kind == "similar" else first - second > condition.by
+    return None if met else (NO_MEANING, f"{condition.text}; here they have {100 * first:.1f} and {100 * second:.1f} %")
 
 
 def _mean(series: Mapping[int, float]) -> float | None:
@@ -226,6 +256,13 @@ def _files(claim: Claim, differences: Mapping[int, float], results: Results) -> 
     names = {
         results.file(value.arm, seed if value.seed is None else value.seed)
         for value in claim.values
-        for seed in (results.seeds(value.arm) if claim.exact and differences else differences)
+        for seed in (results.seeds(value.arm) if claim.compared and differences else differences)
+    }
+    names |= {
+        results.file(value.arm, seed)
+        for one in claim.conditions
+        for value in (one.first, one.second)
+        for seed in results.seeds(value.arm)
+        if differences and value.seed in (None, seed)
     }
     return sorted(f"{name}.json" for name in names if name is not None)

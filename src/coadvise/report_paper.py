@@ -6,7 +6,6 @@ Reads result files alone (no torch). The same files give the same bytes.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,9 @@ def write_paper_report(
     results = Results(files)
     judged = {one.name: judge(one, results) for one in experiments}
     papers = [one for one in experiments if one.of_paper]
-    sections = [_claims_section(papers, judged)] if papers else []
+    particulars = [Text(text) for text in scale.get("particulars", ())]
+    sections = [Section("scale", "What this scale changes beside sizes", particulars)] if particulars else []
+    sections += [_claims_section(papers, judged)] if papers else []
     seven = _seven_section(results)
     sections += [seven] if seven and any(one.name == "table6" for one in experiments) else []
     pictures = _pictures(output, results)
@@ -117,14 +118,13 @@ def _lead(results: Results, scale: Mapping[str, Any], of_paper: bool) -> list[st
         f"{len(facts.get('classes', ()))} classes.",
         *([compared] if of_paper else []),
         "Each claim is tested over the seeds (two-sided t-test of the differences, Holm's correction over the claims "
-        "of its table); with one seed nothing can be tested. A claim that two are about equal is tested against a "
-        f"margin of {100 * MARGIN:g} points (what the paper calls similar differs by up to 1.3), and corrected with "
-        "others of its kind.",
+        "of its table); with one seed nothing can be tested. That two models are about equal is tested against a "
+        f"margin of {100 * MARGIN:g} points, as what the paper calls similar differs by up to 1.3; such claims of a "
+        "table are corrected among themselves.",
         "The seeds are the students': all students of a teacher "
         "learn from the same run of it, so a verdict about kinds of teachers is about these teachers.",
         "Top-1, losses and divergences are those of the last epoch. Where a run was evaluated more than once, all "
         "other measures, and the teachers' advice, are of the epoch with the best top-1.",
-        *scale.get("particulars", ()),
         *_departures(scale),
     ]
 
@@ -136,10 +136,22 @@ def _departures(scale: Mapping[str, Any]) -> list[str]:
 
 
 def _warnings(experiments: Sequence[Experiment], results: Results, scale: Mapping[str, Any]) -> list[str]:
-    return [*_unfinished(experiments, results, scale), *_mixtures(results)]
+    return [*_unfinished(experiments, results, scale), *_mixtures(experiments, results)]
 
 
-def _mixtures(results: Results) -> list[str]:
+def _mixed_precision(experiments: Sequence[Experiment], results: Results) -> list[str]:
+    """Claims in which runs of one seed were trained in different precisions."""
+    found = []
+    for claim in (claim for one in experiments for claim in one.claims if not claim.compared):
+        for seed in range(max((seed for value in claim.values for seed in results.seeds(value.arm)), default=-1) + 1):
+            runs = [results.content(value.arm, seed) for value in claim.values if seed in results.seeds(value.arm)]
+            if len({str(run.get("provenance", {}).get("precision")) for run in runs}) > 1:
+                found.append(claim.text)
+                break
+    return list(dict.fromkeys(found))
+
+
+def _mixtures(experiments: Sequence[Experiment], results: Results) -> list[str]:
     """What keeps results of different machines from adding up."""
     found = []
     for group in ("corruptions", "a", "r"):
@@ -153,14 +165,8 @@ def _mixtures(results: Results) -> list[str]:
                 f"Not comparable: {group} was measured on different images ({', '.join(sorted(made))}); give the same "
                 "--shifted in every call."
             )
-    precisions = Counter(
-        "float32" if (one := content["provenance"].get("precision")) == "no" else str(one)
-        for content in results.files.values()
-        if content["provenance"].get("precision")
-    )
-    if len(precisions) > 1:
-        counts = ", ".join(f"{n} runs in {name}" for name, n in sorted(precisions.items()))
-        found.append(f"Trained in more than one precision: {counts}. All runs of one seed of a claim should have one.")
+    if mixed := _mixed_precision(experiments, results):
+        found.append(f"Claims for which runs of different precision are compared: {'; '.join(mixed)}.")
     weights: dict[str, set[str]] = {}
     for content in results.files.values():
         for name, digest in content.get("teacher_weights", {}).items():
@@ -201,7 +207,9 @@ def _claims_section(experiments: Sequence[Experiment], judged: Mapping[str, Sequ
     table = Table("What the paper claims and what was found", columns, rows, "llrrrl")
     note = (
         "Differences are in percentage points where no unit is given, and in the claim's own direction: above zero "
-        "speaks for it. The files behind each are named in verdicts.json."
+        "speaks for it. Where a margin stands beside a difference, such as ±1.5, the claim is that it is nearer to "
+        "zero than that, or below it, and p is about its distance to the margin. The files behind each are named in "
+        "verdicts.json."
     )
     parts: list[Text | Table | Drawing] = [table, Text(note, "note")] if rows else [Text("No claim belongs to these.")]
     return Section("claims", "The claims", parts)
@@ -209,16 +217,19 @@ def _claims_section(experiments: Sequence[Experiment], judged: Mapping[str, Sequ
 
 def _claim_cells(one: Judged) -> list[str | Cell]:
     kind = {HOLDS: "good", DOES_NOT_HOLD: "bad"}.get(one.verdict, "open")
-    if one.claim.exact and one.differences:
+    if one.claim.compared and one.differences:
         return [
             _shown(next(iter(one.differences.values())), one.claim.unit, True),
             NONE,
-            "exact",
+            "compared",
             Cell(one.verdict, kind),
         ]
     if one.test is None:
         return [NONE, "0", NONE, Cell(one.verdict, kind)]
-    return [_shown(one.test.mean, one.claim.unit, True), str(one.test.n), p_value(one.p), Cell(one.verdict, kind)]
+    margin = "" if one.claim.margin is None else _shown(one.claim.margin, one.claim.unit)
+    margin = f" (±{margin})" if one.claim.within is not None else f" (< {margin})" if margin else ""
+    shown = _shown(one.test.mean, one.claim.unit, True) + margin
+    return [shown, str(one.test.n), p_value(one.p), Cell(one.verdict, kind)]
 
 
 def _detail_table(judged: Sequence[Judged]) -> Table:

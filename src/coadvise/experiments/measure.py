@@ -80,7 +80,10 @@ class Shifted:
     def of(self, group: str) -> str | None:
         """The name of a group's given source: its last part, since folders lie elsewhere on another machine."""
         source = self.sources.get({"corruptions": "c"}.get(group, group))
-        return None if source is None else source.rstrip("/").rpartition("/")[2]
+        if source is None:
+            return None
+        # Earlier versions cropped ImageNet-C once more; what they measured is measured again.
+        return source.rstrip("/").rpartition("/")[2] + (", whole images" if group == "corruptions" else "")
 
     def splits(self, name: str) -> Iterator[tuple[str, ImageSource]]:
         """The parts of `a` or `r`, by their split (empty for a source without).

@@ -72,9 +72,10 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
         raise RunError(f"{output} holds other files; choose another folder with --output")
     orders.shifted.require(setup.classes)
     _require_used(setup, experiments)
-    _require_folder(orders.results)
     write_json(output / MARK, {"scale": setup.scale.name, "changed": list(setup.changed)})
     jobs, runs = open_jobs(planner, experiments, orders)
+    if jobs:
+        _require_folder(orders.results)
     display.say(
         f"{', '.join(one.name for one in experiments)} on {setup.title}: {len(runs)} runs, "
         + (f"{len(jobs)} jobs to do" if jobs else "all there")
@@ -84,8 +85,8 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
         if jobs and not run_jobs(jobs, orders, display):
             display.say("the budget is spent; the same command goes on")
             whole = False
-    except (Interrupted, CoadviseError):
-        _report(planner, experiments, runs, orders, whole=False)
+    except (Interrupted, CoadviseError) as error:
+        _report(planner, experiments, runs, orders, whole=not isinstance(error, Interrupted))
         raise
     return _report(planner, experiments, runs, orders, whole=whole)
 
@@ -116,7 +117,8 @@ def _require_folder(results: Path) -> None:
             pass
     except OSError as error:
         raise RunError(
-            f"cannot write result files to {results}: {error.strerror or error}; choose another folder with --results"
+            f"cannot write result files to {results}: {error.strerror or error}; choose another folder with --output "
+            "or --results"
         ) from error
 
 
@@ -132,7 +134,7 @@ def _require_used(setup: Setup, experiments: Sequence[Experiment]) -> None:
 def _report(
     planner: Planner, experiments: Sequence[Experiment], runs: Sequence[Planned], orders: Orders, *, whole: bool
 ) -> Path:
-    """Write the report; pictures of single images take a pass over the validation set, so only when all is done."""
+    """Write the report; pictures of single images take a pass over the validation set: not after a stop."""
     from ..report_paper import write_paper_report
 
     setup = planner.setup
@@ -146,7 +148,7 @@ def _report(
         "title": setup.title,
         "seeds": orders.seeds,
         "changed": list(setup.changed),
-        "particulars": setup.scale.particulars(setup.views),
+        "particulars": setup.particulars(),
         "given": sorted({run.arm.id for run in shown if planner.given(run.arm)}),
     }
     return write_paper_report(setup.output, found, experiments, scale)

@@ -60,8 +60,30 @@ class Setup:
         """What the experiments are made on; images that were given are called by the last part of their name."""
         if self.source is None:
             return self.scale.title
-        size, name = self.content["data"].get("image_size", 224), self.source.rstrip("/").rpartition("/")[2]
-        return f"{name}, {len(self.classes)} classes at {size} × {size} pixels, at scale {self.scale.name}"
+        name = Path(self.source).resolve().name if Path(self.source).exists() else self.source.rpartition("/")[2]
+        return f"{name}, {len(self.classes)} classes, with the settings for {self.scale.title}"
+
+    def particulars(self) -> list[str]:
+        """What differs from the paper beside data and sizes, in sentences for a report."""
+        found = []
+        if self.scale.weight != 1.0:
+            found.append(
+                f"λ is {self.scale.weight:g} for every advised token, in the paper 1. Only a teacher's top class "
+                "(DeiT-KD) has the weight of the labels, as in DeiT."
+            )
+        if self.views is not None:
+            found.append(
+                f"Students see {self.views} views of each image in turn, on which the teachers' advice is stored. "
+                "Those that learn from labels alone see the same ones. With views drawn anew in every epoch they may "
+                "be better, and teachers may add less: “sweep” has both."
+            )
+        own = self.content["data"].get("image_size")
+        if self.school.get("image_size", own) != own:
+            size = self.school["image_size"]
+            found.append(f"Models that teach see images of {size} × {size} pixels, students of {own} × {own}.")
+        if "augment" in self.school:
+            found.append("Models that teach have an augmentation of their own.")
+        return found
 
     @property
     def views(self) -> int | None:

@@ -59,31 +59,6 @@ class Scale:
         """Keys of `recipe.Student` for a model of the paper."""
         return dict(self.models[name]) if name in self.models else {"model": name, **self.full}
 
-    def particulars(self, views: int | None) -> list[str]:
-        """What differs from the paper beside data and sizes, in sentences for a report.
-
-        Args:
-            views: number of stored views, None for live advice.
-        """
-        found = []
-        if self.weight != 1.0:
-            found.append(
-                f"Here λ is {self.weight:g} for every advised token, in the paper 1; the top class of DeiT-KD's "
-                "teacher has the weight of the labels."
-            )
-        if views is not None:
-            found.append(
-                f"Students see {views} views of each image in turn, on which the teachers' advice is stored. Those "
-                "that learn from labels alone see the same ones; with views drawn anew in every epoch they may be "
-                "better, and what teachers add less (`sweep` has both)."
-            )
-        if "image_size" in self.school:
-            size = self.school["image_size"]
-            found.append(
-                f"Models that teach see images of {size} × {size} pixels and have an augmentation of their own."
-            )
-        return found
-
 
 def _resnets(base: int) -> dict[str, dict[str, Any]]:
     """Narrow ResNets of full depth; bottlenecks widen by four, so they start at half the width."""
