@@ -102,5 +102,11 @@ def test_the_sweep_in_the_readme_is_that_of_its_files(folder: str, name: str) ->
         assert [kind, tokens] == apart, title
 
 
+@pytest.mark.parametrize("folder", LANDED, ids=lambda folder: folder.name)
+def test_the_readme_counts_the_claims_as_the_report_does(folder: Path) -> None:
+    headline = next(line for line in (folder / "report.md").read_text().splitlines() if line.startswith("**Of "))
+    assert headline.strip("*") in " ".join((ROOT / "README.md").read_text().split())
+
+
 def test_there_are_landed_results() -> None:
     assert "digits" in [folder.name for folder in LANDED]
