@@ -19,7 +19,7 @@ from coadvise.data.sources import open_sources
 from coadvise.errors import DataError, RecipeError, RunError
 from coadvise.experiments.ablations import CROSS, NONE, ONE_CONV, SEVEN_ARMS
 from coadvise.experiments.arms import Adviser, Arm, arm
-from coadvise.experiments.beyond import BEYOND, HEADS, LONGER, SWEEP
+from coadvise.experiments.beyond import BEYOND, FRESH, HEADS, LONGER, SWEEP
 from coadvise.experiments.declared import Experiment, Row, Value
 from coadvise.experiments.measure import groups_of, read_result
 from coadvise.experiments.paper import CIT_S, DEIT_TI_KD, EXPERIMENTS
@@ -204,6 +204,21 @@ def test_a_sweep_leaves_out_what_the_settings_make_the_same(tmp_path: Path) -> N
     assert not any(word in claim.text for claim in left.claims for word in ("λ", "mixed"))
     assert "λ × 0.1, λ × 3, λ × 10, images not mixed" in left.notes[-1]
     assert _told_apart(EXPERIMENTS["table6"], Planner(setup)) is EXPERIMENTS["table6"]
+
+
+def test_the_seven_arms_with_views_that_never_recur(setup: Setup, tmp_path: Path) -> None:
+    planner = Planner(setup)
+    for row, one in zip(FRESH.rows, SEVEN_ARMS, strict=True):
+        run, before = planner.run(row.ours["top1"].arm, 0), planner.run(one, 0)
+        assert (run.recipe.data.views, run.recipe.advice.source) == (None, "live")
+        assert {n: a.id for n, a in run.advisers.items()} == {n: a.id for n, a in before.advisers.items()}
+    shared = {value.arm for row in SWEEP.rows for value in row.ours.values() if value.arm.live}
+    assert shared < set(FRESH.arms())
+    assert [claim.text for claim in FRESH.claims] == [claim.text for claim in LONGER.claims]
+    live = set_up(find_scale("digits"), tmp_path / "live", settings=[*SHORT, "data.views=null"])
+    with pytest.raises(RecipeError, match="never recur with these settings anyway"):
+        reproduce(live, [FRESH], orders(live))
+    assert not live.output.exists()
 
 
 def test_the_seven_arms_with_more_time(setup: Setup) -> None:

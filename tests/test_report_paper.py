@@ -14,7 +14,7 @@ from scipy import stats
 
 from coadvise.experiments.ablations import CROSS, NONE, ONE_CONV, SAME_TWICE, TOP1
 from coadvise.experiments.arms import Arm, arm
-from coadvise.experiments.beyond import HEADS, LONGER, SWEEP
+from coadvise.experiments.beyond import FRESH, HEADS, LONGER, SWEEP
 from coadvise.experiments.declared import Claim, Column, Experiment, Row, Value
 from coadvise.experiments.paper import CIT_S, EXPERIMENTS
 from coadvise.report_claims import NO_MEANING, NOT_MEASURED, Results, judge
@@ -70,11 +70,13 @@ def test_a_sweep_is_no_claim_of_the_paper(tmp_path: Path) -> None:
     assert (tmp_path / "tables" / "sweep.tex").read_text().isascii()
 
 
-def test_the_seven_arms_with_more_time_have_a_figure(tmp_path: Path) -> None:
-    found = files({row.ours["top1"].arm: [0.5, 0.52] for row in LONGER.rows})
-    write_paper_report(tmp_path, found, [LONGER], SCALE)
+@pytest.mark.parametrize(("one", "title"), [(LONGER, "twice the epochs"), (FRESH, "views that never recur")])
+def test_the_seven_arms_under_a_change_have_a_figure(tmp_path: Path, one: Experiment, title: str) -> None:
+    found = files({row.ours["top1"].arm: [0.5, 0.52] for row in one.rows})
+    write_paper_report(tmp_path, found, [one], SCALE)
     text = (tmp_path / "report.md").read_text()
-    assert "## Longer: The seven arms with twice the epochs" in text and "figures/longer.png" in text
+    name = one.name
+    assert f"## {name.capitalize()}: The seven arms with {title}" in text and f"figures/{name}.png" in text
     assert not (tmp_path / "figures" / "seven-arms.png").exists()
 
 

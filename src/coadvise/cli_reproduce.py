@@ -18,7 +18,9 @@ out = Console(highlight=False, soft_wrap=True)
 def reproduce(
     names: Annotated[
         list[str],
-        typer.Argument(help="table1 … table9, figure1, figure2, figure4 or all; sweep, longer, heads; key=value"),
+        typer.Argument(
+            help="table1 … table9, figure1, figure2, figure4 or all; sweep, longer, fresh, heads; key=value"
+        ),
     ],
     scale: Annotated[str, typer.Option("--scale", "-s", help="digits, cifar-cpu, cifar, tiny or imagenet")] = "digits",
     data: Annotated[str | None, typer.Option("--data", help="images in place of the scale's own")] = None,

@@ -370,7 +370,7 @@ def _drawing(one: Experiment, results: Results, pictures: Path | None) -> Drawin
         return _figure4(one, results)
     if one.name == "sweep":
         return _sweep_figure(one, results)
-    if one.name == "longer":
+    if one.name in ("longer", "fresh"):
         return _arms_figure(one.name, {row.labels[0]: row.ours["top1"] for row in one.rows}, results)
     if one.name == "heads":
         answers = {row.labels[0]: row.ours.get("average", row.ours["top1"]) for row in one.rows}

@@ -72,6 +72,7 @@ def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, d
         raise RunError(f"{output} holds other files; choose another folder with --output")
     orders.shifted.require(setup.classes)
     _require_used(setup, experiments)
+    _require_recurring(setup, experiments)
     write_json(output / MARK, {"scale": setup.scale.name, "changed": list(setup.changed)})
     jobs, runs = open_jobs(planner, experiments, orders)
     if jobs:
@@ -107,6 +108,14 @@ def _told_apart(one: Experiment, planner: Planner) -> Experiment:
         f"Left out, because these settings make them the same as another row: {', '.join(r.labels[0] for r in left)}."
     )
     return replace(one, rows=list(rows.values()), claims=claims, notes=[*one.notes, note])
+
+
+def _require_recurring(setup: Setup, experiments: Sequence[Experiment]) -> None:
+    """Fresh views are another training only where views recur."""
+    if setup.views is None and any(one.name == "fresh" for one in experiments):
+        raise RecipeError(
+            "fresh: views never recur with these settings anyway; table6 and table7 are what you look for"
+        )
 
 
 def _require_folder(results: Path) -> None:
