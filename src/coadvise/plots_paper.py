@@ -81,7 +81,7 @@ def teachers_figure(panels: Sequence[tuple[str, Sequence[Family]]], baseline: fl
             for point in family.points:  # beside the points: above and below are error bars
                 right = point.teacher == max(x)
                 axes.annotate(
-                    point.label, (point.teacher, point.student), (7 if right else -7, -1),
+                    point.label, (point.teacher, point.student), (7 if right else -7, 7 * family.position - 15),
                     textcoords="offset points", ha="left" if right else "right", va="center", fontsize=7.5,
                     color=look.color, path_effects=_HALO, zorder=5,
                 )  # fmt: skip

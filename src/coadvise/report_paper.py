@@ -416,13 +416,14 @@ def _figure2(pictures: Path) -> Drawing | None:
 def _sweep_figure(one: Experiment, results: Results) -> Drawing | None:
     """What both kinds with a token each gain over one teacher, and over a single token, under every change."""
     gains: dict[str, list[list[float]]] = {"over one teacher": [], "over a single token for both": []}
-    for row in one.rows:
+    rows = [row for row in one.rows if results.series(row.ours["both"])]
+    for row in rows:
         both = results.series(row.ours["both"])
         for name, other in zip(gains, (results.series(row.ours[key]) for key in ("one", "single")), strict=True):
             gains[name].append([100 * (both[seed] - other[seed]) for seed in sorted(both.keys() & other.keys())])
-    if not any(seeds for rows in gains.values() for seeds in rows):
+    if not any(seeds for found in gains.values() for seeds in found):
         return None
-    labels = [row.labels[0] for row in one.rows]
+    labels = [row.labels[0] for row in rows]
     alt = "What both kinds with a token each gain over one teacher and over a single token, under every change."
     return draw("sweep", alt, lambda: differences_figure(labels, list(gains.items())))
 
