@@ -143,7 +143,7 @@ def _mixed_precision(experiments: Sequence[Experiment], results: Results) -> lis
     """Claims in which runs of one seed were trained in different precisions."""
     found = []
     for claim in (claim for one in experiments for claim in one.claims if not claim.compared):
-        for seed in range(max((seed for value in claim.values for seed in results.seeds(value.arm)), default=-1) + 1):
+        for seed in {seed for value in claim.values for seed in results.seeds(value.arm)}:
             runs = [results.content(value.arm, seed) for value in claim.values if seed in results.seeds(value.arm)]
             if len({str(run.get("provenance", {}).get("precision")) for run in runs}) > 1:
                 found.append(claim.text)
@@ -315,8 +315,8 @@ def _ours(row: Row, column: Column, results: Results) -> str:
     series = list(results.series(value).values()) if value is not None else []
     if value is None or not series:
         return NONE
-    if value.metric in BEST:
-        return _shown(BEST[value.metric](series), column.unit)
+    if value.metric in BEST and (best := results.best(value)) is not None:
+        return _shown(best, column.unit)
     summary = summarise(series)
     if column.unit == "%":
         return mean_sd(summary)
