@@ -18,16 +18,18 @@ from accelerate import Accelerator
 from PIL import Image
 from side_by_side import arguments, claim, interleaved, report
 
-from coadvise.advice_cache import AdviceCache, cache_path
-from coadvise.advice_writer import write_cache
-from coadvise.build import build_student
-from coadvise.data import TrainLoader
+from coadvise.advice.cache import AdviceCache
+from coadvise.advice.layout import cache_path
+from coadvise.advice.writer import write_cache
+from coadvise.checkpoints.build import build_student
+from coadvise.data.loader import TrainLoader
 from coadvise.losses import co_advise_loss
-from coadvise.models.build import build_model
-from coadvise.preparation import make_advisers, make_optimizer
-from coadvise.progress import Display
-from coadvise.recipe_file import recipe_from
-from coadvise.teachers import FrozenTeacher
+from coadvise.models.factory import build_model
+from coadvise.models.teachers import FrozenTeacher
+from coadvise.recipe.reading import recipe_from
+from coadvise.system.progress import Display
+from coadvise.training.optimizer import make_optimizer
+from coadvise.training.teachers import make_advisers
 
 CLASSES, COUNT, STEPS = 100, 2000, 5
 SETTINGS = {

@@ -15,8 +15,8 @@ from side_by_side import arguments, claim, interleaved, report
 from torch import nn
 
 import coadvise  # noqa: F401  (registers the models)
-from coadvise.compiling import compile_blocks
-from coadvise.fuse import fused
+from coadvise.models.compiling import compile_blocks
+from coadvise.models.fuse import fused
 
 
 def main() -> None:

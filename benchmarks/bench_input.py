@@ -24,12 +24,12 @@ from timm.data.auto_augment import posterize as timm_posterize
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from coadvise.data import TrainLoader
-from coadvise.data.augment import keyed, posterize, train_pixels
-from coadvise.data.jpeg import decode_pixels
-from coadvise.data.loader import RESIDENT_BYTES
-from coadvise.data.sources import ImageSource, open_source
-from coadvise.recipe import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Data
+from coadvise.data.decode import decode_pixels
+from coadvise.data.loader import RESIDENT_BYTES, TrainLoader
+from coadvise.data.sources.base import ImageSource
+from coadvise.data.sources.opening import open_source
+from coadvise.data.views.augment import keyed, posterize, train_pixels
+from coadvise.recipe.schema import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Data
 
 COUNT, SIZE, CLASSES = 20_000, 64, 10
 BATCH = 24
@@ -126,7 +126,7 @@ def large_photographs(rounds: int) -> dict[str, float]:
             stream = io.BytesIO()
             Image.fromarray(coarse).resize((4000, 3000), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=92)
             path.write_bytes(stream.getvalue())
-        from coadvise.data import open_sources
+        from coadvise.data.sources.opening import open_sources
 
         loaders = {}
         for shrink in (True, False):

@@ -18,7 +18,7 @@ import torch
 from baseline import unfold_involution
 from side_by_side import agree, arguments, claim, copy_bandwidth, geometric_mean, interleaved, peak_bytes, report
 
-from coadvise.cost import matrix_peak
+from coadvise.cost.model import matrix_peak
 from coadvise.ops import involution
 
 # channels, side of the input in pixels, stride

@@ -17,14 +17,14 @@ from bench_cache import CLASSES, Pictures
 from side_by_side import arguments, claim, report
 from torch.autograd import DeviceType
 
-from coadvise.build import build_student
-from coadvise.compiling import WORTHWHILE_STEPS, compile_blocks, plain_attention
-from coadvise.cost import DTYPES, seconds_of, synchronize
-from coadvise.data import TrainLoader
+from coadvise.checkpoints.build import build_student
+from coadvise.data.loader import TrainLoader
 from coadvise.losses import co_advise_loss
-from coadvise.preparation import make_optimizer
-from coadvise.processes import resolve_precision
-from coadvise.recipe_file import recipe_from
+from coadvise.models.compiling import WORTHWHILE_STEPS, compile_blocks, plain_attention
+from coadvise.recipe.reading import recipe_from
+from coadvise.system.clock import seconds_of, synchronize
+from coadvise.system.devices import DTYPES, resolve_precision
+from coadvise.training.optimizer import make_optimizer
 
 STEPS = 10
 

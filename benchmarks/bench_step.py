@@ -22,9 +22,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import coadvise
-from coadvise.compiling import plain_attention
-from coadvise.cost import matrix_peak
-from coadvise.teachers import Teachers
+from coadvise.cost.model import matrix_peak
+from coadvise.models.compiling import plain_attention
+from coadvise.models.teachers import Teachers
 
 
 class Step:

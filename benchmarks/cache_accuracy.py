@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from coadvise.caching import cache_advice
-from coadvise.files import read_json, write_json
-from coadvise.progress import Display
-from coadvise.provenance import manifest
-from coadvise.recipe_file import load_recipe
-from coadvise.training import train
+from coadvise.recipe.reading import load_recipe
+from coadvise.run.provenance import manifest
+from coadvise.system.files import read_json, write_json
+from coadvise.system.progress import Display
+from coadvise.training.caching import cache_advice
+from coadvise.training.train import train
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "cache"
 

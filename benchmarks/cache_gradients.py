@@ -18,22 +18,25 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from coadvise.advice_cache import BATCH, Layout
-from coadvise.advice_format import ProfileSums, RecordFormat
-from coadvise.build import build_student
-from coadvise.data import ImageSource, TrainLoader
-from coadvise.data.sources import open_sources
-from coadvise.files import write_json
+from coadvise.advice.layout import BATCH, Layout
+from coadvise.advice.profile import ProfileSums
+from coadvise.advice.record import RecordFormat
+from coadvise.checkpoints.build import build_student
+from coadvise.data.loader import TrainLoader
+from coadvise.data.sources.base import ImageSource
+from coadvise.data.sources.opening import open_sources
 from coadvise.losses import co_advise_loss, soft_advice
-from coadvise.preparation import check_teachers, make_advisers, make_optimizer, make_scheduler
-from coadvise.processes import start_processes
-from coadvise.progress import Display
-from coadvise.provenance import manifest
-from coadvise.recipe import Recipe
-from coadvise.recipe_file import load_recipe
-from coadvise.run_folder import RunFolder
-from coadvise.teachers import Teachers
-from coadvise.training import load_teachers
+from coadvise.models.teachers import Teachers
+from coadvise.recipe.reading import load_recipe
+from coadvise.recipe.schema import Recipe
+from coadvise.run.folder import RunFolder
+from coadvise.run.provenance import manifest
+from coadvise.system.files import write_json
+from coadvise.system.progress import Display
+from coadvise.training.optimizer import make_optimizer, make_scheduler
+from coadvise.training.processes import start_processes
+from coadvise.training.teachers import check_teachers, make_advisers
+from coadvise.training.train import load_teachers
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "cache"
 TOPS = (5, 10, 20, 50)

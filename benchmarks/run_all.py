@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from coadvise.files import read_json, write_atomic
+from coadvise.system.files import read_json, write_atomic
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "benchmarks"

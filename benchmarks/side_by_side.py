@@ -16,9 +16,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from coadvise.cost import peak_bytes, seconds_of
-from coadvise.files import write_json
-from coadvise.provenance import manifest
+from coadvise.run.provenance import manifest
+from coadvise.system.clock import peak_bytes, seconds_of
+from coadvise.system.files import write_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 console = Console()

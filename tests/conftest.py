@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import SHARED
 from PIL import Image
 
 # The images are small: more threads cost more than they bring, and tests run side by side.
@@ -18,7 +19,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real image data beside the repository, or `$COADVISE_DATA`; the test is skipped without it."""
-    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    default = SHARED / "data"
     folder = Path(os.environ.get("COADVISE_DATA") or default)
     if not folder.is_dir():
         pytest.skip(f"no image data at {folder}; set COADVISE_DATA to a folder that has it")

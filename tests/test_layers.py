@@ -1,64 +1,109 @@
-"""The layers of the package: an import points to a lower layer, or stays in its own folder."""
+"""The rooms of the package: a folder imports only folders below it, and inside a folder files point down.
+
+The order of the rooms is that of the tree in README.md, from top to bottom. There are no exceptions.
+"""
 
 import ast
+import re
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import coadvise
 
 ROOT = Path(coadvise.__file__).parent
-LAYERS = {
-    0: {"errors", "files", "locks", "signals"},
-    1: {"recipe", "recipe_file", "provenance", "progress", "native"},
-    2: {"ops", "data", "compiling", "advice_format", "losses", "metrics", "inert_pickle", "run_folder", "similarity"},
-    3: {"models", "tracking"},
-    4: {"fuse", "teachers", "checkpoint", "model_file", "training_state", "processes", "build", "advice_cache"},
-    5: {"evaluate", "preparation", "inference", "advice_writer", "advice_profile", "shift", "likeness"},
-    6: {"resuming", "cost", "disagreement"},
-    7: {"training"},
-    8: {"demo", "plan", "caching", "experiments", "workers"},
-    9: {
-        "report", "report_demo", "report_inputs", "report_page", "report_run", "report_sections", "plots", "tables",
-        "statistics", "doctor", "report_claims", "report_paper", "report_beyond", "plots_paper", "plots_tokens",
-    },
-    10: {"cli", "cli_bench", "cli_evaluate", "cli_reproduce", "__main__", "__init__"},
-}  # fmt: skip
-LAYER = {name: number for number, names in LAYERS.items() for name in names}
+FILES = sorted(ROOT.rglob("*.py"))
+README = Path(__file__).resolve().parents[1] / "README.md"
 
 
-def imports(path: Path) -> set[str]:
-    """Top-level parts of coadvise that a module imports, also inside functions."""
+def module_file(parts: tuple[str, ...]) -> Path | None:
+    """The file of a module of coadvise, if these are the parts of one's name."""
+    path = ROOT.joinpath(*parts)
+    if parts and path.with_suffix(".py").is_file():
+        return path.with_suffix(".py")
+    return path / "__init__.py" if (path / "__init__.py").is_file() else None
+
+
+def imported(path: Path) -> Iterator[Path]:
+    """Files of coadvise that a file imports, also inside functions and for type checking alone."""
     package = path.relative_to(ROOT).parts[:-1]
-    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
+        names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+        if isinstance(node, ast.Import):
+            bases = [tuple(name.split(".")[1:]) for name in names if name.split(".")[0] == "coadvise"]
+            yield from (file for base in bases if (file := module_file(base)) and file != path)
+        elif isinstance(node, ast.ImportFrom):
+            module = tuple(node.module.split(".")) if node.module else ()
             if node.level:
-                base = package[: len(package) - node.level + 1]
-                names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
-                found |= {base[0]} if base else set(names)
-            elif node.module and node.module.split(".")[0] == "coadvise":
-                rest = node.module.split(".")[1:]
-                found |= {rest[0]} if rest else {alias.name for alias in node.names}
-    return {name for name in found if name in LAYER}
+                base = package[: len(package) - node.level + 1] + module
+            elif module[0] == "coadvise":
+                base = module[1:]
+            else:
+                continue
+            for name in names:
+                file = module_file((*base, name)) or module_file(base)
+                assert file is not None, f"{path.relative_to(ROOT)} imports {'.'.join(base)}.{name}, which is not there"
+                if file != path:
+                    yield file
 
 
-def test_every_module_has_a_layer() -> None:
-    parts = {p.stem if p.suffix == ".py" else p.name for p in ROOT.iterdir() if p.suffix == ".py" or p.is_dir()}
-    assert parts - {"__pycache__", "recipes", "templates"} == set(LAYER)
+def room(path: Path) -> str:
+    """`data/views` for a file in that folder; a file at the top is a room of its own."""
+    inside = path.relative_to(ROOT)
+    return str(inside.parent) if len(inside.parts) > 1 else inside.name
 
 
-def test_imports_point_down() -> None:
-    for path in ROOT.rglob("*.py"):
-        own = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        for other in imports(path) - {own}:
-            lower = LAYER[other] < LAYER[own]
-            # What runs things writes its report at the end; reports know nothing of the code that ran.
-            beside = LAYER[other] == LAYER[own] or (own, other) in (("demo", "report"), ("experiments", "report_paper"))
-            assert lower or beside, f"{path.relative_to(ROOT)} (layer {LAYER[own]}) imports {other} ({LAYER[other]})"
+def rooms_of_readme() -> list[str]:
+    """Rooms in the order of README's tree: the first imports any that follow."""
+    tree = README.read_text().partition("src/coadvise/\n")[2].partition("```")[0]
+    found, inside = [], ""
+    for line in tree.splitlines():
+        match = re.match(r"( +)([\w/.]+)", line)
+        if match is None:
+            continue
+        name = match[2]
+        if len(match[1]) == 2:
+            inside = name.rstrip("/")
+            found.append(inside)
+        elif name.endswith("/"):
+            found.append(f"{inside}/{name.rstrip('/')}")
+    return found
 
 
-def test_reports_need_no_torch() -> None:
-    for name in LAYERS[9] - {"doctor"}:
-        tree = ast.parse((ROOT / f"{name}.py").read_text())
-        modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-        modules |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert not any(module.split(".")[0] in ("torch", "timm", "torchvision") for module in modules), name
+def test_the_tree_in_the_readme_names_every_room_once() -> None:
+    rooms = rooms_of_readme()
+    assert sorted(rooms) == sorted({room(path) for path in FILES})
+
+
+def test_a_folder_imports_only_folders_below_it() -> None:
+    place = {name: number for number, name in enumerate(rooms_of_readme())}
+    back = [
+        f"{path.relative_to(ROOT)} imports {other.relative_to(ROOT)}"
+        for path in FILES
+        for other in imported(path)
+        if room(other) != room(path) and place[room(other)] < place[room(path)]
+    ]
+    assert not back, back
+
+
+def test_inside_a_folder_files_point_down() -> None:
+    graph = {path: {other for other in imported(path) if room(other) == room(path)} for path in FILES}
+    TopologicalSorter(graph).prepare()  # raises CycleError and names the files
+
+
+def test_paper_imports_nothing_but_names() -> None:
+    """The paper's tables are data: whoever reads them needs neither PyTorch nor the rest of the package."""
+    for path in (ROOT / "paper").glob("*.py"):
+        assert {room(other) for other in imported(path)} <= {"paper", "names.py"}, path
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = node.module if isinstance(node, ast.ImportFrom) and not node.level else None
+            allowed = (None, "__future__", "collections.abc", "dataclasses", "typing")
+            assert module in allowed, f"{path.name} imports {module}"
+
+
+@pytest.mark.parametrize("limit", [400])
+def test_modules_are_short(limit: int) -> None:
+    long = {str(path.relative_to(ROOT)): n for path in FILES if (n := path.read_text().count("\n")) > limit}
+    assert not long

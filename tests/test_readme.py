@@ -52,7 +52,7 @@ def test_the_api_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_every_command_exists(tmp_path: Path) -> None:
     from typer.main import get_command
 
-    from coadvise.cli import app
+    from coadvise.cli.main import app
 
     commands = get_command(app).commands
     named = set(re.findall(r"^(?:torchrun [^`\n]*-m )?coadvise (\w+)", README, re.M))

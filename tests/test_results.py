@@ -8,14 +8,16 @@ import statistics
 from pathlib import Path
 
 import pytest
+from helpers import SHARED
 
-from coadvise.experiments.beyond import BEYOND, SWEEP
-from coadvise.experiments.paper import EXPERIMENTS
-from coadvise.experiments.reproduce import find_experiments
-from coadvise.experiments.runs import Planner, in_order, set_up
-from coadvise.experiments.scales import SCALES
-from coadvise.report_claims import Results
-from coadvise.report_paper import write_paper_report
+from coadvise.paper.beyond import BEYOND, SWEEP
+from coadvise.paper.imagenet import EXPERIMENTS
+from coadvise.reports.claims import Results
+from coadvise.reports.paper import write_paper_report
+from coadvise.reproduce.command import find_experiments
+from coadvise.reproduce.planner import Planner, in_order
+from coadvise.reproduce.scales import SCALES
+from coadvise.reproduce.setup import set_up
 
 ROOT = Path(__file__).resolve().parents[1] / "results"
 LANDED = sorted(path.parent for path in ROOT.glob("*/verdicts.json"))
@@ -64,7 +66,7 @@ def test_landed_runs_say_where_they_come_from(folder: Path) -> None:
 @pytest.mark.parametrize("folder", LANDED, ids=lambda folder: folder.name)
 def test_landed_runs_are_those_that_would_be_run_now(folder: Path, tmp_path: Path) -> None:
     scale, changed = made_at(folder)
-    source = {"digits": "digits", "cifar-cpu": str(ROOT.parents[1] / "shared" / "data" / "cifar10")}[scale]
+    source = {"digits": "digits", "cifar-cpu": str(SHARED / "data" / "cifar10")}[scale]
     if source != "digits" and not Path(source).is_dir():
         pytest.skip(f"no data in {source}")
     planner = Planner(set_up(SCALES[scale], tmp_path, source=source, settings=changed))

@@ -1,5 +1,5 @@
 """`python -m coadvise`, as `torchrun -m coadvise` needs it."""
 
-from .cli import main
+from .cli.main import main
 
 main()

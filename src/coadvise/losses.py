@@ -17,8 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .errors import ModelError, did_you_mean
-
-CLASS = "class"
+from .names import CLASS
 
 
 class LossTerms(dict[str, Tensor]):

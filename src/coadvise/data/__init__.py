@@ -1,11 +1,12 @@
 """Data: from a source string to augmented, mixed batches that follow from keys alone."""
 
-from .augment import eval_pixels, keyed, train_pixels
-from .base import ImageSource, Subset
 from .decode import decode
-from .finish import Batch, Finish
 from .loader import EvalLoader, TrainLoader, sample
-from .sources import open_source, open_sources, source_splits
+from .sources.base import ImageSource
+from .sources.opening import open_source, open_sources, source_splits
+from .sources.subsets import Subset
+from .views.augment import eval_pixels, keyed, train_pixels
+from .views.finish import Batch, Finish
 
 __all__ = [
     "Batch",

@@ -7,171 +7,26 @@ the number of processes, from any step on. A small set of small images is read o
 
 from __future__ import annotations
 
-import signal
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ..errors import DataError
-from ..recipe import Data
-from ..signals import late_signals
-from .augment import (
-    CropAndMore,
-    Pixels,
-    PixelTransform,
-    eval_pixels,
-    preserved_generators,
-    seed_generators,
-    train_pixels,
-)
-from .base import ImageSource
-from .decode import decode
-from .draws import Mixes, Stream, mixes
-from .finish import Batch, Finish, Unfinished, mixing_table, plain_table, view_table
-from .jpeg import decode_pixels
-from .order import epoch_order, partner
+from ..recipe.schema import Data
+from .feed import _Feed
+from .samples import Keys, PlainSamples, TrainSamples, _Failure, _nothing_readable, plan
+from .sources.base import ImageSource
+from .views.finish import Batch, Finish, Unfinished, mixing_table, view_table
+from .views.order import epoch_order
 
 # Pixels in bytes that stay in memory (on the device) in place of being read in each epoch.
 RESIDENT_BYTES = 2**31
 RESIDENT_SIZE = 96
-
-K = TypeVar("K")
-
-
-class Keys(NamedTuple):
-    """The samples of a micro-batch; the data seed is the same throughout a run."""
-
-    view: int
-    position: Int64[np.ndarray, " b"]
-    """Place in the order of the view (`epoch_order`)."""
-    index: Int64[np.ndarray, " b"]  # type: ignore[assignment]
-    repeat: Int64[np.ndarray, " b"]
-
-
-class _Failure(NamedTuple):
-    """A DataError on its way from a worker: PyTorch would bury its message in a traceback."""
-
-    message: str
-
-
-class Plan(NamedTuple):
-    """What a micro-batch needs: its own b images first, then partners that are not among them."""
-
-    index: Int64[np.ndarray, " m"]  # type: ignore[assignment]
-    repeat: Int64[np.ndarray, " m"]
-    partner: Int64[np.ndarray, " b"]
-    """Row of each image's partner."""
-    mixes: Mixes
-
-
-def plan(keys: Keys, size: int, data: Data) -> Plan:
-    """Draw how the samples are mixed, and find which images that takes, each once.
-
-    Args:
-        size: number of images in the set.
-    """
-    view, _, index, repeat = keys
-    drawn = mixes(data.augment, data.image_size, data.seed, view, index, repeat)
-    other = partner(size, data.seed, view)[index]
-    mixed = drawn.mixed & (other >= 0)
-    drawn = Mixes(np.where(mixed, drawn.lam, 1.0), np.where(mixed[:, None], drawn.box, 0))
-    names = index * 64 + repeat  # repeats are 64 at most
-    wanted = (other * 64 + repeat)[mixed]
-    missing = np.setdiff1d(wanted, names)
-    every = np.concatenate([names, missing])
-    order = np.argsort(every, kind="stable")
-    rows = np.arange(len(index))
-    rows[mixed] = order[np.searchsorted(every, wanted, sorter=order)]
-    return Plan(np.concatenate([index, missing // 64]), np.concatenate([repeat, missing % 64]), rows, drawn)
-
-
-class TrainSamples:
-    """Keys to pixels and choices. This is what workers hold; it has no state that changes a sample."""
-
-    def __init__(self, source: ImageSource, data: Data) -> None:
-        self.source, self.data, self.pixels = source, data, train_pixels(data)
-
-    def __getitems__(self, keys: Keys) -> Unfinished | _Failure:
-        try:
-            with preserved_generators():
-                return self._batch(keys)
-        except DataError as error:
-            return _Failure(str(error))
-
-    def _batch(self, keys: Keys) -> Unfinished:
-        data, needs = self.data, plan(keys, len(self.source), self.data)
-        size = data.image_size
-        pixels = torch.empty((len(needs.index), size, size, 3), dtype=torch.uint8)
-        taken = needs.index.copy()
-        skipped: list[str] = []
-        for row, (index, repeat) in enumerate(zip(needs.index.tolist(), needs.repeat.tolist(), strict=True)):
-            image, taken[row] = self._read(keys.view, index, repeat, skipped)
-            pixels[row] = torch.from_numpy(image)
-        views = view_table(data, keys.view, taken, needs.repeat, self.source.labels[taken])
-        mixing = mixing_table(needs.partner, needs.mixes)
-        return Unfinished(pixels, views, mixing, torch.from_numpy(keys.index.copy()), tuple(skipped))
-
-    def _read(self, view: int, first: int, repeat: int, skipped: list[str]) -> tuple[Pixels, int]:
-        """Pixels of the first readable image from `first` on, and its index."""
-        for step in range(len(self.source)):
-            index = (first + step) % len(self.source)
-            if self.data.augment.policy == "deit":
-                seed_generators(Stream.AUGMENT, self.data.seed, view, index, repeat)
-            try:
-                return _pixels(self.source, index, self.data, self.pixels), index
-            except DataError as error:
-                if self.data.on_error == "raise":
-                    raise _with_remedy(error) from error
-                skipped.append(self.source.describe(index))
-        raise _nothing_readable(self.source, skipped[0])
-
-
-class PlainSamples:
-    """Indices to pixels for which nothing is drawn: of the validation set, or of a training set kept in memory."""
-
-    def __init__(self, source: ImageSource, data: Data, training: bool = False) -> None:
-        self.source, self.data = source, data
-        self.pixels = train_pixels(data) if training else eval_pixels(data)
-
-    def __getitems__(self, indices: Sequence[int]) -> Unfinished | _Failure:
-        size = self.data.image_size
-        pixels = torch.empty((len(indices), size, size, 3), dtype=torch.uint8)
-        read: list[int] = []
-        skipped: list[str] = []
-        for index in indices:
-            try:
-                pixels[len(read)] = torch.from_numpy(_pixels(self.source, index, self.data, self.pixels))
-                read.append(index)
-            except DataError as error:
-                if self.data.on_error == "raise":
-                    return _Failure(str(_with_remedy(error)))
-                skipped.append(self.source.describe(index))
-        count = len(read)
-        views = plain_table(self.source.labels[read])
-        mixing = mixing_table(np.arange(count), Mixes(np.ones(count), np.zeros((count, 4), dtype=np.int32)))
-        return Unfinished(pixels[:count], views, mixing, torch.tensor(read, dtype=torch.int64), tuple(skipped))
-
-
-def _pixels(source: ImageSource, index: int, data: Data, transform: PixelTransform) -> Pixels:
-    needed = transform.needed if data.shrink_on_load else None
-    transform.forget()
-    if isinstance(transform, CropAndMore):
-        return transform(decode_pixels(source.read(index), source.describe(index), needed))
-    return transform(decode(source.read(index), source.describe(index), needed))
-
-
-def _with_remedy(error: DataError) -> DataError:
-    return DataError(f"{error}; or leave such images out with data.on_error=skip")
-
-
-def _nothing_readable(source: ImageSource, first: str) -> DataError:
-    return DataError(f"none of the {len(source)} training images can be read, {first} first")
 
 
 def sample(source: ImageSource, data: Data, classes: int, view: int, index: int, repeat: int) -> Batch:
@@ -371,75 +226,3 @@ class EvalLoader:
         """End the worker processes and free the memory; the next pass would start again."""
         self._feed.close()
         self._kept = None
-
-
-# --- between the process and its workers -----------------------------------------------------------------
-
-
-class _Sampler(Generic[K]):
-    """The batch sampler: keys of the batches to come. It lives in the main process only."""
-
-    def __init__(self) -> None:
-        self.batches: Iterable[K] = ()
-
-    def __iter__(self) -> Iterator[K]:
-        return iter(self.batches)
-
-
-class _Feed(Generic[K]):
-    """PyTorch's DataLoader, fed with batches of keys; its workers live on from one pass to the next."""
-
-    def __init__(self, samples: TrainSamples | PlainSamples, data: Data) -> None:
-        self._samples, self._data = samples, data
-        self._keys: _Sampler[K] = _Sampler()
-        self._loader: DataLoader | None = None
-
-    def batches(self, keys: Iterable[K]) -> Iterator[Unfinished]:
-        """A batch for each batch of keys."""
-        self._keys.batches = keys
-        if self._loader is None:
-            self._loader = self._start()
-        try:
-            with late_signals():
-                batches = iter(self._loader)
-            while True:
-                with late_signals():
-                    batch = next(batches, None)
-                if batch is None:
-                    return
-                if isinstance(batch, _Failure):
-                    raise DataError(batch.message)
-                yield batch
-        except (Exception, KeyboardInterrupt):
-            # Now, while nothing else refers to the workers: left to the collector of reference cycles (which
-            # the traceback makes), PyTorch waits 5 s for each of them.
-            batches = None
-            self.close()
-            raise
-
-    def close(self) -> None:
-        self._loader = None
-
-    def _start(self) -> DataLoader:
-        workers = self._data.workers
-        return DataLoader(
-            self._samples,  # type: ignore[arg-type]
-            batch_sampler=self._keys,  # type: ignore[arg-type]
-            num_workers=workers,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_start_worker,
-            # Its own generator: otherwise each epoch would draw from PyTorch's global one.
-            generator=torch.Generator(),
-        )
-
-
-def _as_it_is(batch: Unfinished | _Failure) -> Unfinished | _Failure:
-    return batch
-
-
-def _start_worker(worker: int) -> None:
-    """Ctrl-C reaches the whole process group: only the main process answers it, and then ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # not SIGTERM: it is how Python ends workers that are left over
-    torch.set_num_threads(1)

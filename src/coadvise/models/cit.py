@@ -27,14 +27,14 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from coadvise.errors import ModelError
-from coadvise.models.last_block import can_shorten, first_tokens
-from coadvise.models.rednet import rename_involution
-from coadvise.models.stems import Embedded, StemName, TokenEmbed, check_image_size
+from ..errors import ModelError
+from ..names import CLASS
+from .last_block import can_shorten, first_tokens
+from .rednet import rename_involution
+from .stems import Embedded, StemName, TokenEmbed, check_image_size
 
 Inference = Literal["class", "average"]
 DEFAULT_TEACHERS: Mapping[str, str | None] = MappingProxyType({"conv": "conv", "inv": "inv"})
-CLASS = "class"
 TOKEN_STD = 0.02
 # Older versions of timm draw all weights anew in any case.
 _KNOWS_RESET = "needs_reset" in inspect.signature(VisionTransformer.init_weights).parameters

@@ -17,9 +17,9 @@ from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_c
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from coadvise.errors import ModelError
-from coadvise.ops import involution
-from coadvise.ops.involution import GROUP_CHANNELS
+from ..errors import ModelError
+from ..ops import involution
+from ..ops.involution_eager import GROUP_CHANNELS
 
 RedNetStem = Literal["imagenet", "small"]
 EXPANSION = 4

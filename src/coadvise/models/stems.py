@@ -12,8 +12,8 @@ from jaxtyping import Float
 from timm.layers import PatchEmbed, to_2tuple
 from torch import Tensor, nn
 
-from coadvise.errors import ModelError
-from coadvise.models.rednet import ConvBNReLU, involution_stem
+from ..errors import ModelError
+from .rednet import ConvBNReLU, involution_stem
 
 StemName = Literal["patchify", "conv", "inv", "conv+inv"]
 STEM_WIDTH = 64

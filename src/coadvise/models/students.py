@@ -4,8 +4,11 @@
 `SingleHead`: its only output is `class`, so every loss term falls on it (Table 7, one token for everything).
 """
 
+from __future__ import annotations
+
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.mlp_mixer import MlpMixer
@@ -13,9 +16,11 @@ from timm.models.regnet import RegNet
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from coadvise.errors import ModelError
-from coadvise.models.cit import CLASS, create_cit
-from coadvise.models.rednet import RedNet
+from ..errors import ModelError
+from ..names import CLASS
+from ..recipe.schema import Recipe
+from .cit import create_cit
+from .rednet import RedNet
 
 
 def small_stem(model: nn.Module) -> nn.Module:
@@ -171,3 +176,23 @@ def transformer_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 def transformer_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """CiT-S with the class token alone, which is DeiT-S's architecture."""
     return create_cit("transformer_small", pretrained, kwargs, embed_dim=384, num_heads=6, teachers={})
+
+
+@torch.no_grad()
+def student_tokens(student: nn.Module, recipe: Recipe, device: torch.device) -> tuple[str, ...]:
+    """Names of the student's outputs, found by one forward pass on zeros.
+
+    Raises:
+        ModelError: the student does not take the recipe's images, or has no class output.
+    """
+    size = recipe.data.image_size
+    was_training = student.training
+    try:
+        logits = student.eval().forward_tokens(torch.zeros(1, 3, size, size, device=device))  # type: ignore[operator]
+    except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError) as error:
+        raise ModelError(f"the student cannot take images of {size}×{size}: {error}") from error
+    finally:
+        student.train(was_training)
+    if CLASS not in logits:
+        raise ModelError(f"the student's forward_tokens gives no '{CLASS}' (it gives: {', '.join(logits)})")
+    return tuple(logits)

@@ -1,5 +1,5 @@
 """Tensor operators that PyTorch does not have."""
 
-from coadvise.ops.involution import involution
+from .involution import involution
 
 __all__ = ["involution"]

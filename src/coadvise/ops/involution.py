@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from coadvise.errors import ModelError
-from coadvise.ops import involution_cpu, involution_eager
-from coadvise.ops.involution_eager import GROUP_CHANNELS
+from ..errors import ModelError
+from . import involution_cpu, involution_eager
+from .involution_eager import GROUP_CHANNELS
 
 
 def involution(
@@ -108,7 +108,7 @@ def _implementation(x: Tensor) -> ModuleType:
 def _triton() -> ModuleType | None:
     """The GPU kernels, or None without Triton; that is said once."""
     try:
-        from coadvise.ops import involution_triton
+        from . import involution_triton
     except ImportError as error:
         warnings.warn(
             f"involution runs without its GPU kernels, several times slower ({error}); `pip install triton`",

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from coadvise.native import compiled
+from ..system.native import compiled
 
 SOURCE = Path(__file__).with_name("involution.cpp")
 NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}

@@ -1,0 +1,254 @@
+"""The advice cache: what frozen teachers say of every view of every training image, read by index.
+
+FOLDER/header.json           what the views are made of: data set, augmentation, number of views
+FOLDER/TEACHER/teacher.json  which teacher, and how many logits are kept
+FOLDER/TEACHER/column.json   checksum of each shard and of the profile; written last
+FOLDER/TEACHER/profile.bin   what it usually says beside its first class (`advice_format`), where logits are left out
+FOLDER/TEACHER/weights.safetensors   of a teacher that the recipe trains: a student may come from another folder
+FOLDER/TEACHER/00000.bin     shards of fixed-size records
+FOLDER/TEACHER/progress      one byte for each block of views: 1 when it is written
+FOLDER/lock                  writers hold the byte of the block they work on; the system frees it when they die
+
+Record number = view · n + position, where the position is that in the order of the epoch (`data.order`), which follows
+from the keys. A training step reads records that lie next to each other, whatever the batch size or the number of
+processes. Nothing about the augmentation is stored: the views are made again from their keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..data.sources.base import ImageSource
+from ..errors import RunError
+from ..models.teachers import FrozenTeacher
+from ..recipe.schema import Recipe
+from ..system.files import read_json
+from ..system.locks import locked_by_another
+from .identity import data_facts, differences, teacher_facts
+from .layout import Layout, cache_path, profile_path, record_format, shard_path, views_of
+
+FORMAT = 2
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The header of a cache.
+
+    Raises:
+        RunError: there is no cache, or one of a newer format.
+    """
+    path = folder / "header.json"
+    if not path.is_file():
+        raise RunError(f"{folder} holds no advice cache; make one with `coadvise cache RECIPE`")
+    header: dict[str, Any] = read_json(path)
+    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+        raise RunError(f"{path} is no header of an advice cache; choose another folder with advice.folder=FOLDER")
+    if header["format"] != FORMAT:
+        update = "update coadvise, or " if header["format"] > FORMAT else ""
+        raise RunError(
+            f"{folder} has format {header['format']}, this version of coadvise reads {FORMAT}; {update}"
+            "delete it and write the cache again, or elsewhere with advice.folder=FOLDER"
+        )
+    kinds = {"views": int, "data": dict, "versions": dict}
+    if not all(isinstance(header.get(key), kind) for key, kind in kinds.items()):
+        raise RunError(f"{path} is damaged; restore it, or delete {folder} and write the cache again")
+    return header
+
+
+def teacher_differences(path: Path, now: Mapping[str, Any]) -> list[str]:
+    """What differs between the teacher of a column and this one.
+
+    Raises:
+        RunError: a damaged file.
+    """
+    before = read_json(path)
+    if not isinstance(before, dict):
+        raise RunError(f"{path} is damaged; restore it, or delete {path.parent} and run `coadvise cache RECIPE`")
+    if before.get("train") is None or now["train"] is None:  # the same weights may come from a checkpoint
+        before, now = before | {"train": None}, {**now, "train": None}
+    return differences(before, now)
+
+
+def kept_weights(recipe: Recipe) -> dict[str, Path]:
+    """Weights of the teachers that were trained for the recipe's cache, where it has them."""
+    paths = {name: cache_path(recipe) / name / "weights.safetensors" for name in recipe.teachers}
+    return {name: path for name, path in paths.items() if path.is_file() and recipe.teachers[name].train is not None}
+
+
+def require_fitting(folder: Path, recipe: Recipe, source: ImageSource) -> dict[str, Any]:
+    """The header of a cache that fits the recipe, as far as can be said without the teachers.
+
+    Raises:
+        RunError: no cache, one of other images or another augmentation, with too few views.
+    """
+    header = read_header(folder)
+    changes = differences(header["data"], data_facts(recipe, source))
+    if changes:
+        raise RunError(
+            f"{folder} holds advice on other views of the data ({'; '.join(changes)}); restore these settings, or "
+            "write a new cache with advice.folder=FOLDER"
+        )
+    if header["views"] < views_of(recipe):
+        raise RunError(
+            f"{folder} has {header['views']} views, the run takes {views_of(recipe)}; set data.views="
+            f"{header['views']}, or write a larger cache with advice.folder=FOLDER"
+        )
+    return header
+
+
+class AdviceCache:
+    """A complete cache, opened for reading; any number of processes may read it.
+
+    Args:
+        folder: of the cache.
+        recipe: that will use it.
+        source: training images.
+        teachers: those whose advice is needed.
+
+    Raises:
+        RunError: no cache, one of other data or teachers, an incomplete or damaged one.
+    """
+
+    def __init__(
+        self, folder: Path, recipe: Recipe, source: ImageSource, teachers: Mapping[str, FrozenTeacher]
+    ) -> None:
+        self.folder, self.names = folder, tuple(teachers)
+        self.header = require_fitting(folder, recipe, source)
+        record = record_format(recipe, len(source.class_names))
+        self.layout = Layout(len(source), self.header["views"], record)
+        for name, teacher in teachers.items():
+            self._require_column(name, teacher_facts(recipe, name, teacher, len(source.class_names)))
+        self._shards: dict[tuple[str, int], NDArray[np.uint8]] = {}
+        self._profiles: dict[tuple[str, torch.device], Tensor] = {}
+
+    def _require_column(self, name: str, facts: dict[str, Any]) -> None:
+        path = self.folder / name / "column.json"
+        if not (self.folder / name / "teacher.json").is_file():
+            known = sorted(p.parent.name for p in self.folder.glob("*/teacher.json"))
+            raise RunError(
+                f"{self.folder} has no advice of teacher '{name}' (it has: {', '.join(known) or 'none'}); "
+                "add it with `coadvise cache RECIPE`"
+            )
+        changes = teacher_differences(self.folder / name / "teacher.json", facts)
+        if changes:
+            raise RunError(
+                f"{self.folder} holds the advice of another teacher '{name}' ({'; '.join(changes)}); restore it, "
+                f"delete {self.folder / name} and run `coadvise cache RECIPE`, or choose another advice.folder"
+            )
+        if not path.is_file():
+            done = written_blocks(self.folder, name)
+            writing = "is being written by another process" if being_written(self.folder) else "is incomplete"
+            raise RunError(
+                f"the advice of teacher '{name}' in {self.folder} {writing} ({done} of {self.layout.blocks} blocks); "
+                + ("wait until it is done" if "being" in writing else "go on with `coadvise cache RECIPE`")
+            )
+        if problem := cut_shard(self.folder, name, self.layout):
+            raise RunError(problem)
+        if self.layout.record.profile_bytes:  # small enough to be read whole, and used for every image
+            file = profile_path(self.folder, name)
+            if hashlib.sha256(file.read_bytes()).hexdigest() != read_json(path)["sha256"].get(file.name):
+                raise RunError(
+                    f"{file} holds something else than was written; restore it, or delete {self.folder / name} and run "
+                    "`coadvise cache RECIPE`"
+                )
+
+    def read(
+        self, view: int, positions: Int64[np.ndarray, " b"], device: torch.device | str = "cpu"
+    ) -> dict[str, Float[Tensor, "b k"]]:
+        """Logits of every teacher for samples of a view, up to a constant for each image."""
+        records = view * self.layout.images + positions
+        advice = {}
+        for name in self.names:
+            raw = torch.from_numpy(self._records(name, records)).to(device, non_blocking=True)
+            advice[name] = self.layout.record.decode(raw, self.profile(name, device))
+        return advice
+
+    def profile(self, name: str, device: torch.device | str = "cpu") -> Tensor | None:
+        """A teacher's profile, read once for a device; None where records have no outside, or too many classes."""
+        key, record = (name, torch.device(device)), self.layout.record
+        if record.profile_bytes and key not in self._profiles:
+            path = profile_path(self.folder, name)
+            try:
+                table = np.fromfile(path, dtype=np.float16).reshape(record.classes, record.classes)
+            except OSError as error:
+                raise RunError(f"{path} cannot be read: {error.strerror}") from error
+            self._profiles[key] = torch.from_numpy(table).to(device)
+        return self._profiles.get(key)
+
+    def _records(self, name: str, records: Int64[np.ndarray, " b"]) -> NDArray[np.uint8]:
+        shard, row = np.divmod(records, self.layout.per_shard)
+        out = np.empty((len(records), self.layout.record.bytes), dtype=np.uint8)
+        for number in np.unique(shard).tolist():
+            chosen = shard == number
+            out[chosen] = self._shard(name, number)[row[chosen]]
+        return out
+
+    def _shard(self, name: str, number: int) -> NDArray[np.uint8]:
+        key = name, number
+        if key not in self._shards:
+            path = shard_path(self.folder, name, number)
+            try:
+                mapped = np.memmap(path, dtype=np.uint8, mode="r")
+            except OSError as error:
+                raise RunError(f"{path} cannot be read: {error.strerror}") from error
+            self._shards[key] = mapped.reshape(-1, self.layout.record.bytes)
+        return self._shards[key]
+
+
+def written_blocks(folder: Path, teacher: str) -> int:
+    """Number of blocks that are done."""
+    path = folder / teacher / "progress"
+    return path.read_bytes().count(1) if path.is_file() else 0
+
+
+def being_written(folder: Path) -> bool:
+    """Whether another process holds a block."""
+    return locked_by_another(folder / "lock")
+
+
+def cut_shard(folder: Path, teacher: str, layout: Layout) -> str:
+    """What is wrong with the first file of a column that has not its size; empty where all have."""
+    sizes = {shard_path(folder, teacher, shard): layout.shard_bytes(shard) for shard in range(layout.shards)}
+    if layout.record.profile_bytes:
+        sizes[profile_path(folder, teacher)] = layout.record.profile_bytes
+    for file, expected in sizes.items():
+        found = file.stat().st_size if file.is_file() else 0
+        if found != expected:
+            return (
+                f"{file} has {found:,} bytes, should have {expected:,}: it was cut off; restore it, or delete "
+                f"{folder / teacher} and run `coadvise cache RECIPE`"
+            )
+    return ""
+
+
+def checksums(folder: Path, teacher: str, layout: Layout) -> dict[str, str]:
+    """Hash of the contents of each shard and of the profile, by the name of the file."""
+    paths = [shard_path(folder, teacher, shard) for shard in range(layout.shards)]
+    if layout.record.profile_bytes:
+        paths.append(profile_path(folder, teacher))
+    sums = {}
+    for path in paths:
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def damaged_files(folder: Path, teachers: Iterable[str], layout: Layout) -> list[Path]:
+    """Shards and profiles whose contents are not those that were written."""
+    damaged = []
+    for name in teachers:
+        expected = read_json(folder / name / "column.json")["sha256"]
+        found = checksums(folder, name, layout)
+        damaged += [folder / name / file for file, value in found.items() if expected.get(file) != value]
+    return damaged

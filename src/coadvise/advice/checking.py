@@ -1,0 +1,115 @@
+"""Checks of stored advice: does the cache still say what the teachers say?
+
+A few views are made again and put to the teachers before every training; `coadvise cache --verify` checks more of them
+and hashes every file."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..data.loader import TrainLoader
+from ..data.samples import Keys
+from ..data.sources.base import ImageSource
+from ..data.views.draws import Stream
+from ..errors import RunError
+from ..models.teachers import Teachers
+from ..recipe.schema import Recipe
+from .cache import AdviceCache, damaged_files
+from .identity import differences, versions
+
+# Mean total variation between stored and fresh advice that counts as rounding (of half precision and other devices):
+# a part of what lies between the advice on different images, within limits.
+TOLERANCE, LEAST, MOST = 0.3, 0.01, 0.05
+# Views that training checks at its start, and `coadvise cache --verify`.
+CHECKED, VERIFIED = 32, 512
+
+
+# --- is it still right? -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def check_cache(
+    cache: AdviceCache,
+    recipe: Recipe,
+    source: ImageSource,
+    advisers: Teachers,
+    accelerator: Accelerator,
+    images: int = CHECKED,
+) -> dict[str, float]:
+    """Make some views again, ask the teachers, and compare with what is stored.
+
+    Returns:
+        Mean total variation between stored and fresh distributions, by teacher, in [0, 1].
+
+    Raises:
+        RunError: the cache says something else than the teachers.
+    """
+    generator = np.random.default_rng(np.random.SeedSequence((Stream.SUBSET, cache.layout.records, images)))
+    records = np.sort(generator.choice(cache.layout.records, min(images, cache.layout.records), replace=False))
+    view, position = np.divmod(records, cache.layout.images)
+    data = recipe.data.model_copy(update={"workers": 0})
+    loader = TrainLoader(source, data, 1, device=accelerator.device, keep=False)  # a few images, not the whole set
+    chosen = [(int(v), position[view == v]) for v in np.unique(view)]
+    keys = [_at(loader, v, places) for v, places in chosen]
+    far: dict[str, list[Tensor]] = {name: [] for name in cache.names}
+    kept: dict[str, list[Tensor]] = {name: [] for name in cache.names}
+    for batch in loader.batches(keys):
+        with accelerator.autocast():
+            fresh = advisers(batch.images)
+        stored = cache.read(batch.view, batch.position, accelerator.device)
+        for name in cache.names:
+            record = cache.layout.record
+            # The fresh advice is cut in the same way.
+            cut = record.decode(record.encode(fresh[name]), cache.profile(name, accelerator.device))
+            now, then = cut.softmax(dim=1), stored[name].softmax(dim=1)
+            far[name].append(_variation(now, then))
+            kept[name].append(then)
+    loader.close()
+    means = {name: float(torch.cat(values).mean()) for name, values in far.items()}
+    for name, value in means.items():
+        then = torch.cat(kept[name])
+        usual = float(_variation(then, then.roll(1, dims=0)).mean())
+        if value > min(max(TOLERANCE * usual, LEAST), MOST):
+            changes = "; ".join(differences(cache.header["versions"], versions()))
+            reason = f" (versions changed since: {changes})" if changes else ""
+            raise RunError(
+                f"{cache.folder} is stale: teacher '{name}' now says something else of the same views, by a mean "
+                f"total variation of {value:.3f}{reason}; write a new cache with advice.folder=FOLDER, or train with "
+                "advice.source=live"
+            )
+    return means
+
+
+def _at(loader: TrainLoader, view: int, positions: np.ndarray) -> Keys:
+    whole = loader.keys(view, 0, loader.size)
+    return Keys(view, positions, whole.index[positions], whole.repeat[positions])
+
+
+def _variation(p: Tensor, q: Tensor) -> Tensor:
+    """Total variation between distributions (b, k), of each image."""
+    difference: Tensor = (p - q).abs().sum(dim=1) / 2
+    return difference
+
+
+def verify_cache(
+    cache: AdviceCache,
+    recipe: Recipe,
+    source: ImageSource,
+    advisers: Teachers,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """Hash all contents, and check a larger sample of views than training does.
+
+    Raises:
+        RunError: damaged shards, by name, or a stale cache.
+    """
+    damaged = damaged_files(cache.folder, cache.names, cache.layout)
+    if damaged:
+        raise RunError(
+            f"{', '.join(map(str, damaged))}: the contents are not what was written; restore them, or delete the "
+            "teacher's folder and run `coadvise cache RECIPE`"
+        )
+    return check_cache(cache, recipe, source, advisers, accelerator, images=VERIFIED)

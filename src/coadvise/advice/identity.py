@@ -1,0 +1,116 @@
+"""What a cache belongs to: the facts about data and teachers that decide its contents, and how two of them differ."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from ..data.sources.base import ImageSource, encoded_bytes
+from ..data.views.draws import Stream
+from ..errors import DataError
+from ..models.teachers import FrozenTeacher
+from ..recipe.schema import Recipe, flat
+from ..system.digests import digest
+from .layout import record_format
+
+# Images whose contents are part of the fingerprint.
+SAMPLED = 64
+VERSIONED = ("torch", "torchvision", "timm", "pillow", "numpy")
+
+
+# Settings of the augmentation that do nothing under a policy.
+_UNUSED = {
+    "deit": ("pad",),
+    "light": ("scale", "ratio", "randaugment", "color_jitter"),
+    "none": ("scale", "ratio", "randaugment", "color_jitter", "pad", "hflip", "erasing"),
+}
+
+
+# --- what a cache belongs to -------------------------------------------------------------------------------
+
+
+def data_facts(recipe: Recipe, source: ImageSource) -> dict[str, Any]:
+    """What decides the pixels that the teachers see: settings by their dotted names, and the data set in short."""
+    data = recipe.data
+    settings = flat(data.augment.model_dump(mode="json"), "augmentation.")
+    for name in ("label_smoothing", *_UNUSED[data.augment.policy]):
+        settings.pop(f"augmentation.{name}")
+    facts = {
+        "augmentation seed": data.seed,
+        "image_size": data.image_size,
+        "eval_crop": data.eval_crop if data.augment.policy == "none" else None,
+        "interpolation": data.interpolation,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "decoder": "pillow, smaller where possible" if data.shrink_on_load else "pillow",
+        "resizer": data.resizer if data.augment.policy == "deit" else None,
+        "images": len(source),
+        "classes": list(source.class_names),
+        "labels": digest([source.labels]),
+        **_image_digests(source),
+    }
+    return settings | facts
+
+
+_DIGESTS: WeakKeyDictionary[ImageSource, dict[str, str]] = WeakKeyDictionary()
+
+
+def _image_digests(source: ImageSource) -> dict[str, str]:
+    """Hashes of all names, and of the sizes and bytes of some images spread over the set; seconds for a large one."""
+    if source not in _DIGESTS:
+        names, contents = hashlib.sha256(), hashlib.sha256()
+        for index in range(len(source)):
+            last = source.describe(index).replace("\\", "/").rpartition("/")[2]
+            names.update(last.encode(errors="surrogateescape") + b"\0")
+        generator = np.random.default_rng(np.random.SeedSequence((Stream.SUBSET, len(source))))
+        for index in sorted(generator.choice(len(source), min(SAMPLED, len(source)), replace=False).tolist()):
+            try:
+                raw = encoded_bytes(source, index)
+            except DataError:  # `data.on_error` says what is to be done with it
+                raw = b"unreadable"
+            contents.update(str(len(raw)).encode() + b"\0" + raw)
+        _DIGESTS[source] = {
+            "image names": names.hexdigest()[:16],
+            "image contents": contents.hexdigest()[:16],
+        }
+    return _DIGESTS[source]
+
+
+def teacher_facts(recipe: Recipe, name: str, teacher: FrozenTeacher, classes: int) -> dict[str, Any]:
+    """What decides a teacher's advice on given pixels, and how it is stored."""
+    settings = recipe.teachers.get(name)
+    return {
+        "model": settings.model if settings else type(teacher.model).__name__,
+        "weights": digest(teacher.model.state_dict().values()),
+        "image_size": teacher.image_size,
+        "mean": None if teacher.mean is None else list(teacher.mean),
+        "std": None if teacher.std is None else list(teacher.std),
+        "index map": None if teacher.classes is None else teacher.classes.tolist(),
+        "classes": classes,
+        "top_k": record_format(recipe, classes).top,
+        "train": settings.train.model_dump(mode="json") if settings and settings.train else None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that make the views: others may make slightly different ones."""
+    return {name: importlib.metadata.version(name) for name in VERSIONED}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`augmentation.mixup 0.8 → 0.2` for every fact that is another."""
+    return [
+        f"{key} {_short(before.get(key))} → {_short(now.get(key))}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "…"

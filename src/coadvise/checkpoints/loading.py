@@ -1,0 +1,239 @@
+"""Checkpoints: atomic saving, and strict loading of ours and of published weights. No code of a file ever runs.
+
+`load_checkpoint` reads safetensors and PyTorch files (zip or the older format), finds the weights inside, strips
+wrapper prefixes, renames published keys to ours, and checks every key and shape before it touches the model.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from ..models.cit import CiT, fit_position
+from ..models.cit import checkpoint_filter_fn as fit_cit
+from ..models.rednet import RedNet
+from ..models.rednet import checkpoint_filter_fn as fit_rednet
+from ..models.students import SingleHead
+from .inert_pickle import load_inert
+
+_log = logging.getLogger(__name__)
+
+# Where published files keep the weights, in the order in which they are looked for.
+_INSIDE = ("model", "state_dict", "model_state", "model_state_dict", "state_dict_ema", "model_ema")
+# What DistributedDataParallel and torch.compile put before every key.
+_WRAPPERS = ("module.", "_orig_mod.")
+# Beside `model.…`, these mark a training checkpoint of ours.
+_TRAINING = ("optimizer.", "ema.", "rng.", "scheduler.", "scaler.")
+_SHOWN = 10
+
+
+def load_checkpoint(
+    model: nn.Module, path: str | os.PathLike[str], *, strict: bool = True, new_classifier: bool = False
+) -> dict[str, str]:
+    """Load weights from a file into a model, all or nothing.
+
+    Understood are our safetensors (also a training checkpoint, of which the `model.` part is taken) and PyTorch
+    files: timm's, DeiT's (the distilled models into a CiT with exactly one advised token), RedNet's as mmcls or
+    the official wrapper wrote it, and the official CiT-SAK student's (into `cit_small_sa`). Position embeddings
+    are resampled to the model's grid.
+
+    Args:
+        model: receives the weights, converted to its own types and devices; unchanged after an error.
+        path: the file.
+        strict: every key of the model and of the file must fit. Otherwise load what fits by name and shape and
+            log the rest.
+        new_classifier: for fine-tuning; where the file knows another number of classes, its classifier is left
+            out and the model keeps its own.
+
+    Returns:
+        The metadata of a safetensors file, else an empty mapping.
+
+    Raises:
+        CheckpointError: missing, unreadable or unsafe file, or keys and shapes that do not fit.
+    """
+    path = Path(path)
+    tensors, metadata = read_checkpoint(path)
+    target = model.model if isinstance(model, SingleHead) else model
+    assert isinstance(target, nn.Module)
+    expected = {k: v for k, v in target.state_dict().items() if isinstance(v, Tensor)}
+    tensors = _fit(_strip(tensors, expected), target)
+    # Very old BatchNorm checkpoints lack the step counter, which plays no part with a fixed momentum.
+    missing = [k for k in expected if k not in tensors and not k.endswith(".num_batches_tracked")]
+    unexpected = [k for k in tensors if k not in expected]
+    misshapen = [k for k in tensors if k in expected and tensors[k].shape != expected[k].shape]
+    if new_classifier:
+        heads = [k for k in misshapen if _is_head(k, getattr(target, "num_classes", None), tensors, expected)]
+        misshapen = [k for k in misshapen if k not in heads]
+        tensors = {k: v for k, v in tensors.items() if k not in heads}
+    fitting = {k: v for k, v in tensors.items() if k in expected and k not in misshapen}
+    problems = _describe(missing, unexpected, misshapen, tensors, expected)
+    if problems and (strict or not fitting):
+        hint = _class_hint(target, misshapen, tensors, expected)
+        found = "\n".join(f"  {line}" for line in problems)
+        raise CheckpointError(f"{path} does not fit {type(target).__name__}: {hint}\n{found}")
+    if problems:
+        _log.warning("%s: loaded %d of %d tensors; %s", path, len(fitting), len(expected), "; ".join(problems))
+    target.load_state_dict(fitting, strict=False)
+    _record_normalisation(target, metadata)
+    return metadata
+
+
+def stored_classes(path: str | os.PathLike[str], model: nn.Module) -> int | None:
+    """Number of classes of a checkpoint, read off the classifier that it has for `model`; None where it has none.
+
+    Raises:
+        CheckpointError: as for `load_checkpoint`, when the file cannot be read.
+    """
+    target = model.model if isinstance(model, SingleHead) else model
+    assert isinstance(target, nn.Module)
+    expected = {k: v for k, v in target.state_dict().items() if isinstance(v, Tensor)}
+    tensors = _fit(_strip(read_checkpoint(path)[0], expected), target)
+    classes = getattr(target, "num_classes", None)
+    last = list(model.get_classifier().parameters()) if hasattr(model, "get_classifier") else []  # type: ignore[operator]
+    heads = {k for k, p in target.named_parameters() if any(p is one for one in last)}
+    if not all(k in tensors and _is_head(k, classes, tensors, expected) for k in heads):
+        return None  # another architecture, of which `load_checkpoint` says more
+    found = {tensors[k].shape[0] for k in heads}
+    return found.pop() if len(found) == 1 else None
+
+
+def _record_normalisation(model: nn.Module, metadata: Mapping[str, str]) -> None:
+    """Note where timm keeps it how a model of ours was trained to see images, for whoever feeds it (`Teachers`)."""
+    if "coadvise" in metadata:
+        data = json.loads(metadata["coadvise"])["recipe"]["data"]
+        cfg = dict(getattr(model, "pretrained_cfg", None) or {})
+        model.pretrained_cfg = cfg | {"mean": tuple(data["mean"]), "std": tuple(data["std"])}  # type: ignore[assignment]
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Weights and metadata of a file, keys as they are but for `module.` and `_orig_mod.`, on the CPU.
+
+    Raises:
+        CheckpointError: if the file is missing, unreadable, unsafe or holds no weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint {path} {'is no file' if path.exists() else 'does not exist'}: check the path"
+        )
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"checkpoint {path} is empty: it was not written completely, get it again")
+    if _is_safetensors(path):
+        tensors, metadata = _read_safetensors(path)
+    else:
+        tensors, metadata = _weights_inside(load_inert(path), path), {}
+    for key, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise CheckpointError(f"checkpoint {path}: {key} is no plain tensor, save it dense and unquantised")
+    return _strip_wrappers(tensors), metadata
+
+
+def _is_safetensors(path: Path) -> bool:
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        start = file.read(9)
+    # Length of the header, then the header itself, which is JSON.
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            return tensors, dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} is no readable safetensors file ({error}): get it again") from error
+
+
+def _weights_inside(content: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict of an unpickled file, bare or in one of the usual places."""
+    for _ in range(3):
+        if not isinstance(content, Mapping):
+            break
+        inner = next((content[name] for name in _INSIDE if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if isinstance(content, Mapping):
+        tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if tensors:
+            return tensors
+    raise CheckpointError(
+        f"checkpoint {path} holds no state dict (a mapping of names to tensors, bare or under "
+        f"{', '.join(_INSIDE)}): save model.state_dict(), not the model itself"
+    )
+
+
+def _strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    while True:
+        prefix = next((p for p in _WRAPPERS if tensors and all(k.startswith(p) for k in tensors)), None)
+        if prefix is None:
+            return tensors
+        tensors = {key[len(prefix) :]: value for key, value in tensors.items()}
+
+
+def _strip(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take the model's part of a training checkpoint, and prefixes that the model itself does not have."""
+    if any(key.startswith(_TRAINING) for key in tensors) and any(key.startswith("model.") for key in tensors):
+        tensors = {key: value for key, value in tensors.items() if key.startswith("model.")}
+    own = any(key.startswith("model.") for key in expected)
+    while tensors and not own and all(key.startswith("model.") for key in tensors):
+        tensors = _strip_wrappers({key[len("model.") :]: value for key, value in tensors.items()})
+    return tensors
+
+
+def _fit(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    if isinstance(model, CiT):
+        return fit_cit(tensors, model)
+    if isinstance(model, RedNet):
+        return fit_rednet(tensors, model)
+    if isinstance(model, VisionTransformer) and "pos_embed" in tensors:
+        prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+        position = fit_position(tensors["pos_embed"], prefix, model.patch_embed.grid_size)
+        return {**tensors, "pos_embed": position}
+    return tensors
+
+
+def _describe(
+    missing: list[str],
+    unexpected: list[str],
+    misshapen: list[str],
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+) -> list[str]:
+    shapes = [f"{k} is {tuple(tensors[k].shape)}, expected {tuple(expected[k].shape)}" for k in misshapen]
+    lines = []
+    for what, keys in (("missing", missing), ("unexpected", unexpected), ("wrongly shaped", shapes)):
+        if keys:
+            more = f", and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+            lines.append(f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}{more}")
+    return lines
+
+
+def _is_head(key: str, classes: int | None, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor differs in nothing but the number of classes."""
+    return expected[key].shape[:1] == (classes,) and tensors[key].shape[1:] == expected[key].shape[1:]
+
+
+def _class_hint(
+    model: nn.Module, misshapen: list[str], tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> str:
+    """What to do: another number of classes is told apart from another architecture."""
+    classes = getattr(model, "num_classes", None)
+    stored = {tensors[key].shape[0] for key in misshapen if tensors[key].ndim}
+    if all(_is_head(key, classes, tensors, expected) for key in misshapen) and len(stored) == 1:
+        found = stored.pop()
+        return (
+            f"the checkpoint has {found} classes, the model {classes}: create the model with "
+            f"num_classes={found} (then reset_classifier({classes}) gives it a new head), or use another file"
+        )
+    return "it was made for another architecture or other options; create the model as it was trained"

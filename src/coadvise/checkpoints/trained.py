@@ -1,0 +1,58 @@
+"""A trained model, rebuilt from its file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import CheckpointError
+from ..recipe.reading import recipe_from
+from ..recipe.schema import Recipe
+from .build import build_student
+from .loading import load_checkpoint
+from .model_file import read_header
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A model in evaluation mode, with its recipe and the names of its classes."""
+
+    model: nn.Module
+    recipe: Recipe
+    classes: tuple[str, ...]
+    path: Path
+
+
+def load_trained(path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
+    """Rebuild a model from a run folder, or from its `best.safetensors`.
+
+    Raises:
+        CheckpointError: missing, damaged, or not written by `coadvise train`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "best.safetensors").is_file():
+            raise CheckpointError(
+                f"{path} holds no best.safetensors; it is written after the first evaluation of a run"
+            )
+        path = path / "best.safetensors"
+    header = read_header(path)
+    if "recipe" not in header or "classes" not in header:
+        raise CheckpointError(
+            f"{path} does not say how its model is built; give the best.safetensors of a run, or load weights alone "
+            "with coadvise.load_checkpoint(model, path)"
+        )
+    if header.get("given"):
+        raise CheckpointError(
+            f"{path} holds the weights of a module that was given from Python ({header['given']}); make it there, and "
+            "load them with coadvise.load_checkpoint(module, path)"
+        )
+    recipe = recipe_from(header["recipe"], where=f"the header of {path}")
+    # The weights come from this file: whatever the training started from is not needed any more.
+    student = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
+    model = build_student(recipe.model_copy(update={"student": student}), len(header["classes"]))
+    load_checkpoint(model, path)
+    return TrainedModel(model.eval().to(device), recipe, tuple(header["classes"]), path)

@@ -1,0 +1,42 @@
+"""`coadvise doctor`: what this machine has, and what follows from it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+
+from ..run.provenance import cpu_name, versions
+from ..system.devices import resolve_precision
+
+
+def findings() -> list[tuple[str, str, str]]:
+    """Rows of (what, found, note)."""
+    import torch
+
+    from ..data.views import warp
+
+    rows = [(name, version, "") for name, version in versions().items()]
+    rows.append(("processor", cpu_name(), f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for PyTorch"))
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(i)
+            bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16 (no bf16)"
+            rows.append((f"gpu {i}", properties.name, f"{properties.total_memory / 2**30:.0f} GiB, {bf16}"))
+    else:
+        rows.append(("gpu", "none", f"training runs on the CPU, in {resolve_precision('auto', cpu=True)}"))
+    compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+    rows.append(("C++ compiler", compiler or "none", "" if compiler else "nothing is compiled on the CPU"))
+    if compiler:
+        warped = warp.library() is not None
+        rows.append(
+            ("rotations of images", "compiled" if warped else "Pillow", "" if warped else "not compiled: slower")
+        )
+    for module, extra in (("datasets", "hf"),):
+        found = importlib.util.find_spec(module) is not None
+        rows.append(
+            (f"optional: {module}", "yes" if found else "no", "" if found else f'pip install "coadvise[{extra}]"')
+        )
+    free = shutil.disk_usage(os.getcwd()).free
+    rows.append(("free disk here", f"{free / 2**30:.1f} GiB", "little room for checkpoints" if free < 2**30 else ""))
+    return rows

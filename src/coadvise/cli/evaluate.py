@@ -1,0 +1,111 @@
+"""`coadvise evaluate`: how good a trained model is, on its own validation set and on shifted data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..system.progress import Display
+
+if TYPE_CHECKING:
+    from ..checkpoints.trained import TrainedModel
+    from ..data.sources.base import ImageSource
+
+out = Console(highlight=False, soft_wrap=True)
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="a run's folder, or its best.safetensors")],
+    data: Annotated[str | None, typer.Option(help="another source; by default the run's validation set")] = None,
+    split: Annotated[str | None, typer.Option(help="split of that source")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    workers: Annotated[int | None, typer.Option(min=0)] = None,
+    corruptions: Annotated[bool, typer.Option("--corruptions", help="on 15 corruptions at 5 severities, too")] = False,
+    only: Annotated[bool, typer.Option("--only-its-classes", help="count among the source's own classes")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Measure the accuracy of every token.
+
+    Examples:
+
+        coadvise evaluate runs/pets
+
+        coadvise evaluate runs/pets --data /data/pets-sketches
+
+        coadvise evaluate runs/pets --corruptions
+
+        coadvise evaluate runs/cit-s --data /data/imagenet-r --only-its-classes
+    """
+    import torch
+
+    from ..checkpoints.trained import load_trained
+    from ..evaluation.inference import evaluate_trained
+
+    trained = load_trained(model, "cuda" if torch.cuda.is_available() else "cpu")
+    if only:
+        _among_its_classes(trained, data, split, as_json)
+        return
+    metrics: dict[str, Any] = evaluate_trained(
+        trained, data, split, batch_size=batch_size, workers=workers, display=Display(quiet=as_json)
+    )
+    errors = _corrupted(trained, data, split, Display(quiet=as_json)) if corruptions else None
+    if as_json:
+        print(json.dumps(metrics | ({"corruptions": errors} if errors else {}), indent=1))
+        return
+    table = Table(title=f"{trained.path}: {metrics['samples']:.0f} images", title_justify="left")
+    for column in ("token", "accuracy", "cross entropy"):
+        table.add_column(column, justify="left" if column == "token" else "right")
+    for name, value in metrics.items():
+        if name.startswith("accuracy/"):
+            token = name.removeprefix("accuracy/")
+            loss = metrics.get(f"loss/{token}")
+            table.add_row(token, f"{value:.2%}", "" if loss is None else f"{loss:.3f}")
+    out.print(table)
+    if metrics["skipped"]:
+        out.print(f"{metrics['skipped']:.0f} unreadable images were left out")
+    if errors is not None:
+        _print_corruptions(errors)
+
+
+def _source(trained: TrainedModel, data: str | None, split: str | None) -> ImageSource:
+    from ..data.sources.opening import open_source, open_sources
+
+    settings = trained.recipe.data
+    return open_sources(settings)[1] if data is None and split is None else open_source(data or settings.source, split)
+
+
+def _corrupted(trained: TrainedModel, data: str | None, split: str | None, display: Display) -> dict[str, Any]:
+    from ..evaluation.inference import with_classes
+    from ..evaluation.robustness import corruption_errors
+
+    source = with_classes(_source(trained, data, split), trained.classes)
+    return corruption_errors(trained, source, limit=None, display=display)
+
+
+def _print_corruptions(errors: dict[str, Any]) -> None:
+    tokens = list(errors["mean"])
+    table = Table("corruption", *tokens, title="mean top-1 error over five severities", title_justify="left")
+    for kind in errors["kinds"][tokens[0]]:
+        table.add_row(kind, *(f"{sum(errors['kinds'][token][kind]) / 5:.1%}" for token in tokens))
+    table.add_row("mean", *(f"{errors['mean'][token]:.1%}" for token in tokens), style="bold")
+    out.print(table)
+
+
+def _among_its_classes(trained: TrainedModel, data: str | None, split: str | None, as_json: bool) -> None:
+    from ..evaluation.robustness import subset_accuracy
+
+    source = _source(trained, data, split)
+    found = subset_accuracy(trained, source, display=Display(quiet=as_json))
+    if as_json:
+        print(json.dumps({f"accuracy/{token}": value for token, value in found.items()}, indent=1))
+        return
+    title = f"{len(source)} images, counted among {len(source.class_names)} classes"
+    table = Table("token", "accuracy", title=title, title_justify="left")
+    for token, value in found.items():
+        table.add_row(token, f"{value:.2%}")
+    out.print(table)

@@ -1,0 +1,88 @@
+"""`coadvise reproduce`: the paper's tables and figures, run anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..errors import RecipeError
+from ..system.progress import Display
+
+out = Console(highlight=False, soft_wrap=True)
+
+
+def reproduce(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="table1 … table9, figure1, figure2, figure4 or all; sweep, longer, fresh, heads; key=value"
+        ),
+    ],
+    scale: Annotated[str, typer.Option("--scale", "-s", help="digits, cifar-cpu, cifar, tiny or imagenet")] = "digits",
+    data: Annotated[str | None, typer.Option("--data", help="images in place of the scale's own")] = None,
+    classes: Annotated[str | None, typer.Option("--classes", help="file with the classes to use, one a line")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="runs/reproduce-SCALE by default")] = None,
+    results: Annotated[Path | None, typer.Option("--results", help="result files, OUTPUT/results by default")] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="MODEL=FILE or MODEL=timm: weights in place of a training")
+    ] = None,
+    shifted: Annotated[
+        list[str] | None, typer.Option(help="a=FOLDER, r=FOLDER or c=FOLDER: ImageNet-A, -R, -C or the like")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="runs of each kind")] = 1,
+    budget: Annotated[str | None, typer.Option(help="stop after so long, such as 40m or 2h")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="runs side by side; one for each GPU or core")] = None,
+) -> None:
+    """Run what tables and figures of the paper need, and report it beside the paper's numbers.
+
+    Runs are shared between tables and done once; the same command goes on where an earlier one stopped.
+
+    Examples:
+
+        coadvise reproduce all --scale digits
+
+        coadvise reproduce table6 --scale cifar --seeds 5 --budget 8h
+
+        coadvise reproduce table4 table6 --scale imagenet --data /data/imagenet --classes imagenet100.txt
+
+        coadvise reproduce table1 table9 --scale imagenet --data /data/imagenet --shifted a=/data/imagenet-a
+            --weights regnety_040=timm --weights rednet101=rednet101.pth
+
+        coadvise reproduce sweep --scale cifar-cpu --seeds 3
+
+        coadvise reproduce table6 --scale tiny --data my-images schedule.epochs=50 school.epochs=30
+    """
+    from ..reproduce.command import find_experiments, seconds
+    from ..reproduce.command import reproduce as run
+    from ..reproduce.measure import Shifted, shifted_sources
+    from ..reproduce.runner import Orders
+    from ..reproduce.scales import find_scale
+    from ..reproduce.setup import set_up
+
+    settings = [name for name in names if "=" in name]
+    wanted = find_experiments([name for name in names if "=" not in name])
+    if not wanted:
+        raise RecipeError("name what to reproduce, such as `coadvise reproduce table6`, or all")
+    output = output or Path("runs") / f"reproduce-{scale}"
+    limit = None if budget is None else seconds(budget)
+    setup = set_up(
+        find_scale(scale), output, source=data, classes=classes, settings=settings, weights=dict(_pairs(weights or []))
+    )
+    places = Shifted(shifted_sources(shifted or []), find_scale(scale).check_size)
+    orders = Orders(results or output / "results", seeds, limit, jobs, places)
+    page = run(setup, wanted, orders, Display(every=10.0))
+    out.print(f"report: {page}", markup=False)
+
+
+def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise RecipeError(f"--weights {word}: write MODEL=FILE or MODEL=timm")
+        if value != "timm" and not Path(value).is_file():
+            raise RecipeError(f"--weights {word}: there is no file {value}")
+        yield name, value

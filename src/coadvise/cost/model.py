@@ -1,0 +1,126 @@
+"""What a model costs: parameters, multiply-adds, images per second, memory."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+
+from ..errors import ModelError
+from ..models.factory import build_model
+from ..system.clock import _times, peak_bytes, seconds_of
+from ..system.devices import DTYPES, resolve_precision
+
+# The batch is doubled while that brings a tenth more images per second, up to so many images.
+LARGEST_BATCH = {"cpu": 64, "cuda": 2048}
+
+
+@register_flop_formula(torch.ops.coadvise.involution)  # type: ignore[untyped-decorator]
+def _involution_flops(x: tuple[int, ...], kernel: tuple[int, ...], size: int, stride: int, **_: Any) -> int:
+    b, c = x[:2]
+    return 2 * b * c * size**2 * kernel[2] * kernel[3]
+
+
+@register_flop_formula(torch.ops.coadvise.involution_backward)  # type: ignore[untyped-decorator]
+def _involution_backward_flops(
+    grad: tuple[int, ...], x: tuple[int, ...], kernel: tuple[int, ...], size: int, stride: int, **_: Any
+) -> int:
+    return 2 * _involution_flops(x, kernel, size, stride)
+
+
+def multiply_adds(model: nn.Module, image_size: int) -> int:
+    """Multiply-adds of one image through a model, its involutions included. Nothing is computed."""
+    model = copy.deepcopy(model).to("meta")
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):
+        model.eval()(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return counter.get_total_flops() // 2
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCost:
+    """One row of `coadvise bench`.
+
+    Attributes:
+        parameters: of the whole model.
+        multiply_adds: of one image.
+        images_per_s: in evaluation mode, median.
+        memory: bytes at the peak beside the weights, None where it cannot be measured.
+    """
+
+    name: str
+    parameters: int
+    multiply_adds: int
+    batch_size: int
+    images_per_s: float
+    memory: int | None
+
+
+def model_cost(
+    name: str,
+    *,
+    image_size: int = 224,
+    classes: int = 1000,
+    batch_size: int | None = None,
+    precision: str = "auto",
+    device: torch.device | None = None,
+    rounds: int = 5,
+) -> ModelCost:
+    """Measure a model by its name.
+
+    Args:
+        batch_size: images at a time; None searches the smallest one that is about as fast as any.
+        precision: fp32, bf16, fp16 or auto.
+
+    Raises:
+        ModelError: no model of that name, or it does not take images of that size.
+        RunError: a precision that the device does not have.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = DTYPES[resolve_precision(precision, device.type == "cpu")]
+    model = build_model(name, classes, image_size=image_size).eval()
+    try:
+        count = multiply_adds(model, image_size)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"{name} cannot take images of {image_size}×{image_size}: {error}") from error
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def images_per_s(batch: int) -> float:
+        x = torch.randn(batch, 3, image_size, image_size, device=device).to(memory_format=torch.channels_last)
+        return batch / seconds_of(lambda: _answer(model, x, dtype), device, rounds)
+
+    if batch_size is None:
+        batch_size, speed = 1, images_per_s(1)
+        while batch_size < LARGEST_BATCH[device.type]:
+            try:
+                faster = images_per_s(2 * batch_size)
+            except torch.OutOfMemoryError:
+                break
+            if faster < 1.1 * speed:
+                break
+            batch_size, speed = 2 * batch_size, faster
+    else:
+        speed = images_per_s(batch_size)
+    x = torch.randn(batch_size, 3, image_size, image_size, device=device).to(memory_format=torch.channels_last)
+    memory = peak_bytes(lambda: _answer(model, x, dtype), device.type)
+    return ModelCost(name, sum(p.numel() for p in model.parameters()), count, batch_size, speed, memory)
+
+
+@torch.inference_mode()
+def _answer(model: nn.Module, x: Tensor, dtype: torch.dtype | None) -> Tensor:
+    with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
+        answer: Tensor = model(x)
+    return answer
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype | None, size: int | None = None) -> float:
+    """Floating-point operations per second of a large matrix product; the best of a few."""
+    size = size or (8192 if device.type == "cuda" else 2048)
+    a = torch.randn(size, size, device=device, dtype=dtype or torch.float32)
+    best = min(_times(lambda: a @ a, device, 5))
+    return 2 * size**3 / best

@@ -1,0 +1,159 @@
+"""`coadvise plan`: what a run will cost with live teachers and with stored advice, before anything is spent."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..advice.layout import Layout, record_format, views_of
+from ..advice.profile import ProfileSums
+from ..advice.record import RecordFormat
+from ..checkpoints.build import build_student, build_teacher
+from ..data.loader import TrainLoader
+from ..data.sources.opening import open_sources
+from ..losses import soft_advice
+from ..models.students import student_tokens
+from ..models.teachers import Teachers
+from ..names import CLASS
+from ..recipe.schema import Recipe
+from ..run.folder import RunFolder
+from ..system.devices import DTYPES, resolve_precision
+from ..system.progress import Display
+from ..training.student import loss_mode
+from .step import StepCost, step_cost
+
+VIEWS = (10, 25, 50)
+TOPS = (5, 10, 20, 50)
+# Cosine between the gradients from all logits and from the k largest that counts as the same direction.
+GOOD = 0.99
+# Batches that make the teachers' profiles here; a cache takes more, which brings the cosines nearer to one.
+PROFILE_BATCHES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """Training from a cache of V views.
+
+    Attributes:
+        views: number of views.
+        bytes: size of the cache.
+        write_s: seconds to write it.
+        students: from which the cache is cheaper than live teachers.
+    """
+
+    views: int
+    bytes: int
+    write_s: float
+    students: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Seconds of one student's training, with live teachers and with stored advice, and what a cache costs.
+
+    Attributes:
+        cosines: k → cosine of the gradients of the advice at initialisation, for every k that takes less room than
+            all logits; None while teachers are to be trained.
+        recommended: k to keep; None without `cosines`.
+    """
+
+    step: StepCost
+    steps: int
+    live_s: float
+    cached_s: float
+    ways: list[Way]
+    cosines: dict[int, float] | None
+    recommended: int | None
+
+
+def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display | None = None) -> Plan:
+    """Measure a few steps of a recipe and work out the whole.
+
+    Raises:
+        CoadviseError: settings, data and models that do not fit each other.
+    """
+    display = display or Display(quiet=True)
+    cost = step_cost(recipe, rounds=rounds, display=display)
+    source, _ = open_sources(recipe.data)
+    images, accumulate = len(source), recipe.optim.accumulate
+    steps = recipe.schedule.epochs * (images // recipe.optim.batch_size)
+    loader = TrainLoader(source, recipe.data, 1)
+    beside = recipe.data.workers > 0 and not loader.stays  # the input is made while the device computes
+    teachers = sum(seconds for name, seconds in cost.parts.items() if name.startswith("teacher "))
+
+    def together(compute: float) -> float:
+        return max(cost.parts["input"], compute) if beside else cost.parts["input"] + compute
+
+    live = steps * accumulate * together(cost.whole)
+    cached = steps * accumulate * together(max(cost.whole - teachers, 0.0))
+    cosines = gradient_cosines(recipe) if recipe.teachers else None
+    classes = len(source.class_names)
+    good = [top for top, cosine in (cosines or {}).items() if cosine >= GOOD]
+    recommended = min(good, default=classes) if cosines is not None else None
+    record = record_format(recipe, classes)
+    ways = []
+    for views in sorted({*(v for v in VIEWS if v < recipe.schedule.epochs), views_of(recipe)}):
+        size = len(recipe.teachers) * Layout(images, views, record).bytes
+        write = views * images * together(teachers) / cost.batch_size
+        ways.append(Way(views, size, write, write / (live - cached) if live > cached else float("inf")))
+    return Plan(cost, steps, live, cached, ways, cosines, recommended)
+
+
+def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
+    """Cosine between the advice's gradients of the student, from all of the logits and from the k largest.
+
+    At initialisation, over one batch of the training set. None where a teacher is still to be trained: what random
+    weights say tells nothing.
+    """
+    source, _ = open_sources(recipe.data)
+    classes = len(source.class_names)
+    members = {}
+    for name, settings in recipe.teachers.items():
+        if settings.train is not None:
+            place = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}") / "teachers" / name)
+            if not place.finished:
+                return None
+            settings = settings.model_copy(update={"checkpoint": str(place.best), "pretrained": False, "train": None})
+        members[name] = build_teacher(name, settings, recipe, classes)
+    device = torch.device("cuda" if torch.cuda.is_available() and recipe.run.device != "cpu" else "cpu")
+    dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
+    teachers = Teachers(members, input_mean=recipe.data.mean, input_std=recipe.data.std).to(device)
+    torch.manual_seed(recipe.run.seed)
+    student = build_student(recipe, classes).to(device).train()
+    mode = loss_mode(recipe, student_tokens(student, recipe, device), members)
+    size = min(recipe.optim.batch_size // recipe.optim.accumulate, len(source), 256)
+    data = recipe.data.model_copy(update={"workers": 0})
+    records = [one for one in (RecordFormat(classes, top) for top in TOPS if top < classes) if not one.dense]
+    profiled = any(record.profile_bytes for record in records)
+    count = 1 + (PROFILE_BATCHES if profiled else 0)
+    batches = itertools.islice(TrainLoader(source, data, size, device=device).epoch(0), count)
+    batch = next(batches)
+    sums = {name: ProfileSums(classes) for name in members} if profiled else {}
+    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        advice = teachers(batch.images)
+        logits = student.forward_tokens(batch.images)  # type: ignore[operator]
+        for other in batches:
+            for name, z in teachers(other.images).items():
+                sums[name].add(z)
+    profiles = {name: one.profile().to(device) for name, one in sums.items()}
+    parameters = [p for p in student.parameters() if p.requires_grad]
+
+    def gradient(said: dict[str, Tensor]) -> Tensor:
+        terms = [
+            recipe.loss.weights.get(name, 1.0)
+            * soft_advice(logits[CLASS if mode == "single" else name], z, recipe.loss.temperatures.get(name, 1.0))
+            for name, z in said.items()
+        ]
+        found = torch.autograd.grad(sum(terms), parameters, retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
+        return torch.cat([g.float().flatten() for g in found if g is not None])
+
+    exact = gradient(advice)
+    cosines = {}
+    for record in records:
+        cut = gradient({name: record.decode(record.encode(z), profiles.get(name)) for name, z in advice.items()})
+        cosines[record.top] = float(torch.cosine_similarity(exact, cut, dim=0))
+    return cosines

@@ -1,0 +1,56 @@
+"""What every image source shares: the protocol, views of a source, names of splits, balanced subsets."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Labelled images with random access; picklable, and safe in forked and spawned workers."""
+
+    class_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    """(n,) indices into `class_names`."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes | Image.Image:
+        """The encoded file where there is one, else an image of any mode.
+
+        Raises:
+            DataError: the image cannot be fetched, with its name.
+        """
+        ...
+
+    def describe(self, index: int) -> str:
+        """Where the image lies, for messages: a path, or `train.parquet row 17`."""
+        ...
+
+
+def encoded_bytes(source: ImageSource, index: int) -> bytes:
+    """Contents of an image: its file, or its pixels where the source holds it decoded."""
+    raw = source.read(index)
+    return raw.tobytes() if isinstance(raw, Image.Image) else bytes(raw)
+
+
+# --- labels, paths ---------------------------------------------------------------------------------------
+
+
+def labels_from_values(values: Sequence[str] | NDArray) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels and class names where a source declares no names: the distinct values, in order.
+
+    Integers are ordered as numbers, anything else as text.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind in "US":
+        with contextlib.suppress(ValueError):
+            array = array.astype(np.int64)
+    distinct, labels = np.unique(array, return_inverse=True)
+    return labels.astype(np.int64), tuple(str(value) for value in distinct)

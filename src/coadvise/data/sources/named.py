@@ -1,0 +1,241 @@
+"""Data sets by name: `hf:NAME[:CONFIG]` through `datasets`, `torchvision:NAME[@ROOT]` through torchvision."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...errors import DataError, did_you_mean
+from ...system.files import cache_folder
+from .base import labels_from_values
+from .parquet import IMAGE_COLUMNS, LABEL_COLUMNS
+from .splits import find_split
+
+# --- Hugging Face ----------------------------------------------------------------------------------------
+
+
+class HuggingFace:
+    """One split of a `datasets.Dataset` with an Image and a ClassLabel (or plain label) column."""
+
+    def __init__(self, dataset: Any, where: str) -> None:
+        import datasets
+
+        features = dataset.features
+        self.where = where
+        self.image_column = _feature(features, IMAGE_COLUMNS, datasets.Image, where)
+        label_column = _feature(features, LABEL_COLUMNS, datasets.ClassLabel, where)
+        if isinstance(features[self.image_column], datasets.Image):
+            dataset = dataset.cast_column(self.image_column, datasets.Image(decode=False))
+        column = dataset.select_columns([label_column]).with_format("arrow")[:].column(label_column)
+        if column.null_count:
+            raise DataError(f"{where} has {column.null_count} rows without a label in column '{label_column}'")
+        values = np.asarray(column.to_pylist())
+        feature = features[label_column]
+        if isinstance(feature, datasets.ClassLabel):
+            self.labels: NDArray[np.int64] = values.astype(np.int64)
+            self.class_names = tuple(feature.names)
+        else:
+            self.labels, self.class_names = labels_from_values(values)
+        self.dataset = dataset.select_columns([self.image_column])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes | Image.Image:
+        value = self.dataset[int(index)][self.image_column]
+        if isinstance(value, dict):
+            if value.get("bytes") is not None:
+                return value["bytes"]
+            try:
+                return Path(value["path"]).read_bytes()
+            except (OSError, TypeError) as error:
+                raise DataError(f"{self.describe(index)} cannot be read: {error}") from error
+        if not isinstance(value, (bytes, Image.Image)):
+            raise DataError(f"{self.describe(index)} holds no image but {type(value).__name__}")
+        return value
+
+    def describe(self, index: int) -> str:
+        return f"{self.where} row {index}"
+
+
+def load_hf(name: str) -> dict[str, Any]:
+    """All splits of a data set on the Hub, or of one that `save_to_disk` wrote, by split.
+
+    Args:
+        name: `NAME`, `NAME:CONFIG` or the path of a folder.
+
+    Raises:
+        DataError: `datasets` is not installed, or the data set cannot be found, downloaded or read.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"hf:{name} needs the datasets library; install it with: pip install datasets") from error
+    try:
+        if Path(name).is_dir() and any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json")):
+            loaded = datasets.load_from_disk(name)
+        else:
+            name, _, config = name.partition(":")
+            loaded = datasets.load_dataset(name, config or None)
+    # `datasets` raises whatever the network, the Hub, or a reader of some format raises.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"hf:{name} cannot be loaded: {reason}") from error
+    return dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "all"): loaded}
+
+
+def open_hf(name: str, split: str | None) -> HuggingFace:
+    """One split of a Hugging Face data set."""
+    splits = load_hf(name)
+    if split is None:
+        if len(splits) > 1:
+            raise DataError(f"hf:{name} has the splits {', '.join(splits)}; say which one to use")
+        split = next(iter(splits))
+    split = find_split(split, splits, f"hf:{name}")
+    return HuggingFace(splits[split], f"hf:{name} {split}")
+
+
+def _feature(features: Any, usual: Sequence[str], kind: type, where: str) -> str:
+    for name in usual:
+        if name in features:
+            return name
+    declared = [name for name, feature in features.items() if isinstance(feature, kind)]
+    if len(declared) == 1:
+        return declared[0]
+    word = "image" if usual is IMAGE_COLUMNS else "label"
+    raise DataError(f"{where} has no {word} column (its columns: {', '.join(features)}); name it '{usual[0]}'")
+
+
+# --- torchvision -----------------------------------------------------------------------------------------
+
+# Splits of the classification sets; the constructor takes train=True/False where it has no `split`.
+TORCHVISION: dict[str, tuple[str, ...]] = {
+    "CIFAR10": ("train", "test"),
+    "CIFAR100": ("train", "test"),
+    "Country211": ("train", "valid", "test"),
+    "DTD": ("train", "val", "test"),
+    "EuroSAT": (),
+    "FashionMNIST": ("train", "test"),
+    "FGVCAircraft": ("train", "val", "trainval", "test"),
+    "Flowers102": ("train", "val", "test"),
+    "Food101": ("train", "test"),
+    "GTSRB": ("train", "test"),
+    "Imagenette": ("train", "val"),
+    "KMNIST": ("train", "test"),
+    "MNIST": ("train", "test"),
+    "OxfordIIITPet": ("trainval", "test"),
+    "PCAM": ("train", "val", "test"),
+    "RenderedSST2": ("train", "val", "test"),
+    "StanfordCars": ("train", "test"),
+    "STL10": ("train", "test"),
+    "SUN397": (),
+    "SVHN": ("train", "test"),
+    "USPS": ("train", "test"),
+}
+
+
+class TorchVision:
+    """One split of a torchvision data set; files are read undecoded where the data set has files."""
+
+    def __init__(self, dataset: Any, where: str) -> None:
+        self.dataset, self.where = dataset, where
+        self.paths = _paths(dataset)
+        values = _targets(dataset)
+        names = getattr(dataset, "classes", None)
+        self.labels: NDArray[np.int64]
+        if names:
+            self.labels = values.astype(np.int64)
+            self.class_names = tuple(name if isinstance(name, str) else str(name[0]) for name in names)
+        else:
+            self.labels, self.class_names = labels_from_values(values)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes | Image.Image:
+        try:
+            return Path(self.paths[index]).read_bytes() if self.paths else self.dataset[index][0]
+        except OSError as error:
+            raise DataError(f"{self.describe(index)} cannot be read: {error}") from error
+
+    def describe(self, index: int) -> str:
+        return str(self.paths[index]) if self.paths else f"{self.where} image {index}"
+
+
+def torchvision_splits(name: str) -> tuple[str, ...]:
+    """Splits of `NAME[@ROOT]`, () where the data set has none."""
+    return TORCHVISION[_known(name.partition("@")[0])]
+
+
+def open_torchvision(name: str, split: str | None) -> TorchVision:
+    """One split of a torchvision data set; it is downloaded to ROOT if it is not there.
+
+    Raises:
+        DataError: unknown name or split, or the files are neither there nor to be had.
+    """
+    import torchvision.datasets
+
+    word, _, root = name.partition("@")
+    known = _known(word)
+    splits, where = TORCHVISION[known], f"torchvision:{known}"
+    if split is None and splits:
+        raise DataError(f"{where} has the splits {', '.join(splits)}; say which one to use")
+    if split is not None:
+        split = find_split(split, splits, where)
+    build = getattr(torchvision.datasets, known)
+    accepted = inspect.signature(build).parameters
+    options: dict[str, Any] = {"root": Path(root).expanduser() if root else cache_folder() / "torchvision"}
+    if splits and "split" in accepted:
+        options["split"] = split
+    elif splits:
+        options["train"] = split == "train"
+    options["root"].mkdir(parents=True, exist_ok=True)
+    return TorchVision(_build(build, options, where), f"{where} {split}" if split else where)
+
+
+def _build(build: Any, options: dict[str, Any], where: str) -> Any:
+    try:
+        return build(**options)
+    except Exception:  # the classes differ in how they say that the files are not there
+        try:
+            return build(**options, download=True)
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(
+                f"{where} is not in {options['root']} and cannot be downloaded: {reason}; "
+                f"put it there, or name another folder with {where}@FOLDER"
+            ) from error
+
+
+def _known(word: str) -> str:
+    for name in TORCHVISION:
+        if name.lower() == word.lower():
+            return name
+    raise DataError(f"torchvision has no data set '{word}'{did_you_mean(word, TORCHVISION)}")
+
+
+def _paths(dataset: Any) -> list[str]:
+    """Paths of the images, where the data set keeps a list of them."""
+    for attribute in ("_image_files", "_images", "samples", "_samples"):
+        entries = getattr(dataset, attribute, None)
+        if isinstance(entries, (list, tuple)) and len(entries) == len(dataset):
+            paths = [entry[0] if isinstance(entry, tuple) else entry for entry in entries]
+            if all(isinstance(path, (str, Path)) for path in paths):
+                return [str(path) for path in paths]
+    return []
+
+
+def _targets(dataset: Any) -> NDArray:
+    for attribute in ("targets", "_labels", "labels", "samples", "_samples"):
+        values = getattr(dataset, attribute, None)
+        if values is not None and len(values) == len(dataset):
+            if isinstance(values[0], tuple):
+                values = [entry[1] for entry in values]
+            return np.asarray(values)
+    return np.asarray([dataset[index][1] for index in range(len(dataset))])

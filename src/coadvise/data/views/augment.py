@@ -1,0 +1,239 @@
+"""Augmentation of one image, as far as it is done image by image: from an upright RGB image to a square of pixels.
+
+The transforms are timm's and torchvision's. They draw from Python's, NumPy's and PyTorch's global generators,
+so they run inside `keyed`, which seeds all three from the key of the sample and restores them afterwards:
+the same key gives the same pixels in any process, at any batch size. What is left to do (padded crops, normalisation,
+erasing, mixing) is done for whole batches, on the device: see `finish.py`.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from timm.data.auto_augment import posterize as timm_posterize
+from timm.data.transforms import RandomResizedCropAndInterpolation
+from timm.data.transforms_factory import transforms_imagenet_train
+from torchvision.transforms import Compose
+from torchvision.transforms import functional as F
+from torchvision.transforms.functional import InterpolationMode, pil_modes_mapping
+
+from ...errors import DataError
+from ...recipe.schema import Data
+from .warp import AFFINE, Affine, library
+
+_RANDAUGMENT = r"rand(-(m\d+|n\d+|p[\d.]+|mstd[\d.]+|mmax\d+|inc[01]|t\w+))*"
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+# A JPEG may be decoded smaller while that leaves so many times the pixels (in each direction) that are wanted: Pillow's
+# thumbnails take the same, as a difference is then hardly to be seen.
+SHRINK_GAP = 2.0
+
+
+def train_pixels(data: Data) -> PixelTransform:
+    """RGB image → (image_size, image_size, 3) pixels of a training view, under `data.augment.policy`.
+
+    - `deit`: timm's random resized crop, flip, RandAugment or (where that is off) colour jitter; drawn from the
+      global generators, see `keyed`.
+    - `light`, for 32 and 64 px: nothing is drawn here. An image of another size is resized to image_size on the
+      shorter side and cropped at the centre; the padded crop and the flip follow on the device.
+    - `none`: as in evaluation.
+
+    Raises:
+        DataError: timm does not understand `data.augment.randaugment`.
+    """
+    policy = data.augment.policy
+    if policy == "none":
+        return eval_pixels(data)
+    if policy == "light":
+        return FitSquare(data.image_size, data.image_size, data.interpolation)
+    crop, *rest = _deit(data)
+    augment = data.augment
+    return CropAndMore(data.image_size, augment.scale, augment.ratio, crop.interpolation, rest, data.resizer)
+
+
+def eval_pixels(data: Data) -> PixelTransform:
+    """RGB image → pixels: shorter side to round(image_size / eval_crop), centre crop.
+
+    An image that already has the size keeps its pixels.
+    """
+    return FitSquare(round(data.image_size / data.eval_crop), data.image_size, data.interpolation)
+
+
+class PixelTransform(Protocol):
+    """RGB image → pixels (size, size, 3)."""
+
+    def __call__(self, image: Image.Image) -> Pixels: ...
+
+    def forget(self) -> None:
+        """Drop what was drawn for an image that was then not read."""
+        ...
+
+    def needed(self, width: int, height: int) -> float:
+        """By how much an image of that size may shrink before this transform, which then takes the smaller one.
+
+        It is asked before the call; a random crop is drawn then.
+        """
+        ...
+
+
+# What `interpolate(…, antialias=True)` calls, which cannot be told where to write.
+_RESIZE = {
+    InterpolationMode.BICUBIC: torch.ops.aten._upsample_bicubic2d_aa.out,
+    InterpolationMode.BILINEAR: torch.ops.aten._upsample_bilinear2d_aa.out,
+}
+
+
+class CropAndMore:
+    """timm's random resized crop of `size` pixels, which may be drawn before the image is decoded; then other steps."""
+
+    def __init__(
+        self,
+        size: int,
+        scale: tuple[float, float],
+        ratio: tuple[float, float],
+        mode: InterpolationMode,
+        rest: Sequence[Callable[[Image.Image], Image.Image]],
+        resizer: Literal["torch", "pillow"] = "torch",
+    ) -> None:
+        self.resizer = resizer
+        self.size, self.scale, self.ratio, self.mode, self.rest = size, scale, ratio, mode, Compose(rest)
+        self._drawn: tuple[tuple[int, int, int, int], tuple[int, int]] | None = None
+
+    def forget(self) -> None:
+        self._drawn = None
+
+    def needed(self, width: int, height: int) -> float:
+        shape = torch.empty(3, height, width, device="meta")  # timm asks for its size only
+        box = RandomResizedCropAndInterpolation.get_params(shape, self.scale, self.ratio)
+        self._drawn = box, (width, height)
+        return min(box[2:]) / self.size / SHRINK_GAP
+
+    def __call__(self, image: Image.Image | Pixels) -> Pixels:
+        size = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+        if self._drawn is None:
+            self.needed(*size)
+        assert self._drawn is not None
+        box, whole = self._drawn
+        self._drawn = None
+        if size == whole and self.resizer == "torch":
+            return np.array(self.rest(Image.fromarray(self._by_torch(image, *box))))
+        top, left, height, width = box
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        if size == whole:
+            picture = F.resized_crop(picture, top, left, height, width, [self.size, self.size], self.mode)
+        else:
+            x, y = size[0] / whole[0], size[1] / whole[1]
+            part = (left * x, top * y, (left + width) * x, (top + height) * y)
+            picture = picture.resize((self.size, self.size), pil_modes_mapping[self.mode], box=part)
+        return np.array(self.rest(picture))
+
+    def _by_torch(self, image: Image.Image | Pixels, top: int, left: int, height: int, width: int) -> Pixels:
+        if isinstance(image, Image.Image):
+            cut = np.array(image.crop((left, top, left + width, top + height)))
+        else:
+            cut = np.ascontiguousarray(image[top : top + height, left : left + width])
+        pixels = torch.from_numpy(cut).permute(2, 0, 1)[None]
+        # Without a place of its own the result would come channel by channel, and had to be turned round.
+        resized = torch.empty((1, 3, self.size, self.size), dtype=torch.uint8, memory_format=torch.channels_last)
+        _RESIZE[self.mode](pixels, [self.size, self.size], False, out=resized)
+        return resized[0].permute(1, 2, 0).numpy()
+
+
+def _deit(data: Data) -> list[Any]:
+    augment = data.augment
+    text = augment.randaugment
+    try:
+        # timm passes over a part without a number, such as a misspelt one.
+        if text and text.startswith("rand") and not re.fullmatch(_RANDAUGMENT, text):
+            raise ValueError(text)
+        geometry, colour, _ = transforms_imagenet_train(
+            img_size=data.image_size,
+            scale=augment.scale,
+            ratio=augment.ratio,
+            hflip=augment.hflip,
+            color_jitter=augment.color_jitter,
+            auto_augment=text,
+            interpolation=data.interpolation,
+            separate=True,
+        )
+    except (AssertionError, ValueError, KeyError, IndexError) as error:
+        raise DataError(
+            f"data.augment.randaugment is '{text}', which timm does not understand; an example is rand-m9-mstd0.5-inc1"
+        ) from error
+    for step in colour.transforms:
+        for op in getattr(step, "ops", ()):
+            if op.aug_fn is timm_posterize:
+                op.aug_fn = posterize
+            elif op.aug_fn in AFFINE:
+                library()  # built here, and not by every worker
+                op.aug_fn = Affine(op.aug_fn)
+    return [*geometry.transforms, *colour.transforms]
+
+
+def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """timm's posterize. At full strength it asks for 0 bits, which is black; Pillow ≥ 13 refuses to do that."""
+    return timm_posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
+
+
+class FitSquare:
+    """Resize the shorter side to `resized` pixels, then cut the central square of `size` pixels."""
+
+    def __init__(self, resized: int, size: int, interpolation: str) -> None:
+        self.resized, self.size, self.mode = resized, size, InterpolationMode(interpolation)
+
+    def forget(self) -> None:
+        pass
+
+    def needed(self, width: int, height: int) -> float:
+        return min(width, height) / self.resized / SHRINK_GAP
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        if not image.size == (self.size, self.size) == (self.resized, self.resized):
+            image = F.resize(image, [self.resized], self.mode, antialias=True)
+            image = F.center_crop(image, [self.size, self.size])
+        return np.array(image)
+
+
+# --- randomness from keys --------------------------------------------------------------------------------
+
+
+@contextmanager
+def keyed(*key: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and PyTorch's (CPU) global generators from `key`; restore them afterwards.
+
+    Args:
+        key: non-negative integers. Keys of one length are independent of each other.
+    """
+    with preserved_generators():
+        seed_generators(*key)
+        yield
+
+
+@contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Restore the three global generators on leaving. It takes longer than seeding, hence once per batch."""
+    python, torch_cpu = random.getstate(), torch.default_generator.get_state()
+    numpy = np.random.get_state()  # noqa: NPY002 - timm draws from the global generator
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.default_generator.set_state(torch_cpu)
+
+
+def seed_generators(*key: int) -> None:
+    """Seed the three global generators from `key`; CUDA's are left alone."""
+    words = np.random.SeedSequence(key).generate_state(8)
+    random.seed(words[:2].tobytes())
+    np.random.seed(words[2:6])  # noqa: NPY002
+    # Not torch.manual_seed: it seeds every GPU as well.
+    torch.default_generator.manual_seed(int(words[6]) | int(words[7]) << 32)

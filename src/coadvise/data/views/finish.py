@@ -1,0 +1,193 @@
+"""The last part of augmentation, for whole batches and on the device: from 8-bit pixels to the model's input.
+
+Padded crop and flip (`light`), normalisation, random erasing, mixing, soft targets. Every random choice comes with the
+batch (`draws.py`): this is arithmetic, the same for any batch size. A device gets a quarter of the bytes that ready
+images would take.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int, Int64, UInt8
+from torch import Tensor
+
+from ...recipe.schema import Data
+from .draws import Mixes, Stream, crops, erasures, uniforms
+
+# Normal numbers that erased pixels take theirs from, each image from a place of its own on: exact on every device.
+NOISE = 2**20
+_COLUMNS = ("label", "down", "right", "flip", "top", "bottom", "left", "right end", "noise")
+
+
+NOWHERE = np.zeros(0, dtype=np.int64)
+
+
+class Batch(NamedTuple):
+    """Images ready for the model, on its device."""
+
+    images: Float[Tensor, "b 3 h w"]
+    target: Float[Tensor, "b k"]
+    """Soft targets: smoothed and mixed in training, one-hot in evaluation."""
+    label: Int[Tensor, " b"]
+    """Label of the image itself, without smoothing or partner."""
+    index: Int[Tensor, " b"]  # type: ignore[assignment]
+    """Index that was asked for; with `on_error: skip` the image may be that of a later one. On the CPU."""
+    skipped: tuple[str, ...]
+    """Unreadable images that were met, by name."""
+    view: int = -1
+    position: Int64[np.ndarray, " b"] = NOWHERE
+    """Place of each image in the order of its view; empty in evaluation."""
+
+
+class Unfinished(NamedTuple):
+    """A batch as it leaves the loader: its b images, then partners that are not among them."""
+
+    pixels: UInt8[Tensor, "m h w 3"]
+    views: Float64[Tensor, "m 9"]
+    """Label and random choices of each image: see `view_table`."""
+    mixing: Float64[Tensor, "b 6"]
+    """Row of the partner, λ, and the box of cutmix (top, bottom, left, right)."""
+    index: Int[Tensor, " b"]  # type: ignore[assignment]
+    skipped: tuple[str, ...]
+
+
+def view_table(
+    data: Data, view: int, index: np.ndarray, repeat: np.ndarray, labels: np.ndarray
+) -> Float64[Tensor, "m 9"]:
+    """Label, crop offset, flip, erased rectangle and place in the noise of training images, as one table."""
+    augment, size = data.augment, data.image_size
+    table = np.zeros((len(index), len(_COLUMNS)))
+    table[:, 0] = labels
+    if augment.policy == "light":
+        pad = size // 8 if augment.pad is None else augment.pad
+        table[:, 1:3], table[:, 3] = crops(data.seed, view, index, repeat, pad, augment.hflip)
+    if augment.policy != "none" and augment.erasing > 0:
+        table[:, 4:8] = erasures(data.seed, view, index, repeat, size, augment.erasing)
+        table[:, 8] = np.floor(uniforms(Stream.NOISE, data.seed, view, index, repeat, 1)[:, 0] * NOISE)
+    return torch.from_numpy(table)
+
+
+def plain_table(labels: np.ndarray) -> Float64[Tensor, "m 9"]:
+    """The table of images that nothing is drawn for."""
+    table = torch.zeros(len(labels), len(_COLUMNS), dtype=torch.float64)
+    table[:, 0] = torch.from_numpy(np.asarray(labels))
+    return table
+
+
+def mixing_table(partner_rows: np.ndarray, mixes: Mixes) -> Float64[Tensor, "b 6"]:
+    """How each image of a batch is mixed, as one table."""
+    return torch.from_numpy(np.column_stack([partner_rows, mixes.lam, mixes.box]).astype(np.float64))
+
+
+class Finish:
+    """Makes batches ready on a device.
+
+    Args:
+        data: the recipe's data part.
+        classes: number of classes.
+        smoothing: mass of the label that is spread over all classes.
+    """
+
+    def __init__(self, data: Data, classes: int, device: torch.device, smoothing: float = 0.0) -> None:
+        self.data, self.classes, self.device, self.smoothing = data, classes, device, smoothing
+        self.mean = torch.tensor(data.mean, device=device)
+        self.std = torch.tensor(data.std, device=device)
+        self._noise: Tensor | None = None
+
+    def __call__(self, batch: Unfinished) -> Batch:
+        """The batch on the device; nothing here waits for it."""
+        views, mixing = batch.views, batch.mixing
+        if self.device.type == "cuda":  # otherwise the copies wait for the device
+            views, mixing = views.pin_memory(), mixing.pin_memory()
+        pixels = batch.pixels.to(self.device, non_blocking=True)
+        on_device = views.to(self.device, non_blocking=True)
+        if views[:, 1:4].any():
+            pixels = _moved(pixels, on_device[:, 1:4].long())
+        images = self._normalised(pixels)
+        erased = torch.nonzero(views[:, 5] > views[:, 4])[:, 0]
+        if len(erased) and self.device.type == "cpu":
+            self._erase_one_by_one(images, erased.tolist(), views[:, 4:9].long())
+        elif len(erased):
+            rows = erased.to(self.device, non_blocking=True)
+            images[rows] = self._erased(images[rows], on_device[rows, 4:9].long())
+        b, label = len(mixing), on_device[:, 0].long()
+        own, target = images[:b], self._one_hot(label[:b])
+        if b and bool((mixing[:, 1] < 1).any()):
+            how = mixing.to(self.device, non_blocking=True)
+            mate = how[:, 0].long()
+            lam = how[:, 1].float()
+            own = _mixed(own, images[mate], lam, how[:, 2:6].long())
+            target = target * lam[:, None] + self._one_hot(label[mate]) * (1 - lam[:, None])
+        return Batch(own.permute(0, 3, 1, 2), target, label[:b], batch.index, tuple(batch.skipped))
+
+    def images(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
+        """Pixels as the model wants them, on its device."""
+        return self._normalised(pixels.to(self.device)).permute(0, 3, 1, 2)
+
+    def _normalised(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b h w 3"]:
+        # Rows of all channels, and not channels, are what runs along memory: PyTorch is slow on an inner size of three.
+        rows = pixels.flatten(2)
+        scale, offset = 1 / (255 * self.std), self.mean / self.std
+        width = pixels.shape[2]
+        return rows.float().mul_(scale.repeat(width)).sub_(offset.repeat(width)).view(pixels.shape)
+
+    def _one_hot(self, label: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
+        """s/k on every class and another 1 − s on the label, as timm smooths."""
+        target = torch.full((len(label), self.classes), self.smoothing / self.classes, device=self.device)
+        return target.scatter_(1, label[:, None], 1 - self.smoothing + self.smoothing / self.classes)
+
+    def _noise_ring(self) -> Float[Tensor, " n"]:
+        if self._noise is None:
+            generator = np.random.default_rng(np.random.SeedSequence((Stream.NOISE, self.data.seed)))
+            self._noise = torch.from_numpy(generator.standard_normal(NOISE, dtype=np.float32)).to(self.device)
+        return self._noise
+
+    def _erased(self, images: Float[Tensor, "e h w 3"], choices: Int[Tensor, "e 5"]) -> Float[Tensor, "e h w 3"]:
+        """Images with noise of unit variance in a rectangle (after normalisation)."""
+        noise = self._noise_ring()
+        place = (choices[:, 4:] + torch.arange(images[0].numel(), device=self.device)) % NOISE
+        return torch.where(_inside(images, choices[:, :4]), noise[place].view_as(images), images)
+
+    def _erase_one_by_one(self, images: Float[Tensor, "b h w 3"], rows: list[int], choices: Int[Tensor, "b 5"]) -> None:
+        """The same in place: on the CPU the pixels outside of the rectangles are best left alone."""
+        noise, count = self._noise_ring(), images[0].numel()
+        for row in rows:
+            top, bottom, left, right, start = choices[row].tolist()
+            there = (
+                noise[torch.arange(start, start + count) % NOISE] if start + count > NOISE else noise[start:][:count]
+            )
+            images[row, top:bottom, left:right] = there.view(images.shape[1:])[top:bottom, left:right]
+
+
+def _inside(images: Float[Tensor, "n h w 3"], box: Int[Tensor, "n 4"]) -> Tensor:
+    """Whether each pixel lies in its image's box (top, bottom, left, right): (n, h, w, 1)."""
+    height, width = images.shape[1:3]
+    y, x = torch.arange(height, device=box.device), torch.arange(width, device=box.device)
+    top, bottom, left, right = box.unsqueeze(2).unbind(1)
+    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+    return (rows[:, :, None] & columns[:, None, :]).unsqueeze(3)
+
+
+def _mixed(
+    own: Float[Tensor, "b h w 3"], partner: Float[Tensor, "b h w 3"], lam: Float[Tensor, " b"], box: Int[Tensor, "b 4"]
+) -> Float[Tensor, "b h w 3"]:
+    """Mixup where the box is empty, cutmix elsewhere."""
+    cut = (box != 0).any(dim=1)
+    share = torch.where(cut, torch.ones_like(lam), lam)[:, None, None, None]
+    return torch.where(_inside(own, box), partner, own * share + partner * (1 - share))
+
+
+def _moved(pixels: UInt8[Tensor, "m h w 3"], choices: Int[Tensor, "m 3"]) -> UInt8[Tensor, "m h w 3"]:
+    """Each image shifted by (down, right) pixels against its window, black outside, then flipped where asked."""
+    size = pixels.shape[1]
+    at = torch.arange(size, device=pixels.device)
+    down, right, flip = choices.unsqueeze(2).unbind(1)
+    y = at + down
+    x = torch.where(flip > 0, size - 1 - at, at) + right
+    which = torch.arange(len(pixels), device=pixels.device)[:, None, None]
+    moved = pixels[which, y.clamp(0, size - 1)[:, :, None], x.clamp(0, size - 1)[:, None, :]]
+    seen = ((y >= 0) & (y < size))[:, :, None] & ((x >= 0) & (x < size))[:, None, :]
+    return moved * seen.unsqueeze(3)

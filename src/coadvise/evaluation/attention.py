@@ -1,0 +1,58 @@
+"""Where each token looks: its attention to the patches in the last block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..checkpoints.trained import TrainedModel
+from ..data.decode import decode
+from ..data.sources.opening import open_sources
+from ..data.views.augment import eval_pixels
+from ..data.views.finish import Finish
+from ..models.cit import CiT
+from .disagreement import _png
+
+
+def attention_on(trained: TrainedModel, indices: Sequence[int]) -> dict[str, Any]:
+    """Where each token of a CiT looks in some validation images: `images`, each with `png`, `name` and `maps`."""
+    assert isinstance(trained.model, CiT)
+    source = open_sources(trained.recipe.data)[1]
+    transform, device = eval_pixels(trained.recipe.data), next(trained.model.parameters()).device
+    pixels = [transform(decode(source.read(i), source.describe(i))) for i in indices]
+    finish = Finish(trained.recipe.data, len(trained.classes), device)
+    maps = attention_maps(trained.model, finish.images(torch.from_numpy(np.stack(pixels))))
+    images = []
+    for place, index in enumerate(indices):
+        shown = {token: [[round(v, 5) for v in row] for row in grid[place].tolist()] for token, grid in maps.items()}
+        name = source.class_names[int(source.labels[index])]
+        images.append({"png": _png(source, index), "name": name, "maps": shown})
+    return {"images": images}
+
+
+@torch.no_grad()
+def attention_maps(model: CiT, images: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n gh gw"]]:
+    """Attention of each token to the patches in the last block, mean over the heads; sums to at most 1.
+
+    What is left of 1 goes to the other tokens.
+    """
+    inputs: list[Tensor] = []
+    block: Any = model.blocks[-1]
+    handle = block.attn.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    try:
+        model.forward_features(images)
+    finally:
+        handle.remove()
+    attention, x = block.attn, inputs[0]
+    n, length, _ = x.shape
+    qkv = attention.qkv(x).reshape(n, length, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
+    q, k = attention.q_norm(qkv[0]), attention.k_norm(qkv[1])
+    weights = ((q @ k.transpose(-2, -1)) * attention.head_dim**-0.5).softmax(dim=-1).mean(dim=1)  # n l l
+    prefix = model.num_prefix_tokens
+    height, width = model.patch_embed.grid_size
+    return {token: weights[:, i, prefix:].reshape(n, height, width).cpu() for i, token in enumerate(model.token_names)}

@@ -1,0 +1,61 @@
+"""Evaluation: accuracy of every token, and how near each token is to each teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from ..data.views.finish import Batch
+from .metrics import Sums, batch_metrics, means
+
+
+def metric_names(tokens: Iterable[str], teachers: Iterable[str]) -> list[str]:
+    """Names of `batch_metrics`, in an order that is the same on every process, whatever samples it has."""
+    tokens = list(tokens)
+    names = [f"{what}/{token}" for what in ("accuracy", "loss") for token in tokens]
+    names += ["accuracy/average"] if len(tokens) > 1 else []
+    for teacher in teachers:
+        names += [f"teacher/{teacher}"]
+        names += [f"{kl}/{teacher}|{token}" for token in tokens for kl in ("kl", "kl_reverse")]
+    return names
+
+
+@torch.no_grad()
+def evaluate(
+    forward_tokens: Callable[[Tensor], Mapping[str, Tensor]],
+    batches: Iterable[Batch],
+    *,
+    tokens: Iterable[str],
+    device: torch.device,
+    teachers: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
+    teacher_names: Iterable[str] = (),
+    reduce: Callable[[Tensor], Tensor] = lambda state: state,
+    advance: Callable[[int], None] = lambda samples: None,
+) -> tuple[dict[str, float], int]:
+    """Evaluate over all samples of all processes.
+
+    Args:
+        forward_tokens: images (b, 3, h, w) → logits by token, of a model in evaluation mode.
+        batches: this process's share of the validation set, each sample once.
+        reduce: sums a float64 tensor over the processes.
+        advance: called with the number of samples done, for a progress bar.
+
+    Returns:
+        Metrics as in `metrics.batch_metrics`, and the number of unreadable images that were left out.
+    """
+    sums, skipped = Sums(), 0
+    for batch in batches:
+        skipped += len(batch.skipped)
+        if len(batch.label) == 0:
+            continue
+        images, label = batch.images, batch.label
+        advice = teachers(images) if teachers is not None else {}
+        for name, values in batch_metrics(forward_tokens(images), advice, label).items():
+            sums.add(name, values)
+        advance(len(batch.label))
+    names = metric_names(tokens, teacher_names)
+    state = torch.cat([sums.state(names, device), torch.tensor([[skipped, 0.0]], dtype=torch.float64, device=device)])
+    state = reduce(state)
+    return means(names, state[:-1]), int(state[-1, 0])

@@ -1,0 +1,109 @@
+"""Trained models in use: rebuild one from its file, evaluate it on other data, name what is in an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..checkpoints.trained import TrainedModel
+from ..data.decode import decode
+from ..data.loader import EvalLoader
+from ..data.sources.base import ImageSource
+from ..data.sources.opening import open_source, open_sources
+from ..data.sources.subsets import Subset
+from ..data.views.augment import eval_pixels
+from ..data.views.finish import Finish
+from ..errors import DataError, did_you_mean
+from ..models.students import student_tokens
+from ..system.progress import Display
+from .evaluate import evaluate
+
+
+def evaluate_trained(
+    trained: TrainedModel,
+    source: str | None = None,
+    split: str | None = None,
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    display: Display | None = None,
+) -> dict[str, float]:
+    """Accuracy and cross entropy of every token on the model's validation set, or on another source.
+
+    Classes are matched by name; the source may have fewer than the model.
+
+    Raises:
+        DataError: no such source, or classes that the model does not know.
+    """
+    data = trained.recipe.data
+    if source is None and split is None:
+        images = open_sources(data)[1]
+    else:
+        images = with_classes(open_source(source or data.source, split), trained.classes)
+    if workers is not None:
+        data = data.model_copy(update={"workers": workers})
+    device = next(trained.model.parameters()).device
+    display = display or Display(quiet=True)
+    with display.bar("evaluating", len(images)) as bar:
+        metrics, skipped = evaluate(
+            trained.model.forward_tokens,  # type: ignore[arg-type]
+            EvalLoader(images, data, batch_size, device=device),
+            tokens=student_tokens(trained.model, trained.recipe, device),
+            device=device,
+            advance=bar.advance,
+        )
+    return metrics | {"samples": float(len(images) - skipped), "skipped": float(skipped)}
+
+
+def with_classes(source: ImageSource, classes: tuple[str, ...]) -> ImageSource:
+    """The source with labels counted as in `classes`.
+
+    Raises:
+        DataError: a class that `classes` does not have.
+    """
+    unknown = [name for name in source.class_names if name not in classes]
+    if unknown:
+        raise DataError(
+            f"the model does not know {len(unknown)} of the data's {len(source.class_names)} classes, such as "
+            f"'{unknown[0]}'{did_you_mean(unknown[0], classes[:50])}; evaluate it on data of its own classes"
+        )
+    return source if tuple(source.class_names) == classes else Subset(source, np.arange(len(source)), classes)
+
+
+@torch.no_grad()
+def class_probabilities(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -> Float[Tensor, "n k"]:
+    """What the model says of every image of a source, as it was trained to see them, on the CPU."""
+    device = next(trained.model.parameters()).device
+    loader = EvalLoader(source, trained.recipe.data.model_copy(update={"on_error": "raise"}), batch_size, device=device)
+    rows = [trained.model(batch.images).float().softmax(dim=1).cpu() for batch in loader]
+    loader.close()
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def predict(
+    trained: TrainedModel, paths: Sequence[str | Path], top: int = 5
+) -> list[tuple[Path, list[tuple[str, float]]]]:
+    """The likeliest classes of image files: for each file (class name, probability in [0, 1]), best first.
+
+    Raises:
+        DataError: a file that is missing or no image.
+    """
+    device = next(trained.model.parameters()).device
+    pixels, normalise = eval_pixels(trained.recipe.data), Finish(trained.recipe.data, len(trained.classes), device)
+    needed = pixels.needed if trained.recipe.data.shrink_on_load else None
+    results = []
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such image file")
+        image = torch.from_numpy(pixels(decode(path.read_bytes(), str(path), needed)))
+        probabilities = trained.model(normalise.images(image[None])).float().softmax(dim=1)[0]
+        values, indices = probabilities.topk(min(top, len(trained.classes)))
+        named = [(trained.classes[i], v) for i, v in zip(indices.tolist(), values.tolist(), strict=True)]
+        results.append((path, named))
+    return results

@@ -1,0 +1,182 @@
+"""Accuracy on shifted data: corruptions, ImageNet-C, and images of some of the classes (ImageNet-A, -R, renditions)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from ..checkpoints.trained import TrainedModel
+from ..data.decode import decode
+from ..data.loader import EvalLoader
+from ..data.sources.base import ImageSource
+from ..data.sources.opening import open_source
+from ..data.sources.subsets import Subset, balanced_subset
+from ..data.views.augment import eval_pixels
+from ..data.views.finish import Finish
+from ..errors import DataError
+from ..recipe.schema import Data
+from ..system.progress import Bar, Display
+from .corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from .inference import with_classes
+
+
+@torch.no_grad()
+def corruption_errors(
+    trained: TrainedModel,
+    source: ImageSource,
+    *,
+    limit: int | None = 1000,
+    batch_size: int = 250,
+    seed: int = 0,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Top-1 errors on images corrupted on the fly, after they were resized and cropped as in evaluation.
+
+    Args:
+        limit: so many images of the source, classes in balance; None takes all.
+        seed: of the corruptions.
+
+    Returns:
+        `mean`: token → mean error over kinds and severities, as a share, not normalised by AlexNet's;
+        `kinds`: token → kind → errors by severity; `images`: how many.
+    """
+    if limit is not None and limit < len(source):
+        source = Subset(source, balanced_subset(source.labels, limit))
+    device = next(trained.model.parameters()).device
+    finish = Finish(trained.recipe.data, len(trained.classes), device)
+    wrong: dict[str, dict[str, list[int]]] = {}
+    display = display or Display(quiet=True)
+    with display.bar("corruptions", len(source) * len(CORRUPTIONS) * len(SEVERITIES)) as bar:
+        for first, pixels, labels in _pixel_batches(trained, source, batch_size):
+            for kind in CORRUPTIONS:
+                for severity in SEVERITIES:
+                    changed = torch.from_numpy(corrupt(pixels, kind, severity, seed=seed, first=first))
+                    logits = _tokens(trained, finish.images(changed))
+                    for token, row in logits.items():
+                        counts = wrong.setdefault(token, {}).setdefault(kind, [0] * len(SEVERITIES))
+                        counts[severity - 1] += int((row.argmax(dim=1).cpu() != labels).sum())
+                    bar.advance(len(pixels), kind)
+    return _errors(wrong, len(source))
+
+
+def _errors(wrong: Mapping[str, Mapping[str, list[int]]], images: int) -> dict[str, Any]:
+    kinds = {
+        token: {kind: [round(n / images, 6) for n in row] for kind, row in found.items()}
+        for token, found in wrong.items()
+    }
+    mean = {token: float(np.mean(list(found.values()))) for token, found in kinds.items()}
+    return {"mean": mean, "kinds": kinds, "images": images}
+
+
+def _pixel_batches(
+    trained: TrainedModel, source: ImageSource, size: int
+) -> Iterator[tuple[int, UInt8[np.ndarray, "n h w 3"], Tensor]]:
+    """Number of the first image, pixels as the model sees them before they are normalised, labels."""
+    transform = eval_pixels(trained.recipe.data)
+    needed = transform.needed if trained.recipe.data.shrink_on_load else None
+    labels = torch.from_numpy(np.asarray(source.labels))
+    for first in range(0, len(source), size):
+        indices = range(first, min(first + size, len(source)))
+        images = [transform(decode(source.read(i), source.describe(i), needed)) for i in indices]
+        yield first, np.stack(images), labels[first : first + size]
+
+
+def _tokens(trained: TrainedModel, images: Tensor) -> dict[str, Tensor]:
+    forward: Any = trained.model.forward_tokens
+    return dict(forward(images))
+
+
+def require_imagenet_c(folder: str | Path, classes: tuple[str, ...] | None = None) -> None:
+    """Refuse a folder that is not ImageNet-C, or not all of it, or has other classes than a model's.
+
+    Raises:
+        DataError: some of the 15 kinds or 5 severities are missing, or a class that is none of `classes`.
+    """
+    folder = Path(folder)
+    missing = [f"{kind}/{s}" for kind in CORRUPTIONS for s in SEVERITIES if not (folder / kind / str(s)).is_dir()]
+    if missing:
+        raise DataError(
+            f"{folder} lacks {len(missing)} of the 75 folders of ImageNet-C, such as {missing[0]}; unpack all of its "
+            "archives (blur, digital, noise, weather) there"
+        )
+    if classes is not None:
+        with_classes(open_source(f"folder:{folder / next(iter(CORRUPTIONS)) / str(SEVERITIES[0])}"), classes)
+
+
+def imagenet_c_errors(
+    trained: TrainedModel, folder: str | Path, *, batch_size: int = 64, display: Display | None = None
+) -> dict[str, Any]:
+    """The same from ImageNet-C as it is unpacked: KIND/SEVERITY/CLASS/image.
+
+    Its images were cut to 224 × 224 before they were corrupted, so they are evaluated whole, without the zoom of
+    `data.eval_crop`.
+
+    Raises:
+        DataError: some of the 15 kinds or 5 severities are missing.
+    """
+    folder = Path(folder)
+    require_imagenet_c(folder)
+    data = trained.recipe.data.model_copy(update={"eval_crop": 1.0})
+    kinds: dict[str, dict[str, list[float]]] = {}
+    images = 0
+    display = display or Display(quiet=True)
+    with display.bar("ImageNet-C", len(CORRUPTIONS) * len(SEVERITIES)) as bar:
+        for kind in CORRUPTIONS:
+            for severity in SEVERITIES:
+                source = with_classes(open_source(f"folder:{folder / kind / str(severity)}"), trained.classes)
+                images = len(source)
+                for token, accuracy in _accuracies(trained, source, data, None, batch_size, None).items():
+                    kinds.setdefault(token, {}).setdefault(kind, []).append(round(1 - accuracy, 6))
+                bar.advance(1, kind)
+    mean = {token: float(np.mean(list(found.values()))) for token, found in kinds.items()}
+    return {"mean": mean, "kinds": kinds, "images": images}
+
+
+def subset_accuracy(
+    trained: TrainedModel, source: ImageSource, *, batch_size: int = 250, display: Display | None = None
+) -> dict[str, float]:
+    """Top-1 of every token on images of some of the model's classes, counted among those alone.
+
+    ImageNet-A and ImageNet-R have 200 of the 1,000 classes; logits of the others are left out, as is the custom there.
+
+    Raises:
+        DataError: a class that the model does not know.
+    """
+    matched = with_classes(source, trained.classes)
+    present = torch.tensor(sorted({trained.classes.index(name) for name in source.class_names}))
+    return _accuracies(trained, matched, trained.recipe.data, present, batch_size, display)
+
+
+@torch.no_grad()
+def _accuracies(
+    trained: TrainedModel,
+    source: ImageSource,
+    data: Data,
+    among: Tensor | None,
+    batch_size: int,
+    display: Display | None,
+) -> dict[str, float]:
+    device = next(trained.model.parameters()).device
+    right: dict[str, int] = {}
+    loader = EvalLoader(source, data, batch_size, device=device)
+    with (display or Display(quiet=True)).bar("evaluating", len(source)) as bar:
+        seen = _count(trained, loader, among, right, bar)
+    loader.close()
+    return {token: n / max(seen, 1) for token, n in right.items()}
+
+
+def _count(trained: TrainedModel, loader: EvalLoader, among: Tensor | None, right: dict[str, int], bar: Bar) -> int:
+    seen = 0
+    for batch in loader:
+        seen += len(batch.label)
+        for token, logits in _tokens(trained, batch.images).items():
+            answers = logits.argmax(dim=1) if among is None else among.to(logits.device)[logits[:, among].argmax(dim=1)]
+            right[token] = right.get(token, 0) + int((answers == batch.label).sum())
+        bar.advance(len(batch.label))
+    return seen

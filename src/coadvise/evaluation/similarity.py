@@ -1,0 +1,162 @@
+"""What a student's tokens have of their teachers: errors they share, features that are alike, and tokens that collapse.
+
+Also where each token looks: its attention to the patches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..checkpoints.trained import TrainedModel
+from ..data.loader import EvalLoader
+from ..data.sources.base import ImageSource
+from ..data.sources.subsets import Subset, balanced_subset
+from ..errors import ModelError
+from ..models.cit import CiT
+from ..models.students import SingleHead
+from ..names import CLASS
+from .metrics import calibration_error, ensemble, error_consistency, linear_cka
+
+
+@dataclass
+class Answers:
+    """What a model says of a set of images, on the CPU.
+
+    Attributes:
+        logits: token → (n, k).
+        features: token → (n, d), what its classifier sees.
+        cosines: `TOKEN|TOKEN` → mean cosine of the two after each block; empty for a model without tokens.
+    """
+
+    label: Int[Tensor, " n"]
+    logits: dict[str, Float[Tensor, "n k"]] = field(default_factory=dict)
+    features: dict[str, Float[Tensor, "n d"]] = field(default_factory=dict)
+    cosines: dict[str, list[float]] = field(default_factory=dict)
+
+    def right(self, token: str = CLASS) -> Tensor:
+        """Whether each answer is right."""
+        return self.logits[token].argmax(dim=1) == self.label
+
+
+@torch.no_grad()
+def answers(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -> Answers:
+    """Logits, features and cosines of a trained model on a source, each image as the model was trained to see it."""
+    device = next(trained.model.parameters()).device
+    loader = EvalLoader(source, trained.recipe.data.model_copy(update={"on_error": "raise"}), batch_size, device=device)
+    found: dict[str, list[Tensor]] = {}
+    labels, cosines = [], []
+    with _watching(trained.model) as (seen, blocks):
+        forward: Any = trained.model.forward_tokens
+        for batch in loader:
+            blocks.clear()
+            for token, logits in forward(batch.images).items():
+                found.setdefault(f"z {token}", []).append(logits.float().cpu())
+                found.setdefault(f"f {token}", []).append(seen[token].float().cpu())
+            labels.append(batch.label.cpu())
+            if blocks:
+                cosines.append(_cosines(torch.stack(blocks)) * len(batch.label))
+    loader.close()
+    result = Answers(torch.cat(labels))
+    for key, parts in found.items():
+        (result.logits if key[0] == "z" else result.features)[key[2:]] = torch.cat(parts)
+    if cosines:
+        mean = torch.stack(cosines).sum(dim=0) / len(result.label)
+        pairs = itertools.combinations(list(result.logits), 2)
+        result.cosines = {
+            f"{a}|{b}": [round(v, 4) for v in mean[:, i].tolist()] for i, (a, b) in enumerate(pairs)
+        }  # fmt: skip
+    return result
+
+
+def _cosines(tokens: Float[Tensor, "l b t d"]) -> Float[Tensor, "l p"]:
+    """Mean over the batch of the cosine of every pair of tokens, at every depth."""
+    unit = F.normalize(tokens.double(), dim=-1)
+    pairs = list(itertools.combinations(range(tokens.shape[2]), 2))
+    return torch.stack([(unit[:, :, i] * unit[:, :, j]).sum(-1).mean(1) for i, j in pairs], dim=1).cpu()
+
+
+@contextlib.contextmanager
+def _watching(model: nn.Module) -> Iterator[tuple[dict[str, Tensor], list[Tensor]]]:
+    """The last input of every classifier by token, and the outputs of a token student's blocks in order."""
+    seen: dict[str, Tensor] = {}
+    blocks: list[Tensor] = []
+    handles = []
+    for token, head in _classifiers(model).items():
+        keep = lambda _, inputs, token=token: seen.__setitem__(token, inputs[0].detach())  # type: ignore[misc]
+        handles.append(head.register_forward_pre_hook(keep))
+    if isinstance(model, CiT) and model.num_prefix_tokens > 1:
+        prefix = model.num_prefix_tokens
+        for block in model.blocks:
+            handles.append(block.register_forward_hook(lambda _, __, x: blocks.append(x[:, :prefix].detach())))
+    try:
+        yield seen, blocks
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _classifiers(model: nn.Module) -> dict[str, nn.Module]:
+    if isinstance(model, CiT):
+        return {CLASS: model.head, **dict(model.advised_heads.items())}
+    inner = model.model if isinstance(model, SingleHead) else model
+    find: Any = getattr(inner, "get_classifier", None)
+    if find is None:
+        raise ModelError(
+            f"{type(inner).__name__} has no get_classifier(), as timm's models have; add one that "
+            "returns its last layer"
+        )
+    return {CLASS: find()}
+
+
+def likeness(
+    student: TrainedModel,
+    teachers: Mapping[str, TrainedModel],
+    source: ImageSource,
+    *,
+    limit: int | None = None,
+    batch_size: int = 250,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Calibration of every token, and its likeness to every teacher.
+
+    Args:
+        source: validation images, the same for all; each model sees them in its own size.
+        limit: so many of them, classes in balance.
+
+    Returns:
+        Flat numbers `ece/TOKEN`, `kappa/TEACHER|TOKEN`, `cka/TEACHER|TOKEN`, `ensemble/accuracy` and `ensemble/upper`
+        of the teachers and `ensemble/student`, all on the same images (undefined ones are absent), and in detail:
+        `likeness images`, how many; `token_cosine`, pair → value after each block; `teachers`, their κ and CKA with
+        each other.
+    """
+    if limit is not None and limit < len(source):
+        source = Subset(source, balanced_subset(source.labels, limit))
+    own = answers(student, source, batch_size)
+    theirs = {name: answers(teacher, source, batch_size) for name, teacher in teachers.items()}
+    numbers: dict[str, float | None] = {
+        f"ece/{token}": calibration_error(z.softmax(dim=1), own.label) for token, z in own.logits.items()
+    }
+    for name, teacher in theirs.items():
+        for token in own.logits:
+            numbers[f"kappa/{name}|{token}"] = error_consistency(teacher.right(), own.right(token))
+            numbers[f"cka/{name}|{token}"] = linear_cka(teacher.features[CLASS], own.features[token])
+    if theirs:
+        members = [teacher.logits[CLASS] for teacher in theirs.values()]
+        numbers["ensemble/accuracy"], numbers["ensemble/upper"] = ensemble(members, own.label)
+        numbers["ensemble/student"] = float(own.right().double().mean())
+    detail: dict[str, Any] = {"likeness images": len(own.label)}
+    if own.cosines:
+        detail["token_cosine"] = own.cosines
+    for a, b in itertools.combinations(theirs, 2):
+        pair = detail.setdefault("teachers", {}).setdefault(f"{a}|{b}", {})
+        pair["kappa"] = error_consistency(theirs[a].right(), theirs[b].right())
+        pair["cka"] = linear_cka(theirs[a].features[CLASS], theirs[b].features[CLASS])
+    return {name: value for name, value in numbers.items() if value is not None}, detail

@@ -1,0 +1,132 @@
+"""The check of the teachers before training: accuracy on labelled images, and whether their advice is any use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+from ..models.teachers import Teachers, class_count_message
+
+
+@dataclass(frozen=True)
+class TeacherCheck:
+    """What a teacher does on labelled images.
+
+    Attributes:
+        accuracy: fraction of images whose top class is the label.
+        chance: accuracy of always naming the commonest class.
+        order: accuracy after the best renaming of the teacher's classes.
+        moved: (student's class, teacher's class) pairs of that renaming which differ.
+        samples: number of images.
+    """
+
+    accuracy: float
+    chance: float
+    order: float
+    moved: tuple[tuple[int, int], ...]
+    samples: int
+
+    @property
+    def weak(self) -> bool:
+        """Whether guessing would do as well in more than one of a thousand trials, by the binomial distribution.
+
+        Where the images are too few to tell even a perfect teacher from guessing, it need only beat chance.
+        """
+        from scipy.stats import binom  # slow to import
+
+        if self.chance**self.samples > 0.001:
+            return self.accuracy <= self.chance < 1
+        correct = round(self.accuracy * self.samples)
+        return float(binom.sf(correct - 1, self.samples, self.chance)) > 0.001
+
+    @property
+    def reordered(self) -> bool:
+        """Another order of the classes explains the labels far better."""
+        return self.order > 2 * self.accuracy and self.order - self.accuracy > 0.2
+
+
+@torch.no_grad()
+def measure_teachers(
+    teachers: Teachers, batches: Iterable[tuple[Tensor, Tensor]], classes: int
+) -> dict[str, TeacherCheck]:
+    """Measure every teacher on labelled images.
+
+    Args:
+        batches: (images (b, 3, h, w), labels (b,)), on the teachers' device.
+        classes: number of the student's classes.
+
+    Raises:
+        ModelError: logits that are not finite, or not one for each class.
+    """
+    confusion = {name: np.zeros((classes, classes), dtype=np.int64) for name in teachers.names}
+    for images, label in batches:
+        for name, z in _advice_that_fits(teachers, images).items():
+            if z.shape[1] != classes:
+                raise ModelError(class_count_message(name, z.shape[1], classes))
+            if not torch.isfinite(z).all():
+                raise ModelError(f"teacher '{name}' gives logits that are not finite; its weights are broken")
+            np.add.at(confusion[name], (label.cpu().numpy(), z.argmax(dim=1).cpu().numpy()), 1)
+    return {name: _check_of(table) for name, table in confusion.items()}
+
+
+def _advice_that_fits(teachers: Teachers, images: Tensor) -> dict[str, Tensor]:
+    for name, member in teachers._named():
+        known = getattr(member.model, "num_classes", None)
+        if member.classes is not None and known is not None and int(member.classes.max()) >= known:
+            raise ModelError(
+                f"teacher '{name}' has {known} classes, but its index map names class {int(member.classes.max())}; "
+                f"indices go from 0 to {known - 1}"
+            )
+    advice = {}
+    for i, (name, member) in enumerate(teachers._named()):
+        try:
+            advice[name] = member(teachers._seen(i, images))
+        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+            size = f"{images.shape[-2]}×{images.shape[-1]}"
+            raise ModelError(
+                f"teacher '{name}' cannot take images of {size}: {str(error).splitlines()[0]}; "
+                f"set the resolution it was made for: teachers.{name}.image_size"
+            ) from error
+    return advice
+
+
+def _check_of(confusion: np.ndarray) -> TeacherCheck:
+    from scipy.optimize import linear_sum_assignment  # comes with scikit-learn; slow to import
+
+    samples = max(int(confusion.sum()), 1)
+    rows, columns = linear_sum_assignment(confusion, maximize=True)
+    moved = tuple((int(r), int(c)) for r, c in zip(rows, columns, strict=True) if r != c and confusion[r, c] > 0)
+    return TeacherCheck(
+        accuracy=float(np.trace(confusion)) / samples,
+        chance=float(confusion.sum(axis=1).max()) / samples,
+        order=float(confusion[rows, columns].sum()) / samples,
+        moved=moved,
+        samples=samples,
+    )
+
+
+def require_able(checks: Mapping[str, TeacherCheck], class_names: Sequence[str]) -> None:
+    """Stop before a student is trained on worthless advice.
+
+    Raises:
+        ModelError: a teacher near chance level, or with its classes in another order.
+    """
+    for name, check in checks.items():
+        if check.reordered:
+            pairs = ", ".join(f"{class_names[s]} → {class_names[t]}" for s, t in check.moved[:3])
+            raise ModelError(
+                f"teacher '{name}' seems to have its classes in another order: accuracy {check.accuracy:.1%} as they "
+                f"are, {check.order:.1%} after renaming ({pairs}, …); give teachers.{name}.classes, "
+                "or set run.allow_weak=true"
+            )
+        if check.weak:
+            raise ModelError(
+                f"teacher '{name}' is at {check.accuracy:.1%} on {check.samples} validation images, near chance level "
+                f"({check.chance:.1%}); train it better, check its normalisation and classes, "
+                "or set run.allow_weak=true"
+            )

@@ -1,0 +1,190 @@
+"""Teachers: frozen, named classifiers that advise the tokens of a student.
+
+Each teacher sees the student's images as it was trained to see them: in its own normalisation and resolution. Its
+logits are reduced to the student's classes when it knows more of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..names import CLASS
+from ..recipe.schema import IMAGENET_MEAN, IMAGENET_STD
+from .fuse import fused
+
+
+class FrozenTeacher(nn.Module):
+    """A classifier with its own input normalisation, resolution and class map; it never trains.
+
+    Args:
+        model: any classifier, images (b, 3, h, w) → logits (b, classes).
+        mean: per-channel mean it was trained with; by default read from timm's `pretrained_cfg`, else None,
+            which takes the student's images as they are.
+        std: per-channel standard deviation, likewise.
+        image_size: side in pixels it wants; None takes any. By default timm's for models of a fixed size.
+        classes: entry c is this model's index of the student's class c.
+    """
+
+    classes: Tensor | None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        image_size: int | None = None,
+        classes: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        cfg = getattr(model, "pretrained_cfg", None) or {}
+        self.model = model.requires_grad_(False)
+        self.mean = tuple(mean) if mean is not None else cfg.get("mean")
+        self.std = tuple(std) if std is not None else cfg.get("std")
+        if image_size is None and cfg.get("fixed_input_size"):
+            built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+            image_size = built_for[-1] if built_for else cfg["input_size"][-1]
+        self.image_size = image_size
+        self.register_buffer("classes", None if classes is None else torch.tensor(classes), persistent=False)
+        self.eval()
+
+    def again(self) -> FrozenTeacher:
+        """Another one around the same model, so that fusing this one leaves that one whole."""
+        classes = None if self.classes is None else self.classes.tolist()
+        return FrozenTeacher(self.model, mean=self.mean, std=self.std, image_size=self.image_size, classes=classes)
+
+    def train(self, mode: bool = True) -> FrozenTeacher:
+        """Stay in evaluation mode, whatever the student does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        """Logits over the student's classes, in float32, for images that are normalised for this teacher."""
+        z = self.model(self._resized(x))
+        if not isinstance(z, Tensor) or z.ndim != 2:
+            got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+            raise ModelError(f"a teacher must return logits (batch, classes), {type(self.model).__name__} gives {got}")
+        z = z.float()
+        return z if self.classes is None else z[:, self.classes]
+
+    def _resized(self, x: Tensor) -> Tensor:
+        size = self.image_size
+        if size is None or tuple(x.shape[-2:]) == (size, size):
+            return x
+        return F.interpolate(x, size=(size, size), mode="bicubic", antialias=True)
+
+    @torch.no_grad()
+    def fuse(self, example: Float[Tensor, "b c h w"], dtype: torch.dtype | None = None) -> bool:
+        """Use a faster copy of the model from now on, if there is one that gives the same logits on `example`."""
+        faster = fused(self.model, self._resized(example), dtype)
+        self.model = self.model if faster is None else faster
+        return faster is not None
+
+
+def _count(model: nn.Module, kind: type[nn.Module]) -> int:
+    return sum(isinstance(module, kind) for module in model.modules())
+
+
+class Teachers(nn.Module):
+    """Named teachers for images that were normalised for the student.
+
+    Args:
+        teachers: name → classifier, or `FrozenTeacher` where its normalisation, resolution or classes differ.
+        input_mean: per-channel mean with which the student's images are normalised.
+        input_std: per-channel standard deviation, likewise.
+
+    Raises:
+        ModelError: a teacher named `class`, which is the class token's name.
+    """
+
+    def __init__(
+        self,
+        teachers: Mapping[str, nn.Module],
+        *,
+        input_mean: Sequence[float] = IMAGENET_MEAN,
+        input_std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        if CLASS in teachers:
+            raise ModelError("a teacher may not be named 'class', the name of the class token; choose another")
+        self.names = tuple(teachers)
+        self.members = nn.ModuleList(
+            model.again() if isinstance(model, FrozenTeacher) else FrozenTeacher(model) for model in teachers.values()
+        )
+        mean, std = torch.tensor(input_mean), torch.tensor(input_std)
+        for i, member in enumerate(self.members):
+            # x is (pixel − mean) / std of the student; a·x + b is the same pixel in the teacher's terms.
+            own_mean = torch.tensor(member.mean) if member.mean is not None else mean
+            own_std = torch.tensor(member.std) if member.std is not None else std
+            same = torch.equal(own_mean, mean) and torch.equal(own_std, std)
+            scale = None if same else (std / own_std).view(1, -1, 1, 1)
+            shift = None if same else ((mean - own_mean) / own_std).view(1, -1, 1, 1)
+            self.register_buffer(f"scale_{i}", scale, persistent=False)
+            self.register_buffer(f"shift_{i}", shift, persistent=False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Teachers:
+        """Stay in evaluation mode, whatever the student does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(
+        self, x: Float[Tensor, "b c h w"], names: Container[str] | None = None
+    ) -> dict[str, Float[Tensor, "b k"]]:
+        """Advice for a batch: teacher name → logits (b, k) in float32, without gradient; of all, or of some."""
+        return {
+            name: member(self._seen(i, x))
+            for i, (name, member) in enumerate(self._named())
+            if names is None or name in names
+        }
+
+    def _named(self) -> Iterable[tuple[str, FrozenTeacher]]:
+        return zip(self.names, cast(Iterable[FrozenTeacher], self.members), strict=True)
+
+    def _seen(self, i: int, x: Tensor) -> Tensor:
+        """Images in the normalisation of the i-th teacher."""
+        scale, shift = getattr(self, f"scale_{i}"), getattr(self, f"shift_{i}")
+        return x if scale is None else x * scale + shift
+
+    @torch.no_grad()
+    def fuse(self, example: Float[Tensor, "b c h w"], dtype: torch.dtype | None = None) -> tuple[str, ...]:
+        """Fold the teachers' BatchNorm into their convolutions, in copies; the modules that were given stay whole.
+
+        Args:
+            example: a few of the student's images; each copy must give its original's logits on them.
+            dtype: type of the autocast under which the teachers will run, for their weights to be kept in.
+
+        Returns:
+            Names of the teachers that are faster now.
+        """
+        members = list(enumerate(self._named()))
+        return tuple(name for i, (name, member) in members if member.fuse(self._seen(i, example), dtype))
+
+    def unfused(self) -> tuple[str, ...]:
+        """Names of the teachers that still have a BatchNorm for every convolution, or nearly."""
+        return tuple(
+            name
+            for name, member in self._named()
+            if _count(member, nn.BatchNorm2d) and _count(member, nn.BatchNorm2d) >= _count(member, nn.Conv2d) / 2
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def class_count_message(name: str, found: int, classes: int) -> str:
+    """What to do about a teacher that knows `found` classes where the data has `classes`."""
+    if found < classes:
+        return f"teacher '{name}' knows {found} classes, the data has {classes}; train or choose one that knows all"
+    return (
+        f"teacher '{name}' knows {found} classes, the data has {classes}; "
+        f"give its index map, one teacher index for each class of the data: teachers.{name}.classes in a recipe, "
+        "FrozenTeacher(classes=…) in Python"
+    )

@@ -1,0 +1,8 @@
+"""Names that tokens, results and reports share."""
+
+CLASS = "class"
+"""The class token, and the only output of a model with one head; no teacher may have this name."""
+TOP1 = "accuracy/class"
+"""The metric that decides: top-1 of the class token, as a share."""
+AVERAGE = "accuracy/average"
+"""Top-1 by the mean of all heads' logits, where there are several."""

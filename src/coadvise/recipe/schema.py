@@ -1,0 +1,433 @@
+"""Recipes: one YAML file describes a run completely.
+
+A recipe is validated once, in whole, and then frozen. All problems are reported together, each with its
+place and, for an unknown key, the nearest known one. Functions elsewhere take the narrow part they need
+(`recipe.data`, `recipe.optim`, …), never the whole recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ..errors import did_you_mean
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+# Settings that may change when a run is resumed: where and how often is written, what is checked before it starts,
+# and on what it runs. They do not decide what is computed.
+FREE = (
+    "run.output", "run.log_every", "run.checkpoint_every", "run.tensorboard", "run.device", "run.allow_weak",
+    "run.teacher_check_size", "run.eval_batch_size", "data.workers", "data.on_error", "advice.folder",
+)  # fmt: skip
+
+
+# Settings that runs of earlier versions do not name: at these values a run is the one that it was without them.
+LATER = {"optim.token_lr": 1.0}
+
+
+class Part(BaseModel):
+    """A frozen part of a recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, content: Any) -> Any:
+        """A name may look like a number, and `true` is no number though Python counts it as 1."""
+        if not isinstance(content, dict):
+            return content
+        plain = dict(content)
+        for key, value in content.items():
+            kinds = _kinds(cls.model_fields[key].annotation) if key in cls.model_fields else set()
+            if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+                plain[key] = str(value).lower()  # which the field then refuses as no number
+            elif isinstance(value, (int, float)) and kinds - {type(None)} == {str}:
+                plain[key] = str(value)
+        return plain
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types of a field: `int | None` → {int, NoneType}."""
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return {kind for part in get_args(annotation) for kind in _kinds(part)}
+    return {annotation} if isinstance(annotation, type) else set()
+
+
+class Augmentation(Part):
+    """Everything that happens to a training image between decoding and the model (one *view*)."""
+
+    policy: Literal["deit", "light", "none"] = "deit"
+    """`deit`: random resized crop, RandAugment, erasing. `light`: padded crop for small images. `none`: as in
+    evaluation."""
+    hflip: Probability = 0.5
+    """Probability of a horizontal flip; 0 for digits or text."""
+    scale: tuple[Positive, Positive] = (0.08, 1.0)
+    """Area of the random resized crop as a fraction of the image (`deit`)."""
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    """Aspect ratio of the random resized crop (`deit`)."""
+    pad: Annotated[int, Field(ge=0)] | None = None
+    """Pixels of padding before the random crop (`light`); an eighth of the image when not given."""
+    randaugment: str | None = "rand-m9-mstd0.5-inc1"
+    """timm's RandAugment string (`deit`), or null."""
+    color_jitter: NonNegative = 0.4
+    """Strength of the colour jitter. As in timm, it is used only where RandAugment is off."""
+    erasing: Probability = 0.25
+    """Probability of random erasing with per-pixel noise, after normalisation."""
+    mixup: NonNegative = 0.8
+    """Alpha of mixup's Beta distribution; 0 is off."""
+    cutmix: NonNegative = 1.0
+    """Alpha of cutmix's Beta distribution; 0 is off."""
+    mix_probability: Probability = 1.0
+    """Probability that a sample is mixed at all."""
+    mix_switch: Probability = 0.5
+    """Probability of cutmix instead of mixup where both are on."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Mass of the label that is spread evenly over all classes."""
+    repeats: Annotated[int, Field(ge=1, le=64)] = 1
+    """Repeated augmentation: differently augmented copies of each image drawn in an epoch."""
+
+
+def _switches(options: Any) -> Any:
+    """`on`, `off`, `yes` and `no` as a person means them; other settings get this from their type."""
+    words = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
+    if not isinstance(options, dict):
+        return options
+    return {key: words.get(v.lower(), v) if isinstance(v, str) else v for key, v in options.items()}
+
+
+Options = Annotated[dict[str, Any], BeforeValidator(_switches)]
+"""Keyword arguments of a model."""
+
+
+class Data(Part):
+    """Where the images come from and how they reach the model."""
+
+    source: str
+    """`digits`, an image folder, a Parquet file or folder, WebDataset tars, `hf:NAME`, `torchvision:NAME`."""
+    val_source: str | None = None
+    """Another source for validation; by default the source's own validation or test split."""
+    train_split: str | None = None
+    """Name of the training split; found by itself when not given."""
+    val_split: str | None = None
+    """Name of the validation split; found by itself when not given."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Part of each class that is held out where the source has no validation split."""
+    train_size: Annotated[int, Field(ge=1)] | None = None
+    """Use only so many training images (the same for every seed, classes kept in balance)."""
+    val_size: Annotated[int, Field(ge=1)] | None = None
+    """Use only so many validation images."""
+    classes: str | None = None
+    """Use only these classes: a text file with one of the data's class names a line."""
+    image_size: Annotated[int, Field(ge=4, le=4096)] = 224
+    """Side of the square image that the student sees, in pixels."""
+    eval_crop: Annotated[float, Field(gt=0, le=1)] = 0.875
+    """Evaluation resizes the shorter side to image_size / eval_crop and crops the centre (224 / 256)."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    shrink_on_load: bool = True
+    """Decode JPEG files at 1/2, 1/4 or 1/8 of their size where at least twice the needed pixels are left: several times
+    faster for large photographs, with pixels that differ slightly."""
+    resizer: Literal["torch", "pillow"] = "torch"
+    """What resizes the random crops of the `deit` policy: PyTorch is three times faster than Pillow; a pixel in seventy
+    differs a little. Evaluation always resizes by Pillow, as timm does."""
+    mean: Triple = IMAGENET_MEAN
+    """Per-channel mean for normalisation, of pixels in [0, 1]."""
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    augment: Augmentation = Augmentation()
+    seed: Seed = 0
+    """Seed of order and augmentation, apart from the model's (`run.seed`)."""
+    views: Annotated[int, Field(ge=1)] | None = None
+    """Epochs after which the views recur (view = epoch mod views); by default they never do."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Loader processes for each training process; 0 loads in the training process itself."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """An unreadable image stops the run, or is counted and replaced by the next readable one."""
+
+
+class Student(Part):
+    """The model that is trained."""
+
+    model: str = "cit_small"
+    """Any model registered with timm, CiT or not."""
+    options: Options = {}
+    """Keyword arguments of the model: patch_size, embed_dim, depth, num_heads, stem, align, …"""
+    tokens: dict[str, str | None] | None = None
+    """Advised tokens, name → bias. By default one for each teacher, with the teacher's bias."""
+    small_stem: bool = False
+    """Small-image stem (3×3, stride 1, no pooling) for convolutional students."""
+    pretrained: bool = False
+    checkpoint: str | None = None
+    """Weights to start from."""
+
+
+class TeacherTraining(Part):
+    """How a teacher is trained before the student; what is not given is taken from the recipe."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    lr: Positive | None = None
+    weight_decay: NonNegative | None = None
+    warmup_epochs: NonNegative | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    drop_path: Probability | None = None
+    seed: Seed | None = None
+    augment: Augmentation | None = None
+
+
+class Teacher(Part):
+    """A frozen classifier that advises one token."""
+
+    model: str
+    """Any model registered with timm: `regnety_040`, `rednet101`, …"""
+    bias: str | None = None
+    """Kind of the teacher: `conv`, `inv` or another; by default read off the model's name."""
+    options: Options = {}
+    small_stem: bool = False
+    """Small-image stem (3×3, stride 1, no pooling), for 32 and 64 pixels."""
+    pretrained: bool = False
+    """timm's published weights; with `train`, they are fine-tuned."""
+    checkpoint: str | None = None
+    """Path to weights; with `train`, they are fine-tuned."""
+    train: TeacherTraining | None = None
+    """Train this teacher first, on the recipe's data, labels only."""
+    classes: list[Annotated[int, Field(ge=0)]] | None = None
+    """Index map for a teacher with more classes: entry c is the teacher's index of the student's class c."""
+    mean: Triple | None = None
+    """Normalisation the teacher was trained with. By default what its checkpoint of ours records, else what timm states
+    for the model (ImageNet's for most), else the data's."""
+    std: tuple[Positive, Positive, Positive] | None = None
+    image_size: Annotated[int, Field(ge=4)] | None = None
+    """Resolution the teacher wants; the student's images are resized when it differs. By default what its checkpoint
+    was trained with, the published one for models of a fixed size, else the data's."""
+
+
+class Loss(Part):
+    """Eq. 1 of the paper and its variants."""
+
+    label_weight: NonNegative = 1.0
+    """λ0, the weight of the labels on the class token."""
+    weights: dict[str, NonNegative] = {}
+    """λ of each advised token, by name; 1 where not given."""
+    temperatures: dict[str, Positive] = {}
+    """τ of each teacher, by name; 1 where not given."""
+    advice: Literal["soft", "hard"] = "soft"
+    """`soft`: KL to the teacher's distribution. `hard`: cross entropy to the teacher's top class."""
+    tokens: Literal["auto", "own", "single"] = "auto"
+    """`own`: each teacher advises its own token. `single`: every term acts on the class output (Table 7).
+    `auto`: `own` for a token student, `single` for a model with one head."""
+
+
+class Advice(Part):
+    """Where the teachers' advice comes from; `advice: cache` alone is short for `source: cache`."""
+
+    source: Literal["live", "cache"] = "live"
+    """`live`: the teachers look at every image of every epoch. `cache`: what they said is read (`coadvise cache`)."""
+    folder: str | None = None
+    """Folder of the cache; `caches/NAME` when not given."""
+    top_k: Annotated[int, Field(ge=1)] | None = 10
+    """Logits that the cache keeps of each image, the rest spread as the teacher usually does; null keeps all."""
+
+
+class Optim(Part):
+    """AdamW without decay on norms, biases, tokens and position embeddings."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 1024
+    """Images for each update, over all processes and accumulated micro-batches."""
+    lr: Positive = 5e-4
+    """Base learning rate, multiplied by batch_size / lr_batch."""
+    lr_batch: Annotated[int, Field(ge=1)] | None = 512
+    """Batch size that `lr` is stated for; null uses `lr` as it is."""
+    weight_decay: NonNegative = 0.05
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    clip: Positive | None = None
+    """Largest gradient norm; null is off."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Micro-batches that make up one update."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the averaged weights, which are evaluated too; null is off."""
+    token_lr: Positive = 1.0
+    """Factor on the learning rate of the class token and the advised tokens, not of their position embeddings."""
+
+
+class Schedule(Part):
+    """Cosine learning rate with a linear warm-up, set at every step."""
+
+    epochs: Annotated[int, Field(ge=1)] = 300
+    warmup_epochs: NonNegative = 5
+    warmup_lr: NonNegative = 1e-6
+    min_lr: NonNegative = 1e-5
+
+
+class Run(Part):
+    """What does not change the method: seed, precision, output, how often things are written."""
+
+    seed: Seed = 0
+    """Seed of initial weights, dropout and drop path."""
+    output: str | None = None
+    """Folder of the run; `runs/NAME` when not given."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 on a GPU or CPU that computes in it, fp16 on an older GPU, fp32 on other CPUs."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    eval_every: Annotated[int, Field(ge=1)] = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    eval_batch_size: Annotated[int, Field(ge=1)] | None = None
+    log_every: Annotated[int, Field(ge=1)] = 50
+    """Steps between log lines; losses are read from the device only then."""
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between checkpoints inside an epoch; beside them one is written after each evaluation, on Ctrl-C, and at
+    the end of an epoch where the last one is older than a minute."""
+    allow_weak: bool = False
+    """Go on with a teacher that is near chance level or whose classes are in another order."""
+    teacher_check_size: Annotated[int, Field(ge=1)] = 2000
+    """Validation images on which each teacher's accuracy is measured before the student trains."""
+    fuse_teachers: bool = True
+    """Fold the teachers' BatchNorm into their convolutions, where the logits stay the same."""
+    compile: Literal["auto", True, False] = "auto"
+    """Compile the student's repeated blocks with `torch.compile`. `auto`: on a GPU, where the run is long enough."""
+    grad_checkpointing: bool = False
+    tensorboard: bool = True
+
+
+class Recipe(Part):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the run; also the name of its folder."""
+    data: Data
+    student: Student = Student()
+    teachers: dict[str, Teacher] = {}
+    """The teachers, by name. The name `class` is reserved for the class token."""
+    advice: Annotated[Advice, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)] = (
+        Advice()
+    )
+    loss: Loss = Loss()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Recipe:
+        """Check what no single field can see; every problem is named."""
+        problems = list(_name_problems(self)) + list(_size_problems(self))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def tokens(self) -> dict[str, str | None]:
+        """Advised tokens of the student, name → bias."""
+        if self.student.tokens is not None:
+            return dict(self.student.tokens)
+        if self.loss.tokens == "single":
+            return {}
+        return {name: teacher.bias or guess_bias(teacher.model) for name, teacher in self.teachers.items()}
+
+    def content(self) -> dict[str, Any]:
+        """All settings, without those that were added later and change nothing: as an earlier version wrote them."""
+        content = self.model_dump(mode="json")
+        for key, value in LATER.items():
+            part, name = key.split(".")
+            if content[part][name] == value:
+                del content[part][name]
+        return content
+
+    def fingerprint(self) -> str:
+        """Hash of everything that changes what is computed; where and how often is written does not count."""
+        content = {key: value for key, value in flat(self.content()).items() if key not in FREE}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names, as `optim.lr`."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def guess_bias(model: str) -> str | None:
+    """Bias of a model by its name: `inv` for RedNet, `conv` for the usual convolutional families."""
+    if model.startswith("rednet"):
+        return "inv"
+    return (
+        "conv" if re.match(r"(resnet|resnext|regnet|convnext|efficientnet|wide_resnet|densenet|vgg)", model) else None
+    )
+
+
+def _name_problems(recipe: Recipe) -> Iterable[str]:
+    tokens = recipe.tokens()
+    for where, names in (("teachers", recipe.teachers), ("student.tokens", recipe.student.tokens or {})):
+        for name in names:
+            if name == "class":
+                yield f"{where}: the name 'class' is reserved for the class token; choose another"
+            elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name):
+                yield f"{where}: '{name}' is no name; use letters, digits, - and _"
+    if recipe.student.tokens and recipe.loss.tokens == "single":
+        yield (
+            "student.tokens declares tokens, but with loss.tokens=single only the class token learns; "
+            "leave out student.tokens, or loss.tokens"
+        )
+    if recipe.student.tokens is not None and recipe.loss.tokens != "single":
+        for name in recipe.teachers.keys() - recipe.student.tokens.keys():
+            yield f"student.tokens has no token for teacher '{name}'; add it, or set loss.tokens=single"
+    for where, given in (
+        ("loss.weights", recipe.loss.weights),
+        ("loss.temperatures", recipe.loss.temperatures),
+    ):
+        known = tokens.keys() | recipe.teachers.keys()
+        for name in given.keys() - known:
+            hint = " (the class token's weight is loss.label_weight)" if name == "class" else did_you_mean(name, known)
+            yield f"{where}: there is no '{name}'{hint}"
+
+
+def _size_problems(recipe: Recipe) -> Iterable[str]:
+    options, size = recipe.student.options, recipe.data.image_size
+    patch = options.get("patch_size")
+    if isinstance(patch, int) and not isinstance(patch, bool):
+        if patch < 1:
+            yield f"student.options.patch_size is {patch}, must be ≥ 1"
+        elif size % patch:
+            yield f"data.image_size {size} is not divisible by student.options.patch_size {patch}"
+        elif patch % 2 and options.get("stem", "patchify") != "patchify":
+            stem = options["stem"]
+            yield f"student.options.patch_size is {patch}; a {stem} stem needs an even one (its stride is 2)"
+    if recipe.optim.batch_size % recipe.optim.accumulate:
+        yield (
+            f"optim.batch_size {recipe.optim.batch_size} is not divisible by optim.accumulate {recipe.optim.accumulate}"
+        )
+    if recipe.schedule.warmup_epochs >= recipe.schedule.epochs and recipe.schedule.warmup_epochs > 0:
+        yield (
+            f"schedule.warmup_epochs {recipe.schedule.warmup_epochs:g} must be smaller than schedule.epochs "
+            f"{recipe.schedule.epochs}"
+        )
+    for field in ("scale", "ratio"):
+        low, high = getattr(recipe.data.augment, field)
+        if low > high:
+            yield f"data.augment.{field}: {low:g} is larger than {high:g}; give the smaller one first"
+    for name, teacher in recipe.teachers.items():
+        if teacher.classes is not None and teacher.train:
+            yield f"teachers.{name}: a teacher that is trained first learns the data's own classes; remove classes"
+        if teacher.pretrained and teacher.checkpoint:
+            yield f"teachers.{name}: pretrained and checkpoint exclude each other"
+        if not (teacher.pretrained or teacher.checkpoint or teacher.train):
+            yield (
+                f"teachers.{name} would advise with random weights; give pretrained: true, a checkpoint, "
+                "or train: {epochs: N}"
+            )

@@ -1,0 +1,197 @@
+"""What the paper does not measure: calibration, agreement in error, likeness of features, tokens that collapse."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..paper.ablations import CROSS, SAME_TWICE, SEVEN_ARMS
+from ..paper.arms import Arm
+from ..paper.declared import Experiment, Value
+from ..run.reading import finite
+from ..significance import summarise
+from ..system.files import read_json
+from .claims import Results
+from .page import Section, Text
+from .plots.style import Drawing, draw
+from .plots.tokens import attention_figure, token_cosine_figure
+from .tables import Table, mean_sd, number, percent
+
+_SHOWN = {CROSS: "both kinds", SAME_TWICE: "one kind"}
+"""Arms whose tokens are followed through the depth."""
+NAMES = (
+    "An arm is named by its student and its teachers; -s1 is another seed of a teacher, -e25 and -e50 a part of a "
+    "teacher's epochs, -e200 twice the student's. single: one token for everything; hard: the teacher's top "
+    "class; stem-…: what makes the patch tokens; labels-…: tokens that learn the labels; weight, temperature, "
+    "token-lr, token-std: λ, τ, the tokens' learning rate and spread, in per cent of what they were; unmixed: "
+    "images without mixing; live: views that never recur. The arms that carry the claim come first."
+)
+SAME = 0.99
+"""Cosine after the last block above which two tokens count as one."""
+
+
+def beyond_section(experiments: Sequence[Experiment], results: Results, attention: Path | None) -> Section | None:
+    """Tables over the arms with teachers; None where nothing of it was measured.
+
+    Args:
+        attention: file with attention maps of single images, if there is one.
+    """
+    arms = list(dict.fromkeys(arm for one in experiments for arm in one.arms() if arm.advisers and results.seeds(arm)))
+    parts: list[Text | Table | Drawing] = []
+    arms.sort(key=lambda arm: SEVEN_ARMS.index(arm) if arm in SEVEN_ARMS else len(SEVEN_ARMS))
+    likeness = _likeness_rows(arms, results)
+    if likeness:
+        columns = ["Arm", "Token", "Teacher", "κ of errors", "CKA of features", "ECE of the token (%)"]
+        parts.append(Table("Tokens and teachers, mean over the seeds", columns, likeness, "lllrrr"))
+        parts.append(
+            Text(
+                "κ: whether token and teacher err on the same images (1: always, 0: as by chance). CKA: likeness of "
+                "the token's last embedding and the teacher's last features (1: the same up to a rotation). ECE: "
+                "distance between confidence and accuracy.",
+                "note",
+            )
+        )
+        parts.append(Text(NAMES, "note"))
+    pairs = _teacher_rows(arms, results)
+    if pairs:
+        columns = ["Teachers", "Kinds", "κ of errors", "CKA of features", "Both averaged (%)", "One of them right (%)"]
+        parts.append(Table("How different the teachers are from each other", columns, pairs, "llrrrr"))
+        parts.append(Text("The lower κ and CKA, the more the second teacher has to add to the first.", "note"))
+    ensembles = _ensemble_rows(arms, results)
+    if ensembles:
+        columns = ["Arm", "Class token (%)", "Teachers' mean (%)", "Some teacher right (%)"]
+        parts.append(Table("The student and its teachers together", columns, ensembles, "lrrr"))
+        if said := _images(arms, results):
+            parts.append(Text(f"This section is about {said} of the validation images.", "note"))
+    curves = _cosine_curves(arms, results)
+    if curves:
+        alt = "Mean cosine between tokens after each block, one run of each arm."
+        parts.append(draw("token-cosine", alt, lambda: token_cosine_figure(curves)))
+        parts.append(Text("In the figure: the first seed of each arm. Others may be unlike it:", "note"))
+    if cosines := _cosine_rows(arms, results):
+        columns = ["Arm", "Tokens", "Cosine after the last block, every seed"]
+        parts.append(Table("How alike the tokens of a student are", columns, cosines, "lll"))
+    if collapsed := _collapsed(arms, results):
+        named = [text for arm, text in collapsed.items() if arm in SEVEN_ARMS]
+        others = len(collapsed) - len(named)
+        named += [f"runs of {others} other arms" if others > 1 else "runs of another arm"] if others else []
+        said = f"Tokens that ended up the same (cosine above {SAME} after the last block)"
+        parts.append(Text(f"{said}: {'; '.join(named)}.", "warning"))
+    if images := _attention(attention):
+        alt = f"Attention of each token to the patches of {len(images)} images, in the last block."
+        parts.append(draw("attention", alt, lambda: attention_figure(images)))
+        parts.append(Text("Bright: where the token looks in the last block, mean over the heads.", "note"))
+    return Section("beyond", "Beyond the paper", parts) if parts else None
+
+
+def _mean(arm: Arm, metric: str, results: Results) -> float | None:
+    values = list(results.series(Value(arm, metric)).values())
+    return summarise(values).mean if values else None
+
+
+def _likeness_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
+    rows = []
+    for arm in arms:
+        measured = results.content(arm, results.seeds(arm)[0]).get("measured", {})
+        for key in measured:
+            if key.startswith("kappa/"):
+                pair = key.removeprefix("kappa/")
+                teacher, _, token = pair.partition("|")
+                if token not in ("class", teacher):
+                    continue
+                ece = _mean(arm, f"ece/{token}", results)
+                kappa, cka = (number(_mean(arm, f"{what}/{pair}", results), 2) for what in ("kappa", "cka"))
+                rows.append([arm.id, token, teacher, kappa, cka, percent(ece)])
+    return rows
+
+
+def _teacher_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
+    """Every pair of teachers once, by what the first student of both has measured of them."""
+    rows: dict[str, list[str]] = {}
+    for arm in arms:
+        content = results.content(arm, results.seeds(arm)[0])
+        both = [finite(content.get("measured", {}).get(f"ensemble/{what}")) for what in ("accuracy", "upper")]
+        for pair, found in content.get("detail", {}).get("teachers", {}).items():
+            if len(arm.advisers) == 2 and pair not in rows:
+                kinds = {adviser.bias for adviser in arm.advisers}
+                kappa, cka = (number(finite(found.get(what)), 2) for what in ("kappa", "cka"))
+                kind = "two kinds" if len(kinds) == 2 else "one kind"
+                rows[pair] = [_pair(pair), kind, kappa, cka, *map(percent, both)]
+    return list(rows.values())
+
+
+def _ensemble_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
+    rows = []
+    for arm in arms:
+        # Older result files lack the student's top-1 on the same images as its teachers'.
+        whole = len(results.series(Value(arm, "ensemble/student"))) == len(results.seeds(arm))
+        own = "ensemble/student" if whole else "accuracy/class"
+        series = [results.series(Value(arm, metric)) for metric in (own, "ensemble/accuracy", "ensemble/upper")]
+        if all(series) and len(arm.advisers) > 1:
+            student, *theirs = (list(one.values()) for one in series)
+            # Of teachers that are one run each, every seed of the student measures the same.
+            same = lambda values: percent(values[0]) if len(set(values)) == 1 else mean_sd(summarise(values))
+            rows.append([arm.id, mean_sd(summarise(student)), *map(same, theirs)])
+    return rows
+
+
+def _images(arms: Sequence[Arm], results: Results) -> str:
+    counts = {
+        results.content(arm, seed).get("detail", {}).get("likeness images")
+        for arm in arms
+        for seed in results.seeds(arm)
+    } - {None}
+    return " or ".join(f"{count:,}" for count in sorted(counts))
+
+
+def _cosine_curves(arms: Sequence[Arm], results: Results) -> dict[str, list[float]]:
+    """Through the depth, of the first seed of the arms with two advised tokens."""
+    curves: dict[str, list[float]] = {}
+    for arm, title in _SHOWN.items():
+        if arm in arms:
+            for pair, values in _cosines(arm, results.seeds(arm)[0], results).items():
+                curves[f"{title}: {_pair(pair)}"] = [float(value) for value in values]
+    return curves
+
+
+def _cosine_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
+    """Every run of the seven arms and of those with changed tokens: how tokens end up differs from seed to seed."""
+    rows = []
+    for arm in (one for one in arms if one in SEVEN_ARMS or (one.token_lr, one.token_std) != (1.0, 1.0)):
+        runs = [_cosines(arm, seed, results) for seed in results.seeds(arm)]
+        for pair in dict.fromkeys(pair for run in runs for pair in run):
+            rows.append([arm.id, _pair(pair), ", ".join(number(run[pair][-1], 2) for run in runs if pair in run)])
+    return rows
+
+
+def _collapsed(arms: Sequence[Arm], results: Results) -> dict[Arm, str]:
+    found = {}
+    for arm in arms:
+        runs = [run for seed in results.seeds(arm) if (run := _cosines(arm, seed, results))]
+        same = Counter(pair for run in runs for pair, values in run.items() if values[-1] > SAME)
+        if same:
+            pairs = ", ".join(f"{_pair(pair)} in {n}" for pair, n in sorted(same.items()))
+            found[arm] = f"{arm.id} ({pairs} of {len(runs)} run{'' if len(runs) == 1 else 's'})"
+    return found
+
+
+def _cosines(arm: Arm, seed: int, results: Results) -> Mapping[str, Sequence[float]]:
+    found: Mapping[str, Sequence[float]] | None = results.content(arm, seed).get("detail", {}).get("token_cosine")
+    return found or {}
+
+
+def _pair(pair: str) -> str:
+    return pair.replace("|", " – ")
+
+
+def _attention(path: Path | None) -> list[tuple[bytes, str, dict[str, np.ndarray]]]:
+    if path is None or not path.is_file():
+        return []
+    return [
+        (base64.b64decode(one["png"]), str(one["name"]), {k: np.asarray(v, float) for k, v in one["maps"].items()})
+        for one in read_json(path)["images"]
+    ]

@@ -1,0 +1,268 @@
+"""The paper's claims against our runs: each is a number that must be above zero, tested over the seeds.
+
+A claim is the sum of some measured values less the sum of others. Runs of one seed go together; the differences over
+the seeds are tested against zero (two-sided t-test) and corrected (Holm) over the claims of their table. A claim that
+two ways are about equal is tested against a margin: the mean difference must be nearer to zero. As that is another
+question, such claims are corrected among themselves. Claims about sizes and speeds are decided by comparison, at the
+paper's own scale alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..paper.arms import Arm
+from ..paper.declared import BEST, SIMILAR, Claim, Condition, Experiment, Value
+from ..run.reading import finite
+from ..significance import DOES_NOT_HOLD, HOLDS, Paired, Summary, holm, paired_difference, verdict
+
+NOT_MEASURED = "not measured"
+NO_MEANING = "means nothing here"
+RESOLUTION = 2e-6
+"""Of a difference: older result files keep six decimals of each number."""
+OWN_SCALE = "imagenet"
+"""The paper's; at all others the sizes of models, and so their speeds, are chosen with the scale."""
+
+
+class Results:
+    """Result files by arm and seed.
+
+    Args:
+        files: name of the file → its content.
+    """
+
+    def __init__(self, files: Mapping[str, Mapping[str, Any]]) -> None:
+        self.files = files
+        self._by_arm: dict[str, dict[int, str]] = {}
+        for name in sorted(files):
+            self._by_arm.setdefault(files[name]["arm"], {})[int(files[name]["seed"])] = name
+
+    def seeds(self, arm: Arm) -> list[int]:
+        """Seeds of an arm that were run."""
+        return sorted(self._by_arm.get(arm.id, {}))
+
+    def file(self, arm: Arm, seed: int) -> str | None:
+        """Name of a run's file."""
+        return self._by_arm.get(arm.id, {}).get(seed)
+
+    def content(self, arm: Arm, seed: int) -> Mapping[str, Any]:
+        """A run's file; empty where it was not run."""
+        name = self.file(arm, seed)
+        return self.files[name] if name is not None else {}
+
+    def value(self, value: Value, seed: int) -> float | None:
+        """A measured number, None where it is missing or not finite."""
+        content = self.content(value.arm, seed if value.seed is None else value.seed)
+        return finite(content.get("measured", {}).get(value.metric))
+
+    def series(self, value: Value) -> dict[int, float]:
+        """A number by seed; a value of one fixed seed has that one alone."""
+        seeds = self.seeds(value.arm) if value.seed is None else [value.seed]
+        found = {seed: self.value(value, seed) for seed in seeds}
+        return {seed: number for seed, number in found.items() if number is not None}
+
+    def best(self, value: Value) -> float | None:
+        """A size, or the speed of the run that was disturbed the least."""
+        series = self.series(value).values()
+        return BEST.get(value.metric, max)(series) if series else None
+
+    def setting(self, arm: Arm, key: str) -> Any:
+        """A setting of an arm's first run."""
+        seeds = self.seeds(arm)
+        return self.content(arm, seeds[0]).get("settings", {}).get(key) if seeds else None
+
+    def hardware(self, arm: Arm) -> set[str]:
+        """Machines on which an arm was run, by what they say of themselves."""
+        found = (self.content(arm, seed).get("provenance", {}).get("hardware") for seed in self.seeds(arm))
+        return {str(one) for one in found}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with what speaks for or against it.
+
+    Attributes:
+        differences: by seed, in the metric's own unit (shares, nats).
+        test: of the differences; None where there is none, and for sizes and speeds.
+        p: of what the claim says: of the differences, or of their distance to the margin.
+        files: result files it rests on.
+        reason: why there is no verdict, or what limits it.
+    """
+
+    experiment: str
+    claim: Claim
+    differences: Mapping[int, float]
+    test: Summary | None
+    p: float | None
+    verdict: str
+    files: Sequence[str]
+    reason: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """For `verdicts.json`."""
+        return {
+            "experiment": self.experiment,
+            "claim": self.claim.text,
+            "place": self.claim.place,
+            "unit": self.claim.unit,
+            "differences": {
+                "best" if self.claim.compared else str(seed): round(value, 6)
+                for seed, value in self.differences.items()
+            },
+            "margin": self.claim.margin,
+            "mean": None if self.test is None else round(self.test.mean, 6),
+            "p (Holm)": None if self.p is None else float(f"{self.p:.4g}"),
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "files": list(self.files),
+        }
+
+
+def judge(experiment: Experiment, results: Results) -> list[Judged]:
+    """Every claim of an experiment, corrected over all that it makes."""
+    differences = [_differences(claim, results) for claim in experiment.claims]
+    tests = [
+        paired_difference(list(found.values()), [0.0] * len(found), resolution=RESOLUTION)
+        if found and not claim.compared
+        else None
+        for claim, found in zip(experiment.claims, differences, strict=True)
+    ]
+    decisive = [
+        test if test is None or claim.margin is None else _to_margin(claim, list(found.values()), test.mean)
+        for claim, found, test in zip(experiment.claims, differences, tests, strict=True)
+    ]
+    corrected = _corrected(experiment.claims, [None if test is None else test.p for test in decisive])
+    judged = []
+    for claim, found, test, tested, p in zip(experiment.claims, differences, tests, decisive, corrected, strict=True):
+        reason = _limits(claim)
+        if not found:
+            word, reason = _absent(claim, results)
+        elif claim.compared:
+            word = HOLDS if all(value > 0 for value in found.values()) else DOES_NOT_HOLD
+        else:
+            word = verdict(tested, p)
+            if claim.either and word == DOES_NOT_HOLD:
+                word = HOLDS
+        if found and (problem := _meaningless(claim, results)):
+            word, reason = problem
+        judged.append(Judged(experiment.name, claim, found, test, p, word, _files(claim, found, results), reason))
+    return judged
+
+
+def _corrected(claims: Sequence[Claim], p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's correction over the claims that something is better, and over those that two are about equal."""
+    corrected: list[float | None] = [None] * len(claims)
+    for about_equal in (False, True):
+        family = [i for i, one in enumerate(claims) if not one.compared and (one.margin is not None) == about_equal]
+        for i, p in zip(family, holm([p_values[i] for i in family]), strict=True):
+            corrected[i] = p
+    return corrected
+
+
+def _to_margin(claim: Claim, differences: Sequence[float], mean: float) -> Paired:
+    """How far from the margin the differences lie, on the side on which their mean does.
+
+    That the mean is inside on this side is what decides a test for equivalence; the two-sided p is twice that test's.
+    """
+    margin = claim.margin or 0.0
+    side = 1.0 if mean >= 0 or claim.below is not None else -1.0
+    return paired_difference([margin] * len(differences), [side * one for one in differences], resolution=RESOLUTION)
+
+
+def _limits(claim: Claim) -> str:
+    """What a reader of the verdict should know of the claim."""
+    known = []
+    if claim.within is not None:
+        known.append(f"near zero: by less than {100 * claim.within:g} points")
+    if claim.below is not None:
+        known.append(f"by less than {100 * claim.below:g} points")
+    if any(value.seed is not None for one in claim.conditions for value in (one.first, one.second)):
+        known.append("one run of each teacher")
+    return "; ".join(known)
+
+
+def _differences(claim: Claim, results: Results) -> dict[int, float]:
+    if claim.compared:
+        gains, losses = ([results.best(value) for value in values] for values in (claim.plus, claim.minus))
+        if None in (*gains, *losses):
+            return {}
+        return {0: sum(one for one in gains if one is not None) - sum(one for one in losses if one is not None)}
+    free = [value for value in claim.values if value.seed is None]
+    seeds = set.intersection(*(set(results.series(value)) for value in free)) if free else {0}
+    found = {}
+    for seed in sorted(seeds):
+        plus = [results.value(value, seed) for value in claim.plus]
+        minus = [results.value(value, seed) for value in claim.minus]
+        if None not in (*plus, *minus):
+            found[seed] = sum(v for v in plus if v is not None) - sum(v for v in minus if v is not None)
+    return found
+
+
+def _absent(claim: Claim, results: Results) -> tuple[str, str]:
+    """Verdict and reason where not a single seed has all numbers."""
+    missing = sorted({value.arm.id for value in claim.values if not results.seeds(value.arm)})
+    if missing:
+        return NOT_MEASURED, f"no finished run of {', '.join(missing)}"
+    lacking = sorted({value.metric for value in claim.values if not results.series(value)})
+    if lacking:
+        return NOT_MEASURED, "; ".join(dict.fromkeys(why_absent(metric) for metric in lacking))
+    return NOT_MEASURED, "no seed that all runs share"
+
+
+def why_absent(metric: str) -> str:
+    """Why finished runs lack a metric."""
+    group = metric.partition("/")[0]
+    if group in ("a", "r"):
+        return f"give the images with --shifted {group}=FOLDER"
+    return f"no run has {metric}"
+
+
+def _meaningless(claim: Claim, results: Results) -> tuple[str, str] | None:
+    """Verdict and reason where a claim says nothing here, or cannot be known to; None where it does."""
+    if claim.compared:
+        if any(content.get("scale") != OWN_SCALE for content in results.files.values()):
+            return NO_MEANING, "the sizes of the models are chosen with the scale"
+        speeds = any(value.metric in BEST for value in claim.values)
+        if speeds and len(set[str]().union(*(results.hardware(value.arm) for value in claim.values))) > 1:
+            return NOT_MEASURED, "the runs are of different machines"
+    for condition in claim.conditions:
+        if problem := _unmet(condition, results):
+            return problem
+    return None
+
+
+def _unmet(condition: Condition, results: Results) -> tuple[str, str] | None:
+    values = (condition.first, condition.second)
+    if condition.kind == "images":
+        sizes = [results.setting(value.arm, "data.image_size") for value in values]
+        if sizes[0] == sizes[1]:
+            return None
+        return NO_MEANING, f"{condition.text}; here they see {sizes[0]} and {sizes[1]} pixels"
+    first, second = (_mean(results.series(value)) for value in values)
+    if first is None or second is None:
+        missing = ", ".join(value.arm.id for value, one in zip(values, (first, second), strict=True) if one is None)
+        return NOT_MEASURED, f"{condition.text}; no finished run of {missing}"
+    met = abs(first - second) <= SIMILAR if condition.kind == "similar" else first - second > condition.by
+    return None if met else (NO_MEANING, f"{condition.text}; here they have {100 * first:.1f} and {100 * second:.1f} %")
+
+
+def _mean(series: Mapping[int, float]) -> float | None:
+    return sum(series.values()) / len(series) if series else None
+
+
+def _files(claim: Claim, differences: Mapping[int, float], results: Results) -> list[str]:
+    names = {
+        results.file(value.arm, seed if value.seed is None else value.seed)
+        for value in claim.values
+        for seed in (results.seeds(value.arm) if claim.compared and differences else differences)
+    }
+    names |= {
+        results.file(value.arm, seed)
+        for one in claim.conditions
+        for value in (one.first, one.second)
+        for seed in results.seeds(value.arm)
+        if differences and value.seed in (None, seed)
+    }
+    return sorted(f"{name}.json" for name in names if name is not None)

@@ -1,0 +1,108 @@
+"""A report as data: sections of text, tables and figures, written as one HTML page and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..system.files import write_atomic
+from .plots.style import Drawing
+from .tables import Table, markdown_table, markdown_text
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; `kind` is `note` for what a reader may skip, `warning` for what is missing, or `code`."""
+
+    text: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what belongs under it, in reading order; `folded` sections open on a click."""
+
+    id: str
+    title: str
+    parts: Sequence[Text | Table | Drawing]
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report: what was found in one sentence, what was done in a few, what is missing, the rest."""
+
+    title: str
+    headline: str
+    lead: Sequence[str]
+    sections: Sequence[Section]
+    warnings: Sequence[str] = field(default=())
+
+    @property
+    def drawings(self) -> list[Drawing]:
+        """All figures, in reading order."""
+        return [part for section in self.sections for part in section.parts if isinstance(part, Drawing)]
+
+
+def html(page: Page) -> str:
+    """The page as one HTML document that needs nothing else: no network, no script."""
+    environment = Environment(
+        loader=PackageLoader("coadvise", "reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.tests.update(
+        text=lambda part: isinstance(part, Text),
+        table=lambda part: isinstance(part, Table),
+    )
+    environment.filters["kind"] = lambda cell: getattr(cell, "kind", "")
+    # Our own SVG is the only text that reaches the page unescaped; what it quotes was escaped when drawn.
+    environment.filters["inline"] = lambda drawing: Markup(drawing.svg)
+    return environment.get_template("report.html.j2").render(page=page)
+
+
+def markdown(page: Page) -> str:
+    """The same report for terminals and git; figures are linked as `figures/NAME.png`."""
+    blocks = [f"# {markdown_text(page.title)}", f"**{markdown_text(page.headline)}**"]
+    blocks += [markdown_text(" ".join(page.lead))] if page.lead else []
+    blocks += ["\n".join(["Missing or left out:", "", *(f"- {markdown_text(w)}" for w in page.warnings)])] * bool(
+        page.warnings
+    )
+    for section in page.sections:
+        blocks.append(f"## {markdown_text(section.title)}")
+        for part in section.parts:
+            if isinstance(part, Table):
+                blocks.append(markdown_table(part))
+            elif isinstance(part, Drawing):
+                blocks.append(f"![{markdown_text(part.alt)}](figures/{part.name}.png)")
+            else:
+                blocks.append(_markdown_paragraph(part))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _markdown_paragraph(part: Text) -> str:
+    if part.kind == "code":
+        # A fence must be longer than any run of backticks inside.
+        fence = "`" * max(3, 1 + max((len(run) for run in part.text.split("\n") if set(run) == {"`"}), default=0))
+        return f"{fence}\n{part.text.rstrip()}\n{fence}"
+    return markdown_text(part.text)
+
+
+def write_page(page: Page, folder: Path, *, with_markdown: bool = True) -> Path:
+    """Write `report.html`, the figures as PNG, and `report.md`; each file appears whole or not at all.
+
+    Returns:
+        The path of `report.html`.
+    """
+    for drawing in page.drawings:
+        write_atomic(folder / "figures" / f"{drawing.name}.png", drawing.png)
+    if with_markdown:
+        write_atomic(folder / "report.md", markdown(page))
+    write_atomic(folder / "report.html", html(page))
+    return folder / "report.html"

@@ -1,0 +1,160 @@
+"""Figures of accuracy: dots by arm, learning curves, and the curves of one run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ...significance import Summary
+from .style import GRID, INK, MUTED, PAPER, Style, _wrap, style
+
+
+class DotRow(NamedTuple):
+    """One line of the dot plot; `values` and `summary` are shares of 1."""
+
+    label: str
+    values: Sequence[float]
+    summary: Summary | None
+    style: Style
+
+
+def dot_plot(rows: Sequence[DotRow], teachers: Sequence[tuple[str, float]]) -> Figure:
+    """Accuracy of every run (small), mean (large) and its 95 % t-interval (bar); teachers below, as stars."""
+    total = len(rows) + len(teachers)
+    figure = Figure(figsize=(8, 0.75 + 0.5 * max(1, total)), layout="constrained")
+    axes = figure.add_subplot()
+    for y, row in enumerate(rows):
+        color = row.style.color
+        if row.summary is not None and row.summary.low is not None and row.summary.high is not None:
+            # An accuracy above 100 % does not exist, even where the t-interval reaches there.
+            low, high = max(0.0, row.summary.low), min(1.0, row.summary.high)
+            axes.plot([100 * low, 100 * high], [y, y], color=color, lw=2.2, alpha=0.55, solid_capstyle="round")
+        # Runs lie on a line of their own just under the mean, where its marker does not hide them.
+        axes.plot(
+            [100 * v for v in row.values],
+            [y + 0.27] * len(row.values),
+            row.style.marker,
+            color=color,
+            ms=4.5,
+            mfc="none",
+            mew=1.1,
+            clip_on=False,
+        )
+        if row.summary is not None:
+            mean = 100 * row.summary.mean
+            axes.plot([mean], [y], row.style.marker, color=color, ms=9, mec=PAPER, mew=0.8, clip_on=False)
+            axes.annotate(f"{mean:.1f}", (mean, y), (0, 7), textcoords="offset points", ha="center", fontsize=9)
+    for y, (_, value) in enumerate(teachers, start=len(rows)):
+        axes.plot([100 * value], [y], "*", color=MUTED, ms=9, clip_on=False)
+        axes.annotate(
+            f"{100 * value:.1f}", (100 * value, y), (0, 7), textcoords="offset points", ha="center", fontsize=9
+        )
+    axes.set_yticks(range(total), [_wrap(row.label) for row in rows] + [_wrap(label) for label, _ in teachers])
+    axes.set_ylim(total - 0.45, -0.6)
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("top-1 accuracy, %")
+    axes.locator_params(axis="x", nbins=9, steps=[1, 2, 5, 10])
+    if teachers and rows:
+        axes.axhline(len(rows) - 0.42, color=GRID, lw=1)
+    return figure
+
+
+Curve = Sequence[tuple[float, float]]
+
+
+def learning_curves(arms: Sequence[tuple[str, Sequence[Curve], Style]]) -> Figure:
+    """Accuracy against epochs completed: each seed thin, the mean (where all seeds have a value) thick.
+
+    Left the whole course, right its second half, where the arms lie close together.
+    """
+    figure = Figure(figsize=(8, 3.6 + 0.26 * math.ceil(len(arms) / 3)), layout="constrained")
+    whole, late = figure.subplots(1, 2)
+    last = max((epoch for _, curves, _ in arms for curve in curves for epoch, _ in curve), default=0.0)
+    handles = []
+    for label, curves, look in arms:
+        for axes, start in ((whole, 0.0), (late, last / 2)):
+            parts = [[(epoch, v) for epoch, v in curve if epoch >= start] for curve in curves]
+            handle = _mean_and_seeds(axes, parts, look)
+        handles.append((handle, _wrap(label, 34)))
+    whole.set_ylabel("top-1 of the class token, %")
+    whole.set_xlim(left=0)
+    whole.set_title("all epochs", loc="left", fontsize=9)
+    late.set_title("second half, enlarged", loc="left", fontsize=9)
+    for axes in (whole, late):
+        axes.set_xlabel("epochs completed")
+    if handles:
+        lines, labels = zip(*handles, strict=True)
+        figure.legend(lines, labels, loc="outside lower center", ncols=3, handlelength=3.4)
+    return figure
+
+
+def _mean_and_seeds(axes: Axes, curves: Sequence[Curve], look: Style) -> Line2D:
+    for curve in curves:
+        axes.plot([e for e, _ in curve], [100 * v for _, v in curve], color=look.color, lw=0.7, alpha=0.45)
+    mean = _mean_curve(curves)
+    (line,) = axes.plot(
+        [e for e, _ in mean],
+        [100 * v for _, v in mean],
+        color=look.color,
+        ls=look.line,
+        lw=1.9,
+        marker=look.marker,
+        ms=5,
+        mec=PAPER,
+        mew=0.6,
+        markevery=max(1, len(mean) // 6),
+    )
+    return line
+
+
+def _mean_curve(curves: Sequence[Curve]) -> list[tuple[float, float]]:
+    tables = [dict(curve) for curve in curves if curve]
+    shared = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
+    return [(epoch, sum(table[epoch] for table in tables) / len(tables)) for epoch in shared]
+
+
+def run_curves(terms: Mapping[str, Curve], rate: Curve, accuracy: Mapping[str, Curve]) -> Figure:
+    """One run: loss terms and learning rate against steps, accuracy of every output against epochs."""
+    figure = Figure(figsize=(8, 5.6), layout="constrained")
+    grid = figure.add_gridspec(2, 2, height_ratios=[2.2, 1])
+    loss, speed = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
+    speed.sharex(loss)
+    loss.tick_params(labelbottom=False)
+    _lines(loss, terms)
+    loss.set_ylabel("loss terms, nats")
+    speed.plot([x for x, _ in rate], [y for _, y in rate], color=INK, lw=1.4)
+    speed.set_ylabel("learning rate")
+    speed.set_xlabel("step")
+    speed.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
+    right = figure.add_subplot(grid[:, 1])
+    _lines(right, {name: [(x, 100 * y) for x, y in curve] for name, curve in accuracy.items()})
+    right.set_ylabel("top-1 on the validation set, %")
+    right.set_xlabel("epochs completed")
+    return figure
+
+
+def _lines(axes: Axes, curves: Mapping[str, Curve]) -> None:
+    handles: list[Line2D] = []
+    for position, curve in enumerate(curves.values()):
+        look = style(position)
+        (line,) = axes.plot(
+            [x for x, _ in curve],
+            [y for _, y in curve],
+            color=look.color,
+            ls=look.line,
+            lw=1.5,
+            marker=look.marker,
+            ms=4.5,
+            markevery=max(1, len(curve) // 8),
+            mec=PAPER,
+            mew=0.5,
+        )
+        handles.append(line)
+    if handles:
+        axes.legend(handles, [_wrap(name) for name in curves], fontsize=9, handlelength=3)

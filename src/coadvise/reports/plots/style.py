@@ -1,0 +1,111 @@
+"""Figures of the report, as SVG for the page and PNG for Markdown.
+
+Matplotlib's object-oriented interface only: no pyplot, no window, no state kept. Colours are Okabe and Ito's,
+which colour-blind readers can tell apart; a marker and a line style say the same once more. In the SVG, ink,
+grid and paper become CSS variables, so that a figure follows the page into dark mode.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.figure import Figure
+
+INK, MUTED, GRID, PAPER = "#1b1e24", "#5d6570", "#d5d9df", "#fefefe"
+BLUE = "#0072B2"
+_NAMES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", BLUE: "blue"}
+RIGHT, WRONG, REST = "#009E73", "#D55E00", "#9aa3ad"
+
+_RC: Any = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
+    "font.size": 10,
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called "$5"
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "svg.fonttype": "none",
+}
+
+
+class Style(NamedTuple):
+    """How one arm or token looks in every figure."""
+
+    color: str
+    marker: str
+    line: str | tuple[int, tuple[int, ...]]
+
+
+_COLORS = (BLUE, "#E69F00", "#CC79A7", "#D55E00", "#56B4E9", "#009E73")
+_MARKERS = ("s", "^", "D", "v", "P", "h")
+_LINES = ((0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)), "-", (0, (8, 3)))
+
+
+def style(position: int) -> Style:
+    """The style of the arm at `position`; 0 is the baseline, in ink. Any number of arms gets one."""
+    if position == 0:
+        return Style(MUTED, "o", (0, (2, 2)))
+    i = position - 1
+    return Style(_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)])
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure ready for the page (`svg`, inline) and for a file (`png`); `alt` says what it shows."""
+
+    name: str
+    alt: str
+    svg: str
+    png: bytes
+
+
+def draw(name: str, alt: str, build: Callable[[], Figure]) -> Drawing:
+    """Build a figure and render it twice. `name` must be a word: it prefixes the ids inside the SVG."""
+    with matplotlib.rc_context(_RC | {"svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser's own fonts have it
+        figure = build()
+        png, svg = io.BytesIO(), io.StringIO()
+        box: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.06}
+        figure.savefig(png, format="png", dpi=150, **box)
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(svg, format="svg", transparent=True, metadata=nothing, **box)
+    return Drawing(name, alt, _inline(svg.getvalue(), name, alt), png.getvalue())
+
+
+def _inline(svg: str, name: str, alt: str) -> str:
+    """An SVG file as part of a page: no prolog, own ids, the page's colours and fonts, an accessible name."""
+    svg = svg[svg.index("<svg") :].strip()
+    # Matplotlib makes these ids of coordinates, whose last bits differ from one layout to the next.
+    for number, clip in enumerate(dict.fromkeys(re.findall(r'<clipPath id="([^"]+)"', svg))):
+        svg = svg.replace(clip, f"clip{number}")
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
+    for color, variable in _NAMES.items():
+        svg = re.sub(color, f"var(--{variable})", svg, flags=re.IGNORECASE)
+    svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--font)", svg)
+    return svg.replace("<svg", f'<svg class="plot" role="img" aria-label="{escape(alt, quote=True)}"', 1)
+
+
+def _wrap(label: str, width: int = 22) -> str:
+    return "\n".join(textwrap.wrap(label, width, break_on_hyphens=False)) or " "

@@ -1,0 +1,53 @@
+"""Sections that the report of a demo and that of one run share: similarity to the teachers, provenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..run.reading import Run, finite
+from .page import Section, Text
+from .plots.style import Drawing
+from .tables import NONE, Table, count, duration
+
+
+def provenance_section(runs: Sequence[tuple[str, Run]]) -> Section:
+    """Everything needed to make the numbers again: a row a run, and each distinct machine once."""
+    rows, machines = [], []
+    for label, run in runs:
+        result, source = run.result, run.result.get("provenance") or {}
+        machine = {key: source.get(key) for key in ("commit", "system", "hardware", "versions")}
+        if machine not in machines:
+            machines.append(machine)
+        rows.append(
+            [
+                label,
+                run.path,
+                str(result.get("seed", NONE)),
+                str(result.get("fingerprint", NONE))[:12],
+                duration(finite(result.get("seconds"))),
+                count(finite(result.get("steps"))),
+                count(finite(result.get("images_seen"))),
+                str(source.get("date", NONE))[:16].replace("T", " "),
+                str(machines.index(machine) + 1),
+            ]
+        )
+    columns = ["Arm", "Run", "Seed", "Recipe", "Time", "Steps", "Images seen", "Date (UTC)", "Machine"]
+    total = sum(finite(run.result.get("seconds")) or 0.0 for _, run in runs)
+    commands = list(dict.fromkeys(str((run.result.get("provenance") or {}).get("command", "")) for _, run in runs))
+    parts: list[Text | Table | Drawing] = [Text(f"{len(runs)} finished runs, {duration(total)} of training in all.")]
+    if any(commands):
+        parts += [Text("Commands:"), Text("\n".join(filter(None, commands)), "code")]
+    parts.append(Table("Runs; “Recipe” is the first 12 digits of its fingerprint", columns, rows, "lllllrrll"))
+    for i, machine in enumerate(machines, start=1):
+        parts.append(Table(f"Machine {i}", ["What", "Value"], _machine_rows(machine), "ll"))
+    return Section("provenance", "Provenance", parts, folded=True)
+
+
+def _machine_rows(machine: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["commit", str(machine.get("commit") or "unknown")], ["system", str(machine.get("system") or NONE)]]
+    for part in ("hardware", "versions"):
+        for key, value in (machine.get(part) or {}).items():
+            rows.append([key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)])
+    return rows

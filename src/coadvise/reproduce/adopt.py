@@ -1,0 +1,75 @@
+"""Published weights in place of a training: evaluated once, and from then on a finished run like any other."""
+
+from __future__ import annotations
+
+import torch
+
+from ..checkpoints.loading import load_checkpoint, stored_classes
+from ..checkpoints.model_file import save_model
+from ..data.loader import EvalLoader
+from ..data.sources.opening import open_sources
+from ..errors import ModelError
+from ..evaluation.evaluate import evaluate
+from ..models.factory import build_model
+from ..models.students import as_student
+from ..recipe.schema import Recipe
+from ..run.folder import RunFolder
+from ..run.provenance import manifest
+
+
+def adopt(recipe: Recipe, folder: RunFolder) -> None:
+    """Write the run folder of a model that `recipe.student` takes from timm or from a checkpoint.
+
+    Raises:
+        ModelError: the weights are of another number of classes than the data.
+        CheckpointError: weights that do not fit.
+    """
+    settings, (train, validation) = recipe.student, open_sources(recipe.data)
+    classes = len(train.class_names)
+    if settings.pretrained and classes != 1000:
+        raise ModelError(
+            f"timm's weights of {settings.model} are for the 1,000 classes of ImageNet, the data has {classes}; "
+            "leave this model's weights out, so that it is trained"
+        )
+    model = build_model(
+        settings.model,
+        classes,
+        image_size=recipe.data.image_size,
+        small=settings.small_stem,
+        pretrained=settings.pretrained,
+        options=settings.options,
+    )
+    if settings.checkpoint:
+        stored = stored_classes(settings.checkpoint, model)
+        if stored is not None and stored != classes:
+            raise ModelError(f"{settings.checkpoint} is for {stored} classes, the data has {classes}; leave it out")
+        load_checkpoint(model, settings.checkpoint)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student = as_student(model).eval().to(device)
+    batches = EvalLoader(validation, recipe.data, recipe.run.eval_batch_size or 64, device=device)
+    metrics, skipped = evaluate(student.forward_tokens, batches, tokens=["class"], device=device)  # type: ignore[arg-type]
+    folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
+    save_model(folder.best, student, recipe, train.class_names, weights="student", epoch=0, metrics=metrics)
+    folder.finish(
+        {
+            "name": recipe.name,
+            "fingerprint": recipe.fingerprint(),
+            "seed": recipe.run.seed,
+            "student": {
+                "model": settings.model,
+                "parameters": sum(p.numel() for p in student.parameters()),
+                "tokens": {},
+            },
+            "teachers": {},
+            "data": {
+                "source": recipe.data.source,
+                "train": len(train),
+                "val": len(validation),
+                "classes": list(train.class_names),
+            },
+            "epochs": 0, "steps": 0, "images_seen": 0, "seconds": 0.0, "final": metrics, "ema": None,
+            "best": {"value": metrics["accuracy/class"], "epoch": 0, "weights": "student"},
+            "skipped": {"train": 0, "val": skipped, "names": []},
+            "provenance": manifest(weights="timm" if settings.pretrained else settings.checkpoint),
+        }
+    )  # fmt: skip

@@ -1,0 +1,188 @@
+"""`coadvise reproduce`: run what some tables and figures need, then write their report."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..checkpoints.trained import load_trained
+from ..errors import CoadviseError, Interrupted, RecipeError, RunError, did_you_mean
+from ..evaluation.attention import attention_on
+from ..evaluation.disagreement import disagreements
+from ..paper.ablations import CONV, CROSS, INV, NONE
+from ..paper.arms import arm
+from ..paper.beyond import BEYOND
+from ..paper.declared import Experiment, Row
+from ..paper.imagenet import EXPERIMENTS
+from ..run.folder import RunFolder
+from ..system.files import read_json, write_json
+from ..system.progress import Display
+from .measure import read_result
+from .planner import Planned, Planner
+from .runner import Orders, open_jobs, run_jobs
+from .setup import Setup
+
+MARK = "reproduce.json"
+
+
+def find_experiments(names: Sequence[str]) -> list[Experiment]:
+    """Tables and figures by name, in the paper's order, and what goes beyond it; `all` is every one of the paper's.
+
+    Raises:
+        RecipeError: an unknown name.
+    """
+    known = EXPERIMENTS | {one.name: one for one in BEYOND}
+    for name in names:
+        if name != "all" and name not in known:
+            choice = f"choose one of {', '.join(known)}, or all (of the paper)"
+            raise RecipeError(f"there is no '{name}'{did_you_mean(name, known)}; {choice}")
+    return [one for name, one in known.items() if name in names or ("all" in names and one.of_paper)]
+
+
+def seconds(text: str) -> float:
+    """`90s`, `40m` or `1.5h` in seconds; a number alone is minutes.
+
+    Raises:
+        RecipeError: anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not match:
+        raise RecipeError(f"budget '{text}' is no length of time; write for example 40m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "": 60}[match[2]]
+
+
+def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, display: Display | None = None) -> Path:
+    """Do what is missing and write the report of what there is.
+
+    Returns:
+        The path of the report's page.
+
+    Raises:
+        RunError: `setup.output` holds something else.
+        Interrupted: Ctrl-C or SIGTERM; the report of what was finished is there.
+        CoadviseError: bad input, found before anything is trained; or some runs failed, after the others were done and
+            the report of them was written.
+    """
+    display = display or Display(every=10.0)
+    output = setup.output
+    planner = Planner(setup)
+    experiments = [_told_apart(one, planner) for one in experiments]
+    if output.exists() and not (output / MARK).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise RunError(f"{output} holds other files; choose another folder with --output")
+    orders.shifted.require(setup.classes)
+    _require_used(setup, experiments)
+    _require_recurring(setup, experiments)
+    write_json(output / MARK, {"scale": setup.scale.name, "changed": list(setup.changed)})
+    jobs, runs = open_jobs(planner, experiments, orders)
+    if jobs:
+        _require_folder(orders.results)
+    display.say(
+        f"{', '.join(one.name for one in experiments)} on {setup.title}: {len(runs)} runs, "
+        + (f"{len(jobs)} jobs to do" if jobs else "all there")
+    )
+    whole = True
+    try:
+        if jobs and not run_jobs(jobs, orders, display):
+            display.say("the budget is spent; the same command goes on")
+            whole = False
+    except (Interrupted, CoadviseError) as error:
+        _report(planner, experiments, runs, orders, whole=not isinstance(error, Interrupted))
+        raise
+    return _report(planner, experiments, runs, orders, whole=whole)
+
+
+def _told_apart(one: Experiment, planner: Planner) -> Experiment:
+    """An experiment beyond the paper without the rows that the given settings make the same as an earlier one."""
+    if one.of_paper:
+        return one
+    rows: dict[tuple[str, ...], Row] = {}
+    for row in one.rows:
+        rows.setdefault(tuple(planner.run(value.arm, 0).id for value in row.ours.values()), row)
+    left = [row for row in one.rows if row not in rows.values()]
+    if not left:
+        return one
+    shown = {value.arm for row in rows.values() for value in row.ours.values()}
+    claims = [claim for claim in one.claims if {value.arm for value in claim.values} <= shown]
+    note = (
+        f"Left out, because these settings make them the same as another row: {', '.join(r.labels[0] for r in left)}."
+    )
+    return replace(one, rows=list(rows.values()), claims=claims, notes=[*one.notes, note])
+
+
+def _require_recurring(setup: Setup, experiments: Sequence[Experiment]) -> None:
+    """Fresh views are another training only where views recur."""
+    if setup.views is None and any(one.name == "fresh" for one in experiments):
+        raise RecipeError(
+            "fresh: views never recur with these settings anyway; table6 and table7 are what you look for"
+        )
+
+
+def _require_folder(results: Path) -> None:
+    """Fail now, not when the first result is there."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"cannot write result files to {results}: {error.strerror or error}; choose another folder with --output "
+            "or --results"
+        ) from error
+
+
+def _require_used(setup: Setup, experiments: Sequence[Experiment]) -> None:
+    arms = {one for experiment in experiments for one in experiment.arms()}
+    models = {one.model for one in arms} | {adviser.model for one in arms for adviser in one.advisers}
+    unused = [model for model in setup.weights if model not in models]
+    if unused:
+        names = ", ".join(one.name for one in experiments)
+        raise RecipeError(f"--weights {unused[0]}=…: {names} has no such model; leave it out")
+
+
+def _report(
+    planner: Planner, experiments: Sequence[Experiment], runs: Sequence[Planned], orders: Orders, *, whole: bool
+) -> Path:
+    """Write the report; pictures of single images take a pass over the validation set: not after a stop."""
+    from ..reports.paper import write_paper_report
+
+    setup = planner.setup
+    if whole and "figure2" in [one.name for one in experiments]:
+        _write_pictures(planner)
+    # A twin of a model whose weights were given is trained to teach, and is no second run of it.
+    shown = [run for run in runs if not (planner.given(run.arm) and run.seed)]
+    found = {run.name: result for run in shown if (result := read_result(orders.results, run)) is not None}
+    scale = {
+        "name": setup.scale.name,
+        "title": setup.title,
+        "seeds": orders.seeds,
+        "changed": list(setup.changed),
+        "particulars": setup.particulars(),
+        "given": sorted({run.arm.id for run in shown if planner.given(run.arm)}),
+    }
+    return write_paper_report(setup.output, found, experiments, scale)
+
+
+def _write_pictures(planner: Planner) -> None:
+    """Figure 2's images and where the tokens look in them, once the four models of seed 0 are there."""
+    shown = {
+        "CNN": arm(CONV),
+        "INN": arm(INV),
+        "student, labels only": NONE,
+        "student, both teachers": CROSS,
+    }
+    members = {label: planner.run(one, 0) for label, one in shown.items()}
+    ids = [run.id for run in members.values()]
+    path = planner.setup.output / "figure2.json"
+    if path.is_file() and read_json(path).get("runs") == ids:
+        return
+    finished = (RunFolder(run.folder) for run in members.values())
+    if all(folder.finished and folder.best.is_file() for folder in finished):
+        models = {label: load_trained(run.folder) for label, run in members.items()}
+        found = disagreements(models)
+        chosen = [image["index"] for image in found["images"][:4]]
+        if chosen:
+            write_json(path.with_name("attention.json"), attention_on(models["student, both teachers"], chosen))
+        write_json(path, {"runs": ids, **found})

@@ -1,0 +1,254 @@
+"""What is measured of a finished run, and the small file that it leaves: every number by one flat name.
+
+| name | what |
+|---|---|
+| `accuracy/TOKEN`, `loss/TOKEN` | top-1 (a share) and cross entropy (nats) after the last epoch; `average`: all heads |
+| `teacher/NAME` | top-1 of a teacher on the same images |
+| `kl/TEACHER|TOKEN`, `kl_reverse/TEACHER|TOKEN` | KL(teacher ‖ token) and KL(token ‖ teacher) in nats (Table 5) |
+| `parameters`, `throughput`, `training_ms` | count; images/s in evaluation; ms an image in training, as it ran |
+| `corruptions/TOKEN` | mean top-1 error over 15 kinds of corruption at five severities |
+| `a/TOKEN`, `r/TOKEN` | top-1 on ImageNet-A and on renditions |
+| `ece/TOKEN`, `kappa/TEACHER|TOKEN`, `cka/TEACHER|TOKEN`, `ensemble/…` | see `likeness` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoints.trained import TrainedModel, load_trained
+from ..data.sources.base import ImageSource
+from ..data.sources.opening import open_source, open_sources
+from ..errors import RecipeError
+from ..evaluation.inference import with_classes
+from ..evaluation.robustness import corruption_errors, imagenet_c_errors, require_imagenet_c, subset_accuracy
+from ..evaluation.similarity import likeness
+from ..recipe.schema import FREE, flat
+from ..run.folder import RunFolder
+from ..run.provenance import manifest
+from ..system.clock import seconds_of
+from ..system.digests import file_digest
+from ..system.files import read_json, write_json
+from .planner import Planned
+
+FORMAT = 1
+DIGITS = 12
+"""Decimals of a stored number: enough that equal differences stay equal to 1e-9."""
+THROUGHPUT_BATCH = 64
+
+# Groups of measurements, by the beginning of the names they give.
+GROUPS = {
+    "run": ("accuracy", "loss", "teacher", "kl", "kl_reverse", "parameters", "throughput", "training_ms"),
+    "corruptions": ("corruptions",),
+    "a": ("a",),
+    "r": ("r",),
+    "likeness": ("ece", "kappa", "cka", "ensemble"),
+}
+
+
+def groups_of(metrics: Iterable[str]) -> set[str]:
+    """Groups that give some metrics."""
+    found = {metric.partition("/")[0] for metric in metrics}
+    return {group for group, names in GROUPS.items() if found & set(names)}
+
+
+def result_path(results: Path, run: Planned) -> Path:
+    """File of a run's result."""
+    return results / f"{run.name}.json"
+
+
+def read_result(results: Path, run: Planned) -> dict[str, Any] | None:
+    """A run's result, or None where there is none."""
+    path = result_path(results, run)
+    content = dict(read_json(path)) if path.is_file() else None
+    return content if content is not None and content.get("id") == run.id else None
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """Where shifted data is: for `a`, `r` and `c` (ImageNet-C) a source, with `@SPLIT,SPLIT` where it has several.
+
+    Attributes:
+        limit: validation images that are corrupted on the fly, and on which likeness is measured.
+    """
+
+    sources: Mapping[str, str] = field(default_factory=dict)
+    limit: int = 1000
+
+    def of(self, group: str) -> str | None:
+        """The name of a group's given source: its last part, since folders lie elsewhere on another machine."""
+        source = self.sources.get({"corruptions": "c"}.get(group, group))
+        if source is None:
+            return None
+        # Earlier versions cropped ImageNet-C once more; what they measured is measured again.
+        return source.rstrip("/").rpartition("/")[2] + (", whole images" if group == "corruptions" else "")
+
+    def splits(self, name: str) -> Iterator[tuple[str, ImageSource]]:
+        """The parts of `a` or `r`, by their split (empty for a source without).
+
+        Raises:
+            DataError: no such source or split.
+        """
+        source, _, splits = self.sources[name].partition("@")
+        for split in splits.split(","):
+            yield split, open_source(source, split or None)
+
+    def require(self, classes: tuple[str, ...]) -> None:
+        """Open everything once, before hours go into training.
+
+        Raises:
+            DataError: a source that is not there, or a class that the models will not know.
+        """
+        for name in self.sources:
+            if name == "c":
+                require_imagenet_c(self.sources["c"], classes)
+            else:
+                for _, source in self.splits(name):
+                    with_classes(source, classes)
+
+
+def groups_there(result: Mapping[str, Any] | None, shifted: Shifted) -> set[str]:
+    """Groups of measurements that a result has, without those made of other shifted data than is given now."""
+    if result is None:
+        return set()
+    made: Mapping[str, str] = result.get("sources", {})
+    return {g for g in result.get("groups", ()) if shifted.of(g) is None or made.get(g) == shifted.of(g)}
+
+
+def shifted_sources(words: Iterable[str]) -> dict[str, str]:
+    """`a=FOLDER` and the like by name.
+
+    Raises:
+        RecipeError: another form or name.
+    """
+    sources = {}
+    for word in words:
+        name, equals, source = word.partition("=")
+        if not equals or name not in ("a", "r", "c") or not source:
+            raise RecipeError(
+                f"--shifted {word}: write a=FOLDER, r=FOLDER or c=FOLDER; r=FOLDER@SPLIT,SPLIT takes splits"
+            )
+        sources[name] = source
+    return sources
+
+
+def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shifted: Shifted) -> None:
+    """Measure a finished run and write its result; what an earlier call measured of the same weights is kept."""
+    before = read_result(results, run) or {}
+    result = RunFolder(run.folder).result()
+    if not _same_weights(before, result):  # the file came from elsewhere, and the run was made again here
+        before = {}
+    trained = load_trained(run.folder, _device())
+    measured: dict[str, float] = {**before.get("measured", {}), **result["final"]}
+    measured["parameters"] = float(result["student"]["parameters"])
+    if result["seconds"]:
+        measured["training_ms"] = 1000 * result["seconds"] / max(1, result["images_seen"])
+    if "throughput" not in measured:
+        measured["throughput"] = _throughput(trained)
+    detail: dict[str, Any] = dict(before.get("detail", {}))
+    sources: dict[str, str] = dict(before.get("sources", {}))
+    for group in sorted({*groups} - {"run"} - groups_there(before, shifted)):
+        numbers, more = _GROUPS[group](run, trained, shifted)
+        measured |= numbers
+        detail |= more
+        sources.pop(group, None)
+        if (source := shifted.of(group)) is not None:
+            sources[group] = source
+    teachers = known_teachers(run) or before.get("teacher_weights") or teacher_weights(run)
+    content = {
+        "format": FORMAT,
+        "arm": run.arm.id,
+        "scale": scale,
+        "seed": run.seed,
+        "id": run.id,
+        "advisers": {name: one.id for name, one in run.advisers.items()},
+        "teacher_weights": teachers,
+        "student": result["student"],
+        "teachers": result["teachers"],
+        "data": result["data"],
+        **{key: result[key] for key in ("epochs", "steps", "images_seen", "seconds")},
+        "groups": sorted({*before.get("groups", ()), *groups}),
+        "sources": sources,
+        "measured": {name: round(float(value), DIGITS) for name, value in measured.items()},
+        "detail": detail,
+        "settings": {
+            key: value
+            for key, value in flat(run.recipe.model_dump(mode="json")).items()
+            if key not in FREE and not key.endswith("checkpoint") and value is not None
+        },
+        "provenance": {**result["provenance"], "measured": manifest()["date"]},
+    }
+    write_json(result_path(results, run), content)
+
+
+def teacher_weights(run: Planned) -> dict[str, str]:
+    """Hash of each teacher's weights as they are now."""
+    return {name: file_digest(RunFolder(one.folder).best) for name, one in run.advisers.items()}
+
+
+def known_teachers(run: Planned) -> dict[str, str]:
+    """Hashes of the teachers that a run was begun with; empty for a run that was not begun here."""
+    path = run.folder / ".teachers.json"
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+def note_teachers(run: Planned, weights: Mapping[str, str]) -> None:
+    """Keep them for the result, and for the day on which a teacher has been trained anew."""
+    write_json(run.folder / ".teachers.json", dict(weights))
+
+
+def _same_weights(before: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
+    """Whether a result file is of this very run: the same losses, to the decimals that older files have."""
+    known = before.get("measured", {})
+    return all(abs(known.get(name, float(value)) - float(value)) < 1e-6 for name, value in result["final"].items())
+
+
+Measured = tuple[dict[str, float], dict[str, Any]]
+
+
+def _corruptions(run: Planned, trained: TrainedModel, shifted: Shifted) -> Measured:
+    if "c" in shifted.sources:
+        errors = imagenet_c_errors(trained, shifted.sources["c"])
+    else:
+        errors = corruption_errors(trained, open_sources(trained.recipe.data)[1], limit=shifted.limit)
+    detail = {"corruptions": errors["kinds"], "corrupted images": errors["images"]}
+    return {f"corruptions/{token}": value for token, value in errors["mean"].items()}, detail
+
+
+def _subsets(name: str, trained: TrainedModel, shifted: Shifted) -> Measured:
+    """Accuracy on one or several splits of a source; the mean over the splits counts."""
+    found = {split: subset_accuracy(trained, source) for split, source in shifted.splits(name)}
+    tokens = next(iter(found.values()))
+    means = {f"{name}/{token}": sum(one[token] for one in found.values()) / len(found) for token in tokens}
+    return means, ({f"{name} by split": found} if "" not in found else {})
+
+
+def _likeness(run: Planned, trained: TrainedModel, shifted: Shifted) -> Measured:
+    teachers = {name: load_trained(one.folder, _device()) for name, one in run.advisers.items()}
+    source = open_sources(trained.recipe.data)[1]
+    return likeness(trained, teachers, source, limit=shifted.limit)
+
+
+_GROUPS: dict[str, Callable[[Planned, TrainedModel, Shifted], Measured]] = {
+    "corruptions": _corruptions,
+    "a": lambda run, trained, shifted: _subsets("a", trained, shifted),
+    "r": lambda run, trained, shifted: _subsets("r", trained, shifted),
+    "likeness": _likeness,
+}
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@torch.inference_mode()
+def _throughput(trained: TrainedModel) -> float:
+    """Images/s of the answer alone, float32, in batches of 64; the median of five."""
+    device = next(trained.model.parameters()).device
+    side = trained.recipe.data.image_size
+    x = torch.randn(THROUGHPUT_BATCH, 3, side, side, device=device)
+    return THROUGHPUT_BATCH / seconds_of(lambda: trained.model(x), device)

@@ -1,0 +1,243 @@
+"""From an arm to its run: the recipe at a scale, and a name that is the same on every machine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..advice.layout import views_of
+from ..models.cit import TOKEN_STD
+from ..paper.ablations import SEVEN_ARMS
+from ..paper.arms import Arm
+from ..paper.declared import Experiment
+from ..recipe.reading import recipe_from
+from ..recipe.schema import FREE, Recipe, flat
+from ..system.digests import _digest, file_digest
+from .setup import Setup
+
+# What a scale's own machine decides; two machines may differ in it and still add to one table.
+_LOCAL = (*FREE, "data.source", "data.val_source", "run.precision", "run.compile", "name")
+
+
+_VERSION = 1
+"""Part of every run's name: to be raised when a change of the code makes old results incomparable."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to be made: an arm with a seed.
+
+    Attributes:
+        id: hash of everything that decides its numbers.
+        advisers: the runs of its teachers, by the name of their token.
+    """
+
+    arm: Arm
+    seed: int
+    id: str
+    recipe: Recipe
+    advisers: Mapping[str, Planned]
+
+    @property
+    def given(self) -> bool:
+        """Whether its weights are given, so that nothing is trained."""
+        return self.recipe.student.pretrained or self.recipe.student.checkpoint is not None
+
+    @property
+    def name(self) -> str:
+        """Name of its folder and its result file."""
+        return f"{self.arm.id}.s{self.seed}.{self.id[:8]}"
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(str(self.recipe.run.output))
+
+
+class Planner:
+    """Makes each run of a setup once."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self._known: dict[tuple[Arm, int], Planned] = {}
+
+    def run(self, arm: Arm, seed: int) -> Planned:
+        """The run of an arm with a seed.
+
+        Raises:
+            RecipeError: settings that do not fit the arm.
+        """
+        if (arm, seed) not in self._known:
+            advisers = {one.name: self.run(one.arm, one.seed) for one in arm.advisers}
+            content = self._content(arm, seed, advisers)
+            where = f"arm {arm.id} at scale {self.setup.scale.name}"
+            recipe = recipe_from(content, where=where)
+            settings = {k: v for k, v in flat(recipe.content()).items() if k not in _LOCAL}
+            settings = {k: v for k, v in settings.items() if not k.endswith(".checkpoint")}
+            if recipe.data.augment.policy != "deit":  # where nothing is resized by it
+                del settings["data.resizer"]
+            known = {name: one.id for name, one in advisers.items()}
+            parts = [_VERSION, settings, known, self.setup.data]
+            if weights := self._weights(arm, seed):
+                parts.append(_weights_digest(weights))
+            identity = _digest(parts)
+            folder = self.setup.output / "runs" / f"{arm.id}.s{seed}.{identity[:8]}"
+            content["run"]["output"] = str(folder)
+            content["advice"] = self._advice(recipe, seed)
+            self._known[arm, seed] = Planned(arm, seed, identity, recipe_from(content, where=where), advisers)
+        return self._known[arm, seed]
+
+    def given(self, arm: Arm) -> bool:
+        """Whether an arm has given weights, which are those of seed 0 and its only ones."""
+        return arm == Arm(arm.model) and arm.model in self.setup.weights
+
+    def _weights(self, arm: Arm, seed: int) -> str | None:
+        return self.setup.weights[arm.model] if self.given(arm) and seed == 0 else None
+
+    def _content(self, arm: Arm, seed: int, advisers: Mapping[str, Planned]) -> dict[str, Any]:
+        scale = self.setup.scale
+        content = copy.deepcopy(dict(self.setup.content))
+        content["name"] = f"{arm.id}-s{seed}"
+        content["student"] = self._student(arm)
+        content["data"]["seed"] = content["run"]["seed"] = seed
+        if arm.is_transformer and (advisers or arm.injected):
+            _give_tokens(content["student"], arm)
+        if not (arm.is_transformer or arm.model in ("resnet10", "mixer_tiny")):
+            _school(content, self.setup.school)
+        if weights := self._weights(arm, seed):
+            content["student"] |= {"pretrained": True} if weights == "timm" else {"checkpoint": weights}
+        if arm.part != 1.0:
+            for key in ("epochs", "warmup_epochs"):
+                content["schedule"][key] = arm.part * content["schedule"].get(key, 0)
+            content["schedule"]["epochs"] = max(1, round(content["schedule"]["epochs"]))
+        content["teachers"] = {
+            one.name: {
+                "model": advisers[one.name].recipe.student.model,
+                "bias": one.bias,
+                "checkpoint": str(advisers[one.name].folder / "best.safetensors"),
+            }
+            for one in arm.advisers
+        }
+        tokens = "single" if arm.tokens == "single" else "auto"
+        weight = 1.0 if arm.advice == "hard" else scale.weight  # DeiT's: half labels, half the teacher's class
+        weight *= arm.weight
+        content["loss"] = {
+            "tokens": tokens,
+            "advice": arm.advice,
+            "weights": dict.fromkeys(advisers, weight),
+        }
+        if arm.temperature != 1.0:
+            content["loss"]["temperatures"] = dict.fromkeys(advisers, arm.temperature)
+        token_lr = arm.token_lr * content["optim"].get("token_lr", 1.0)
+        content["optim"]["token_lr"] = token_lr if arm.is_transformer else 1.0
+        if not arm.mixing:
+            content["data"]["augment"] = {**content["data"].get("augment", {}), "mixup": 0.0, "cutmix": 0.0}
+        if arm.live:
+            content["data"]["views"] = None
+        return content
+
+    def _student(self, arm: Arm) -> dict[str, Any]:
+        """The scale's model; of the recipe's own student, transformers keep the drop path."""
+        student = self.setup.scale.model(arm.model)
+        rate = self.setup.content.get("student", {}).get("options", {}).get("drop_path_rate")
+        if arm.is_transformer and rate is not None:
+            student["options"] = {"drop_path_rate": rate, **student.get("options", {})}
+        return student
+
+    def _advice(self, recipe: Recipe, seed: int) -> dict[str, Any]:
+        if not recipe.teachers or recipe.data.views is None:
+            return {}
+        return {"source": "cache", "folder": str(self.cache(recipe, seed)), "top_k": None}
+
+    def cache(self, recipe: Recipe, seed: int) -> Path:
+        """Folder of the advice for a seed: other images, views or teachers have a folder of their own."""
+        facts = [
+            self.setup.data,
+            recipe.data.model_dump(mode="json", exclude={"source", "val_source", "workers"}),
+            views_of(recipe),
+            self.run(_SOME_TEACHER, 0).id,  # changes with whatever changes the training of teachers
+            sorted((model, _weights_digest(weights)) for model, weights in self.setup.weights.items()),
+        ]
+        return self.setup.output / "caches" / f"s{seed}.{_digest(facts)[:8]}"
+
+
+_SOME_TEACHER = Arm("resnet18")
+
+
+def _give_tokens(student: dict[str, Any], arm: Arm) -> None:
+    """An advised transformer is a CiT; tokens that learn the labels are declared, others follow from the teachers."""
+    if arm.tokens == "single" and not arm.injected and arm.stem == "patchify":
+        return
+    if arm.advice == "hard":
+        student["options"] = {**student.get("options", {}), "inference": "average"}  # as DeiT answers
+    student["model"] = student["model"].replace("transformer_", "cit_")
+    if arm.stem != "patchify":
+        student["options"] = {**student.get("options", {}), "stem": arm.stem}
+    if arm.token_std != 1.0:
+        student["options"] = {**student.get("options", {}), "token_std": round(arm.token_std * TOKEN_STD, 9)}
+    if arm.injected:
+        student["tokens"] = {bias: bias for bias in arm.injected}
+
+
+def _school(content: dict[str, Any], school: Mapping[str, Any]) -> None:
+    """Settings of a model that may teach: its schedule is its own, and its views never recur."""
+    content["data"]["views"] = None
+    schedule, optim = content["schedule"], content["optim"]
+    if "epochs" in school:
+        schedule["warmup_epochs"] = schedule.get("warmup_epochs", 0) * school["epochs"] / schedule["epochs"]
+        schedule["epochs"] = school["epochs"]
+    for key in ("lr", "weight_decay", "batch_size"):
+        if key in school:
+            optim[key] = school[key]
+    if "image_size" in school:
+        content["data"]["image_size"] = school["image_size"]
+    if "augment" in school:
+        content["data"]["augment"] = dict(school["augment"])
+
+
+def in_order(planner: Planner, experiments: Sequence[Experiment], seeds: int) -> list[Planned]:
+    """All runs that some experiments need, the most telling first, each after the runs of its teachers.
+
+    The seven arms come first with all of their seeds, then everything else, seed by seed.
+    """
+    wanted: list[tuple[Arm, int]] = []
+    arms = {arm for experiment in experiments for arm in experiment.arms()}
+    wanted += [(arm, seed) for seed in range(seeds) for arm in SEVEN_ARMS if arm in arms]
+    single = _single_runs(experiments)
+    for seed in range(seeds):
+        for experiment in experiments:
+            wanted += [
+                (arm, seed)
+                for arm in experiment.arms()
+                if (arm not in single or seed in single[arm]) and not (planner.given(arm) and seed)
+            ]
+    ordered: dict[str, Planned] = {}
+    for arm, seed in wanted:
+        run = planner.run(arm, seed)
+        for adviser in run.advisers.values():
+            ordered.setdefault(adviser.id, adviser)
+        ordered.setdefault(run.id, run)
+    return list(ordered.values())
+
+
+def _single_runs(experiments: Iterable[Experiment]) -> dict[Arm, set[int]]:
+    """Arms of which only certain seeds are shown."""
+    seeds: dict[Arm, set[int | None]] = {}
+    for experiment in experiments:
+        for value in experiment.values():
+            seeds.setdefault(value.arm, set()).add(value.seed)
+    return {arm: {s for s in found if s is not None} for arm, found in seeds.items() if None not in found}
+
+
+def column_recipe(planner: Planner, run: Planned, name: str) -> Recipe:
+    """The recipe that stores one teacher's advice for a student and all others that see the same images."""
+    one = next(adviser for adviser in run.arm.advisers if adviser.name == name)
+    arm = Arm("transformer_tiny", (one,), part=run.arm.part, mixing=run.arm.mixing)
+    return planner.run(arm, run.seed).recipe
+
+
+def _weights_digest(weights: str) -> str:
+    return weights if weights == "timm" else file_digest(Path(weights))

@@ -1,0 +1,295 @@
+"""Runs what a table needs: each run once, several side by side, the most telling first, resumed where it was cut off.
+
+Three kinds of jobs: a model is trained and measured; a teacher's advice is stored for the students of a seed; a run
+whose result lacks a measurement is measured again. A job starts when those it depends on have ended.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from traceback import format_exception
+from typing import Any
+
+from ..errors import CoadviseError, Interrupted, RunError
+from ..paper.declared import Experiment
+from ..recipe.reading import dump_recipe, recipe_from
+from ..recipe.yaml import parse_yaml
+from ..run.folder import RunFolder, read_metrics
+from ..system.digests import file_digest
+from ..system.files import read_json, write_json
+from ..system.locks import one_at_a_time
+from ..system.progress import Bar, Display
+from ..system.workers import stop_workers, submit, worker_pool
+from .measure import (
+    Shifted,
+    groups_of,
+    groups_there,
+    known_teachers,
+    measure,
+    note_teachers,
+    read_result,
+    teacher_weights,
+)
+from .planner import Planned, Planner, column_recipe, in_order
+
+
+@dataclass
+class Job:
+    """A piece of work for one process.
+
+    Attributes:
+        key: `train ID`, or `advice FOLDER TEACHER`.
+        title: for messages.
+        needs: keys of the jobs that must have ended before.
+        holds: something that only one job at a time may use.
+        images: training images to be seen in `epochs`, for the progress bar.
+    """
+
+    key: str
+    title: str
+    work: tuple[Any, ...]
+    needs: set[str] = field(default_factory=set)
+    holds: str = ""
+    images: int = 0
+    epochs: int = 1
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a call asks for.
+
+    Attributes:
+        results: folder of the result files.
+        budget: seconds after which no job is started and the running ones are saved and stopped.
+        jobs: processes side by side.
+    """
+
+    results: Path
+    seeds: int
+    budget: float | None = None
+    jobs: int | None = None
+    shifted: Shifted = field(default_factory=Shifted)
+
+
+def wanted_groups(run: Planned, experiments: Sequence[Experiment], orders: Orders) -> list[str]:
+    """Groups of measurements that a run's result must have; shifted data that is not given is not asked for."""
+    metrics = {v.metric for e in experiments for v in e.values() if v.arm == run.arm}
+    absent = {"a", "r"} - set(orders.shifted.sources)
+    return sorted(({"run"} | groups_of(metrics) | ({"likeness"} if run.advisers else set())) - absent)
+
+
+def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Orders) -> tuple[list[Job], list[Planned]]:
+    """The jobs that are still to be done, the most telling first, and all runs that count."""
+    runs = in_order(planner, experiments, orders.seeds)
+    groups = {run.id: wanted_groups(run, experiments, orders) for run in runs}
+    # Nothing is trained anew merely because shifted images have another name here.
+    shifted = {run.id: orders.shifted if RunFolder(run.folder).finished else Shifted() for run in runs}
+    have = {run.id: groups_there(read_result(orders.results, run), shifted[run.id]) for run in runs}
+    missing = [run for run in runs if not set(groups[run.id]) <= have[run.id]]
+    taught = [run for run in missing if run.advisers and not RunFolder(run.folder).finished]
+    # A teacher whose result came from elsewhere has no weights here.
+    weightless = {
+        one.id
+        for run in missing
+        for one in run.advisers.values()
+        if not (one.folder / "best.safetensors").is_file() or not RunFolder(one.folder).finished
+    }
+    open_ids = {run.id for run in missing} | weightless
+    jobs: dict[str, Job] = {}
+    for run in runs:
+        if run.id not in open_ids:
+            continue
+        needs = {f"train {one.id}" for one in run.advisers.values() if one.id in open_ids}
+        if run in taught and run.recipe.advice.source == "cache":
+            for name, one in run.advisers.items():
+                column = _column_job(planner, run, name, needs & {f"train {one.id}"})
+                jobs.setdefault(column.key, column)
+                needs.add(column.key)
+        finished = RunFolder(run.folder).finished
+        work = (
+            _train_and_measure,
+            _portable(run),
+            groups[run.id],
+            str(orders.results),
+            planner.setup.scale.name,
+            orders.shifted,
+        )
+        epochs = 0 if finished or run.given else run.recipe.schedule.epochs
+        images = epochs * planner.setup.train_images
+        key = f"train {run.id}"
+        jobs[key] = Job(key, run.name, work, needs, images=images, epochs=epochs, folder=run.folder)
+    return list(jobs.values()), runs
+
+
+def _column_job(planner: Planner, run: Planned, name: str, needs: set[str]) -> Job:
+    recipe = column_recipe(planner, run, name)
+    folder = str(recipe.advice.folder)
+    return Job(
+        f"advice {folder} {name}", f"advice of {name}", (_store, dump_recipe(recipe), name), set(needs), holds=folder
+    )
+
+
+def _portable(run: Planned) -> dict[str, Any]:
+    """A run for another process; of its teachers it knows no more than their names."""
+    return {
+        "arm": run.arm,
+        "seed": run.seed,
+        "id": run.id,
+        "recipe": dump_recipe(run.recipe),
+        "advisers": {name: _portable(one) for name, one in run.advisers.items()},
+    }
+
+
+def _planned(content: Mapping[str, Any]) -> Planned:
+    recipe = recipe_from(parse_yaml(content["recipe"], "the run"))
+    advisers = {name: _planned(one) for name, one in content["advisers"].items()}
+    return Planned(content["arm"], content["seed"], content["id"], recipe, advisers)
+
+
+# --- in a worker -------------------------------------------------------------------------------------------
+
+
+def _train_and_measure(
+    content: Mapping[str, Any], groups: Sequence[str], results: str, scale: str, shifted: Shifted
+) -> None:
+    from ..training.train import train
+    from .adopt import adopt
+
+    run = _planned(content)
+    folder = RunFolder(run.folder)
+    with one_at_a_time(run.folder / ".lock"):  # another call on the same folder may have the same run to do
+        if folder.finished and set(groups) <= groups_there(read_result(Path(results), run), shifted):
+            return
+        if not folder.finished and run.given:
+            adopt(run.recipe, folder)
+        elif not folder.finished:
+            teachers = teacher_weights(run)
+            if known_teachers(run) != teachers:  # trained anew since this run was begun
+                folder.last.unlink(missing_ok=True)
+            note_teachers(run, teachers)
+            train(run.recipe, resume=folder.last.is_file(), display=Display(quiet=True))
+        folder.last.unlink(missing_ok=True)  # a finished run needs no way back; hundreds of them would fill a disk
+        measure(run, groups, Path(results), scale, shifted)
+
+
+def _store(recipe_yaml: str, name: str) -> None:
+    """A teacher's advice, written anew where the teacher has been trained anew since."""
+    from ..training.caching import cache_advice
+
+    recipe = recipe_from(parse_yaml(recipe_yaml, "advice"))
+    folder, weights = Path(str(recipe.advice.folder)), file_digest(Path(str(recipe.teachers[name].checkpoint)))
+    marker = folder.parent / f".{folder.name}.{name}.json"
+    with one_at_a_time(folder.parent / f".{folder.name}.lock"):  # another call may want the same
+        stored = read_json(marker) if marker.is_file() else {}
+        if stored == {"weights": weights, "complete": True} and (folder / name / "column.json").is_file():
+            return
+        if stored.get("weights", weights) != weights:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        write_json(marker, {"weights": weights, "complete": False})
+        cache_advice(recipe, display=Display(quiet=True))
+        write_json(marker, {"weights": weights, "complete": True})
+
+
+# --- in the parent -----------------------------------------------------------------------------------------
+
+
+def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
+    """Do the jobs, as many at a time as asked for.
+
+    Returns:
+        Whether all were done; False when the budget ran out.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; everything is saved, the same call goes on.
+        RunError: some jobs failed; all that do not need them were done, in the budget's time. Or a process was killed.
+    """
+    import torch
+
+    devices = torch.cuda.device_count()
+    count = orders.jobs or devices or max(1, min(os.cpu_count() or 1, 4))
+    threads = _threads(max(1, (os.cpu_count() or 1) // count))
+    deadline = None if orders.budget is None else time.monotonic() + orders.budget
+    waiting, done, running = list(jobs), set[str](), dict[Future[bool], Job]()
+    open_keys = {job.key for job in jobs}
+    failed, spent = list[tuple[str, Exception]](), False
+    with worker_pool(count, threads, devices) as pool, display.bar("runs", sum(j.images for j in jobs)) as bar:
+        progress = _Progress(jobs, bar)
+        try:
+            while waiting or running:
+                if deadline is not None and time.monotonic() > deadline:
+                    stop_workers(pool)
+                    spent = True
+                    break
+                while len(running) < count and (job := _next(waiting, done, open_keys, running.values())):
+                    waiting.remove(job)
+                    running[submit(pool, *job.work)] = job
+                if not running:  # the rest needs what failed
+                    break
+                for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    try:
+                        ended = future.result()
+                    except BrokenProcessPool:
+                        raise
+                    except Exception as error:
+                        failed.append((job.title, error))
+                        known = isinstance(error, CoadviseError)
+                        display.say(
+                            f"{job.title} failed: " + (str(error) if known else "".join(format_exception(error)))
+                        )
+                        continue
+                    if not ended:
+                        raise KeyboardInterrupt
+                    done.add(job.key)
+                progress.show(done, len(jobs))
+        except KeyboardInterrupt:
+            raise Interrupted("stopped, everything is saved; the same command goes on") from None
+        except BrokenProcessPool:
+            raise RunError(
+                "a process was killed from outside, perhaps for want of memory; fewer side by side (--jobs) need "
+                "less, and the same command goes on"
+            ) from None
+    if failed:
+        title, first = failed[0]
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        rest = f"{len(waiting)} jobs are left" if waiting else "everything else is done"
+        raise RunError(f"{title} failed{more}: {first}; {rest}, and the same command tries again")
+    return not spent
+
+
+def _threads(share: int) -> int:
+    """Threads of each process: OMP_NUM_THREADS (which may be a list, one for each level) or an equal share."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) else share
+
+
+def _next(waiting: Sequence[Job], done: set[str], open_keys: set[str], running: Any) -> Job | None:
+    held = {job.holds for job in running if job.holds}
+    return next((j for j in waiting if (j.needs & open_keys) <= done and j.holds not in held), None)
+
+
+class _Progress:
+    """Training images seen, of all jobs, as their runs have logged them."""
+
+    def __init__(self, jobs: Sequence[Job], bar: Bar) -> None:
+        self._jobs, self._bar, self._shown = jobs, bar, 0
+
+    def show(self, done: set[str], total: int) -> None:
+        seen = sum(job.images if job.key in done else _seen(job) for job in self._jobs)
+        self._bar.advance(seen - self._shown, f"{len(done)}/{total} jobs done")
+        self._shown = seen
+
+
+def _seen(job: Job) -> int:
+    if job.folder is None or not job.images:
+        return 0
+    lines = list(read_metrics(job.folder / "metrics.jsonl"))
+    return round(job.images * max((float(line.get("epoch", 0)) for line in lines), default=0.0) / job.epochs)

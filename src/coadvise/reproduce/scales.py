@@ -1,0 +1,194 @@
+"""Scales: on what data, with what sizes and for how long the paper's experiments are run.
+
+At every scale the teachers are ResNets, RegNetYs and RedNets of the paper's kinds of blocks and the students ViTs and
+Mixers: only depth, width, patch and stem shrink. `imagenet` is the paper's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..errors import RecipeError, did_you_mean
+from ..recipe.schema import Augmentation, NonNegative, Part, Positive
+
+
+class School(Part):
+    """How models that may teach are trained, where it differs from the students."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    lr: Positive | None = None
+    weight_decay: NonNegative | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    image_size: Annotated[int, Field(ge=4)] | None = None
+    augment: Augmentation | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One size at which every experiment can be run.
+
+    Attributes:
+        recipe: built-in recipe whose data, optimiser and schedule the students take.
+        source: of the images; None must be given with `--data`.
+        models: what takes the place of a model of the paper: the keys of `recipe.Student`. A model that is not named
+            is used as it is, with `full` added.
+        full: keys for models that are used as they are.
+        school: how models that may teach are trained: the keys of `School`.
+        weight: λ of every advised token.
+        views: training views whose advice is stored and recurs; None asks the teachers anew in every step.
+        check_size: validation images for measurements that take many passes.
+    """
+
+    name: str
+    title: str
+    recipe: str
+    source: str | None
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    full: Mapping[str, Any] = field(default_factory=dict)
+    school: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
+    views: int | None = None
+    check_size: int = 1000
+
+    def model(self, name: str) -> dict[str, Any]:
+        """Keys of `recipe.Student` for a model of the paper."""
+        return dict(self.models[name]) if name in self.models else {"model": name, **self.full}
+
+
+def _resnets(base: int) -> dict[str, dict[str, Any]]:
+    """Narrow ResNets of full depth; bottlenecks widen by four, so they start at half the width."""
+    basic = [base * 2**i for i in range(4)]
+    narrow = [width // 2 for width in basic]
+    names = {"resnet10": basic, "resnet18": basic, "resnet34": basic}
+    names |= dict.fromkeys(("resnet50", "resnet101", "resnet152"), narrow)
+    return {name: {"model": name, "options": {"channels": c}, "small_stem": True} for name, c in names.items()}
+
+
+def _rednets(width: int, **options: Any) -> dict[str, dict[str, Any]]:
+    depths = {"26": (1, 1, 1), "38": (1, 2, 1), "50": (2, 2, 2), "101": (2, 3, 2), "152": (3, 4, 3)}
+    stem = {} if options else {"small_stem": True}
+    return {
+        f"rednet{name}": {"model": f"rednet{name}", "options": {"layers": list(d), "width": width, **options}, **stem}
+        for name, d in depths.items()
+    }
+
+
+def _regnets(factor: int) -> dict[str, dict[str, Any]]:
+    """Four stages that double in width, as the smallest RegNetYs do; depth and width grow with the name's FLOPs."""
+    shapes = {
+        "regnety_002": (6, 8, 8.0, 8),
+        "regnety_004": (8, 8, 8.0, 8),
+        "regnety_006": (8, 16, 14.0, 8),
+        "regnety_040": (12, 16, 10.0, 16),
+        "regnety_080": (10, 32, 24.0, 16),
+        "regnety_160": (12, 40, 22.0, 24),
+    }
+    return {
+        name: {
+            "model": name,
+            "options": {
+                "depth": depth,
+                "w0": factor * width,
+                "wa": factor * slope,
+                "wm": 2.0,
+                "group_size": group,
+                "stem_width": factor * 8,
+            },
+            "small_stem": True,
+        }
+        for name, (depth, width, slope, group) in shapes.items()
+    }
+
+
+def _students(patch: int, width: int, depth: int) -> dict[str, dict[str, Any]]:
+    """The tiny transformer and Mixer of that width, the small transformer twice as wide, as in the paper."""
+    tiny = {"patch_size": patch, "embed_dim": width, "depth": depth, "num_heads": 3}
+    return {
+        "transformer_tiny": {"model": "transformer_tiny", "options": tiny},
+        "transformer_small": {
+            "model": "transformer_small",
+            "options": {**tiny, "embed_dim": 2 * width, "num_heads": 6},
+        },
+        "mixer_tiny": {
+            "model": "mixer_tiny",
+            "options": {"patch_size": patch, "embed_dim": width, "num_blocks": depth},
+        },
+    }
+
+
+_DIGITS_SCHOOL = {
+    "policy": "light", "hflip": 0.0, "erasing": 0.0, "mixup": 0.2, "cutmix": 0.0, "label_smoothing": 0.0,
+}  # fmt: skip
+_PATCH8 = {name: {"model": name, "options": {"patch_size": 8}} for name in
+           ("transformer_tiny", "transformer_small", "mixer_tiny")}  # fmt: skip
+_PATCH4 = {name: {"model": name, "options": {"patch_size": 4}} for name in _PATCH8}
+
+SCALES: dict[str, Scale] = {
+    scale.name: scale
+    for scale in (
+        Scale(
+            name="digits",
+            title="200 handwritten digits of 8 × 8 pixels",
+            recipe="digits",
+            source="digits",
+            models=_students(2, 48, 3) | _resnets(8) | _rednets(16, stem="small") | _regnets(1),
+            school={"epochs": 150, "lr": 2.0e-3, "image_size": 16, "augment": _DIGITS_SCHOOL},
+            weight=10.0,
+            views=25,
+        ),
+        Scale(
+            name="cifar-cpu",
+            title="10,000 images of CIFAR-10, small models",
+            recipe="cifar10-cpu",
+            source="torchvision:CIFAR10",
+            models=_students(8, 96, 6) | _resnets(16) | _rednets(32) | _regnets(2),
+            school={"epochs": 20, "lr": 2.0e-3},
+            settings={"schedule": {"epochs": 25, "warmup_epochs": 3}, "run": {"eval_every": 25}},
+            views=10,
+        ),
+        Scale(
+            name="cifar",
+            title="CIFAR-10",
+            recipe="cifar10",
+            source="torchvision:CIFAR10",
+            models=_PATCH4,
+            full={"small_stem": True},
+            school={"epochs": 60, "lr": 5.0e-4},
+            settings={"run": {"eval_every": 10}},
+            views=50,
+        ),
+        Scale(
+            name="tiny",
+            title="100 classes of Tiny ImageNet at 64 × 64 pixels",
+            recipe="tiny",
+            source=None,
+            models=_PATCH8,
+            full={"small_stem": True},
+            school={"epochs": 60, "lr": 1.0e-3},
+            views=25,
+        ),
+        Scale(
+            name="imagenet",
+            title="ImageNet at 224 × 224 pixels, the paper's settings",
+            recipe="transformer-ti",
+            source=None,
+            check_size=50_000,
+        ),
+    )
+}
+
+
+def find_scale(name: str) -> Scale:
+    """A scale by its name.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    if name not in SCALES:
+        raise RecipeError(f"there is no scale '{name}'{did_you_mean(name, SCALES)}")
+    return SCALES[name]

@@ -1,0 +1,157 @@
+"""The setup of a call: a scale on given data, with the settings that were changed."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from timm.models import is_model
+
+from ..advice.identity import data_facts
+from ..data.sources.opening import open_sources
+from ..errors import RecipeError
+from ..recipe.reading import apply_setting, builtin_recipes, recipe_from, validated
+from ..recipe.yaml import parse_yaml
+from ..system.digests import _digest
+from .scales import Scale, School
+
+# What the arms decide, and the planner.
+_OWNED = ("name", "student", "teachers", "loss", "advice", "run.seed", "run.output", "data.seed")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and on what the experiments of a call are run.
+
+    Attributes:
+        data: fingerprint of the images and labels.
+        weights: model → file of weights, or `timm` for timm's published ones: they stand for the run of seed 0.
+        changed: the settings that were given in place of the scale's own.
+        source: of the images, where they are not the scale's own.
+        classes: names of the data's classes.
+    """
+
+    scale: Scale
+    output: Path
+    content: Mapping[str, Any]
+    school: Mapping[str, Any]
+    data: str
+    train_images: int
+    weights: Mapping[str, str]
+    changed: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    source: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What the experiments are made on; images that were given are called by the last part of their name."""
+        if self.source is None:
+            return self.scale.title
+        name = Path(self.source).resolve().name if Path(self.source).exists() else self.source.rpartition("/")[2]
+        return f"{name}, {len(self.classes)} classes, with the settings for {self.scale.title}"
+
+    def particulars(self) -> list[str]:
+        """What differs from the paper beside data and sizes, in sentences for a report."""
+        found = []
+        if self.scale.weight != 1.0:
+            found.append(
+                f"λ is {self.scale.weight:g} for every advised token, in the paper 1. Only a teacher's top class "
+                "(DeiT-KD) has the weight of the labels, as in DeiT."
+            )
+        if self.views is not None:
+            found.append(
+                f"Students see {self.views} views of each image in turn, on which the teachers' advice is stored. "
+                "Those that learn from labels alone see the same ones. With views drawn anew in every epoch they may "
+                "be better, and teachers may add less: “sweep” has both."
+            )
+        own = self.content["data"].get("image_size")
+        if self.school.get("image_size", own) != own:
+            size = self.school["image_size"]
+            found.append(f"Models that teach see images of {size} × {size} pixels, students of {own} × {own}.")
+        if "augment" in self.school:
+            found.append("Models that teach have an augmentation of their own.")
+        return found
+
+    @property
+    def views(self) -> int | None:
+        """Stored views, or None for live advice."""
+        views = self.content["data"].get("views")
+        return None if views is None else int(views)
+
+
+def set_up(
+    scale: Scale,
+    output: Path,
+    *,
+    source: str | None = None,
+    classes: str | None = None,
+    settings: Sequence[str] = (),
+    weights: Mapping[str, str] | None = None,
+) -> Setup:
+    """The scale on given data, with `settings` in place of its own: `key=value`; `school.key=value` for teachers;
+    `weight=λ` for every advised token.
+
+    Raises:
+        RecipeError: a setting that does not fit, or no data given for a scale that has none of its own.
+        DataError: no such data.
+    """
+    if source is None and scale.source is None:
+        raise RecipeError(f"scale {scale.name} has no images of its own: give {scale.title} with --data FOLDER")
+    changed = tuple(settings)
+    weighted = [setting for setting in settings if setting.partition("=")[0].strip() == "weight"]
+    if weighted:
+        scale, settings = _with_weight(scale, weighted[-1]), [one for one in settings if one not in weighted]
+    path = builtin_recipes()[scale.recipe]
+    content = copy.deepcopy(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+    content["teachers"], content["loss"] = {}, {}
+    for part, changes in scale.settings.items():
+        content[part] = {**content.get(part, {}), **changes}
+    content["data"] = {**content["data"], "views": scale.views, "classes": classes}
+    content["data"]["source"] = source or scale.source
+    content["run"] = {**content.get("run", {}), "tensorboard": False, "allow_weak": True, "compile": "auto"}
+    content["school"] = copy.deepcopy(dict(scale.school))
+    if any(setting.startswith("school.augment.") for setting in settings):  # changes of what the students see
+        content["school"].setdefault("augment", copy.deepcopy(content["data"].get("augment", {})))
+    for setting in settings:
+        _require_free(setting)
+        apply_setting(content, setting)
+    school = content.pop("school")
+    school = validated(School, school, "the settings school.*").model_dump(exclude_none=True, exclude_unset=True)
+    unknown = [name for name in weights or {} if not is_model(name)]
+    if unknown:
+        raise RecipeError(f"--weights {unknown[0]}: no model has that name; write for example rednet101=rednet101.pth")
+    recipe = recipe_from(content, where=f"scale {scale.name}")
+    for part in ("optim", "schedule"):  # arms compute with them: numbers, whatever they were written as
+        plain = recipe.model_dump(mode="json")[part]
+        content[part] = {key: plain[key] for key in content[part]}
+    train, validation = open_sources(recipe.data)
+    kept = ("images", "classes", "labels", "image names", "image contents")
+    facts = [{key: data_facts(recipe, one)[key] for key in kept} for one in (train, validation)]
+    names = tuple(train.class_names)
+    return Setup(
+        scale, output, content, school, _digest(facts), len(train), dict(weights or {}), changed, names, source
+    )
+
+
+def _with_weight(scale: Scale, setting: str) -> Scale:
+    try:
+        weight = float(setting.partition("=")[2])
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight < math.inf:
+        raise RecipeError(f"{setting}: the weight of the advised tokens must be a number ≥ 0, for example weight=3")
+    return replace(scale, weight=weight)
+
+
+def _require_free(setting: str) -> None:
+    key = setting.partition("=")[0].strip()
+    owned = next((part for part in _OWNED if key == part or key.startswith(f"{part}.")), None)
+    if owned is not None:
+        raise RecipeError(
+            f"{setting}: the arms of the tables decide {owned}; data, optim, schedule, run, school and weight (λ) may "
+            "be changed. A run of your own: `coadvise train OUTPUT/runs/RUN/recipe.yaml run.output=FOLDER key=value`"
+        )

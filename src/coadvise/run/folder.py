@@ -1,0 +1,133 @@
+"""The folder of a run: what is in it, and when it may be started, resumed or left alone.
+
+recipe.yaml        the whole recipe, defaults written out
+manifest.json      provenance
+metrics.jsonl      one line for each log step and each evaluation
+last.safetensors   everything a resume needs
+best.safetensors   weights with the best validation accuracy, ready for `coadvise predict`
+result.json        written last: its presence means the run is finished
+teachers/NAME/     runs of the teachers that the recipe trains first
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunError
+from ..recipe.reading import dump_recipe, load_recipe
+from ..recipe.schema import FREE, Recipe, flat
+from ..system.files import read_json, write_atomic, write_json
+
+
+class RunFolder:
+    """Paths and files of one run; only the main process writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last = path / "last.safetensors"
+        self.best = path / "best.safetensors"
+        self.metrics = path / "metrics.jsonl"
+        self._result = path / "result.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended normally."""
+        return self._result.is_file()
+
+    def result(self) -> dict[str, Any]:
+        """The result of a finished run."""
+        return dict(read_json(self._result))
+
+    def check(self, recipe: Recipe, resume: bool) -> None:
+        """Refuse to start where something would be lost or mixed up.
+
+        Raises:
+            RunError: a finished run, an unfinished run without `resume`, another recipe, or a foreign folder.
+        """
+        if not self.path.exists():
+            if resume:
+                raise RunError(f"nothing to resume: {self.path} does not exist; start without --resume")
+            return
+        if not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; choose another folder with run.output=FOLDER")
+        recipe_file = self.path / "recipe.yaml"
+        if not (recipe_file.is_file() and (self.path / "manifest.json").is_file()):
+            # `begin` may have been killed between its two files; the first says whose it is.
+            ours = {"teachers", "manifest.json"} if self._begun() else {"teachers"}
+            if any(path.name not in ours and not path.name.startswith(".") for path in self.path.iterdir()):
+                raise RunError(f"{self.path} holds other files; choose another folder with run.output=FOLDER")
+            return
+        if self.finished or self.last.is_file():
+            self.require_same(recipe)
+        if self.finished:
+            raise RunError(
+                f"{self.path} holds a finished run; see it with `coadvise report {self.path}`, "
+                "or choose another folder with run.output=FOLDER"
+            )
+        if self.last.is_file() and not resume:
+            raise RunError(
+                f"{self.path} holds an unfinished run; go on with --resume, "
+                "or choose another folder with run.output=FOLDER"
+            )
+
+    def _begun(self) -> bool:
+        path = self.path / "manifest.json"
+        manifest = read_json(path) if path.is_file() else None
+        return isinstance(manifest, dict) and {"fingerprint", "command", "versions"} <= set(manifest)
+
+    def require_same(self, recipe: Recipe) -> None:
+        """Refuse a run of another recipe.
+
+        Raises:
+            RunError: names every setting that differs.
+        """
+        changes = changed_settings(load_recipe(self.path / "recipe.yaml"), recipe)
+        if changes:
+            raise RunError(
+                f"{self.path} holds a run of another recipe ({'; '.join(changes)}); "
+                "use the same settings, or choose another folder with run.output=FOLDER"
+            )
+
+    def begin(self, recipe: Recipe, manifest: dict[str, Any]) -> None:
+        """Write the recipe and the provenance; metrics of a start that left no checkpoint are dropped."""
+        write_json(self.path / "manifest.json", manifest)
+        write_atomic(self.path / "recipe.yaml", dump_recipe(recipe))
+        self.rewind(0)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append one line to the metrics."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop metrics after `step`, and a line that a crash left half written."""
+        kept = [line for line in read_metrics(self.metrics) if line["step"] <= step]
+        write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Mark the run as finished."""
+        write_json(self._result, result)
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a metrics file; a last line cut off by a crash is left out."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def changed_settings(old: Recipe, new: Recipe) -> list[str]:
+    """Differences between two recipes that matter, as `optim.lr 0.001 → 0.002`."""
+    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
+    return [
+        f"{key} {json.dumps(before.get(key))} → {json.dumps(after.get(key))}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key not in FREE
+    ]

@@ -1,0 +1,77 @@
+"""Where a number comes from: commit, command, versions, hardware. Written beside every result."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("coadvise", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "safetensors")
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree that runs, `+changes` appended when it differs; None outside a checkout."""
+    here = Path(__file__).resolve().parents[1]  # the package
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    tracked = git("ls-files", "--error-unmatch", "__init__.py")
+    commit = git("rev-parse", "HEAD") if tracked else None
+    if commit is None:
+        return None
+    return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no", "--", ".") else "")
+
+
+def cpu_name() -> str:
+    """Model name of the processor."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, threads and accelerators."""
+    import torch
+
+    facts: dict[str, Any] = {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        facts["gpu"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return facts
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def manifest(**facts: Any) -> dict[str, Any]:
+    """Everything needed to make a number again, JSON-ready."""
+    return {
+        "command": " ".join(["coadvise", *sys.argv[1:]]),
+        "commit": git_commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "system": platform.platform(terse=True),
+        "hardware": hardware(),
+        "versions": versions(),
+        **facts,
+    }

@@ -1,0 +1,155 @@
+"""What a finished run leaves: `result.json`, as one typed value.
+
+Training writes it, reports and the paper's experiments read it. The keys of the file are the fields below; keys that an
+earlier version did not write have defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from ..errors import RunError
+from ..names import CLASS, TOP1
+from ..system.files import read_json, write_json
+
+_NO_BIAS: Mapping[str, str | None] = {}
+
+
+@dataclass(frozen=True)
+class StudentFacts:
+    """The model that was trained: its parameters, and its advised tokens with their biases."""
+
+    model: str
+    parameters: int
+    tokens: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TeacherFacts:
+    """A teacher, and its top-1 (a share) on so many validation images before the training."""
+
+    model: str
+    bias: str | None
+    parameters: int
+    accuracy: float | None = None
+    samples: int | None = None
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Where the images came from, how many there were, and the names of their classes."""
+
+    source: str
+    train: int
+    val: int
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation: top-1 as a share, after which epoch, and of which weights."""
+
+    value: float
+    epoch: int
+    weights: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """How many images could not be read; `names` has the first of the training images."""
+
+    train: int = 0
+    val: int = 0
+    names: tuple[str, ...] = ()
+
+
+@with_config(ConfigDict(extra="ignore"))
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        fingerprint: of the recipe.
+        images_seen: training images over all epochs.
+        seconds: of training, without evaluation.
+        final: metrics after the last epoch, by name (see `evaluation.metrics.batch_metrics`).
+        ema: the same of the averaged weights, if there are any.
+        provenance: commit, command, versions and hardware (see `run.provenance.manifest`).
+    """
+
+    name: str
+    fingerprint: str
+    seed: int
+    student: StudentFacts
+    teachers: Mapping[str, TeacherFacts]
+    data: DataFacts
+    epochs: int
+    steps: int
+    images_seen: int
+    seconds: float
+    final: Mapping[str, float]
+    ema: Mapping[str, float] | None
+    best: Best
+    skipped: Skipped = Skipped()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Top-1 of the class token after the last epoch, as a share."""
+        return self.final.get(TOP1)
+
+    @property
+    def tokens(self) -> list[str]:
+        """Names of the outputs: `class` first, `average` of all heads last."""
+        return tokens_of(self.final)
+
+    def kl(self, teacher: str, token: str, direction: Direction) -> float | None:
+        """KL divergence on the validation set in nats; None where it was not measured."""
+        kind = "kl" if direction == "teacher‖token" else "kl_reverse"
+        return self.final.get(f"{kind}/{teacher}|{token}")
+
+    def write(self, path: Path) -> None:
+        """Write the file atomically."""
+        write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> RunResult:
+        """Read a file that `write` wrote, now or in an earlier version.
+
+        Raises:
+            RunError: the file is missing, no JSON, or has fields of another form; it names the first of them.
+        """
+        return parsed(_ADAPTER, read_json(path), path)
+
+
+Direction = Literal["teacher‖token", "token‖teacher"]
+_ADAPTER = TypeAdapter(RunResult)
+
+
+def parsed(adapter: TypeAdapter[Any], content: Any, path: Path) -> Any:
+    """Content of a result file as a typed value.
+
+    Raises:
+        RunError: a field that is missing or of another type.
+    """
+    try:
+        return adapter.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise RunError(
+            f"{path} does not have the form of a result ({place}: {first['msg'].lower()}); run the command that "
+            "writes it again"
+        ) from error
+
+
+def tokens_of(metrics: Mapping[str, float]) -> list[str]:
+    """Outputs that have an accuracy: `class` first, `average` of all heads last."""
+    names = [key.removeprefix("accuracy/") for key in metrics if key.startswith("accuracy/")]
+    return sorted(names, key=lambda name: (name != CLASS, name == "average"))

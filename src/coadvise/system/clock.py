@@ -1,0 +1,82 @@
+"""Clocks and memory: how long a call takes on a device, and how many bytes it needs at its peak."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# --- clocks and memory -------------------------------------------------------------------------------------
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _now(device: torch.device) -> float:
+    synchronize(device)
+    return time.perf_counter()
+
+
+def _times(run: Callable[[], Any], device: torch.device, rounds: int) -> list[float]:
+    times = []
+    for number in range(rounds + 1):
+        start = _now(device)
+        run()
+        end = _now(device)
+        if number:
+            times.append(end - start)
+    return times
+
+
+def seconds_of(run: Callable[[], Any], device: torch.device, rounds: int = 5) -> float:
+    """Median seconds of a call, after one that does not count."""
+    return statistics.median(_times(run, device, rounds))
+
+
+def peak_bytes(run: Callable[[], Any], device: str = "cpu") -> int | None:
+    """Memory that a call needs at its peak beside what is there before; None where it cannot be measured."""
+    run()
+    if device.startswith("cuda"):
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        c = ctypes.CDLL(None)
+        c.mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: what is freed goes back at once, and counts again when needed
+        c.malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is resident now
+        before = _status("VmRSS")
+        run()
+        return max(_status("VmHWM") - before, 0)
+    except (OSError, AttributeError):  # not Linux
+        return None
+    finally:
+        # As glibc has it for large blocks in the long run; without this all that follows would be slower.
+        with contextlib.suppress(OSError, AttributeError):
+            c = ctypes.CDLL(None)
+            c.mallopt(-3, 1 << 25)
+            c.mallopt(-1, 1 << 26)  # M_TRIM_THRESHOLD
+
+
+def _status(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+def short_bytes(count: int | None) -> str:
+    """`412 MiB`; empty for None."""
+    if count is None:
+        return ""
+    unit = min(int(math.log2(max(count, 1))) // 10, 4)
+    return f"{count / 2 ** (10 * unit):.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[unit]}"

@@ -1,0 +1,36 @@
+"""Devices and precisions: what this machine has, and what `auto` means on it."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+
+from ..errors import RunError
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast_dtype(accelerator: Accelerator) -> torch.dtype | None:
+    """Type of matrix products under the run's precision; None for float32."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for it; without them bfloat16 is slower than float32."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # x86 alone
+    return bool(supported())
+
+
+def resolve_precision(precision: str, cpu: bool) -> str:
+    """`auto` → bf16, fp16 or fp32, as the device allows.
+
+    Raises:
+        RunError: fp16 on the CPU.
+    """
+    if precision == "auto":
+        if cpu:
+            return "bf16" if _cpu_multiplies_bf16() else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision == "fp16" and cpu:
+        raise RunError("run.precision=fp16 needs a GPU; use bf16 or fp32 on the CPU")
+    return precision

@@ -1,0 +1,70 @@
+"""Locks on files, which the system frees when their process ends in whatever way."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import RunError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def lock_byte(handle: int, byte: int, wait: bool = False) -> bool:
+    """Lock one byte of an open file for this process; False where another process holds it.
+
+    Raises:
+        RunError: the system or the file system has no such locks.
+    """
+    _require()
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise RunError(f"this file system cannot lock files ({error.strerror}); choose a folder on another") from error
+    return True
+
+
+def unlock_byte(handle: int, byte: int) -> None:
+    """Free one byte."""
+    fcntl.lockf(handle, fcntl.LOCK_UN, 1, byte)
+
+
+def locked_by_another(path: Path) -> bool:
+    """Whether another process holds any byte of a file. Not for a file that this process has locked itself."""
+    if fcntl is None or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in (errno.EACCES, errno.EAGAIN)
+        fcntl.lockf(file, fcntl.LOCK_UN)
+    return False
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other process is in this block with the same file; without locks on this system, just go on."""
+    if fcntl is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            yield
+            return
+        yield
+
+
+def _require() -> None:
+    if fcntl is None:
+        raise RunError("writing an advice cache needs file locks, which this system does not have; use Linux or macOS")

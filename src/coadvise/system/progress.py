@@ -1,0 +1,83 @@
+"""What a person sees while a run works: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+
+
+class Display:
+    """Progress of one run. `quiet` shows nothing, as on all processes but the main one.
+
+    Args:
+        every: seconds between lines where there is no terminal.
+    """
+
+    def __init__(self, quiet: bool = False, every: float = 10.0) -> None:
+        self.quiet = quiet
+        self._every = every
+        self._spoken = 0.0
+
+    def say(self, message: str) -> None:
+        """One line of text."""
+        if not self.quiet:
+            console.print(message, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
+        """A progress bar with ETA; on a terminal it is redrawn, elsewhere it prints a line now and then."""
+        if self.quiet or not console.is_terminal:
+            yield Bar(self, title, total, done, None)
+            return
+        columns = (
+            TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=console) as progress:
+            yield Bar(self, title, total, done, progress)
+
+    def due(self) -> bool:
+        """Whether it is time for another plain line."""
+        now = time.monotonic()
+        if now - self._spoken < self._every:
+            return False
+        self._spoken = now
+        return True
+
+
+class Bar:
+    """One bar of a `Display`."""
+
+    def __init__(self, display: Display, title: str, total: int, done: int, progress: Progress | None) -> None:
+        self._display, self._title, self._total, self._done = display, title, total, done
+        self._progress, self._note, self._first = progress, "", done
+        self._start = time.monotonic()
+        self._task = progress.add_task(title, total=total, completed=done, note="") if progress else None
+
+    def advance(self, count: int = 1, note: str | None = None) -> None:
+        """Go on by `count`; `note` is shown behind the bar until the next one."""
+        self._done += count
+        self._note = self._note if note is None else note
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=count, note=self._note)
+        elif not self._display.quiet and self._display.due():
+            self._display.say(f"{self._title}  {self._done}/{self._total}  eta {self._eta()}  {self._note}")
+
+    def _eta(self) -> str:
+        done = self._done - self._first
+        if done <= 0:
+            return "?"
+        seconds = (time.monotonic() - self._start) / done * (self._total - self._done)
+        return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"
+
+
+def training_note(epoch: int, epochs: int, lr: float, images_per_s: float, terms: Mapping[str, float]) -> str:
+    """The text behind the training bar: epoch, every loss term, learning rate, throughput."""
+    losses = " ".join(f"{name} {value:.3f}" for name, value in terms.items())
+    return f"epoch {epoch + 1}/{epochs}  loss {losses}  lr {lr:.1e}  {images_per_s:.0f} img/s"

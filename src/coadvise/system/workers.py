@@ -1,0 +1,130 @@
+"""Processes that run trainings side by side, one thread pool each, and stop together after saving.
+
+They stop with the process that started them, however it ends: on Ctrl-C and SIGTERM it asks them to, and each watches
+whether it is still there.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import Interrupted
+from .interrupts import late_signals
+
+
+@contextmanager
+def worker_pool(jobs: int, threads: int = 1, devices: int = 0) -> Iterator[ProcessPoolExecutor]:
+    """Processes for `supervised` calls. An exception in the block stops them, and SIGTERM is such an exception.
+
+    Args:
+        threads: of each process.
+        devices: GPUs, which the processes take in turn; 0 leaves the choice to each run.
+
+    Raises:
+        KeyboardInterrupt: in the block, on SIGTERM as on Ctrl-C.
+    """
+    # Fork would copy the parent's thread pools, and CUDA's state.
+    context = multiprocessing.get_context("spawn")
+    places = context.Value("i", 0)
+    with (
+        _terminated_as_by_ctrl_c(),
+        ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(threads, devices, places)) as pool,
+    ):
+        try:
+            yield pool
+        except BaseException:
+            stop_workers(pool)
+            raise
+
+
+@contextmanager
+def _terminated_as_by_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be caught
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Worker:
+    """State of a worker process: Ctrl-C reaches it, too, between runs and during them."""
+
+    busy = False
+    stopped = False
+
+
+def _start(threads: int, devices: int, places: Any) -> None:
+    if devices:
+        with places.get_lock():
+            os.environ["CUDA_VISIBLE_DEVICES"] = _device(places.value % devices)
+            places.value += 1
+    import torch
+
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, _interrupted)
+    signal.signal(signal.SIGTERM, _interrupted)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _device(position: int) -> str:
+    """Of the GPUs that the caller may see, by its own names for them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[position].strip() if visible else str(position)
+
+
+def _end_with_parent() -> None:
+    """A pool's process waits for work for ever where its parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    while _Worker.busy:  # saving
+        time.sleep(0.1)
+    os._exit(1)
+
+
+def _interrupted(number: int, frame: object) -> None:
+    if _Worker.stopped:  # asked twice, by the terminal and by `stop_workers`
+        return
+    _Worker.stopped = True
+    if _Worker.busy:  # outside the training loop, which saves first (processes.Stop)
+        raise KeyboardInterrupt
+
+
+def supervised(work: Callable[..., Any], *arguments: Any) -> bool:
+    """In a worker: do the work; False when a stop cut it off or kept it from starting."""
+    if _Worker.stopped:
+        return False
+    _Worker.busy = True
+    try:
+        work(*arguments)
+    except (Interrupted, KeyboardInterrupt):
+        _Worker.stopped = True
+        return False
+    finally:
+        _Worker.busy = False
+    return True
+
+
+def submit(pool: ProcessPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[bool]:
+    """Have a worker do something, see `supervised`. A call may start a process."""
+    with late_signals():
+        return pool.submit(supervised, work, *arguments)
+
+
+def stop_workers(pool: ProcessPoolExecutor) -> None:
+    """Have all workers save and stop, whether or not a terminal's Ctrl-C has reached them, too."""
+    for process in list((pool._processes or {}).values()):
+        process.terminate()  # a second SIGINT would stop a training before it has saved
+    pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,73 @@
+"""Storing the teachers' advice: what `coadvise cache` does from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from ..advice.cache import AdviceCache, require_fitting
+from ..advice.checking import verify_cache
+from ..advice.layout import cache_path
+from ..advice.writer import require_possible, write_cache
+from ..data.sources.opening import open_sources
+from ..errors import Interrupted, RecipeError
+from ..recipe.schema import Recipe
+from ..run.folder import RunFolder
+from ..system.progress import Display
+from .processes import start_processes
+from .teachers import check_teachers, make_advisers
+from .train import load_teachers
+
+
+def cache_advice(
+    recipe: Recipe,
+    *,
+    teachers: Mapping[str, nn.Module] | None = None,
+    verify: bool = False,
+    display: Display | None = None,
+) -> tuple[Path, int]:
+    """Train the teachers that the recipe says to train, and store what all of them say of the training views.
+
+    What is there already is kept; several processes may share the work.
+
+    Args:
+        teachers: own modules by name, beside or in place of the recipe's.
+        verify: check a complete cache instead: hash its contents, and ask the teachers again about some views.
+
+    Returns:
+        Folder of the cache and its size in bytes.
+
+    Raises:
+        CoadviseError: bad input, a full disk, a cache of something else, a damaged or stale one.
+    """
+    accelerator = start_processes(recipe)
+    display = display or Display(quiet=not accelerator.is_main_process)
+    if not recipe.teachers and not teachers:
+        raise RecipeError(f"recipe {recipe.name} has no teachers, so there is no advice to store")
+    with accelerator.local_main_process_first():
+        sources = open_sources(recipe.data)
+    run, folder = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}")), cache_path(recipe)
+    # Before hours go into teachers; and a student's command would not go on with this one.
+    if verify:
+        require_fitting(folder, recipe, sources[0])
+    else:
+        require_possible(folder, recipe, sources[0])
+    cached = recipe.model_copy(update={"advice": recipe.advice.model_copy(update={"source": "cache"})})
+    try:
+        loaded = load_teachers(cached, run, sources, accelerator, teachers or {}, display)
+    except Interrupted as stopped:
+        raise Interrupted(
+            "stopped while a teacher was trained; everything is saved, the same command goes on"
+        ) from stopped
+    advisers = make_advisers(recipe, loaded, accelerator, display)
+    if verify:
+        cache = AdviceCache(folder, recipe, sources[0], loaded)
+        for name, far in verify_cache(cache, recipe, sources[0], advisers, accelerator).items():
+            display.say(f"teacher {name}: mean total variation {far:.4f} from what it says now")
+        layout = cache.layout
+    else:
+        check_teachers(advisers, recipe, sources[1], accelerator, display)
+        layout = write_cache(folder, recipe, sources[0], loaded, advisers, accelerator, display)
+    return folder, len(loaded) * layout.bytes

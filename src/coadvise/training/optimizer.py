@@ -1,0 +1,52 @@
+"""AdamW, its parameter groups and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+
+from ..recipe.schema import Recipe
+
+
+def make_optimizer(student: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+    """AdamW in one fused pass over the weights; no decay on norms, biases, tokens and position embeddings."""
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        student, opt="adamw", lr=lr, weight_decay=recipe.optim.weight_decay, betas=recipe.optim.betas,
+        eps=recipe.optim.eps, fused=True,
+    )  # fmt: skip
+    if recipe.optim.token_lr != 1.0:
+        _scale_token_lr(student, optimizer, recipe.optim.token_lr)
+    return optimizer
+
+
+def token_parameters(student: nn.Module) -> list[nn.Parameter]:
+    """Class token, advised tokens and what is added to aligned ones, as far as they are trained."""
+    found = [p for name, p in student.named_parameters() if name.rpartition(".")[2] in ("cls_token", "dist_token")]
+    for name, module in student.named_modules():
+        if isinstance(module, nn.ParameterDict) and name.rpartition(".")[2] in ("tokens", "offsets"):
+            found += module.values()
+    return [token for token in found if token.requires_grad]
+
+
+def _scale_token_lr(student: nn.Module, optimizer: torch.optim.Optimizer, scale: float) -> None:
+    """Move the tokens to groups of their own, whose `lr_scale` timm's schedulers multiply the learning rate by."""
+    ids = {id(token) for token in token_parameters(student)}
+    for group in list(optimizer.param_groups):
+        tokens = [p for p in group["params"] if id(p) in ids]
+        if tokens:
+            group["params"] = [p for p in group["params"] if id(p) not in ids]
+            optimizer.add_param_group({**group, "params": tokens, "lr_scale": scale})
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int, lr: float) -> CosineLRScheduler:
+    """Cosine by update: linear warm-up from `warmup_lr`, then down to `min_lr` (never above the peak)."""
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=recipe.schedule.epochs * steps,
+        lr_min=min(recipe.schedule.min_lr, lr),
+        warmup_t=round(recipe.schedule.warmup_epochs * steps),
+        warmup_lr_init=min(recipe.schedule.warmup_lr, lr),
+        t_in_epochs=False,
+    )

@@ -1,0 +1,106 @@
+"""Processes, devices and precision (through Accelerate), and stopping them politely."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from ..errors import RunError
+from ..recipe.schema import Recipe
+from ..system.devices import resolve_precision
+
+# Steps between the moments at which several processes agree on stopping: the answer costs a synchronisation.
+AGREE_EVERY = 10
+
+
+def start_processes(recipe: Recipe) -> Accelerator:
+    """Join the processes that `torchrun` or `accelerate launch` started, or run alone.
+
+    Raises:
+        RunError: a WORLD_SIZE that was not joined, a batch that does not divide, or a precision or device that this
+            machine does not have.
+    """
+    cuda = torch.cuda.is_available()
+    if recipe.run.device == "cuda" and not cuda:
+        raise RunError("run.device=cuda, but PyTorch sees no GPU here; use run.device=auto, or see `coadvise doctor`")
+    cpu = recipe.run.device == "cpu" or not cuda
+    precision = resolve_precision(recipe.run.precision, cpu)
+    world = os.environ.get("WORLD_SIZE", "1")
+    if not world.isdigit() or not int(world):
+        raise RunError(f"WORLD_SIZE is '{world}', which is no number of processes; unset it")
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if int(world) > 1 and missing:
+        raise RunError(_not_joined(1))
+    mixed = "no" if precision == "fp32" else precision
+    _forget_other_precision(mixed)
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=mixed,
+        gradient_accumulation_steps=recipe.optim.accumulate,
+    )
+    if int(world) != accelerator.num_processes:
+        raise RunError(_not_joined(accelerator.num_processes))
+    share = accelerator.num_processes * recipe.optim.accumulate
+    if recipe.optim.batch_size % share:
+        raise RunError(
+            f"optim.batch_size {recipe.optim.batch_size} cannot be shared by {accelerator.num_processes} processes × "
+            f"{recipe.optim.accumulate} micro-batches; choose a multiple of {share}"
+        )
+    return accelerator
+
+
+def _not_joined(joined: int) -> str:
+    return (
+        f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {joined} process(es) joined, so each would train alone; "
+        "start with `torchrun --nproc-per-node N -m coadvise train …`, or unset WORLD_SIZE"
+    )
+
+
+def _forget_other_precision(mixed: str) -> None:
+    """Accelerate fixes the precision for the whole process; a second run from Python may want another one."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
+        AcceleratorState._reset_state(reset_partial_state=False)
+
+
+class Stop:
+    """Turns the first Ctrl-C (or SIGTERM) into a request that the loop answers after a step; a second one kills.
+
+    Outside the main thread, where signals cannot be caught, nothing changes.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._wanted = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self._wanted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._wanted = True
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop after this step; the same answer on every process."""
+        if self._accelerator.num_processes == 1:
+            return self._wanted
+        if step % AGREE_EVERY:
+            return False
+        flag = torch.tensor(float(self._wanted), device=self._accelerator.device)
+        return bool(self._accelerator.reduce(flag, "sum").item() > 0)  # type: ignore[union-attr]

@@ -1,0 +1,75 @@
+"""The student before its first step, checked against the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..checkpoints.build import build_student
+from ..errors import ModelError
+from ..models.students import as_student, student_tokens
+from ..recipe.schema import Recipe
+from .optimizer import token_parameters
+
+
+def loss_mode(recipe: Recipe, tokens: tuple[str, ...], advisers: Iterable[str]) -> Literal["own", "single"]:
+    """Resolve `loss.tokens`: `auto` is `own` where every teacher has a token, `single` where none has.
+
+    Raises:
+        ModelError: some teachers have a token and some have none.
+    """
+    missing = [name for name in advisers if name not in tokens]
+    if recipe.loss.tokens == "single" or (recipe.loss.tokens == "auto" and len(tokens) == 1):
+        return "single"
+    if missing:
+        raise ModelError(
+            f"the student has no token for teacher '{missing[0]}' (its tokens: {', '.join(tokens)}); "
+            "declare it in student.tokens, or set loss.tokens=single"
+        )
+    return "own"
+
+
+def new_student(
+    recipe: Recipe, classes: int, processes: int, own: nn.Module | None, advisers: Iterable[str]
+) -> nn.Module:
+    """The student before its first step, checked against the recipe before hours go into its teachers.
+
+    Args:
+        classes: number of classes.
+        processes: that share a batch.
+        own: module in place of the recipe's.
+        advisers: names of all teachers.
+
+    Raises:
+        ModelError, CheckpointError: settings that do not fit each other.
+    """
+    torch.manual_seed(recipe.run.seed)
+    student = build_student(recipe, classes) if own is None else as_student(own)
+    if recipe.optim.token_lr != 1.0 and not token_parameters(student):
+        raise ModelError("optim.token_lr: the student has no class token or advised tokens to learn; leave it out")
+    _require_batch_norm_fits(student, recipe.optim.batch_size // processes // recipe.optim.accumulate)
+    device = next((p.device for p in student.parameters()), torch.device("cpu"))
+    loss_mode(recipe, student_tokens(student, recipe, device), advisers)
+    return student
+
+
+def _save_memory(student: nn.Module) -> None:
+    switch: Any = getattr(student, "set_grad_checkpointing", None)
+    try:
+        if switch is None:
+            raise AssertionError("it has no set_grad_checkpointing")
+        switch(True)
+    except AssertionError as error:  # how timm says so
+        raise ModelError(f"run.grad_checkpointing: the student cannot do that ({error}); leave it off") from error
+
+
+def _require_batch_norm_fits(student: nn.Module, per_process: int) -> None:
+    batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules())
+    if batch_norm and per_process == 1:
+        raise ModelError(
+            "the student has BatchNorm, which cannot learn from one image at a time; choose a larger "
+            "optim.batch_size, or fewer processes or micro-batches"
+        )

@@ -1,0 +1,241 @@
+"""The command line as a user meets it: real processes, their output and exit codes."""
+
+import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers.recipes import CNN, INN, TINY, tiny
+from PIL import Image
+
+from coadvise.recipe.reading import dump_recipe
+from coadvise.system.progress import Display
+from coadvise.training.train import train
+
+
+def coadvise(*arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "coadvise", *map(str, arguments)],
+        capture_output=True, text=True, timeout=timeout, env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+    )  # fmt: skip
+
+
+def refused(*arguments: str | Path) -> str:
+    """The message of a refusal: exit code 2, on stderr, no traceback."""
+    done = coadvise(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A co-advised run on images of a folder, whose classes have names."""
+    root = tmp_path_factory.mktemp("trained")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 7)):
+        for name, colour in (("night sky", 40), ("snow", 215)):
+            (root / "photos" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(rng.normal(colour, 20, size=(12, 14, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / "photos" / split / name / f"{i}.png")
+    data = {key: value for key, value in TINY["data"].items() if key not in ("train_size", "val_size")}
+    data |= {"source": str(root / "photos"), "augment": {"policy": "light", "mixup": 0, "cutmix": 0, "erasing": 0}}
+    changes = {"schedule.epochs": 20, "optim.batch_size": 12, "optim.lr": 3e-3}
+    train(tiny(root / "run", changes, data=data, teachers={"conv": CNN, "inv": INN}), display=Display(quiet=True))
+    return root
+
+
+def test_predict_prints_classes_with_probabilities(trained: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), (30, 35, 50)).save(tmp_path / "dark.jpg")
+    done = coadvise("predict", tmp_path / "dark.jpg", "--model", trained / "run")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith("dark.jpg") and lines[1].endswith("%  night sky") and lines[2].endswith("%  snow")
+    shown = json.loads(coadvise("predict", tmp_path / "dark.jpg", "-m", trained / "run", "--json").stdout)
+    assert shown[0]["classes"]["night sky"] > 0.5
+    assert sum(shown[0]["classes"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_evaluate_prints_what_training_measured(trained: Path) -> None:
+    result = json.loads((trained / "run" / "result.json").read_text())
+    shown = json.loads(coadvise("evaluate", trained / "run", "--json").stdout)
+    assert shown["samples"] == 14
+    # best.safetensors holds the best epoch, result.json its accuracy
+    assert shown["accuracy/class"] == pytest.approx(result["best"]["value"])
+    table = coadvise("evaluate", trained / "run" / "best.safetensors", "--data", trained / "photos", "--split", "train")
+    assert all(word in table.stdout for word in ("48 images", "class", "conv", "inv", "average"))
+
+
+def test_report_of_a_run(trained: Path) -> None:
+    done = coadvise("report", trained / "run")
+    assert done.returncode == 0 and (trained / "run" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "command", ["", "train", "evaluate", "predict", "models", "doctor", "demo", "report", "recipe"]
+)
+def test_help_shows_an_example(command: str) -> None:
+    done = coadvise(*([command] if command else []), "--help")
+    assert done.returncode == 0
+    assert f"coadvise {command}" in done.stdout if command else "train" in done.stdout
+
+
+def test_models_recipes_schema_doctor() -> None:
+    models = coadvise("models", "rednet").stdout
+    assert "rednet101" in models and "25.65 M" in models
+    assert "cit-sak" in coadvise("recipes").stdout
+    assert "optim" in json.loads(coadvise("schema").stdout)["properties"]
+    assert "torch" in coadvise("doctor").stdout
+    assert yaml.safe_load(coadvise("recipe", "cit-s", "optim.lr=1e-3").stdout)["optim"]["lr"] == 0.001
+
+
+# --- refusals --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., Path]:
+    """Write the tiny recipe with changes, without validating it."""
+
+    def write(**parts: object) -> Path:
+        content = {**TINY, **parts}
+        content["run"] = {**TINY["run"], "output": str(tmp_path / "run"), **content["run"]}  # type: ignore[dict-item]
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+def test_recipes_that_do_not_fit(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    message = refused("train", recipe(), "optim.lrr=1", "schedule.epochs=0")
+    assert "2 problems" in message and "did you mean lr?" in message and "must be ≥ 1" in message
+    assert "did you mean cit-s" in refused("train", "cit-z")
+    assert "resnet18" in refused("train", recipe(student={"model": "resnet81"}))
+    assert "has no option 'dpth'" in refused(
+        "train", recipe(student={"model": "cit_tiny", "options": {"patch_size": 2, "dpth": 3}})
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_teachers_that_do_not_fit(recipe: Callable[..., Path], trained: Path) -> None:
+    two_classes = {**CNN, "train": None, "checkpoint": str(trained / "run" / "teachers" / "conv" / "best.safetensors")}
+    message = refused("train", recipe(teachers={"conv": two_classes}))
+    assert "knows 2 classes, the data has 10" in message
+    small = {**two_classes, "options": {"channels": [8, 8, 8, 8]}}
+    assert "another architecture" in refused("train", recipe(teachers={"conv": small}))
+    gone = {**two_classes, "checkpoint": "gone.safetensors"}
+    assert "gone.safetensors does not exist" in refused("train", recipe(teachers={"conv": gone}))
+
+
+class Attack:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_with_code_is_refused_and_does_not_run(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "attack.pth").write_bytes(pickle.dumps(Attack(tmp_path / "owned")))
+    torch.save({"model": 3, "x": Attack(tmp_path / "owned")}, tmp_path / "attack2.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    for name in ("attack.pth", "attack2.pth", "text.pth"):
+        teacher = {**CNN, "train": None, "checkpoint": str(tmp_path / name)}
+        assert name in refused("train", recipe(teachers={"conv": teacher}))
+    assert not (tmp_path / "owned").exists()
+
+
+def test_data_that_does_not_fit(recipe: Callable[..., Path], trained: Path, tmp_path: Path) -> None:
+    assert "no/where" in refused("train", recipe(), "data.source=no/where")
+    assert "fewer samples than a batch" in refused(
+        "train", recipe(), "optim.batch_size=101", "schedule.warmup_epochs=0"
+    )
+    data = {**TINY["data"], "source": str(tmp_path / "photos"), "train_size": None, "val_size": None}
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for i in range(12):
+                Image.new("RGB", (9, 9)).save(tmp_path / "photos" / split / name / f"{i}.png")
+    bad = tmp_path / "photos" / "train" / "a" / "bad.jpg"
+    bad.write_bytes(b"no image at all")
+    for workers in (0, 2):
+        message = refused("train", recipe(data={**data, "workers": workers}), "optim.batch_size=5")
+        assert str(bad) in message
+        for path in (tmp_path / "run").iterdir():
+            path.unlink()
+    done = coadvise("train", recipe(data={**data, "on_error": "skip"}), "optim.batch_size=5")
+    assert done.returncode == 0, done.stderr
+    skipped = json.loads((tmp_path / "run" / "result.json").read_text())["skipped"]
+    assert skipped["train"] == 1 and skipped["names"] == [str(bad)]
+    bad.rename(tmp_path / "photos" / "val" / "a" / "bad.jpg")
+    (tmp_path / "photos" / "train" / "c").mkdir()
+    assert "holds no images" in refused("train", recipe(data=data), f"run.output={tmp_path / 'other'}")
+
+
+def test_predict_and_evaluate_refuse(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 nothing")
+    assert "broken.jpg" in refused("predict", tmp_path / "broken.jpg", "-m", trained / "run")
+    assert "no such image file" in refused("predict", tmp_path / "none.jpg", "-m", trained / "run")
+    assert "does not exist" in refused("predict", tmp_path / "broken.jpg", "-m", tmp_path / "none.safetensors")
+    assert "holds no best.safetensors" in refused("evaluate", tmp_path)
+    assert "does not know" in refused("evaluate", trained / "run", "--data", "digits", "--split", "validation")
+
+
+def test_ctrl_c_in_a_real_process_says_how_to_resume(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    arguments = ["train", recipe(), "schedule.epochs=400", "run.eval_every=400"]
+    done = coadvise(*stop_and_read(arguments, tmp_path / "run" / "metrics.jsonl"), timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 2000
+
+
+def test_ctrl_c_while_a_teacher_is_trained(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """The printed command goes on with the whole run, not with the teacher alone."""
+    teacher = {**CNN, "train": {"epochs": 300}}
+    mine = recipe(teachers={"conv": teacher}, run={**TINY["run"], "eval_every": 100})
+    printed = stop_and_read(["train", mine], tmp_path / "run" / "teachers" / "conv" / "metrics.jsonl")
+    done = coadvise(*printed, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["steps"] == 20 and set(result["teachers"]) == {"conv"}
+
+
+def stop_and_read(arguments: list[str | Path], metrics: Path) -> list[str]:
+    """Press Ctrl-C once the metrics have a line; the arguments of the command that is printed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coadvise", *map(str, arguments)],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    while not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in errors and "Traceback" not in errors, errors
+    printed = errors.splitlines()[-1].split()
+    assert printed[:2] == ["coadvise", "train"]
+    return printed[1:]
+
+
+def test_output_into_a_closed_pipe_is_quiet() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m coadvise schema | head -1", shell=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("{") and "Traceback" not in done.stderr
+
+
+def test_recipe_written_by_a_run_is_complete(trained: Path) -> None:
+    text = (trained / "run" / "recipe.yaml").read_text()
+    assert yaml.safe_load(io.StringIO(text))["optim"]["eps"] == 1e-8
+    assert dump_recipe(tiny(trained)).count("\n") > 60

@@ -1,0 +1,128 @@
+"""Accuracy on shifted data against plain loops."""
+
+from __future__ import annotations
+
+import importlib.resources
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import SHARED
+from PIL import Image
+
+from coadvise.checkpoints.trained import TrainedModel
+from coadvise.data.decode import decode
+from coadvise.data.sources.opening import open_source, open_sources
+from coadvise.data.views.augment import eval_pixels
+from coadvise.errors import DataError
+from coadvise.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from coadvise.evaluation.robustness import corruption_errors, imagenet_c_errors, subset_accuracy
+from coadvise.models.factory import build_model
+from coadvise.models.students import as_student
+from coadvise.recipe.reading import load_recipe
+
+LISTS = SHARED / "data" / "imagenet_class_lists"
+
+
+@pytest.fixture
+def trained() -> TrainedModel:
+    torch.manual_seed(0)
+    recipe = load_recipe("digits", ["data.val_size=60"])
+    model = build_model(
+        "cit_tiny", 10, image_size=8, options={"patch_size": 2, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    )
+    return TrainedModel(as_student(model).eval(), recipe, tuple("0123456789"), Path("nowhere"))
+
+
+def test_corruption_errors_against_a_loop(trained: TrainedModel) -> None:
+    source = open_sources(trained.recipe.data)[1]
+    found = corruption_errors(trained, source, limit=None, batch_size=25, seed=3)
+    transform = eval_pixels(trained.recipe.data)
+    errors: dict[str, list[float]] = {"class": [], "conv": [], "inv": []}
+    for kind in CORRUPTIONS:
+        for severity in SEVERITIES:
+            wrong = dict.fromkeys(errors, 0)
+            for i in range(len(source)):
+                pixels = np.asarray(transform(decode(source.read(i), source.describe(i))))
+                changed = corrupt(pixels[None], kind, severity, seed=3, first=i)[0]
+                x = (torch.from_numpy(changed).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+                with torch.no_grad():
+                    for token, z in trained.model.forward_tokens(x[None]).items():
+                        wrong[token] += int(z.argmax()) != int(source.labels[i])
+            for token, n in wrong.items():
+                assert found["kinds"][token][kind][severity - 1] == pytest.approx(n / len(source), abs=2e-6)
+                errors[token].append(n / len(source))
+    for token, values in errors.items():
+        assert found["mean"][token] == pytest.approx(np.mean(values), abs=2e-6)
+    assert found["images"] == 60
+    assert corruption_errors(trained, source, limit=20)["images"] == 20
+
+
+def write_images(folder: Path, classes: list[str], count: int = 3) -> None:
+    generator = np.random.default_rng(len(classes))
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
+
+
+def test_some_classes_are_counted_among_themselves(trained: TrainedModel, tmp_path: Path) -> None:
+    classes = ["2", "5", "7"]
+    write_images(tmp_path / "some", classes, 6)
+    source = open_source(str(tmp_path / "some"))
+    found = subset_accuracy(trained, source, batch_size=4)
+    transform, right = eval_pixels(trained.recipe.data), dict.fromkeys(("class", "conv", "inv"), 0)
+    for i in range(len(source)):
+        pixels = torch.from_numpy(np.asarray(transform(decode(source.read(i), source.describe(i)))))
+        x = (pixels.permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+        with torch.no_grad():
+            for token, z in trained.model.forward_tokens(x[None]).items():
+                among = [float(z[0, int(name)]) for name in classes]
+                right[token] += classes[int(np.argmax(among))] == source.class_names[source.labels[i]]
+    assert found == {token: n / len(source) for token, n in right.items()}
+
+
+def test_classes_the_model_does_not_know(trained: TrainedModel, tmp_path: Path) -> None:
+    write_images(tmp_path / "other", ["2", "zebra"])
+    with pytest.raises(DataError, match="zebra"):
+        subset_accuracy(trained, open_source(str(tmp_path / "other")))
+
+
+def test_imagenet_c_from_its_folders(trained: TrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"lacks 75 of the 75 folders of ImageNet-C, such as gaussian_noise/1"):
+        imagenet_c_errors(trained, tmp_path)
+    for kind in CORRUPTIONS:
+        for severity in SEVERITIES:
+            write_images(tmp_path / kind / str(severity), ["1", "4"], 1)
+    # The images have been cut already: a model that zooms into others sees these as they are.
+    data = trained.recipe.data.model_copy(update={"eval_crop": 0.5})
+    trained = replace(trained, recipe=trained.recipe.model_copy(update={"data": data}))
+    found = imagenet_c_errors(trained, tmp_path)
+    for token, kinds in found["kinds"].items():
+        assert set(kinds) == set(CORRUPTIONS) and all(len(row) == 5 for row in kinds.values())
+        assert found["mean"][token] == pytest.approx(np.mean(list(kinds.values())))
+    for kind, severity in (("snow", 2), ("fog", 5)):
+        wrong = dict.fromkeys(found["mean"], 0)
+        for label in ("1", "4"):
+            pixels = np.array(Image.open(tmp_path / kind / str(severity) / label / "0.png"))
+            x = (torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+            with torch.no_grad():
+                for token, z in trained.model.forward_tokens(x[None]).items():
+                    wrong[token] += int(z.argmax()) != int(label)
+        assert {token: kinds[kind][severity - 1] for token, kinds in found["kinds"].items()} == {
+            token: n / 2 for token, n in wrong.items()
+        }
+
+
+@pytest.mark.skipif(not LISTS.is_dir(), reason=f"no class lists at {LISTS}")
+@pytest.mark.parametrize("name", ["a", "r"])
+def test_imagenets_200_classes_are_some_of_the_thousand(name: str) -> None:
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    wnids = {line.split()[0] for line in (LISTS / f"imagenet_{name}_wnids.txt").read_text().splitlines() if line}
+    assert len(wnids) == 200 and wnids <= set(info.label_names())
+    timms = importlib.resources.files("timm.data._info").joinpath(f"imagenet_{name}_synsets.txt").read_text()
+    assert set(timms.split()) == wnids

@@ -1,0 +1,76 @@
+"""Write a cache in a process that is killed at random moments, again and again, until it is complete.
+
+python -m helpers.kill_writer FOLDER TEACHER_FOLDER KILLS WRITERS
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+from coadvise.advice import cache as advice_cache
+from coadvise.advice import profile as advice_profile
+from coadvise.advice import writer as advice_writer
+from coadvise.system.progress import Display
+from coadvise.training.caching import cache_advice
+from helpers.recipes import CNN, INN, tiny
+
+advice_cache.BATCH = advice_profile.BATCH = advice_writer.BATCH = 7
+advice_cache.BLOCK_BATCHES = 2
+advice_cache.SHARD_BYTES = 1000
+
+
+def write(output: Path, teachers: Path) -> None:
+    """One call of what `coadvise cache` does."""
+    advisers = {
+        name: {**settings, "train": None, "checkpoint": str(teachers / name / "best.safetensors")}
+        for name, settings in {"conv": CNN, "inv": INN}.items()
+    }
+    changes = {"advice.folder": str(output / "cache"), "advice.top_k": 2, "schedule.epochs": 60}
+    recipe = tiny(output / "run", changes, teachers=advisers)
+    cache_advice(recipe, display=Display(quiet=True))
+
+
+def written(output: Path) -> int:
+    """Number of blocks that are done."""
+    return advice_cache.written_blocks(output / "cache", "conv")
+
+
+def start(output: Path, teachers: Path) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        write(output, teachers)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    output, teachers, kills, writers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    generator = random.Random(0)
+    counts = []
+    for _ in range(kills):
+        before = written(output)
+        process = start(output, teachers)
+        until = time.monotonic() + 20
+        while written(output) == before and time.monotonic() < until:
+            time.sleep(0.001)
+        time.sleep(generator.random() * 0.05)
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        counts.append(written(output))
+    for process in [start(output, teachers) for _ in range(writers)]:
+        assert os.waitpid(process, 0)[1] == 0
+    print(*counts)

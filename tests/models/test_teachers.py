@@ -1,0 +1,145 @@
+"""Teachers: frozen, in their own normalisation and resolution, and measured before they advise."""
+
+import math
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from coadvise.errors import ModelError
+from coadvise.evaluation.teacher_check import TeacherCheck, measure_teachers, require_able
+from coadvise.models.teachers import FrozenTeacher, Teachers
+
+
+@pytest.mark.parametrize("name", ["resnet18", "regnety_002"])
+def test_timm_teacher_gives_timm_logits_on_the_same_image(name: str) -> None:
+    """The image is normalised for the student with other numbers; the teacher must see it in its own."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=7).eval()
+    pixels = torch.rand(2, 3, 64, 64)
+    own_mean, own_std = (torch.tensor(model.pretrained_cfg[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
+    with torch.no_grad():
+        expected = model((pixels - own_mean) / own_std)
+    teachers = Teachers({"conv": model}, input_mean=(0.1, 0.5, 0.9), input_std=(0.5, 0.25, 0.3))
+    mean, std = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1), torch.tensor([0.5, 0.25, 0.3]).view(1, 3, 1, 1)
+    torch.testing.assert_close(teachers((pixels - mean) / std)["conv"], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_same_normalisation_leaves_the_image_untouched() -> None:
+    model = timm.create_model("resnet18", num_classes=3).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = model(x)
+    assert torch.equal(Teachers({"conv": model})(x)["conv"], expected)
+
+
+class Probe(nn.Module):
+    """Returns the mean colour of what it sees, and remembers the size."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = tuple(x.shape)
+        return x.mean(dim=(2, 3))
+
+
+def test_resolution_and_class_map() -> None:
+    probe = Probe()
+    teachers = Teachers({"t": FrozenTeacher(probe, image_size=24, classes=[2, 0])})
+    x = torch.zeros(1, 3, 12, 12)
+    x[:, 0], x[:, 2] = 1.0, 3.0
+    torch.testing.assert_close(teachers(x)["t"], torch.tensor([[3.0, 1.0]]))
+    assert probe.seen == (1, 3, 24, 24)
+
+
+def test_a_timm_model_of_fixed_size_gets_its_size() -> None:
+    member = FrozenTeacher(timm.create_model("deit_tiny_patch16_224", num_classes=3, depth=1))
+    assert member.image_size == 224
+
+
+def test_a_model_built_for_another_size_keeps_that() -> None:
+    assert FrozenTeacher(timm.create_model("deit_tiny_patch16_224", img_size=32, depth=1)).image_size == 32
+
+
+def test_teachers_stay_frozen_and_in_evaluation() -> None:
+    model = timm.create_model("resnet18", num_classes=3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    teachers = Teachers({"conv": model})
+    nn.ModuleList([teachers]).train()
+    assert not any(module.training for module in teachers.modules())
+    z = teachers(torch.randn(4, 3, 32, 32))["conv"]
+    assert not z.requires_grad and not any(p.requires_grad for p in teachers.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_class_is_a_reserved_name() -> None:
+    with pytest.raises(ModelError, match="class token"):
+        Teachers({"class": Probe()})
+
+
+class Oracle(nn.Module):
+    """Reads the class off the image, and answers with `answers[class]`."""
+
+    def __init__(self, answers: list[int], classes: int) -> None:
+        super().__init__()
+        self.answers, self.num_classes = torch.tensor(answers), classes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.eye(self.num_classes)[self.answers[x[:, 0, 0, 0].long()]]
+
+
+def measure(model: nn.Module, class_map: list[int] | None = None):
+    labels = torch.arange(100) % 5
+    images = labels.view(-1, 1, 1, 1).float().expand(-1, 3, 4, 4)
+    teachers = Teachers({"t": FrozenTeacher(model, classes=class_map)})
+    return measure_teachers(teachers, [(images[:60], labels[:60]), (images[60:], labels[60:])], 5)
+
+
+def test_an_able_teacher_passes() -> None:
+    checks = measure(Oracle([0, 1, 2, 3, 4], 5))
+    assert checks["t"].accuracy == 1.0 and checks["t"].samples == 100
+    require_able(checks, list("abcde"))
+
+
+def test_classes_in_another_order_are_recognised() -> None:
+    checks = measure(Oracle([1, 2, 3, 4, 0], 5))
+    assert (checks["t"].accuracy, checks["t"].order) == (0.0, 1.0)
+    with pytest.raises(ModelError, match=r"another order.*a → b"):
+        require_able(checks, list("abcde"))
+
+
+def test_chance_level_is_refused() -> None:
+    with pytest.raises(ModelError, match="near chance level"):
+        require_able(measure(Oracle([2, 2, 2, 2, 2], 5)), list("abcde"))
+
+
+def test_few_images_do_not_condemn_a_good_teacher() -> None:
+    """Fifteen of seventeen right where 12 are of one class; all right of four; but not two right of four."""
+
+    def weak(correct: int, samples: int, chance: float) -> bool:
+        return TeacherCheck(correct / samples, chance, 0.0, (), samples).weak
+
+    assert weak(12, 17, 12 / 17) and not weak(17, 17, 12 / 17)
+    assert not weak(4, 4, 0.5) and weak(2, 4, 0.5)
+    # the exact tail: 20 or more of 100 at chance 0.1 happens in 2 of 1,000 trials, 21 or more in 0.8
+    tail = [sum(math.comb(100, i) * 0.1**i * 0.9 ** (100 - i) for i in range(k, 101)) for k in (20, 21)]
+    assert tail[0] > 0.001 > tail[1]
+    assert weak(20, 100, 0.1) and not weak(21, 100, 0.1)
+
+
+def test_too_few_and_too_many_classes() -> None:
+    with pytest.raises(ModelError, match="knows 3 classes, the data has 5"):
+        measure(Oracle([0, 1, 2, 0, 1], 3))
+    with pytest.raises(ModelError, match="give its index map"):
+        measure(Oracle([0, 1, 2, 3, 4], 9))
+    with pytest.raises(ModelError, match="names class 9"):
+        measure(Oracle([0, 1, 2, 3, 4], 9), class_map=[0, 1, 2, 3, 9])
+
+
+def test_logits_that_are_not_finite_are_refused() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(x), 5), np.nan)
+
+    with pytest.raises(ModelError, match="not finite"):
+        measure(Broken())

@@ -1,0 +1,170 @@
+"""Recipes: what a person writes is what is meant, and every problem is named at once."""
+
+import re
+
+import pytest
+
+from coadvise.errors import RecipeError
+from coadvise.recipe.reading import builtin_recipes, dump_recipe, json_schema, load_recipe, recipe_from
+from coadvise.recipe.schema import FREE, Recipe, flat
+from coadvise.recipe.yaml import parse_yaml
+
+MINIMAL = "name: mine\ndata: {source: digits}\n"
+
+
+def read(text: str) -> Recipe:
+    return recipe_from(parse_yaml(text, "mine.yaml"), "mine.yaml")
+
+
+def problems(text: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        read(text)
+    return str(caught.value)
+
+
+def test_numbers_and_switches_mean_what_a_person_means() -> None:
+    recipe = read(MINIMAL + "optim: {lr: 1e-3, eps: 1E-6, weight_decay: 5}\nrun: {tensorboard: off, allow_weak: on}")
+    assert (recipe.optim.lr, recipe.optim.eps, recipe.optim.weight_decay) == (0.001, 1e-6, 5.0)
+    assert (recipe.run.tensorboard, recipe.run.allow_weak) == (False, True)
+    assert parse_yaml("[on, no, 1e3, .5, 1.5e-3, -2E+1, true, 7, 1_000, 010, 2024-05-01]", "x") == [
+        "on", "no", 1000.0, 0.5, 0.0015, -20.0, True, 7, 1000, 10, "2024-05-01",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optim: {lrr: 1e-3}", ["1 problem in mine.yaml", "optim.lrr is unknown (did you mean lr?)"]),
+        ("schedule: {epochs: 0}", ["schedule.epochs is 0, must be ≥ 1"]),
+        ("schedule: {epochs: many}", ["schedule.epochs is 'many', must be a valid integer"]),
+        ("schedule: {epochs: 1.5}", ["schedule.epochs is 1.5"]),
+        ("optim: {lr: on}", ["optim.lr is 'on', must be a valid number"]),
+        ("loss: {label_weight: -1}", ["loss.label_weight is -1, must be ≥ 0"]),
+        ("loss: {advice: medium}", ["loss.advice is 'medium', must be one of 'soft' or 'hard'"]),
+        (
+            "teachers: {conv: {model: resnet18, train: {}}}\nloss: {weights: {conv: -1}, temperatures: {conv: 0}}",
+            ["2 problems", "loss.weights.conv is -1, must be ≥ 0", "loss.temperatures.conv is 0, must be > 0"],
+        ),
+        ("student: {options: {patch_size: 7, stem: conv}}", ["a conv stem needs an even one"]),
+        ("student: {options: {patch_size: 15}}", ["image_size 224 is not divisible by student.options.patch_size 15"]),
+        ("teachers: {class: {model: resnet18, train: {}}}", ["'class' is reserved"]),
+        ("teachers: {conv: {model: resnet18, train: {}, classes: [1, 0]}}", ["remove classes"]),
+        ("loss: {tokens: single}\nstudent: {tokens: {conv: conv}}", ["only the class token learns"]),
+        ("teachers: {a b: {model: resnet18, train: {}}}", ["'a b' is no name"]),
+        ("teachers: {conv: {model: resnet18}}", ["teachers.conv would advise with random weights"]),
+        (
+            "teachers: {conv: {model: resnet18, train: {}}}\nstudent: {tokens: {cnn: conv}}",
+            ["no token for teacher 'conv'"],
+        ),
+        ("teachers: {conv: {modl: resnet18}}", ["teachers.conv.modl is unknown (did you mean model?)"]),
+        ("loss: {weights: {class: 1}}", ["loss.label_weight"]),
+        ("optim: {batch_size: 10, accumulate: 3}", ["not divisible by optim.accumulate 3"]),
+        ("schedule: {epochs: 3, warmup_epochs: 5}", ["warmup_epochs 5 must be smaller than schedule.epochs 3"]),
+        # a problem inside one field does not hide a problem between fields
+        ("optim: {lr: -1}\nteachers: {class: {model: a, train: {}}}", ["2 problems", "optim.lr is -1", "reserved"]),
+    ],
+)
+def test_problems_are_named_with_place_and_remedy(text: str, words: list[str]) -> None:
+    message = problems(MINIMAL + text)
+    assert all(word in message for word in words), message
+
+
+def test_switches_in_options_are_switches() -> None:
+    recipe = read(MINIMAL + "student: {options: {align: off, pre_norm: 'Yes', stem: conv}}")
+    assert recipe.student.options == {"align": False, "pre_norm": True, "stem": "conv"}
+
+
+@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+def test_the_commands_of_a_recipe_are_valid(name: str) -> None:
+    text = builtin_recipes()[name].read_text()
+    commands = re.findall(r"^#.*?coadvise train (.*?)(?: …)?$", text, re.M)
+    assert commands
+    for command in commands:
+        words = command.split()
+        assert words[0] == name
+        load_recipe(words[0], words[1:])
+
+
+def test_settings_that_may_change_on_resume_do_not_change_the_fingerprint() -> None:
+    base = read(MINIMAL)
+    known = flat(base.model_dump(mode="json"))
+    assert set(FREE) <= known.keys()
+    assert read(MINIMAL + "run: {allow_weak: true, log_every: 3, output: x}").fingerprint() == base.fingerprint()
+    assert read(MINIMAL + "run: {seed: 1}").fingerprint() != base.fingerprint()
+
+
+def test_top_level_problems() -> None:
+    assert "data is missing" in problems("name: mine")
+    assert "name is '../x'" in problems("name: ../x\ndata: {source: digits}")
+    assert "'name' is given twice" in problems(MINIMAL + "name: again")
+    twice = "teachers:\n  conv: {model: resnet18, train: {}}\n  conv: {model: resnet34, train: {}}"
+    assert "'conv' is given twice" in problems(MINIMAL + twice)
+    assert "is not valid YAML" in problems("name: [")
+
+
+def test_files_and_overrides(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(MINIMAL + "teachers: {conv: {model: resnet18, pretrained: true}}")
+    recipe = load_recipe(path, ["optim.lr=2e-3", "schedule.epochs=7", "run.output=null", "teachers={}"])
+    assert (recipe.optim.lr, recipe.schedule.epochs, recipe.teachers) == (0.002, 7, {})
+    with pytest.raises(RecipeError, match="write key=value"):
+        load_recipe(path, ["optim.lr"])
+    with pytest.raises(RecipeError, match="name is a single value"):
+        load_recipe(path, ["name.x=1"])
+    with pytest.raises(RecipeError, match="did you mean cit-s"):
+        load_recipe("cit-x")
+    path.write_text("just words")
+    with pytest.raises(RecipeError, match="is no recipe"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+def test_built_in_recipes_say_what_they_do_and_survive_a_round_trip(name: str, tmp_path) -> None:
+    text = builtin_recipes()[name].read_text()
+    assert text.startswith("# ") and f"# command: coadvise train {name}" in text and "# cost: " in text
+    recipe = load_recipe(name)
+    path = tmp_path / "again.yaml"
+    path.write_text(dump_recipe(recipe))
+    assert load_recipe(path) == recipe and recipe.name == name
+
+
+def test_paper_settings() -> None:
+    """§4.1 and the official schedule, as numbers."""
+    recipe = load_recipe("cit-s")
+    assert recipe.optim.lr * recipe.optim.batch_size / recipe.optim.lr_batch == 0.001
+    assert (recipe.optim.weight_decay, recipe.optim.clip, recipe.optim.ema) == (0.05, 15, None)
+    schedule = recipe.schedule
+    assert (schedule.epochs, schedule.warmup_epochs, schedule.warmup_lr, schedule.min_lr) == (300, 20, 1e-6, 1e-5)
+    augment = recipe.data.augment
+    assert (augment.mixup, augment.cutmix, augment.mix_probability, augment.mix_switch) == (0.8, 1.0, 1.0, 0.5)
+    assert (augment.erasing, augment.label_smoothing, augment.repeats) == (0.25, 0.1, 1)
+    assert augment.randaugment == "rand-m9-mstd0.5-inc1"
+    assert recipe.tokens() == {"conv": "conv", "inv": "inv"} and recipe.loss.weights == {}
+    deit = load_recipe("deit-s")
+    assert (deit.optim.ema, deit.optim.clip, deit.data.augment.repeats) == (0.99996, None, 3)
+    assert (deit.data.augment.color_jitter, deit.schedule.warmup_epochs, deit.loss.advice) == (0.3, 5, "hard")
+
+
+def test_fingerprint_counts_what_is_computed_and_nothing_else() -> None:
+    recipe = read(MINIMAL)
+    assert read(MINIMAL + "run: {output: elsewhere, log_every: 3}").fingerprint() == recipe.fingerprint()
+    assert read(MINIMAL + "run: {seed: 1}").fingerprint() != recipe.fingerprint()
+
+
+def test_schema_describes_every_setting() -> None:
+    schema = json_schema()
+    assert set(schema["properties"]) == set(Recipe.model_fields)
+    assert schema["$defs"]["Optim"]["properties"]["clip"]["description"]
+
+
+def test_advice_is_short_for_its_source(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("name: x\ndata: {source: digits}\nadvice: cache\n")
+    assert load_recipe(path).advice.source == "cache"
+    assert load_recipe(path, ["advice.folder=c"]).advice.folder == "c"
+    assert (
+        load_recipe(path, ["advice.folder=c", "advice=live"]).advice
+        == load_recipe(path, ["advice.source=live", "advice.folder=c"]).advice
+    )
+    with pytest.raises(RecipeError, match="advice"):
+        load_recipe(path, ["advice=lively"])

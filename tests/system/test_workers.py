@@ -1,0 +1,127 @@
+"""Processes that save and stop with the one that started them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate import Accelerator
+
+from coadvise.system.interrupts import late_signals
+from coadvise.system.workers import submit, supervised, worker_pool
+from coadvise.training.processes import Stop
+
+
+def slow_to_save(folder: Path, name: str) -> None:
+    (folder / f"{name} begun").touch()
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(1)
+        (folder / f"{name} saved").touch()
+
+
+def test_everything_is_saved_before_the_block_is_left_and_nothing_more_is_begun(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), worker_pool(1) as pool:
+        futures = [pool.submit(supervised, slow_to_save, tmp_path, name) for name in "abcd"]
+        while not (tmp_path / "a begun").exists():
+            time.sleep(0.05)
+        raise KeyError
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a begun", "a saved"]
+    assert futures[0].result() is False
+    assert all(future.cancelled() or future.result() is False for future in futures[1:])
+
+
+@pytest.fixture
+def answered() -> Iterator[list[int]]:
+    """Handlers that raise, as those of a worker and of the command line do, and the signals that they got."""
+    seen: list[int] = []
+
+    def answer(number: int, frame: object) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, answer) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield seen
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_the_block(answered: list[int], number: int) -> None:
+    handler, reached = signal.getsignal(number), False
+    with pytest.raises(KeyboardInterrupt), late_signals():
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+        reached = not answered
+    assert reached and answered == [number] and signal.getsignal(number) is handler
+
+
+def test_a_second_signal_is_answered_at_once(answered: list[int]) -> None:
+    reached = False
+    with pytest.raises(KeyboardInterrupt), late_signals():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        reached = True
+    assert not reached and answered == [signal.SIGINT]
+
+
+def test_two_presses_of_ctrl_c_end_a_training_that_hangs() -> None:
+    """Its own handler counts them: the first asks for a stop, the second kills."""
+    reached = False
+    with pytest.raises(KeyboardInterrupt), Stop(Accelerator()) as stop, late_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        assert not stop.requested(0)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        reached = True
+    assert not reached and stop.requested(0)
+
+
+def test_a_process_is_started_in_peace(answered: list[int]) -> None:
+    class Pool:
+        started = False
+
+        def submit(self, *work: object) -> str:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            self.started = True
+            return "future"
+
+    pool: Any = Pool()
+    with pytest.raises(KeyboardInterrupt):
+        submit(pool, print)
+    assert pool.started and answered == [signal.SIGTERM]
+
+
+def test_a_block_that_fails_still_hands_its_signal_on(answered: list[int]) -> None:
+    with pytest.raises(KeyboardInterrupt), late_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        raise OSError
+    assert answered == [signal.SIGTERM]
+
+
+def test_an_ignored_signal_stays_ignored_and_other_threads_leave_signals_alone(answered: list[int]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with late_signals():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        os.kill(os.getpid(), signal.SIGINT)
+    handler, inside = signal.getsignal(signal.SIGTERM), []
+
+    def elsewhere() -> None:
+        with late_signals():
+            inside.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert inside == [handler] and answered == []

@@ -1,0 +1,75 @@
+"""Statistics against SciPy, NumPy and examples worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from coadvise.significance import DOES_NOT_HOLD, HOLDS, holm, paired_difference, summarise, verdict
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_summary_is_numpys_mean_and_sample_sd_and_scipys_interval(n: int) -> None:
+    values = np.random.default_rng(n).normal(0.9, 0.02, n)
+    found = summarise(values.tolist())
+    assert (found.n, found.mean) == (n, pytest.approx(values.mean()))
+    assert found.sd == pytest.approx(values.std(ddof=1))
+    low, high = stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_one_value_has_no_spread() -> None:
+    found = summarise([0.5])
+    assert (found.n, found.mean, found.sd, found.low, found.high) == (1, 0.5, None, None, None)
+
+
+@pytest.mark.parametrize("values", [[], [0.1, float("nan")], [float("inf")]])
+def test_no_summary_of_nothing_or_of_what_is_not_finite(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        summarise(values)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_paired_p_and_interval_are_scipys(n: int) -> None:
+    rng = np.random.default_rng(n)
+    b = rng.normal(0.84, 0.01, n)
+    a = b + rng.normal(0.01, 0.01, n)
+    found, oracle = paired_difference(a.tolist(), b.tolist()), stats.ttest_rel(a, b)
+    assert found.p == pytest.approx(oracle.pvalue, rel=1e-9)
+    interval = oracle.confidence_interval(0.95)
+    assert (found.low, found.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1])
+def test_equal_differences_are_no_certainty(shift: float) -> None:
+    b = [0.1, 0.2, 0.7]
+    found = paired_difference([value + shift for value in b], b)  # 0.1 + 0.2 ≠ 0.3: equal but for the last bits
+    assert found.p is None and found.mean == pytest.approx(shift)
+    assert verdict(found, None) == "undecided at n = 3 (all differences equal)"
+
+
+def test_pairs_need_equal_lengths() -> None:
+    with pytest.raises(ValueError, match="2 and 1"):
+        paired_difference([1.0, 2.0], [1.0])
+
+
+def test_holm_by_hand() -> None:
+    # Sorted: 0.005·4 = 0.02; 0.01·3 = 0.03; 0.03·2 = 0.06; 0.04·1 = 0.04, raised to 0.06 to stay in order.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_an_untested_comparison_still_counts() -> None:
+    assert holm([0.01, None, 0.02]) == [pytest.approx(0.03), None, pytest.approx(0.04)]
+
+
+def test_verdicts() -> None:
+    up, one = paired_difference([0.9, 0.8, 0.95], [0.5, 0.6, 0.7]), paired_difference([0.9], [0.5])
+    down = paired_difference([0.5, 0.6, 0.7], [0.9, 0.8, 0.95])
+    assert verdict(up, 0.049) == HOLDS
+    assert verdict(down, 0.01) == DOES_NOT_HOLD
+    assert verdict(up, 0.05) == "undecided at n = 3"
+    assert verdict(one, None) == "undecided (one seed)"
+    assert verdict(None, None) == "undecided (no seed in common)"

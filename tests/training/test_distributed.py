@@ -1,0 +1,141 @@
+"""Two processes (gloo) compute what one does, from the same global batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TESTS
+from helpers.recipes import CNN, INN, tiny, with_weights
+from safetensors.torch import load_file
+
+from coadvise.recipe.reading import dump_recipe
+from coadvise.run.folder import read_metrics
+from coadvise.system.progress import Display
+from coadvise.training.train import train
+
+# Dropout and drop path draw differently on each process; the teachers' BatchNorm is frozen.
+CHANGES = {"student.options.drop_path_rate": 0.0, "run.log_every": 1}
+
+
+def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=300, cwd=TESTS
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same recipe with one process, with two, and with two and two micro-batches each."""
+    root = tmp_path_factory.mktemp("distributed")
+    train(tiny(root / "teachers", teachers={"conv": CNN, "inv": INN}), display=Display(quiet=True))
+    paths = {}
+    for name, processes, changes in (("one", 1, {}), ("two", 2, {}), ("four", 2, {"optim.accumulate": 2})):
+        recipe = tiny(root / name, {**CHANGES, **changes}, teachers=with_weights(root / "teachers"))
+        (root / f"{name}.yaml").write_text(dump_recipe(recipe))
+        script = ["-m", "helpers.gradients_of_first_step", str(root / f"{name}.yaml"), str(root / f"{name}-grad")]
+        if processes == 1:
+            done = subprocess.run(
+                [sys.executable, *script],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                capture_output=True,
+                text=True,
+                cwd=TESTS,
+            )
+        else:
+            done = torchrun(*script)
+        assert done.returncode == 0, done.stderr[-3000:]
+        paths[name] = root / name
+    return paths
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    return [line["terms"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "train"]
+
+
+@pytest.mark.parametrize("other", ["two", "four"])
+def test_losses_follow_the_single_process(runs: dict[str, Path], other: str) -> None:
+    one, many = losses(runs["one"]), losses(runs[other])
+    assert len(one) == len(many) == 20
+    for a, b in zip(one, many, strict=True):
+        assert b == pytest.approx(a, abs=1e-5)
+
+
+def test_every_parameter_gets_the_same_gradient(runs: dict[str, Path]) -> None:
+    root = runs["one"].parent
+    one = load_file(root / "one-grad.0.safetensors")
+    for rank in (0, 1):
+        two = load_file(root / f"two-grad.{rank}.safetensors")
+        assert one.keys() == two.keys() and len(one) > 20
+        for name in one:
+            torch.testing.assert_close(two[name], one[name], atol=1e-6, rtol=1e-4)
+
+
+def test_evaluation_counts_each_sample_once(runs: dict[str, Path]) -> None:
+    """101 validation images over two processes: were one counted twice, the accuracy could not be n/101."""
+    one, two = (json.loads((runs[name] / "result.json").read_text()) for name in ("one", "two"))
+    for name, value in two["final"].items():
+        assert value == pytest.approx(one["final"][name], abs=1e-4), name
+        if name.startswith(("accuracy", "teacher")):
+            assert value * 101 == pytest.approx(round(value * 101), abs=1e-9)
+    assert two["provenance"]["processes"] == 2
+
+
+def test_interrupted_on_two_processes_and_resumed(runs: dict[str, Path], tmp_path: Path) -> None:
+    """A run of two processes resumes with two, and not with one."""
+    recipe = tiny(tmp_path / "run", {**CHANGES, "run.checkpoint_every": 3}, teachers=with_weights(teachers_of(runs)))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(recipe))
+    done = torchrun("-m", "helpers.stop_after", str(path), "8")
+    assert "stopped after step 10" in done.stderr, done.stderr[-3000:]
+    alone = subprocess.run(
+        [sys.executable, "-m", "coadvise", "train", str(path), "--resume"], capture_output=True, text=True
+    )
+    assert alone.returncode == 2 and "was trained by 2 process(es), now there are 1" in alone.stderr
+    done = torchrun("-m", "coadvise", "train", str(path), "--resume", "--quiet")
+    assert done.returncode == 0, done.stderr[-3000:]
+    # The steps before and after are those of the uninterrupted run.
+    assert losses(tmp_path / "run") == losses(runs["two"])
+
+
+def test_batch_norm_of_a_student_resumes_alike(tmp_path: Path) -> None:
+    """Each process gathers its own BatchNorm statistics; what is evaluated and saved is the same for all."""
+    recipes = {}
+    for name in ("a", "b"):
+        changes = {"run.eval_every": 2, "optim.ema": 0.9, "student.model": "cit_tiny_sa", **CHANGES}
+        recipes[name] = tmp_path / f"{name}.yaml"
+        recipes[name].write_text(dump_recipe(tiny(tmp_path / name, changes)))
+    whole = torchrun("-m", "coadvise", "train", str(recipes["a"]), "--quiet")
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    assert "stopped after step 10" in torchrun("-m", "helpers.stop_after", str(recipes["b"]), "8").stderr
+    rest = torchrun("-m", "coadvise", "train", str(recipes["b"]), "--resume", "--quiet")
+    assert rest.returncode == 0, rest.stderr[-3000:]
+    a, b = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("a", "b"))
+    assert a["final"] == b["final"] and a["ema"] == b["ema"]
+    one, two = (load_file(tmp_path / name / "last.safetensors") for name in ("a", "b"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_cache_of_two_processes_is_that_of_one(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Records, profiles and checksums."""
+    found = {}
+    for name, processes in (("one", 1), ("two", 2)):
+        changes = {"advice.folder": str(tmp_path / name), "advice.top_k": 2}
+        recipe = tiny(tmp_path / "run", changes, teachers=with_weights(teachers_of(runs)))
+        (tmp_path / f"{name}.yaml").write_text(dump_recipe(recipe))
+        done = torchrun("-m", "coadvise", "cache", str(tmp_path / f"{name}.yaml"), "--quiet", processes=processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+        files = sorted((tmp_path / name).rglob("*"))
+        found[name] = {str(f.relative_to(tmp_path / name)): f.read_bytes() for f in files if f.is_file()}
+    assert found["one"] == found["two"] and {"conv/profile.bin", "inv/00000.bin", "inv/column.json"} <= set(
+        found["one"]
+    )
+
+
+def teachers_of(runs: dict[str, Path]) -> Path:
+    return runs["one"].parent / "teachers"
