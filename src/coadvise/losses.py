@@ -9,6 +9,7 @@ run elsewhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -96,6 +97,31 @@ def co_advise_loss(
         else:
             terms[name] = soft_advice(student, advice[name].detach(), temperatures.get(name, 1.0))
     return LossTerms(terms, weights)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Eq. 1 with its settings: what training minimises, and what costs are measured of.
+
+    Attributes: as the arguments of `co_advise_loss`.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    temperatures: Mapping[str, float] = field(default_factory=dict)
+    kind: Literal["soft", "hard"] = "soft"
+    tokens: Literal["own", "single"] = "own"
+
+    def __call__(
+        self,
+        logits: Mapping[str, Float[Tensor, "b k"]],
+        advice: Mapping[str, Float[Tensor, "b k"]],
+        target: Float[Tensor, "b k"] | Int[Tensor, " b"],
+    ) -> LossTerms:
+        """Every term of the loss, and their weighted sum."""
+        return co_advise_loss(
+            logits, advice, target, weights=self.weights, temperatures=self.temperatures, kind=self.kind,
+            tokens=self.tokens,
+        )  # fmt: skip
 
 
 def _check(

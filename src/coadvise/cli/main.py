@@ -102,15 +102,15 @@ def train(
     main_process = os.environ.get("RANK", "0") == "0"
     result = run(load_recipe(recipe, settings or []), resume=resume, display=Display(quiet=quiet or not main_process))
     if main_process:
-        table = Table(title=f"{result['name']}: validation after {result['epochs']} epochs", title_justify="left")
+        table = Table(title=f"{result.name}: validation after {result.epochs} epochs", title_justify="left")
         table.add_column("token")
         table.add_column("accuracy", justify="right")
-        for name, value in result["final"].items():
+        for name, value in result.final.items():
             if name.startswith("accuracy/"):
                 table.add_row(name.removeprefix("accuracy/"), f"{value:.2%}")
         out.print(table)
-        best = result["best"]
-        out.print(f"best {best['value']:.2%} after epoch {best['epoch']} ({best['weights']} weights)", markup=False)
+        best = result.best
+        out.print(f"best {best.value:.2%} after epoch {best.epoch} ({best.weights} weights)", markup=False)
 
 
 @app.command()

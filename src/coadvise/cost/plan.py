@@ -15,15 +15,13 @@ from ..advice.record import RecordFormat
 from ..checkpoints.build import build_student, build_teacher
 from ..data.loader import TrainLoader
 from ..data.sources.opening import open_sources
-from ..losses import soft_advice
 from ..models.students import student_tokens
 from ..models.teachers import Teachers
-from ..names import CLASS
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
 from ..system.devices import DTYPES, resolve_precision
 from ..system.progress import Display
-from ..training.student import loss_mode
+from ..training.student import make_objective
 from .step import StepCost, step_cost
 
 VIEWS = (10, 25, 50)
@@ -124,7 +122,7 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
     teachers = Teachers(members, input_mean=recipe.data.mean, input_std=recipe.data.std).to(device)
     torch.manual_seed(recipe.run.seed)
     student = build_student(recipe, classes).to(device).train()
-    mode = loss_mode(recipe, student_tokens(student, recipe, device), members)
+    objective = make_objective(recipe.loss, student_tokens(student, recipe, device), members)
     size = min(recipe.optim.batch_size // recipe.optim.accumulate, len(source), 256)
     data = recipe.data.model_copy(update={"workers": 0})
     records = [one for one in (RecordFormat(classes, top) for top in TOPS if top < classes) if not one.dense]
@@ -143,12 +141,9 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
     parameters = [p for p in student.parameters() if p.requires_grad]
 
     def gradient(said: dict[str, Tensor]) -> Tensor:
-        terms = [
-            recipe.loss.weights.get(name, 1.0)
-            * soft_advice(logits[CLASS if mode == "single" else name], z, recipe.loss.temperatures.get(name, 1.0))
-            for name, z in said.items()
-        ]
-        found = torch.autograd.grad(sum(terms), parameters, retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
+        terms = objective(logits, said, batch.target)
+        advised = sum(objective.weights.get(name, 1.0) * terms[name] for name in said)
+        found = torch.autograd.grad(advised, parameters, retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
         return torch.cat([g.float().flatten() for g in found if g is not None])
 
     exact = gradient(advice)

@@ -19,7 +19,6 @@ from ..checkpoints.build import build_student, build_teacher
 from ..data.loader import TrainLoader
 from ..data.sources.opening import open_sources
 from ..data.views.finish import Batch
-from ..losses import co_advise_loss
 from ..models.compiling import WORTHWHILE_STEPS, compile_blocks, plain_attention
 from ..models.students import student_tokens
 from ..models.teachers import FrozenTeacher, Teachers
@@ -28,7 +27,7 @@ from ..system.clock import _now, seconds_of
 from ..system.devices import DTYPES, resolve_precision
 from ..system.progress import Display
 from ..training.optimizer import make_optimizer
-from ..training.student import loss_mode
+from ..training.student import make_objective
 from .model import matrix_peak
 
 
@@ -74,14 +73,13 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None
     plain_attention(student, device, dtype)
     compile_blocks(student, recipe.run.compile, device, WORTHWHILE_STEPS)
     tokens = student_tokens(student, recipe, device)
-    mode = loss_mode(recipe, tokens, members)
-    optimizer = make_optimizer(student, recipe, recipe.optim.lr)
+    objective = make_objective(recipe.loss, tokens, members)
+    optimizer = make_optimizer(student, recipe.optim)
     loader = TrainLoader(train_source, recipe.data, batch_size, device=device)
     batch, input_s = _timed_input(loader, rounds + 4 * recipe.data.workers, device, display)
     parts = {"input": input_s}
     if recipe.run.fuse_teachers:
         teachers.fuse(batch.images[:2], dtype)
-    weights = {"class": recipe.loss.label_weight, **recipe.loss.weights}
     autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
 
     def advise() -> dict[str, Tensor]:
@@ -92,10 +90,7 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None
     def forward(advice: Mapping[str, Tensor]) -> Tensor:
         with autocast:
             logits = student.forward_tokens(batch.images)  # type: ignore[operator]
-        return co_advise_loss(
-            logits, advice, batch.target, weights=weights, temperatures=recipe.loss.temperatures,
-            kind=recipe.loss.advice, tokens=mode,
-        ).total  # fmt: skip
+        return objective(logits, advice, batch.target).total
 
     for name, member in zip(teachers.names, teachers.members, strict=True):
         parts[f"teacher {name}"] = seconds_of(partial(_advised, member, batch.images, autocast), device, rounds)

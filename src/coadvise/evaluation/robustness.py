@@ -61,7 +61,8 @@ def corruption_errors(
                     for token, row in logits.items():
                         counts = wrong.setdefault(token, {}).setdefault(kind, [0] * len(SEVERITIES))
                         counts[severity - 1] += int((row.argmax(dim=1).cpu() != labels).sum())
-                    bar.advance(len(pixels), kind)
+                    bar.note(kind)
+                    bar.advance(len(pixels))
     return _errors(wrong, len(source))
 
 
@@ -133,7 +134,8 @@ def imagenet_c_errors(
                 images = len(source)
                 for token, accuracy in _accuracies(trained, source, data, None, batch_size, None).items():
                     kinds.setdefault(token, {}).setdefault(kind, []).append(round(1 - accuracy, 6))
-                bar.advance(1, kind)
+                bar.note(kind)
+                bar.advance(1)
     mean = {token: float(np.mean(list(found.values()))) for token, found in kinds.items()}
     return {"mean": mean, "kinds": kinds, "images": images}
 

@@ -33,12 +33,12 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 # and on what it runs. They do not decide what is computed.
 FREE = (
     "run.output", "run.log_every", "run.checkpoint_every", "run.tensorboard", "run.device", "run.allow_weak",
-    "run.teacher_check_size", "run.eval_batch_size", "data.workers", "data.on_error", "advice.folder",
+    "run.teacher_check_size", "run.eval_batch_size", "run.trackers", "data.workers", "data.on_error", "advice.folder",
 )  # fmt: skip
 
 
 # Settings that runs of earlier versions do not name: at these values a run is the one that it was without them.
-LATER = {"optim.token_lr": 1.0}
+LATER: dict[str, Any] = {"optim.token_lr": 1.0, "run.trackers": []}
 
 
 class Part(BaseModel):
@@ -301,6 +301,8 @@ class Run(Part):
     """Compile the student's repeated blocks with `torch.compile`. `auto`: on a GPU, where the run is long enough."""
     grad_checkpointing: bool = False
     tensorboard: bool = True
+    trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = ()
+    """Trackers that are told every metric as well, where they are installed."""
 
 
 class Recipe(Part):

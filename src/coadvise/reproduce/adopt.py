@@ -12,9 +12,11 @@ from ..errors import ModelError
 from ..evaluation.evaluate import evaluate
 from ..models.factory import build_model
 from ..models.students import as_student
+from ..names import CLASS, TOP1
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
 from ..run.provenance import manifest
+from ..run.result import Best, DataFacts, RunResult, Skipped, StudentFacts
 
 
 def adopt(recipe: Recipe, folder: RunFolder) -> None:
@@ -47,29 +49,25 @@ def adopt(recipe: Recipe, folder: RunFolder) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = as_student(model).eval().to(device)
     batches = EvalLoader(validation, recipe.data, recipe.run.eval_batch_size or 64, device=device)
-    metrics, skipped = evaluate(student.forward_tokens, batches, tokens=["class"], device=device)  # type: ignore[arg-type]
+    metrics, skipped = evaluate(student.forward_tokens, batches, tokens=[CLASS], device=device)  # type: ignore[arg-type]
     folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
     save_model(folder.best, student, recipe, train.class_names, weights="student", epoch=0, metrics=metrics)
     folder.finish(
-        {
-            "name": recipe.name,
-            "fingerprint": recipe.fingerprint(),
-            "seed": recipe.run.seed,
-            "student": {
-                "model": settings.model,
-                "parameters": sum(p.numel() for p in student.parameters()),
-                "tokens": {},
-            },
-            "teachers": {},
-            "data": {
-                "source": recipe.data.source,
-                "train": len(train),
-                "val": len(validation),
-                "classes": list(train.class_names),
-            },
-            "epochs": 0, "steps": 0, "images_seen": 0, "seconds": 0.0, "final": metrics, "ema": None,
-            "best": {"value": metrics["accuracy/class"], "epoch": 0, "weights": "student"},
-            "skipped": {"train": 0, "val": skipped, "names": []},
-            "provenance": manifest(weights="timm" if settings.pretrained else settings.checkpoint),
-        }
-    )  # fmt: skip
+        RunResult(
+            name=recipe.name,
+            fingerprint=recipe.fingerprint(),
+            seed=recipe.run.seed,
+            student=StudentFacts(settings.model, sum(p.numel() for p in student.parameters())),
+            teachers={},
+            data=DataFacts(recipe.data.source, len(train), len(validation), tuple(train.class_names)),
+            epochs=0,
+            steps=0,
+            images_seen=0,
+            seconds=0.0,
+            final=metrics,
+            ema=None,
+            best=Best(metrics[TOP1], 0, "student"),
+            skipped=Skipped(val=skipped),
+            provenance=manifest(weights="timm" if settings.pretrained else settings.checkpoint),
+        )
+    )

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Interrupted, RunError
+from ..names import TOP1
 from ..recipe.reading import builtin_recipes, dump_recipe, recipe_from
 from ..recipe.schema import Recipe
 from ..recipe.yaml import parse_yaml
 from ..run.folder import RunFolder, read_metrics
-from ..system.files import read_json, write_json
+from ..system.files import write_json
 from ..system.progress import Display
 from ..system.workers import submit, worker_pool
 from ..training.train import teacher_recipe
@@ -165,7 +166,8 @@ def _run_all(
                         raise KeyboardInterrupt
                 steps = sum(_progress(folders[name], recipe) for name, recipe in recipes.items())
                 finished = sum(folder.finished for folder in folders.values())
-                bar.advance(steps - shown, f"{finished}/{len(recipes)} runs finished")
+                bar.note(f"{finished}/{len(recipes)} runs finished")
+                bar.advance(steps - shown)
                 shown = steps
     except KeyboardInterrupt:
         raise Interrupted("stopped, everything is saved; the same command goes on") from None
@@ -184,5 +186,5 @@ def _progress(folder: RunFolder, recipe: Recipe) -> int:
 
 def _show_teachers(teachers: Iterable[str], output: Path, display: Display) -> None:
     for name in teachers:
-        result = read_json(output / name / "result.json")
-        display.say(f"{result['name']} ({result['student']['model']}): {result['final']['accuracy/class']:.1%}")
+        result = RunFolder(output / name).result()
+        display.say(f"{result.name} ({result.student.model}): {result.final[TOP1]:.1%}")

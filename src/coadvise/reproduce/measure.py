@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..evaluation.similarity import likeness
 from ..recipe.schema import FREE, flat
 from ..run.folder import RunFolder
 from ..run.provenance import manifest
+from ..run.result import RunResult
 from ..system.clock import seconds_of
 from ..system.digests import file_digest
 from ..system.files import read_json, write_json
@@ -143,10 +144,10 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
     if not _same_weights(before, result):  # the file came from elsewhere, and the run was made again here
         before = {}
     trained = load_trained(run.folder, _device())
-    measured: dict[str, float] = {**before.get("measured", {}), **result["final"]}
-    measured["parameters"] = float(result["student"]["parameters"])
-    if result["seconds"]:
-        measured["training_ms"] = 1000 * result["seconds"] / max(1, result["images_seen"])
+    measured: dict[str, float] = {**before.get("measured", {}), **result.final}
+    measured["parameters"] = float(result.student.parameters)
+    if result.seconds:
+        measured["training_ms"] = 1000 * result.seconds / max(1, result.images_seen)
     if "throughput" not in measured:
         measured["throughput"] = _throughput(trained)
     detail: dict[str, Any] = dict(before.get("detail", {}))
@@ -159,6 +160,7 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
         if (source := shifted.of(group)) is not None:
             sources[group] = source
     teachers = known_teachers(run) or before.get("teacher_weights") or teacher_weights(run)
+    facts = asdict(result)
     content = {
         "format": FORMAT,
         "arm": run.arm.id,
@@ -167,10 +169,7 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
         "id": run.id,
         "advisers": {name: one.id for name, one in run.advisers.items()},
         "teacher_weights": teachers,
-        "student": result["student"],
-        "teachers": result["teachers"],
-        "data": result["data"],
-        **{key: result[key] for key in ("epochs", "steps", "images_seen", "seconds")},
+        **{key: facts[key] for key in ("student", "teachers", "data", "epochs", "steps", "images_seen", "seconds")},
         "groups": sorted({*before.get("groups", ()), *groups}),
         "sources": sources,
         "measured": {name: round(float(value), DIGITS) for name, value in measured.items()},
@@ -180,7 +179,7 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
             for key, value in flat(run.recipe.model_dump(mode="json")).items()
             if key not in FREE and not key.endswith("checkpoint") and value is not None
         },
-        "provenance": {**result["provenance"], "measured": manifest()["date"]},
+        "provenance": {**result.provenance, "measured": manifest()["date"]},
     }
     write_json(result_path(results, run), content)
 
@@ -201,10 +200,10 @@ def note_teachers(run: Planned, weights: Mapping[str, str]) -> None:
     write_json(run.folder / ".teachers.json", dict(weights))
 
 
-def _same_weights(before: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
+def _same_weights(before: Mapping[str, Any], result: RunResult) -> bool:
     """Whether a result file is of this very run: the same losses, to the decimals that older files have."""
     known = before.get("measured", {})
-    return all(abs(known.get(name, float(value)) - float(value)) < 1e-6 for name, value in result["final"].items())
+    return all(abs(known.get(name, float(value)) - float(value)) < 1e-6 for name, value in result.final.items())
 
 
 Measured = tuple[dict[str, float], dict[str, Any]]

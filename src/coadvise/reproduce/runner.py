@@ -284,7 +284,8 @@ class _Progress:
 
     def show(self, done: set[str], total: int) -> None:
         seen = sum(job.images if job.key in done else _seen(job) for job in self._jobs)
-        self._bar.advance(seen - self._shown, f"{len(done)}/{total} jobs done")
+        self._bar.note(f"{len(done)}/{total} jobs done")
+        self._bar.advance(seen - self._shown)
         self._shown = seen
 
 

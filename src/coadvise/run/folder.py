@@ -12,6 +12,7 @@ teachers/NAME/     runs of the teachers that the recipe trains first
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ..errors import RunError
 from ..recipe.reading import dump_recipe, load_recipe
 from ..recipe.schema import FREE, Recipe, flat
 from ..system.files import read_json, write_atomic, write_json
+from .result import RunResult
 
 
 class RunFolder:
@@ -37,9 +39,13 @@ class RunFolder:
         """Whether the run has ended normally."""
         return self._result.is_file()
 
-    def result(self) -> dict[str, Any]:
-        """The result of a finished run."""
-        return dict(read_json(self._result))
+    def result(self) -> RunResult:
+        """The result of a finished run.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        return RunResult.read(self._result)
 
     def check(self, recipe: Recipe, resume: bool) -> None:
         """Refuse to start where something would be lost or mixed up.
@@ -107,9 +113,15 @@ class RunFolder:
         kept = [line for line in read_metrics(self.metrics) if line["step"] <= step]
         write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def finish(self, result: dict[str, Any]) -> None:
+    def finish(self, result: RunResult) -> None:
         """Mark the run as finished."""
-        write_json(self._result, result)
+        result.write(self._result)
+
+    def how_to_resume(self, processes: int) -> str:
+        """The command that goes on with a run that was saved, for a message."""
+        launcher = f"torchrun --nproc-per-node {processes} -m " if processes > 1 else ""
+        words = ["coadvise", "train", str(self.path / "recipe.yaml"), f"run.output={self.path}", "--resume"]
+        return f"everything is saved; go on with:\n  {launcher}{shlex.join(words)}"
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

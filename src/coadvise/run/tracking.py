@@ -1,10 +1,12 @@
-"""Metrics of a run on disk: JSON lines always, TensorBoard where it is wanted."""
+"""Metrics of a run as they come: JSON lines always, TensorBoard and other trackers where the recipe wants them."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import RunError
 from .folder import RunFolder
 
 
@@ -13,16 +15,20 @@ class Tracker:
 
     Args:
         folder: the run's folder.
+        name: of the run; the project's name for trackers that have projects.
         active: whether this is the main process.
-        tensorboard: whether to write TensorBoard event files, too.
+        trackers: names of trackers that Accelerate knows, such as `tensorboard` or `wandb`.
+
+    Raises:
+        RunError: a tracker that is not installed.
     """
 
-    def __init__(self, folder: RunFolder, *, active: bool, tensorboard: bool) -> None:
-        self._folder = folder
-        self._active = active
-        self._tensorboard = active and tensorboard
-        self._board: Any = None
+    def __init__(self, folder: RunFolder, name: str, *, active: bool, trackers: Sequence[str] = ()) -> None:
+        self._folder, self._name, self._active = folder, name, active
+        self._wanted = tuple(trackers) if active else ()
+        self._started: list[Any] | None = None
         self._clock = (0, time.monotonic())
+        _require_installed(self._wanted)
 
     def start_clock(self, step: int) -> None:
         """Begin to measure throughput at this step, after a pause for evaluation."""
@@ -35,7 +41,7 @@ class Tracker:
         return (step - then) * batch_size / max(self._clock[1] - start, 1e-9)
 
     def train(
-        self, step: int, epoch: int, lr: float, loss: float, terms: dict[str, float], images_per_s: float
+        self, step: int, epoch: int, lr: float, loss: float, terms: Mapping[str, float], images_per_s: float
     ) -> None:
         """One log line of training: means since the last one."""
         line = {"kind": "train", "step": step, "epoch": epoch, "lr": lr, "loss": loss, "terms": terms}
@@ -43,7 +49,7 @@ class Tracker:
         scalars = {"loss/total": loss, "lr": lr, "images_per_s": images_per_s}
         self._plot(step, scalars | {f"loss/{name}": value for name, value in terms.items()})
 
-    def evaluation(self, step: int, epoch: int, metrics: dict[str, float], ema: dict[str, float] | None) -> None:
+    def evaluation(self, step: int, epoch: int, metrics: Mapping[str, float], ema: Mapping[str, float] | None) -> None:
         """One evaluation after `epoch` completed epochs."""
         self._write({"kind": "eval", "step": step, "epoch": epoch, "metrics": metrics, "ema": ema})
         self._plot(step, {f"val/{name}": value for name, value in metrics.items()})
@@ -53,19 +59,39 @@ class Tracker:
         if self._active:
             self._folder.log(line)
 
-    def _plot(self, step: int, scalars: dict[str, float]) -> None:
-        if not self._tensorboard:
-            return
-        if self._board is None:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import
+    def _plot(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self._started is None:
+            # Only now: before the first step the folder must stay free.
+            self._started = [self._start(name, step) for name in self._wanted]
+        for tracker in self._started:
+            # MLflow refuses a name with a bar.
+            tracker.log({name.replace("|", "_"): value for name, value in scalars.items()}, step=step)
 
-            # Only now: before the first step the folder must stay free. What an interrupted run wrote from this
-            # step on is superseded.
-            self._board = SummaryWriter(str(self._folder.path / "tensorboard"), purge_step=step)
-        for name, value in scalars.items():
-            self._board.add_scalar(name.replace("|", "_"), value, step)
+    def _start(self, name: str, step: int) -> Any:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        if name == "tensorboard":
+            # What an interrupted run wrote from this step on is superseded.
+            tracker = LOGGER_TYPE_TO_CLASS[name](name, str(self._folder.path), purge_step=step)
+        else:
+            tracker = LOGGER_TYPE_TO_CLASS[name](self._name)
+        if hasattr(tracker, "start"):  # earlier versions of Accelerate start in the constructor
+            tracker.start()
+        return tracker
 
     def close(self) -> None:
         """Flush everything."""
-        if self._board is not None:
-            self._board.close()
+        for tracker in self._started or ():
+            tracker.finish()
+        self._started = []
+
+
+def _require_installed(names: Sequence[str]) -> None:
+    if not names:
+        return
+    from accelerate.tracking import get_available_trackers
+
+    available = {str(tracker) for tracker in get_available_trackers()}
+    for name in names:
+        if name not in available:
+            raise RunError(f"run.trackers: {name} is not installed; pip install {name}, or leave it out")

@@ -60,10 +60,13 @@ class Bar:
         self._start = time.monotonic()
         self._task = progress.add_task(title, total=total, completed=done, note="") if progress else None
 
-    def advance(self, count: int = 1, note: str | None = None) -> None:
-        """Go on by `count`; `note` is shown behind the bar until the next one."""
+    def note(self, text: str) -> None:
+        """Text that is shown behind the bar until the next one."""
+        self._note = text
+
+    def advance(self, count: int = 1) -> None:
+        """Go on by `count`."""
         self._done += count
-        self._note = self._note if note is None else note
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, advance=count, note=self._note)
         elif not self._display.quiet and self._display.due():

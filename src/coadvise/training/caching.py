@@ -17,7 +17,7 @@ from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
 from ..system.progress import Display
 from .processes import start_processes
-from .teachers import check_teachers, make_advisers
+from .teachers import check_teachers, on_device
 from .train import load_teachers
 
 
@@ -42,7 +42,7 @@ def cache_advice(
     Raises:
         CoadviseError: bad input, a full disk, a cache of something else, a damaged or stale one.
     """
-    accelerator = start_processes(recipe)
+    accelerator = start_processes(recipe.run, recipe.optim)
     display = display or Display(quiet=not accelerator.is_main_process)
     if not recipe.teachers and not teachers:
         raise RecipeError(f"recipe {recipe.name} has no teachers, so there is no advice to store")
@@ -61,13 +61,13 @@ def cache_advice(
         raise Interrupted(
             "stopped while a teacher was trained; everything is saved, the same command goes on"
         ) from stopped
-    advisers = make_advisers(recipe, loaded, accelerator, display)
+    ready = on_device(loaded, recipe.data, recipe.run.fuse_teachers, accelerator, display)
     if verify:
         cache = AdviceCache(folder, recipe, sources[0], loaded)
-        for name, far in verify_cache(cache, recipe, sources[0], advisers, accelerator).items():
+        for name, far in verify_cache(cache, recipe, sources[0], ready, accelerator).items():
             display.say(f"teacher {name}: mean total variation {far:.4f} from what it says now")
         layout = cache.layout
     else:
-        check_teachers(advisers, recipe, sources[1], accelerator, display)
-        layout = write_cache(folder, recipe, sources[0], loaded, advisers, accelerator, display)
+        check_teachers(ready, recipe, sources[1], accelerator, display)
+        layout = write_cache(folder, recipe, sources[0], loaded, ready, accelerator, display)
     return folder, len(loaded) * layout.bytes

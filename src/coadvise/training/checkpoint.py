@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -22,9 +23,11 @@ from torch.optim import Optimizer
 
 from ..checkpoints.writing import save_safetensors_atomic
 from ..errors import CheckpointError, RunError
-from .job import Counters, Job
+from .state import Counters, State
 
 FORMAT = "coadvise-training-1"
+# An epoch that is not evaluated is saved when the last checkpoint is older than this.
+SAVE_SECONDS = 60.0
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
@@ -103,92 +106,115 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
         raise CheckpointError(f"{path} does not fit the model: {error}") from error
 
 
-def save(job: Job) -> None:
-    """Write `last.safetensors`: what `restore` needs to continue exactly."""
-    accelerator, device = job.accelerator, job.accelerator.device
-    require_finite(job)
-    gather_skipped(job)
-    job.saved = time.monotonic()
-    own = rng_tensors(device)
-    states = {name: accelerator.gather(value.to(device).unsqueeze(0)) for name, value in own.items()}
-    windows = {name: accelerator.reduce(value.clone(), "sum") for name, value in job.window.items()}
-    if accelerator.is_main_process:
-        parts: dict[str, dict[str, Tensor]] = {
-            "model": job.student.state_dict(),
-            "optimizer": optimizer_tensors(job.optimizer),
-            "rng": {f"{n}.{rank}": s for n, all_ranks in states.items() for rank, s in enumerate(all_ranks)},
-            "window": windows,  # type: ignore[dict-item]
-        }
-        if job.ema is not None:
-            parts["ema"] = job.ema.module.state_dict()
-        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-        numbers = {
-            "count": dataclasses.asdict(job.count),
-            "world": accelerator.num_processes,
-            "scaler": scaler,
-            "origin": job.origin,
-        }
-        save_state(job.folder.last, parts, numbers)
-    accelerator.wait_for_everyone()
+class Checkpoint:
+    """`last.safetensors` of a run: written atomically, and read back exactly.
 
-
-def gather_skipped(job: Job) -> None:
-    """Bring together the names of unreadable images that all processes met."""
-    job.count.skipped = sorted(set(gather_object(job.count.skipped)))
-
-
-def restore(job: Job) -> None:
-    """Continue from `last.safetensors`.
-
-    Raises:
-        RunError: another number of processes.
-        CheckpointError: a damaged file, or one that does not fit.
+    Args:
+        path: of the file.
+        origin: what the run computes from beside its recipe (classes, labels, teachers), in short; a resume refuses
+            another.
     """
-    parts, numbers = load_state(job.folder.last)
-    world, rank = job.accelerator.num_processes, job.accelerator.process_index
-    if numbers["world"] != world:
-        raise RunError(
-            f"{job.folder.path} was trained by {numbers['world']} process(es), now there are {world}; "
-            f"resume with --nproc-per-node {numbers['world']}"
-        )
-    for what, before in numbers["origin"].items():
-        if job.origin.get(what) != before:
+
+    def __init__(self, path: Path, accelerator: Accelerator, origin: Mapping[str, str]) -> None:
+        self.path, self._accelerator, self._origin = path, accelerator, origin
+        self._saved = time.monotonic()
+
+    @property
+    def old(self) -> bool:
+        """Whether the main process last saved more than `SAVE_SECONDS` ago. The same answer on all processes."""
+        accelerator = self._accelerator
+        old = float(time.monotonic() - self._saved > SAVE_SECONDS and accelerator.is_main_process)
+        return bool(accelerator.reduce(torch.tensor(old, device=accelerator.device), "sum").item() > 0)  # type: ignore[union-attr]
+
+    def save(self, state: State) -> None:
+        """Write what `restore` needs.
+
+        Raises:
+            RunError: weights that are not finite; the file stays as it was.
+        """
+        accelerator, device = self._accelerator, self._accelerator.device
+        require_finite(state, self.path.parent)
+        gather_skipped(state.count)
+        self._saved = time.monotonic()
+        generators = {n: accelerator.gather(s.to(device).unsqueeze(0)) for n, s in rng_tensors(device).items()}
+        windows = {name: accelerator.reduce(value.clone(), "sum") for name, value in state.window.items()}
+        if accelerator.is_main_process:
+            parts: dict[str, Mapping[str, Tensor]] = {
+                "model": state.student.state_dict(),
+                "optimizer": optimizer_tensors(state.optimizer),
+                "rng": {f"{n}.{rank}": s for n, all_ranks in generators.items() for rank, s in enumerate(all_ranks)},
+                "window": windows,  # type: ignore[dict-item]
+            }
+            if state.ema is not None:
+                parts["ema"] = state.ema.module.state_dict()
+            numbers = {
+                "count": dataclasses.asdict(state.count),
+                "world": accelerator.num_processes,
+                "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+                "origin": dict(self._origin),
+            }
+            save_state(self.path, parts, numbers)
+        accelerator.wait_for_everyone()
+
+    def restore(self, state: State) -> None:
+        """Set everything to where `save` was called.
+
+        Raises:
+            RunError: another number of processes, other data or other teachers.
+            CheckpointError: a damaged file, or one that does not fit.
+        """
+        parts, numbers = load_state(self.path)
+        self._require_same(numbers)
+        rank, device = self._accelerator.process_index, self._accelerator.device
+        load_module(state.student, parts["model"], self.path)
+        try:
+            load_optimizer(state.optimizer, parts["optimizer"])
+        except (ValueError, KeyError, IndexError) as error:
+            raise CheckpointError(f"{self.path} does not fit the optimizer: {error}") from error
+        if state.ema is not None:
+            load_module(state.ema.module, parts["ema"], self.path)
+        if numbers["scaler"] is not None and self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(numbers["scaler"])
+        state.count = Counters(**numbers["count"])
+        # The saved window is the sum over all processes; the others start theirs at zero.
+        share = 1.0 if rank == 0 else 0.0
+        state.window = {name: value.to(device) * share for name, value in parts.get("window", {}).items()}
+        own = {name.split(".")[0]: value for name, value in parts["rng"].items() if name.endswith(f".{rank}")}
+        load_rng(own, device)
+
+    def _require_same(self, numbers: Mapping[str, Any]) -> None:
+        folder, world = self.path.parent, self._accelerator.num_processes
+        if numbers["world"] != world:
             raise RunError(
-                f"{job.folder.path} was trained on other data or teachers; {what} changed from {before} to "
-                f"{job.origin.get(what)}; restore them, or choose another folder with run.output=FOLDER"
+                f"{folder} was trained by {numbers['world']} process(es), now there are {world}; "
+                f"resume with --nproc-per-node {numbers['world']}"
             )
-    load_module(job.student, parts["model"], job.folder.last)
-    try:
-        load_optimizer(job.optimizer, parts["optimizer"])
-    except (ValueError, KeyError, IndexError) as error:
-        raise CheckpointError(f"{job.folder.last} does not fit the optimizer: {error}") from error
-    if job.ema is not None:
-        load_module(job.ema.module, parts["ema"], job.folder.last)
-    if numbers["scaler"] is not None and job.accelerator.scaler is not None:
-        job.accelerator.scaler.load_state_dict(numbers["scaler"])
-    job.count = Counters(**numbers["count"])
-    # The saved window is the sum over all processes; the others start theirs at zero.
-    device = job.accelerator.device
-    job.window = {n: v.to(device) * (1.0 if rank == 0 else 0.0) for n, v in parts.get("window", {}).items()}
-    states = {name.split(".")[0]: value for name, value in parts["rng"].items() if name.endswith(f".{rank}")}
-    load_rng(states, device)
-    if job.accelerator.is_main_process:
-        job.folder.rewind(job.count.step)
-    job.display.say(f"resuming {job.folder.path} at step {job.count.step} of {job.total_steps}")
+        for what, before in numbers["origin"].items():
+            if self._origin.get(what) != before:
+                raise RunError(
+                    f"{folder} was trained on other data or teachers; {what} changed from {before} to "
+                    f"{self._origin.get(what)}; restore them, or choose another folder with run.output=FOLDER"
+                )
 
 
-def require_finite(job: Job) -> None:
-    """Before anything is written: broken weights must not take the place of good ones. Alike on all processes.
+def gather_skipped(count: Counters) -> None:
+    """Bring together the names of unreadable images that all processes met."""
+    count.skipped = sorted(set(gather_object(count.skipped)))
+
+
+def require_finite(state: State, folder: Path) -> None:
+    """Before anything is written: broken weights must not take the place of good ones. The same on all processes.
 
     Raises:
         RunError: weights that are not finite.
     """
-    if not torch.isfinite(get_total_norm([p.detach() for p in job.student.parameters()])):
-        raise RunError(diverged("the weights are", job))
+    if not torch.isfinite(get_total_norm([p.detach() for p in state.student.parameters()])):
+        raise RunError(diverged("the weights are", state.count.step, folder))
 
 
-def diverged(what: str, job: Job) -> str:
+def diverged(what: str, step: int, folder: Path) -> str:
+    """The message about a run whose numbers have left the real ones."""
     return (
-        f"{what} not finite at step {job.count.step}; try a lower optim.lr, optim.clip=1, or run.precision=fp32 "
-        f"(weights up to the last checkpoint are kept in {job.folder.path})"
+        f"{what} not finite at step {step}; try a lower optim.lr, optim.clip=1, or run.precision=fp32 "
+        f"(weights up to the last checkpoint are kept in {folder})"
     )

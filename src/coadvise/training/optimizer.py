@@ -7,17 +7,17 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from ..recipe.schema import Recipe
+from ..recipe.schema import Optim, Schedule
 
 
-def make_optimizer(student: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+def make_optimizer(student: nn.Module, settings: Optim) -> torch.optim.Optimizer:
     """AdamW in one fused pass over the weights; no decay on norms, biases, tokens and position embeddings."""
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        student, opt="adamw", lr=lr, weight_decay=recipe.optim.weight_decay, betas=recipe.optim.betas,
-        eps=recipe.optim.eps, fused=True,
+        student, opt="adamw", lr=peak_lr(settings), weight_decay=settings.weight_decay, betas=settings.betas,
+        eps=settings.eps, fused=True,
     )  # fmt: skip
-    if recipe.optim.token_lr != 1.0:
-        _scale_token_lr(student, optimizer, recipe.optim.token_lr)
+    if settings.token_lr != 1.0:
+        _scale_token_lr(student, optimizer, settings.token_lr)
     return optimizer
 
 
@@ -40,13 +40,20 @@ def _scale_token_lr(student: nn.Module, optimizer: torch.optim.Optimizer, scale:
             optimizer.add_param_group({**group, "params": tokens, "lr_scale": scale})
 
 
-def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int, lr: float) -> CosineLRScheduler:
-    """Cosine by update: linear warm-up from `warmup_lr`, then down to `min_lr` (never above the peak)."""
+def peak_lr(settings: Optim) -> float:
+    """The learning rate after the warm-up, for the batch size at hand."""
+    return settings.lr * (settings.batch_size / settings.lr_batch if settings.lr_batch else 1.0)
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, schedule: Schedule, steps_per_epoch: int, peak: float
+) -> CosineLRScheduler:
+    """Cosine by update: linear warm-up from `warmup_lr` to `peak`, then down to `min_lr` (never above the peak)."""
     return CosineLRScheduler(
         optimizer,
-        t_initial=recipe.schedule.epochs * steps,
-        lr_min=min(recipe.schedule.min_lr, lr),
-        warmup_t=round(recipe.schedule.warmup_epochs * steps),
-        warmup_lr_init=min(recipe.schedule.warmup_lr, lr),
+        t_initial=schedule.epochs * steps_per_epoch,
+        lr_min=min(schedule.min_lr, peak),
+        warmup_t=round(schedule.warmup_epochs * steps_per_epoch),
+        warmup_lr_init=min(schedule.warmup_lr, peak),
         t_in_epochs=False,
     )

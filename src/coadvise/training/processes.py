@@ -12,14 +12,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from ..errors import RunError
-from ..recipe.schema import Recipe
+from ..recipe.schema import Optim, Run
 from ..system.devices import resolve_precision
 
 # Steps between the moments at which several processes agree on stopping: the answer costs a synchronisation.
 AGREE_EVERY = 10
 
 
-def start_processes(recipe: Recipe) -> Accelerator:
+def start_processes(run: Run, optim: Optim) -> Accelerator:
     """Join the processes that `torchrun` or `accelerate launch` started, or run alone.
 
     Raises:
@@ -27,10 +27,10 @@ def start_processes(recipe: Recipe) -> Accelerator:
             machine does not have.
     """
     cuda = torch.cuda.is_available()
-    if recipe.run.device == "cuda" and not cuda:
+    if run.device == "cuda" and not cuda:
         raise RunError("run.device=cuda, but PyTorch sees no GPU here; use run.device=auto, or see `coadvise doctor`")
-    cpu = recipe.run.device == "cpu" or not cuda
-    precision = resolve_precision(recipe.run.precision, cpu)
+    cpu = run.device == "cpu" or not cuda
+    precision = resolve_precision(run.precision, cpu)
     world = os.environ.get("WORLD_SIZE", "1")
     if not world.isdigit() or not int(world):
         raise RunError(f"WORLD_SIZE is '{world}', which is no number of processes; unset it")
@@ -42,15 +42,15 @@ def start_processes(recipe: Recipe) -> Accelerator:
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=mixed,
-        gradient_accumulation_steps=recipe.optim.accumulate,
+        gradient_accumulation_steps=optim.accumulate,
     )
     if int(world) != accelerator.num_processes:
         raise RunError(_not_joined(accelerator.num_processes))
-    share = accelerator.num_processes * recipe.optim.accumulate
-    if recipe.optim.batch_size % share:
+    share = accelerator.num_processes * optim.accumulate
+    if optim.batch_size % share:
         raise RunError(
-            f"optim.batch_size {recipe.optim.batch_size} cannot be shared by {accelerator.num_processes} processes × "
-            f"{recipe.optim.accumulate} micro-batches; choose a multiple of {share}"
+            f"optim.batch_size {optim.batch_size} cannot be shared by {accelerator.num_processes} processes × "
+            f"{optim.accumulate} micro-batches; choose a multiple of {share}"
         )
     return accelerator
 
@@ -96,11 +96,15 @@ class Stop:
             raise KeyboardInterrupt
         self._wanted = True
 
-    def requested(self, step: int) -> bool:
-        """Whether to stop after this step; the same answer on every process."""
+    def requested_at(self, step: int) -> bool:
+        """Whether to stop after this step: several processes agree every `AGREE_EVERY` steps, and not between."""
+        if self._accelerator.num_processes > 1 and step % AGREE_EVERY:
+            return False
+        return self.requested()
+
+    def requested(self) -> bool:
+        """Whether to stop now; the same answer on every process, which waits for all of them."""
         if self._accelerator.num_processes == 1:
             return self._wanted
-        if step % AGREE_EVERY:
-            return False
         flag = torch.tensor(float(self._wanted), device=self._accelerator.device)
         return bool(self._accelerator.reduce(flag, "sum").item() > 0)  # type: ignore[union-attr]

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..checkpoints.build import build_student
 from ..errors import ModelError
+from ..losses import Objective
 from ..models.students import as_student, student_tokens
-from ..recipe.schema import Recipe
+from ..names import CLASS
+from ..recipe.schema import Loss, Recipe
 from .optimizer import token_parameters
 
 
-def loss_mode(recipe: Recipe, tokens: tuple[str, ...], advisers: Iterable[str]) -> Literal["own", "single"]:
-    """Resolve `loss.tokens`: `auto` is `own` where every teacher has a token, `single` where none has.
+def make_objective(settings: Loss, tokens: Sequence[str], teachers: Iterable[str]) -> Objective:
+    """Eq. 1 for a student with these outputs and these teachers.
+
+    `loss.tokens: auto` is `own` where every teacher has a token, `single` where none has.
 
     Raises:
         ModelError: some teachers have a token and some have none.
     """
-    missing = [name for name in advisers if name not in tokens]
-    if recipe.loss.tokens == "single" or (recipe.loss.tokens == "auto" and len(tokens) == 1):
-        return "single"
-    if missing:
+    missing = [name for name in teachers if name not in tokens]
+    single = settings.tokens == "single" or (settings.tokens == "auto" and len(tokens) == 1)
+    if missing and not single:
         raise ModelError(
             f"the student has no token for teacher '{missing[0]}' (its tokens: {', '.join(tokens)}); "
             "declare it in student.tokens, or set loss.tokens=single"
         )
-    return "own"
+    weights = {CLASS: settings.label_weight, **settings.weights}
+    return Objective(weights, settings.temperatures, settings.advice, "single" if single else "own")
 
 
 def new_student(
-    recipe: Recipe, classes: int, processes: int, own: nn.Module | None, advisers: Iterable[str]
+    recipe: Recipe, classes: int, processes: int, own: nn.Module | None, teachers: Iterable[str]
 ) -> nn.Module:
     """The student before its first step, checked against the recipe before hours go into its teachers.
 
@@ -41,7 +45,7 @@ def new_student(
         classes: number of classes.
         processes: that share a batch.
         own: module in place of the recipe's.
-        advisers: names of all teachers.
+        teachers: names of all of them.
 
     Raises:
         ModelError, CheckpointError: settings that do not fit each other.
@@ -52,11 +56,16 @@ def new_student(
         raise ModelError("optim.token_lr: the student has no class token or advised tokens to learn; leave it out")
     _require_batch_norm_fits(student, recipe.optim.batch_size // processes // recipe.optim.accumulate)
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
-    loss_mode(recipe, student_tokens(student, recipe, device), advisers)
+    make_objective(recipe.loss, student_tokens(student, recipe, device), teachers)
     return student
 
 
-def _save_memory(student: nn.Module) -> None:
+def save_memory(student: nn.Module) -> None:
+    """Switch gradient checkpointing on.
+
+    Raises:
+        ModelError: a model that cannot do that.
+    """
     switch: Any = getattr(student, "set_grad_checkpointing", None)
     try:
         if switch is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +15,7 @@ from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset, balanced_subset
 from ..evaluation.teacher_check import TeacherCheck, measure_teachers, require_able
 from ..models.teachers import FrozenTeacher, Teachers
-from ..recipe.schema import Recipe
+from ..recipe.schema import Data, Optim, Recipe, Run
 from ..system.devices import autocast_dtype
 from ..system.progress import Display
 
@@ -64,16 +65,16 @@ def check_teachers(
         return {}
     # Folders come sorted by class: the first images would be all of one kind.
     part = Subset(val_source, balanced_subset(val_source.labels, recipe.run.teacher_check_size))
-    loader = EvalLoader(part, recipe.data, eval_batch_size(recipe, accelerator), device=accelerator.device)
+    batch = eval_batch_size(recipe.run, recipe.optim, accelerator.num_processes)
+    loader = EvalLoader(part, recipe.data, batch, device=accelerator.device)
 
     def batches(advance: Callable[[int], None]) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in loader:
             yield batch.images, batch.label
             advance(len(batch.label))
 
-    with display.bar("checking teachers", len(part)) as bar, accelerator.autocast():
+    with closing(loader), display.bar("checking teachers", len(part)) as bar, accelerator.autocast():
         checks = measure_teachers(teachers, batches(bar.advance), len(val_source.class_names))
-    loader.close()
     for name, check in checks.items():
         display.say(f"teacher {name}: {check.accuracy:.1%} on {check.samples} validation images")
     if not recipe.run.allow_weak:
@@ -81,21 +82,20 @@ def check_teachers(
     return checks
 
 
-def eval_batch_size(recipe: Recipe, accelerator: Accelerator) -> int:
+def eval_batch_size(run: Run, optim: Optim, processes: int) -> int:
     """Images that one process evaluates at once: as many as it trains on, unless the recipe says otherwise."""
-    share = accelerator.num_processes * recipe.optim.accumulate
-    return recipe.run.eval_batch_size or max(recipe.optim.batch_size // share, 1)
+    return run.eval_batch_size or max(optim.batch_size // (processes * optim.accumulate), 1)
 
 
-def make_advisers(
-    recipe: Recipe, teachers: Mapping[str, FrozenTeacher], accelerator: Accelerator, display: Display
+def on_device(
+    teachers: Mapping[str, FrozenTeacher], data: Data, fuse: bool, accelerator: Accelerator, display: Display
 ) -> Teachers:
-    """The teachers on the device, fused where that changes nothing but the speed."""
-    advisers = Teachers(teachers, input_mean=recipe.data.mean, input_std=recipe.data.std).to(accelerator.device)
-    if recipe.run.fuse_teachers:
-        shape = (4, 3, recipe.data.image_size, recipe.data.image_size)
+    """The teachers where they advise, for images as `data` makes them; fused where that changes only the speed."""
+    ready = Teachers(teachers, input_mean=data.mean, input_std=data.std).to(accelerator.device)
+    if fuse:
+        shape = (4, 3, data.image_size, data.image_size)
         example = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(accelerator.device)
-        advisers.fuse(example, autocast_dtype(accelerator))
-        for name in advisers.unfused():
+        ready.fuse(example, autocast_dtype(accelerator))
+        for name in ready.unfused():
             display.say(f"teacher {name} could not be fused; it advises as it is, more slowly")
-    return advisers
+    return ready

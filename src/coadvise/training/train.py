@@ -1,8 +1,8 @@
-"""Training: one loop for students and teachers, on one process or many.
+"""Training: one story for students and teachers, on one process or many.
 
-Read `train` first, then `_train_epoch`: a batch comes decoded, augmented and mixed from `data/`, the teachers advise
-on it, Eq. 1 gives the terms, and one update follows. A resumed run continues bit for bit on the CPU: order and
-augmentation follow from the step, and everything else that decides the next step is in `last.safetensors`.
+Read `train` first, then `loop.train_epoch`: a batch comes decoded, augmented and mixed from `data/`, the teachers
+advise on it, Eq. 1 gives the terms, and one update follows. A resumed run continues bit for bit on the CPU: order and
+augmentation follow from the step, and everything else that decides the next step is in `last.safetensors` (`State`).
 """
 
 from __future__ import annotations
@@ -10,31 +10,33 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from ..advice.cache import AdviceCache, kept_weights, require_fitting
 from ..advice.checking import check_cache
 from ..advice.layout import cache_path
+from ..checkpoints.model_file import save_model
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
+from ..data.views.finish import Batch
 from ..errors import Interrupted
-from ..evaluation.teacher_check import TeacherCheck
-from ..models.teachers import FrozenTeacher
-from ..recipe.reading import recipe_from
-from ..recipe.schema import Recipe, TeacherTraining
-from ..run.folder import RunFolder, read_metrics
+from ..models.teachers import FrozenTeacher, Teachers
+from ..recipe.schema import Recipe
+from ..recipe.teacher import teacher_recipe
+from ..run.folder import RunFolder
 from ..run.provenance import manifest
+from ..run.result import RunResult
 from ..system.locks import one_at_a_time
 from ..system.progress import Display
-from .checkpoint import gather_skipped, restore, save
-from .job import Job, prepare, require_batches
-from .loop import _go_on, _long_unsaved, _stopped, _train_epoch, _validate
+from .loop import Evaluation, stopped, train_epoch, validate
+from .outcome import run_result, teacher_facts
 from .processes import Stop, start_processes
+from .setup import Advise, Setup, origin_of, prepare, require_batches
+from .state import State
 from .student import new_student
-from .teachers import check_teachers, prepare_teachers
+from .teachers import check_teachers, on_device, prepare_teachers
 
 
 def train(
@@ -44,7 +46,7 @@ def train(
     student: nn.Module | None = None,
     teachers: Mapping[str, nn.Module] | None = None,
     display: Display | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """Train the teachers that the recipe says to train, then its student.
 
     Args:
@@ -60,7 +62,7 @@ def train(
         CoadviseError: bad input; nothing is lost or overwritten.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
-    accelerator = start_processes(recipe)
+    accelerator = start_processes(recipe.run, recipe.optim)
     display = display or Display(quiet=not accelerator.is_main_process)
     folder = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}"))
     folder.check(recipe, resume)
@@ -71,79 +73,82 @@ def train(
         require_fitting(cache_path(recipe), recipe, sources[0])
     given = None if student is None else type(student).__name__
     student = new_student(recipe, len(sources[0].class_names), accelerator.num_processes, student, names)
-    advisers = load_teachers(recipe, folder, sources, accelerator, teachers or {}, display)
-    job = prepare(recipe, folder, sources, accelerator, student, advisers, display)
-    job.given = given
-    checks = check_teachers(job.teachers, recipe, sources[1], accelerator, display)
-    if recipe.advice.source == "cache" and advisers:
-        job.cache = AdviceCache(cache_path(recipe), recipe, sources[0], advisers)
-        check_cache(job.cache, recipe, sources[0], job.teachers, accelerator)
-        display.say(f"advice comes from {job.cache.folder}")
-    if folder.last.is_file():
-        restore(job)
-    elif accelerator.is_main_process:
-        folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
-    steps, epochs = job.loader.steps_per_epoch, recipe.schedule.epochs
-    with Stop(accelerator) as stop, display.bar(recipe.name, job.total_steps, job.count.step) as bar:
-        while job.count.step < job.total_steps:
-            epoch = job.count.step // steps
-            _train_epoch(job, epoch, bar, stop)
+    loaded = load_teachers(recipe, folder, sources, accelerator, teachers or {}, display)
+    ready = on_device(loaded, recipe.data, recipe.run.fuse_teachers, accelerator, display)
+    checks = check_teachers(ready, recipe, sources[1], accelerator, display)
+    advise = _stored_or_live(recipe, sources[0], loaded, ready, accelerator, display)
+    origin = origin_of(sources, loaded)
+    setup, state = prepare(recipe, folder, sources, accelerator, student, ready, origin, advise, display)
+    with contextlib.closing(setup):
+        if folder.last.is_file():
+            setup.checkpoint.restore(state)
+            if accelerator.is_main_process:
+                folder.rewind(state.count.step)
+            display.say(f"resuming {folder.path} at step {state.count.step} of {setup.total_steps}")
+        elif accelerator.is_main_process:
+            folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
+        last = _train_epochs(recipe, setup, state, given)
+        result = run_result(recipe, setup, state, last, sources, teacher_facts(recipe, loaded, checks), given)
+        if accelerator.is_main_process:
+            folder.finish(result)
+    return result
+
+
+def _train_epochs(recipe: Recipe, setup: Setup, state: State, given: str | None) -> Evaluation | None:
+    """All epochs that are left, each evaluated when its turn comes; the last evaluation, None if none was left."""
+    steps, epochs, count, last = setup.loader.steps_per_epoch, recipe.schedule.epochs, state.count, None
+    with Stop(setup.accelerator) as stop, setup.display.bar(recipe.name, setup.total_steps, count.step) as bar:
+        while count.step < setup.total_steps:
+            epoch = count.step // steps
+            train_epoch(setup, state, epoch, stop, bar)
             evaluate_now = (epoch + 1) % recipe.run.eval_every == 0 or epoch + 1 == epochs
             if evaluate_now:
-                _validate(job, epoch + 1)
-            stopping = stop.requested(0)
-            if evaluate_now or stopping or _long_unsaved(job):
-                save(job)
-            if stopping and job.count.step < job.total_steps:
-                raise Interrupted(_stopped(job))
-    result = _finish(job, checks)
-    job.loader.close()
-    job.val_loader.close()
-    accelerator.free_memory()
-    return result
+                last = validate(setup, state, epoch + 1)
+                _keep_best(recipe, setup, state, last, epoch + 1, given)
+            stopping = stop.requested()
+            if evaluate_now or stopping or setup.checkpoint.old:
+                setup.checkpoint.save(state)
+            if stopping and count.step < setup.total_steps:
+                raise stopped(setup, state)
+    return last
 
 
-def _finish(job: Job, checks: Mapping[str, TeacherCheck]) -> dict[str, Any]:
-    """Write and return the result."""
-    recipe, count = job.recipe, job.count
-    gather_skipped(job)
-    if count.skipped:
-        job.display.say(f"{len(count.skipped)} unreadable training images were replaced, such as {count.skipped[0]}")
-    if not job.metrics:  # resumed after the last evaluation was written, but not the result
-        line = [line for line in read_metrics(job.folder.metrics) if line["kind"] == "eval"][-1]
-        job.metrics, job.ema_metrics = line["metrics"], line["ema"]
-    for name, check in checks.items():
-        job.teacher_facts[name] |= {"accuracy": check.accuracy, "samples": check.samples}
-    result = {
-        "name": recipe.name,
-        "fingerprint": recipe.fingerprint(),
-        "seed": recipe.run.seed,
-        "student": {
-            "model": job.given or recipe.student.model,
-            "parameters": sum(p.numel() for p in job.student.parameters()),
-            "tokens": {name: recipe.tokens().get(name) for name in job.tokens if name != "class"},
-        },
-        "teachers": job.teacher_facts,
-        "data": {
-            "source": recipe.data.source,
-            "train": job.loader.size,
-            "val": job.val_size,
-            "classes": list(job.class_names),
-        },
-        "epochs": recipe.schedule.epochs,
-        "steps": count.step,
-        "images_seen": count.step * recipe.optim.batch_size,
-        "seconds": round(count.seconds, 1),
-        "final": job.metrics,
-        "ema": job.ema_metrics,
-        "best": {"value": count.best, "epoch": count.best_epoch, "weights": count.best_weights},
-        "skipped": {"train": len(count.skipped), "val": job.val_skipped, "names": count.skipped[:20]},
-        "provenance": manifest(precision=str(job.accelerator.mixed_precision), processes=job.accelerator.num_processes),
-    }
-    if job.accelerator.is_main_process:
-        job.folder.finish(result)
-    job.tracker.close()
-    return result
+def _keep_best(recipe: Recipe, setup: Setup, state: State, found: Evaluation, epoch: int, given: str | None) -> None:
+    """Write the better weights of an evaluation when they beat the best so far."""
+    value, count = found.better[setup.validation.answer], state.count
+    if value <= count.best:
+        return
+    count.best, count.best_epoch, count.best_weights = value, epoch, found.weights
+    if setup.accelerator.is_main_process:
+        module = state.ema.module if found.weights == "ema" and state.ema is not None else state.student
+        classes = setup.loader.source.class_names
+        save_model(
+            setup.folder.best, module, recipe, classes, weights=found.weights, epoch=epoch, metrics=found.better,
+            given=given,
+        )  # fmt: skip
+
+
+def _stored_or_live(
+    recipe: Recipe,
+    source: ImageSource,
+    loaded: Mapping[str, FrozenTeacher],
+    ready: Teachers,
+    accelerator: Accelerator,
+    display: Display,
+) -> Advise:
+    """Where the advice of every batch comes from: the cache, checked against the teachers, or the teachers."""
+    if recipe.advice.source == "cache" and loaded:
+        cache = AdviceCache(cache_path(recipe), recipe, source, loaded)
+        check_cache(cache, recipe, source, ready, accelerator)
+        display.say(f"advice comes from {cache.folder}")
+        return lambda batch: cache.read(batch.view, batch.position, accelerator.device)
+
+    def live(batch: Batch) -> Mapping[str, Tensor]:
+        with accelerator.autocast():
+            advice: Mapping[str, Tensor] = ready(batch.images)
+        return advice
+
+    return live
 
 
 def load_teachers(
@@ -158,75 +163,34 @@ def load_teachers(
     classes, world = len(sources[0].class_names), accelerator.num_processes
     # A cache keeps the teachers that were trained for it, whatever student it then serves.
     checkpoints = {n: str(p) for n, p in kept_weights(recipe).items()} if recipe.advice.source == "cache" else {}
-    schoolings = {
+    to_train = {
         name: teacher_recipe(recipe, name, folder.path / "teachers" / name)
         for name, settings in recipe.teachers.items()
         if settings.train is not None and name not in own and name not in checkpoints
     }
     # What can fail, fails before the first of them is trained for hours.
-    for schooling in (*schoolings.values(), recipe):
-        require_batches(schooling, sources[0], world)
-    for schooling in schoolings.values():
-        new_student(schooling, classes, world, None, ())
-    prepared = prepare_teachers(recipe, own, classes, skip=schoolings, checkpoints=checkpoints)
-    for name, schooling in schoolings.items():
+    for one in (*to_train.values(), recipe):
+        require_batches(one.data, one.optim, sources[0], world)
+    for one in to_train.values():
+        new_student(one, classes, world, None, ())
+    prepared = prepare_teachers(recipe, own, classes, skip=to_train, checkpoints=checkpoints)
+    for name, one in to_train.items():
         place = RunFolder(folder.path / "teachers" / name)
         # Several processes that share no group, such as those that write a cache, train a teacher once.
         alone = one_at_a_time(folder.path / "teachers" / f".{name}.lock")
         with alone if accelerator.is_main_process else contextlib.nullcontext():
             accelerator.wait_for_everyone()
             if place.finished:
-                place.require_same(schooling)
+                place.require_same(one)
             else:
-                display.say(f"training teacher {name} ({schooling.student.model}, {schooling.schedule.epochs} epochs)")
+                display.say(f"training teacher {name} ({one.student.model}, {one.schedule.epochs} epochs)")
                 try:
-                    train(schooling, resume=place.last.is_file(), display=display)
-                except Interrupted as stopped:  # the command it names would go on with this teacher alone
+                    train(one, resume=place.last.is_file(), display=display)
+                except Interrupted as interrupted:  # the command it names would go on with this teacher alone
                     if accelerator.is_main_process:
                         folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
-                    raise Interrupted(f"stopped while teacher {name} was trained, {_go_on(folder, world)}") from stopped
+                    how = folder.how_to_resume(world)
+                    raise Interrupted(f"stopped while teacher {name} was trained, {how}") from interrupted
         checkpoints[name] = str(place.best)
         accelerator.wait_for_everyone()
     return prepare_teachers(recipe, own, classes, ready=prepared, checkpoints=checkpoints)
-
-
-def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
-    """The recipe by which a teacher is trained: the student's data and schedule, labels only.
-
-    What `teachers.NAME.train` gives takes the place of the recipe's own setting.
-    """
-    settings = recipe.teachers[name]
-    train = settings.train or TeacherTraining()
-    content = recipe.model_dump(mode="json")
-    options = dict(settings.options)
-    if train.drop_path is not None:
-        options["drop_path_rate"] = train.drop_path
-    content["name"] = f"{recipe.name}-{name}"
-    content["teachers"], content["loss"], content["advice"] = {}, {}, {}
-    content["data"]["views"] = None  # views recur for the sake of stored advice
-    content["optim"]["token_lr"] = 1.0  # of the student's tokens
-    content["student"] = {
-        "model": settings.model,
-        "options": options,
-        "small_stem": settings.small_stem,
-        "pretrained": settings.pretrained,
-        "checkpoint": settings.checkpoint,
-    }
-    given = train.model_dump(mode="json", exclude_none=True)
-    if train.epochs is not None:  # a shorter schedule warms up for the same part of it
-        given.setdefault("warmup_epochs", recipe.schedule.warmup_epochs * train.epochs / recipe.schedule.epochs)
-    for part, keys in {
-        "schedule": ("epochs", "warmup_epochs"),
-        "optim": ("lr", "weight_decay", "batch_size"),
-    }.items():
-        content[part] |= {key: given[key] for key in keys if key in given}
-    if train.augment is not None:
-        content["data"]["augment"] = given["augment"]
-    for key in ("mean", "std", "image_size"):
-        if getattr(settings, key) is not None:
-            content["data"][key] = getattr(settings, key)
-    content["run"] |= {
-        "output": str(output),
-        "seed": train.seed if train.seed is not None else recipe.run.seed,
-    }
-    return recipe_from(content, where=f"teachers.{name}.train")

@@ -1,0 +1,50 @@
+"""The recipe by which a teacher is trained before the student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .reading import recipe_from
+from .schema import Recipe, TeacherTraining
+
+
+def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
+    """The recipe by which a teacher is trained: the student's data and schedule, labels only.
+
+    What `teachers.NAME.train` gives takes the place of the recipe's own setting.
+    """
+    settings = recipe.teachers[name]
+    train = settings.train or TeacherTraining()
+    content = recipe.model_dump(mode="json")
+    options = dict(settings.options)
+    if train.drop_path is not None:
+        options["drop_path_rate"] = train.drop_path
+    content["name"] = f"{recipe.name}-{name}"
+    content["teachers"], content["loss"], content["advice"] = {}, {}, {}
+    content["data"]["views"] = None  # views recur for the sake of stored advice
+    content["optim"]["token_lr"] = 1.0  # of the student's tokens
+    content["student"] = {
+        "model": settings.model,
+        "options": options,
+        "small_stem": settings.small_stem,
+        "pretrained": settings.pretrained,
+        "checkpoint": settings.checkpoint,
+    }
+    given = train.model_dump(mode="json", exclude_none=True)
+    if train.epochs is not None:  # a shorter schedule warms up for the same part of it
+        given.setdefault("warmup_epochs", recipe.schedule.warmup_epochs * train.epochs / recipe.schedule.epochs)
+    for part, keys in {
+        "schedule": ("epochs", "warmup_epochs"),
+        "optim": ("lr", "weight_decay", "batch_size"),
+    }.items():
+        content[part] |= {key: given[key] for key in keys if key in given}
+    if train.augment is not None:
+        content["data"]["augment"] = given["augment"]
+    for key in ("mean", "std", "image_size"):
+        if getattr(settings, key) is not None:
+            content["data"][key] = getattr(settings, key)
+    content["run"] |= {
+        "output": str(output),
+        "seed": train.seed if train.seed is not None else recipe.run.seed,
+    }
+    return recipe_from(content, where=f"teachers.{name}.train")

@@ -1,0 +1,81 @@
+"""What a finished run leaves: its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..checkpoints.build import bias_of
+from ..data.sources.base import ImageSource
+from ..evaluation.teacher_check import TeacherCheck
+from ..models.teachers import FrozenTeacher
+from ..names import CLASS
+from ..recipe.schema import Recipe
+from ..run.folder import read_metrics
+from ..run.provenance import manifest
+from ..run.result import Best, DataFacts, RunResult, Skipped, StudentFacts, TeacherFacts
+from .checkpoint import gather_skipped
+from .loop import Evaluation
+from .setup import Setup
+from .state import State
+
+
+def teacher_facts(
+    recipe: Recipe, loaded: Mapping[str, FrozenTeacher], checks: Mapping[str, TeacherCheck]
+) -> dict[str, TeacherFacts]:
+    """What a result says of every teacher."""
+    facts = {}
+    for name, teacher in loaded.items():
+        settings, check = recipe.teachers.get(name), checks[name]
+        facts[name] = TeacherFacts(
+            model=settings.model if settings else type(teacher.model).__name__,
+            bias=bias_of(settings) if settings else recipe.tokens().get(name),
+            parameters=sum(p.numel() for p in teacher.model.parameters()),
+            accuracy=check.accuracy,
+            samples=check.samples,
+        )
+    return facts
+
+
+def run_result(
+    recipe: Recipe,
+    setup: Setup,
+    state: State,
+    last: Evaluation | None,
+    sources: tuple[ImageSource, ImageSource],
+    teachers: Mapping[str, TeacherFacts],
+    given: str | None,
+) -> RunResult:
+    """The result of a run whose last step is done; on every process, as unreadable images are gathered from all."""
+    count, (train_source, val_source) = state.count, sources
+    gather_skipped(count)
+    if count.skipped:
+        setup.display.say(f"{len(count.skipped)} unreadable training images were replaced, such as {count.skipped[0]}")
+    if last is None:  # resumed after the last evaluation was written, but not the result
+        line = [line for line in read_metrics(setup.folder.metrics) if line["kind"] == "eval"][-1]
+        last = Evaluation(line["metrics"], line["ema"])
+    if last.skipped:
+        setup.display.say(f"{last.skipped} unreadable validation images were left out")
+    tokens = recipe.tokens()
+    return RunResult(
+        name=recipe.name,
+        fingerprint=recipe.fingerprint(),
+        seed=recipe.run.seed,
+        student=StudentFacts(
+            model=given or recipe.student.model,
+            parameters=sum(p.numel() for p in state.student.parameters()),
+            tokens={name: tokens.get(name) for name in setup.validation.tokens if name != CLASS},
+        ),
+        teachers=teachers,
+        data=DataFacts(recipe.data.source, setup.loader.size, len(val_source), tuple(train_source.class_names)),
+        epochs=recipe.schedule.epochs,
+        steps=count.step,
+        images_seen=count.step * recipe.optim.batch_size,
+        seconds=round(count.seconds, 1),
+        final=last.metrics,
+        ema=last.ema,
+        best=Best(count.best, count.best_epoch, count.best_weights),
+        skipped=Skipped(len(count.skipped), last.skipped, tuple(count.skipped[:20])),
+        provenance=manifest(
+            precision=str(setup.accelerator.mixed_precision), processes=setup.accelerator.num_processes
+        ),
+    )

@@ -1,0 +1,181 @@
+"""What happens once, before the first step: everything that the loop needs, built and wrapped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from ..data.loader import EvalLoader, TrainLoader
+from ..data.sources.base import ImageSource
+from ..data.views.finish import Batch
+from ..losses import Objective
+from ..models.compiling import compile_blocks, plain_attention
+from ..models.students import student_tokens
+from ..models.teachers import FrozenTeacher, Teachers
+from ..names import AVERAGE, TOP1
+from ..recipe.schema import Data, Optim, Recipe, Run, Schedule
+from ..run.folder import RunFolder
+from ..run.tracking import Tracker
+from ..system.devices import autocast_dtype
+from ..system.digests import digest
+from ..system.progress import Display
+from .checkpoint import Checkpoint
+from .optimizer import make_optimizer, make_scheduler, peak_lr
+from .state import State
+from .student import make_objective, save_memory
+from .teachers import eval_batch_size
+
+Advise = Callable[[Batch], Mapping[str, Tensor]]
+"""The teachers' logits (b, k) by name for a training batch, live or stored."""
+
+
+class TokenLogits(nn.Module):
+    """What is trained: `forward` is the student's `forward_tokens`, so that DDP's hooks see every call."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Images (b, 3, h, w) → logits (b, k) by token name."""
+        logits: dict[str, Tensor] = self.student.forward_tokens(x)  # type: ignore[operator]
+        return logits
+
+
+@dataclass(frozen=True)
+class Validation:
+    """On what a student is evaluated.
+
+    Attributes:
+        size: number of images over all processes.
+        tokens: names of the student's outputs.
+        answer: the metric by which weights are better than others: that of the output which answers at inference.
+    """
+
+    loader: EvalLoader
+    size: int
+    tokens: tuple[str, ...]
+    teachers: Teachers
+    answer: str
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the loop needs. Nothing of it is replaced once it is prepared; what changes is in `State`.
+
+    Attributes:
+        model: the student behind `TokenLogits`, wrapped for its processes and precision.
+    """
+
+    accelerator: Accelerator
+    optim: Optim
+    schedule: Schedule
+    run: Run
+    model: nn.Module
+    scheduler: CosineLRScheduler
+    objective: Objective
+    advise: Advise
+    loader: TrainLoader
+    validation: Validation
+    folder: RunFolder
+    checkpoint: Checkpoint
+    tracker: Tracker
+    display: Display
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole run."""
+        return self.schedule.epochs * self.loader.steps_per_epoch
+
+    def close(self) -> None:
+        """End the loader processes and the trackers, and free the memory."""
+        self.loader.close()
+        self.validation.loader.close()
+        self.tracker.close()
+        self.accelerator.free_memory()
+
+
+def prepare(
+    recipe: Recipe,
+    folder: RunFolder,
+    sources: tuple[ImageSource, ImageSource],
+    accelerator: Accelerator,
+    student: nn.Module,
+    teachers: Teachers,
+    origin: Mapping[str, str],
+    advise: Advise,
+    display: Display,
+) -> tuple[Setup, State]:
+    """Build everything the loop needs.
+
+    Args:
+        student: from `new_student`.
+        teachers: on the device.
+
+    Raises:
+        CoadviseError: settings, data and models that do not fit each other.
+    """
+    device, optim = accelerator.device, recipe.optim
+    # From here on each process draws its own dropout and drop path.
+    torch.manual_seed(recipe.run.seed + 1_000_003 * (accelerator.process_index + 1))
+    if recipe.run.grad_checkpointing:
+        save_memory(student)
+    student.to(device)
+    plain_attention(student, device, autocast_dtype(accelerator))
+    tokens = student_tokens(student, recipe, device)
+    optimizer = make_optimizer(student, optim)
+    ema = ModelEmaV3(student, decay=optim.ema) if optim.ema else None
+    place = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    loader = TrainLoader(sources[0], recipe.data, optim.batch_size, **place, accumulate=optim.accumulate, device=device)
+    batch = eval_batch_size(recipe.run, optim, accelerator.num_processes)
+    val_loader = EvalLoader(sources[1], recipe.data, batch, **place, device=device)
+    total = recipe.schedule.epochs * loader.steps_per_epoch
+    _, note = compile_blocks(student, recipe.run.compile, device, total)
+    if note:
+        display.say(note)
+    model, wrapped = accelerator.prepare(TokenLogits(student), optimizer)
+    averages = getattr(student, "inference", "") == "average" and len(tokens) > 1
+    trackers = ("tensorboard", *recipe.run.trackers) if recipe.run.tensorboard else recipe.run.trackers
+    setup = Setup(
+        accelerator=accelerator,
+        optim=optim,
+        schedule=recipe.schedule,
+        run=recipe.run,
+        model=model,
+        scheduler=make_scheduler(optimizer, recipe.schedule, loader.steps_per_epoch, peak_lr(optim)),
+        objective=make_objective(recipe.loss, tokens, teachers.names),
+        advise=advise,
+        loader=loader,
+        validation=Validation(val_loader, len(sources[1]), tokens, teachers, AVERAGE if averages else TOP1),
+        folder=folder,
+        checkpoint=Checkpoint(folder.last, accelerator, origin),
+        tracker=Tracker(folder, recipe.name, active=accelerator.is_main_process, trackers=trackers),
+        display=display,
+    )
+    return setup, State(student, wrapped, ema)
+
+
+def origin_of(sources: tuple[ImageSource, ImageSource], teachers: Mapping[str, FrozenTeacher]) -> dict[str, str]:
+    """What a run computes from beside its recipe, in short: classes, labels, and the teachers' weights as loaded."""
+    train, val = sources
+    return {
+        "classes": ", ".join(train.class_names),
+        "training labels": f"{len(train)} ({digest([train.labels])})",
+        "validation labels": f"{len(val)} ({digest([val.labels])})",
+        **{f"weights of teacher {name}": digest(t.model.state_dict().values()) for name, t in teachers.items()},
+    }
+
+
+def require_batches(data: Data, optim: Optim, source: ImageSource, processes: int) -> None:
+    """Check that batches can be drawn from the training images.
+
+    Raises:
+        DataError: too few images, or a batch that cannot be shared evenly.
+    """
+    TrainLoader(source, data, optim.batch_size, world=processes, accumulate=optim.accumulate)
