@@ -19,7 +19,7 @@ from PIL import Image
 from side_by_side import arguments, claim, interleaved, report
 
 from coadvise.advice.cache import AdviceCache
-from coadvise.advice.layout import cache_path
+from coadvise.advice.request import CacheRequest
 from coadvise.advice.writer import write_cache
 from coadvise.checkpoints.build import build_student
 from coadvise.data.loader import TrainLoader
@@ -76,8 +76,8 @@ def measure(size: int, student_options: dict[str, object], batch: int, rounds: i
     }
     quiet = Display(quiet=True)
     advisers = make_advisers(recipe, members, accelerator, quiet)
-    write_cache(cache_path(recipe), recipe, source, members, advisers, accelerator, quiet)
-    cache = AdviceCache(cache_path(recipe), recipe, source, members)
+    write_cache(CacheRequest.of(recipe), source, members, advisers, accelerator, quiet)
+    cache = AdviceCache(CacheRequest.of(recipe), source, members)
     sides = {}
     for name in ("stored advice", "labels"):
         torch.manual_seed(0)

@@ -30,16 +30,13 @@ from torch import Tensor
 from ..data.sources.base import ImageSource
 from ..errors import RunError
 from ..models.teachers import FrozenTeacher
-from ..recipe.schema import Recipe
 from ..system.files import read_json
 from ..system.locks import locked_by_another
 from .identity import data_facts, differences, teacher_facts
-from .layout import Layout, cache_path, profile_path, record_format, shard_path, views_of
+from .layout import Layout, profile_path, shard_path
+from .request import CacheRequest
 
 FORMAT = 2
-
-
-# --- reading ------------------------------------------------------------------------------------------------
 
 
 def read_header(folder: Path) -> dict[str, Any]:
@@ -80,28 +77,29 @@ def teacher_differences(path: Path, now: Mapping[str, Any]) -> list[str]:
     return differences(before, now)
 
 
-def kept_weights(recipe: Recipe) -> dict[str, Path]:
-    """Weights of the teachers that were trained for the recipe's cache, where it has them."""
-    paths = {name: cache_path(recipe) / name / "weights.safetensors" for name in recipe.teachers}
-    return {name: path for name, path in paths.items() if path.is_file() and recipe.teachers[name].train is not None}
+def kept_weights(request: CacheRequest) -> dict[str, Path]:
+    """Weights of the teachers that were trained for the cache, where it has them."""
+    paths = {name: request.folder / name / "weights.safetensors" for name in request.teachers}
+    return {name: path for name, path in paths.items() if path.is_file() and request.teachers[name].train is not None}
 
 
-def require_fitting(folder: Path, recipe: Recipe, source: ImageSource) -> dict[str, Any]:
-    """The header of a cache that fits the recipe, as far as can be said without the teachers.
+def require_fitting(request: CacheRequest, source: ImageSource) -> dict[str, Any]:
+    """The header of a cache that fits the request, as far as can be said without the teachers.
 
     Raises:
         RunError: no cache, one of other images or another augmentation, with too few views.
     """
+    folder = request.folder
     header = read_header(folder)
-    changes = differences(header["data"], data_facts(recipe, source))
+    changes = differences(header["data"], data_facts(request.data, source))
     if changes:
         raise RunError(
             f"{folder} holds advice on other views of the data ({'; '.join(changes)}); restore these settings, or "
             "write a new cache with advice.folder=FOLDER"
         )
-    if header["views"] < views_of(recipe):
+    if header["views"] < request.views:
         raise RunError(
-            f"{folder} has {header['views']} views, the run takes {views_of(recipe)}; set data.views="
+            f"{folder} has {header['views']} views, the run takes {request.views}; set data.views="
             f"{header['views']}, or write a larger cache with advice.folder=FOLDER"
         )
     return header
@@ -111,8 +109,7 @@ class AdviceCache:
     """A complete cache, opened for reading; any number of processes may read it.
 
     Args:
-        folder: of the cache.
-        recipe: that will use it.
+        request: of the recipe that will use it.
         source: training images.
         teachers: those whose advice is needed.
 
@@ -120,15 +117,12 @@ class AdviceCache:
         RunError: no cache, one of other data or teachers, an incomplete or damaged one.
     """
 
-    def __init__(
-        self, folder: Path, recipe: Recipe, source: ImageSource, teachers: Mapping[str, FrozenTeacher]
-    ) -> None:
-        self.folder, self.names = folder, tuple(teachers)
-        self.header = require_fitting(folder, recipe, source)
-        record = record_format(recipe, len(source.class_names))
-        self.layout = Layout(len(source), self.header["views"], record)
+    def __init__(self, request: CacheRequest, source: ImageSource, teachers: Mapping[str, FrozenTeacher]) -> None:
+        self.folder, self.names = request.folder, tuple(teachers)
+        self.header = require_fitting(request, source)
+        self.layout = Layout(len(source), self.header["views"], request.record(len(source.class_names)))
         for name, teacher in teachers.items():
-            self._require_column(name, teacher_facts(recipe, name, teacher, len(source.class_names)))
+            self._require_column(name, teacher_facts(request, name, teacher, len(source.class_names)))
         self._shards: dict[tuple[str, int], NDArray[np.uint8]] = {}
         self._profiles: dict[tuple[str, torch.device], Tensor] = {}
 

@@ -1,7 +1,8 @@
 """Checks of stored advice: does the cache still say what the teachers say?
 
 A few views are made again and put to the teachers before every training; `coadvise cache --verify` checks more of them
-and hashes every file."""
+and hashes every file.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from ..data.sources.base import ImageSource
 from ..data.views.draws import Stream
 from ..errors import RunError
 from ..models.teachers import Teachers
-from ..recipe.schema import Recipe
+from ..recipe.schema import Data
 from .cache import AdviceCache, damaged_files
 from .identity import differences, versions
 
@@ -27,15 +28,12 @@ TOLERANCE, LEAST, MOST = 0.3, 0.01, 0.05
 CHECKED, VERIFIED = 32, 512
 
 
-# --- is it still right? -------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def check_cache(
     cache: AdviceCache,
-    recipe: Recipe,
+    data: Data,
     source: ImageSource,
-    advisers: Teachers,
+    teachers: Teachers,
     accelerator: Accelerator,
     images: int = CHECKED,
 ) -> dict[str, float]:
@@ -50,7 +48,7 @@ def check_cache(
     generator = np.random.default_rng(np.random.SeedSequence((Stream.SUBSET, cache.layout.records, images)))
     records = np.sort(generator.choice(cache.layout.records, min(images, cache.layout.records), replace=False))
     view, position = np.divmod(records, cache.layout.images)
-    data = recipe.data.model_copy(update={"workers": 0})
+    data = data.model_copy(update={"workers": 0})
     loader = TrainLoader(source, data, 1, device=accelerator.device, keep=False)  # a few images, not the whole set
     chosen = [(int(v), position[view == v]) for v in np.unique(view)]
     keys = [_at(loader, v, places) for v, places in chosen]
@@ -58,7 +56,7 @@ def check_cache(
     kept: dict[str, list[Tensor]] = {name: [] for name in cache.names}
     for batch in loader.batches(keys):
         with accelerator.autocast():
-            fresh = advisers(batch.images)
+            fresh = teachers(batch.images)
         stored = cache.read(batch.view, batch.position, accelerator.device)
         for name in cache.names:
             record = cache.layout.record
@@ -96,9 +94,9 @@ def _variation(p: Tensor, q: Tensor) -> Tensor:
 
 def verify_cache(
     cache: AdviceCache,
-    recipe: Recipe,
+    data: Data,
     source: ImageSource,
-    advisers: Teachers,
+    teachers: Teachers,
     accelerator: Accelerator,
 ) -> dict[str, float]:
     """Hash all contents, and check a larger sample of views than training does.
@@ -112,4 +110,4 @@ def verify_cache(
             f"{', '.join(map(str, damaged))}: the contents are not what was written; restore them, or delete the "
             "teacher's folder and run `coadvise cache RECIPE`"
         )
-    return check_cache(cache, recipe, source, advisers, accelerator, images=VERIFIED)
+    return check_cache(cache, data, source, teachers, accelerator, images=VERIFIED)

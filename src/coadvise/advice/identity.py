@@ -14,9 +14,9 @@ from ..data.sources.base import ImageSource, encoded_bytes
 from ..data.views.draws import Stream
 from ..errors import DataError
 from ..models.teachers import FrozenTeacher
-from ..recipe.schema import Recipe, flat
+from ..recipe.schema import Data, flat
 from ..system.digests import digest
-from .layout import record_format
+from .request import CacheRequest
 
 # Images whose contents are part of the fingerprint.
 SAMPLED = 64
@@ -31,12 +31,8 @@ _UNUSED = {
 }
 
 
-# --- what a cache belongs to -------------------------------------------------------------------------------
-
-
-def data_facts(recipe: Recipe, source: ImageSource) -> dict[str, Any]:
+def data_facts(data: Data, source: ImageSource) -> dict[str, Any]:
     """What decides the pixels that the teachers see: settings by their dotted names, and the data set in short."""
-    data = recipe.data
     settings = flat(data.augment.model_dump(mode="json"), "augmentation.")
     for name in ("label_smoothing", *_UNUSED[data.augment.policy]):
         settings.pop(f"augmentation.{name}")
@@ -81,9 +77,9 @@ def _image_digests(source: ImageSource) -> dict[str, str]:
     return _DIGESTS[source]
 
 
-def teacher_facts(recipe: Recipe, name: str, teacher: FrozenTeacher, classes: int) -> dict[str, Any]:
+def teacher_facts(request: CacheRequest, name: str, teacher: FrozenTeacher, classes: int) -> dict[str, Any]:
     """What decides a teacher's advice on given pixels, and how it is stored."""
-    settings = recipe.teachers.get(name)
+    settings = request.teachers.get(name)
     return {
         "model": settings.model if settings else type(teacher.model).__name__,
         "weights": digest(teacher.model.state_dict().values()),
@@ -92,7 +88,7 @@ def teacher_facts(recipe: Recipe, name: str, teacher: FrozenTeacher, classes: in
         "std": None if teacher.std is None else list(teacher.std),
         "index map": None if teacher.classes is None else teacher.classes.tolist(),
         "classes": classes,
-        "top_k": record_format(recipe, classes).top,
+        "top_k": request.record(classes).top,
         "train": settings.train.model_dump(mode="json") if settings and settings.train else None,
     }
 

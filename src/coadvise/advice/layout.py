@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ..recipe.schema import Recipe
 from .record import RecordFormat
 
 # Images that the teachers see at once when a cache is written: part of the format, as rounding depends on it.
@@ -77,16 +76,6 @@ class Layout:
         return view, start, min(start + BATCH * BLOCK_BATCHES, self.images)
 
 
-def cache_path(recipe: Recipe) -> Path:
-    """Folder of the recipe's cache."""
-    return Path(recipe.advice.folder or f"caches/{recipe.name}")
-
-
-def views_of(recipe: Recipe) -> int:
-    """Number of distinct views in a run."""
-    return min(recipe.data.views or recipe.schedule.epochs, recipe.schedule.epochs)
-
-
 def profile_path(folder: Path, teacher: str) -> Path:
     """File of a teacher's profile."""
     return folder / teacher / "profile.bin"
@@ -95,8 +84,3 @@ def profile_path(folder: Path, teacher: str) -> Path:
 def shard_path(folder: Path, teacher: str, shard: int) -> Path:
     """File of a shard."""
     return folder / teacher / f"{shard:05d}.bin"
-
-
-def record_format(recipe: Recipe, classes: int) -> RecordFormat:
-    """Layout of the recipe's records."""
-    return RecordFormat(classes, min(recipe.advice.top_k or classes, classes))

@@ -17,7 +17,7 @@ from ..data.loader import TrainLoader
 from ..data.sources.base import ImageSource
 from ..errors import RunError
 from ..models.teachers import Teachers
-from ..recipe.schema import Recipe
+from ..recipe.schema import Data
 from ..system.files import write_atomic
 from ..system.progress import Display
 from .layout import BATCH, Layout, profile_path
@@ -26,9 +26,9 @@ from .record import _half
 
 def write_profiles(
     folder: Path,
-    recipe: Recipe,
+    data: Data,
     source: ImageSource,
-    advisers: Teachers,
+    teachers: Teachers,
     names: Sequence[str],
     layout: Layout,
     *,
@@ -43,14 +43,14 @@ def write_profiles(
     names = [name for name in names if layout.record.profile_bytes and not profile_path(folder, name).is_file()]
     if not names:
         return
-    loader = TrainLoader(source, recipe.data, 1, device=accelerator.device)
+    loader = TrainLoader(source, data, 1, device=accelerator.device)
     sums = {name: ProfileSums(layout.record.classes) for name in names}
     starts = range(0, layout.profile_images, BATCH)
     keys = (loader.keys(0, at, min(at + BATCH, layout.profile_images)) for at in starts)
     with display.bar("profiles", layout.profile_images) as bar:
         for batch in loader.batches(keys):
             with accelerator.autocast():
-                advice = advisers.forward(batch.images, names)
+                advice = teachers.forward(batch.images, names)
             for name in names:
                 sums[name].add(finite(name, advice[name]))
             bar.advance(len(batch.images))

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..advice.layout import Layout, record_format, views_of
+from ..advice.layout import Layout
 from ..advice.profile import ProfileSums
 from ..advice.record import RecordFormat
+from ..advice.request import CacheRequest, views_of
 from ..checkpoints.build import build_student, build_teacher
 from ..data.loader import TrainLoader
 from ..data.sources.opening import open_sources
@@ -92,9 +93,9 @@ def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display | None = None)
     classes = len(source.class_names)
     good = [top for top, cosine in (cosines or {}).items() if cosine >= GOOD]
     recommended = min(good, default=classes) if cosines is not None else None
-    record = record_format(recipe, classes)
+    record = CacheRequest.of(recipe).record(classes)
     ways = []
-    for views in sorted({*(v for v in VIEWS if v < recipe.schedule.epochs), views_of(recipe)}):
+    for views in sorted({*(v for v in VIEWS if v < recipe.schedule.epochs), views_of(recipe.data, recipe.schedule)}):
         size = len(recipe.teachers) * Layout(images, views, record).bytes
         write = views * images * together(teachers) / cost.batch_size
         ways.append(Way(views, size, write, write / (live - cached) if live > cached else float("inf")))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..advice.layout import views_of
+from ..advice.request import views_of
 from ..models.cit import TOKEN_STD
 from ..paper.ablations import SEVEN_ARMS
 from ..paper.arms import Arm
@@ -157,7 +157,7 @@ class Planner:
         facts = [
             self.setup.data,
             recipe.data.model_dump(mode="json", exclude={"source", "val_source", "workers"}),
-            views_of(recipe),
+            views_of(recipe.data, recipe.schedule),
             self.run(_SOME_TEACHER, 0).id,  # changes with whatever changes the training of teachers
             sorted((model, _weights_digest(weights)) for model, weights in self.setup.weights.items()),
         ]

@@ -130,7 +130,7 @@ def set_up(
         content[part] = {key: plain[key] for key in content[part]}
     train, validation = open_sources(recipe.data)
     kept = ("images", "classes", "labels", "image names", "image contents")
-    facts = [{key: data_facts(recipe, one)[key] for key in kept} for one in (train, validation)]
+    facts = [{key: data_facts(recipe.data, one)[key] for key in kept} for one in (train, validation)]
     names = tuple(train.class_names)
     return Setup(
         scale, output, content, school, _digest(facts), len(train), dict(weights or {}), changed, names, source

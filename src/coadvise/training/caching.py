@@ -9,7 +9,7 @@ from torch import nn
 
 from ..advice.cache import AdviceCache, require_fitting
 from ..advice.checking import verify_cache
-from ..advice.layout import cache_path
+from ..advice.request import CacheRequest
 from ..advice.writer import require_possible, write_cache
 from ..data.sources.opening import open_sources
 from ..errors import Interrupted, RecipeError
@@ -48,12 +48,12 @@ def cache_advice(
         raise RecipeError(f"recipe {recipe.name} has no teachers, so there is no advice to store")
     with accelerator.local_main_process_first():
         sources = open_sources(recipe.data)
-    run, folder = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}")), cache_path(recipe)
+    run, request = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}")), CacheRequest.of(recipe)
     # Before hours go into teachers; and a student's command would not go on with this one.
     if verify:
-        require_fitting(folder, recipe, sources[0])
+        require_fitting(request, sources[0])
     else:
-        require_possible(folder, recipe, sources[0])
+        require_possible(request, sources[0])
     cached = recipe.model_copy(update={"advice": recipe.advice.model_copy(update={"source": "cache"})})
     try:
         loaded = load_teachers(cached, run, sources, accelerator, teachers or {}, display)
@@ -63,11 +63,11 @@ def cache_advice(
         ) from stopped
     ready = on_device(loaded, recipe.data, recipe.run.fuse_teachers, accelerator, display)
     if verify:
-        cache = AdviceCache(folder, recipe, sources[0], loaded)
-        for name, far in verify_cache(cache, recipe, sources[0], ready, accelerator).items():
+        cache = AdviceCache(request, sources[0], loaded)
+        for name, far in verify_cache(cache, recipe.data, sources[0], ready, accelerator).items():
             display.say(f"teacher {name}: mean total variation {far:.4f} from what it says now")
         layout = cache.layout
     else:
         check_teachers(ready, recipe, sources[1], accelerator, display)
-        layout = write_cache(folder, recipe, sources[0], loaded, ready, accelerator, display)
-    return folder, len(loaded) * layout.bytes
+        layout = write_cache(request, sources[0], loaded, ready, accelerator, display)
+    return request.folder, len(loaded) * layout.bytes

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..advice.cache import AdviceCache, kept_weights, require_fitting
 from ..advice.checking import check_cache
-from ..advice.layout import cache_path
+from ..advice.request import CacheRequest
 from ..checkpoints.model_file import save_model
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
@@ -70,7 +70,7 @@ def train(
         sources = open_sources(recipe.data)
     names = [*recipe.teachers, *(teachers or {})]
     if recipe.advice.source == "cache" and names:  # before hours go into teachers
-        require_fitting(cache_path(recipe), recipe, sources[0])
+        require_fitting(CacheRequest.of(recipe), sources[0])
     given = None if student is None else type(student).__name__
     student = new_student(recipe, len(sources[0].class_names), accelerator.num_processes, student, names)
     loaded = load_teachers(recipe, folder, sources, accelerator, teachers or {}, display)
@@ -138,8 +138,8 @@ def _stored_or_live(
 ) -> Advise:
     """Where the advice of every batch comes from: the cache, checked against the teachers, or the teachers."""
     if recipe.advice.source == "cache" and loaded:
-        cache = AdviceCache(cache_path(recipe), recipe, source, loaded)
-        check_cache(cache, recipe, source, ready, accelerator)
+        cache = AdviceCache(CacheRequest.of(recipe), source, loaded)
+        check_cache(cache, recipe.data, source, ready, accelerator)
         display.say(f"advice comes from {cache.folder}")
         return lambda batch: cache.read(batch.view, batch.position, accelerator.device)
 
@@ -162,7 +162,9 @@ def load_teachers(
     """Train the teachers that the recipe says to train, unless an earlier start has; then load all of them."""
     classes, world = len(sources[0].class_names), accelerator.num_processes
     # A cache keeps the teachers that were trained for it, whatever student it then serves.
-    checkpoints = {n: str(p) for n, p in kept_weights(recipe).items()} if recipe.advice.source == "cache" else {}
+    checkpoints = (
+        {n: str(p) for n, p in kept_weights(CacheRequest.of(recipe)).items()} if recipe.advice.source == "cache" else {}
+    )
     to_train = {
         name: teacher_recipe(recipe, name, folder.path / "teachers" / name)
         for name, settings in recipe.teachers.items()

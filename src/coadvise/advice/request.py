@@ -1,0 +1,51 @@
+"""What a recipe asks of a cache: the part of it that `advice/` needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..recipe.schema import Data, Recipe, Schedule, Teacher
+from .record import RecordFormat
+
+
+@dataclass(frozen=True)
+class CacheRequest:
+    """Which advice is wanted, and where it lies.
+
+    Attributes:
+        folder: of the cache.
+        views: number of distinct views in a run.
+        top_k: logits that are kept of each image; None keeps all.
+        teachers: the recipe's settings of its teachers, by name.
+        trained: folder of the runs of those teachers that the recipe trains.
+    """
+
+    folder: Path
+    data: Data
+    views: int
+    top_k: int | None
+    teachers: Mapping[str, Teacher]
+    trained: Path
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> CacheRequest:
+        """The request of a recipe."""
+        return cls(
+            folder=Path(recipe.advice.folder or f"caches/{recipe.name}"),
+            data=recipe.data,
+            views=views_of(recipe.data, recipe.schedule),
+            top_k=recipe.advice.top_k,
+            teachers=recipe.teachers,
+            trained=Path(recipe.run.output or f"runs/{recipe.name}") / "teachers",
+        )
+
+    def record(self, classes: int) -> RecordFormat:
+        """Layout of one record."""
+        return RecordFormat(classes, min(self.top_k or classes, classes))
+
+
+def views_of(data: Data, schedule: Schedule) -> int:
+    """Number of distinct views in a run."""
+    return min(data.views or schedule.epochs, schedule.epochs)
