@@ -29,7 +29,7 @@ from coadvise.models.teachers import FrozenTeacher
 from coadvise.recipe.reading import recipe_from
 from coadvise.system.progress import Display
 from coadvise.training.optimizer import make_optimizer
-from coadvise.training.teachers import make_advisers
+from coadvise.training.teachers import on_device
 
 CLASSES, COUNT, STEPS = 100, 2000, 5
 SETTINGS = {
@@ -75,14 +75,14 @@ def measure(size: int, student_options: dict[str, object], batch: int, rounds: i
         for name, settings in recipe.teachers.items()
     }
     quiet = Display(quiet=True)
-    advisers = make_advisers(recipe, members, accelerator, quiet)
+    advisers = on_device(members, recipe.data, True, accelerator, quiet)
     write_cache(CacheRequest.of(recipe), source, members, advisers, accelerator, quiet)
     cache = AdviceCache(CacheRequest.of(recipe), source, members)
     sides = {}
     for name in ("stored advice", "labels"):
         torch.manual_seed(0)
         student = build_student(recipe, CLASSES).to(accelerator.device).train()
-        optimizer = make_optimizer(student, recipe, 1e-4)
+        optimizer = make_optimizer(student, recipe.optim)
         loader = TrainLoader(source, recipe.data, batch, device=accelerator.device)
         batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
 

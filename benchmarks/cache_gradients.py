@@ -35,7 +35,7 @@ from coadvise.system.files import write_json
 from coadvise.system.progress import Display
 from coadvise.training.optimizer import make_optimizer, make_scheduler
 from coadvise.training.processes import start_processes
-from coadvise.training.teachers import check_teachers, make_advisers
+from coadvise.training.teachers import check_teachers, on_device
 from coadvise.training.train import load_teachers
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "cache"
@@ -97,7 +97,7 @@ def main() -> None:
     sources = open_sources(recipe.data)
     source, run = sources[0], RunFolder(Path(recipe.run.output or "runs/cache-gradients"))
     members = load_teachers(recipe, run, sources, accelerator, {}, display)
-    teachers = make_advisers(recipe, members, accelerator, display)
+    teachers = on_device(members, recipe.data, True, accelerator, display)
     checks = check_teachers(teachers, recipe, sources[1], accelerator, display)
     torch.manual_seed(recipe.run.seed)
     student = build_student(recipe, len(source.class_names)).train()

@@ -52,12 +52,12 @@ def test_corruption_errors_against_a_loop(trained: TrainedModel) -> None:
                     for token, z in trained.model.forward_tokens(x[None]).items():
                         wrong[token] += int(z.argmax()) != int(source.labels[i])
             for token, n in wrong.items():
-                assert found["kinds"][token][kind][severity - 1] == pytest.approx(n / len(source), abs=2e-6)
+                assert found.kinds[token][kind][severity - 1] == pytest.approx(n / len(source), abs=2e-6)
                 errors[token].append(n / len(source))
     for token, values in errors.items():
-        assert found["mean"][token] == pytest.approx(np.mean(values), abs=2e-6)
-    assert found["images"] == 60
-    assert corruption_errors(trained, source, limit=20)["images"] == 20
+        assert found.mean[token] == pytest.approx(np.mean(values), abs=2e-6)
+    assert found.images == 60
+    assert corruption_errors(trained, source, limit=20).images == 20
 
 
 def write_images(folder: Path, classes: list[str], count: int = 3) -> None:
@@ -100,18 +100,18 @@ def test_imagenet_c_from_its_folders(trained: TrainedModel, tmp_path: Path) -> N
     data = trained.recipe.data.model_copy(update={"eval_crop": 0.5})
     trained = replace(trained, recipe=trained.recipe.model_copy(update={"data": data}))
     found = imagenet_c_errors(trained, tmp_path)
-    for token, kinds in found["kinds"].items():
+    for token, kinds in found.kinds.items():
         assert set(kinds) == set(CORRUPTIONS) and all(len(row) == 5 for row in kinds.values())
-        assert found["mean"][token] == pytest.approx(np.mean(list(kinds.values())))
+        assert found.mean[token] == pytest.approx(np.mean(list(kinds.values())))
     for kind, severity in (("snow", 2), ("fog", 5)):
-        wrong = dict.fromkeys(found["mean"], 0)
+        wrong = dict.fromkeys(found.mean, 0)
         for label in ("1", "4"):
             pixels = np.array(Image.open(tmp_path / kind / str(severity) / label / "0.png"))
             x = (torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
             with torch.no_grad():
                 for token, z in trained.model.forward_tokens(x[None]).items():
                     wrong[token] += int(z.argmax()) != int(label)
-        assert {token: kinds[kind][severity - 1] for token, kinds in found["kinds"].items()} == {
+        assert {token: kinds[kind][severity - 1] for token, kinds in found.kinds.items()} == {
             token: n / 2 for token, n in wrong.items()
         }
 

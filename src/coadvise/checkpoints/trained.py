@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..recipe.reading import recipe_from
-from ..recipe.schema import Recipe
+from ..recipe.schema import Data, Recipe
 from .build import build_student
 from .loading import load_checkpoint
 from .model_file import read_header
@@ -24,6 +26,21 @@ class TrainedModel:
     recipe: Recipe
     classes: tuple[str, ...]
     path: Path
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def data(self) -> Data:
+        """How the model was trained to see images."""
+        return self.recipe.data
+
+    def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b k"]]:
+        """Logits by token of normalised images."""
+        logits: Mapping[str, Tensor] = self.model.forward_tokens(images)  # type: ignore[operator]
+        return logits
 
 
 def load_trained(path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:

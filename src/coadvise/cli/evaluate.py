@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from ..system.progress import Display
 if TYPE_CHECKING:
     from ..checkpoints.trained import TrainedModel
     from ..data.sources.base import ImageSource
+    from ..evaluation.robustness import CorruptionErrors
 
 out = Console(highlight=False, soft_wrap=True)
 
@@ -55,7 +57,11 @@ def evaluate(
     )
     errors = _corrupted(trained, data, split, Display(quiet=as_json)) if corruptions else None
     if as_json:
-        print(json.dumps(metrics | ({"corruptions": errors} if errors else {}), indent=1))
+        print(
+            json.dumps(
+                metrics | ({} if errors is None else {"corruptions": {"mean": errors.mean, **asdict(errors)}}), indent=1
+            )
+        )
         return
     table = Table(title=f"{trained.path}: {metrics['samples']:.0f} images", title_justify="left")
     for column in ("token", "accuracy", "cross entropy"):
@@ -79,7 +85,7 @@ def _source(trained: TrainedModel, data: str | None, split: str | None) -> Image
     return open_sources(settings)[1] if data is None and split is None else open_source(data or settings.source, split)
 
 
-def _corrupted(trained: TrainedModel, data: str | None, split: str | None, display: Display) -> dict[str, Any]:
+def _corrupted(trained: TrainedModel, data: str | None, split: str | None, display: Display) -> CorruptionErrors:
     from ..evaluation.inference import with_classes
     from ..evaluation.robustness import corruption_errors
 
@@ -87,12 +93,12 @@ def _corrupted(trained: TrainedModel, data: str | None, split: str | None, displ
     return corruption_errors(trained, source, limit=None, display=display)
 
 
-def _print_corruptions(errors: dict[str, Any]) -> None:
-    tokens = list(errors["mean"])
+def _print_corruptions(errors: CorruptionErrors) -> None:
+    tokens = list(errors.mean)
     table = Table("corruption", *tokens, title="mean top-1 error over five severities", title_justify="left")
-    for kind in errors["kinds"][tokens[0]]:
-        table.add_row(kind, *(f"{sum(errors['kinds'][token][kind]) / 5:.1%}" for token in tokens))
-    table.add_row("mean", *(f"{errors['mean'][token]:.1%}" for token in tokens), style="bold")
+    for kind in errors.kinds[tokens[0]]:
+        table.add_row(kind, *(f"{sum(errors.kinds[token][kind]) / 5:.1%}" for token in tokens))
+    table.add_row("mean", *(f"{errors.mean[token]:.1%}" for token in tokens), style="bold")
     out.print(table)
 
 

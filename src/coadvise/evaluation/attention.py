@@ -22,10 +22,10 @@ from .disagreement import _png
 def attention_on(trained: TrainedModel, indices: Sequence[int]) -> dict[str, Any]:
     """Where each token of a CiT looks in some validation images: `images`, each with `png`, `name` and `maps`."""
     assert isinstance(trained.model, CiT)
-    source = open_sources(trained.recipe.data)[1]
-    transform, device = eval_pixels(trained.recipe.data), next(trained.model.parameters()).device
+    source = open_sources(trained.data)[1]
+    transform = eval_pixels(trained.data)
     pixels = [transform(decode(source.read(i), source.describe(i))) for i in indices]
-    finish = Finish(trained.recipe.data, len(trained.classes), device)
+    finish = Finish(trained.data, len(trained.classes), trained.device)
     maps = attention_maps(trained.model, finish.images(torch.from_numpy(np.stack(pixels))))
     images = []
     for place, index in enumerate(indices):

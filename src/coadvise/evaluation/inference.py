@@ -40,21 +40,20 @@ def evaluate_trained(
     Raises:
         DataError: no such source, or classes that the model does not know.
     """
-    data = trained.recipe.data
+    data = trained.data
     if source is None and split is None:
         images = open_sources(data)[1]
     else:
         images = with_classes(open_source(source or data.source, split), trained.classes)
     if workers is not None:
         data = data.model_copy(update={"workers": workers})
-    device = next(trained.model.parameters()).device
     display = display or Display(quiet=True)
     with display.bar("evaluating", len(images)) as bar:
         metrics, skipped = evaluate(
             trained.model.forward_tokens,  # type: ignore[arg-type]
-            EvalLoader(images, data, batch_size, device=device),
-            tokens=student_tokens(trained.model, trained.recipe, device),
-            device=device,
+            EvalLoader(images, data, batch_size, device=trained.device),
+            tokens=student_tokens(trained.model, trained.recipe, trained.device),
+            device=trained.device,
             advance=bar.advance,
         )
     return metrics | {"samples": float(len(images) - skipped), "skipped": float(skipped)}
@@ -78,8 +77,9 @@ def with_classes(source: ImageSource, classes: tuple[str, ...]) -> ImageSource:
 @torch.no_grad()
 def class_probabilities(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -> Float[Tensor, "n k"]:
     """What the model says of every image of a source, as it was trained to see them, on the CPU."""
-    device = next(trained.model.parameters()).device
-    loader = EvalLoader(source, trained.recipe.data.model_copy(update={"on_error": "raise"}), batch_size, device=device)
+    loader = EvalLoader(
+        source, trained.data.model_copy(update={"on_error": "raise"}), batch_size, device=trained.device
+    )
     rows = [trained.model(batch.images).float().softmax(dim=1).cpu() for batch in loader]
     loader.close()
     return torch.cat(rows)
@@ -94,9 +94,8 @@ def predict(
     Raises:
         DataError: a file that is missing or no image.
     """
-    device = next(trained.model.parameters()).device
-    pixels, normalise = eval_pixels(trained.recipe.data), Finish(trained.recipe.data, len(trained.classes), device)
-    needed = pixels.needed if trained.recipe.data.shrink_on_load else None
+    pixels, normalise = eval_pixels(trained.data), Finish(trained.data, len(trained.classes), trained.device)
+    needed = pixels.needed if trained.data.shrink_on_load else None
     results = []
     for path in map(Path, paths):
         if not path.is_file():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,24 @@ from .corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from .inference import with_classes
 
 
+@dataclass(frozen=True)
+class CorruptionErrors:
+    """Top-1 errors on corrupted images, as shares.
+
+    Attributes:
+        kinds: token → kind of corruption → error at each severity.
+        images: how many were corrupted.
+    """
+
+    kinds: Mapping[str, Mapping[str, Sequence[float]]]
+    images: int
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Mean error over kinds and severities by token, not normalised by AlexNet's."""
+        return {token: float(np.mean(list(found.values()))) for token, found in self.kinds.items()}
+
+
 @torch.no_grad()
 def corruption_errors(
     trained: TrainedModel,
@@ -35,21 +54,16 @@ def corruption_errors(
     batch_size: int = 250,
     seed: int = 0,
     display: Display | None = None,
-) -> dict[str, Any]:
+) -> CorruptionErrors:
     """Top-1 errors on images corrupted on the fly, after they were resized and cropped as in evaluation.
 
     Args:
         limit: so many images of the source, classes in balance; None takes all.
         seed: of the corruptions.
-
-    Returns:
-        `mean`: token → mean error over kinds and severities, as a share, not normalised by AlexNet's;
-        `kinds`: token → kind → errors by severity; `images`: how many.
     """
     if limit is not None and limit < len(source):
         source = Subset(source, balanced_subset(source.labels, limit))
-    device = next(trained.model.parameters()).device
-    finish = Finish(trained.recipe.data, len(trained.classes), device)
+    finish = Finish(trained.data, len(trained.classes), trained.device)
     wrong: dict[str, dict[str, list[int]]] = {}
     display = display or Display(quiet=True)
     with display.bar("corruptions", len(source) * len(CORRUPTIONS) * len(SEVERITIES)) as bar:
@@ -57,40 +71,30 @@ def corruption_errors(
             for kind in CORRUPTIONS:
                 for severity in SEVERITIES:
                     changed = torch.from_numpy(corrupt(pixels, kind, severity, seed=seed, first=first))
-                    logits = _tokens(trained, finish.images(changed))
+                    logits = trained.tokens(finish.images(changed))
                     for token, row in logits.items():
                         counts = wrong.setdefault(token, {}).setdefault(kind, [0] * len(SEVERITIES))
                         counts[severity - 1] += int((row.argmax(dim=1).cpu() != labels).sum())
                     bar.note(kind)
                     bar.advance(len(pixels))
-    return _errors(wrong, len(source))
-
-
-def _errors(wrong: Mapping[str, Mapping[str, list[int]]], images: int) -> dict[str, Any]:
-    kinds = {
-        token: {kind: [round(n / images, 6) for n in row] for kind, row in found.items()}
+    shares = {
+        token: {kind: [round(n / len(source), 6) for n in row] for kind, row in found.items()}
         for token, found in wrong.items()
     }
-    mean = {token: float(np.mean(list(found.values()))) for token, found in kinds.items()}
-    return {"mean": mean, "kinds": kinds, "images": images}
+    return CorruptionErrors(shares, len(source))
 
 
 def _pixel_batches(
     trained: TrainedModel, source: ImageSource, size: int
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "n h w 3"], Tensor]]:
     """Number of the first image, pixels as the model sees them before they are normalised, labels."""
-    transform = eval_pixels(trained.recipe.data)
-    needed = transform.needed if trained.recipe.data.shrink_on_load else None
+    transform = eval_pixels(trained.data)
+    needed = transform.needed if trained.data.shrink_on_load else None
     labels = torch.from_numpy(np.asarray(source.labels))
     for first in range(0, len(source), size):
         indices = range(first, min(first + size, len(source)))
         images = [transform(decode(source.read(i), source.describe(i), needed)) for i in indices]
         yield first, np.stack(images), labels[first : first + size]
-
-
-def _tokens(trained: TrainedModel, images: Tensor) -> dict[str, Tensor]:
-    forward: Any = trained.model.forward_tokens
-    return dict(forward(images))
 
 
 def require_imagenet_c(folder: str | Path, classes: tuple[str, ...] | None = None) -> None:
@@ -112,7 +116,7 @@ def require_imagenet_c(folder: str | Path, classes: tuple[str, ...] | None = Non
 
 def imagenet_c_errors(
     trained: TrainedModel, folder: str | Path, *, batch_size: int = 64, display: Display | None = None
-) -> dict[str, Any]:
+) -> CorruptionErrors:
     """The same from ImageNet-C as it is unpacked: KIND/SEVERITY/CLASS/image.
 
     Its images were cut to 224 × 224 before they were corrupted, so they are evaluated whole, without the zoom of
@@ -123,7 +127,7 @@ def imagenet_c_errors(
     """
     folder = Path(folder)
     require_imagenet_c(folder)
-    data = trained.recipe.data.model_copy(update={"eval_crop": 1.0})
+    data = trained.data.model_copy(update={"eval_crop": 1.0})
     kinds: dict[str, dict[str, list[float]]] = {}
     images = 0
     display = display or Display(quiet=True)
@@ -136,8 +140,7 @@ def imagenet_c_errors(
                     kinds.setdefault(token, {}).setdefault(kind, []).append(round(1 - accuracy, 6))
                 bar.note(kind)
                 bar.advance(1)
-    mean = {token: float(np.mean(list(found.values()))) for token, found in kinds.items()}
-    return {"mean": mean, "kinds": kinds, "images": images}
+    return CorruptionErrors(kinds, images)
 
 
 def subset_accuracy(
@@ -152,7 +155,7 @@ def subset_accuracy(
     """
     matched = with_classes(source, trained.classes)
     present = torch.tensor(sorted({trained.classes.index(name) for name in source.class_names}))
-    return _accuracies(trained, matched, trained.recipe.data, present, batch_size, display)
+    return _accuracies(trained, matched, trained.data, present, batch_size, display)
 
 
 @torch.no_grad()
@@ -164,12 +167,10 @@ def _accuracies(
     batch_size: int,
     display: Display | None,
 ) -> dict[str, float]:
-    device = next(trained.model.parameters()).device
     right: dict[str, int] = {}
-    loader = EvalLoader(source, data, batch_size, device=device)
-    with (display or Display(quiet=True)).bar("evaluating", len(source)) as bar:
+    loader = EvalLoader(source, data, batch_size, device=trained.device)
+    with closing(loader), (display or Display(quiet=True)).bar("evaluating", len(source)) as bar:
         seen = _count(trained, loader, among, right, bar)
-    loader.close()
     return {token: n / max(seen, 1) for token, n in right.items()}
 
 
@@ -177,7 +178,7 @@ def _count(trained: TrainedModel, loader: EvalLoader, among: Tensor | None, righ
     seen = 0
     for batch in loader:
         seen += len(batch.label)
-        for token, logits in _tokens(trained, batch.images).items():
+        for token, logits in trained.tokens(batch.images).items():
             answers = logits.argmax(dim=1) if among is None else among.to(logits.device)[logits[:, among].argmax(dim=1)]
             right[token] = right.get(token, 0) + int((answers == batch.label).sum())
         bar.advance(len(batch.label))

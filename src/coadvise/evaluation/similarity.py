@@ -50,8 +50,9 @@ class Answers:
 @torch.no_grad()
 def answers(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -> Answers:
     """Logits, features and cosines of a trained model on a source, each image as the model was trained to see it."""
-    device = next(trained.model.parameters()).device
-    loader = EvalLoader(source, trained.recipe.data.model_copy(update={"on_error": "raise"}), batch_size, device=device)
+    loader = EvalLoader(
+        source, trained.data.model_copy(update={"on_error": "raise"}), batch_size, device=trained.device
+    )
     found: dict[str, list[Tensor]] = {}
     labels, cosines = [], []
     with _watching(trained.model) as (seen, blocks):

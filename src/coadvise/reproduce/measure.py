@@ -214,8 +214,8 @@ def _corruptions(run: Planned, trained: TrainedModel, shifted: Shifted) -> Measu
         errors = imagenet_c_errors(trained, shifted.sources["c"])
     else:
         errors = corruption_errors(trained, open_sources(trained.recipe.data)[1], limit=shifted.limit)
-    detail = {"corruptions": errors["kinds"], "corrupted images": errors["images"]}
-    return {f"corruptions/{token}": value for token, value in errors["mean"].items()}, detail
+    detail: dict[str, Any] = {"corruptions": errors.kinds, "corrupted images": errors.images}
+    return {f"corruptions/{token}": value for token, value in errors.mean.items()}, detail
 
 
 def _subsets(name: str, trained: TrainedModel, shifted: Shifted) -> Measured:
