@@ -50,7 +50,7 @@ def main() -> None:
     student = build_student(recipe, CLASSES).to(device).train()
     plain_attention(student, device, dtype)
     compile_blocks(student, "auto", device, WORTHWHILE_STEPS)
-    optimizer = make_optimizer(student, recipe, 1e-4)
+    optimizer = make_optimizer(student, recipe.optim)
     loader = TrainLoader(Pictures(64, STEPS * batch_size), recipe.data, batch_size, device=device)
     batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
     advice = {name: torch.randn(batch_size, CLASSES, device=device) for name in ("conv", "inv")}

@@ -33,7 +33,7 @@ from coadvise.run.folder import RunFolder
 from coadvise.run.provenance import manifest
 from coadvise.system.files import write_json
 from coadvise.system.progress import Display
-from coadvise.training.optimizer import make_optimizer, make_scheduler
+from coadvise.training.optimizer import make_optimizer, make_scheduler, peak_lr
 from coadvise.training.processes import start_processes
 from coadvise.training.teachers import check_teachers, on_device
 from coadvise.training.train import load_teachers
@@ -101,10 +101,10 @@ def main() -> None:
     checks = check_teachers(teachers, recipe, sources[1], accelerator, display)
     torch.manual_seed(recipe.run.seed)
     student = build_student(recipe, len(source.class_names)).train()
-    optimizer = make_optimizer(student, recipe, recipe.optim.lr)
+    optimizer = make_optimizer(student, recipe.optim)
     loader = TrainLoader(source, recipe.data, recipe.optim.batch_size)
     steps = recipe.schedule.epochs * loader.steps_per_epoch
-    scheduler = make_scheduler(optimizer, recipe, loader.steps_per_epoch, recipe.optim.lr)
+    scheduler = make_scheduler(optimizer, recipe.schedule, loader.steps_per_epoch, peak_lr(recipe.optim))
     batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
     profiles = profiles_of(recipe, source, teachers)
     found: dict[str, dict[str, dict[str, dict[int, float]]]] = {"cosines": {}, "cosines, spread evenly": {}}

@@ -57,11 +57,8 @@ def evaluate(
     )
     errors = _corrupted(trained, data, split, Display(quiet=as_json)) if corruptions else None
     if as_json:
-        print(
-            json.dumps(
-                metrics | ({} if errors is None else {"corruptions": {"mean": errors.mean, **asdict(errors)}}), indent=1
-            )
-        )
+        corrupted = {} if errors is None else {"corruptions": {"mean": errors.mean, **asdict(errors)}}
+        print(json.dumps(metrics | corrupted, indent=1))
         return
     table = Table(title=f"{trained.path}: {metrics['samples']:.0f} images", title_justify="left")
     for column in ("token", "accuracy", "cross entropy"):

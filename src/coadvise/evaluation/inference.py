@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -77,12 +78,9 @@ def with_classes(source: ImageSource, classes: tuple[str, ...]) -> ImageSource:
 @torch.no_grad()
 def class_probabilities(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -> Float[Tensor, "n k"]:
     """What the model says of every image of a source, as it was trained to see them, on the CPU."""
-    loader = EvalLoader(
-        source, trained.data.model_copy(update={"on_error": "raise"}), batch_size, device=trained.device
-    )
-    rows = [trained.model(batch.images).float().softmax(dim=1).cpu() for batch in loader]
-    loader.close()
-    return torch.cat(rows)
+    data = trained.data.model_copy(update={"on_error": "raise"})
+    with closing(EvalLoader(source, data, batch_size, device=trained.device)) as loader:
+        return torch.cat([trained.model(batch.images).float().softmax(dim=1).cpu() for batch in loader])
 
 
 @torch.no_grad()

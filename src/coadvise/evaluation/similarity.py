@@ -50,22 +50,19 @@ class Answers:
 @torch.no_grad()
 def answers(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -> Answers:
     """Logits, features and cosines of a trained model on a source, each image as the model was trained to see it."""
-    loader = EvalLoader(
-        source, trained.data.model_copy(update={"on_error": "raise"}), batch_size, device=trained.device
-    )
+    data = trained.data.model_copy(update={"on_error": "raise"})
     found: dict[str, list[Tensor]] = {}
     labels, cosines = [], []
-    with _watching(trained.model) as (seen, blocks):
-        forward: Any = trained.model.forward_tokens
-        for batch in loader:
+    loader = contextlib.closing(EvalLoader(source, data, batch_size, device=trained.device))
+    with loader as batches, _watching(trained.model) as (seen, blocks):
+        for batch in batches:
             blocks.clear()
-            for token, logits in forward(batch.images).items():
+            for token, logits in trained.tokens(batch.images).items():
                 found.setdefault(f"z {token}", []).append(logits.float().cpu())
                 found.setdefault(f"f {token}", []).append(seen[token].float().cpu())
             labels.append(batch.label.cpu())
             if blocks:
                 cosines.append(_cosines(torch.stack(blocks)) * len(batch.label))
-    loader.close()
     result = Answers(torch.cat(labels))
     for key, parts in found.items():
         (result.logits if key[0] == "z" else result.features)[key[2:]] = torch.cat(parts)

@@ -11,19 +11,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ..errors import did_you_mean
-
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Triple = tuple[float, float, float]
+from ..names import CLASS
+from .fields import Momentum, NonNegative, Options, Part, Positive, Probability, Seed, Triple
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -39,34 +33,6 @@ FREE = (
 
 # Settings that runs of earlier versions do not name: at these values a run is the one that it was without them.
 LATER: dict[str, Any] = {"optim.token_lr": 1.0, "run.trackers": []}
-
-
-class Part(BaseModel):
-    """A frozen part of a recipe; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_meant(cls, content: Any) -> Any:
-        """A name may look like a number, and `true` is no number though Python counts it as 1."""
-        if not isinstance(content, dict):
-            return content
-        plain = dict(content)
-        for key, value in content.items():
-            kinds = _kinds(cls.model_fields[key].annotation) if key in cls.model_fields else set()
-            if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
-                plain[key] = str(value).lower()  # which the field then refuses as no number
-            elif isinstance(value, (int, float)) and kinds - {type(None)} == {str}:
-                plain[key] = str(value)
-        return plain
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    """The plain types of a field: `int | None` → {int, NoneType}."""
-    if get_origin(annotation) in (Union, UnionType, Annotated):
-        return {kind for part in get_args(annotation) for kind in _kinds(part)}
-    return {annotation} if isinstance(annotation, type) else set()
 
 
 class Augmentation(Part):
@@ -101,18 +67,6 @@ class Augmentation(Part):
     """Mass of the label that is spread evenly over all classes."""
     repeats: Annotated[int, Field(ge=1, le=64)] = 1
     """Repeated augmentation: differently augmented copies of each image drawn in an epoch."""
-
-
-def _switches(options: Any) -> Any:
-    """`on`, `off`, `yes` and `no` as a person means them; other settings get this from their type."""
-    words = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
-    if not isinstance(options, dict):
-        return options
-    return {key: words.get(v.lower(), v) if isinstance(v, str) else v for key, v in options.items()}
-
-
-Options = Annotated[dict[str, Any], BeforeValidator(_switches)]
-"""Keyword arguments of a model."""
 
 
 class Data(Part):
@@ -377,7 +331,7 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
     tokens = recipe.tokens()
     for where, names in (("teachers", recipe.teachers), ("student.tokens", recipe.student.tokens or {})):
         for name in names:
-            if name == "class":
+            if name == CLASS:
                 yield f"{where}: the name 'class' is reserved for the class token; choose another"
             elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name):
                 yield f"{where}: '{name}' is no name; use letters, digits, - and _"
@@ -395,7 +349,7 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
     ):
         known = tokens.keys() | recipe.teachers.keys()
         for name in given.keys() - known:
-            hint = " (the class token's weight is loss.label_weight)" if name == "class" else did_you_mean(name, known)
+            hint = " (the class token's weight is loss.label_weight)" if name == CLASS else did_you_mean(name, known)
             yield f"{where}: there is no '{name}'{hint}"
 
 

@@ -1,0 +1,55 @@
+"""Kinds of fields that a recipe is made of, and the base of its parts."""
+
+from __future__ import annotations
+
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Triple = tuple[float, float, float]
+
+
+class Part(BaseModel):
+    """A frozen part of a recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, content: Any) -> Any:
+        """A name may look like a number, and `true` is no number though Python counts it as 1."""
+        if not isinstance(content, dict):
+            return content
+        plain = dict(content)
+        for key, value in content.items():
+            kinds = _kinds(cls.model_fields[key].annotation) if key in cls.model_fields else set()
+            if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+                plain[key] = str(value).lower()  # which the field then refuses as no number
+            elif isinstance(value, (int, float)) and kinds - {type(None)} == {str}:
+                plain[key] = str(value)
+        return plain
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types of a field: `int | None` → {int, NoneType}."""
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return {kind for part in get_args(annotation) for kind in _kinds(part)}
+    return {annotation} if isinstance(annotation, type) else set()
+
+
+def _switches(options: Any) -> Any:
+    """`on`, `off`, `yes` and `no` as a person means them; other settings get this from their type."""
+    words = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
+    if not isinstance(options, dict):
+        return options
+    return {key: words.get(v.lower(), v) if isinstance(v, str) else v for key, v in options.items()}
+
+
+Options = Annotated[dict[str, Any], BeforeValidator(_switches)]
+"""Keyword arguments of a model."""
