@@ -1,17 +1,17 @@
-"""The advice cache: what frozen teachers say of every view of every training image, read by index.
+"""Reading the advice cache: the logits of frozen teachers for every view of every training image, by index.
 
 FOLDER/header.json           what the views are made of: data set, augmentation, number of views
 FOLDER/TEACHER/teacher.json  which teacher, and how many logits are kept
 FOLDER/TEACHER/column.json   checksum of each shard and of the profile; written last
-FOLDER/TEACHER/profile.bin   what it usually says beside its first class (`advice_format`), where logits are left out
-FOLDER/TEACHER/weights.safetensors   of a teacher that the recipe trains: a student may come from another folder
+FOLDER/TEACHER/profile.bin   mean logits by first class (`record`), where logits are left out
+FOLDER/TEACHER/weights.safetensors   weights of a teacher that the recipe trains, for students in other folders
 FOLDER/TEACHER/00000.bin     shards of fixed-size records
 FOLDER/TEACHER/progress      one byte for each block of views: 1 when it is written
-FOLDER/lock                  writers hold the byte of the block they work on; the system frees it when they die
+FOLDER/lock                  writers lock the byte of the block they work on; the system releases it when they die
 
-Record number = view · n + position, where the position is that in the order of the epoch (`data.order`), which follows
-from the keys. A training step reads records that lie next to each other, whatever the batch size or the number of
-processes. Nothing about the augmentation is stored: the views are made again from their keys.
+Record number = view · n + position, where the position is that in the order of the epoch (`data.views.order`), which
+follows from the keys. A training step reads records that lie next to each other, whatever the batch size or the number
+of processes. Nothing about the augmentation is stored: the views are made again from their keys.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 
 def teacher_differences(path: Path, now: Mapping[str, Any]) -> list[str]:
-    """What differs between the teacher of a column and this one.
+    """Differences between the teacher of a column and this one.
 
     Raises:
         RunError: a damaged file.
@@ -212,7 +212,7 @@ def being_written(folder: Path) -> bool:
 
 
 def cut_shard(folder: Path, teacher: str, layout: Layout) -> str:
-    """What is wrong with the first file of a column that has not its size; empty where all have."""
+    """The problem with the first file of a column that has the wrong size; empty where all are right."""
     sizes = {shard_path(folder, teacher, shard): layout.shard_bytes(shard) for shard in range(layout.shards)}
     if layout.record.profile_bytes:
         sizes[profile_path(folder, teacher)] = layout.record.profile_bytes

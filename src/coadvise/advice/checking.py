@@ -37,7 +37,7 @@ def check_cache(
     accelerator: Accelerator,
     images: int = CHECKED,
 ) -> dict[str, float]:
-    """Make some views again, ask the teachers, and compare with what is stored.
+    """Recompute the advice on a sample of views and compare it with what is stored.
 
     Returns:
         Mean total variation between stored and fresh distributions, by teacher, in [0, 1].

@@ -15,7 +15,7 @@ from .layout import BATCH, Layout
 
 
 class Claims:
-    """Blocks that this process works on: locked when their first batch is asked for, marked when they are written."""
+    """The blocks that this process writes: locked when their first batch is requested, marked as done once written."""
 
     def __init__(self, folder: Path, names: list[str], layout: Layout, lock: int, loader: TrainLoader) -> None:
         self.paths = {name: folder / name / "progress" for name in names}

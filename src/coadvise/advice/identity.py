@@ -1,4 +1,4 @@
-"""What a cache belongs to: the facts about data and teachers that decide its contents, and how two of them differ."""
+"""Identity of a cache: the facts about data and teachers that decide its contents, and how two sets of facts differ."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _UNUSED = {
 
 
 def data_facts(data: Data, source: ImageSource) -> dict[str, Any]:
-    """What decides the pixels that the teachers see: settings by their dotted names, and the data set in short."""
+    """Facts that decide the pixels the teachers see: settings by dotted name, and a digest of the data set."""
     settings = flat(data.augment.model_dump(mode="json"), "augmentation.")
     for name in ("label_smoothing", *_UNUSED[data.augment.policy]):
         settings.pop(f"augmentation.{name}")
@@ -57,7 +57,7 @@ _DIGESTS: WeakKeyDictionary[ImageSource, dict[str, str]] = WeakKeyDictionary()
 
 
 def _image_digests(source: ImageSource) -> dict[str, str]:
-    """Hashes of all names, and of the sizes and bytes of some images spread over the set; seconds for a large one."""
+    """Hashes of all file names, and of the bytes of a sample of images; takes seconds for a large data set."""
     if source not in _DIGESTS:
         names, contents = hashlib.sha256(), hashlib.sha256()
         for index in range(len(source)):
@@ -78,7 +78,7 @@ def _image_digests(source: ImageSource) -> dict[str, str]:
 
 
 def teacher_facts(request: CacheRequest, name: str, teacher: FrozenTeacher, classes: int) -> dict[str, Any]:
-    """What decides a teacher's advice on given pixels, and how it is stored."""
+    """Facts that decide a teacher's advice on given pixels, and how it is stored."""
     settings = request.teachers.get(name)
     return {
         "model": settings.model if settings else type(teacher.model).__name__,
@@ -99,7 +99,7 @@ def versions() -> dict[str, str]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`augmentation.mixup 0.8 → 0.2` for every fact that is another."""
+    """One line for every fact that differs, such as `augmentation.mixup 0.8 → 0.2`."""
     return [
         f"{key} {_short(before.get(key))} → {_short(now.get(key))}"
         for key in sorted({*before, *now})

@@ -1,4 +1,4 @@
-"""Where the records of a cache lie: folders, shards, blocks and the numbers of records."""
+"""Layout of a cache on disk: folders, shards, blocks and record numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROFILE_VIEWS, PROFILE_VIEWS_OF_CLASS = 2048, 32
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where records lie.
+    """Layout of one teacher's column.
 
     Attributes:
         images: of the training set, n.
@@ -56,7 +56,7 @@ class Layout:
 
     @property
     def profile_images(self) -> int:
-        """Images of the first view that make the profile."""
+        """Number of images of the first view from which the profile is made."""
         return min(self.images, max(PROFILE_VIEWS, PROFILE_VIEWS_OF_CLASS * self.record.classes))
 
     @property

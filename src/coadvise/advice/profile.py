@@ -1,4 +1,4 @@
-"""Profiles of the teachers in an advice cache: how each spreads what lies outside the logits that are kept.
+"""Teacher profiles in an advice cache: how a teacher spreads the probability outside the logits that are kept.
 
 Made from the beginning of the first view, in whole batches and summed on the CPU: the same bytes whoever makes them.
 """
@@ -35,7 +35,7 @@ def write_profiles(
     accelerator: Accelerator,
     display: Display,
 ) -> None:
-    """Write the profiles of those of some teachers that have none yet; nothing where records have no outside.
+    """Write the missing profiles of the named teachers; nothing where records keep all logits.
 
     Raises:
         RunError: logits that are not finite.
@@ -60,7 +60,7 @@ def write_profiles(
 
 
 def finite(name: str, logits: Tensor) -> Tensor:
-    """A teacher's logits.
+    """Pass a teacher's logits on if they are finite.
 
     Raises:
         RunError: they are not finite.
@@ -83,7 +83,7 @@ class ProfileSums:
         self._counts = torch.zeros(classes, dtype=torch.float64)
 
     def add(self, logits: Float[Tensor, "b k"]) -> None:
-        """Count some views."""
+        """Add the logits of some views."""
         z = logits.detach().cpu().double()
         first = z.argmax(dim=1)
         self._sums.index_add_(0, first, z - z.max(dim=1, keepdim=True).values)

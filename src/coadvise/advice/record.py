@@ -1,4 +1,4 @@
-"""One record of stored advice: what a teacher says of one image, in a few bytes.
+"""The format of one record of stored advice: a teacher's logits for one image, in a few bytes.
 
 A record holds the k largest logits relative to the maximum (float16, best first), their classes (16-bit unsigned, 32
 where there are more than 65,535 classes), and the log-sum-exp of all other logits, relative to the maximum too. So the
@@ -108,7 +108,7 @@ class RecordFormat:
 
 
 def _as(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bytes read as another type, from memory of their own: a slice may start anywhere, a number may not."""
+    """View bytes as another type, after a copy: a slice may start at any address, a number may not."""
     return part.clone(memory_format=torch.contiguous_format).view(-1).view(dtype).view(len(part), -1)
 
 

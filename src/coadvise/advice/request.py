@@ -1,4 +1,4 @@
-"""What a recipe asks of a cache: the part of it that `advice/` needs."""
+"""The part of a recipe that a cache depends on."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Writing the advice cache: blocks of whole batches, which any number of processes share and a kill cannot spoil.
+"""Writing the advice cache, in blocks of whole batches. Several processes can share the work; a kill loses one block.
 
-A block is claimed by a lock on its byte of FOLDER/lock, which the system frees when the process ends in whatever way.
+A block is claimed by a lock on its byte of FOLDER/lock, which the system releases however the process ends.
 Its records go to their places in the shards, then to the disk, and then the block is marked. What is computed depends
 on the block alone, so that the bytes are the same however often the writing was cut off, and whoever shared it.
 """
@@ -37,7 +37,7 @@ from .request import CacheRequest
 
 @dataclass(frozen=True)
 class _Task:
-    """What is to be written: the columns of some teachers, whole or in part.
+    """One call of `write_cache`: what is to be written, from what, and where.
 
     Attributes:
         teachers: on the device.
@@ -56,7 +56,7 @@ class _Task:
 
     @property
     def folder(self) -> Path:
-        """Of the cache."""
+        """Folder of the cache."""
         return self.request.folder
 
 
@@ -109,7 +109,7 @@ def write_cache(
 
 
 def require_possible(request: CacheRequest, source: ImageSource) -> None:
-    """Check all that can be checked without the teachers: a folder of other files, a cache of something else.
+    """Check everything that can be checked without the teachers: foreign files in the folder, a cache of other data.
 
     Raises:
         RunError: with what is wrong and how to mend it.
@@ -128,7 +128,7 @@ def require_possible(request: CacheRequest, source: ImageSource) -> None:
 
 
 def _missing(folder: Path, facts: Mapping[str, dict[str, Any]], layout: Layout) -> list[str]:
-    """Teachers whose column is not complete; refuses columns of other teachers, and what was cut off."""
+    """Names of the teachers whose column is incomplete; raises on columns of other teachers and truncated shards."""
     if not (folder / "header.json").is_file():
         return list(facts)
     missing = []
@@ -168,7 +168,7 @@ def _require_space(folder: Path, missing: list[str], layout: Layout) -> None:
 
 
 def _create(task: _Task) -> None:
-    """Make header, lock, shards and progress where they are not there yet; several processes may do so at once."""
+    """Create header, lock, shards and progress files that are missing; safe for several processes at once."""
     folder, layout = task.folder, task.layout
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "header.json").is_file():
@@ -191,7 +191,7 @@ def _create(task: _Task) -> None:
 
 
 def _extend(path: Path, size: int) -> None:
-    """Give a file its size; what it holds stays, what is new reads as zeros."""
+    """Extend a file to `size` bytes; existing content stays, new bytes are zero."""
     with path.open("ab") as file:
         if file.seek(0, os.SEEK_END) < size:
             file.truncate(size)
@@ -232,7 +232,7 @@ def _write_blocks(task: _Task, lock: int) -> None:
 
 
 def _store(folder: Path, names: list[str], layout: Layout, block: int, rows: list[dict[str, Tensor]]) -> None:
-    """Write a block's records to their places and have them reach the disk."""
+    """Write a block's records into the shards and flush them to disk."""
     view, start, _ = layout.block(block)
     for name in names:
         first = view * layout.images + start
@@ -249,7 +249,7 @@ def _store(folder: Path, names: list[str], layout: Layout, block: int, rows: lis
 
 
 def _finish(task: _Task, lock: int) -> None:
-    """Write the columns' headers when all blocks are there; the process that is last does it."""
+    """Write the column headers once all blocks are written; the last process does it."""
     folder, layout = task.folder, task.layout
     lock_byte(lock, layout.blocks, wait=True)  # one at a time
     try:

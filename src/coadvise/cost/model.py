@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-adds, images per second, memory."""
+"""Cost of a model: parameters, multiply-adds, images per second, memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from ..errors import ModelError
 from ..models.factory import build_model
-from ..system.clock import _times, peak_bytes, seconds_of
+from ..system.clock import peak_bytes, seconds_of, times_of
 from ..system.devices import DTYPES, resolve_precision
 
 # The batch is doubled while that brings a tenth more images per second, up to so many images.
@@ -122,5 +122,5 @@ def matrix_peak(device: torch.device, dtype: torch.dtype | None, size: int | Non
     """Floating-point operations per second of a large matrix product; the best of a few."""
     size = size or (8192 if device.type == "cuda" else 2048)
     a = torch.randn(size, size, device=device, dtype=dtype or torch.float32)
-    best = min(_times(lambda: a @ a, device, 5))
+    best = min(times_of(lambda: a @ a, device, 5))
     return 2 * size**3 / best

@@ -1,4 +1,4 @@
-"""`coadvise plan`: what a run will cost with live teachers and with stored advice, before anything is spent."""
+"""Cost of a whole run, with live teachers and with stored advice, estimated from a few measured steps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PROFILE_BATCHES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """Training from a cache of V views.
+    """Cost of training from a cache of V views.
 
     Attributes:
         views: number of views.
@@ -110,20 +110,20 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
     """
     source, _ = open_sources(recipe.data)
     classes = len(source.class_names)
-    members = {}
+    loaded = {}
     for name, settings in recipe.teachers.items():
         if settings.train is not None:
             place = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}") / "teachers" / name)
             if not place.finished:
                 return None
             settings = settings.model_copy(update={"checkpoint": str(place.best), "pretrained": False, "train": None})
-        members[name] = build_teacher(name, settings, recipe, classes)
+        loaded[name] = build_teacher(name, settings, recipe, classes)
     device = torch.device("cuda" if torch.cuda.is_available() and recipe.run.device != "cpu" else "cpu")
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
-    teachers = Teachers(members, input_mean=recipe.data.mean, input_std=recipe.data.std).to(device)
+    teachers = Teachers(loaded, input_mean=recipe.data.mean, input_std=recipe.data.std).to(device)
     torch.manual_seed(recipe.run.seed)
     student = build_student(recipe, classes).to(device).train()
-    objective = make_objective(recipe.loss, student_tokens(student, recipe, device), members)
+    objective = make_objective(recipe.loss, student_tokens(student, recipe, device), loaded)
     size = min(recipe.optim.batch_size // recipe.optim.accumulate, len(source), 256)
     data = recipe.data.model_copy(update={"workers": 0})
     records = [one for one in (RecordFormat(classes, top) for top in TOPS if top < classes) if not one.dense]
@@ -131,7 +131,7 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
     count = 1 + (PROFILE_BATCHES if profiled else 0)
     batches = itertools.islice(TrainLoader(source, data, size, device=device).epoch(0), count)
     batch = next(batches)
-    sums = {name: ProfileSums(classes) for name in members} if profiled else {}
+    sums = {name: ProfileSums(classes) for name in loaded} if profiled else {}
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         advice = teachers(batch.images)
         logits = student.forward_tokens(batch.images)  # type: ignore[operator]

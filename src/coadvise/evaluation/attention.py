@@ -1,4 +1,4 @@
-"""Where each token looks: its attention to the patches in the last block."""
+"""Attention of each token to the patches in the last block."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .disagreement import _png
 
 
 def attention_on(trained: TrainedModel, indices: Sequence[int]) -> dict[str, Any]:
-    """Where each token of a CiT looks in some validation images: `images`, each with `png`, `name` and `maps`."""
+    """Attention maps of a CiT for some validation images: `images`, each with `png`, `name` and `maps` by token."""
     assert isinstance(trained.model, CiT)
     source = open_sources(trained.data)[1]
     transform = eval_pixels(trained.data)

@@ -1,4 +1,4 @@
-"""Figure 2: single images, and what several models say of them."""
+"""Figure 2: single images and the predictions of several models for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .inference import class_probabilities
 
 
 def disagreements(models: Mapping[str, TrainedModel], count: int = 6) -> dict[str, Any]:
-    """The validation images on which the first two models differ most, and what all of them say of these.
+    """The validation images on which the first two models differ most, with the predictions of all models.
 
     They are chosen by those two, the teachers, alone (largest Jensen-Shannon divergence among the images on which
     their top classes differ), so that they flatter no student.

@@ -1,4 +1,4 @@
-"""Evaluation: accuracy of every token, and how near each token is to each teacher."""
+"""Evaluation: accuracy of every token, and its divergence from each teacher."""
 
 from __future__ import annotations
 

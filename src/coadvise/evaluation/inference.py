@@ -1,4 +1,4 @@
-"""Trained models in use: rebuild one from its file, evaluate it on other data, name what is in an image."""
+"""Using trained models: evaluation on other data, and prediction for image files."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def with_classes(source: ImageSource, classes: tuple[str, ...]) -> ImageSource:
 
 @torch.no_grad()
 def class_probabilities(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -> Float[Tensor, "n k"]:
-    """What the model says of every image of a source, as it was trained to see them, on the CPU."""
+    """Class probabilities for every image of a source, with the model's own preprocessing, on the CPU."""
     data = trained.data.model_copy(update={"on_error": "raise"})
     with closing(EvalLoader(source, data, batch_size, device=trained.device)) as loader:
         return torch.cat([trained.model(batch.images).float().softmax(dim=1).cpu() for batch in loader])

@@ -87,7 +87,7 @@ def corruption_errors(
 def _pixel_batches(
     trained: TrainedModel, source: ImageSource, size: int
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "n h w 3"], Tensor]]:
-    """Number of the first image, pixels as the model sees them before they are normalised, labels."""
+    """Batches of (number of the first image, pixels before normalisation, labels)."""
     transform = eval_pixels(trained.data)
     needed = transform.needed if trained.data.shrink_on_load else None
     labels = torch.from_numpy(np.asarray(source.labels))
@@ -117,7 +117,7 @@ def require_imagenet_c(folder: str | Path, classes: tuple[str, ...] | None = Non
 def imagenet_c_errors(
     trained: TrainedModel, folder: str | Path, *, batch_size: int = 64, display: Display | None = None
 ) -> CorruptionErrors:
-    """The same from ImageNet-C as it is unpacked: KIND/SEVERITY/CLASS/image.
+    """Top-1 errors on ImageNet-C as it is unpacked: KIND/SEVERITY/CLASS/image.
 
     Its images were cut to 224 × 224 before they were corrupted, so they are evaluated whole, without the zoom of
     `data.eval_crop`.
@@ -148,7 +148,7 @@ def subset_accuracy(
 ) -> dict[str, float]:
     """Top-1 of every token on images of some of the model's classes, counted among those alone.
 
-    ImageNet-A and ImageNet-R have 200 of the 1,000 classes; logits of the others are left out, as is the custom there.
+    ImageNet-A and ImageNet-R have 200 of the 1,000 classes; logits of the others are left out, as is usual there.
 
     Raises:
         DataError: a class that the model does not know.

@@ -1,4 +1,4 @@
-"""What a student's tokens have of their teachers: errors they share, features that are alike, and tokens that collapse.
+"""Agreement between student tokens and teachers: error consistency, CKA of features, calibration, token collapse.
 
 Also where each token looks: its attention to the patches.
 """
@@ -29,7 +29,7 @@ from .metrics import calibration_error, ensemble, error_consistency, linear_cka
 
 @dataclass
 class Answers:
-    """What a model says of a set of images, on the CPU.
+    """Outputs of a model on a set of images, on the CPU.
 
     Attributes:
         logits: token → (n, k).
@@ -49,7 +49,7 @@ class Answers:
 
 @torch.no_grad()
 def answers(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -> Answers:
-    """Logits, features and cosines of a trained model on a source, each image as the model was trained to see it."""
+    """Compute the outputs of a trained model on a source, with the model's own preprocessing."""
     data = trained.data.model_copy(update={"on_error": "raise"})
     found: dict[str, list[Tensor]] = {}
     labels, cosines = [], []
@@ -123,7 +123,7 @@ def likeness(
     limit: int | None = None,
     batch_size: int = 250,
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Calibration of every token, and its likeness to every teacher.
+    """Calibration of every token, and its similarity to every teacher.
 
     Args:
         source: validation images, the same for all; each model sees them in its own size.

@@ -15,7 +15,7 @@ from ..models.teachers import Teachers, class_count_message
 
 @dataclass(frozen=True)
 class TeacherCheck:
-    """What a teacher does on labelled images.
+    """Accuracy of a teacher on labelled images.
 
     Attributes:
         accuracy: fraction of images whose top class is the label.

@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, command, versions, hardware. Written beside every result."""
+"""Provenance of a number: commit, command, versions, hardware. Written beside every result."""
 
 from __future__ import annotations
 

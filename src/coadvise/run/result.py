@@ -1,4 +1,4 @@
-"""What a finished run leaves: `result.json`, as one typed value.
+"""The result of a finished run, `result.json`, as one typed value.
 
 Training writes it, reports and the paper's experiments read it. The keys of the file are the fields below; keys that an
 earlier version did not write have defaults.

@@ -22,17 +22,19 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """Seconds by a clock that never goes back, after the device has finished its work."""
     synchronize(device)
     return time.perf_counter()
 
 
-def _times(run: Callable[[], Any], device: torch.device, rounds: int) -> list[float]:
+def times_of(run: Callable[[], Any], device: torch.device, rounds: int) -> list[float]:
+    """Seconds of each of some calls, after one that does not count."""
     times = []
     for number in range(rounds + 1):
-        start = _now(device)
+        start = now(device)
         run()
-        end = _now(device)
+        end = now(device)
         if number:
             times.append(end - start)
     return times
@@ -40,7 +42,7 @@ def _times(run: Callable[[], Any], device: torch.device, rounds: int) -> list[fl
 
 def seconds_of(run: Callable[[], Any], device: torch.device, rounds: int = 5) -> float:
     """Median seconds of a call, after one that does not count."""
-    return statistics.median(_times(run, device, rounds))
+    return statistics.median(times_of(run, device, rounds))
 
 
 def peak_bytes(run: Callable[[], Any], device: str = "cpu") -> int | None:

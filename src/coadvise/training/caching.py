@@ -1,4 +1,4 @@
-"""Storing the teachers' advice: what `coadvise cache` does from end to end."""
+"""Storing the teachers' advice: `coadvise cache` from end to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything a resume needs, in one safetensors file: no pickle, and either whole or absent.
+"""Checkpoints for exact resume: one safetensors file, without pickle, written atomically.
 
 Tensors carry a prefix: `model.`, `ema.`, `optimizer.INDEX.`, `rng.cpu.RANK`, `rng.cuda.RANK`, `window.`. Numbers
 are JSON in the file's header.
@@ -213,7 +213,7 @@ def require_finite(state: State, folder: Path) -> None:
 
 
 def diverged(what: str, step: int, folder: Path) -> str:
-    """The message about a run whose numbers have left the real ones."""
+    """Message for a run whose loss or weights are no longer finite."""
     return (
         f"{what} not finite at step {step}; try a lower optim.lr, optim.clip=1, or run.precision=fp32 "
         f"(weights up to the last checkpoint are kept in {folder})"

@@ -20,7 +20,7 @@ from .state import State
 
 
 def train_epoch(setup: Setup, state: State, epoch: int, stop: Stop, bar: Bar) -> None:
-    """Train from the step at hand to the end of its epoch.
+    """Train from the current step to the end of its epoch.
 
     Raises:
         Interrupted: a stop was asked for; the state is saved.

@@ -22,7 +22,7 @@ def make_optimizer(student: nn.Module, settings: Optim) -> torch.optim.Optimizer
 
 
 def token_parameters(student: nn.Module) -> list[nn.Parameter]:
-    """Class token, advised tokens and what is added to aligned ones, as far as they are trained."""
+    """Trainable tokens: class token, advised tokens and the offsets of aligned ones."""
     found = [p for name, p in student.named_parameters() if name.rpartition(".")[2] in ("cls_token", "dist_token")]
     for name, module in student.named_modules():
         if isinstance(module, nn.ParameterDict) and name.rpartition(".")[2] in ("tokens", "offsets"):
@@ -41,7 +41,7 @@ def _scale_token_lr(student: nn.Module, optimizer: torch.optim.Optimizer, scale:
 
 
 def peak_lr(settings: Optim) -> float:
-    """The learning rate after the warm-up, for the batch size at hand."""
+    """Learning rate after the warm-up, scaled to the batch size."""
     return settings.lr * (settings.batch_size / settings.lr_batch if settings.lr_batch else 1.0)
 
 

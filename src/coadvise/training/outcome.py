@@ -1,4 +1,4 @@
-"""What a finished run leaves: its result."""
+"""The result of a finished run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .state import State
 def teacher_facts(
     recipe: Recipe, loaded: Mapping[str, FrozenTeacher], checks: Mapping[str, TeacherCheck]
 ) -> dict[str, TeacherFacts]:
-    """What a result says of every teacher."""
+    """Facts about every teacher, for the result."""
     facts = {}
     for name, teacher in loaded.items():
         settings, check = recipe.teachers.get(name), checks[name]

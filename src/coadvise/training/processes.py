@@ -1,4 +1,4 @@
-"""Processes, devices and precision (through Accelerate), and stopping them politely."""
+"""Processes, devices and precision (through Accelerate), and stopping after a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens once, before the first step: everything that the loop needs, built and wrapped."""
+"""Set-up of a run: everything the loop needs, built and wrapped once before the first step."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TokenLogits(nn.Module):
 
 @dataclass(frozen=True)
 class Validation:
-    """On what a student is evaluated.
+    """What a student is evaluated on.
 
     Attributes:
         size: number of images over all processes.
@@ -162,7 +162,7 @@ def prepare(
 
 
 def origin_of(sources: tuple[ImageSource, ImageSource], teachers: Mapping[str, FrozenTeacher]) -> dict[str, str]:
-    """What a run computes from beside its recipe, in short: classes, labels, and the teachers' weights as loaded."""
+    """Digest of a run's inputs other than its recipe: classes, labels, and the teachers' weights as loaded."""
     train, val = sources
     return {
         "classes": ", ".join(train.class_names),

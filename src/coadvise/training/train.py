@@ -1,4 +1,4 @@
-"""Training: one story for students and teachers, on one process or many.
+"""Training of students and teachers, on one process or many.
 
 Read `train` first, then `loop.train_epoch`: a batch comes decoded, augmented and mixed from `data/`, the teachers
 advise on it, Eq. 1 gives the terms, and one update follows. A resumed run continues bit for bit on the CPU: order and
@@ -95,7 +95,7 @@ def train(
 
 
 def _train_epochs(recipe: Recipe, setup: Setup, state: State, given: str | None) -> Evaluation | None:
-    """All epochs that are left, each evaluated when its turn comes; the last evaluation, None if none was left."""
+    """Train the remaining epochs and evaluate where the recipe says so; the last evaluation, None if none remained."""
     steps, epochs, count, last = setup.loader.steps_per_epoch, recipe.schedule.epochs, state.count, None
     with Stop(setup.accelerator) as stop, setup.display.bar(recipe.name, setup.total_steps, count.step) as bar:
         while count.step < setup.total_steps:
@@ -136,7 +136,7 @@ def _stored_or_live(
     accelerator: Accelerator,
     display: Display,
 ) -> Advise:
-    """Where the advice of every batch comes from: the cache, checked against the teachers, or the teachers."""
+    """The source of advice: the cache, after a check against the teachers, or the teachers themselves."""
     if recipe.advice.source == "cache" and loaded:
         cache = AdviceCache(CacheRequest.of(recipe), source, loaded)
         check_cache(cache, recipe.data, source, ready, accelerator)
