@@ -15,18 +15,19 @@ import numpy as np
 import pytest
 import torch
 from helpers import TESTS
+from helpers.caches import shrink
 from helpers.recipes import CNN, INN, tiny
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from coadvise.advice import cache as advice_cache
-from coadvise.advice import profile as advice_profile
+from coadvise.advice import layout as advice_layout
 from coadvise.advice import writer as advice_writer
-from coadvise.advice.cache import AdviceCache
+from coadvise.advice.cache import FORMAT, AdviceCache
+from coadvise.advice.checking import CHECKED
 from coadvise.advice.identity import data_facts
-from coadvise.advice.layout import Layout
+from coadvise.advice.layout import Layout, cache_path
 from coadvise.advice.profile import ProfileSums
 from coadvise.advice.record import RecordFormat
 from coadvise.data.sources.opening import open_sources
@@ -185,8 +186,8 @@ def test_a_record_of_imagenet():
 
 
 def test_blocks_cover_every_record_once(monkeypatch):
-    monkeypatch.setattr(advice_cache, "BATCH", 7)
-    monkeypatch.setattr(advice_cache, "BLOCK_BATCHES", 3)
+    monkeypatch.setattr(advice_layout, "BATCH", 7)
+    monkeypatch.setattr(advice_layout, "BLOCK_BATCHES", 3)
     layout = Layout(50, 3, RecordFormat(10, 10))
     seen = [view * 50 + p for view, start, stop in map(layout.block, range(layout.blocks)) for p in range(start, stop)]
     assert seen == list(range(150))
@@ -226,10 +227,7 @@ def recipe_with(trained: Path, output: Path, changes: dict[str, Any] | None = No
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks and shards so small that the tiny cache has many of them."""
-    for module in (advice_cache, advice_profile, advice_writer):
-        monkeypatch.setattr(module, "BATCH", 7)
-    monkeypatch.setattr(advice_cache, "BLOCK_BATCHES", 2)
-    monkeypatch.setattr(advice_cache, "SHARD_BYTES", 1000)
+    shrink(monkeypatch.setattr)
 
 
 def write(recipe: Recipe) -> Path:
@@ -272,7 +270,7 @@ def test_teachers_are_not_asked_in_training(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(Teachers, "forward", lambda self, x: asked.append(len(x)) or plain(self, x))
     train(recipe, display=QUIET)
     # The check of some views at the start, and the last evaluation: nothing for any of the 4 × 100 training images.
-    assert sum(asked) == advice_writer.CHECKED + 101
+    assert sum(asked) == CHECKED + 101
 
 
 def test_advice_is_that_for_the_mixed_image(trained, tmp_path):
@@ -295,7 +293,7 @@ def opened(recipe: Recipe) -> tuple[AdviceCache, Any, Any]:
     source = open_sources(recipe.data)[0]
     teachers = {name: build_teacher(name, settings, recipe, 10).eval() for name, settings in recipe.teachers.items()}
     return (
-        AdviceCache(advice_cache.cache_path(recipe), recipe, source, teachers),
+        AdviceCache(cache_path(recipe), recipe, source, teachers),
         TrainLoader(source, recipe.data, 20),
         teachers,
     )
@@ -349,7 +347,7 @@ def complete(small: None, trained: Path, tmp_path: Path) -> Recipe:
 
 def refused(recipe: Recipe, words: str, action: Any = train) -> None:
     """One clear message, and nothing is overwritten."""
-    folder = advice_cache.cache_path(recipe)
+    folder = cache_path(recipe)
     before = contents(folder)
     with pytest.raises(RunError, match=words):
         action(recipe, display=QUIET)
@@ -451,9 +449,9 @@ def test_other_images_under_the_same_names(small, trained, tmp_path, write_folde
 def test_a_newer_format_and_no_cache_at_all(complete, tmp_path, trained):
     header = tmp_path / "cache" / "header.json"
     facts = json.loads(header.read_text())
-    header.write_text(json.dumps(facts | {"format": advice_cache.FORMAT + 1}))
+    header.write_text(json.dumps(facts | {"format": FORMAT + 1}))
     refused(complete, "has format 3, this version of coadvise reads 2; update coadvise")
-    header.write_text(json.dumps(facts | {"format": advice_cache.FORMAT - 1}))
+    header.write_text(json.dumps(facts | {"format": FORMAT - 1}))
     refused(complete, "has format 1, this version of coadvise reads 2; delete it and write the cache again")
     header.unlink()
     refused(complete, "holds no advice cache; make one with `coadvise cache RECIPE`")
@@ -609,7 +607,7 @@ def test_what_is_no_cache(complete, tmp_path, trained):
     refused(complete, r"conv/00001\.bin has 0 bytes", cache_advice)
     (folder / "conv" / "teacher.json").write_text("[]")
     refused(complete, r"teacher\.json is damaged")
-    (folder / "header.json").write_text(json.dumps({"format": advice_cache.FORMAT}))
+    (folder / "header.json").write_text(json.dumps({"format": FORMAT}))
     for action in (train, cache_advice):
         refused(complete, r"header\.json is damaged", action)
     shutil.rmtree(folder)

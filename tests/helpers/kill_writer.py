@@ -13,16 +13,13 @@ from pathlib import Path
 
 import torch
 
-from coadvise.advice import cache as advice_cache
-from coadvise.advice import profile as advice_profile
-from coadvise.advice import writer as advice_writer
+from coadvise.advice.cache import written_blocks
 from coadvise.system.progress import Display
 from coadvise.training.caching import cache_advice
+from helpers.caches import shrink
 from helpers.recipes import CNN, INN, tiny
 
-advice_cache.BATCH = advice_profile.BATCH = advice_writer.BATCH = 7
-advice_cache.BLOCK_BATCHES = 2
-advice_cache.SHARD_BYTES = 1000
+shrink()
 
 
 def write(output: Path, teachers: Path) -> None:
@@ -38,7 +35,7 @@ def write(output: Path, teachers: Path) -> None:
 
 def written(output: Path) -> int:
     """Number of blocks that are done."""
-    return advice_cache.written_blocks(output / "cache", "conv")
+    return written_blocks(output / "cache", "conv")
 
 
 def start(output: Path, teachers: Path) -> int:

@@ -183,7 +183,7 @@ def interrupted(recipe: Recipe, step: int) -> None:
         next(student.children()).register_forward_pre_hook(hook)
         return student
 
-    with mock.patch("coadvise.training.job.build_student", built), pytest.raises(Interrupted, match="is saved"):
+    with mock.patch("coadvise.training.student.build_student", built), pytest.raises(Interrupted, match="is saved"):
         run(recipe)
 
 
@@ -232,7 +232,7 @@ def test_a_channels_last_student_resumes_alike(tmp_path: Path) -> None:
     last = lambda *args: build(*args).to(memory_format=torch.channels_last)
     with (
         mock.patch(f"{__name__}.build_student", last),
-        mock.patch("coadvise.training.job.build_student", last),
+        mock.patch("coadvise.training.student.build_student", last),
         mock.patch.object(training, "restore", lambda job: (real(job), jobs.append(job))),
     ):
         run(tiny(tmp_path / "a", **changes))

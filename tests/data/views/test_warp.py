@@ -99,7 +99,7 @@ def test_without_a_compiler_it_says_so_once_and_goes_on(tmp_path) -> None:
     """In a process of its own, with no compiler to be found and nothing built before."""
     code = (
         "import numpy as np; from PIL import Image; from timm.data.auto_augment import rotate\n"
-        "from coadvise.data.warp import Affine\n"
+        "from coadvise.data.views.warp import Affine\n"
         "image = Image.new('RGB', (8, 8), (10, 20, 30))\n"
         "for _ in range(3): turned = Affine(rotate)(image, 45, fillcolor=(0, 0, 0))\n"
         "print(turned.getpixel((4, 4)), turned.getpixel((0, 0)))"
