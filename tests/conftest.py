@@ -58,3 +58,17 @@ def write_folder(photo: Callable[..., Image.Image]) -> Callable[..., Path]:
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of two trained teachers."""
+    from helpers.recipes import CNN, INN, tiny
+
+    from coadvise.system.progress import Display
+    from coadvise.training.train import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    teachers = {"conv": {**CNN, "train": {"epochs": 30}}, "inv": {**INN, "train": {"epochs": 30}}}
+    train(tiny(folder / "run", teachers=teachers), display=Display(quiet=True))
+    return folder / "run" / "teachers"

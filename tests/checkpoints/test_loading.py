@@ -1,30 +1,22 @@
-"""Checkpoints: every published key layout, written out by hand, and every way a file can be bad or hostile."""
+"""Checkpoints: every published key layout, written out by hand, and weights that do not fit."""
 
 import argparse
 import copy
-import json
-import os
-import pickle
-import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from helpers.weights import CIT, TINY, assert_same, images, make
+from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
-from coadvise.checkpoints import writing as checkpoint_module
-from coadvise.checkpoints.loading import load_checkpoint, read_checkpoint
+from coadvise.checkpoints.loading import load_checkpoint
 from coadvise.checkpoints.writing import save_safetensors_atomic
 from coadvise.errors import CheckpointError
 from coadvise.models.students import SingleHead, as_student
-
-TINY = {"layers": (1, 1), "width": 32, "num_classes": 5}
-CIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
 
 # mmcls' names, written out (BatchNorm `x` stands for x.weight, x.bias, x.running_mean, x.running_var).
 MMCLS_STEM = [
@@ -70,35 +62,11 @@ def official_rednet(backbone, head, stages=2):
     return [*keys, f"{head}.weight", f"{head}.bias"]
 
 
-def randomise(model, seed):
-    """Weights and statistics that differ everywhere, so that a mix-up shows in the output."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            drawn = torch.rand(value.shape, generator=generator) * 0.5
-            value.copy_(drawn + 0.5 if "running_var" in name else drawn - 0.25)
-    return model.eval()
-
-
-def make(name, seed, **options):
-    return randomise(timm.create_model(name, **options), seed)
-
-
 def renamed(model, keys):
     """The model's weights under other names; both lists follow the order of the layers."""
     values = list(model.state_dict().values())
     assert len(values) == len(keys)
     return {key: value.clone() for key, value in zip(keys, values, strict=True)}
-
-
-def images(size=32):
-    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(9))
-
-
-def assert_same(source, target, x=None):
-    x = images() if x is None else x
-    with torch.no_grad():
-        torch.testing.assert_close(source(x), target(x), rtol=0, atol=0)
 
 
 class CfgNode(dict):
@@ -234,108 +202,6 @@ def test_namespace_and_foreign_objects_beside_the_weights(tmp_path, monkeypatch)
         assert_same(source, target)
 
 
-class Evil:
-    """Pickles as a call, which unpickling would make."""
-
-    def __init__(self, function, *args):
-        self.call = (function, args)
-
-    def __reduce__(self):
-        return self.call
-
-
-def attacks(marker):
-    yield Evil(os.system, f"touch {marker}")
-    yield Evil(exec, f"open({str(marker)!r}, 'w')")
-    yield Evil(eval, f"open({str(marker)!r}, 'w')")
-    yield Evil(open, str(marker), "w")
-    yield Evil(Path.touch, Path(marker))
-
-
-@pytest.mark.parametrize("attack", range(5))
-@pytest.mark.parametrize("form", ["zip", "legacy", "bare", "value"])
-def test_code_in_a_pickle_never_runs(tmp_path, attack, form):
-    marker, path = tmp_path / "marker", tmp_path / "evil.pth"
-    evil = list(attacks(marker))[attack]
-    source, target = make("rednet26", 1, **TINY), make("rednet26", 2, **TINY)
-    before = copy.deepcopy(target.state_dict())
-    if form == "bare":
-        path.write_bytes(pickle.dumps(evil))
-    elif form == "value":
-        torch.save({**source.state_dict(), "fc.weight": evil}, path)
-    else:
-        torch.save({"model": source.state_dict(), "evil": evil}, path, _use_new_zipfile_serialization=form == "zip")
-    if form in ("bare", "value"):
-        with pytest.raises(CheckpointError):
-            load_checkpoint(target, path)
-        assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())
-    else:
-        load_checkpoint(target, path)
-        assert_same(source, target)
-    assert not marker.exists()
-
-
-def test_the_attacks_are_real(tmp_path):
-    """The oracle of the test above: Python's own unpickler does run every one of them."""
-    for i, evil in enumerate(attacks(tmp_path / "marker")):
-        pickle.loads(pickle.dumps(evil))
-        assert (tmp_path / "marker").exists(), i
-        (tmp_path / "marker").unlink()
-
-
-def test_stand_ins_cannot_be_altered_by_a_pickle(tmp_path):
-    # A global, then BUILD with attributes for it: (None, {"marked": True}).
-    for module, name in (("torch._utils", "_rebuild_tensor_v2"), ("os", "system"), ("collections", "OrderedDict")):
-        state = b"(N}X\x06\x00\x00\x00marked\x88stb"
-        (tmp_path / "b.pth").write_bytes(b"\x80\x02c" + f"{module}\n{name}\n".encode() + state + b".")
-        with pytest.raises(CheckpointError):
-            read_checkpoint(tmp_path / "b.pth")
-    assert not hasattr(torch._utils._rebuild_tensor_v2, "marked") and not hasattr(os.system, "marked")
-
-
-def test_programs_and_foreign_files_are_refused(tmp_path):
-    model = make("rednet26", 2, **TINY)
-    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "script.pt")
-    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-    torch.save([torch.zeros(2)], tmp_path / "list.pt")
-    torch.save({"epoch": 3}, tmp_path / "empty_dict.pt")
-    torch.save({"a": torch.zeros(2).to_sparse()}, tmp_path / "sparse.pt")
-    (tmp_path / "text.pth").write_text("hello, this is no checkpoint")
-    (tmp_path / "text.safetensors").write_text("hello, this is no checkpoint")
-    (tmp_path / "zero.pth").touch()
-    (tmp_path / "folder.pth").mkdir()
-    expected = {
-        "script.pt": "TorchScript",
-        "module.pt": "no state dict",
-        "list.pt": "no state dict",
-        "empty_dict.pt": "no state dict",
-        "sparse.pt": "no plain tensor",
-        "text.pth": "no readable PyTorch file",
-        "text.safetensors": "no readable safetensors",
-        "zero.pth": "is empty",
-        "folder.pth": "is no file",
-        "missing.pth": "does not exist",
-    }
-    for name, message in expected.items():
-        with pytest.raises(CheckpointError, match=message):
-            load_checkpoint(model, tmp_path / name)
-
-
-@pytest.mark.parametrize("name", ["a.pth", "legacy.pth", "a.safetensors"])
-def test_truncated_files(tmp_path, name):
-    model = make("rednet26", 1, **TINY)
-    path = tmp_path / name
-    if name.endswith("safetensors"):
-        save_safetensors_atomic(path, model.state_dict())
-    else:
-        torch.save(model.state_dict(), path, _use_new_zipfile_serialization=name == "a.pth")
-    whole = path.read_bytes()
-    for length in (1, 8, 100, len(whole) // 2, len(whole) - 10):
-        path.write_bytes(whole[:length])
-        with pytest.raises(CheckpointError):
-            load_checkpoint(model, path)
-
-
 def test_misfits_list_keys_and_leave_the_model_alone(tmp_path):
     source, target = make("rednet26", 1, **TINY), make("rednet26", 2, **TINY)
     before = copy.deepcopy(target.state_dict())
@@ -383,65 +249,6 @@ def test_weights_take_the_models_type(tmp_path):
     torch.save(copy.deepcopy(source).half().state_dict(), tmp_path / "half.pth")
     load_checkpoint(source, tmp_path / "half.pth")
     assert all(p.dtype == torch.float32 for p in source.parameters())
-
-
-def test_the_same_content_makes_the_same_bytes(tmp_path):
-    """Whatever the metadata hold: safetensors alone writes them in an order that chance decides."""
-    tensors = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(3, dtype=torch.bfloat16), "ü": torch.tensor([1])}
-    metadata = {"z": 'a "quote" \\ / and\n\ttabs \x00 \x1f \x7f', "format": "1", "ä": "ö 中 😀 \u2028", "none": ""}
-    found = set()
-    for _ in range(12):
-        save_safetensors_atomic(tmp_path / "a.safetensors", tensors, metadata)
-        found.add((tmp_path / "a.safetensors").read_bytes())
-    assert len(found) == 1
-    with safe_open(tmp_path / "a.safetensors", "pt") as file:
-        assert file.metadata() == metadata
-        assert set(file.keys()) == tensors.keys()
-        assert all(torch.equal(file.get_tensor(key), tensor) for key, tensor in tensors.items())
-    header = found.pop()
-    size = int.from_bytes(header[:8], "little")
-    assert list(json.loads(header[8 : 8 + size])["__metadata__"]) == list(metadata)
-
-
-def test_atomic_save_keeps_the_old_file_when_writing_fails(tmp_path, monkeypatch):
-    path = tmp_path / "a.safetensors"
-    weight = torch.arange(6.0).view(2, 3)
-    save_safetensors_atomic(path, {"a": weight, "tied": weight, "t": weight.t()}, {"k": "v"})
-    assert torch.equal(load_file(path)["t"], weight.t()) and torch.equal(load_file(path)["tied"], weight)
-
-    def fail(tensors, name, metadata):
-        Path(name).write_bytes(b"half")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(checkpoint_module, "save_file", fail)
-    with pytest.raises(CheckpointError, match="no space left"):
-        save_safetensors_atomic(path, {"a": torch.zeros(1)})
-    assert torch.equal(load_file(path)["a"], weight)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
-
-
-def test_a_kill_while_writing_leaves_no_half_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.safetensors"
-    save_safetensors_atomic(path, {"a": torch.ones(1)})
-    # Before the rename the new content is elsewhere: whatever happens then, the path still holds the old file.
-    seen = types.SimpleNamespace()
-
-    def replace(source, target):
-        seen.old = load_file(target)["a"].item()
-        seen.new = load_file(source)["a"].item()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(KeyboardInterrupt):
-        save_safetensors_atomic(path, {"a": torch.zeros(1)})
-    assert (seen.old, seen.new, load_file(path)["a"].item()) == (1.0, 0.0, 1.0)
-
-
-def test_save_into_a_missing_folder(tmp_path):
-    (tmp_path / "file").touch()
-    for folder in ("missing", "file"):
-        with pytest.raises(CheckpointError, match="cannot be written"):
-            save_safetensors_atomic(tmp_path / folder / "a.safetensors", {"a": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 3, 24), (1, 17, 12), (1, 3 + 15, 24)])

@@ -1,0 +1,82 @@
+"""Stored logits: the format of a record against float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers.caches import logits
+
+from coadvise.advice.record import RecordFormat
+from coadvise.losses import co_advise_loss, soft_advice
+
+
+@pytest.mark.parametrize(("classes", "top"), [(100, 10), (1000, 10), (1000, 50), (40_000, 5), (70_000, 4)])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_record_keeps_the_distribution_with_the_rest_spread_evenly(classes, top, temperature):
+    z = logits(6, classes)
+    record = RecordFormat(classes, top)
+    stored = record.encode(z)
+    assert not record.dense and stored.shape == (6, record.bytes) and stored.dtype == torch.uint8
+    found = (record.decode(stored).double() / temperature).softmax(1)
+    for row, got in zip(z.double().numpy(), found.numpy(), strict=True):
+        order = np.argsort(-row)
+        kept, rest = order[:top], order[top:]
+        outside = np.log(np.exp(row[rest] - row.max()).sum()) + row.max()
+        expected = np.full(classes, outside - np.log(classes - top))
+        expected[kept] = row[kept]
+        p = np.exp((expected - expected.max()) / temperature)
+        assert np.allclose(got, p / p.sum(), rtol=1e-2, atol=1e-9)
+        assert set(np.argsort(-got)[:top]) == set(kept)
+
+
+def test_all_logits_are_stored_where_that_takes_no_more_room():
+    for classes, top, dense, size in (
+        (10, 10, True, 20),
+        (10, 3, False, 14),
+        (21, 10, True, 42),
+        (100, 100, True, 200),
+    ):
+        record = RecordFormat(classes, top)
+        assert (record.dense, record.bytes) == (dense, size)
+    z = logits(5, 100, scale=5)
+    found = RecordFormat(100, 100).decode(RecordFormat(100, 100).encode(z))
+    expected = z.double() - z.double().max(1, keepdim=True).values
+    assert (found.double() - expected).abs().max() < 2**-11 * expected.abs().max()
+
+
+def test_the_rest_survives_a_confident_teacher():
+    """exp(−12) of the mass outside the top: as a difference of whole sums in half precision it would be nothing."""
+    z = torch.full((1, 50), -14.0)
+    z[0, 7] = 0.0
+    found = RecordFormat(50, 2).decode(RecordFormat(50, 2).encode(z)).double().softmax(1)
+    exact = z.double().softmax(1)
+    assert found[0, 3] == pytest.approx(exact[0, 3].item(), rel=0.02)
+
+
+def test_extreme_logits_stay_finite():
+    z = torch.tensor([[0.0, -1e6, 3e5, 3e5]])
+    for classes, top in ((70_000, 5), (70_000, 4), (40_000, 3)):  # one image alone: its bytes start anywhere
+        one = RecordFormat(classes, top)
+        assert one.decode(one.encode(logits(1, classes))).isfinite().all()
+    for record in (RecordFormat(4, 4), RecordFormat(4, 1)):
+        assert record.decode(record.encode(z)).isfinite().all()
+
+
+def test_gradients_of_cut_advice_point_the_same_way():
+    """Ten of 100 classes, at initialisation: a teacher as sure as trained ones are."""
+    teacher = logits(64, 100, seed=1)
+    student = logits(64, 100, seed=2, scale=0.3).requires_grad_()
+    record = RecordFormat(100, 10)
+    exact = torch.autograd.grad(soft_advice(student, teacher, 1.0), student)[0]
+    cut = torch.autograd.grad(soft_advice(student, record.decode(record.encode(teacher)), 1.0), student)[0]
+    assert torch.cosine_similarity(exact.flatten(), cut.flatten(), dim=0) > 0.99
+
+
+def test_eq1_from_decoded_advice():
+    z = {"class": logits(4, 10, 3), "conv": logits(4, 10, 4)}
+    teacher, target = {"conv": logits(4, 10, 5)}, torch.tensor([1, 2, 3, 4])
+    record = RecordFormat(10, 10)
+    live = co_advise_loss(z, teacher, target)
+    stored = co_advise_loss(z, {"conv": record.decode(record.encode(teacher["conv"]))}, target)
+    assert stored.total.item() == pytest.approx(live.total.item(), rel=1e-3)

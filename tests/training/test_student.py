@@ -1,0 +1,68 @@
+"""Students from recipes and from Python, and which of their tokens answers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.recipes import CNN, tiny
+from helpers.runs import run
+from torch import nn
+
+from coadvise.errors import CheckpointError, ModelError
+from coadvise.run.folder import read_metrics
+
+
+def test_own_modules_from_python(tmp_path: Path) -> None:
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3 * 64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x.flatten(1))
+
+    recipe = tiny(tmp_path / "run")
+    result = run(recipe, student=Linear(), teachers={"mine": Linear(), "yours": Linear()})
+    terms = next(read_metrics(tmp_path / "run" / "metrics.jsonl"))["terms"]
+    assert set(terms) == {"class", "mine", "yours"} and result["student"]["tokens"] == {}
+
+
+def test_average_inference_decides_what_is_best(tmp_path: Path) -> None:
+    from coadvise.checkpoints.trained import load_trained
+    from coadvise.data.sources.opening import open_sources
+    from coadvise.evaluation.inference import class_probabilities
+
+    recipe = tiny(tmp_path / "run", {"student.options.inference": "average"}, teachers={"conv": CNN})
+    result = run(recipe)
+    evaluations = [line["metrics"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "metrics" in line]
+    assert result["best"]["value"] == max(metrics["accuracy/average"] for metrics in evaluations)
+    source = open_sources(recipe.data)[1]
+    probabilities = class_probabilities(load_trained(tmp_path / "run"), source)
+    correct = (probabilities.argmax(dim=1).numpy() == source.labels).mean()
+    assert correct == pytest.approx(result["best"]["value"])
+
+
+def test_a_student_that_does_not_fit_is_refused_before_teachers_are_trained(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no option 'dpth'"):
+        run(tiny(tmp_path / "run", {"student.options.dpth": 1}, teachers={"conv": CNN}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_average_without_advised_tokens_is_the_class_token(tmp_path: Path) -> None:
+    assert run(tiny(tmp_path / "run", {"student.options.inference": "average"}))["best"]["value"] > 0
+
+
+def test_a_student_from_python_says_so_in_its_file(tmp_path: Path) -> None:
+    from coadvise.checkpoints.trained import load_trained
+
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3 * 64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x.flatten(1))
+
+    assert run(tiny(tmp_path / "run"), student=Linear())["student"]["model"] == "Linear"
+    with pytest.raises(CheckpointError, match=r"given from Python \(Linear\)"):
+        load_trained(tmp_path / "run")

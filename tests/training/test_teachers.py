@@ -1,0 +1,111 @@
+"""Teachers of a run: trained, checked, fused, refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.recipes import CNN, INN, tiny
+from helpers.runs import photographs, run
+from torch import nn
+
+from coadvise.errors import ModelError
+
+
+def test_chance_level_teacher_stops_the_run_before_the_student(tmp_path: Path) -> None:
+    changes = {"run.allow_weak": False}
+    with pytest.raises(ModelError, match="near chance level"):
+        run(tiny(tmp_path / "run", changes, teachers={"conv": {**CNN, "train": {"epochs": 1, "lr": 1e-7}}}))
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_teachers_are_checked_on_all_classes(tmp_path: Path) -> None:
+    """A folder comes sorted by class: of its first images all would be dark, and no teacher better than chance."""
+    data = {"source": photographs(tmp_path / "photos", 30), "train_size": None, "val_size": None}
+    changes = {f"data.{key}": value for key, value in data.items()}
+    changes |= {
+        "run.allow_weak": False,
+        "run.teacher_check_size": 30,
+        "data.augment.mixup": 0,
+        "data.augment.cutmix": 0,
+    }
+    teacher = {**CNN, "train": {"epochs": 15}}
+    result = run(tiny(tmp_path / "run", {**changes, "run.tensorboard": True}, teachers={"conv": teacher}))
+    assert result["teachers"]["conv"]["samples"] == 30 and result["teachers"]["conv"]["accuracy"] > 0.6
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_a_refused_teacher_leaves_the_folder_usable(tmp_path: Path) -> None:
+    """The teacher that was trained is kept, and `allow_weak` goes on with it."""
+    teachers = {"conv": {**CNN, "train": {"epochs": 1, "lr": 1e-7}}}
+    changes = {"run.allow_weak": False, "run.tensorboard": True}
+    with pytest.raises(ModelError, match="near chance level"):
+        run(tiny(tmp_path / "run", changes, teachers=teachers))
+    before = (tmp_path / "run" / "teachers" / "conv" / "best.safetensors").read_bytes()
+    run(tiny(tmp_path / "run", {**changes, "run.allow_weak": True}, teachers=teachers))
+    assert (tmp_path / "run" / "teachers" / "conv" / "best.safetensors").read_bytes() == before
+
+
+def test_any_timm_transformer_and_a_cit_can_teach(tmp_path: Path) -> None:
+    """A ViT of fixed size is built for the data's, and a CiT keeps the tokens that its checkpoint records."""
+    vit = {"model": "vit_tiny_patch16_224", "options": {"patch_size": 4, "depth": 1}, "train": {"epochs": 1}}
+    cit = {"model": "cit_tiny", "options": {"patch_size": 4, "depth": 1}, "image_size": 16, "train": {"epochs": 1}}
+    result = run(tiny(tmp_path / "run", teachers={"vit": vit, "cit": cit}))
+    assert result["teachers"]["vit"]["samples"] == 101
+    co_advised = str(tmp_path / "run" / "best.safetensors")
+    bare = {"model": "cit_tiny", "checkpoint": co_advised}
+    again = run(tiny(tmp_path / "again", teachers={"old": bare}))
+    assert again["teachers"]["old"]["accuracy"] == pytest.approx(result["best"]["value"])
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ({"model": "rednett26", "train": {"epochs": 1}}, "no model is called"),
+        ({"model": "resnet10", "checkpoint": "gone.pth"}, "does not exist"),
+        ({**INN, "train": {"epochs": 1, "batch_size": 1000}}, "fewer samples than a batch"),
+        ({**CNN, "options": {"channels": [8]}}, "cannot take images"),
+    ],
+)
+def test_a_bad_second_teacher_stops_before_the_first_is_trained(tmp_path: Path, second: Any, words: str) -> None:
+    from coadvise.errors import CoadviseError
+
+    with pytest.raises(CoadviseError, match=words):
+        run(tiny(tmp_path / "run", teachers={"first": CNN, "second": second}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_index_map_fits_any_checkpoint(tmp_path: Path) -> None:
+    """The number of a teacher's classes is read off its file, whoever wrote it."""
+    import timm
+
+    options = {"channels": [8, 8, 16, 16]}
+    torch.save(timm.create_model("resnet10", num_classes=14, **options).state_dict(), tmp_path / "wide.pth")
+    teacher = {"model": "resnet10", "options": options, "checkpoint": str(tmp_path / "wide.pth")}
+    with pytest.raises(ModelError, match=r"knows 14 classes, the data has 10; give its index map"):
+        run(tiny(tmp_path / "run", teachers={"wide": teacher}))
+    result = run(tiny(tmp_path / "run", teachers={"wide": {**teacher, "classes": list(range(4, 14))}}))
+    assert result["teachers"]["wide"]["samples"] == 101
+
+
+def test_teachers_that_cannot_be_fused_or_run(tmp_path: Path) -> None:
+    """Weight normalisation keeps a teacher from being fused, not from advising; a given wrapper stays as it was."""
+    from coadvise.models.teachers import FrozenTeacher
+
+    def cnn() -> nn.Sequential:
+        conv = torch.nn.utils.weight_norm(nn.Conv2d(3, 8, 3))
+        return nn.Sequential(conv, nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x.mean(dim=(2, 3)), x
+
+    model = cnn()
+    wrapped = FrozenTeacher(model)
+    run(tiny(tmp_path / "run"), teachers={"mine": model, "wrapped": wrapped})
+    assert wrapped.model is model
+    with pytest.raises(ModelError, match="must return logits"):
+        run(tiny(tmp_path / "two"), teachers={"two": Two()})
+    deep = {"model": "inception_v3", "options": {"aux_logits": False}, "train": {"epochs": 1}}
+    with pytest.raises(ModelError, match="cannot take images of 8×8"):
+        run(tiny(tmp_path / "deep", teachers={"deep": deep}))

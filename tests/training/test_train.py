@@ -1,0 +1,97 @@
+"""A run from start to end: what it learns, what it writes, and which folders it refuses."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.recipes import CNN, INN, tiny
+from helpers.runs import run, weights
+
+from coadvise.errors import ModelError, RunError
+from coadvise.recipe.reading import dump_recipe
+from coadvise.run.folder import read_metrics
+
+
+def test_the_whole_chain(tmp_path: Path) -> None:
+    """Two teachers are trained, measured and used; every file is there and says what was done."""
+    recipe = tiny(tmp_path / "run", teachers={"conv": CNN, "inv": INN})
+    result = run(recipe)
+    assert set(result["final"]) >= {
+        "accuracy/class", "accuracy/conv", "accuracy/inv", "accuracy/average", "teacher/conv", "teacher/inv",
+        "kl/conv|conv", "kl/conv|inv", "kl_reverse/inv|conv", "kl_reverse/inv|class",
+    }  # fmt: skip
+    assert result["teachers"]["inv"]["bias"] == "inv" and result["teachers"]["conv"]["samples"] == 101
+    assert result["steps"] == 4 * (100 // 20) and result["images_seen"] == 400
+    assert result["data"]["train"] == 100 and result["data"]["val"] == 101
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "recipe.yaml", "manifest.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "result.json",
+        "teachers",
+    }  # fmt: skip
+    lines = list(read_metrics(tmp_path / "run" / "metrics.jsonl"))
+    train_lines = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in train_lines] == list(range(2, 21, 2))
+    for line in train_lines:
+        assert line["loss"] == pytest.approx(sum(line["terms"].values()), rel=1e-5)
+        assert set(line["terms"]) == {"class", "conv", "inv"}
+    assert [line["epoch"] for line in lines if line["kind"] == "eval"] == [1, 2, 3, 4]
+
+
+def test_ema_is_evaluated_too(tmp_path: Path) -> None:
+    result = run(tiny(tmp_path / "run", {"optim.ema": 0.5}))
+    assert set(result["ema"]) == set(result["final"])
+    state = weights(tmp_path / "run")
+    assert not torch.equal(state["ema.head.weight"], state["model.head.weight"])
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
+    recipe = tiny(tmp_path / "run")
+    run(recipe)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    for resume in (False, True):
+        with pytest.raises(RunError, match="holds a finished run"):
+            run(recipe, resume=resume)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_other_refusals(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="nothing to resume"):
+        run(tiny(tmp_path / "none"), resume=True)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
+    with pytest.raises(RunError, match="holds other files"):
+        run(tiny(tmp_path / "photos"))
+    with pytest.raises(RunError, match="fp16 needs a GPU"):
+        run(tiny(tmp_path / "run", {"run.precision": "fp16"}))
+    with pytest.raises(ModelError, match="BatchNorm"):
+        run(tiny(tmp_path / "run", {"student.model": "cit_tiny_sa", "optim.batch_size": 1}))
+    with pytest.raises(ModelError, match="no advised tokens"):
+        run(tiny(tmp_path / "run", student={"model": "resnet10", "tokens": {"conv": "conv"}}))
+
+
+def test_killed_between_the_first_two_files_of_a_run(tmp_path: Path) -> None:
+    """The folder is still the run's own; one with somebody else's manifest is not."""
+    run(tiny(tmp_path / "whole", teachers={}))
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "manifest.json").write_bytes((tmp_path / "whole" / "manifest.json").read_bytes())
+    assert run(tiny(tmp_path / "cut", teachers={}))["steps"] == 20
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text('{"name": "a web page"}')
+    with pytest.raises(RunError, match="holds other files"):
+        run(tiny(tmp_path / "other", teachers={}))
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["manifest.json"]
+
+
+def test_the_advice_of_an_error_can_be_followed(tmp_path: Path) -> None:
+    """A start that left no checkpoint does not bind the next one to its settings."""
+    changes = {"optim.lr": 1e30, "optim.clip": None, "schedule.warmup_lr": 1e20}
+    with pytest.raises(RunError, match=r"lower optim\.lr"):
+        run(tiny(tmp_path / "run", changes))
+    run(tiny(tmp_path / "run"))
+
+
+def test_a_folder_of_the_user_is_not_taken_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe.yaml").write_text("# my notes\n" + dump_recipe(tiny(tmp_path / "mine")))
+    with pytest.raises(RunError, match="holds other files"):
+        run(tiny(tmp_path / "mine"))
+    assert "# my notes" in (tmp_path / "mine" / "recipe.yaml").read_text()
