@@ -1,9 +1,7 @@
 """Atomic writing of safetensors files, with their metadata in a fixed order."""
 
-import contextlib
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..system.files import atomic_file
 
 
 def save_safetensors_atomic(
@@ -33,22 +32,15 @@ def save_safetensors_atomic(
     path = Path(path)
     # safetensors refuses views of one storage; a clone of each makes tied weights plain.
     plain = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        save_file(plain, temporary, metadata=dict(metadata or {}))
-        if metadata and len(metadata) > 1:
-            _order_metadata(temporary, list(metadata))
-        _sync(temporary)
-        os.replace(temporary, path)
-        if os.name != "nt":  # Windows cannot open a folder, and needs no more than the rename
-            _sync(path.parent)
+        with atomic_file(path) as temporary:
+            save_file(plain, temporary, metadata=dict(metadata or {}))
+            if metadata and len(metadata) > 1:
+                _order_metadata(temporary, list(metadata))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"checkpoint {path} cannot be written ({error}): check the folder and free space"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):  # already renamed, or never made
-            temporary.unlink()
 
 
 def _order_metadata(path: Path, keys: Sequence[str]) -> None:
@@ -64,12 +56,3 @@ def _order_metadata(path: Path, keys: Sequence[str]) -> None:
         assert len(text) <= size, "a longer header would run into the weights"
         file.seek(8)
         file.write(text.ljust(size))
-
-
-def _sync(path: Path) -> None:
-    """Force a file's content, or a folder's entries, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,39 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
 
 
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """An empty temporary file to write; it becomes `path` when the block ends, and is removed when the block raises.
+
+    Under `path` there is, at any moment, the old file or all of the new one. The temporary file lies in the same
+    folder, which must exist. The new file is flushed to disk, name and content, and has the mode of any new file.
+
+    Raises:
+        OSError: the folder is missing or cannot be written to, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary.touch(exist_ok=False)
+    try:
+        mode = temporary.stat().st_mode
+        yield temporary
+        os.chmod(temporary, mode)  # a writer that puts another file in its place (safetensors, ld) chose its own
+        _sync(temporary)
+        os.replace(temporary, path)
+        if os.name != "nt":  # Windows cannot open a folder, and needs no more than the rename
+            _sync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):  # already renamed
+            temporary.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Force a file's content, or a folder's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes only what is open for writing
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a whole file or nothing: a temporary file in the same folder, flushed to disk, then renamed.
+    """Write a whole file or nothing.
 
     Raises:
         RunError: the folder cannot be written to, or the disk is full.
     """
-    data = content.encode() if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        raise RunError(f"cannot write to {path.parent}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        raise RunError(f"cannot write to {path}: {error.strerror}") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -12,11 +12,10 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 import warnings
 from pathlib import Path
 
-from .files import cache_folder
+from .files import atomic_file, cache_folder
 
 FLAGS = (
     "-O3",
@@ -71,8 +70,7 @@ def _built(source: Path, more: tuple[str, ...]) -> Path:
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        fresh = Path(folder) / path.name
+    with atomic_file(path) as fresh:  # several processes may build at once: each ends with a whole file
         for i, flags in enumerate(FLAG_SETS):
             try:
                 command = [compiler, *flags, *more, "-o", str(fresh), str(source)]
@@ -81,7 +79,6 @@ def _built(source: Path, more: tuple[str, ...]) -> Path:
             except subprocess.CalledProcessError:
                 if i == len(FLAG_SETS) - 1:
                     raise
-        os.replace(fresh, path)  # several processes may build at once: each ends with a whole file
     return path
 
 

@@ -285,14 +285,14 @@ def test_the_index_goes_to_the_cache_where_the_folder_is_read_only(tmp_path, pho
     from coadvise.data.sources import webdataset as module
 
     write_tar(tmp_path / "x.tar", tar_samples(photo, 3))
-    save = module._save
+    write = module.atomic_file
 
-    def refuse(place: Path, stored: dict) -> None:  # a mode of the folder would not stop root
+    def refuse(place: Path):  # a mode of the folder would not stop root
         if place.parent == tmp_path:
             raise PermissionError(place)
-        save(place, stored)
+        return write(place)
 
-    monkeypatch.setattr(module, "_save", refuse)
+    monkeypatch.setattr(module, "atomic_file", refuse)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert len(open_source(str(tmp_path / "x.tar"))) == 3
     assert len(list((tmp_path / "cache" / "coadvise" / "tars").iterdir())) == 1

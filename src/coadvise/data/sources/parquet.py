@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...errors import DataError
-from ...system.files import cache_folder
+from ...system.files import atomic_file, cache_folder
 from .base import labels_from_values
 from .splits import expand, group_by_split, select_split
 
@@ -160,15 +159,9 @@ def _unpack(file: str, column: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = pq.ParquetFile(file)
     schema = pa.schema([part.schema_arrow.field(column)])
-    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as sink:
-        try:
-            with pa.ipc.new_file(sink, schema) as writer:
-                for batch in part.iter_batches(batch_size=1024, columns=[column], use_threads=False):
-                    writer.write_batch(batch.cast(schema))
-        except BaseException:
-            os.unlink(sink.name)
-            raise
-    os.replace(sink.name, target)
+    with atomic_file(target) as temporary, pa.ipc.new_file(str(temporary), schema) as writer:
+        for batch in part.iter_batches(batch_size=1024, columns=[column], use_threads=False):
+            writer.write_batch(batch.cast(schema))
 
 
 def _column_bytes(metadata: Sequence[pq.FileMetaData], column: str) -> int:

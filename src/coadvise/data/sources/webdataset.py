@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError
-from ...system.files import cache_folder
+from ...system.files import atomic_file, cache_folder
 from .base import labels_from_values
 from .splits import expand, group_by_split, select_split
 
@@ -119,7 +118,9 @@ def _index(tar: Path) -> _Index:
     index = {**_scan(tar), "stamp": stamp}
     for place in places:
         try:
-            _save(place, index)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(place) as temporary, temporary.open("wb") as file:
+                np.savez(file, **index)  # type: ignore[arg-type]
             break
         except OSError:
             continue  # a read-only place; with none at all, the index is made again next time
@@ -133,17 +134,6 @@ def _load(place: Path, stamp: NDArray[np.int64]) -> _Index | None:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # missing or damaged: it is made again
     return index if np.array_equal(index["stamp"], stamp) else None
-
-
-def _save(place: Path, index: _Index) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=place.parent, suffix=".tmp", delete=False) as file:
-        try:
-            np.savez(file, **index)  # type: ignore[arg-type]
-        except OSError:
-            os.unlink(file.name)
-            raise
-    os.replace(file.name, place)
 
 
 def _scan(tar: Path) -> _Index:

@@ -1,0 +1,76 @@
+"""Atomic writing: the old file or all of the new one, and nothing else in the folder."""
+
+import os
+import stat
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from coadvise.checkpoints.writing import save_safetensors_atomic
+from coadvise.errors import RunError
+from coadvise.system.files import atomic_file, write_atomic
+
+
+def test_the_path_changes_once_and_at_the_end(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with atomic_file(path) as temporary:
+        assert temporary.parent == tmp_path and temporary.stat().st_dev == path.stat().st_dev
+        temporary.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), ValueError("bad"), KeyboardInterrupt()])
+def test_whatever_is_raised_the_old_file_stays_alone(tmp_path, error):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)), atomic_file(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_rename_that_fails_leaves_no_temporary_file(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError), atomic_file(tmp_path / "a"):
+        pass
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_the_content_is_on_disk_before_it_has_its_name_and_then_the_name(tmp_path, monkeypatch):
+    done = []
+    sync, replace = os.fsync, os.replace
+
+    def kind(handle):
+        done.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", kind)
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("rename"), replace(a, b)))
+    with atomic_file(tmp_path / "a"):
+        pass
+    assert done == ["file", "rename", "folder"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_modes_are_those_of_any_new_file(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        (tmp_path / "plain").write_text("")
+        write_atomic(tmp_path / "text", "x")
+        save_safetensors_atomic(tmp_path / "weights", {"a": torch.ones(1)}, {"one": "1", "two": "2"})
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "text", "weights")}
+    assert modes == {0o666 & ~umask}
+    assert load_file(tmp_path / "weights")["a"].item() == 1
+
+
+def test_text_bytes_and_folders_of_write_atomic(tmp_path):
+    write_atomic(tmp_path / "new" / "folder" / "a.txt", "ä\n")
+    assert (tmp_path / "new" / "folder" / "a.txt").read_bytes() == b"\xc3\xa4\n"
+    with pytest.raises(RunError, match=r"cannot write to .*a\.txt"):
+        write_atomic(tmp_path / "new" / "folder" / "a.txt" / "b", b"")
