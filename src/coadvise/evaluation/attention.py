@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from timm.utils import AttentionExtract
 from torch import Tensor
 
 from ..checkpoints.trained import TrainedModel
@@ -41,18 +43,11 @@ def attention_maps(model: CiT, images: Float[Tensor, "n 3 h w"]) -> dict[str, Fl
 
     What is left of 1 goes to the other tokens.
     """
-    inputs: list[Tensor] = []
-    block: Any = model.blocks[-1]
-    handle = block.attn.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    try:
-        model.forward_features(images)
-    finally:
-        handle.remove()
-    attention, x = block.attn, inputs[0]
-    n, length, _ = x.shape
-    qkv = attention.qkv(x).reshape(n, length, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
-    q, k = attention.q_norm(qkv[0]), attention.k_norm(qkv[1])
-    weights = ((q @ k.transpose(-2, -1)) * attention.head_dim**-0.5).softmax(dim=-1).mean(dim=1)  # n l l
+    watched: Any = copy.deepcopy(model)  # the hook of AttentionExtract stays
+    watched.blocks[-1].attn.fused_attn = False  # the fused form never holds the weights
+    last = f"blocks.{len(watched.blocks) - 1}.attn.attn_drop"
+    (weights,) = AttentionExtract(watched, names=[last], method="hook")(images).values()
+    weights = weights.mean(dim=1)  # n l l
     prefix = model.num_prefix_tokens
-    height, width = model.patch_embed.grid_size
-    return {token: weights[:, i, prefix:].reshape(n, height, width).cpu() for i, token in enumerate(model.token_names)}
+    grid = model.patch_embed.grid_size
+    return {token: weights[:, i, prefix:].unflatten(1, grid).cpu() for i, token in enumerate(model.token_names)}

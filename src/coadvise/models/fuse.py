@@ -11,6 +11,7 @@ import copy
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
 
 # Largest difference of logits that counts as rounding, relative to the largest logit.
 TOLERANCE = 1e-4
@@ -95,17 +96,10 @@ def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Conv2d]]:
 def _fold(model: nn.Module, name: str, conv: nn.Conv2d) -> None:
     """Move a BatchNorm into the convolution before it; what is left in its place is its activation, if it has one."""
     norm = model.get_submodule(name)
-    assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
-    mean, variance = norm.running_mean.double(), norm.running_var.double()
-    scale = (variance + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -mean * scale if norm.bias is None else norm.bias.double() - mean * scale
-    bias = shift if conv.bias is None else conv.bias.double() * scale + shift
-    weight = conv.weight
-    conv.weight = nn.Parameter((weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype), requires_grad=False)
-    conv.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
+    assert isinstance(norm, nn.BatchNorm2d)
+    # In float64, so that weights are rounded once.
+    folded = fuse_conv_bn_eval(copy.deepcopy(conv).double(), copy.deepcopy(norm).double()).to(conv.weight.dtype)
+    conv.weight, conv.bias = folded.requires_grad_(False).weight, folded.bias
     parent, _, last = name.rpartition(".")
     activation = getattr(norm, "act", None)  # timm's BatchNormAct2d carries it
-    rest = activation if isinstance(activation, nn.Module) else nn.Identity()
-    setattr(model.get_submodule(parent), last, rest)
+    setattr(model.get_submodule(parent), last, activation if isinstance(activation, nn.Module) else nn.Identity())
