@@ -84,10 +84,10 @@ def main() -> None:
     )
     parts = interleaved(
         {
-            "teacher RegNetY-4GF, baseline": lambda: steps["baseline"].teachers.members[0](x),
-            "teacher RegNetY-4GF, fused": lambda: steps["coadvise fp32"].teachers.members[0](x),
-            "teacher RedNet-101, baseline": lambda: _unfolded(steps["baseline"].teachers.members[1], x),
-            "teacher RedNet-101, fused": lambda: steps["coadvise fp32"].teachers.members[1](x),
+            "teacher RegNetY-4GF, baseline": lambda: steps["baseline"].teachers.frozen[0](x),
+            "teacher RegNetY-4GF, fused": lambda: steps["coadvise fp32"].teachers.frozen[0](x),
+            "teacher RedNet-101, baseline": lambda: _unfolded(steps["baseline"].teachers.frozen[1], x),
+            "teacher RedNet-101, fused": lambda: steps["coadvise fp32"].teachers.frozen[1](x),
         },
         max(options.rounds // 2, 2), options.device,
     )  # fmt: skip

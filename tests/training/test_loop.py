@@ -76,9 +76,10 @@ def test_divergence_is_named(tmp_path: Path) -> None:
 
 def test_fast_paths_are_taken_and_change_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fused teachers, compiled involution, fused AdamW and images in memory against the plain ways, in float32."""
+    from coadvise.training.job import prepare
+
     from coadvise.data import loader as loading
     from coadvise.ops import involution_cpu, involution_eager
-    from coadvise.training.job import prepare
 
     jobs = []
 

@@ -17,10 +17,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..models.cit import CiT, fit_position
-from ..models.cit import checkpoint_filter_fn as fit_cit
+from ..models.cit import CiT
+from ..models.published import fit_cit, fit_position, fit_rednet
 from ..models.rednet import RedNet
-from ..models.rednet import checkpoint_filter_fn as fit_rednet
 from ..models.students import SingleHead
 from .inert_pickle import load_inert
 

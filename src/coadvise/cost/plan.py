@@ -123,7 +123,7 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
     teachers = Teachers(loaded, input_mean=recipe.data.mean, input_std=recipe.data.std).to(device)
     torch.manual_seed(recipe.run.seed)
     student = build_student(recipe, classes).to(device).train()
-    objective = make_objective(recipe.loss, student_tokens(student, recipe, device), loaded)
+    objective = make_objective(recipe.loss, student_tokens(student, recipe.data.image_size, device), loaded)
     size = min(recipe.optim.batch_size // recipe.optim.accumulate, len(source), 256)
     data = recipe.data.model_copy(update={"workers": 0})
     records = [one for one in (RecordFormat(classes, top) for top in TOPS if top < classes) if not one.dense]

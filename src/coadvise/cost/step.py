@@ -108,7 +108,7 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None
     student = build_student(recipe.model_copy(update={"student": fresh}), classes).to(device).train()
     plain_attention(student, device, dtype)
     compile_blocks(student, recipe.run.compile, device, WORTHWHILE_STEPS)
-    objective = make_objective(recipe.loss, student_tokens(student, recipe, device), teachers.names)
+    objective = make_objective(recipe.loss, student_tokens(student, recipe.data.image_size, device), teachers.names)
     loader = TrainLoader(source, recipe.data, batch_size, device=device)
     batch, input_s = _timed_input(loader, rounds + 4 * recipe.data.workers, device, display)
     if recipe.run.fuse_teachers:
@@ -116,7 +116,7 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None
     autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
     step = _Step(teachers, student, objective, make_optimizer(student, recipe.optim), batch, autocast)
     parts = {"input": input_s}
-    for name, teacher in zip(teachers.names, teachers.members, strict=True):
+    for name, teacher in teachers.items():
         parts[f"teacher {name}"] = seconds_of(partial(_advised, teacher, batch.images, autocast), device, rounds)
     with display.bar("steps", rounds) as bar:
         times = _timed_steps(step, device, rounds, bar.advance)

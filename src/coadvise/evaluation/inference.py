@@ -53,7 +53,7 @@ def evaluate_trained(
         metrics, skipped = evaluate(
             trained.model.forward_tokens,  # type: ignore[arg-type]
             EvalLoader(images, data, batch_size, device=trained.device),
-            tokens=student_tokens(trained.model, trained.recipe, trained.device),
+            tokens=student_tokens(trained.model, trained.data.image_size, trained.device),
             device=trained.device,
             advance=bar.advance,
         )

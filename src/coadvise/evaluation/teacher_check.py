@@ -75,7 +75,7 @@ def measure_teachers(
 
 
 def _advice_that_fits(teachers: Teachers, images: Tensor) -> dict[str, Tensor]:
-    for name, member in teachers._named():
+    for name, member in teachers.items():
         known = getattr(member.model, "num_classes", None)
         if member.classes is not None and known is not None and int(member.classes.max()) >= known:
             raise ModelError(
@@ -83,7 +83,7 @@ def _advice_that_fits(teachers: Teachers, images: Tensor) -> dict[str, Tensor]:
                 f"indices go from 0 to {known - 1}"
             )
     advice = {}
-    for i, (name, member) in enumerate(teachers._named()):
+    for i, (name, member) in enumerate(teachers.items()):
         try:
             advice[name] = member(teachers._seen(i, images))
         except (RuntimeError, AssertionError, ValueError, IndexError) as error:

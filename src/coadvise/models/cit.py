@@ -12,12 +12,10 @@ class token; `token_std` for advised tokens and offsets.
 
 import inspect
 import math
-import re
 import zlib
 from collections.abc import Mapping
 from functools import partial
 from numbers import Real
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import torch
@@ -30,12 +28,11 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..names import CLASS
 from .last_block import can_shorten, first_tokens
-from .rednet import rename_involution
+from .published import fit_cit, untrained
 from .stems import Embedded, StemName, TokenEmbed, check_image_size
+from .tokens import DEFAULT_TEACHERS, TOKEN_STD, check_tokens
 
 Inference = Literal["class", "average"]
-DEFAULT_TEACHERS: Mapping[str, str | None] = MappingProxyType({"conv": "conv", "inv": "inv"})
-TOKEN_STD = 0.02
 # Older versions of timm draw all weights anew in any case.
 _KNOWS_RESET = "needs_reset" in inspect.signature(VisionTransformer.init_weights).parameters
 # Options of timm's ViT that contradict what a CiT is: its outputs are its tokens, class first.
@@ -82,7 +79,7 @@ class CiT(VisionTransformer):
         # Before any weight is drawn: see init_weights.
         seed = _draw_seed()
         _check_options(embed_dim, num_heads, inference, token_std, kwargs)
-        _check_tokens(teachers)
+        check_tokens(teachers)
         padded = bool(kwargs.get("dynamic_img_pad", False))
         check_image_size(to_2tuple(img_size), to_2tuple(patch_size), padded=padded)
         super().__init__(
@@ -259,105 +256,11 @@ def _check_options(embed_dim: int, num_heads: int, inference: str, token_std: fl
         raise ModelError(f"a CiT's outputs are its tokens: remove global_pool={kwargs['global_pool']!r}")
 
 
-def _check_tokens(teachers: Mapping[str, str | None]) -> None:
-    if not isinstance(teachers, Mapping):
-        raise ModelError(f"teachers must be a mapping name → bias, got {teachers!r}")
-    # Modules and parameters are attributes, so names that PyTorch's containers use themselves cannot be taken.
-    containers = (nn.ModuleDict(), nn.ParameterDict())
-    for name, bias in teachers.items():
-        if name == CLASS:
-            raise ModelError(f"{CLASS!r} is the name of the class token: give the teacher another name")
-        if not isinstance(name, str) or not re.fullmatch(r"[\w+-]+", name):
-            raise ModelError(f"{name!r} cannot name a token: use letters, digits, '_', '-' or '+'")
-        if any(hasattr(container, name) for container in containers):
-            raise ModelError(f"{name!r} cannot name a token, PyTorch uses it itself: give the teacher another name")
-        if bias is not None and not (isinstance(bias, str) and bias):
-            raise ModelError(f"the bias of token {name!r} is {bias!r}: use 'conv', 'inv', another kind, or null")
-
-
-def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: CiT) -> dict[str, Tensor]:
-    """Fit foreign ViT weights to a CiT: the official CiT-SAK student's, DeiT's (distilled or not) and timm's.
-
-    Keys are renamed, and position embeddings resampled where the grid differs. What does not fit stays as it is,
-    for the caller to report.
-    """
-    names = list(model.teachers)
-    if any(key.startswith(("conv_embed.", "inv_embed.")) for key in state_dict):
-        state_dict = {_rename_official(key): value for key, value in state_dict.items()}
-    elif "dist_token" in state_dict and len(names) == 1:
-        prefixes = {"dist_token": f"tokens.{names[0]}", "head_dist.": f"advised_heads.{names[0]}."}
-        state_dict = {_replace_prefix(key, prefixes): value for key, value in state_dict.items()}
-    state_dict = dict(state_dict)
-    if "pos_embed" in state_dict:
-        heads = {key.split(".")[1] for key in state_dict if key.startswith("advised_heads.")}
-        # Of heads that were taken off the number of tokens is no longer known; it is the model's then.
-        prefix = 1 + len(heads) if heads or "head.weight" in state_dict else model.num_prefix_tokens
-        state_dict["pos_embed"] = fit_position(state_dict["pos_embed"], prefix, model.patch_embed.grid_size)
-    return state_dict
-
-
-def _replace_prefix(key: str, prefixes: Mapping[str, str]) -> str:
-    for old, new in prefixes.items():
-        if key.startswith(old):
-            return new + key[len(old) :]
-    return key
-
-
-def _rename_official(key: str) -> str:
-    """Key of the official CiT-SAK student → ours, for a model with tokens `conv` and `inv`."""
-    if match := re.match(r"conv_embed\.conv\.(\d+)\.", key):
-        layer, part = divmod(int(match[1]), 3)  # convolution, BatchNorm, ReLU, three times
-        return f"patch_embed.stems.conv.stem.{layer}.{('conv', 'bn', 'act')[part]}.{key[match.end() :]}"
-    key = _replace_prefix(
-        key,
-        {
-            "conv_embed.": "patch_embed.stems.conv.",
-            "inv_embed.": "patch_embed.stems.inv.",
-            "head_conv.": "advised_heads.conv.",
-            "head_inv.": "advised_heads.inv.",
-        },
-    )
-    return rename_involution(key) if key.startswith("patch_embed.stems.inv.") else key
-
-
-def fit_position(position: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
-    """Position embeddings (1, prefix + patches, d) resampled to another grid of patches.
-
-    A grid that was not square keeps no trace of its shape; its embeddings come back as they are, as do those that
-    have the right number already.
-    """
-    patches = position.shape[1] - prefix if position.ndim == 3 else 0
-    side = math.isqrt(max(patches, 0))
-    if patches == grid[0] * grid[1] or side == 0 or side * side != patches:
-        return position
-    return resample_abs_pos_embed(position, new_size=list(grid), old_size=[side, side], num_prefix_tokens=prefix)
-
-
-def _cfg(**overrides: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "fixed_input_size": True,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        **overrides,
-    }
-
-
 _STEM_CONVS = ("patch_embed.stems.conv.stem.0.conv", "patch_embed.stems.inv.stem.0.conv")
 default_cfgs = generate_default_cfgs(
     {
-        "cit_tiny.untrained": _cfg(),
-        "cit_small.untrained": _cfg(),
-        "cit_base.untrained": _cfg(),
-        "cit_tiny_sa.untrained": _cfg(first_conv=_STEM_CONVS),
-        "cit_small_sa.untrained": _cfg(first_conv=_STEM_CONVS),
+        **{f"{name}.untrained": untrained() for name in ("cit_tiny", "cit_small", "cit_base")},
+        **{f"{name}.untrained": untrained(first_conv=_STEM_CONVS) for name in ("cit_tiny_sa", "cit_small_sa")},
     }
 )
 
@@ -368,7 +271,7 @@ def create_cit(variant: str, pretrained: bool, kwargs: dict[str, Any], **default
         CiT,
         variant,
         pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_filter_fn=fit_cit,
         feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
         **{**defaults, **kwargs},
     )

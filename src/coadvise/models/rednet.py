@@ -5,7 +5,6 @@ checkpoint needs few renames. Departure from the official code: sizes that a str
 The small stem (3×3, stride 1, no pool) is ours, for images of 32 or 64 px.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..ops import involution
 from ..ops.involution_eager import GROUP_CHANNELS
+from .published import fit_rednet, untrained
 
 RedNetStem = Literal["imagenet", "small"]
 EXPANSION = 4
@@ -272,38 +272,6 @@ def _drop_path_rates(last: float, depth: int) -> list[float]:
     return [last * i / max(depth - 1, 1) for i in range(depth)]
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Rename published keys to ours: mmcls (`backbone.…`, `head.fc.…`), the wrapper (`model.…`, `classifier.…`)."""
-    renamed = {}
-    for key, value in state_dict.items():
-        key = re.sub(r"^(backbone|model)\.", "", key)
-        key = re.sub(r"^(head\.fc|classifier\.fc|classifier)\.", "fc.", key)
-        renamed[rename_involution(key)] = value
-    return renamed
-
-
-def rename_involution(key: str) -> str:
-    """Official names inside an involution layer (`conv1.conv`, `conv1.bn`, `conv2.conv`) → ours."""
-    key = re.sub(r"(^|\.)conv1\.(conv|bn)\.", r"\1reduce.\2.", key)
-    return re.sub(r"(^|\.)conv2\.conv\.", r"\1expand.", key)
-
-
-def _cfg(**overrides: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bilinear",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "stem.0.conv",
-        "classifier": "fc",
-        **overrides,
-    }
-
-
 _LAYERS = {
     "rednet26": (1, 2, 4, 1),
     "rednet38": (2, 3, 5, 2),
@@ -311,7 +279,10 @@ _LAYERS = {
     "rednet101": (3, 4, 23, 3),
     "rednet152": (3, 8, 36, 3),
 }
-default_cfgs = generate_default_cfgs({f"{name}.untrained": _cfg() for name in _LAYERS})
+_CFG = untrained(
+    pool_size=(7, 7), fixed_input_size=False, interpolation="bilinear", first_conv="stem.0.conv", classifier="fc"
+)
+default_cfgs = generate_default_cfgs({f"{name}.untrained": _CFG for name in _LAYERS})
 
 
 def _create_rednet(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
@@ -320,7 +291,7 @@ def _create_rednet(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> nn
         RedNet,
         variant,
         pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_filter_fn=fit_rednet,
         feature_cfg={"out_indices": tuple(range(1 + stages))},
         **kwargs,
     )

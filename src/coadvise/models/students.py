@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..names import CLASS
-from ..recipe.schema import Recipe
 from .cit import create_cit
+from .published import untrained
 from .rednet import RedNet
 
 
@@ -123,31 +123,14 @@ def as_student(model: nn.Module) -> nn.Module:
     return model if hasattr(model, "forward_tokens") else SingleHead(model)
 
 
-def _cfg(**overrides: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "fixed_input_size": True,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        **overrides,
-    }
-
-
 default_cfgs = generate_default_cfgs(
     {
-        "resnet10.untrained": _cfg(
+        "resnet10.untrained": untrained(
             pool_size=(7, 7), fixed_input_size=False, first_conv="conv1", classifier="fc", interpolation="bilinear"
         ),
-        "mixer_tiny.untrained": _cfg(first_conv="stem.proj"),
-        "transformer_tiny.untrained": _cfg(),
-        "transformer_small.untrained": _cfg(),
+        "mixer_tiny.untrained": untrained(first_conv="stem.proj"),
+        "transformer_tiny.untrained": untrained(),
+        "transformer_small.untrained": untrained(),
     }
 )
 
@@ -179,18 +162,17 @@ def transformer_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 @torch.no_grad()
-def student_tokens(student: nn.Module, recipe: Recipe, device: torch.device) -> tuple[str, ...]:
+def student_tokens(student: nn.Module, image_size: int, device: torch.device) -> tuple[str, ...]:
     """Names of the student's outputs, found by one forward pass on zeros.
 
     Raises:
-        ModelError: the student does not take the recipe's images, or has no class output.
+        ModelError: the student does not take images of that size (in pixels), or has no class output.
     """
-    size = recipe.data.image_size
     was_training = student.training
     try:
-        logits = student.eval().forward_tokens(torch.zeros(1, 3, size, size, device=device))  # type: ignore[operator]
+        logits = student.eval().forward_tokens(torch.zeros(1, 3, image_size, image_size, device=device))  # type: ignore[operator]
     except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError) as error:
-        raise ModelError(f"the student cannot take images of {size}×{size}: {error}") from error
+        raise ModelError(f"the student cannot take images of {image_size}×{image_size}: {error}") from error
     finally:
         student.train(was_training)
     if CLASS not in logits:

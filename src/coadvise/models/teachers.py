@@ -115,14 +115,14 @@ class Teachers(nn.Module):
         if CLASS in teachers:
             raise ModelError("a teacher may not be named 'class', the name of the class token; choose another")
         self.names = tuple(teachers)
-        self.members = nn.ModuleList(
+        self.frozen = nn.ModuleList(
             model.again() if isinstance(model, FrozenTeacher) else FrozenTeacher(model) for model in teachers.values()
         )
         mean, std = torch.tensor(input_mean), torch.tensor(input_std)
-        for i, member in enumerate(self.members):
+        for i, (_, teacher) in enumerate(self.items()):
             # x is (pixel − mean) / std of the student; a·x + b is the same pixel in the teacher's terms.
-            own_mean = torch.tensor(member.mean) if member.mean is not None else mean
-            own_std = torch.tensor(member.std) if member.std is not None else std
+            own_mean = torch.tensor(teacher.mean) if teacher.mean is not None else mean
+            own_std = torch.tensor(teacher.std) if teacher.std is not None else std
             same = torch.equal(own_mean, mean) and torch.equal(own_std, std)
             scale = None if same else (std / own_std).view(1, -1, 1, 1)
             shift = None if same else ((mean - own_mean) / own_std).view(1, -1, 1, 1)
@@ -140,13 +140,14 @@ class Teachers(nn.Module):
     ) -> dict[str, Float[Tensor, "b k"]]:
         """Advice for a batch: teacher name → logits (b, k) in float32, without gradient; of all, or of some."""
         return {
-            name: member(self._seen(i, x))
-            for i, (name, member) in enumerate(self._named())
+            name: teacher(self._seen(i, x))
+            for i, (name, teacher) in enumerate(self.items())
             if names is None or name in names
         }
 
-    def _named(self) -> Iterable[tuple[str, FrozenTeacher]]:
-        return zip(self.names, cast(Iterable[FrozenTeacher], self.members), strict=True)
+    def items(self) -> Iterable[tuple[str, FrozenTeacher]]:
+        """Names and teachers."""
+        return zip(self.names, cast(Iterable[FrozenTeacher], self.frozen), strict=True)
 
     def _seen(self, i: int, x: Tensor) -> Tensor:
         """Images in the normalisation of the i-th teacher."""
@@ -164,15 +165,15 @@ class Teachers(nn.Module):
         Returns:
             Names of the teachers that are faster now.
         """
-        members = list(enumerate(self._named()))
-        return tuple(name for i, (name, member) in members if member.fuse(self._seen(i, example), dtype))
+        teachers = list(enumerate(self.items()))
+        return tuple(name for i, (name, teacher) in teachers if teacher.fuse(self._seen(i, example), dtype))
 
     def unfused(self) -> tuple[str, ...]:
         """Names of the teachers that still have a BatchNorm for every convolution, or nearly."""
         return tuple(
             name
-            for name, member in self._named()
-            if _count(member, nn.BatchNorm2d) and _count(member, nn.BatchNorm2d) >= _count(member, nn.Conv2d) / 2
+            for name, teacher in self.items()
+            if (norms := _count(teacher, nn.BatchNorm2d)) and norms >= _count(teacher, nn.Conv2d) / 2
         )
 
     def __len__(self) -> int:

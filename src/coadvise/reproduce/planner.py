@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..advice.request import views_of
-from ..models.cit import TOKEN_STD
+from ..models.tokens import TOKEN_STD
 from ..paper.ablations import SEVEN_ARMS
 from ..paper.arms import Arm
 from ..paper.declared import Experiment

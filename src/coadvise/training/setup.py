@@ -128,7 +128,7 @@ def prepare(
         save_memory(student)
     student.to(device)
     plain_attention(student, device, autocast_dtype(accelerator))
-    tokens = student_tokens(student, recipe, device)
+    tokens = student_tokens(student, recipe.data.image_size, device)
     optimizer = make_optimizer(student, optim)
     ema = ModelEmaV3(student, decay=optim.ema) if optim.ema else None
     place = {"rank": accelerator.process_index, "world": accelerator.num_processes}

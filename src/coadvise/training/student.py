@@ -56,7 +56,7 @@ def new_student(
         raise ModelError("optim.token_lr: the student has no class token or advised tokens to learn; leave it out")
     _require_batch_norm_fits(student, recipe.optim.batch_size // processes // recipe.optim.accumulate)
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
-    make_objective(recipe.loss, student_tokens(student, recipe, device), teachers)
+    make_objective(recipe.loss, student_tokens(student, recipe.data.image_size, device), teachers)
     return student
 
 

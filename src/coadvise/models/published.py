@@ -1,0 +1,106 @@
+"""Published weights under our names: of the official code, DeiT, timm, mmcls.
+
+`fit_cit` and `fit_rednet` are what timm calls `checkpoint_filter_fn`.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from ..recipe.schema import IMAGENET_MEAN, IMAGENET_STD
+
+
+def untrained(**overrides: Any) -> dict[str, Any]:
+    """timm's configuration of a model without published weights; by default a ViT's."""
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "fixed_input_size": True,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        **overrides,
+    }
+
+
+def fit_cit(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Weights of the official CiT-SAK student, of DeiT (distilled or not) or of timm's ViT, for the CiT `model`.
+
+    Keys are renamed, and position embeddings resampled where the grid differs. What does not fit stays as it is,
+    for the caller to report.
+    """
+    names = list(model.teachers)
+    if any(key.startswith(("conv_embed.", "inv_embed.")) for key in state_dict):
+        state_dict = {_rename_official(key): value for key, value in state_dict.items()}
+    elif "dist_token" in state_dict and len(names) == 1:
+        prefixes = {"dist_token": f"tokens.{names[0]}", "head_dist.": f"advised_heads.{names[0]}."}
+        state_dict = {_replace_prefix(key, prefixes): value for key, value in state_dict.items()}
+    state_dict = dict(state_dict)
+    if "pos_embed" in state_dict:
+        heads = {key.split(".")[1] for key in state_dict if key.startswith("advised_heads.")}
+        # Of heads that were taken off the number of tokens is no longer known; it is the model's then.
+        prefix = 1 + len(heads) if heads or "head.weight" in state_dict else model.num_prefix_tokens
+        state_dict["pos_embed"] = fit_position(state_dict["pos_embed"], prefix, model.patch_embed.grid_size)
+    return state_dict
+
+
+def _replace_prefix(key: str, prefixes: Mapping[str, str]) -> str:
+    for old, new in prefixes.items():
+        if key.startswith(old):
+            return new + key[len(old) :]
+    return key
+
+
+def _rename_official(key: str) -> str:
+    """Key of the official CiT-SAK student → ours, for a model with tokens `conv` and `inv`."""
+    if match := re.match(r"conv_embed\.conv\.(\d+)\.", key):
+        layer, part = divmod(int(match[1]), 3)  # convolution, BatchNorm, ReLU, three times
+        return f"patch_embed.stems.conv.stem.{layer}.{('conv', 'bn', 'act')[part]}.{key[match.end() :]}"
+    key = _replace_prefix(
+        key,
+        {
+            "conv_embed.": "patch_embed.stems.conv.",
+            "inv_embed.": "patch_embed.stems.inv.",
+            "head_conv.": "advised_heads.conv.",
+            "head_inv.": "advised_heads.inv.",
+        },
+    )
+    return _rename_involution(key) if key.startswith("patch_embed.stems.inv.") else key
+
+
+def fit_rednet(state_dict: dict[str, Tensor], model: nn.Module | None = None) -> dict[str, Tensor]:
+    """Rename published keys to ours: mmcls (`backbone.…`, `head.fc.…`), the wrapper (`model.…`, `classifier.…`)."""
+    renamed = {}
+    for key, value in state_dict.items():
+        key = re.sub(r"^(backbone|model)\.", "", key)
+        key = re.sub(r"^(head\.fc|classifier\.fc|classifier)\.", "fc.", key)
+        renamed[_rename_involution(key)] = value
+    return renamed
+
+
+def _rename_involution(key: str) -> str:
+    """Official names inside an involution layer (`conv1.conv`, `conv1.bn`, `conv2.conv`) → ours."""
+    key = re.sub(r"(^|\.)conv1\.(conv|bn)\.", r"\1reduce.\2.", key)
+    return re.sub(r"(^|\.)conv2\.conv\.", r"\1expand.", key)
+
+
+def fit_position(position: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings (1, prefix + patches, d) resampled to another grid of patches.
+
+    A grid that was not square keeps no trace of its shape; its embeddings come back as they are, as do those that
+    have the right number already.
+    """
+    patches = position.shape[1] - prefix if position.ndim == 3 else 0
+    side = math.isqrt(max(patches, 0))
+    if patches == grid[0] * grid[1] or side == 0 or side * side != patches:
+        return position
+    return resample_abs_pos_embed(position, new_size=list(grid), old_size=[side, side], num_prefix_tokens=prefix)
