@@ -1,19 +1,22 @@
 """coadvise: training vision transformers by cross inductive bias distillation.
 
-Importing it registers `cit_*`, `rednet*` and the paper's other students with timm.
+Importing it registers `cit_*`, `rednet*` and the paper's other students with timm. PyTorch and timm take seconds to
+import, so the public names are loaded when they are used, and the models are registered when timm is imported.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import models
-from .checkpoints.loading import load_checkpoint
-from .errors import CoadviseError
-from .losses import LossTerms, co_advise_loss
-from .models.students import small_stem
-from .models.teachers import FrozenTeacher, Teachers
-from .ops.involution import involution
+from .system.after_import import import_after
 
 if TYPE_CHECKING:
+    from . import models
+    from .checkpoints.loading import load_checkpoint
+    from .errors import CoadviseError
+    from .losses import LossTerms, co_advise_loss
+    from .models.students import small_stem
+    from .models.teachers import FrozenTeacher, Teachers
+    from .ops.involution import involution
     from .recipe.reading import load_recipe
     from .training.train import train
 
@@ -32,15 +35,30 @@ __all__ = [
     "train",
 ]
 
+_HOMES = {
+    "CoadviseError": "errors",
+    "FrozenTeacher": "models.teachers",
+    "LossTerms": "losses",
+    "Teachers": "models.teachers",
+    "co_advise_loss": "losses",
+    "involution": "ops.involution",
+    "load_checkpoint": "checkpoints.loading",
+    "load_recipe": "recipe.reading",
+    "small_stem": "models.students",
+    "train": "training.train",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """`train` and `load_recipe` come when they are asked for: what they need takes seconds to import."""
-    if name == "train":
-        from .training.train import train
+    if name == "models":
+        return import_module(".models", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module 'coadvise' has no attribute '{name}'")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
-        return train
-    if name == "load_recipe":
-        from .recipe.reading import load_recipe
 
-        return load_recipe
-    raise AttributeError(f"module 'coadvise' has no attribute '{name}'")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+import_after("timm", "coadvise.models")

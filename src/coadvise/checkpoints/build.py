@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from timm.models import get_pretrained_cfg, is_model
+import torch
+from timm.models import create_model, get_pretrained_cfg, is_model
 from torch import nn
 
 from ..errors import ModelError
@@ -23,6 +24,12 @@ from .model_file import read_header
 def model_names() -> list[str]:
     """Names of coadvise's own models."""
     return sorted({*cit.default_cfgs, *rednet.default_cfgs, *students.default_cfgs})
+
+
+def parameter_count(model: str) -> int:
+    """Parameters of a model with the classes it is made for; no weights are made."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in create_model(model).parameters())
 
 
 def takes_tokens(model: str) -> bool:

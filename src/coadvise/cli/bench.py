@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ..errors import RecipeError
 from ..system.progress import Display
-
-out = Console(highlight=False, soft_wrap=True)
+from .arguments import out
 
 
 def bench(
@@ -56,10 +54,12 @@ def bench(
 
 
 def _bench_step(recipe: str, settings: list[str], rounds: int) -> None:
-    from ..cost.step import step_cost
     from ..recipe.reading import load_recipe
 
-    cost = step_cost(load_recipe(recipe, settings), rounds=rounds, display=Display())
+    loaded = load_recipe(recipe, settings)
+    from ..cost.step import step_cost
+
+    cost = step_cost(loaded, rounds=rounds, display=Display())
     table = Table("part", "ms", "of the step", title=f"one step of {cost.batch_size} images", title_justify="left")
     for name, seconds in cost.parts.items():
         table.add_row(name, f"{1e3 * seconds:.1f}", f"{seconds / cost.whole:.0%}" if name != "input" else "")

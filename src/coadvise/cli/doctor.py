@@ -6,8 +6,23 @@ import importlib.util
 import os
 import shutil
 
+from rich.table import Table
+
 from ..run.provenance import cpu_name, versions
-from ..system.devices import resolve_precision
+from .arguments import out
+
+
+def doctor() -> None:
+    """Show versions, devices and what is missing here.
+
+    Example:
+
+        coadvise doctor
+    """
+    table = Table("what", "found", "note")
+    for row in findings():
+        table.add_row(*row)
+    out.print(table)
 
 
 def findings() -> list[tuple[str, str, str]]:
@@ -15,6 +30,7 @@ def findings() -> list[tuple[str, str, str]]:
     import torch
 
     from ..data.views import warp
+    from ..system.devices import resolve_precision
 
     rows = [(name, version, "") for name, version in versions().items()]
     rows.append(("processor", cpu_name(), f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for PyTorch"))

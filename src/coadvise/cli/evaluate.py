@@ -1,4 +1,4 @@
-"""`coadvise evaluate`: how good a trained model is, on its own validation set and on shifted data."""
+"""`coadvise evaluate` and `predict`: how good a trained model is, on its own data and on shifted data; its answers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ..system.progress import Display
+from .arguments import AsJson, out
 
 if TYPE_CHECKING:
     from ..checkpoints.trained import TrainedModel
     from ..data.sources.base import ImageSource
     from ..evaluation.robustness import CorruptionErrors
-
-out = Console(highlight=False, soft_wrap=True)
 
 
 def evaluate(
@@ -29,7 +27,7 @@ def evaluate(
     workers: Annotated[int | None, typer.Option(min=0)] = None,
     corruptions: Annotated[bool, typer.Option("--corruptions", help="on 15 corruptions at 5 severities, too")] = False,
     only: Annotated[bool, typer.Option("--only-its-classes", help="count among the source's own classes")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the accuracy of every token.
 
@@ -43,12 +41,11 @@ def evaluate(
 
         coadvise evaluate runs/cit-s --data /data/imagenet-r --only-its-classes
     """
-    import torch
-
     from ..checkpoints.trained import load_trained
     from ..evaluation.inference import evaluate_trained
+    from ..system.devices import choose_device
 
-    trained = load_trained(model, "cuda" if torch.cuda.is_available() else "cpu")
+    trained = load_trained(model, choose_device())
     if only:
         _among_its_classes(trained, data, split, as_json)
         return
@@ -73,6 +70,32 @@ def evaluate(
         out.print(f"{metrics['skipped']:.0f} unreadable images were left out")
     if errors is not None:
         _print_corruptions(errors)
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="image files")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="a run's folder, or its best.safetensors")],
+    top: Annotated[int, typer.Option(min=1, help="classes to print")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Name what is in images: the likeliest classes with their probabilities.
+
+    Example:
+
+        coadvise predict cat.jpg dog.png --model runs/pets
+    """
+    from ..checkpoints.trained import load_trained
+    from ..evaluation.inference import predict as run
+    from ..system.devices import choose_device
+
+    results = run(load_trained(model, choose_device()), images, top)
+    if as_json:
+        print(json.dumps([{"image": str(path), "classes": dict(named)} for path, named in results], indent=1))
+        return
+    for path, named in results:
+        out.print(str(path), markup=False, style="bold")
+        for name, probability in named:
+            out.print(f"  {probability:6.1%}  {name}", markup=False)
 
 
 def _source(trained: TrainedModel, data: str | None, split: str | None) -> ImageSource:

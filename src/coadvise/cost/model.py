@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 from ..errors import ModelError
 from ..models.factory import build_model
 from ..system.clock import peak_bytes, seconds_of, times_of
-from ..system.devices import DTYPES, resolve_precision
+from ..system.devices import DTYPES, choose_device, resolve_precision
 
 # The batch is doubled while that brings a tenth more images per second, up to so many images.
 LARGEST_BATCH = {"cpu": 64, "cuda": 2048}
@@ -81,7 +81,7 @@ def model_cost(
         ModelError: no model of that name, or it does not take images of that size.
         RunError: a precision that the device does not have.
     """
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or choose_device()
     dtype = DTYPES[resolve_precision(precision, device.type == "cpu")]
     model = build_model(name, classes, image_size=image_size).eval()
     try:

@@ -20,7 +20,7 @@ from ..models.students import student_tokens
 from ..models.teachers import Teachers
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
-from ..system.devices import DTYPES, resolve_precision
+from ..system.devices import DTYPES, choose_device, resolve_precision
 from ..system.progress import Display
 from ..training.student import make_objective
 from .step import StepCost, step_cost
@@ -118,7 +118,7 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
                 return None
             settings = settings.model_copy(update={"checkpoint": str(place.best), "pretrained": False, "train": None})
         loaded[name] = build_teacher(name, settings, recipe, classes)
-    device = torch.device("cuda" if torch.cuda.is_available() and recipe.run.device != "cpu" else "cpu")
+    device = choose_device(recipe.run.device)
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
     teachers = Teachers(loaded, input_mean=recipe.data.mean, input_std=recipe.data.std).to(device)
     torch.manual_seed(recipe.run.seed)

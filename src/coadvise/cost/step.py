@@ -25,7 +25,7 @@ from ..models.students import student_tokens
 from ..models.teachers import FrozenTeacher, Teachers
 from ..recipe.schema import Recipe
 from ..system.clock import now, seconds_of
-from ..system.devices import DTYPES, resolve_precision
+from ..system.devices import DTYPES, choose_device, resolve_precision
 from ..system.progress import Display
 from ..training.optimizer import make_optimizer
 from ..training.student import make_objective
@@ -97,7 +97,7 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None
         CoadviseError: settings, data and models that do not fit each other.
     """
     display = display or Display(quiet=True)
-    device = torch.device("cuda" if torch.cuda.is_available() and recipe.run.device != "cpu" else "cpu")
+    device = choose_device(recipe.run.device)
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
     source, _ = open_sources(recipe.data)
     classes, batch_size = len(source.class_names), recipe.optim.batch_size // recipe.optim.accumulate

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from ..checkpoints.loading import load_checkpoint, stored_classes
 from ..checkpoints.model_file import save_model
 from ..data.loader import EvalLoader
@@ -17,6 +15,7 @@ from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
 from ..run.provenance import manifest
 from ..run.result import Best, DataFacts, RunResult, Skipped, StudentFacts
+from ..system.devices import choose_device
 
 
 def adopt(recipe: Recipe, folder: RunFolder) -> None:
@@ -46,7 +45,7 @@ def adopt(recipe: Recipe, folder: RunFolder) -> None:
         if stored is not None and stored != classes:
             raise ModelError(f"{settings.checkpoint} is for {stored} classes, the data has {classes}; leave it out")
         load_checkpoint(model, settings.checkpoint)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(recipe.run.device)
     student = as_student(model).eval().to(device)
     batches = EvalLoader(validation, recipe.data, recipe.run.eval_batch_size or 64, device=device)
     metrics, skipped = evaluate(student.forward_tokens, batches, tokens=[CLASS], device=device)  # type: ignore[arg-type]

@@ -32,6 +32,7 @@ from ..run.folder import RunFolder
 from ..run.provenance import manifest
 from ..run.result import RunResult
 from ..system.clock import seconds_of
+from ..system.devices import choose_device
 from ..system.digests import file_digest
 from ..system.files import read_json, write_json
 from .planner import Planned
@@ -143,7 +144,7 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
     result = RunFolder(run.folder).result()
     if not _same_weights(before, result):  # the file came from elsewhere, and the run was made again here
         before = {}
-    trained = load_trained(run.folder, _device())
+    trained = load_trained(run.folder, choose_device(run.recipe.run.device))
     measured: dict[str, float] = {**before.get("measured", {}), **result.final}
     measured["parameters"] = float(result.student.parameters)
     if result.seconds:
@@ -227,7 +228,9 @@ def _subsets(name: str, trained: TrainedModel, shifted: Shifted) -> Measured:
 
 
 def _likeness(run: Planned, trained: TrainedModel, shifted: Shifted) -> Measured:
-    teachers = {name: load_trained(one.folder, _device()) for name, one in run.advisers.items()}
+    teachers = {
+        name: load_trained(one.folder, choose_device(one.recipe.run.device)) for name, one in run.advisers.items()
+    }
     source = open_sources(trained.recipe.data)[1]
     return likeness(trained, teachers, source, limit=shifted.limit)
 
@@ -238,10 +241,6 @@ _GROUPS: dict[str, Callable[[Planned, TrainedModel, Shifted], Measured]] = {
     "r": lambda run, trained, shifted: _subsets("r", trained, shifted),
     "likeness": _likeness,
 }
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @torch.inference_mode()

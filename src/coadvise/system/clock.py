@@ -82,3 +82,10 @@ def short_bytes(count: int | None) -> str:
         return ""
     unit = min(int(math.log2(max(count, 1))) // 10, 4)
     return f"{count / 2 ** (10 * unit):.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[unit]}"
+
+
+def short_time(seconds: float) -> str:
+    """`3.2 h`, `12 min` or `40 s`."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 import torch
-from accelerate import Accelerator
 
 from ..errors import RunError
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(setting: Literal["auto", "cpu", "cuda"] = "auto") -> torch.device:
+    """The device of `run.device`: `auto` is a GPU where there is one.
+
+    Raises:
+        RunError: `cuda` where PyTorch sees no GPU.
+    """
+    found = torch.cuda.is_available()
+    if setting == "cuda" and not found:
+        raise RunError("run.device=cuda, but PyTorch sees no GPU here; use run.device=auto, or see `coadvise doctor`")
+    return torch.device("cuda" if found and setting != "cpu" else "cpu")
 
 
 def autocast_dtype(accelerator: Accelerator) -> torch.dtype | None:

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 
 from ..errors import RunError
 from ..recipe.schema import Optim, Run
-from ..system.devices import resolve_precision
+from ..system.devices import choose_device, resolve_precision
 
 # Steps between the moments at which several processes agree on stopping: the answer costs a synchronisation.
 AGREE_EVERY = 10
@@ -26,10 +26,7 @@ def start_processes(run: Run, optim: Optim) -> Accelerator:
         RunError: a WORLD_SIZE that was not joined, a batch that does not divide, or a precision or device that this
             machine does not have.
     """
-    cuda = torch.cuda.is_available()
-    if run.device == "cuda" and not cuda:
-        raise RunError("run.device=cuda, but PyTorch sees no GPU here; use run.device=auto, or see `coadvise doctor`")
-    cpu = run.device == "cpu" or not cuda
+    cpu = choose_device(run.device).type == "cpu"
     precision = resolve_precision(run.precision, cpu)
     world = os.environ.get("WORLD_SIZE", "1")
     if not world.isdigit() or not int(world):

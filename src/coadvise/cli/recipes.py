@@ -1,0 +1,90 @@
+"""`coadvise recipes`, `recipe`, `schema` and `models`: what there is to choose from, and recipes checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from .arguments import RecipeName, Settings, out
+
+
+def recipes() -> None:
+    """List the built-in recipes: what each does, and what it costs.
+
+    Example:
+
+        coadvise recipes
+    """
+    from ..recipe.reading import builtin_recipes
+
+    table = Table("recipe", "what it does")
+    for name, path in builtin_recipes().items():
+        comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        table.add_row(name, comments[0].lstrip("# ") if comments else "")
+    out.print(table)
+
+
+def recipe(
+    source: RecipeName,
+    settings: Settings = None,
+    full: Annotated[bool, typer.Option("--full", help="write out every default")] = False,
+) -> None:
+    """Check a recipe and print it; a good start for one of your own.
+
+    Examples:
+
+        coadvise recipe folder > my.yaml
+
+        coadvise recipe my.yaml optim.lr=1e-3 --full
+    """
+    from ..recipe.reading import builtin_recipes, dump_recipe, load_recipe
+
+    checked = load_recipe(source, settings or [])
+    if full or settings:
+        print(dump_recipe(checked), end="")
+    else:
+        path = Path(source) if Path(source).is_file() else builtin_recipes()[source]
+        print(path.read_text(encoding="utf-8"), end="")
+
+
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors.
+
+    Example:
+
+        coadvise schema > recipe.schema.json
+    """
+    from ..recipe.reading import json_schema
+
+    print(json.dumps(json_schema(), indent=1))
+
+
+def models(
+    pattern: Annotated[str, typer.Argument(help="part of a name; `*` lists timm's models too")] = "",
+) -> None:
+    """List coadvise's models, with their parameters at 1000 classes. Any timm model works too.
+
+    Example:
+
+        coadvise models rednet
+    """
+    import timm
+
+    from ..checkpoints.build import model_names, parameter_count
+    from ..errors import ModelError
+    from ..recipe.schema import guess_bias
+
+    table = Table("model", "parameters", "bias")
+    if pattern == "*":
+        for name in timm.list_models():
+            table.add_row(name, "", guess_bias(name) or "")
+    else:
+        for name in (name for name in model_names() if pattern in name):
+            table.add_row(name, f"{parameter_count(name) / 1e6:.2f} M", guess_bias(name) or "")
+    if not table.row_count:
+        raise ModelError(f"no model of coadvise has '{pattern}' in its name; `coadvise models` lists all")
+    out.print(table)

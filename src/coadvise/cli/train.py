@@ -1,0 +1,125 @@
+"""`coadvise train`, `cache` and `plan`: training, storing the teachers' advice, and what both cost."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ..system.progress import Display
+from .arguments import Quiet, RecipeName, Settings, out
+
+
+def _on_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _display(quiet: bool) -> Display:
+    return Display(quiet=quiet or not _on_main_process())
+
+
+def train(
+    recipe: RecipeName,
+    settings: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue an unfinished run")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a student (and, where the recipe says so, its teachers first).
+
+    Examples:
+
+        coadvise train cit-s data.source=/data/imagenet
+
+        coadvise train my.yaml schedule.epochs=50 optim.lr=1e-3
+
+        torchrun --nproc-per-node 4 -m coadvise train my.yaml --resume
+    """
+    from ..recipe.reading import load_recipe
+
+    loaded = load_recipe(recipe, settings or [])  # before PyTorch is imported: a mistake is told at once
+    from ..training.train import train as run
+
+    result = run(loaded, resume=resume, display=_display(quiet))
+    if _on_main_process():
+        table = Table(title=f"{result.name}: validation after {result.epochs} epochs", title_justify="left")
+        table.add_column("token")
+        table.add_column("accuracy", justify="right")
+        for name, value in result.final.items():
+            if name.startswith("accuracy/"):
+                table.add_row(name.removeprefix("accuracy/"), f"{value:.2%}")
+        out.print(table)
+        best = result.best
+        out.print(f"best {best.value:.2%} after epoch {best.epoch} ({best.weights} weights)", markup=False)
+
+
+def cache(
+    recipe: RecipeName,
+    settings: Settings = None,
+    verify: Annotated[bool, typer.Option("--verify", help="check a cache that is there")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Store the teachers' advice, so that any number of students can be trained at the price of no teacher.
+
+    The same command goes on with a cache that was cut off, and may run several times at once.
+
+    Examples:
+
+        coadvise cache cit-s data.source=/data/imagenet data.views=50
+
+        coadvise train cit-s data.source=/data/imagenet data.views=50 advice=cache
+
+        coadvise cache cit-s data.source=/data/imagenet data.views=50 --verify
+    """
+    from ..recipe.reading import load_recipe
+
+    loaded = load_recipe(recipe, settings or [])
+    from ..training.caching import cache_advice
+
+    folder, size = cache_advice(loaded, verify=verify, display=_display(quiet))
+    if _on_main_process():
+        done = "is sound" if verify else "is complete"
+        out.print(f"{folder} {done} ({size / 1e6:,.1f} MB); train from it with advice=cache", markup=False)
+
+
+def plan(
+    recipe: RecipeName,
+    settings: Settings = None,
+    rounds: Annotated[int, typer.Option(min=1, help="steps that are measured, of which the median counts")] = 3,
+) -> None:
+    """Say what a run will cost, with live teachers and with stored advice, from a few measured steps.
+
+    Example:
+
+        coadvise plan cit-s data.source=/data/imagenet
+    """
+    from ..recipe.reading import load_recipe
+
+    loaded = load_recipe(recipe, settings or [])
+    from ..cost.plan import plan_run
+    from ..system.clock import short_bytes, short_time
+
+    found = plan_run(loaded, rounds=rounds, display=Display())
+    out.print(
+        f"{found.steps:,} steps of {loaded.optim.batch_size} images: {short_time(found.live_s)} with live teachers, "
+        f"{short_time(found.cached_s)} with stored advice",
+        markup=False,
+    )
+    if not loaded.teachers:
+        return
+    table = Table(
+        "views", "cache", "to write", "first student", "pays from", title="advice cache", title_justify="left"
+    )
+    for way in found.ways:
+        students = "never" if way.students == float("inf") else f"{way.students:.2g} students"
+        first = short_time(way.write_s + found.cached_s)
+        table.add_row(str(way.views), short_bytes(way.bytes), short_time(way.write_s), first, students)
+    out.print(table)
+    if found.cosines:
+        kept = ", ".join(f"{cosine:.4f} at k = {top}" for top, cosine in found.cosines.items())
+        out.print(f"cosine of the advice's gradients to those from all logits: {kept}", markup=False)
+    if found.recommended is not None:
+        out.print(f"recommended: advice.top_k={found.recommended}", markup=False)
+    else:
+        out.print("k is recommended once the teachers are trained (`coadvise cache` trains them)", markup=False)
