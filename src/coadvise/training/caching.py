@@ -17,7 +17,7 @@ from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
 from ..system.progress import Display
 from .processes import start_processes
-from .teachers import check_teachers, on_device
+from .teachers import check_teachers, eval_batch_size, on_device
 from .train import load_teachers
 
 
@@ -68,6 +68,7 @@ def cache_advice(
             display.say(f"teacher {name}: mean total variation {far:.4f} from what it says now")
         layout = cache.layout
     else:
-        check_teachers(ready, recipe, sources[1], accelerator, display)
+        batch = eval_batch_size(recipe.run, recipe.optim, accelerator.num_processes)
+        check_teachers(ready, recipe.data, recipe.run, sources[1], batch, accelerator, display)
         layout = write_cache(request, sources[0], loaded, ready, accelerator, display)
     return request.folder, len(loaded) * layout.bytes

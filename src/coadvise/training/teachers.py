@@ -54,7 +54,13 @@ def prepare_teachers(
 
 
 def check_teachers(
-    teachers: Teachers, recipe: Recipe, val_source: ImageSource, accelerator: Accelerator, display: Display
+    teachers: Teachers,
+    data: Data,
+    run: Run,
+    val_source: ImageSource,
+    batch_size: int,
+    accelerator: Accelerator,
+    display: Display,
 ) -> dict[str, TeacherCheck]:
     """Measure and show every teacher's accuracy; stop when advice would be worthless.
 
@@ -64,9 +70,8 @@ def check_teachers(
     if not teachers.names:
         return {}
     # Folders come sorted by class: the first images would be all of one kind.
-    part = Subset(val_source, balanced_subset(val_source.labels, recipe.run.teacher_check_size))
-    batch = eval_batch_size(recipe.run, recipe.optim, accelerator.num_processes)
-    loader = EvalLoader(part, recipe.data, batch, device=accelerator.device)
+    part = Subset(val_source, balanced_subset(val_source.labels, run.teacher_check_size))
+    loader = EvalLoader(part, data, batch_size, device=accelerator.device)
 
     def batches(advance: Callable[[int], None]) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in loader:
@@ -77,7 +82,7 @@ def check_teachers(
         checks = measure_teachers(teachers, batches(bar.advance), len(val_source.class_names))
     for name, check in checks.items():
         display.say(f"teacher {name}: {check.accuracy:.1%} on {check.samples} validation images")
-    if not recipe.run.allow_weak:
+    if not run.allow_weak:
         require_able(checks, val_source.class_names)
     return checks
 

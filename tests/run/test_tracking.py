@@ -1,0 +1,79 @@
+"""Metrics reach TensorBoard and other trackers as they stand in metrics.jsonl."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import accelerate.tracking
+import pytest
+from helpers.recipes import tiny
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from coadvise.errors import RunError
+from coadvise.run.folder import RunFolder, read_metrics
+from coadvise.run.tracking import Tracker
+from coadvise.system.progress import Display
+from coadvise.training.train import train
+
+
+class Fake:
+    """Stands for a tracker that is not installed here."""
+
+    told: ClassVar[list[tuple[int, dict[str, float]]]] = []
+    ended: ClassVar[list[str]] = []
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.told.append((step, values))
+
+    def finish(self) -> None:
+        self.ended.append(self.name)
+
+
+def test_tensorboard_and_another_tracker_have_every_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "wandb", Fake)
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["tensorboard", "wandb"])
+    monkeypatch.setattr(Fake, "told", [])
+    monkeypatch.setattr(Fake, "ended", [])
+    changes: dict[str, Any] = {"run.tensorboard": True, "run.trackers": ["wandb"], "optim.ema": 0.9}
+    train(tiny(tmp_path / "run", changes | {"schedule.epochs": 2}), display=Display(quiet=True))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    expected: dict[str, list[tuple[int, float]]] = {}
+    for line in read_metrics(tmp_path / "run" / "metrics.jsonl"):
+        if line["kind"] == "train":
+            values = {
+                "loss/total": line["loss"],
+                "lr": line["lr"],
+                **{f"loss/{k}": v for k, v in line["terms"].items()},
+            }
+        else:
+            values = {f"val/{k}": v for k, v in line["metrics"].items()}
+            values |= {f"val_ema/{k}": v for k, v in line["ema"].items()}
+        for name, value in values.items():
+            expected.setdefault(name, []).append((line["step"], value))
+    for name, series in expected.items():
+        written = [(event.step, event.value) for event in events.Scalars(name)]
+        told = [(step, values[name]) for step, values in Fake.told if name in values]
+        for (step, value), (there, found) in zip(series, written, strict=True):
+            assert there == step and found == pytest.approx(value, rel=1e-6)
+        assert told == series
+    assert Fake.ended == ["tiny"]
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"run.trackers: mlflow is not installed; pip install mlflow, or leave it out"):
+        Tracker(RunFolder(tmp_path), "run", active=True, trackers=["mlflow"])
+
+
+def test_trackers_end_when_a_run_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "wandb", Fake)
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["wandb"])
+    monkeypatch.setattr(Fake, "ended", [])
+    changes: dict[str, Any] = {"run.trackers": ["wandb"], "optim.lr": 1e30, "optim.clip": None}
+    with pytest.raises(RunError, match="not finite"):
+        train(tiny(tmp_path / "run", changes), display=Display(quiet=True))
+    assert Fake.ended == ["tiny"]
