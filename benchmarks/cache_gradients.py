@@ -98,7 +98,9 @@ def main() -> None:
     source, run = sources[0], RunFolder(Path(recipe.run.output or "runs/cache-gradients"))
     members = load_teachers(recipe, run, sources, accelerator, {}, display)
     teachers = on_device(members, recipe.data, True, accelerator, display)
-    checks = check_teachers(teachers, recipe, sources[1], accelerator, display)
+    checks = check_teachers(
+        teachers, recipe.data, recipe.run, sources[1], recipe.optim.batch_size, accelerator, display
+    )
     torch.manual_seed(recipe.run.seed)
     student = build_student(recipe, len(source.class_names)).train()
     optimizer = make_optimizer(student, recipe.optim)
