@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import TESTS
+from helpers import processes
 from helpers.caches import QUIET, contents, recipe_with, refused, write
 from torch import Tensor
 
@@ -35,20 +33,14 @@ def test_a_teacher_is_added_without_touching_the_other(small, trained, tmp_path)
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
 
-def test_killed_at_twenty_moments_and_shared_by_two_writers(small, trained, tmp_path):
+def test_killed_at_twenty_moments_and_shared_by_two_writers(trained, tmp_path):
     """The bytes are those of one writer that nobody disturbed."""
-    found = {}
-    for name, kills, writers in (("calm", 0, 1), ("killed", 20, 1), ("shared", 0, 2)):
-        done = subprocess.run(
-            [sys.executable, "-m", "helpers.kill_writer", str(tmp_path / name), str(trained), str(kills), str(writers)],
-            capture_output=True, text=True, timeout=300, cwd=TESTS, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        found[name] = contents(tmp_path / name / "cache")
-        if kills:
-            counts = list(map(int, done.stdout.split()))
-            # Killed while it wrote, each time a little further on.
-            assert len(set(counts)) == kills and counts == sorted(counts) and counts[-1] < 480
+    done = processes.run("helpers.kill_writer", str(tmp_path), str(trained), "20")
+    assert done.returncode == 0, done.stderr
+    counts = list(map(int, done.stdout.split()))
+    # Killed while it wrote, each time a little further on.
+    assert len(set(counts)) == 20 and counts == sorted(counts) and counts[-1] < 480
+    found = {name: contents(tmp_path / name / "cache") for name in ("calm", "killed", "shared")}
     assert found["calm"] == found["killed"] == found["shared"]
 
 

@@ -1,6 +1,7 @@
-"""Write a cache in a process that is killed at random moments, again and again, until it is complete.
+"""Write a cache undisturbed, then in a process that is killed at random moments, then in two processes at once.
 
-python -m helpers.kill_writer FOLDER TEACHER_FOLDER KILLS WRITERS
+`python -m helpers.kill_writer FOLDER TEACHER_FOLDER KILLS` writes FOLDER/calm, FOLDER/killed and FOLDER/shared, and
+prints the number of blocks that were done after each kill.
 """
 
 import os
@@ -54,10 +55,13 @@ def start(output: Path, teachers: Path) -> int:
         os._exit(code)
 
 
-if __name__ == "__main__":
-    output, teachers, kills, writers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    generator = random.Random(0)
-    counts = []
+def finish(*processes: int) -> None:
+    assert all(os.waitpid(process, 0)[1] == 0 for process in processes)
+
+
+def killed(output: Path, teachers: Path, kills: int) -> list[int]:
+    """Kill a writer so many times, each shortly after it has gone further, then let one finish."""
+    generator, counts = random.Random(0), []
     for _ in range(kills):
         before = written(output)
         process = start(output, teachers)
@@ -68,6 +72,12 @@ if __name__ == "__main__":
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         counts.append(written(output))
-    for process in [start(output, teachers) for _ in range(writers)]:
-        assert os.waitpid(process, 0)[1] == 0
-    print(*counts)
+    finish(start(output, teachers))
+    return counts
+
+
+if __name__ == "__main__":
+    root, teachers = Path(sys.argv[1]), Path(sys.argv[2])
+    write(root / "calm", teachers)  # in this process: those that are forked find everything imported
+    print(*killed(root / "killed", teachers, int(sys.argv[3])))
+    finish(*(start(root / "shared", teachers) for _ in range(2)))

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TESTS
+from helpers import TESTS, processes
 
 from coadvise.errors import ModelError
 from coadvise.models.rednet import Involution2d
@@ -188,9 +188,9 @@ def test_without_a_compiler_it_says_so_once_and_goes_on(tmp_path):
         "x, k = torch.ones(1, 16, 4, 4), torch.ones(1, 9, 4, 4)\n"
         "print([float(involution(x, k, 3).sum()) for _ in range(3)])"
     )
-    environment = {key: value for key, value in os.environ.items() if key != "CXX"}
-    environment |= {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    environment = {"PATH": str(tmp_path), "CXX": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = processes.run("-c", code, environment=environment)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[1600.0, 1600.0, 1600.0]"  # 16 channels x (10 x 10 pairs of pixel and neighbour)
     assert done.stderr.count("there is no C++ compiler") == 1
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
-from helpers import TESTS
+from helpers import processes
 from helpers.caches import QUIET, recipe_with, refused, verify, write
 from helpers.recipes import CNN, INN, tiny
 
@@ -48,12 +45,9 @@ def test_two_writers_train_their_teachers_once(tmp_path):
         "cache_advice(tiny(p / 'run', {'advice.folder': str(p / 'cache')}, teachers={'conv': CNN}),"
         " display=Display(quiet=True))"
     )
-    writers = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=TESTS, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    errors = [writer.communicate(timeout=120)[1] for writer in writers]
-    assert [writer.returncode for writer in writers] == [0, 0], errors
+    writers = [processes.start("-c", code, str(tmp_path)) for _ in range(2)]
+    for done in [writer.wait() for writer in writers]:
+        assert done.returncode == 0, done.stderr
     assert (tmp_path / "cache" / "conv" / "column.json").is_file()
     steps = [line["step"] for line in read_metrics(tmp_path / "run" / "teachers" / "conv" / "metrics.jsonl")]
     assert steps == sorted(steps) and len(steps) == len(set(steps)) + 1  # the evaluation has the last step's number

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TESTS
+from helpers import TESTS, processes
 from helpers.recipes import CNN, INN, tiny, with_weights
 from safetensors.torch import load_file
 
@@ -21,12 +21,21 @@ from coadvise.training.train import train
 CHANGES = {"student.options.drop_path_rate": 0.0, "run.log_every": 1}
 
 
-def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+def torchrun(*arguments: str) -> processes.Done:
+    """What users type; it costs three processes that import PyTorch."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
+    done = subprocess.run(
         [*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=300, cwd=TESTS
     )
+    return processes.Done(done.returncode, done.stdout, done.stderr)
+
+
+def together(*arguments: str) -> str:
+    """What both processes wrote to stderr; both must succeed."""
+    done = processes.run_together(*arguments)
+    assert all(one.returncode == 0 for one in done), [one.stderr[-3000:] for one in done]
+    return "".join(one.stderr for one in done)
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +44,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("distributed")
     train(tiny(root / "teachers", teachers={"conv": CNN, "inv": INN}), display=Display(quiet=True))
     paths = {}
-    for name, processes, changes in (("one", 1, {}), ("two", 2, {}), ("four", 2, {"optim.accumulate": 2})):
+    for name, changes in (("one", {}), ("two", {}), ("four", {"optim.accumulate": 2})):
         recipe = tiny(root / name, {**CHANGES, **changes}, teachers=with_weights(root / "teachers"))
         (root / f"{name}.yaml").write_text(dump_recipe(recipe))
-        script = ["-m", "helpers.gradients_of_first_step", str(root / f"{name}.yaml"), str(root / f"{name}-grad")]
-        if processes == 1:
-            done = subprocess.run(
-                [sys.executable, *script],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                capture_output=True,
-                text=True,
-                cwd=TESTS,
-            )
+        script = ["helpers.gradients_of_first_step", str(root / f"{name}.yaml"), str(root / f"{name}-grad")]
+        if name == "four":
+            together(*script)
         else:
-            done = torchrun(*script)
-        assert done.returncode == 0, done.stderr[-3000:]
+            done = torchrun("-m", *script) if name == "two" else processes.run(*script)
+            assert done.returncode == 0, done.stderr[-3000:]
         paths[name] = root / name
     return paths
 
@@ -91,14 +94,10 @@ def test_interrupted_on_two_processes_and_resumed(runs: dict[str, Path], tmp_pat
     recipe = tiny(tmp_path / "run", {**CHANGES, "run.checkpoint_every": 3}, teachers=with_weights(teachers_of(runs)))
     path = tmp_path / "recipe.yaml"
     path.write_text(dump_recipe(recipe))
-    done = torchrun("-m", "helpers.stop_after", str(path), "8")
-    assert "stopped after step 10" in done.stderr, done.stderr[-3000:]
-    alone = subprocess.run(
-        [sys.executable, "-m", "coadvise", "train", str(path), "--resume"], capture_output=True, text=True
-    )
+    assert "stopped after step 10" in together("helpers.stop_after", str(path), "8")
+    alone = processes.run("coadvise", "train", str(path), "--resume")
     assert alone.returncode == 2 and "was trained by 2 process(es), now there are 1" in alone.stderr
-    done = torchrun("-m", "coadvise", "train", str(path), "--resume", "--quiet")
-    assert done.returncode == 0, done.stderr[-3000:]
+    together("coadvise", "train", str(path), "--resume", "--quiet")
     # The steps before and after are those of the uninterrupted run.
     assert losses(tmp_path / "run") == losses(runs["two"])
 
@@ -110,11 +109,9 @@ def test_batch_norm_of_a_student_resumes_alike(tmp_path: Path) -> None:
         changes = {"run.eval_every": 2, "optim.ema": 0.9, "student.model": "cit_tiny_sa", **CHANGES}
         recipes[name] = tmp_path / f"{name}.yaml"
         recipes[name].write_text(dump_recipe(tiny(tmp_path / name, changes)))
-    whole = torchrun("-m", "coadvise", "train", str(recipes["a"]), "--quiet")
-    assert whole.returncode == 0, whole.stderr[-3000:]
-    assert "stopped after step 10" in torchrun("-m", "helpers.stop_after", str(recipes["b"]), "8").stderr
-    rest = torchrun("-m", "coadvise", "train", str(recipes["b"]), "--resume", "--quiet")
-    assert rest.returncode == 0, rest.stderr[-3000:]
+    together("coadvise", "train", str(recipes["a"]), "--quiet")
+    assert "stopped after step 10" in together("helpers.stop_after", str(recipes["b"]), "8")
+    together("coadvise", "train", str(recipes["b"]), "--resume", "--quiet")
     a, b = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("a", "b"))
     assert a["final"] == b["final"] and a["ema"] == b["ema"]
     one, two = (load_file(tmp_path / name / "last.safetensors") for name in ("a", "b"))
@@ -124,12 +121,15 @@ def test_batch_norm_of_a_student_resumes_alike(tmp_path: Path) -> None:
 def test_a_cache_of_two_processes_is_that_of_one(runs: dict[str, Path], tmp_path: Path) -> None:
     """Records, profiles and checksums."""
     found = {}
-    for name, processes in (("one", 1), ("two", 2)):
+    for name in ("one", "two"):
         changes = {"advice.folder": str(tmp_path / name), "advice.top_k": 2}
         recipe = tiny(tmp_path / "run", changes, teachers=with_weights(teachers_of(runs)))
         (tmp_path / f"{name}.yaml").write_text(dump_recipe(recipe))
-        done = torchrun("-m", "coadvise", "cache", str(tmp_path / f"{name}.yaml"), "--quiet", processes=processes)
-        assert done.returncode == 0, done.stderr[-3000:]
+        command = ("coadvise", "cache", str(tmp_path / f"{name}.yaml"), "--quiet")
+        if name == "two":
+            together(*command)
+        else:
+            assert processes.run(*command).returncode == 0
         files = sorted((tmp_path / name).rglob("*"))
         found[name] = {str(f.relative_to(tmp_path / name)): f.read_bytes() for f in files if f.is_file()}
     assert found["one"] == found["two"] and {"conv/profile.bin", "inv/00000.bin", "inv/column.json"} <= set(

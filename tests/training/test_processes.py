@@ -1,10 +1,8 @@
 """Processes that should train together and did not join."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from helpers import processes
 from helpers.recipes import tiny
 
 from coadvise.recipe.reading import dump_recipe
@@ -14,8 +12,7 @@ def test_world_size_that_was_not_joined(tmp_path: Path) -> None:
     """Under `WORLD_SIZE=2` with one process only, Accelerate would train alone without a word."""
     path = tmp_path / "recipe.yaml"
     path.write_text(dump_recipe(tiny(tmp_path / "run")))
-    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "MASTER_ADDR")}
-    command = [sys.executable, "-m", "coadvise", "train", str(path)]
-    done = subprocess.run(command, env={**environment, "WORLD_SIZE": "2"}, capture_output=True, text=True, timeout=120)
+    environment = {"WORLD_SIZE": "2", "RANK": None, "MASTER_ADDR": None}
+    done = processes.run("coadvise", "train", str(path), environment=environment)
     assert done.returncode == 2 and "WORLD_SIZE is 2" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

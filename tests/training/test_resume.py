@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from unittest import mock
 
 import pytest
 import torch
+from helpers import processes
 from helpers.recipes import CNN, tiny
 from helpers.runs import assert_same_run, interrupted, photographs, run
 from torch import nn
@@ -43,22 +42,19 @@ def test_resume_after_sigkill_equals_uninterrupted(tmp_path: Path) -> None:
     recipe = tiny(tmp_path / "b", changes, teachers=teachers)
     path = tmp_path / "recipe.yaml"
     path.write_text(dump_recipe(recipe))
-    command = [sys.executable, "-m", "coadvise", "train", str(path), "--quiet"]
     killed = 0
     for after_lines in (1, 9, 17, None):
         last = tmp_path / "b" / "last.safetensors"
-        arguments = command + (["--resume"] if last.exists() else [])
-        # Bit for bit needs the same number of threads: sums are split over them.
-        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        while process.poll() is None:
+        started = processes.start("coadvise", "train", str(path), "--quiet", *(["--resume"] if last.exists() else []))
+        while started.process.is_alive():
             lines = sum(1 for _ in read_metrics(tmp_path / "b" / "metrics.jsonl"))
             if after_lines is not None and lines >= after_lines and last.exists():
-                process.kill()
+                started.process.kill()
                 killed += 1
                 break
             time.sleep(0.002)
-        process.wait()
-    assert killed == 3 and process.returncode == 0
+        done = started.wait()
+    assert killed == 3 and done.returncode == 0, done.stderr
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from helpers import processes
 from PIL import Image
 from timm.data import auto_augment
 
@@ -104,8 +102,8 @@ def test_without_a_compiler_it_says_so_once_and_goes_on(tmp_path) -> None:
         "for _ in range(3): turned = Affine(rotate)(image, 45, fillcolor=(0, 0, 0))\n"
         "print(turned.getpixel((4, 4)), turned.getpixel((0, 0)))"
     )
-    environment = {key: value for key, value in os.environ.items() if key != "CXX"}
-    environment |= {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    environment = {"PATH": str(tmp_path), "CXX": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = processes.run("-c", code, environment=environment)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "(10, 20, 30) (0, 0, 0)"
     assert done.stderr.count("there is no C++ compiler") == 1
