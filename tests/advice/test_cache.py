@@ -38,7 +38,7 @@ def test_training_from_the_cache_is_training_with_live_teachers(small, trained, 
     for a, b in zip(losses(tmp_path / "live"), losses(tmp_path / "run"), strict=True):
         assert a.keys() == b.keys() == {"class", "conv", "inv"}
         assert all(a[name] == pytest.approx(b[name], rel=2e-3, abs=2e-3) for name in a)
-    assert abs(results[0]["final"]["accuracy/class"] - results[1]["final"]["accuracy/class"]) < 0.05
+    assert abs(results[0].final["accuracy/class"] - results[1].final["accuracy/class"]) < 0.05
     assert len(list((tmp_path / "cache" / "conv").glob("*.bin"))) > 3
 
 

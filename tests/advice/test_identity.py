@@ -57,4 +57,4 @@ def test_other_images_under_the_same_names(small, trained, tmp_path, write_folde
 def test_facts_leave_out_what_changes_no_pixel():
     recipe = tiny(Path("x"), {"data.augment.label_smoothing": 0.3})
     source = open_sources(recipe.data)[0]
-    assert data_facts(recipe, source) == data_facts(tiny(Path("y"), {"data.workers": 1}), source)
+    assert data_facts(recipe.data, source) == data_facts(tiny(Path("y"), {"data.workers": 1}).data, source)

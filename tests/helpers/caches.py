@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from coadvise.advice import layout, profile, writer
+from coadvise.advice import claims, layout, profile
 from coadvise.advice.cache import AdviceCache
-from coadvise.advice.layout import cache_path
+from coadvise.advice.request import CacheRequest
 from coadvise.data.sources.opening import open_sources
 from coadvise.errors import RunError
 from coadvise.recipe.schema import Recipe
@@ -29,7 +29,7 @@ def shrink(replace: Callable[[Any, str, int], None] = setattr) -> None:
     Args:
         replace: sets an attribute of a module: `monkeypatch.setattr` in a test, `setattr` in a process of its own.
     """
-    for module in (layout, profile, writer):
+    for module in (claims, layout, profile):
         replace(module, "BATCH", 7)
     replace(layout, "BLOCK_BATCHES", 2)
     replace(layout, "SHARD_BYTES", 1000)
@@ -67,7 +67,7 @@ def opened(recipe: Recipe) -> tuple[AdviceCache, Any, Any]:
     source = open_sources(recipe.data)[0]
     teachers = {name: build_teacher(name, settings, recipe, 10).eval() for name, settings in recipe.teachers.items()}
     return (
-        AdviceCache(cache_path(recipe), recipe, source, teachers),
+        AdviceCache(CacheRequest.of(recipe), source, teachers),
         TrainLoader(source, recipe.data, 20),
         teachers,
     )
@@ -79,7 +79,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def refused(recipe: Recipe, words: str, action: Any = train) -> None:
     """One clear message, and nothing is overwritten."""
-    folder = cache_path(recipe)
+    folder = CacheRequest.of(recipe).folder
     before = contents(folder)
     with pytest.raises(RunError, match=words):
         action(recipe, display=QUIET)

@@ -18,13 +18,14 @@ from coadvise.checkpoints.build import build_student
 from coadvise.errors import Interrupted
 from coadvise.recipe.schema import Recipe
 from coadvise.run.folder import read_metrics
+from coadvise.run.result import RunResult
 from coadvise.system.progress import Display
 from coadvise.training.train import train
 
 QUIET = Display(quiet=True)
 
 
-def run(recipe: Recipe, **options: Any) -> dict[str, Any]:
+def run(recipe: Recipe, **options: Any) -> RunResult:
     return train(recipe, display=QUIET, **options)
 
 

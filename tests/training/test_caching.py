@@ -31,7 +31,7 @@ def test_a_cache_keeps_the_teachers_that_were_trained_for_it(tmp_path):
     write(tiny(tmp_path / "first", changes, teachers=advisers))
     other = changes | {"advice.source": "cache", "run.seed": 3, "optim.lr": 5e-4, "optim.batch_size": 10}
     result = train(tiny(tmp_path / "second", other, teachers=advisers), display=QUIET)
-    assert result["seed"] == 3 and not (tmp_path / "second" / "teachers").exists()
+    assert result.seed == 3 and not (tmp_path / "second" / "teachers").exists()
     verify(tiny(tmp_path / "third", changes, teachers=advisers), display=QUIET)
     longer = {"conv": {**CNN, "train": {"epochs": 2}}, "inv": INN}
     refused(tiny(tmp_path / "fourth", other, teachers=longer), r"another teacher 'conv' \(train ")

@@ -43,7 +43,7 @@ def test_bf16_trains_and_writes_float32(tmp_path: Path) -> None:
     with mock.patch("torch.nn.functional.scaled_dot_product_attention", side_effect=plain) as fused:
         result = run(tiny(tmp_path / "run", {"run.precision": "bf16", "run.device": "cpu"}))
     assert not [call for call in fused.call_args_list if call.args[0].dtype == torch.bfloat16]
-    assert "bf16" in result["provenance"]["precision"]
+    assert "bf16" in result.provenance["precision"]
     assert all(v.dtype == torch.float32 for k, v in weights(tmp_path / "run").items() if k.startswith("model."))
 
 
@@ -76,16 +76,15 @@ def test_divergence_is_named(tmp_path: Path) -> None:
 
 def test_fast_paths_are_taken_and_change_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fused teachers, compiled involution, fused AdamW and images in memory against the plain ways, in float32."""
-    from coadvise.training.job import prepare
-
     from coadvise.data import loader as loading
     from coadvise.ops import involution_cpu, involution_eager
+    from coadvise.training.setup import prepare
 
-    jobs = []
+    prepared = []
 
     def spy(*args: Any) -> Any:
-        jobs.append(prepare(*args))
-        return jobs[-1]
+        prepared.append(prepare(*args))
+        return prepared[-1]
 
     calls = {"compiled": 0, "eager": 0}
     for name, module in (("compiled", involution_cpu), ("eager", involution_eager)):
@@ -100,8 +99,9 @@ def test_fast_paths_are_taken_and_change_no_loss(tmp_path: Path, monkeypatch: py
     changes = {"run.log_every": 1, "run.precision": "fp32", "data.augment.policy": "light"}
     advisers = {"conv": CNN, "inv": INN}
     run(tiny(tmp_path / "fast", changes, teachers=advisers))
-    job = jobs[-1]
-    assert job.teachers.unfused() == () and job.optimizer.optimizer.defaults["fused"] and job.loader.stays
+    setup, state = prepared[-1]
+    assert setup.validation.teachers.unfused() == () and state.optimizer.optimizer.defaults["fused"]
+    assert setup.loader.stays
     if involution_cpu.library() is not None:
         assert calls["compiled"] > 0 and calls["eager"] == 0
     monkeypatch.setattr(loading, "RESIDENT_BYTES", 0)
@@ -109,7 +109,8 @@ def test_fast_paths_are_taken_and_change_no_loss(tmp_path: Path, monkeypatch: py
     shutil.copytree(tmp_path / "fast" / "teachers", tmp_path / "plain" / "teachers")
     monkeypatch.setattr("coadvise.models.teachers.fused", lambda *_: None)
     run(tiny(tmp_path / "plain", changes, teachers=advisers))
-    assert not jobs[-1].loader.stays and jobs[-1].teachers.unfused() == ("conv", "inv")
+    setup, _ = prepared[-1]
+    assert not setup.loader.stays and setup.validation.teachers.unfused() == ("conv", "inv")
     fast, plain = losses(tmp_path / "fast"), losses(tmp_path / "plain")
     assert len(fast) == len(plain) > 5 and calls["eager"] > 0
     assert np.allclose(fast, plain, rtol=1e-4)

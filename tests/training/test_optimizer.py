@@ -85,7 +85,7 @@ def test_tokens_of_modules_from_python(tmp_path: Path) -> None:
             self.tokens = nn.ParameterDict({"a": nn.Parameter(torch.zeros(4))})
 
     own = Own()
-    optimizer = make_optimizer(own, tiny(tmp_path, {"optim.token_lr": 3.0}), 1e-3)
+    optimizer = make_optimizer(own, tiny(tmp_path, {"optim.token_lr": 3.0}).optim)
     scaled = {id(p) for group in optimizer.param_groups if "lr_scale" in group for p in group["params"]}
     assert scaled == {id(own.cls_token), id(own.tokens["a"])}
     every = [id(p) for group in optimizer.param_groups for p in group["params"]]

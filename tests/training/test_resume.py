@@ -18,7 +18,7 @@ from coadvise.checkpoints.build import build_student
 from coadvise.errors import CheckpointError, Interrupted, RunError
 from coadvise.recipe.reading import dump_recipe
 from coadvise.run.folder import read_metrics
-from coadvise.training import train as training
+from coadvise.training.checkpoint import Checkpoint
 
 FULL = {"optim.ema": 0.9, "student.options.proj_drop_rate": 0.1, "run.checkpoint_every": 3}
 
@@ -61,20 +61,20 @@ def test_resume_after_sigkill_equals_uninterrupted(tmp_path: Path) -> None:
 def test_a_channels_last_student_resumes_alike(tmp_path: Path) -> None:
     """Its weights and moments lie alike in memory again, which is what the fused AdamW walks through."""
     changes = {"student": {key: CNN[key] for key in ("model", "options", "small_stem")}}
-    build, real, jobs = build_student, training.restore, []
+    build, real, states = build_student, Checkpoint.restore, []
     last = lambda *args: build(*args).to(memory_format=torch.channels_last)
     with (
         mock.patch("helpers.runs.build_student", last),
         mock.patch("coadvise.training.student.build_student", last),
-        mock.patch.object(training, "restore", lambda job: (real(job), jobs.append(job))),
+        mock.patch.object(Checkpoint, "restore", lambda self, state: (real(self, state), states.append(state))),
     ):
         run(tiny(tmp_path / "a", **changes))
         recipe = tiny(tmp_path / "b", **changes)
         interrupted(recipe, 7)
         run(recipe, resume=True)
     assert_same_run(tmp_path / "a", tmp_path / "b")
-    (job,) = jobs
-    for parameter, moments in job.optimizer.state.items():
+    (state,) = states
+    for parameter, moments in state.optimizer.state.items():
         assert {parameter.stride()} == {moments[key].stride() for key in ("exp_avg", "exp_avg_sq")}
         assert parameter.is_contiguous(memory_format=torch.channels_last) or parameter.dim() != 4
 

@@ -24,7 +24,7 @@ def test_own_modules_from_python(tmp_path: Path) -> None:
     recipe = tiny(tmp_path / "run")
     result = run(recipe, student=Linear(), teachers={"mine": Linear(), "yours": Linear()})
     terms = next(read_metrics(tmp_path / "run" / "metrics.jsonl"))["terms"]
-    assert set(terms) == {"class", "mine", "yours"} and result["student"]["tokens"] == {}
+    assert set(terms) == {"class", "mine", "yours"} and result.student.tokens == {}
 
 
 def test_average_inference_decides_what_is_best(tmp_path: Path) -> None:
@@ -35,11 +35,11 @@ def test_average_inference_decides_what_is_best(tmp_path: Path) -> None:
     recipe = tiny(tmp_path / "run", {"student.options.inference": "average"}, teachers={"conv": CNN})
     result = run(recipe)
     evaluations = [line["metrics"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "metrics" in line]
-    assert result["best"]["value"] == max(metrics["accuracy/average"] for metrics in evaluations)
+    assert result.best.value == max(metrics["accuracy/average"] for metrics in evaluations)
     source = open_sources(recipe.data)[1]
     probabilities = class_probabilities(load_trained(tmp_path / "run"), source)
     correct = (probabilities.argmax(dim=1).numpy() == source.labels).mean()
-    assert correct == pytest.approx(result["best"]["value"])
+    assert correct == pytest.approx(result.best.value)
 
 
 def test_a_student_that_does_not_fit_is_refused_before_teachers_are_trained(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_student_that_does_not_fit_is_refused_before_teachers_are_trained(tmp_
 
 
 def test_average_without_advised_tokens_is_the_class_token(tmp_path: Path) -> None:
-    assert run(tiny(tmp_path / "run", {"student.options.inference": "average"}))["best"]["value"] > 0
+    assert run(tiny(tmp_path / "run", {"student.options.inference": "average"})).best.value > 0
 
 
 def test_a_student_from_python_says_so_in_its_file(tmp_path: Path) -> None:
@@ -63,6 +63,6 @@ def test_a_student_from_python_says_so_in_its_file(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.fc(x.flatten(1))
 
-    assert run(tiny(tmp_path / "run"), student=Linear())["student"]["model"] == "Linear"
+    assert run(tiny(tmp_path / "run"), student=Linear()).student.model == "Linear"
     with pytest.raises(CheckpointError, match=r"given from Python \(Linear\)"):
         load_trained(tmp_path / "run")

@@ -31,7 +31,7 @@ def test_teachers_are_checked_on_all_classes(tmp_path: Path) -> None:
     }
     teacher = {**CNN, "train": {"epochs": 15}}
     result = run(tiny(tmp_path / "run", {**changes, "run.tensorboard": True}, teachers={"conv": teacher}))
-    assert result["teachers"]["conv"]["samples"] == 30 and result["teachers"]["conv"]["accuracy"] > 0.6
+    assert result.teachers["conv"].samples == 30 and result.teachers["conv"].accuracy > 0.6
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
@@ -51,11 +51,11 @@ def test_any_timm_transformer_and_a_cit_can_teach(tmp_path: Path) -> None:
     vit = {"model": "vit_tiny_patch16_224", "options": {"patch_size": 4, "depth": 1}, "train": {"epochs": 1}}
     cit = {"model": "cit_tiny", "options": {"patch_size": 4, "depth": 1}, "image_size": 16, "train": {"epochs": 1}}
     result = run(tiny(tmp_path / "run", teachers={"vit": vit, "cit": cit}))
-    assert result["teachers"]["vit"]["samples"] == 101
+    assert result.teachers["vit"].samples == 101
     co_advised = str(tmp_path / "run" / "best.safetensors")
     bare = {"model": "cit_tiny", "checkpoint": co_advised}
     again = run(tiny(tmp_path / "again", teachers={"old": bare}))
-    assert again["teachers"]["old"]["accuracy"] == pytest.approx(result["best"]["value"])
+    assert again.teachers["old"].accuracy == pytest.approx(result.best.value)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_an_index_map_fits_any_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"knows 14 classes, the data has 10; give its index map"):
         run(tiny(tmp_path / "run", teachers={"wide": teacher}))
     result = run(tiny(tmp_path / "run", teachers={"wide": {**teacher, "classes": list(range(4, 14))}}))
-    assert result["teachers"]["wide"]["samples"] == 101
+    assert result.teachers["wide"].samples == 101
 
 
 def test_teachers_that_cannot_be_fused_or_run(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ def test_the_whole_chain(tmp_path: Path) -> None:
     """Two teachers are trained, measured and used; every file is there and says what was done."""
     recipe = tiny(tmp_path / "run", teachers={"conv": CNN, "inv": INN})
     result = run(recipe)
-    assert set(result["final"]) >= {
+    assert set(result.final) >= {
         "accuracy/class", "accuracy/conv", "accuracy/inv", "accuracy/average", "teacher/conv", "teacher/inv",
         "kl/conv|conv", "kl/conv|inv", "kl_reverse/inv|conv", "kl_reverse/inv|class",
     }  # fmt: skip
-    assert result["teachers"]["inv"]["bias"] == "inv" and result["teachers"]["conv"]["samples"] == 101
-    assert result["steps"] == 4 * (100 // 20) and result["images_seen"] == 400
-    assert result["data"]["train"] == 100 and result["data"]["val"] == 101
+    assert result.teachers["inv"].bias == "inv" and result.teachers["conv"].samples == 101
+    assert result.steps == 4 * (100 // 20) and result.images_seen == 400
+    assert result.data.train == 100 and result.data.val == 101
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "recipe.yaml", "manifest.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "result.json",
         "teachers",
@@ -38,7 +38,7 @@ def test_the_whole_chain(tmp_path: Path) -> None:
 
 def test_ema_is_evaluated_too(tmp_path: Path) -> None:
     result = run(tiny(tmp_path / "run", {"optim.ema": 0.5}))
-    assert set(result["ema"]) == set(result["final"])
+    assert set(result.ema) == set(result.final)
     state = weights(tmp_path / "run")
     assert not torch.equal(state["ema.head.weight"], state["model.head.weight"])
 
@@ -73,7 +73,7 @@ def test_killed_between_the_first_two_files_of_a_run(tmp_path: Path) -> None:
     run(tiny(tmp_path / "whole", teachers={}))
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "manifest.json").write_bytes((tmp_path / "whole" / "manifest.json").read_bytes())
-    assert run(tiny(tmp_path / "cut", teachers={}))["steps"] == 20
+    assert run(tiny(tmp_path / "cut", teachers={})).steps == 20
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "manifest.json").write_text('{"name": "a web page"}')
     with pytest.raises(RunError, match="holds other files"):
