@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from ..errors import RecipeError, did_you_mean
@@ -26,7 +25,7 @@ from .schema import (
     Teacher,
     TeacherTraining,
 )
-from .yaml import parse_yaml
+from .yaml import dump_yaml, parse_yaml
 
 # Parts that may be written as a single value, and the field it stands for.
 SHORT = {"advice": "source"}
@@ -180,7 +179,7 @@ def _fields_at(location: Sequence[str], whole: type[Part]) -> list[str]:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every default written out, so that it stays valid when defaults change."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump_yaml(recipe.model_dump(mode="json"))
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""YAML as a person means it: nearly YAML 1.2, and a key may not be given twice."""
+"""YAML as a person means it: nearly YAML 1.2, and a key may not be given twice.
+
+YAML 1.1, which PyYAML reads, takes `on` and `no` for booleans, `1e-3` for a string, `010` for eight and `2024-05-01` for
+a date. Here they are words, a number, ten and a word.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,14 @@ import yaml
 
 from ..errors import RecipeError
 
+_BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
+_INT = re.compile(r"^[-+]?\d+(?:_\d+)*$")
+_FLOAT = re.compile(
+    r"^(?:[-+]?(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+|[-+]?\.(?:inf|Inf)|\.(?:nan|NaN))$"
+)
+
 
 class _Loader(yaml.SafeLoader):
-    """YAML as a person means it: `1e-3` is a number, `on` is a word, and a key may not be given twice."""
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
@@ -27,31 +35,34 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 reads on/off/yes/no as booleans, 1e-3 as a string, 010 as eight and 2024-05-01 as a date; these are nearly
-# YAML 1.2's rules.
+class _Dumper(yaml.SafeDumper):
+    """Quotes a word that this module or PyYAML would read as something else."""
+
+
+_REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "timestamp")}
 _Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern)
-        for tag, pattern in resolvers
-        if tag.rpartition(":")[2] not in ("bool", "float", "int", "timestamp")
-    ]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?\d[\d_]*$"), list("-+0123456789"))
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOL, list("tTfF"))
+    _class.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^(?:[-+]?(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+|[-+]?\.(?:inf|Inf)|\.(?:nan|NaN))$"),
-    list("-+0123456789."),
-)
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML 1.2-like `text`; `where` names it in errors."""
+    """Parse YAML; `where` names it in errors.
+
+    Raises:
+        RecipeError: no valid YAML, or a key that is given twice.
+    """
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a value that its own tag does not fit, `!!int x`
         raise RecipeError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def dump_yaml(content: Any) -> str:
+    """YAML that `parse_yaml` and PyYAML read alike; words that either takes for something else are quoted."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
