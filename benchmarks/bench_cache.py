@@ -81,7 +81,8 @@ def measure(size: int, student_options: dict[str, object], batch: int, rounds: i
     sides = {}
     for name in ("stored advice", "labels"):
         torch.manual_seed(0)
-        student = build_student(recipe, CLASSES).to(accelerator.device).train()
+        student = build_student(recipe.student, recipe.tokens(), CLASSES, recipe.data.image_size)
+        student = student.to(accelerator.device).train()
         optimizer = make_optimizer(student, recipe.optim)
         loader = TrainLoader(source, recipe.data, batch, device=accelerator.device)
         batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))

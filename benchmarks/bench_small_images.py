@@ -47,7 +47,7 @@ def main() -> None:
         }
     )
     torch.manual_seed(0)
-    student = build_student(recipe, CLASSES).to(device).train()
+    student = build_student(recipe.student, recipe.tokens(), CLASSES, recipe.data.image_size).to(device).train()
     plain_attention(student, device, dtype)
     compile_blocks(student, "auto", device, WORTHWHILE_STEPS)
     optimizer = make_optimizer(student, recipe.optim)

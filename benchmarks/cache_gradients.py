@@ -102,7 +102,7 @@ def main() -> None:
         teachers, recipe.data, recipe.run, sources[1], recipe.optim.batch_size, accelerator, display
     )
     torch.manual_seed(recipe.run.seed)
-    student = build_student(recipe, len(source.class_names)).train()
+    student = build_student(recipe.student, recipe.tokens(), len(source.class_names), recipe.data.image_size).train()
     optimizer = make_optimizer(student, recipe.optim)
     loader = TrainLoader(source, recipe.data, recipe.optim.batch_size)
     steps = recipe.schedule.epochs * loader.steps_per_epoch

@@ -128,7 +128,8 @@ def test_every_arm_can_be_built_at_every_scale(tmp_path: Path, scale: str) -> No
     runs = in_order(Planner(setup), [*ALL, *BEYOND], 1)
     for run in runs:
         if scale in ("digits", "cifar-cpu") or run.arm.model in ("resnet10", "transformer_tiny", "mixer_tiny"):
-            student = build_student(run.recipe, 10)
+            recipe = run.recipe
+            student = build_student(recipe.student, recipe.tokens(), 10, recipe.data.image_size)
             tokens = getattr(student, "token_names", ())
             wanted = {
                 *(() if run.arm.tokens == "single" or not run.arm.is_transformer else run.advisers),
@@ -247,7 +248,9 @@ def test_the_heads_answer_what_tables_6_and_7_claim(setup: Setup) -> None:
     assert set(HEADS.arms()) == set(SEVEN_ARMS) <= {one for table in tables for one in table.arms()}
     heads = {row.ours["top1"].arm: sorted(value.metric for value in row.ours.values()) for row in HEADS.rows}
     for one, found in heads.items():
-        tokens = set(getattr(build_student(Planner(setup).run(one, 0).recipe, 10), "token_names", ())) | {"class"}
+        recipe = Planner(setup).run(one, 0).recipe
+        student = build_student(recipe.student, recipe.tokens(), 10, recipe.data.image_size)
+        tokens = set(getattr(student, "token_names", ())) | {"class"}
         assert found == sorted(f"accuracy/{name}" for name in (tokens | {"average"} if len(tokens) > 1 else tokens))
     own, *claims = HEADS.claims
     assert (own.plus, own.minus) == ((Value(CROSS, "accuracy/average"),), (Value(CROSS),))

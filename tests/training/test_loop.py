@@ -52,7 +52,7 @@ def test_broken_weights_do_not_replace_good_ones(tmp_path: Path) -> None:
 
     recipe = tiny(tmp_path / "run", {"run.checkpoint_every": 1, "run.log_every": 50})
     torch.manual_seed(0)
-    student = build_student(recipe, 10)
+    student = build_student(recipe.student, recipe.tokens(), 10, recipe.data.image_size)
     seen = 0
 
     def hook(module: nn.Module, inputs: Any) -> None:

@@ -36,7 +36,7 @@ def test_decay_spares_norms_biases_tokens_and_positions(tmp_path: Path) -> None:
     from coadvise.checkpoints.build import build_student
 
     recipe = tiny(tmp_path, {"student.model": "cit_tiny_sa"}, teachers={"conv": CNN, "inv": INN})
-    student = build_student(recipe, 10)
+    student = build_student(recipe.student, recipe.tokens(), 10, recipe.data.image_size)
     names = {id(p): name for name, p in student.named_parameters()}
     optimizer = create_optimizer_v2(student, opt="adamw", lr=1.0, weight_decay=0.05)
     decayed = {names[id(p)] for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
@@ -51,7 +51,7 @@ def test_tokens_may_learn_faster(tmp_path: Path) -> None:
     for scale in (1.0, 4.0):
         recipe = tiny(tmp_path / str(scale), {**changes, "optim.token_lr": scale}, teachers={"conv": CNN})
         torch.manual_seed(recipe.run.seed)
-        before = build_student(recipe, 10).state_dict()
+        before = build_student(recipe.student, recipe.tokens(), 10, recipe.data.image_size).state_dict()
         run(recipe)
         after = load_file(tmp_path / str(scale) / "last.safetensors")
         moved[scale] = {name: (after[f"model.{name}"] - before[name]).abs().median().item() for name in before}

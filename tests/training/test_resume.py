@@ -124,7 +124,7 @@ def test_other_data_or_teachers_are_not_resumed(tmp_path: Path) -> None:
     from coadvise.checkpoints.build import build_student
 
     torch.manual_seed(0)
-    student = build_student(recipe, 3)
+    student = build_student(recipe.student, recipe.tokens(), 3, recipe.data.image_size)
     student.patch_embed.register_forward_pre_hook(hook)
     with pytest.raises(Interrupted):
         run(recipe, student=student)

@@ -1,4 +1,4 @@
-"""From a recipe to its student and its teachers."""
+"""From settings to a student and to teachers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from ..models.factory import build_model
 from ..models.students import as_student
 from ..models.teachers import FrozenTeacher, class_count_message
 from ..recipe.reading import recipe_from
-from ..recipe.schema import Recipe, guess_bias
+from ..recipe.schema import Student as StudentSettings
 from ..recipe.schema import Teacher as TeacherSettings
+from ..recipe.schema import guess_bias
 from .loading import load_checkpoint, stored_classes
 from .model_file import read_header
 
@@ -37,27 +38,30 @@ def takes_tokens(model: str) -> bool:
     return model.split(".")[0] in cit.default_cfgs
 
 
-def build_student(recipe: Recipe, classes: int) -> nn.Module:
-    """The student of a recipe, with `forward_tokens`; weights by the global generator or its checkpoint.
+def build_student(
+    settings: StudentSettings, tokens: Mapping[str, str | None], classes: int, image_size: int
+) -> nn.Module:
+    """A student with `forward_tokens`; its weights come from the global generator or from its checkpoint.
+
+    Args:
+        tokens: advised tokens, name → bias, for a model that takes them.
+        image_size: side of the images in pixels.
 
     Raises:
-        ModelError: unknown model or option, or tokens for a model that takes none.
+        ModelError: unknown model or option, or declared tokens for a model that takes none.
         CheckpointError: weights that do not fit.
     """
-    settings = recipe.student
     options: dict[str, Any] = dict(settings.options)
     if takes_tokens(settings.model):
-        options.setdefault("teachers", recipe.tokens())
+        options.setdefault("teachers", dict(tokens))
     elif settings.tokens:
         raise ModelError(
             f"student.tokens: {settings.model} has no advised tokens; choose a CiT model, or leave tokens out"
         )
-    elif recipe.loss.tokens == "own" and recipe.teachers:
-        raise ModelError(f"loss.tokens=own: {settings.model} has no advised tokens; use single, or a CiT model")
     model = build_model(
         settings.model,
         classes,
-        image_size=recipe.data.image_size,
+        image_size=image_size,
         small=settings.small_stem,
         pretrained=settings.pretrained,
         options=options,
@@ -67,40 +71,34 @@ def build_student(recipe: Recipe, classes: int) -> nn.Module:
     return as_student(model)
 
 
-def build_teacher(name: str, settings: TeacherSettings, recipe: Recipe, classes: int) -> FrozenTeacher:
+def build_teacher(name: str, settings: TeacherSettings, classes: int) -> FrozenTeacher:
     """A teacher from published weights or a checkpoint.
 
-    A checkpoint of ours records its model's options, stem, resolution and normalisation; they hold unless the recipe
-    says otherwise. With an index map, the teacher keeps all of its own classes.
+    A checkpoint of ours records its model's options, stem, image size and normalisation; they hold unless `settings`
+    say otherwise. With an index map, the teacher keeps all of its own classes.
 
     Raises:
         ModelError, CheckpointError: weights, options or classes that do not fit.
     """
-    header = read_header(settings.checkpoint) if settings.checkpoint else {}
-    recorded = (
-        recipe_from(header["recipe"], where=f"the header of {settings.checkpoint}") if "recipe" in header else None
-    )
-    own_classes = classes
-    if settings.classes is not None:
-        if len(settings.classes) != classes:
-            raise ModelError(
-                f"teachers.{name}.classes has {len(settings.classes)} entries, the data has {classes} classes; "
-                "give one teacher index for each class of the data"
-            )
-        own_classes = len(header.get("classes", ())) or published_classes(settings.model, settings.classes)
-    options, small = dict(settings.options), settings.small_stem
-    mean, std, image_size = settings.mean, settings.std, settings.image_size
-    if recorded is not None:
-        mean, std = mean or recorded.data.mean, std or recorded.data.std
-        image_size = image_size or recorded.data.image_size
-        if recorded.student.model == settings.model:
-            options, small = {**recorded.student.options, **options}, small or recorded.student.small_stem
-    if takes_tokens(settings.model):
-        options.setdefault("teachers", recorded.tokens() if recorded is not None else {})
+    settings, own_classes = _as_recorded(settings)
+    if settings.classes is None:
+        own_classes = classes
+    elif len(settings.classes) != classes:
+        raise ModelError(
+            f"teachers.{name}.classes has {len(settings.classes)} entries, the data has {classes} classes; "
+            "give one teacher index for each class of the data"
+        )
+    else:
+        own_classes = own_classes or published_classes(settings.model, settings.classes)
 
     def build(number: int) -> nn.Module:
         return build_model(
-            settings.model, number, image_size=image_size, small=small, pretrained=settings.pretrained, options=options
+            settings.model,
+            number,
+            image_size=settings.image_size,
+            small=settings.small_stem,
+            pretrained=settings.pretrained,
+            options=settings.options,
         )
 
     model = build(own_classes)
@@ -111,7 +109,28 @@ def build_teacher(name: str, settings: TeacherSettings, recipe: Recipe, classes:
                 raise ModelError(f"{settings.checkpoint}: {class_count_message(name, stored, classes)}")
             model = build(stored)
         load_checkpoint(model, settings.checkpoint)
-    return FrozenTeacher(model, mean=mean, std=std, image_size=image_size, classes=settings.classes)
+    return FrozenTeacher(
+        model, mean=settings.mean, std=settings.std, image_size=settings.image_size, classes=settings.classes
+    )
+
+
+def _as_recorded(settings: TeacherSettings) -> tuple[TeacherSettings, int]:
+    """Settings completed by what the checkpoint says of its model, and its number of classes (0 where it says none)."""
+    header = read_header(settings.checkpoint) if settings.checkpoint else {}
+    recorded: dict[str, Any] = {"options": dict(settings.options)}
+    tokens: dict[str, str | None] = {}
+    if "recipe" in header:
+        recipe = recipe_from(header["recipe"], where=f"the header of {settings.checkpoint}")
+        recorded["mean"] = settings.mean or recipe.data.mean
+        recorded["std"] = settings.std or recipe.data.std
+        recorded["image_size"] = settings.image_size or recipe.data.image_size
+        if recipe.student.model == settings.model:
+            recorded["options"] = {**recipe.student.options, **settings.options}
+            recorded["small_stem"] = settings.small_stem or recipe.student.small_stem
+        tokens = recipe.tokens()
+    if takes_tokens(settings.model):
+        recorded["options"].setdefault("teachers", tokens)
+    return settings.model_copy(update=recorded), len(header.get("classes", ()))
 
 
 def published_classes(model: str, classes: Sequence[int]) -> int:
@@ -123,16 +142,3 @@ def published_classes(model: str, classes: Sequence[int]) -> int:
 def bias_of(settings: TeacherSettings) -> str | None:
     """Bias of a teacher, as declared or by its model's name."""
     return settings.bias or guess_bias(settings.model)
-
-
-def describe_teachers(recipe: Recipe, teachers: Mapping[str, FrozenTeacher]) -> dict[str, dict[str, Any]]:
-    """Model, bias and parameters of every teacher, for results."""
-    described = {}
-    for name, member in teachers.items():
-        settings = recipe.teachers.get(name)
-        described[name] = {
-            "model": settings.model if settings else type(member.model).__name__,
-            "bias": bias_of(settings) if settings else recipe.tokens().get(name),
-            "parameters": sum(p.numel() for p in member.model.parameters()),
-        }
-    return described

@@ -70,6 +70,6 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     recipe = recipe_from(header["recipe"], where=f"the header of {path}")
     # The weights come from this file: whatever the training started from is not needed any more.
     student = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
-    model = build_student(recipe.model_copy(update={"student": student}), len(header["classes"]))
+    model = build_student(student, recipe.tokens(), len(header["classes"]), recipe.data.image_size)
     load_checkpoint(model, path)
     return TrainedModel(model.eval().to(device), recipe, tuple(header["classes"]), path)

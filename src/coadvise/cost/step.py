@@ -105,7 +105,7 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None
         device
     )
     fresh = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
-    student = build_student(recipe.model_copy(update={"student": fresh}), classes).to(device).train()
+    student = build_student(fresh, recipe.tokens(), classes, recipe.data.image_size).to(device).train()
     plain_attention(student, device, dtype)
     compile_blocks(student, recipe.run.compile, device, WORTHWHILE_STEPS)
     objective = make_objective(recipe.loss, student_tokens(student, recipe.data.image_size, device), teachers.names)
@@ -135,7 +135,7 @@ def _teachers_to_time(recipe: Recipe, classes: int) -> dict[str, FrozenTeacher]:
         # What a checkpoint says of its model counts; one that is not there yet, or is downloaded, does not.
         known = settings.checkpoint if settings.checkpoint and Path(settings.checkpoint).is_file() else None
         bare = settings.model_copy(update={"pretrained": False, "checkpoint": known, "train": None})
-        teachers[name] = build_teacher(name, bare, recipe, classes)
+        teachers[name] = build_teacher(name, bare, classes)
     return teachers
 
 

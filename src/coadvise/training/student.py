@@ -51,7 +51,11 @@ def new_student(
         ModelError, CheckpointError: settings that do not fit each other.
     """
     torch.manual_seed(recipe.run.seed)
-    student = build_student(recipe, classes) if own is None else as_student(own)
+    student = (
+        build_student(recipe.student, recipe.tokens(), classes, recipe.data.image_size)
+        if own is None
+        else as_student(own)
+    )
     if recipe.optim.token_lr != 1.0 and not token_parameters(student):
         raise ModelError("optim.token_lr: the student has no class token or advised tokens to learn; leave it out")
     _require_batch_norm_fits(student, recipe.optim.batch_size // processes // recipe.optim.accumulate)

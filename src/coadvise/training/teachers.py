@@ -47,7 +47,7 @@ def prepare_teachers(
             continue
         if name in checkpoints:
             settings = settings.model_copy(update={"checkpoint": checkpoints[name], "pretrained": False})
-        teachers[name] = build_teacher(name, settings, recipe, classes)
+        teachers[name] = build_teacher(name, settings, classes)
     for name, model in own.items():
         teachers[name] = model if isinstance(model, FrozenTeacher) else FrozenTeacher(model)
     return teachers
