@@ -1,14 +1,19 @@
-"""What every image source shares: the protocol, views of a source, names of splits, balanced subsets."""
+"""What all image sources have in common."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from ...errors import DataError
+
+IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png", "webp")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")
 
 
 @runtime_checkable
@@ -40,9 +45,6 @@ def encoded_bytes(source: ImageSource, index: int) -> bytes:
     return raw.tobytes() if isinstance(raw, Image.Image) else bytes(raw)
 
 
-# --- labels, paths ---------------------------------------------------------------------------------------
-
-
 def labels_from_values(values: Sequence[str] | NDArray) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels and class names where a source declares no names: the distinct values, in order.
 
@@ -54,3 +56,17 @@ def labels_from_values(values: Sequence[str] | NDArray) -> tuple[NDArray[np.int6
             array = array.astype(np.int64)
     distinct, labels = np.unique(array, return_inverse=True)
     return labels.astype(np.int64), tuple(str(value) for value in distinct)
+
+
+def find_column(columns: Sequence[str], declared: Iterable[str], usual: Sequence[str], where: str) -> str:
+    """The image or label column of a table: by its usual names, or else the only one that is declared as such.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    declared = [name for name in declared if name in columns]
+    found = next((name for name in usual if name in columns), declared[0] if len(declared) == 1 else None)
+    if found is None:
+        word = "image" if usual is IMAGE_COLUMNS else "label"
+        raise DataError(f"{where} has no {word} column (its columns: {', '.join(columns)}); name it '{usual[0]}'")
+    return found

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .splits import find_split
+from .splits import pick_split
 from .subsets import balanced_subset
 
 _DIGITS_TRAIN = 797
@@ -22,10 +22,10 @@ class Digits:
     class_names = tuple("0123456789")
     splits = ("train", "validation")
 
-    def __init__(self, split: str) -> None:
+    def __init__(self, split: str | None) -> None:
         from sklearn.datasets import load_digits  # slow to import, and not needed for other sources
 
-        split = find_split(split, self.splits, "digits")
+        split = pick_split(split, self.splits, "digits")
         pixels, labels = load_digits(return_X_y=True)
         train = balanced_subset(labels.astype(np.int64), _DIGITS_TRAIN)
         chosen = train if split == "train" else np.setdiff1d(np.arange(len(labels)), train)

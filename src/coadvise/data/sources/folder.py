@@ -1,4 +1,4 @@
-"""Image folders, and the digits that come with scikit-learn."""
+"""Image folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError
-from .splits import TRAIN_NAMES, VALIDATION_NAMES, find_split
+from .splits import TRAIN_NAMES, VALIDATION_NAMES, pick_split
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
@@ -76,11 +76,7 @@ def folder_splits(root: Path) -> tuple[str, ...]:
 def open_folder(root: Path, split: str | None) -> Folder:
     """A folder of class folders, or one split of a folder of split folders."""
     splits = folder_splits(root)
-    if split is None and not splits:
-        return Folder(root)
-    if split is None:
-        raise DataError(f"{root} has the splits {', '.join(splits)}; say which one to use")
-    return Folder(root / find_split(split, splits, str(root)))
+    return Folder(root / pick_split(split, splits, str(root)) if splits or split is not None else root)
 
 
 def _folders(root: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ from PIL import Image
 
 from ...errors import DataError, did_you_mean
 from ...system.files import cache_folder
-from .base import labels_from_values
-from .parquet import IMAGE_COLUMNS, LABEL_COLUMNS
-from .splits import find_split
+from .base import IMAGE_COLUMNS, LABEL_COLUMNS, find_column, labels_from_values
+from .splits import pick_split
 
 # --- Hugging Face ----------------------------------------------------------------------------------------
 
@@ -28,8 +26,12 @@ class HuggingFace:
 
         features = dataset.features
         self.where = where
-        self.image_column = _feature(features, IMAGE_COLUMNS, datasets.Image, where)
-        label_column = _feature(features, LABEL_COLUMNS, datasets.ClassLabel, where)
+        images, labels = (
+            [name for name, feature in features.items() if isinstance(feature, kind)]
+            for kind in (datasets.Image, datasets.ClassLabel)
+        )
+        self.image_column = find_column(list(features), images, IMAGE_COLUMNS, where)
+        label_column = find_column(list(features), labels, LABEL_COLUMNS, where)
         if isinstance(features[self.image_column], datasets.Image):
             dataset = dataset.cast_column(self.image_column, datasets.Image(decode=False))
         column = dataset.select_columns([label_column]).with_format("arrow")[:].column(label_column)
@@ -93,23 +95,8 @@ def load_hf(name: str) -> dict[str, Any]:
 def open_hf(name: str, split: str | None) -> HuggingFace:
     """One split of a Hugging Face data set."""
     splits = load_hf(name)
-    if split is None:
-        if len(splits) > 1:
-            raise DataError(f"hf:{name} has the splits {', '.join(splits)}; say which one to use")
-        split = next(iter(splits))
-    split = find_split(split, splits, f"hf:{name}")
+    split = pick_split(split, splits, f"hf:{name}")
     return HuggingFace(splits[split], f"hf:{name} {split}")
-
-
-def _feature(features: Any, usual: Sequence[str], kind: type, where: str) -> str:
-    for name in usual:
-        if name in features:
-            return name
-    declared = [name for name, feature in features.items() if isinstance(feature, kind)]
-    if len(declared) == 1:
-        return declared[0]
-    word = "image" if usual is IMAGE_COLUMNS else "label"
-    raise DataError(f"{where} has no {word} column (its columns: {', '.join(features)}); name it '{usual[0]}'")
 
 
 # --- torchvision -----------------------------------------------------------------------------------------
@@ -184,10 +171,8 @@ def open_torchvision(name: str, split: str | None) -> TorchVision:
     word, _, root = name.partition("@")
     known = _known(word)
     splits, where = TORCHVISION[known], f"torchvision:{known}"
-    if split is None and splits:
-        raise DataError(f"{where} has the splits {', '.join(splits)}; say which one to use")
-    if split is not None:
-        split = find_split(split, splits, where)
+    if splits or split is not None:
+        split = pick_split(split, splits, where)
     build = getattr(torchvision.datasets, known)
     accepted = inspect.signature(build).parameters
     options: dict[str, Any] = {"root": Path(root).expanduser() if root else cache_folder() / "torchvision"}

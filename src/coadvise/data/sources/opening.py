@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +27,10 @@ from .base import ImageSource
 from .digits import Digits
 from .folder import folder_splits, open_folder
 from .named import load_hf, open_hf, open_torchvision, torchvision_splits
-from .parquet import open_parquet, parquet_groups
-from .splits import TRAIN_NAMES, VALIDATION_NAMES, choose_split, find_split
+from .parquet import Parquet
+from .splits import TRAIN_NAMES, VALIDATION_NAMES, choose_split, find_split, pick_split, shards
 from .subsets import Subset, balanced_subset, hold_out
-from .webdataset import open_tars, tar_groups
-
-__all__ = ["ImageSource", "Subset", "open_source", "open_sources", "source_splits"]
+from .webdataset import Tars
 
 
 class _Kind(NamedTuple):
@@ -41,28 +40,30 @@ class _Kind(NamedTuple):
     open: Callable[[str, str | None], ImageSource]
 
 
-def _several(groups: dict[str, list[Path]]) -> tuple[str, ...]:
-    """Splits by file name; a single name that is none of the usual ones is no split."""
-    names = tuple(groups)
-    return names if len(names) > 1 or names[0] in TRAIN_NAMES + VALIDATION_NAMES else ()
-
-
 def _open_digits(rest: str, split: str | None) -> ImageSource:
     if rest:
         raise DataError(f"the source digits takes no further name, but has '{rest}'")
-    if split is None:
-        raise DataError(
-            f"digits has the splits {', '.join(Digits.splits)}; "
-            "say which one to use (--split, or data.train_split and data.val_split)"
-        )
     return Digits(split)
+
+
+def _sharded(ending: str, what: str, build: Callable[[Sequence[Path]], ImageSource]) -> _Kind:
+    def splits(rest: str) -> tuple[str, ...]:
+        """Splits by file name; a single name that is none of the usual ones is no split."""
+        names = tuple(shards(rest, ending, what))
+        return names if len(names) > 1 or names[0] in TRAIN_NAMES + VALIDATION_NAMES else ()
+
+    def open_split(rest: str, split: str | None) -> ImageSource:
+        groups = shards(rest, ending, what)
+        return build(groups[pick_split(split, groups, rest)])
+
+    return _Kind(splits, open_split)
 
 
 _KINDS = {
     "digits": _Kind(lambda rest: Digits.splits, _open_digits),
-    "folder": _Kind(lambda rest: folder_splits(_existing(rest)), lambda r, split: open_folder(_existing(r), split)),
-    "parquet": _Kind(lambda rest: _several(parquet_groups(rest)), open_parquet),
-    "wds": _Kind(lambda rest: _several(tar_groups(rest)), open_tars),
+    "folder": _Kind(lambda rest: folder_splits(_folder(rest)), lambda r, split: open_folder(_folder(r), split)),
+    "parquet": _sharded(".parquet", "Parquet files", Parquet),
+    "wds": _sharded(".tar", "tars", Tars),
     "hf": _Kind(lambda rest: tuple(load_hf(rest)), open_hf),
     "torchvision": _Kind(torchvision_splits, open_torchvision),
 }
@@ -148,11 +149,7 @@ def _class_list(path: Path, known: Sequence[str]) -> tuple[str, ...]:
 def only_classes(source: ImageSource, names: Sequence[str]) -> ImageSource:
     """The images of some classes, labels counted as in `names`; names that the source does not have stay empty."""
     wanted = np.array([name in names for name in source.class_names])
-    kept = Subset(source, np.flatnonzero(wanted[source.labels]))
-    place = {name: label for label, name in enumerate(names)}
-    kept.labels = np.array([place.get(name, -1) for name in source.class_names], dtype=np.int64)[kept.labels]
-    kept.class_names = tuple(names)
-    return kept
+    return Subset(source, np.flatnonzero(wanted[source.labels]), names)
 
 
 def _splits(data: Data) -> tuple[str | None, str | None]:
@@ -206,20 +203,22 @@ def _kind(source: str) -> tuple[str, str]:
     # A prefix of a single letter is a drive on Windows.
     if colon and len(prefix) > 1 and "/" not in prefix:
         raise DataError(f"the source '{source}' is of an unknown kind '{prefix}'{did_you_mean(prefix, _KINDS)}")
-    _existing(source)
-    raise AssertionError("unreachable")
+    raise _no_folder(source)
 
 
-def _existing(path: str) -> Path:
+def _folder(path: str) -> Path:
     if not Path(path).is_dir():
-        near = did_you_mean(path, _KINDS) if "/" not in path else ""
-        hint = near if near.startswith(" (did") else ""
-        what = "is no folder" if Path(path).exists() else "does not exist"
-        raise DataError(
-            f"the data source {path} {what}{hint}; give digits, a folder, a Parquet file, tars, "
-            "hf:NAME or torchvision:NAME"
-        )
+        raise _no_folder(path)
     return Path(path)
+
+
+def _no_folder(path: str) -> DataError:
+    near = did_you_mean(path, _KINDS) if "/" not in path else ""
+    hint = near if near.startswith(" (did") else ""
+    what = "is no folder" if Path(path).exists() else "does not exist"
+    return DataError(
+        f"the data source {path} {what}{hint}; give digits, a folder, a Parquet file, tars, hf:NAME or torchvision:NAME"
+    )
 
 
 def _check(source: ImageSource, where: str) -> None:
@@ -234,11 +233,7 @@ def _check(source: ImageSource, where: str) -> None:
             f"{source.describe(first)} has label {source.labels[first]}{hint}, but there are {classes} "
             f"classes, 0 to {classes - 1}; {len(bad)} labels of {where} are out of range"
         )
-    doubled = (
-        sorted({name for name in source.class_names if source.class_names.count(name) > 1})
-        if len(set(source.class_names)) < classes
-        else []
-    )
+    doubled = sorted(name for name, count in Counter(source.class_names).items() if count > 1)
     if doubled:
         raise DataError(f"{where} names the class '{doubled[0]}' twice; class names must differ")
 

@@ -21,11 +21,8 @@ from numpy.typing import NDArray
 
 from ...errors import DataError
 from ...system.files import atomic_file, cache_folder
-from .base import labels_from_values
-from .splits import expand, group_by_split, select_split
+from .base import IMAGE_COLUMNS, LABEL_COLUMNS, find_column, labels_from_values
 
-IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png", "webp")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")
 IN_MEMORY = 2 << 30
 
 
@@ -34,10 +31,14 @@ class Parquet:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = [str(file) for file in files]
-        schema = self._schema(0)
+        schema = _reading(self.files[0], pq.read_schema)
         features = _features(schema)
-        self.image_column = _column(schema, features, IMAGE_COLUMNS, "Image", self.files[0])
-        self.label_column = _column(schema, features, LABEL_COLUMNS, "ClassLabel", self.files[0])
+        images, labels = (
+            [name for name, feature in features.items() if feature.get("_type") == kind]
+            for kind in ("Image", "ClassLabel")
+        )
+        self.image_column = find_column(schema.names, images, IMAGE_COLUMNS, self.files[0])
+        self.label_column = find_column(schema.names, labels, LABEL_COLUMNS, self.files[0])
         metadata = [_reading(file, pq.read_metadata) for file in self.files]
         self.starts = np.cumsum([0] + [part.num_rows for part in metadata])
         self.in_memory = _column_bytes(metadata, self.image_column) <= IN_MEMORY
@@ -57,8 +58,7 @@ class Parquet:
         return int(self.starts[-1])
 
     def read(self, index: int) -> bytes:
-        position = int(np.searchsorted(self.starts, index, side="right")) - 1
-        row = int(index - self.starts[position])
+        position, row = self._place(index)
         for chunk in self._chunks(position):
             if row < len(chunk):
                 break
@@ -73,14 +73,16 @@ class Parquet:
         return value
 
     def describe(self, index: int) -> str:
+        position, row = self._place(index)
+        return f"{self.files[position]} row {row}"
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Number of the file, and row in it."""
         position = int(np.searchsorted(self.starts, index, side="right")) - 1
-        return f"{self.files[position]} row {index - self.starts[position]}"
+        return position, int(index - self.starts[position])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_images": {}}  # a spawned worker reads the files itself
-
-    def _schema(self, position: int) -> pa.Schema:
-        return _reading(self.files[position], pq.read_schema)
 
     def _labels(self, position: int) -> NDArray:
         file = self.files[position]
@@ -97,8 +99,7 @@ class Parquet:
         if position not in self._images:
             file = self.files[position]
             load = _table if self.in_memory else _mapped
-            column = _reading(file, lambda f: load(f, self.image_column))
-            self._images[position] = column.chunks
+            self._images[position] = _reading(file, lambda f: load(f, self.image_column)).chunks
         return self._images[position]
 
     def _beside(self, position: int, path: str, index: int) -> bytes:
@@ -109,23 +110,6 @@ class Parquet:
             raise DataError(
                 f"{self.describe(index)} names the file '{path}', which cannot be read: {error.strerror or error}"
             ) from error
-
-
-def parquet_groups(source: str) -> dict[str, list[Path]]:
-    """Parquet files of a file, folder, glob or brace pattern, by split."""
-    root = Path(source)
-    if root.is_dir():
-        files = [file for file in root.rglob("*.parquet") if not file.name.startswith(".")]
-    else:
-        files, root = [file for file in expand(source) if file.is_file()], root.parent
-    if not files:
-        raise DataError(f"there are no Parquet files at {source}; check the path")
-    return group_by_split(files, root)
-
-
-def open_parquet(source: str, split: str | None) -> Parquet:
-    """The rows of one split."""
-    return Parquet(select_split(parquet_groups(source), split, source))
 
 
 def _reading(file: str, read: Any) -> Any:
@@ -165,16 +149,9 @@ def _unpack(file: str, column: str, target: Path) -> None:
 
 
 def _column_bytes(metadata: Sequence[pq.FileMetaData], column: str) -> int:
-    total = 0
-    for part in metadata:
-        for group in range(part.num_row_groups):
-            row_group = part.row_group(group)
-            total += sum(
-                row_group.column(i).total_uncompressed_size
-                for i in range(row_group.num_columns)
-                if row_group.column(i).path_in_schema.split(".")[0] == column
-            )
-    return total
+    groups = (part.row_group(group) for part in metadata for group in range(part.num_row_groups))
+    columns = (group.column(i) for group in groups for i in range(group.num_columns))
+    return sum(one.total_uncompressed_size for one in columns if one.path_in_schema.split(".")[0] == column)
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
@@ -185,15 +162,3 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         return {}
     return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
-
-
-def _column(schema: pa.Schema, features: dict[str, Any], usual: Sequence[str], kind: str, file: str) -> str:
-    """A column by its usual names, or the only one that is declared to be of the kind."""
-    for name in usual:
-        if name in schema.names:
-            return name
-    declared = [name for name, feature in features.items() if feature.get("_type") == kind]
-    if len(declared) == 1 and declared[0] in schema.names:
-        return declared[0]
-    word = "image" if kind == "Image" else "label"
-    raise DataError(f"{file} has no {word} column (its columns: {', '.join(schema.names)}); name it '{usual[0]}'")

@@ -13,9 +13,6 @@ VALIDATION_NAMES = ("validation", "val", "valid", "dev", "test", "testing")
 _SAME = (("train", "training"), ("validation", "val", "valid", "dev"), ("test", "testing"))
 
 
-# --- splits ----------------------------------------------------------------------------------------------
-
-
 def find_split(split: str, known: Iterable[str], where: str) -> str:
     """The split of that name, or of one that means the same (`val` for `validation`).
 
@@ -64,16 +61,45 @@ def group_by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
     return groups
 
 
-def select_split(groups: dict[str, list[Path]], split: str | None, where: str) -> list[Path]:
-    """Shards of one split; without a name, all of them if there is one split only."""
+def pick_split(split: str | None, known: Iterable[str], where: str) -> str:
+    """The named split; without a name the only one.
+
+    Raises:
+        DataError: there is no such split, or no name and several splits.
+    """
+    known = list(known)
     if split is not None:
-        return groups[find_split(split, groups, where)]
-    if len(groups) > 1:
+        return find_split(split, known, where)
+    if len(known) > 1:
         raise DataError(
-            f"{where} has the splits {', '.join(groups)}; "
+            f"{where} has the splits {', '.join(known)}; "
             "say which one to use (--split, or data.train_split and data.val_split)"
         )
-    return next(iter(groups.values()))
+    return known[0]
+
+
+def shards(source: str, ending: str, what: str) -> dict[str, list[Path]]:
+    """Files of a folder (at any depth), or of a file, glob or brace pattern, by split.
+
+    Args:
+        ending: such as `.tar`.
+        what: such as `tars`, for messages.
+
+    Raises:
+        DataError: there are none, or one that is named does not exist.
+    """
+    root = Path(source)
+    if root.is_dir():
+        files = [file for file in root.rglob(f"*{ending}") if not file.name.startswith(".")]
+    else:
+        files, root = expand(source), root.parent
+    missing = [file for file in files if not file.is_file()]
+    reason = f": {missing[0]} does not exist" if missing else ""
+    if len(missing) == len(files):
+        raise DataError(f"there are no {what} at {source}{reason}; check the path")
+    if missing:
+        raise DataError(f"some {what} are missing at {source}{reason}; check the pattern")
+    return group_by_split(files, root)
 
 
 def expand(pattern: str) -> list[Path]:

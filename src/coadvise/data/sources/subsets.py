@@ -13,7 +13,7 @@ from .base import ImageSource
 
 
 class Subset:
-    """A view of some images of a source, relabelled where another source sets the order of classes."""
+    """Some images of a source. Labels count in `class_names`, which hold at least the classes of these images."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Subset:
         self.labels = source.labels[self.indices]
         if self.class_names != source.class_names:
             place = {name: label for label, name in enumerate(self.class_names)}
-            self.labels = np.array([place[name] for name in source.class_names], dtype=np.int64)[self.labels]
+            self.labels = np.array([place.get(name, -1) for name in source.class_names], dtype=np.int64)[self.labels]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -36,9 +36,6 @@ class Subset:
 
     def describe(self, index: int) -> str:
         return self.source.describe(int(self.indices[index]))
-
-
-# --- subsets ---------------------------------------------------------------------------------------------
 
 
 def balanced_subset(labels: Int64[np.ndarray, " n"], size: int) -> Int64[np.ndarray, " m"]:

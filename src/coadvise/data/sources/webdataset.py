@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from ...errors import DataError
 from ...system.files import atomic_file, cache_folder
 from .base import labels_from_values
-from .splits import expand, group_by_split, select_split
 
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 _VERSION = 1
@@ -78,29 +77,6 @@ class Tars:
 
     def describe(self, index: int) -> str:
         return f"{self.files[self.tar[index]]} member {os.fsdecode(self.name[index])}"
-
-
-def tar_groups(source: str) -> dict[str, list[Path]]:
-    """Tars of a file, folder, glob or brace pattern, by split."""
-    root = Path(source)
-    if root.is_dir():
-        files = [file for file in root.rglob("*.tar") if not file.name.startswith(".")]
-    else:
-        files, root = expand(source), root.parent
-        missing = [file for file in files if not file.is_file()]
-        if missing:
-            raise DataError(f"{missing[0]} does not exist; check the path or pattern {source}")
-    if not files:
-        raise DataError(f"there are no tars at {source}; check the path")
-    return group_by_split(files, root)
-
-
-def open_tars(source: str, split: str | None) -> Tars:
-    """The samples of one split."""
-    return Tars(select_split(tar_groups(source), split, source))
-
-
-# --- the index -------------------------------------------------------------------------------------------
 
 
 def _index(tar: Path) -> _Index:
