@@ -1,2 +1,1 @@
-"""The paper's tables and figures: declared as data (`paper`), shrunk to a scale (`scales`), turned into runs (`plan`),
-run and measured (`runner`, `measure`)."""
+"""The tables, figures and claims of the paper, and what goes beyond it, declared as data."""

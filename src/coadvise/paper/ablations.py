@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from .arms import Adviser, Arm, arm
-from .declared import MARGIN, Claim, Column, Condition, Experiment, Row, Value
+from .arms import Arm, Teacher, arm
+from .declared import (
+    MARGIN,
+    AgainstTeachers,
+    Below,
+    Claim,
+    Column,
+    Condition,
+    Differs,
+    Dots,
+    Experiment,
+    Near,
+    Row,
+    Value,
+)
 
 DATA = "ImageNet-100"
 TOP1_COLUMN = Column("top1", "Top-1 (%)")
 CONV, INV = "resnet18", "rednet26"
-TWIN = Adviser(CONV, seed=1)
+TWIN = Teacher(CONV, seed=1)
 
 NONE, ONE_CONV, ONE_INV = arm("transformer_tiny"), arm("transformer_tiny", CONV), arm("transformer_tiny", INV)
 CROSS = arm("transformer_tiny", CONV, INV)
@@ -22,6 +35,7 @@ SEVEN_TITLES = (
     "no teacher", "one convolution teacher", "one involution teacher", "two convolution teachers, two seeds",
     "two convolution teachers, two depths", "both kinds, a token each", "both kinds on a single token",
 )  # fmt: skip
+SEVEN_DOTS = Dots(dict(zip(SEVEN_TITLES, map(Value, SEVEN_ARMS), strict=True)), "The arms that carry the claim")
 
 
 def above(text: str, place: str, better: Arm, worse: Arm) -> Claim:
@@ -31,7 +45,7 @@ def above(text: str, place: str, better: Arm, worse: Arm) -> Claim:
 
 def similar(text: str, place: str, one: Arm, other: Arm, *conditions: Condition) -> Claim:
     """The claim that two arms reach about the same top-1."""
-    return Claim(text, place, (Value(one),), (Value(other),), conditions=conditions, within=MARGIN)
+    return Claim(text, place, (Value(one),), (Value(other),), Near(MARGIN), conditions=conditions)
 
 
 def _table4() -> Experiment:
@@ -162,19 +176,20 @@ def _table6() -> Experiment:
             above("Both kinds are better than two convolution teachers of other depths", place, CROSS, SAME_DEEPER),
         ],
         ("A student of N teachers has N + 1 tokens here, as in the paper's Section 4.3.1.",),
+        SEVEN_DOTS,
     )
 
 
 def _table7() -> Experiment:
     def row(one: Arm, tokens: str, top1: float) -> Row:
-        marks = ("✓" if name in [a.name for a in one.advisers] else "" for name in (CONV, INV))
+        marks = ("✓" if name in [a.name for a in one.teachers] else "" for name in (CONV, INV))
         return Row(("Transformer-Ti", tokens, *marks), {"top1": top1}, {"top1": Value(one)})
 
     conv, inv = (arm("transformer_tiny", name, tokens="single") for name in (CONV, INV))
     place = "§4.3.4, Table 7"
 
     def nothing(text: str, one: Arm) -> Claim:
-        return Claim(text, place, (Value(one),), (Value(NONE),), below=MARGIN)
+        return Claim(text, place, (Value(one),), (Value(NONE),), Below(MARGIN))
 
     return Experiment(
         "table7",
@@ -218,11 +233,11 @@ FAMILIES = {
 
 
 def _figure4() -> Experiment:
-    swept = [Adviser(name, part=part) for name in (CONV, "regnety_002", INV) for part in PARTS]
-    sizes = [Adviser(name) for members in FAMILIES.values() for name in members]
+    swept = [Teacher(name, part=part) for name in (CONV, "regnety_002", INV) for part in PARTS]
+    sizes = [Teacher(name) for members in FAMILIES.values() for name in members]
     printed = {(CONV, 1.0): (85.1, 86.5), ("resnet50", 1.0): (89.0, 86.6), (INV, 1.0): (89.2, 85.0)}
 
-    def row(panel: str, teacher: Adviser) -> Row:
+    def row(panel: str, teacher: Teacher) -> Row:
         numbers = printed.get((teacher.model, teacher.part), ())
         return Row(
             (panel, TITLES[teacher.model], f"{100 * teacher.part:.0f} %"),
@@ -232,12 +247,12 @@ def _figure4() -> Experiment:
 
     place = "§4.3.1, Figure 4"
 
-    def unchanged(text: str, weak: Adviser, strong: Adviser) -> Claim:
+    def unchanged(text: str, weak: Teacher, strong: Teacher) -> Claim:
         first, second = (Value(one.arm, seed=0) for one in (strong, weak))
         enough = Condition("better", second, Value(NONE), "meant for teachers that are good enough to help")
         gain = f"meant for a teacher that gets better by more than {100 * MARGIN:g} points"
         better = Condition("better", first, second, gain, by=MARGIN)
-        taught, before = (arm("transformer_tiny", adviser) for adviser in (strong, weak))
+        taught, before = (arm("transformer_tiny", teacher) for teacher in (strong, weak))
         return similar(text, place, taught, before, enough, better)
 
     def kinds(conv: str, inv: str) -> Claim:
@@ -246,6 +261,7 @@ def _figure4() -> Experiment:
             place,
             (Value(arm("transformer_tiny", conv)),),
             (Value(arm("transformer_tiny", inv)),),
+            Differs(),
             conditions=(
                 Condition(
                     "similar",
@@ -254,22 +270,21 @@ def _figure4() -> Experiment:
                     "meant for two teachers of similar top-1",
                 ),
             ),
-            either=True,
         )
 
     longer = [
         unchanged(
             f"{TITLES[name]} trained four times as long: its student hardly changes",
-            Adviser(name, part=PARTS[0]),
-            Adviser(name),
+            Teacher(name, part=PARTS[0]),
+            Teacher(name),
         )
         for name in (CONV, "regnety_002", INV)
     ]
     larger = [
         unchanged(
             f"{TITLES[members[-1]]} instead of {TITLES[members[0]]}: the student hardly changes",
-            Adviser(members[0]),
-            Adviser(members[-1]),
+            Teacher(members[0]),
+            Teacher(members[-1]),
         )
         for members in FAMILIES.values()
     ]
@@ -291,6 +306,12 @@ def _figure4() -> Experiment:
             "The students are said to change little once a teacher is good enough; here that is better than the "
             "student of labels alone. The pairs of equally good teachers are those of the text, which takes RedNet-26 "
             "after 150 epochs; here it has all of its epochs.",
+        ),
+        AgainstTeachers(
+            {"a": "(a) teachers trained for a part of their epochs", "b": "(b) teachers of three sizes"},
+            tuple(FAMILIES),
+            sizes="b",
+            baseline=Value(NONE),
         ),
     )
 

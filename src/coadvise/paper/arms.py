@@ -12,7 +12,7 @@ BIASES = {"resnet": "conv", "regnety": "conv", "rednet": "inv"}
 
 
 @dataclass(frozen=True)
-class Adviser:
+class Teacher:
     """A trained and then frozen model that advises: an arm of labels alone, with its seed.
 
     Attributes:
@@ -47,7 +47,7 @@ class Arm:
 
     Attributes:
         model: name at the paper's scale.
-        advisers: its teachers; none for labels alone.
+        teachers: its teachers; none for labels alone.
         tokens: `own` gives each teacher a token where the model has tokens; `single` puts every term on one output.
         injected: tokens that learn the labels, by the bias of their stem (training "without distillation").
         stem: what makes the patch tokens.
@@ -62,7 +62,7 @@ class Arm:
     """
 
     model: str
-    advisers: tuple[Adviser, ...] = ()
+    teachers: tuple[Teacher, ...] = ()
     tokens: Literal["own", "single"] = "own"
     injected: tuple[str, ...] = ()
     stem: Literal["patchify", "conv", "inv", "conv+inv"] = "patchify"
@@ -78,7 +78,7 @@ class Arm:
     @property
     def id(self) -> str:
         """Name of its runs: `transformer_tiny.resnet18.rednet26`, each departure from the default appended."""
-        words = [self.model, *(adviser.name for adviser in self.advisers)]
+        words = [self.model, *(teacher.name for teacher in self.teachers)]
         if self.tokens == "single":
             words.append("single")
         if self.advice == "hard":
@@ -110,7 +110,7 @@ def _part(part: float) -> str:
     return "" if part == 1.0 else f"-e{100 * part:.0f}"
 
 
-def arm(model: str, *advisers: str | Adviser, **settings: object) -> Arm:
-    """Short form: advisers by model name alone."""
-    members = tuple(Adviser(one) if isinstance(one, str) else one for one in advisers)
+def arm(model: str, *teachers: str | Teacher, **settings: object) -> Arm:
+    """Short form: teachers by model name alone."""
+    members = tuple(Teacher(one) if isinstance(one, str) else one for one in teachers)
     return Arm(model, members, **settings)  # type: ignore[arg-type]

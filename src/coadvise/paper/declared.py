@@ -1,4 +1,4 @@
-"""The form in which a table or figure of the paper is declared: rows, columns, the paper's numbers, its claims."""
+"""The form in which a table or figure is declared: rows, columns, the paper's numbers, its claims, its figure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .arms import Arm
 
 @dataclass(frozen=True)
 class Value:
-    """A measured number of an arm's run, by the dotted path of `measured` in its result file.
+    """A measured number of an arm's runs.
 
     Attributes:
-        metric: such as `accuracy/class` or `corruptions/class`; see `measure.run_metrics`.
+        metric: its name, such as `accuracy/class` or `corruptions/class`; `reproduce.measure` lists them.
         seed: of one fixed run; None takes every seed.
     """
 
@@ -57,7 +57,8 @@ BEST = {"throughput": max, "training_ms": min}
 """Speeds, of which the best run counts: other work on the machine can only make the others worse."""
 
 MARGIN = 0.015
-"""Of top-1: what the paper calls similar differs by up to 1.3 points (Table 4, Mixer-Ti and Transformer-Ti)."""
+"""Difference in top-1 below which two models count as about equal: what the paper calls similar differs by up to 1.3
+points (Table 4, Mixer-Ti and Transformer-Ti)."""
 SIMILAR = 0.02
 """Largest difference in top-1 at which two networks count as equally good. The paper's pairs in Table 1 differ by 0.4
 and 0.1 points; small validation sets need more room."""
@@ -65,12 +66,12 @@ and 0.1 points; small validation sets need more room."""
 
 @dataclass(frozen=True)
 class Condition:
-    """What must be so of two models for a claim to mean anything.
+    """What two models must fulfil for a claim to mean anything.
 
     Attributes:
-        kind: `similar` in top-1 (to `SIMILAR`); the first `better` than the second by more than `by`; both seeing the
-            same `images`, in size.
-        text: the same in words, shown beside the verdict where it is not so.
+        kind: `similar`: their top-1 differs by `SIMILAR` at most; `better`: the first is better than the second by more
+            than `by`; `images`: both see images of the same size.
+        text: the same in words, shown beside the verdict where it is not fulfilled.
     """
 
     kind: Literal["similar", "better", "images"]
@@ -81,54 +82,139 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Above:
+    """The claim says that its number is above zero."""
+
+
+@dataclass(frozen=True)
+class Near:
+    """The claim says that its number differs from zero by less than `margin`."""
+
+    margin: float
+
+
+@dataclass(frozen=True)
+class Below:
+    """The claim says that its number is less than `margin`."""
+
+    margin: float
+
+
+@dataclass(frozen=True)
+class Differs:
+    """The claim says that its number is not zero."""
+
+
+Statement = Above | Near | Below | Differs
+
+
+@dataclass(frozen=True)
 class Claim:
-    """A statement of the paper as a number that must be above zero: the sum of `plus` less the sum of `minus`.
+    """A statement of the paper about one number: the sum of `plus` less the sum of `minus`.
 
     Attributes:
         text: the claim in one sentence.
         place: where the paper makes it.
+        says: what is claimed of the number.
         unit: as in `Column`.
-        conditions: without which it means nothing.
-        within: if given, the claim is that the number is near zero, by less than this either way.
-        below: if given, the claim is that the number is less than this.
-        either: the claim is that the number is not zero, be it above or below.
+        conditions: without which the claim means nothing.
     """
 
     text: str
     place: str
     plus: tuple[Value, ...]
     minus: tuple[Value, ...]
+    says: Statement = Above()
     unit: str = "%"
     conditions: tuple[Condition, ...] = ()
-    within: float | None = None
-    below: float | None = None
-    either: bool = False
 
     @property
     def values(self) -> tuple[Value, ...]:
-        """Everything that it needs."""
+        """Every measured number that the claim needs."""
         return (*self.plus, *self.minus)
 
     @property
     def margin(self) -> float | None:
-        """Which the number must not reach."""
-        return self.within if self.below is None else self.below
+        """The limit that the number must not reach, if the claim has one."""
+        return self.says.margin if isinstance(self.says, Near | Below) else None
 
     @property
     def compared(self) -> bool:
-        """Whether it is about sizes and speeds, which are compared and not tested."""
+        """Whether the claim is about sizes and speeds, which are compared and not tested."""
         return all(value.metric == "parameters" or value.metric in BEST for value in self.values)
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """A table or figure of the paper.
+class Dots:
+    """A figure of top-1: every run, the mean of an arm and its interval.
 
     Attributes:
-        name: `table4` or `figure4`.
+        values: label in the figure → its number. The first arm is the one that others are compared with.
+        title: of a section of its own before the tables, in which the arms are shown in detail: every seed, learning
+            curves, their teachers and how similar each token is to each teacher. Empty: a figure beside the table.
+        teachers: whether the figure shows the top-1 of the teachers, too.
+    """
+
+    values: Mapping[str, Value]
+    title: str = ""
+    teachers: bool = False
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A figure of top-1 against parameters, the paper's and ours (Figure 1): columns `parameters` and `top1`."""
+
+
+@dataclass(frozen=True)
+class SingleImages:
+    """A figure of the class probabilities of several models on single images (Figure 2)."""
+
+
+@dataclass(frozen=True)
+class Gains:
+    """A figure of the differences between one column and others, row by row.
+
+    Attributes:
+        of: key of the column.
+        over: what a difference is called → key of the other column.
+    """
+
+    of: str
+    over: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class AgainstTeachers:
+    """A figure of a student's top-1 against its teacher's (Figure 4): columns `teacher` and `student`.
+
+    Attributes:
+        panels: first label of a row → title of its panel.
+        families: first words of the teachers' titles; each family looks the same in every panel.
+        sizes: the panel whose families have a point for each size; in others a point is a part of the epochs.
+        baseline: the student without a teacher.
+    """
+
+    panels: Mapping[str, str]
+    families: tuple[str, ...]
+    sizes: str
+    baseline: Value
+
+
+Figure = Dots | Sizes | SingleImages | Gains | AgainstTeachers
+Need = Literal["single images", "recurring views"]
+"""What an experiment needs beside its runs: models compared on single images; views of an image that recur."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure of the paper, or an experiment beyond it.
+
+    Attributes:
+        name: such as `table4`, `figure4` or `demo`.
         heads: titles of the columns that name a row.
-        data: the data set it was made on in the paper; empty for what the paper does not have.
+        data: the data set that the paper used; empty for what the paper does not have.
         notes: what the paper leaves open or says in two ways, and how it is read here.
+        main: the claim that the headline of a report on this experiment alone is about.
     """
 
     name: str
@@ -139,6 +225,9 @@ class Experiment:
     rows: Sequence[Row]
     claims: Sequence[Claim] = ()
     notes: Sequence[str] = ()
+    figure: Figure | None = None
+    needs: tuple[Need, ...] = ()
+    main: Claim | None = None
 
     @property
     def of_paper(self) -> bool:
@@ -153,5 +242,5 @@ class Experiment:
             yield from claim.values
 
     def arms(self) -> list[Arm]:
-        """Every arm it needs, each once; advisers are found through them."""
+        """Every arm it needs, each once; their teachers are found through them."""
         return list(dict.fromkeys(value.arm for value in self.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..names import AVERAGE, TOP1
 from .ablations import ABLATIONS, CONV, CROSS, INV, NONE, TOP1_COLUMN, above
 from .arms import Arm, arm
-from .declared import MARGIN, Claim, Column, Condition, Experiment, Row, Value
+from .declared import MARGIN, Claim, Column, Condition, Experiment, Near, Row, SingleImages, Sizes, Value
 
 DATA = "ImageNet-1k"
 
@@ -291,7 +291,7 @@ def _table9() -> Experiment:
                 place,
                 (Value(one, "accuracy/conv"),),
                 (Value(one, "accuracy/inv"),),
-                within=MARGIN,
+                Near(MARGIN),
             )
         )
     notes = (
@@ -329,13 +329,14 @@ def _figure1() -> Experiment:
             "The numbers beside ours are those of Tables 3 and 8, which leave out the size of CiT-SA; the claims are "
             "tested there.",
         ),
+        figure=Sizes(),
     )
 
 
 def _figure2() -> Experiment:
     return Experiment(
         "figure2",
-        "What the teachers and the students say of single images",
+        "Answers of the teachers and the students on single images",
         DATA,
         ("Model",),
         (TOP1_COLUMN,),
@@ -349,6 +350,8 @@ def _figure2() -> Experiment:
             )
         ],
         notes=("The paper shows chosen examples. Here the images are chosen by the teachers' disagreement alone.",),
+        figure=SingleImages(),
+        needs=("single images",),
     )
 
 

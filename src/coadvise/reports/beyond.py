@@ -1,24 +1,20 @@
-"""What the paper does not measure: calibration, agreement in error, likeness of features, tokens that collapse."""
+"""Measurements beyond the paper: calibration, agreement in error, likeness of features, tokens that collapse."""
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from ..paper.ablations import CROSS, SAME_TWICE, SEVEN_ARMS
 from ..paper.arms import Arm
 from ..paper.declared import Experiment, Value
-from ..run.reading import finite
 from ..significance import summarise
-from ..system.files import read_json
-from .claims import Results
 from .page import Section, Text
+from .pictures import read_attention
 from .plots.style import Drawing, draw
 from .plots.tokens import attention_figure, token_cosine_figure
+from .results import Results
 from .tables import Table, mean_sd, number, percent
 
 _SHOWN = {CROSS: "both kinds", SAME_TWICE: "one kind"}
@@ -34,15 +30,26 @@ SAME = 0.99
 """Cosine after the last block above which two tokens count as one."""
 
 
-def beyond_section(experiments: Sequence[Experiment], results: Results, attention: Path | None) -> Section | None:
+def beyond_section(experiments: Sequence[Experiment], results: Results, pictures: Path | None) -> Section | None:
     """Tables over the arms with teachers; None where nothing of it was measured.
 
     Args:
-        attention: file with attention maps of single images, if there is one.
+        pictures: folder of what was made of single images, if there is one.
     """
-    arms = list(dict.fromkeys(arm for one in experiments for arm in one.arms() if arm.advisers and results.seeds(arm)))
-    parts: list[Text | Table | Drawing] = []
+    arms = [arm for arm in dict.fromkeys(arm for one in experiments for arm in one.arms()) if arm.teachers]
+    arms = [arm for arm in arms if results.seeds(arm)]
     arms.sort(key=lambda arm: SEVEN_ARMS.index(arm) if arm in SEVEN_ARMS else len(SEVEN_ARMS))
+    parts = [
+        *_likeness_parts(arms, results),
+        *_together_parts(arms, results),
+        *_token_parts(arms, results),
+        *_attention_parts(pictures),
+    ]
+    return Section("beyond", "Beyond the paper", parts) if parts else None
+
+
+def _likeness_parts(arms: Sequence[Arm], results: Results) -> list[Text | Table | Drawing]:
+    parts: list[Text | Table | Drawing] = []
     likeness = _likeness_rows(arms, results)
     if likeness:
         columns = ["Arm", "Token", "Teacher", "κ of errors", "CKA of features", "ECE of the token (%)"]
@@ -61,12 +68,23 @@ def beyond_section(experiments: Sequence[Experiment], results: Results, attentio
         columns = ["Teachers", "Kinds", "κ of errors", "CKA of features", "Both averaged (%)", "One of them right (%)"]
         parts.append(Table("How different the teachers are from each other", columns, pairs, "llrrrr"))
         parts.append(Text("The lower κ and CKA, the more the second teacher has to add to the first.", "note"))
+    return parts
+
+
+def _together_parts(arms: Sequence[Arm], results: Results) -> list[Text | Table | Drawing]:
+    parts: list[Text | Table | Drawing] = []
     ensembles = _ensemble_rows(arms, results)
     if ensembles:
         columns = ["Arm", "Class token (%)", "Teachers' mean (%)", "Some teacher right (%)"]
         parts.append(Table("The student and its teachers together", columns, ensembles, "lrrr"))
         if said := _images(arms, results):
             parts.append(Text(f"This section is about {said} of the validation images.", "note"))
+    return parts
+
+
+def _token_parts(arms: Sequence[Arm], results: Results) -> list[Text | Table | Drawing]:
+    """How alike the tokens of a student are."""
+    parts: list[Text | Table | Drawing] = []
     curves = _cosine_curves(arms, results)
     if curves:
         alt = "Mean cosine between tokens after each block, one run of each arm."
@@ -81,23 +99,29 @@ def beyond_section(experiments: Sequence[Experiment], results: Results, attentio
         named += [f"runs of {others} other arms" if others > 1 else "runs of another arm"] if others else []
         said = f"Tokens that ended up the same (cosine above {SAME} after the last block)"
         parts.append(Text(f"{said}: {'; '.join(named)}.", "warning"))
-    if images := _attention(attention):
-        alt = f"Attention of each token to the patches of {len(images)} images, in the last block."
-        parts.append(draw("attention", alt, lambda: attention_figure(images)))
-        parts.append(Text("Bright: where the token looks in the last block, mean over the heads.", "note"))
-    return Section("beyond", "Beyond the paper", parts) if parts else None
+    return parts
+
+
+def _attention_parts(pictures: Path | None) -> list[Text | Table | Drawing]:
+    images = read_attention(pictures)
+    if not images:
+        return []
+    alt = f"Attention of each token to the patches of {len(images)} images, in the last block."
+    return [
+        draw("attention", alt, lambda: attention_figure(images)),
+        Text("Bright: where the token looks in the last block, mean over the heads.", "note"),
+    ]
 
 
 def _mean(arm: Arm, metric: str, results: Results) -> float | None:
-    values = list(results.series(Value(arm, metric)).values())
-    return summarise(values).mean if values else None
+    summary = results.summary(Value(arm, metric))
+    return None if summary is None else summary.mean
 
 
 def _likeness_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
     rows = []
     for arm in arms:
-        measured = results.content(arm, results.seeds(arm)[0]).get("measured", {})
-        for key in measured:
+        for key in results.runs(arm)[0].measured:
             if key.startswith("kappa/"):
                 pair = key.removeprefix("kappa/")
                 teacher, _, token = pair.partition("|")
@@ -113,12 +137,12 @@ def _teacher_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
     """Every pair of teachers once, by what the first student of both has measured of them."""
     rows: dict[str, list[str]] = {}
     for arm in arms:
-        content = results.content(arm, results.seeds(arm)[0])
-        both = [finite(content.get("measured", {}).get(f"ensemble/{what}")) for what in ("accuracy", "upper")]
-        for pair, found in content.get("detail", {}).get("teachers", {}).items():
-            if len(arm.advisers) == 2 and pair not in rows:
-                kinds = {adviser.bias for adviser in arm.advisers}
-                kappa, cka = (number(finite(found.get(what)), 2) for what in ("kappa", "cka"))
+        run = results.runs(arm)[0]
+        both = [run.number(f"ensemble/{what}") for what in ("accuracy", "upper")]
+        for pair, found in run.teacher_pairs.items():
+            if len(arm.teachers) == 2 and pair not in rows:
+                kinds = {teacher.bias for teacher in arm.teachers}
+                kappa, cka = (number(found.get(what), 2) for what in ("kappa", "cka"))
                 kind = "two kinds" if len(kinds) == 2 else "one kind"
                 rows[pair] = [_pair(pair), kind, kappa, cka, *map(percent, both)]
     return list(rows.values())
@@ -131,7 +155,7 @@ def _ensemble_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
         whole = len(results.series(Value(arm, "ensemble/student"))) == len(results.seeds(arm))
         own = "ensemble/student" if whole else "accuracy/class"
         series = [results.series(Value(arm, metric)) for metric in (own, "ensemble/accuracy", "ensemble/upper")]
-        if all(series) and len(arm.advisers) > 1:
+        if all(series) and len(arm.teachers) > 1:
             student, *theirs = (list(one.values()) for one in series)
             # Of teachers that are one run each, every seed of the student measures the same.
             same = lambda values: percent(values[0]) if len(set(values)) == 1 else mean_sd(summarise(values))
@@ -140,11 +164,7 @@ def _ensemble_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
 
 
 def _images(arms: Sequence[Arm], results: Results) -> str:
-    counts = {
-        results.content(arm, seed).get("detail", {}).get("likeness images")
-        for arm in arms
-        for seed in results.seeds(arm)
-    } - {None}
+    counts = {run.likeness_images for arm in arms for run in results.runs(arm)} - {None}
     return " or ".join(f"{count:,}" for count in sorted(counts))
 
 
@@ -153,7 +173,7 @@ def _cosine_curves(arms: Sequence[Arm], results: Results) -> dict[str, list[floa
     curves: dict[str, list[float]] = {}
     for arm, title in _SHOWN.items():
         if arm in arms:
-            for pair, values in _cosines(arm, results.seeds(arm)[0], results).items():
+            for pair, values in results.runs(arm)[0].token_cosine.items():
                 curves[f"{title}: {_pair(pair)}"] = [float(value) for value in values]
     return curves
 
@@ -162,7 +182,7 @@ def _cosine_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
     """Every run of the seven arms and of those with changed tokens: how tokens end up differs from seed to seed."""
     rows = []
     for arm in (one for one in arms if one in SEVEN_ARMS or (one.token_lr, one.token_std) != (1.0, 1.0)):
-        runs = [_cosines(arm, seed, results) for seed in results.seeds(arm)]
+        runs = [run.token_cosine for run in results.runs(arm)]
         for pair in dict.fromkeys(pair for run in runs for pair in run):
             rows.append([arm.id, _pair(pair), ", ".join(number(run[pair][-1], 2) for run in runs if pair in run)])
     return rows
@@ -171,7 +191,7 @@ def _cosine_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
 def _collapsed(arms: Sequence[Arm], results: Results) -> dict[Arm, str]:
     found = {}
     for arm in arms:
-        runs = [run for seed in results.seeds(arm) if (run := _cosines(arm, seed, results))]
+        runs = [run.token_cosine for run in results.runs(arm) if run.token_cosine]
         same = Counter(pair for run in runs for pair, values in run.items() if values[-1] > SAME)
         if same:
             pairs = ", ".join(f"{_pair(pair)} in {n}" for pair, n in sorted(same.items()))
@@ -179,19 +199,5 @@ def _collapsed(arms: Sequence[Arm], results: Results) -> dict[Arm, str]:
     return found
 
 
-def _cosines(arm: Arm, seed: int, results: Results) -> Mapping[str, Sequence[float]]:
-    found: Mapping[str, Sequence[float]] | None = results.content(arm, seed).get("detail", {}).get("token_cosine")
-    return found or {}
-
-
 def _pair(pair: str) -> str:
     return pair.replace("|", " – ")
-
-
-def _attention(path: Path | None) -> list[tuple[bytes, str, dict[str, np.ndarray]]]:
-    if path is None or not path.is_file():
-        return []
-    return [
-        (base64.b64decode(one["png"]), str(one["name"]), {k: np.asarray(v, float) for k, v in one["maps"].items()})
-        for one in read_json(path)["images"]
-    ]

@@ -1,8 +1,8 @@
-"""The paper's claims against our runs: each is a number that must be above zero, tested over the seeds.
+"""The paper's claims tested on our runs.
 
-A claim is the sum of some measured values less the sum of others. Runs of one seed go together; the differences over
-the seeds are tested against zero (two-sided t-test) and corrected (Holm) over the claims of their table. A claim that
-two ways are about equal is tested against a margin: the mean difference must be nearer to zero. As that is another
+A claim is about the sum of some measured values less the sum of others, for each seed. These differences are tested
+against zero over the seeds (two-sided t-test) and corrected (Holm) over the claims of their table. A claim that two
+ways are about equal is tested against a margin: the mean difference must be nearer to zero. As that is another
 question, such claims are corrected among themselves. Claims about sizes and speeds are decided by comparison, at the
 paper's own scale alone.
 """
@@ -13,70 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..paper.arms import Arm
-from ..paper.declared import BEST, SIMILAR, Claim, Condition, Experiment, Value
-from ..run.reading import finite
+from ..paper.declared import BEST, SIMILAR, Above, Below, Claim, Condition, Differs, Experiment, Near
 from ..significance import DOES_NOT_HOLD, HOLDS, Paired, Summary, holm, paired_difference, verdict
+from .results import Results
 
 NOT_MEASURED = "not measured"
 NO_MEANING = "means nothing here"
 RESOLUTION = 2e-6
 """Of a difference: older result files keep six decimals of each number."""
 OWN_SCALE = "imagenet"
-"""The paper's; at all others the sizes of models, and so their speeds, are chosen with the scale."""
-
-
-class Results:
-    """Result files by arm and seed.
-
-    Args:
-        files: name of the file → its content.
-    """
-
-    def __init__(self, files: Mapping[str, Mapping[str, Any]]) -> None:
-        self.files = files
-        self._by_arm: dict[str, dict[int, str]] = {}
-        for name in sorted(files):
-            self._by_arm.setdefault(files[name]["arm"], {})[int(files[name]["seed"])] = name
-
-    def seeds(self, arm: Arm) -> list[int]:
-        """Seeds of an arm that were run."""
-        return sorted(self._by_arm.get(arm.id, {}))
-
-    def file(self, arm: Arm, seed: int) -> str | None:
-        """Name of a run's file."""
-        return self._by_arm.get(arm.id, {}).get(seed)
-
-    def content(self, arm: Arm, seed: int) -> Mapping[str, Any]:
-        """A run's file; empty where it was not run."""
-        name = self.file(arm, seed)
-        return self.files[name] if name is not None else {}
-
-    def value(self, value: Value, seed: int) -> float | None:
-        """A measured number, None where it is missing or not finite."""
-        content = self.content(value.arm, seed if value.seed is None else value.seed)
-        return finite(content.get("measured", {}).get(value.metric))
-
-    def series(self, value: Value) -> dict[int, float]:
-        """A number by seed; a value of one fixed seed has that one alone."""
-        seeds = self.seeds(value.arm) if value.seed is None else [value.seed]
-        found = {seed: self.value(value, seed) for seed in seeds}
-        return {seed: number for seed, number in found.items() if number is not None}
-
-    def best(self, value: Value) -> float | None:
-        """A size, or the speed of the run that was disturbed the least."""
-        series = self.series(value).values()
-        return BEST.get(value.metric, max)(series) if series else None
-
-    def setting(self, arm: Arm, key: str) -> Any:
-        """A setting of an arm's first run."""
-        seeds = self.seeds(arm)
-        return self.content(arm, seeds[0]).get("settings", {}).get(key) if seeds else None
-
-    def hardware(self, arm: Arm) -> set[str]:
-        """Machines on which an arm was run, by what they say of themselves."""
-        found = (self.content(arm, seed).get("provenance", {}).get("hardware") for seed in self.seeds(arm))
-        return {str(one) for one in found}
+"""The paper's scale; at all others the sizes of models, and so their speeds, are chosen with the scale."""
 
 
 @dataclass(frozen=True)
@@ -124,31 +70,50 @@ def judge(experiment: Experiment, results: Results) -> list[Judged]:
     """Every claim of an experiment, corrected over all that it makes."""
     differences = [_differences(claim, results) for claim in experiment.claims]
     tests = [
-        paired_difference(list(found.values()), [0.0] * len(found), resolution=RESOLUTION)
-        if found and not claim.compared
-        else None
+        _against_zero(list(found.values())) if found and not claim.compared else None
         for claim, found in zip(experiment.claims, differences, strict=True)
     ]
     decisive = [
-        test if test is None or claim.margin is None else _to_margin(claim, list(found.values()), test.mean)
+        None if test is None else _decisive(claim, list(found.values()), test)
         for claim, found, test in zip(experiment.claims, differences, tests, strict=True)
     ]
     corrected = _corrected(experiment.claims, [None if test is None else test.p for test in decisive])
     judged = []
     for claim, found, test, tested, p in zip(experiment.claims, differences, tests, decisive, corrected, strict=True):
-        reason = _limits(claim)
         if not found:
             word, reason = _absent(claim, results)
-        elif claim.compared:
-            word = HOLDS if all(value > 0 for value in found.values()) else DOES_NOT_HOLD
         else:
-            word = verdict(tested, p)
-            if claim.either and word == DOES_NOT_HOLD:
-                word = HOLDS
-        if found and (problem := _meaningless(claim, results)):
-            word, reason = problem
+            word, reason = _meaningless(claim, results) or (_word(claim, found, tested, p), _limits(claim))
         judged.append(Judged(experiment.name, claim, found, test, p, word, _files(claim, found, results), reason))
     return judged
+
+
+def _word(claim: Claim, differences: Mapping[int, float], tested: Paired | None, p: float | None) -> str:
+    """The verdict of a claim that means something."""
+    if claim.compared:
+        return HOLDS if all(value > 0 for value in differences.values()) else DOES_NOT_HOLD
+    word = verdict(tested, p)
+    return HOLDS if isinstance(claim.says, Differs) and word == DOES_NOT_HOLD else word
+
+
+def _against_zero(differences: Sequence[float]) -> Paired:
+    return paired_difference(differences, [0.0] * len(differences), resolution=RESOLUTION)
+
+
+def _decisive(claim: Claim, differences: Sequence[float], against_zero: Paired) -> Paired:
+    """The test that decides: of the differences, or of their distance to the margin.
+
+    For a margin on both sides, that side counts on which the mean lies: whether the mean is inside on this side is what
+    decides a test for equivalence. The two-sided p is twice that test's.
+    """
+    match claim.says:
+        case Above() | Differs():
+            return against_zero
+        case Below(margin):
+            return _against_zero([margin - one for one in differences])
+        case Near(margin):
+            side = 1.0 if against_zero.mean >= 0 else -1.0
+            return _against_zero([margin - side * one for one in differences])
 
 
 def _corrected(claims: Sequence[Claim], p_values: Sequence[float | None]) -> list[float | None]:
@@ -161,23 +126,12 @@ def _corrected(claims: Sequence[Claim], p_values: Sequence[float | None]) -> lis
     return corrected
 
 
-def _to_margin(claim: Claim, differences: Sequence[float], mean: float) -> Paired:
-    """How far from the margin the differences lie, on the side on which their mean does.
-
-    That the mean is inside on this side is what decides a test for equivalence; the two-sided p is twice that test's.
-    """
-    margin = claim.margin or 0.0
-    side = 1.0 if mean >= 0 or claim.below is not None else -1.0
-    return paired_difference([margin] * len(differences), [side * one for one in differences], resolution=RESOLUTION)
-
-
 def _limits(claim: Claim) -> str:
     """What a reader of the verdict should know of the claim."""
     known = []
-    if claim.within is not None:
-        known.append(f"near zero: by less than {100 * claim.within:g} points")
-    if claim.below is not None:
-        known.append(f"by less than {100 * claim.below:g} points")
+    if claim.margin is not None:
+        near = "near zero: " if isinstance(claim.says, Near) else ""
+        known.append(f"{near}by less than {100 * claim.margin:g} points")
     if any(value.seed is not None for one in claim.conditions for value in (one.first, one.second)):
         known.append("one run of each teacher")
     return "; ".join(known)
@@ -222,7 +176,7 @@ def why_absent(metric: str) -> str:
 def _meaningless(claim: Claim, results: Results) -> tuple[str, str] | None:
     """Verdict and reason where a claim says nothing here, or cannot be known to; None where it does."""
     if claim.compared:
-        if any(content.get("scale") != OWN_SCALE for content in results.files.values()):
+        if any(run.scale != OWN_SCALE for run in results.files.values()):
             return NO_MEANING, "the sizes of the models are chosen with the scale"
         speeds = any(value.metric in BEST for value in claim.values)
         if speeds and len(set[str]().union(*(results.hardware(value.arm) for value in claim.values))) > 1:

@@ -1,4 +1,4 @@
-"""Sections that the report of a demo and that of one run share: similarity to the teachers, provenance."""
+"""The section on where the numbers of a report come from."""
 
 from __future__ import annotations
 
@@ -6,36 +6,41 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..run.reading import Run, finite
+from ..run.measurement import Measurement
+from ..run.result import RunResult
 from .page import Section, Text
 from .plots.style import Drawing
 from .tables import NONE, Table, count, duration
 
 
-def provenance_section(runs: Sequence[tuple[str, Run]]) -> Section:
-    """Everything needed to make the numbers again: a row a run, and each distinct machine once."""
+def provenance_section(runs: Sequence[tuple[str, str, RunResult | Measurement]]) -> Section:
+    """Everything needed to make the numbers again: a row for each run, and each distinct machine once.
+
+    Args:
+        runs: (label, path, result) of each run.
+    """
     rows, machines = [], []
-    for label, run in runs:
-        result, source = run.result, run.result.get("provenance") or {}
+    for label, path, run in runs:
+        source = run.provenance
         machine = {key: source.get(key) for key in ("commit", "system", "hardware", "versions")}
         if machine not in machines:
             machines.append(machine)
         rows.append(
             [
                 label,
-                run.path,
-                str(result.get("seed", NONE)),
-                str(result.get("fingerprint", NONE))[:12],
-                duration(finite(result.get("seconds"))),
-                count(finite(result.get("steps"))),
-                count(finite(result.get("images_seen"))),
+                path,
+                str(run.seed),
+                (run.id if isinstance(run, Measurement) else run.fingerprint)[:12],
+                duration(run.seconds),
+                count(run.steps),
+                count(run.images_seen),
                 str(source.get("date", NONE))[:16].replace("T", " "),
                 str(machines.index(machine) + 1),
             ]
         )
     columns = ["Arm", "Run", "Seed", "Recipe", "Time", "Steps", "Images seen", "Date (UTC)", "Machine"]
-    total = sum(finite(run.result.get("seconds")) or 0.0 for _, run in runs)
-    commands = list(dict.fromkeys(str((run.result.get("provenance") or {}).get("command", "")) for _, run in runs))
+    total = sum(run.seconds for *_, run in runs)
+    commands = list(dict.fromkeys(str(run.provenance.get("command", "")) for *_, run in runs))
     parts: list[Text | Table | Drawing] = [Text(f"{len(runs)} finished runs, {duration(total)} of training in all.")]
     if any(commands):
         parts += [Text("Commands:"), Text("\n".join(filter(None, commands)), "code")]

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from ..run.reading import Run
+from ..run.result import Direction, tokens_of
 from ..significance import Summary, summarise
 from .page import Section, Text
 from .plots.similarity import KlMap, kl_maps
 from .plots.style import draw
 from .tables import NONE, Table, number
 
-Direction = Literal["teacher‖token", "token‖teacher"]
+
+@dataclass(frozen=True)
+class Outputs:
+    """Names of a run's teachers, and its metrics on the validation set by name."""
+
+    teachers: Sequence[str]
+    metrics: Mapping[str, float]
+
+    @property
+    def tokens(self) -> list[str]:
+        """Names of the outputs: `class` first, `average` of all heads last."""
+        return tokens_of(self.metrics)
+
+    @property
+    def directions_named(self) -> bool:
+        """Whether the metrics tell KL(teacher ‖ token) and KL(token ‖ teacher) apart by name."""
+        return any(key.startswith("kl_reverse/") for key in self.metrics)
+
+    def kl(self, teacher: str, token: str, direction: Direction) -> float | None:
+        """KL divergence in nats; None where it is absent, not finite, or cannot be told apart.
+
+        `kl/TEACHER|TOKEN` and `kl_reverse/TEACHER|TOKEN` say what they are. Early results write the reverse as
+        `kl/TOKEN|TEACHER`, and with tokens named after teachers `kl/conv|inv` has two meanings.
+        """
+        forward = direction == "teacher‖token"
+        if self.directions_named:
+            key = f"{'kl' if forward else 'kl_reverse'}/{teacher}|{token}"
+        elif teacher in self.tokens and token in self.teachers:
+            return None
+        else:
+            key = f"kl/{teacher}|{token}" if forward else f"kl/{token}|{teacher}"
+        value = self.metrics.get(key)
+        return value if value is not None and math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -33,9 +65,9 @@ class Divergence:
         return min(known)[1] if len(known) == len(means) else None
 
 
-def divergence(label: str, runs: Sequence[Run], direction: Direction) -> Divergence | None:
+def divergence(label: str, runs: Sequence[Outputs], direction: Direction) -> Divergence | None:
     """Mean KL between the outputs and the teachers of `runs`; None where nothing was measured."""
-    teachers = list(dict.fromkeys(name for run in runs for name in run.result.get("teachers") or {}))
+    teachers = list(dict.fromkeys(name for run in runs for name in run.teachers))
     tokens = [t for t in dict.fromkeys(t for run in runs for t in run.tokens) if t != "average"]
     cells = []
     for token in tokens:
@@ -46,7 +78,7 @@ def divergence(label: str, runs: Sequence[Run], direction: Direction) -> Diverge
     return Divergence(label, direction, tokens, teachers, cells)
 
 
-def divergences_table(tables: Sequence[Divergence], name: dict[str, str], first: str) -> Table:
+def divergences_table(tables: Sequence[Divergence], label: dict[str, str], first: str) -> Table:
     """Both directions side by side, one row for each teacher and token."""
     forward = [table for table in tables if table.direction == "teacher‖token"]
     backward = {table.label: table for table in tables if table.direction == "token‖teacher"}
@@ -58,7 +90,7 @@ def divergences_table(tables: Sequence[Divergence], name: dict[str, str], first:
         return number(value.mean) + (f" ± {number(value.sd)}" if value.sd is not None else "")
 
     rows = [
-        [f"{table.label}", name.get(teacher, teacher), token, cell(table, i, j), cell(backward.get(table.label), i, j)]
+        [f"{table.label}", label.get(teacher, teacher), token, cell(table, i, j), cell(backward.get(table.label), i, j)]
         for table in forward
         for j, teacher in enumerate(table.teachers)
         for i, token in enumerate(table.tokens)
@@ -69,7 +101,7 @@ def divergences_table(tables: Sequence[Divergence], name: dict[str, str], first:
     return Table(f"Smaller is more similar{over}", columns, rows, "lllrr")
 
 
-def nearest_sentences(tables: Sequence[Divergence], name: dict[str, str]) -> list[str]:
+def nearest_sentences(tables: Sequence[Divergence], titles: dict[str, str]) -> list[str]:
     """Which token is nearest to which teacher, and whether it is the teacher's own (as in Table 5).
 
     One sentence for each arm where both directions agree, else one for each direction.
@@ -80,11 +112,11 @@ def nearest_sentences(tables: Sequence[Divergence], name: dict[str, str]) -> lis
         for j, teacher in enumerate(table.teachers):
             token = table.nearest(j)
             if token is not None and len(table.tokens) > 1:
-                label = name.get(teacher, teacher)
+                title = titles.get(teacher, teacher)
                 own = ", its own teacher" if token == teacher else ""
                 if token != teacher and teacher in table.tokens:
                     own = f", whose own token is {teacher}"
-                parts.append(f"the {token} token is nearest to {label}{own}")
+                parts.append(f"the {token} token is nearest to {title}{own}")
         if parts:
             found.setdefault((table.label, "; ".join(parts)), []).append(table.direction.replace("‖", " ‖ "))
     return [
@@ -102,14 +134,21 @@ _UNTOLD = (
 
 
 def similarity_section(
-    groups: Sequence[tuple[str, Sequence[Run]]], label: dict[str, str], first: str
+    name: str, groups: Sequence[tuple[str, Sequence[Outputs]]], label: dict[str, str], first: str
 ) -> Section | None:
-    """KL of each token to each teacher (Table 5 of the paper, which leaves the direction open)."""
+    """KL of each token to each teacher (Table 5 of the paper, which leaves the direction open).
+
+    Args:
+        name: of the section and its figure.
+        groups: what runs have in common → these runs.
+        label: titles of teachers, by their names.
+        first: title of the column that names the groups.
+    """
     found = [
         table
-        for name, runs in groups
+        for title, runs in groups
         for direction in _DIRECTIONS
-        if (table := divergence(name, runs, direction)) is not None
+        if (table := divergence(title, runs, direction)) is not None
     ]
     if not found:
         return None
@@ -117,7 +156,7 @@ def similarity_section(
         KlMap(
             f"{table.label}: KL({table.direction.replace('‖', ' ‖ ')})",
             table.tokens,
-            [label.get(name, name) for name in table.teachers],
+            [label.get(teacher, teacher) for teacher in table.teachers],
             [[cell.mean if cell else None for cell in row] for row in table.cells],
         )
         for table in found
@@ -125,7 +164,7 @@ def similarity_section(
     nearest = nearest_sentences(found, label)
     alt = "Heat maps of the KL divergence between tokens and teachers. " + " ".join(nearest)
     return Section(
-        "similarity",
+        name,
         "How near each token is to each teacher",
         [
             Text(
@@ -133,13 +172,13 @@ def similarity_section(
                 "nats, at temperature 1, in both directions.",
                 "note",
             ),
-            draw("similarity", alt, lambda: kl_maps(maps)),
+            draw(name, alt, lambda: kl_maps(maps)),
             *([Text(_FRAME, "note")] if nearest else []),
             *(Text(sentence) for sentence in nearest),
             divergences_table(found, label, first),
             *(
                 [Text(_UNTOLD, "warning")]
-                if any(not run.directions_named for _, runs in groups for run in runs if run.result.get("teachers"))
+                if any(not run.directions_named for _, runs in groups for run in runs if run.teachers)
                 else []
             ),
         ],

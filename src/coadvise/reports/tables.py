@@ -147,6 +147,30 @@ def parameters(value: float | None) -> str:
     return f"{value / 1e6:.3g} M" if value >= 999_500 else f"{value / 1e3:.3g} k"
 
 
+_SCALE = {"%": 100.0, "M": 1e-6}
+
+
+def shown(value: float, unit: str, signed: bool = False) -> str:
+    """A number with the precision of its unit (see `paper.declared.Column`); with its sign, also the unit's name."""
+    value *= _SCALE.get(unit, 1.0)
+    if unit == "%":
+        text = number(value, 1)
+    elif unit == "nat":
+        text = number(value, 3)
+    elif unit == "images/s":
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.3g}".replace("-", "−")
+    if not signed:
+        return text
+    return (f"+{text}" if value > 0 and text.strip("0.") else text) + {"%": ""}.get(unit, f" {unit}")
+
+
+def title_of(name: str) -> str:
+    """Name of an experiment as a title: `Table 4` for `table4`."""
+    return re.sub(r"(?=\d)", " ", name, count=1).capitalize()
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as a person says them: `8.4 s`, `2 min 05 s`, `3 h 20 min`."""
     if seconds is None:

@@ -1,0 +1,88 @@
+"""The section of one experiment: its figure, its table beside the paper's numbers, its claims, its notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..paper.declared import BEST, Column, Experiment, Row
+from .claims import Judged, why_absent
+from .figures import figure_parts
+from .page import Section, Text
+from .plots.style import Drawing
+from .results import Results
+from .tables import NONE, Cell, Table, mean_sd, number, shown, title_of
+from .verdicts import NOTE, claims_table, kinds_sentences
+
+
+def experiment_section(one: Experiment, results: Results, judged: Sequence[Judged], pictures: Path | None) -> Section:
+    """A table or figure of the paper, or an experiment beyond it.
+
+    Args:
+        judged: the claims of this experiment.
+        pictures: folder of what was made of single images, if there is one.
+    """
+    parts: list[Text | Table | Drawing] = [*figure_parts(one, results, pictures), experiment_table(one, results)]
+    parts += [Text(text, "note") for text in _absent(one, results)]
+    if judged:
+        parts += [Text(sentence) for sentence in kinds_sentences(judged)]
+        parts.append(claims_table(judged))
+        parts += [] if one.of_paper else [Text(NOTE, "note")]
+    parts += [Text(note, "note") for note in one.notes]
+    return Section(one.name, f"{title_of(one.name)}: {one.title}", parts)
+
+
+def _absent(one: Experiment, results: Results) -> list[str]:
+    """Why whole columns are empty (one without any finished run needs no word), and on how many images others rest."""
+    found = []
+    for column in one.columns:
+        values = [row.ours[column.key] for row in one.rows if column.key in row.ours]
+        run = [value for value in values if results.seeds(value.arm)]
+        if run and not any(results.series(value) for value in run):
+            found.append(f"{column.title} is not measured: {why_absent(run[0].metric)}.")
+    corrupted = {
+        value.arm for row in one.rows for value in row.ours.values() if value.metric.startswith("corruptions/")
+    }
+    counts = {run.corrupted_images for arm in corrupted for run in results.runs(arm)} - {None}
+    if counts:
+        found.append(f"Of the validation images {' or '.join(f'{n:,}' for n in sorted(counts))} were corrupted.")
+    return found
+
+
+def experiment_table(one: Experiment, results: Results) -> Table:
+    """The rows as declared: the paper's number and ours side by side."""
+    columns, align = list(one.heads), "l" * len(one.heads)
+    for column in one.columns:
+        columns += [f"{column.title}: paper", "ours"] if one.of_paper else [column.title]
+        align += "rr" if one.of_paper else "r"
+    rows = []
+    for row in one.rows:
+        cells: list[str | Cell] = [*row.labels]
+        for column in one.columns:
+            printed = row.paper.get(column.key)
+            if one.of_paper:
+                cells.append(NONE if printed is None else _paper_number(printed, column))
+            cells.append(_ours(row, column, results))
+        counts = sorted({len(results.series(value)) for value in row.ours.values()} - {0})
+        rows.append([*cells, ", ".join(map(str, counts)) or "0"])
+    paper = f"; paper: {one.data}; ours" if one.of_paper else ""
+    caption = f"{one.title}{paper}: mean ± standard deviation over n runs"
+    return Table(caption, [*columns, "n"], rows, align + "r")
+
+
+def _paper_number(value: float, column: Column) -> str:
+    return f"{value:g}" if column.unit in ("M", "images/s") else number(value, 3 if column.unit == "nat" else 2)
+
+
+def _ours(row: Row, column: Column, results: Results) -> str:
+    value = row.ours.get(column.key)
+    summary = None if value is None else results.summary(value)
+    if value is None or summary is None:
+        return NONE
+    if value.metric in BEST and (best := results.best(value)) is not None:
+        return shown(best, column.unit)
+    if column.unit == "%":
+        return mean_sd(summary)
+    text = shown(summary.mean, column.unit)
+    spread = summary.sd if summary.sd is not None and column.unit != "M" else None
+    return text + (f" ± {shown(spread, column.unit)}" if spread is not None else "")

@@ -1,0 +1,122 @@
+"""The figure that an experiment declares, drawn with our numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..paper.ablations import TITLES
+from ..paper.arms import Teacher
+from ..paper.declared import AgainstTeachers, Dots, Experiment, Gains, Row, SingleImages, Sizes
+from .page import Text
+from .pictures import disagreement_parts
+from .plots.accuracy import DotRow, dot_plot
+from .plots.paper import Family, Pair, Point, differences_figure, parameters_figure, teachers_figure
+from .plots.style import Drawing, draw, style
+from .results import Results
+from .tables import Table, mean_sd
+
+
+def figure_parts(one: Experiment, results: Results, pictures: Path | None) -> list[Text | Table | Drawing]:
+    """What stands above the table of an experiment; a figure with a section of its own stands there."""
+    drawing: Drawing | None = None
+    match one.figure:
+        case Dots(title=""):
+            drawing = dots(one.name, one.figure, results)
+        case SingleImages() if pictures is not None:
+            return disagreement_parts(one.name, pictures)
+        case Sizes():
+            drawing = _sizes(one, results)
+        case Gains():
+            drawing = _gains(one, one.figure, results)
+        case AgainstTeachers():
+            drawing = _against_teachers(one, one.figure, results)
+    return [] if drawing is None else [drawing]
+
+
+def dots(name: str, figure: Dots, results: Results) -> Drawing | None:
+    """Top-1 of every run of some arms; None where none was run."""
+    rows = [
+        DotRow(label, list(series.values()), results.summary(value), style(position))
+        for position, (label, value) in enumerate(figure.values.items())
+        if (series := results.series(value))
+    ]
+    if not rows:
+        return None
+    said = "; ".join(f"{row.label} {mean_sd(row.summary)} %" for row in rows)
+    stars = [
+        (f"teacher: {teacher_title(teacher)}", run.number())
+        for teacher in (teachers_of(figure, results) if figure.teachers else ())
+        if (run := results.run(teacher.arm, teacher.seed)) is not None
+    ]
+    marks = [(label, top1) for label, top1 in stars if top1 is not None]
+    return draw(name, f"Top-1 of Transformer-Ti by its teachers: {said}.", lambda: dot_plot(rows, marks))
+
+
+def teachers_of(figure: Dots, results: Results) -> list[Teacher]:
+    """The teachers of the arms that were run, each once."""
+    arms = [value.arm for value in figure.values.values() if results.seeds(value.arm)]
+    return list(dict.fromkeys(teacher for arm in arms for teacher in arm.teachers))
+
+
+def teacher_title(teacher: Teacher) -> str:
+    """`ResNet-18` or `ResNet-18, seed 1`."""
+    return TITLES.get(teacher.model, teacher.model) + (f", seed {teacher.seed}" if teacher.seed else "")
+
+
+def _sizes(one: Experiment, results: Results) -> Drawing | None:
+    paper = [
+        Point(row.labels[0], row.paper["parameters"], row.paper["top1"])
+        for row in one.rows
+        if "parameters" in row.paper
+    ]
+    ours = []
+    for row in one.rows:
+        size, top1 = results.summary(row.ours["parameters"]), results.summary(row.ours["top1"])
+        if size is not None and top1 is not None:
+            spread = None if top1.sd is None else 100 * top1.sd
+            ours.append(Point(row.labels[0], size.mean / 1e6, 100 * top1.mean, spread))
+    if not ours:
+        return None
+    split = lambda points: ([p for p in points if p.label.startswith("D")], [p for p in points if p.label[0] == "C"])
+    panels = [(f"paper ({one.data})", *split(paper)), ("ours", *split(ours))]
+    said = ", ".join(f"{point.label} {point.y:.1f} %" for point in ours)
+    alt = f"Top-1 against parameters, the paper's and ours: {said}."
+    return draw(one.name, alt, lambda: parameters_figure(panels))
+
+
+def _gains(one: Experiment, figure: Gains, results: Results) -> Drawing | None:
+    rows = [row for row in one.rows if results.series(row.ours[figure.of])]
+    gains = [(name, [_differences(row, figure.of, key, results) for row in rows]) for name, key in figure.over.items()]
+    if not any(seeds for _, found in gains for seeds in found):
+        return None
+    alt = "Gain of both kinds with a token each over one teacher and over a single token, under every change."
+    return draw(one.name, alt, lambda: differences_figure([row.labels[0] for row in rows], gains))
+
+
+def _differences(row: Row, of: str, other: str, results: Results) -> Sequence[float]:
+    """In points, for the seeds that both have."""
+    first, second = results.series(row.ours[of]), results.series(row.ours[other])
+    return [100 * (first[seed] - second[seed]) for seed in sorted(first.keys() & second.keys())]
+
+
+def _against_teachers(one: Experiment, figure: AgainstTeachers, results: Results) -> Drawing | None:
+    families: dict[str, dict[str, list[Pair]]] = {panel: {} for panel in figure.panels}
+    for row in one.rows:
+        panel, teacher, part = row.labels
+        by_size = panel == figure.sizes
+        x, y = results.summary(row.ours["teacher"]), results.summary(row.ours["student"])
+        if x is not None and y is not None:
+            spread = None if y.sd is None else 100 * y.sd
+            pair = Pair(100 * x.mean, 100 * y.mean, spread, teacher.rpartition("-")[2] if by_size else part)
+            families[panel].setdefault(teacher.rpartition("-")[0] if by_size else teacher, []).append(pair)
+    if not any(families.values()):
+        return None
+    looks = {name: position for position, name in enumerate(figure.families, start=1)}
+    panels = [
+        (title, [Family(name, pairs, looks[name.partition("-")[0]]) for name, pairs in families[panel].items()])
+        for panel, title in figure.panels.items()
+    ]
+    base = results.summary(figure.baseline)
+    alt = "A student's top-1 against its teacher's, by family of teachers."
+    return draw(one.name, alt, lambda: teachers_figure(panels, None if base is None else 100 * base.mean))

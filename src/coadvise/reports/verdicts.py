@@ -1,0 +1,90 @@
+"""Verdicts shown: the table of all claims, the claims of one experiment, and a sentence on kinds of teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..paper.arms import Arm
+from ..paper.declared import Above, Experiment, Near
+from ..significance import ALPHA, DOES_NOT_HOLD, HOLDS
+from .claims import Judged
+from .page import Section, Text
+from .plots.style import Drawing
+from .tables import NONE, Cell, Table, p_value, shown, title_of
+
+NOTE = (
+    f"Two-sided t-test of the differences between runs of the same seed; p is corrected after Holm over the claims of "
+    f"the table, and a claim is decided below {ALPHA:g}. The 95 % interval belongs to its row alone. Seeds vary "
+    "initialisation and order; the images stay the same, so the spread says nothing about other data."
+)
+
+
+def claims_section(experiments: Sequence[Experiment], judged: Mapping[str, Sequence[Judged]]) -> Section:
+    """Every claim of the paper with its verdict."""
+    rows = [[title_of(one.name), claim.claim.text, *_cells(claim)] for one in experiments for claim in judged[one.name]]
+    columns = ["In", "Claim", "Difference", "n", "p (Holm)", "Verdict"]
+    table = Table("What the paper claims and what was found", columns, rows, "llrrrl")
+    note = (
+        "Differences are in percentage points where no unit is given, and in the claim's own direction: above zero "
+        "speaks for it. Where a margin stands beside a difference, such as ±1.5, the claim is that it is nearer to "
+        "zero than that, or below it, and p is about its distance to the margin. The files behind each are named in "
+        "verdicts.json."
+    )
+    parts: list[Text | Table | Drawing] = [table, Text(note, "note")] if rows else [Text("No claim belongs to these.")]
+    return Section("claims", "The claims", parts)
+
+
+def claims_table(judged: Sequence[Judged]) -> Table:
+    """The claims of one experiment with their intervals and remarks."""
+    rows = []
+    for one in judged:
+        interval = NONE
+        if one.test is not None and one.test.low is not None and one.test.high is not None:
+            low, high = (shown(v, one.claim.unit, True) for v in (one.test.low, one.test.high))
+            interval = f"{low} … {high}"
+        difference, n, p, cell = _cells(one)
+        rows.append([one.claim.text, one.claim.place, difference, interval, n, p, cell, one.reason or NONE])
+    columns = ["Claim", "Place", "Difference", "95 % interval, uncorrected", "n", "p (Holm)", "Verdict", "Remark"]
+    return Table("Claims", columns, rows, "llrrrrll")
+
+
+def _cells(one: Judged) -> list[str | Cell]:
+    cell = Cell(one.verdict, {HOLDS: "good", DOES_NOT_HOLD: "bad"}.get(one.verdict, "open"))
+    claim = one.claim
+    if claim.compared and one.differences:
+        return [shown(next(iter(one.differences.values())), claim.unit, True), NONE, "compared", cell]
+    if one.test is None:
+        return [NONE, "0", NONE, cell]
+    margin = ""
+    if claim.margin is not None:
+        margin = f" ({'±' if isinstance(claim.says, Near) else '< '}{shown(claim.margin, claim.unit)})"
+    return [shown(one.test.mean, claim.unit, True) + margin, str(one.test.n), p_value(one.p), cell]
+
+
+def kinds_sentences(judged: Sequence[Judged]) -> list[str]:
+    """Whether teachers of different kinds taught better than as many of the same kind, for each claim about that."""
+    found = []
+    for one in judged:
+        claim = one.claim
+        arms = [value.arm for value in claim.values]
+        if not isinstance(claim.says, Above) or one.test is None or [_kinds(arm) for arm in arms] != [2, 1]:
+            continue
+        points = shown(abs(one.test.mean), "%")
+        if one.verdict not in (HOLDS, DOES_NOT_HOLD):
+            found.append(
+                "Whether teachers of different kinds teach better than teachers of the same kind is not decided here: "
+                f"the difference is {shown(one.test.mean, '%', True)} points (“{claim.text}” is {one.verdict})."
+            )
+            continue
+        kinds = ["different kinds", "the same kind"][:: 1 if one.verdict == HOLDS else -1]
+        p = p_value(one.p) if one.p is not None and one.p < 0.001 else f"= {p_value(one.p)}"
+        found.append(
+            f"Teachers of {kinds[0]} taught better than teachers of {kinds[1]} here, by {points} points (p {p}, "
+            f"n = {one.test.n}; “{claim.text}” {one.verdict})."
+        )
+    return found
+
+
+def _kinds(arm: Arm) -> int:
+    """Number of kinds among several teachers; 0 for one teacher or none."""
+    return len({teacher.bias for teacher in arm.teachers}) if len(arm.teachers) > 1 else 0
