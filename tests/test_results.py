@@ -12,12 +12,13 @@ from helpers import SHARED
 
 from coadvise.paper.beyond import BEYOND, SWEEP
 from coadvise.paper.imagenet import EXPERIMENTS
-from coadvise.reports.claims import Results
 from coadvise.reports.paper import write_paper_report
+from coadvise.reports.results import About, Results
 from coadvise.reproduce.command import find_experiments
 from coadvise.reproduce.planner import Planner, in_order
 from coadvise.reproduce.scales import SCALES
 from coadvise.reproduce.setup import set_up
+from coadvise.run.measurement import Measurement
 
 ROOT = Path(__file__).resolve().parents[1] / "results"
 LANDED = sorted(path.parent for path in ROOT.glob("*/verdicts.json"))
@@ -32,20 +33,19 @@ def made_at(folder: Path) -> tuple[str, list[str]]:
 
 @pytest.mark.parametrize("folder", LANDED, ids=lambda folder: folder.name)
 def test_a_landed_report_is_made_of_its_files(folder: Path, tmp_path: Path) -> None:
-    files = {path.stem: json.loads(path.read_text()) for path in sorted((folder / "runs").glob("*.json"))}
+    files = {path.stem: Measurement.read(path) for path in sorted((folder / "runs").glob("*.json"))}
     heads = re.findall(r"^## (\w+)(?: (\d))?: ", (folder / "report.md").read_text(), re.M)
     experiments = find_experiments([kind.lower() + number for kind, number in heads])
     for name in ("figure2.json", "attention.json"):
         if (folder / name).is_file():
             (tmp_path / name).write_bytes((folder / name).read_bytes())
     # Not of teachers: the twin of a teacher is another seed of it.
-    seeds = sum(content["arm"] == "transformer_tiny" for content in files.values())
+    seeds = sum(run.arm == "transformer_tiny" for run in files.values())
     scale, changed = made_at(folder)
     # What else a report says of its scale follows from the settings, not from the images.
     setup = set_up(SCALES[scale], tmp_path, source="digits", settings=[*changed, "data.train_size=200"])
-    scale = {"name": scale, "title": SCALES[scale].title, "seeds": seeds, "changed": changed,
-             "particulars": setup.particulars()}  # fmt: skip
-    write_paper_report(tmp_path, files, experiments, scale)
+    about = About(scale, SCALES[scale].title, seeds, changed, setup.particulars())
+    write_paper_report(tmp_path, files, experiments, about)
     for name in ("report.md", "verdicts.json", *(f"tables/{one.name}.tex" for one in experiments)):
         assert (tmp_path / name).read_text() == (folder / name).read_text(), name
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {p.name for p in (folder / "figures").iterdir()}
@@ -76,7 +76,7 @@ def test_landed_runs_are_those_that_would_be_run_now(folder: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(("folder", "name"), [("digits", "the digits"), ("cifar-cpu", "CIFAR-10")])
 def test_the_sweep_in_the_readme_is_that_of_its_files(folder: str, name: str) -> None:
-    files = {path.stem: json.loads(path.read_text()) for path in (ROOT / folder / "runs").glob("*.json")}
+    files = {path.stem: Measurement.read(path) for path in (ROOT / folder / "runs").glob("*.json")}
     results = Results(files)
     text = (ROOT / "README.md").read_text()
     section = text.split(f"### What holds the second kind back on {name}\n")[1].split("\n## ")[0]

@@ -1,13 +1,15 @@
-"""Reports of synthetic demos: the numbers shown against NumPy and SciPy, the page against an HTML parser."""
+"""Reports of a synthetic demo and of single runs: the numbers shown against NumPy and SciPy, the page against an HTML
+parser."""
 
 from __future__ import annotations
 
-import ast
 import base64
 import io
 import json
 import re
-import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,32 +22,19 @@ from scipy import stats
 
 import coadvise
 from coadvise.errors import RunError
-from coadvise.reports.demo import write_report
+from coadvise.paper.ablations import CROSS, NONE, ONE_CONV, ONE_INV, SAME_TWICE
+from coadvise.paper.arms import Arm
+from coadvise.paper.beyond import DEMO, DEMO_TITLES
+from coadvise.reports.paper import write_paper_report
+from coadvise.reports.results import IMAGES, About
 from coadvise.reports.run import run_report
 from coadvise.reports.tables import Table, duration, markdown_table, p_value, parameters, points
+from coadvise.run.measurement import Measurement
 
-ARMS: list[dict[str, Any]] = [
-    {"id": "none", "label": "labels only", "biases": []},
-    {"id": "conv", "label": "conv teacher", "biases": ["conv"]},
-    {"id": "inv", "label": "inv teacher", "biases": ["inv"]},
-    {"id": "conv2", "label": "two conv teachers", "biases": ["conv", "conv"]},
-    {"id": "both", "label": "conv + inv (co-advised)", "biases": ["conv", "inv"]},
-]
-ADVISERS = {"none": {}, "conv": ["conv"], "inv": ["inv"], "conv2": ["conv", "conv_b"], "both": ["conv", "inv"]}
-LEVELS = {"none": 0.840, "conv": 0.934, "inv": 0.928, "conv2": 0.948, "both": 0.947}
-TEACHERS = [
-    {"name": "conv", "label": "CNN", "model": "resnet10t", "run": "teachers/conv"},
-    {"name": "conv_b", "label": "CNN, second seed", "model": "resnet10t", "run": "teachers/conv_b"},
-    {"name": "inv", "label": "INN", "model": "rednet26", "run": "teachers/inv"},
-]
-COMPARISONS = [
-    ["both", "none"],
-    ["conv", "none"],
-    ["inv", "none"],
-    ["both", "conv"],
-    ["both", "inv"],
-    ["both", "conv2"],
-]
+LEVELS = {NONE: 0.840, ONE_CONV: 0.934, ONE_INV: 0.928, SAME_TWICE: 0.948, CROSS: 0.947}
+COMPARISONS = [(ONE_CONV, NONE), (ONE_INV, NONE), (CROSS, NONE), (CROSS, SAME_TWICE)]
+TEACHERS = {"resnet18": ("resnet18", 0), "resnet18-s1": ("resnet18", 1), "rednet26": ("rednet26", 0)}
+BOTH, SAME = DEMO_TITLES[CROSS], DEMO_TITLES[SAME_TWICE]
 DIGITS = [str(digit) for digit in range(10)]
 OUTPUTS = ("CNN", "INN", "student without distillation", "student co-advised")
 
@@ -69,7 +58,7 @@ def make_run(folder: Path, seed: int, level: float, teachers: list[str], epochs:
         "name": folder.name, "fingerprint": folder.name.encode().hex()[:16], "seed": seed,
         "student": {"model": "cit_tiny", "parameters": 452_000 + 1200 * len(teachers),
                     "tokens": dict(zip(teachers, teachers, strict=True))},
-        "teachers": {t: {"model": "resnet10t" if "conv" in t else "rednet26", "bias": t[:4].strip("_"),
+        "teachers": {t: {"model": t, "bias": "inv" if "red" in t else "conv",
                          "parameters": 310_000, "accuracy": 0.976, "samples": 1000} for t in teachers},
         "data": {"source": "digits", "train": 200, "val": val, "classes": DIGITS},
         "epochs": epochs, "steps": 1600, "images_seen": 51_200, "seconds": 31.4 + seed, "final": final, "ema": None,
@@ -117,23 +106,39 @@ def digit_images(n: int = 5) -> list[dict[str, Any]]:
     return found
 
 
-def make_demo(folder: Path, seeds: int = 3, levels: dict[str, float] | None = None) -> dict[str, list[float]]:
-    """Write a whole demo; returns the accuracies of the class token by arm, in the order of the seeds."""
-    accuracies: dict[str, list[float]] = {}
-    plan_arms = []
-    for arm in ARMS:
-        runs = [f"runs/{arm['id']}-s{seed}" for seed in range(seeds)]
-        level = {**LEVELS, **(levels or {})}[arm["id"]]
-        accuracies[arm["id"]] = [
-            make_run(folder / run, seed, level, list(ADVISERS[arm["id"]])) for seed, run in enumerate(runs)
-        ]
-        plan_arms.append({**arm, "runs": runs})
-    for teacher in TEACHERS:
-        make_run(folder / teacher["run"], 0, 0.976, [])
-    plan = {"title": "Digits, 200 training images", "arms": plan_arms, "teachers": TEACHERS, "comparisons": COMPARISONS}
-    (folder / "demo.json").write_text(json.dumps(plan))
-    (folder / "disagreements.json").write_text(json.dumps({"classes": DIGITS, "images": digit_images()}))
+def make_demo(folder: Path, seeds: int = 3, levels: Mapping[Arm, float] | None = None) -> dict[Arm, list[float]]:
+    """Write the runs and results of a whole demo.
+
+    Returns:
+        The accuracies of the class token by arm, in the order of the seeds.
+    """
+    accuracies: dict[Arm, list[float]] = {}
+    for one, level in {**LEVELS, **(levels or {})}.items():
+        names = [teacher.name for teacher in one.teachers]
+        accuracies[one] = [measured_run(folder, one.id, seed, level, names) for seed in range(seeds)]
+    for model, seed in TEACHERS.values():
+        measured_run(folder, model, seed, 0.976, [])
+    ids = [json.loads(path.read_text())["id"] for path in sorted((folder / "results").glob("*.s0.json"))]
+    (folder / IMAGES).write_text(json.dumps({"runs": ids, "classes": DIGITS, "images": digit_images()}))
     return accuracies
+
+
+def measured_run(folder: Path, arm: str, seed: int, level: float, teachers: list[str]) -> float:
+    """A run's folder below `runs` and its file below `results`."""
+    name = f"{arm}.s{seed}"
+    top1 = make_run(folder / "runs" / name, seed, level, teachers)
+    result = json.loads((folder / "runs" / name / "result.json").read_text())
+    kept = ("seed", "student", "teachers", "data", "epochs", "steps", "images_seen", "seconds", "provenance")
+    content = {"arm": arm, "scale": "digits", "id": name, "measured": result["final"], **{k: result[k] for k in kept}}
+    (folder / "results").mkdir(exist_ok=True)
+    (folder / "results" / f"{name}.json").write_text(json.dumps(content))
+    return top1
+
+
+def write_report(folder: Path, seeds: int = 3, title: str = "some digits") -> Path:
+    """The report of the results in a folder."""
+    files = {path.stem: Measurement.read(path) for path in (folder / "results").glob("*.json")}
+    return write_paper_report(folder, files, [DEMO], About("digits", title, seeds))
 
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -199,36 +204,49 @@ def pct(value: float) -> str:
 def test_the_numbers_shown_are_numpys_and_scipys(tmp_path: Path) -> None:
     accuracies = make_demo(tmp_path)
     page = check_page(write_report(tmp_path).read_text())
-    base = np.array(accuracies["none"])
-    pvalues = []
-    for arm in ARMS:
-        values = np.array(accuracies[arm["id"]])
-        row = page.row(arm["label"], 6)
+    base = np.array(accuracies[NONE])
+    for one, title in DEMO_TITLES.items():
+        values = np.array(accuracies[one])
+        row = page.row(title, 6)
         assert row[1] == f"{pct(values.mean())} ± {pct(values.std(ddof=1))}"
         assert row[2] == "3"
-        assert row[3] == ("–" if arm["id"] == "none" else f"+{pct((values - base).mean())}")
+        assert row[3] == ("–" if one == NONE else f"+{pct((values - base).mean())}")
         assert row[4].split() == [pct(value) for value in values]
-    for a, b in COMPARISONS:
-        pvalues.append(stats.ttest_rel(accuracies[a], accuracies[b]).pvalue)
+    pvalues = [stats.ttest_rel(accuracies[a], accuracies[b]).pvalue for a, b in COMPARISONS]
     order, corrected, largest = np.argsort(pvalues), np.zeros(len(pvalues)), 0.0
     for rank, i in enumerate(order):
         corrected[i] = largest = max(largest, min(1, (len(pvalues) - rank) * pvalues[i]))
-    labels = {arm["id"]: arm["label"] for arm in ARMS}
     for (a, b), p in zip(COMPARISONS, corrected, strict=True):
-        row = page.row(f"{labels[a]} is better than {labels[b]}", 5)
+        row = page.row(f"{DEMO_TITLES[a]} is better than {DEMO_TITLES[b]}", 8)
         difference = np.mean(np.array(accuracies[a]) - accuracies[b])
-        assert row[1].lstrip("+") == pct(difference)
-        assert row[3] == ("< 0.001" if p < 0.001 else f"{p:.3f}")
-        assert row[4] == ("holds" if p < 0.05 else "undecided at n\xa0=\xa03")
-    before, after = pct(base.mean()), pct(np.mean(accuracies["both"]))
-    assert (f"lift the vision transformer from {before} to {after} % (n = 3)" in page.text) or corrected[0] >= 0.05
+        assert row[2].lstrip("+") == pct(difference)
+        assert row[5] == ("< 0.001" if p < 0.001 else f"{p:.3f}")
+        assert row[6] == ("holds" if p < 0.05 else "undecided at n = 3")
+    before, after = pct(base.mean()), pct(np.mean(accuracies[CROSS]))
+    assert corrected[2] < 0.05, "else the headline has another form"
+    text = f"Two teachers of different kinds lift the vision transformer from {before} to {after} % (n = 3)"
+    assert text in page.text
+    assert (
+        "Three teachers were trained on labels and then frozen: ResNet-18, RedNet-26, ResNet-18 (seed 1)." in page.text
+    )
+    assert "trained in five ways, each for 1,600 steps" in page.text
+
+
+def test_the_accuracy_of_each_token_is_shown(tmp_path: Path) -> None:
+    make_demo(tmp_path)
+    page = check_page(write_report(tmp_path).read_text())
+    runs = [json.loads((tmp_path / f"results/{CROSS.id}.s{seed}.json").read_text())["measured"] for seed in range(3)]
+    shown = [cells for cells in page.rows if cells[0] == BOTH and len(cells) == 6][1]
+    for cell, token in zip(shown[1:5], ("class", "resnet18", "rednet26", "average"), strict=True):
+        values = [run[f"accuracy/{token}"] for run in runs]
+        assert cell == f"{pct(np.mean(values))} ± {pct(np.std(values, ddof=1))}"
 
 
 def test_markdown_and_figures_say_the_same(tmp_path: Path) -> None:
     accuracies = make_demo(tmp_path)
     write_report(tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert f"{pct(np.mean(accuracies['both']))} ± {pct(np.std(accuracies['both'], ddof=1))}" in text
+    assert f"{pct(np.mean(accuracies[CROSS]))} ± {pct(np.std(accuracies[CROSS], ddof=1))}" in text
     linked = re.findall(r"\]\((figures/[a-z-]+\.png)\)", text)
     assert len(linked) == 4 and {p.relative_to(tmp_path).as_posix() for p in tmp_path.glob("figures/*")} == set(linked)
     assert "http" not in text
@@ -237,11 +255,13 @@ def test_markdown_and_figures_say_the_same(tmp_path: Path) -> None:
 def test_divergences_keep_their_direction(tmp_path: Path) -> None:
     make_demo(tmp_path)
     page = check_page(write_report(tmp_path).read_text())
-    finals = [json.loads((tmp_path / f"runs/both-s{s}/result.json").read_text())["final"] for s in range(3)]
-    rows = [row for row in page.rows if len(row) == 5 and row[:3] == ["conv + inv (co-advised)", "CNN", "inv"]]
-    for cell, key in zip(rows[0][3:], ("kl/conv|inv", "kl_reverse/conv|inv"), strict=True):
-        values = [final[key] for final in finals]
+    runs = [json.loads((tmp_path / f"results/{CROSS.id}.s{seed}.json").read_text())["measured"] for seed in range(3)]
+    rows = [row for row in page.rows if len(row) == 5 and row[:3] == [BOTH, "ResNet-18", "rednet26"]]
+    for cell, key in zip(rows[0][3:], ("kl/resnet18|rednet26", "kl_reverse/resnet18|rednet26"), strict=True):
+        values = [run[key] for run in runs]
         assert cell == f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+    own = "the resnet18 token is nearest to ResNet-18, its own teacher"
+    assert f"{BOTH}: {own}" in page.text and "in both directions." in page.text
 
 
 def test_divergences_that_cannot_be_told_apart_are_left_out(tmp_path: Path) -> None:
@@ -261,92 +281,120 @@ def test_divergences_that_cannot_be_told_apart_are_left_out(tmp_path: Path) -> N
 
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     make_demo(tmp_path, seeds=1)
-    page = check_page(write_report(tmp_path).read_text())
+    page = check_page(write_report(tmp_path, seeds=1).read_text())
     assert "One seed decides nothing: the vision transformer reaches" in page.text
-    assert page.row("conv + inv (co-advised) is better than labels only", 5)[2:] == ["–", "–", "undecided (one seed)"]
+    row = page.row(f"{BOTH} is better than labels only", 8)
+    assert row[3:7] == ["–", "1", "–", "undecided (one seed)"]
     assert "±" not in page.row("labels only", 6)[1]
 
 
+def test_an_effect_that_is_not_decided_is_no_headline(tmp_path: Path) -> None:
+    make_demo(tmp_path, seeds=2, levels=dict.fromkeys(LEVELS, 0.9))
+    text = write_report(tmp_path, seeds=2).read_text()
+    assert re.search(
+        r"Undecided at n = 2: the vision transformer reaches [\d.]+ % with two teachers of different kinds", text
+    )
+
+
 def test_an_effect_against_the_method_is_said(tmp_path: Path) -> None:
-    make_demo(tmp_path, seeds=5, levels={"both": 0.70, "conv2": 0.90})
-    text = write_report(tmp_path).read_text()
+    make_demo(tmp_path, seeds=5, levels={CROSS: 0.70, SAME_TWICE: 0.90})
+    text = write_report(tmp_path, seeds=5).read_text()
     assert "With two teachers of different kinds the vision transformer falls from" in text
-    assert "Teachers of the same kind advised better than teachers of different kinds here" in text
-    assert check_page(text).row("conv + inv (co-advised) is better than labels only", 5)[4] == "does not hold"
+    assert "Teachers of the same kind taught better than teachers of different kinds here" in text
+    assert check_page(text).row(f"{BOTH} is better than labels only", 8)[6] == "does not hold"
+
+
+def test_teachers_of_two_kinds_may_win(tmp_path: Path) -> None:
+    make_demo(tmp_path, seeds=5, levels={CROSS: 0.95, SAME_TWICE: 0.80})
+    text = check_page(write_report(tmp_path, seeds=5).read_text()).text
+    assert re.search(
+        r"Teachers of different kinds taught better than teachers of the same kind here, by 1\d\.\d points", text
+    )
 
 
 def test_same_against_cross_is_said_to_be_undecided(tmp_path: Path) -> None:
-    make_demo(tmp_path, levels={"both": 0.94, "conv2": 0.94})
-    text = write_report(tmp_path).read_text()
-    assert "not decided here: conv + inv (co-advised) against two conv teachers is undecided at n = 3" in text
+    make_demo(tmp_path, levels={CROSS: 0.94, SAME_TWICE: 0.94})
+    text = check_page(write_report(tmp_path).read_text()).text
+    assert f"is not decided here: “{BOTH} is better than {SAME}” is undecided at n = 3" in text
 
 
 def test_what_is_missing_is_named_and_the_rest_reported(tmp_path: Path) -> None:
     accuracies = make_demo(tmp_path)
-    shutil.rmtree(tmp_path / "runs/both-s2")
-    shutil.rmtree(tmp_path / "teachers/inv")
-    (tmp_path / "runs/conv-s0/result.json").unlink()
-    (tmp_path / "runs/inv-s1/result.json").write_text("{half")
-    (tmp_path / "disagreements.json").unlink()
+    (tmp_path / "results" / f"{CROSS.id}.s2.json").unlink()
+    (tmp_path / "results" / "rednet26.s0.json").unlink()
+    (tmp_path / IMAGES).unlink()
     for seed in range(3):
-        shutil.rmtree(tmp_path / f"runs/conv2-s{seed}")
-    with (tmp_path / "runs/none-s0/metrics.jsonl").open("a") as file:
+        (tmp_path / "results" / f"{SAME_TWICE.id}.s{seed}.json").unlink()
+    with (tmp_path / "runs" / f"{NONE.id}.s0" / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "ev')
     page = check_page(write_report(tmp_path).read_text())
-    for note in ("runs/both-s2 is missing", "teachers/inv is missing", "runs/conv-s0 has not finished", "runs/inv-s1",
-                 "no disagreements.json", "two conv teachers: no finished run", "1 unreadable line"):  # fmt: skip
-        assert note in page.text, note
-    gain = np.mean(np.array(accuracies["both"][:2]) - accuracies["none"][:2])
-    assert page.row("conv + inv (co-advised)", 6)[2:4] == ["2", f"+{pct(gain)}"]
-    assert page.row("two conv teachers", 6)[1:4] == ["–", "0", "–"]
-    assert page.row("conv + inv (co-advised) is better than two conv teachers", 5)[4] == "undecided (no seed in common)"
+    assert f"Arms with fewer than 3 finished runs: {SAME_TWICE.id} (0), {CROSS.id} (2)." in page.text
+    assert "1 unreadable line" in page.text and "Where the teachers disagree" not in page.text
+    gain = np.mean(np.array(accuracies[CROSS][:2]) - accuracies[NONE][:2])
+    assert page.row(BOTH, 6)[2:4] == ["2", f"+{pct(gain)}"]
+    assert page.row(SAME, 6)[1:4] == ["–", "0", "–"]
+    assert page.row(f"{BOTH} is better than {SAME}", 8)[6] == "not measured"
+    assert page.row("RedNet-26", 6)[2:] == ["–"] * 4
+    missing = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert missing == {"demo-arms.png", "demo-curves.png", "demo-similarity.png"}
+
+
+def test_without_the_folders_of_the_runs_there_are_no_learning_curves(tmp_path: Path) -> None:
+    make_demo(tmp_path)
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    assert "Learning curves" not in write_report(tmp_path).read_text()
+
+
+def test_arms_of_other_budgets_are_not_compared_without_a_word(tmp_path: Path) -> None:
+    make_demo(tmp_path)
+    path = tmp_path / "results" / f"{CROSS.id}.s0.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "steps": 800}))
+    assert "The arms differ in the number of steps (800, 1,600)." in check_page(write_report(tmp_path).read_text()).text
 
 
 def test_a_demo_without_any_run_still_has_a_page(tmp_path: Path) -> None:
-    plan = {"title": "t", "arms": [{**ARMS[0], "runs": ["runs/a"]}], "teachers": [], "comparisons": [["x", "none"]]}
-    (tmp_path / "demo.json").write_text(json.dumps(plan))
     page = check_page(write_report(tmp_path).read_text())
-    assert "No finished run yet" in page.text and "comparison of x with none" in page.text
+    assert "No finished run yet" in page.text
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
     make_demo(tmp_path, seeds=2)
     evil = '<script>alert("1")</script> | $x^2$ _b `c` & [d](http://e.example)'
-    for name in ("demo.json", "disagreements.json"):
-        value = json.loads((tmp_path / name).read_text())
-        if "arms" in value:
-            value["title"] = value["arms"][0]["label"] = value["teachers"][0]["label"] = evil
-        else:
-            value["classes"][3] = evil
-            value["images"][0]["outputs"][evil] = [0.1] * 10
-        (tmp_path / name).write_text(json.dumps(value))
-    page = check_page(write_report(tmp_path).read_text())
-    assert page.row(evil, 6)
+    value = json.loads((tmp_path / IMAGES).read_text())
+    value["classes"][3] = evil
+    value["images"][0]["outputs"][evil] = [0.1] * 10
+    (tmp_path / IMAGES).write_text(json.dumps(value))
+    page = check_page(write_report(tmp_path, title=evil).read_text())
+    assert evil in page.text
     assert "<script" not in (tmp_path / "report.md").read_text()
 
 
 def test_broken_images_are_left_out(tmp_path: Path) -> None:
     make_demo(tmp_path, seeds=1)
-    path = tmp_path / "disagreements.json"
-    value = json.loads(path.read_text())
+    value = json.loads((tmp_path / IMAGES).read_text())
     value["images"][0]["png"] = "%%%"
     value["images"][1]["outputs"]["CNN"] = [1.0]
     value["images"][2]["label"] = 99
-    path.write_text(json.dumps(value))
+    (tmp_path / IMAGES).write_text(json.dumps(value))
     text = write_report(tmp_path).read_text()
-    assert text.count("of disagreements.json is left out") == 3
+    assert text.count(f"of {IMAGES} is left out") == 3
     assert "on 2 chosen images" in text
+    (tmp_path / IMAGES).write_text(json.dumps({"runs": value["runs"]}))
+    assert f"{IMAGES} cannot be read" in write_report(tmp_path).read_text()
 
 
 def test_wrong_folders_are_errors_for_people(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no demo.json; run `coadvise demo` first"):
-        write_report(tmp_path)
     with pytest.raises(RunError, match=r"neither result\.json nor metrics.jsonl"):
         run_report(tmp_path)
-    for content in ("[]", "{", '{"arms": [{"runs": 3}]}'):
-        (tmp_path / "demo.json").write_text(content)
-        with pytest.raises(RunError):
-            write_report(tmp_path)
+    for name in ("demo.json", "reproduce.json"):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(RunError, match="holds experiments and no single run"):
+            run_report(tmp_path)
+        (tmp_path / name).unlink()
+    for content in ("[]", "{", '{"name": 3}'):
+        (tmp_path / "result.json").write_text(content)
+        with pytest.raises(RunError, match=r"result\.json"):
+            run_report(tmp_path)
 
 
 @pytest.mark.parametrize("teachers", [[], ["conv", "inv"]])
@@ -384,11 +432,19 @@ def test_numbers_as_people_write_them() -> None:
     assert ps == ["–", "< 0.001", "0.049", "0.0497", "0.0500", "0.0503", "0.051", "1.000"]
 
 
-def test_the_report_does_not_import_torch() -> None:
-    folder = Path(coadvise.__file__).parent
-    files = [*folder.glob("report*.py"), *(folder / f"{n}.py" for n in ("plots", "tables", "statistics", "files"))]
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not any(name.split(".")[0] in ("torch", "timm") for name in names), file
+def test_reports_do_not_import_torch() -> None:
+    """Nor do they through what they import: reports are made where nothing is trained."""
+    root = Path(coadvise.__file__).parent
+    paths = [path for package in ("paper", "reports") for path in (root / package).rglob("*.py")]
+    names = [".".join(("coadvise", *path.relative_to(root).with_suffix("").parts)) for path in paths]
+    program = f"""
+import importlib, sys, types
+package = types.ModuleType("coadvise")  # without what its own __init__ imports
+package.__path__ = [{str(root)!r}]
+sys.modules["coadvise"] = package
+for name in {names}:
+    importlib.import_module(name)
+print(sorted({{"torch", "timm", "torchvision"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stdout + done.stderr

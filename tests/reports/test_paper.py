@@ -12,22 +12,27 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from coadvise.paper.ablations import CROSS, NONE, ONE_CONV, SAME_TWICE, TOP1
+from coadvise.paper.ablations import CROSS, NONE, ONE_CONV, SAME_TWICE, TOP1_COLUMN
 from coadvise.paper.arms import Arm, arm
 from coadvise.paper.beyond import FRESH, HEADS, LONGER, SWEEP
-from coadvise.paper.declared import Claim, Column, Experiment, Row, Value
+from coadvise.paper.declared import Claim, Column, Experiment, Near, Row, Value
 from coadvise.paper.imagenet import CIT_S, EXPERIMENTS
-from coadvise.reports.claims import NO_MEANING, NOT_MEASURED, Results, judge
-from coadvise.reports.paper import _pictures, _table, write_paper_report
+from coadvise.reports.claims import NO_MEANING, NOT_MEASURED, judge
+from coadvise.reports.experiment import experiment_table
+from coadvise.reports.paper import write_paper_report
+from coadvise.reports.pictures import pictures_of
+from coadvise.reports.results import About, Results
+from coadvise.run.measurement import Measurement
 
-SCALE = {"name": "digits", "title": "some digits", "seeds": 5}
+SCALE = About("digits", "some digits", seeds=5)
 ALL = list(EXPERIMENTS.values())
 
 
 def result(one: Arm, seed: int, **measured: float) -> dict[str, Any]:
     return {
         "format": 1, "arm": one.id, "scale": "digits", "seed": seed, "id": f"{seed:016x}", "advisers": {},
-        "student": {"model": one.model, "parameters": 1000}, "data": {"train": 200, "val": 100, "classes": ["a", "b"]},
+        "student": {"model": one.model, "parameters": 1000},
+        "data": {"source": "digits", "train": 200, "val": 100, "classes": ["a", "b"]},
         "epochs": 1, "steps": 4, "images_seen": 200, "seconds": 1.5, "measured": measured, "detail": {}, "settings": {},
         "provenance": {"command": "coadvise reproduce all", "commit": "0" * 40, "date": "2026-01-01T00:00:00+00:00"},
     }  # fmt: skip
@@ -39,6 +44,15 @@ def files(values: dict[Arm, list[float]]) -> dict[str, dict[str, Any]]:
         for one, row in values.items()
         for seed, value in enumerate(row)
     }
+
+
+def typed(content: dict[str, dict[str, Any]]) -> dict[str, Measurement]:
+    """As the files are read."""
+    return {name: Measurement.parse(one, Path(name)) for name, one in content.items()}
+
+
+def known(content: dict[str, dict[str, Any]]) -> Results:
+    return Results(typed(content))
 
 
 def experiment(*claims: Claim) -> Experiment:
@@ -54,7 +68,7 @@ def test_a_sweep_is_no_claim_of_the_paper(tmp_path: Path) -> None:
     arms = {key: value.arm for key, value in SWEEP.rows[0].ours.items()}
     series = {"none": [0.4, 0.41], "one": [0.5, 0.52], "both": [0.55, 0.56], "single": [0.5, 0.53]}
     found = files({arms[key]: values for key, values in series.items()})
-    write_paper_report(tmp_path, found, [SWEEP], SCALE)
+    write_paper_report(tmp_path, typed(found), [SWEEP], SCALE)
     text = (tmp_path / "report.md").read_text()
     assert "8 runs finished" in text and "paper:" not in text and "of the paper" not in text.split("##")[0]
     assert "## Sweep: " in text
@@ -73,11 +87,11 @@ def test_a_sweep_is_no_claim_of_the_paper(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("one", "title"), [(LONGER, "twice the epochs"), (FRESH, "views that never recur")])
 def test_the_seven_arms_under_a_change_have_a_figure(tmp_path: Path, one: Experiment, title: str) -> None:
     found = files({row.ours["top1"].arm: [0.5, 0.52] for row in one.rows})
-    write_paper_report(tmp_path, found, [one], SCALE)
+    write_paper_report(tmp_path, typed(found), [one], SCALE)
     text = (tmp_path / "report.md").read_text()
     name = one.name
     assert f"## {name.capitalize()}: The seven arms with {title}" in text and f"figures/{name}.png" in text
-    assert not (tmp_path / "figures" / "seven-arms.png").exists()
+    assert not (tmp_path / "figures" / f"{name}-arms.png").exists()
 
 
 def test_the_heads_are_drawn_as_they_answer_together(tmp_path: Path) -> None:
@@ -85,7 +99,7 @@ def test_the_heads_are_drawn_as_they_answer_together(tmp_path: Path) -> None:
     for content in found.values():
         if content["arm"] == CROSS.id:
             content["measured"] |= {"accuracy/resnet18": 0.4, "accuracy/rednet26": 0.3, "accuracy/average": 0.6}
-    write_paper_report(tmp_path, found, [HEADS], SCALE)
+    write_paper_report(tmp_path, typed(found), [HEADS], SCALE)
     text = (tmp_path / "report.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith("| both kinds, a token each "))
     assert [cell.strip().split(" ")[0] for cell in row.split("|")[2:6]] == ["51.0", "40.0", "30.0", "60.0"]
@@ -95,7 +109,7 @@ def test_the_heads_are_drawn_as_they_answer_together(tmp_path: Path) -> None:
 
 def test_verdicts_against_scipy_and_holm_by_hand() -> None:
     a, b, c = [0.90, 0.92, 0.91, 0.93], [0.85, 0.88, 0.85, 0.89], [0.905, 0.915, 0.912, 0.928]
-    results = Results(files({CROSS: a, NONE: b, ONE_CONV: c}))
+    results = known(files({CROSS: a, NONE: b, ONE_CONV: c}))
     first, second, third = judge(experiment(claim(CROSS, NONE), claim(CROSS, ONE_CONV), claim(NONE, CROSS)), results)
     p = [float(stats.ttest_rel(x, y).pvalue) for x, y in ((a, b), (a, c), (b, a))]
     assert first.p == pytest.approx(min(3 * p[0], 1)) and third.p == pytest.approx(max(3 * p[0], 2 * p[2]))
@@ -109,7 +123,7 @@ def test_verdicts_against_scipy_and_holm_by_hand() -> None:
 def test_only_common_seeds_count_and_fixed_seeds_stand_for_all() -> None:
     content = files({CROSS: [0.9, 0.8, 0.7], NONE: [0.5, 0.6], arm("resnet18"): [0.95]})
     fixed = Claim("x", "y", (Value(arm("resnet18"), seed=0),), (Value(CROSS),))
-    both, one = judge(experiment(claim(CROSS, NONE), fixed), Results(content))
+    both, one = judge(experiment(claim(CROSS, NONE), fixed), known(content))
     assert both.differences == pytest.approx({0: 0.4, 1: 0.2})
     assert one.differences == pytest.approx({0: 0.05, 1: 0.15, 2: 0.25})
 
@@ -117,19 +131,19 @@ def test_only_common_seeds_count_and_fixed_seeds_stand_for_all() -> None:
 def test_differences_of_differences() -> None:
     content = files({CROSS: [0.9, 0.91], NONE: [0.8, 0.82], ONE_CONV: [0.7, 0.7], SAME_TWICE: [0.65, 0.6]})
     gain = Claim("x", "y", (Value(CROSS), Value(SAME_TWICE)), (Value(NONE), Value(ONE_CONV)))
-    (found,) = judge(experiment(gain), Results(content))
+    (found,) = judge(experiment(gain), known(content))
     assert found.differences == pytest.approx({0: 0.05, 1: -0.01})
 
 
 def test_what_cannot_be_tested_says_why() -> None:
     content = files({CROSS: [0.9], NONE: [0.8]})
     shifted = Claim("x", "y", (Value(CROSS, "a/class"),), (Value(NONE, "a/class"),))
-    absent, nowhere, single = judge(experiment(claim(CROSS, ONE_CONV), shifted, claim(CROSS, NONE)), Results(content))
+    absent, nowhere, single = judge(experiment(claim(CROSS, ONE_CONV), shifted, claim(CROSS, NONE)), known(content))
     assert (absent.verdict, nowhere.verdict) == (NOT_MEASURED, NOT_MEASURED)
     assert ONE_CONV.id in absent.reason and "--shifted a=FOLDER" in nowhere.reason
     assert single.verdict == "undecided (one seed)"
     broken = files({CROSS: [float("nan")], NONE: [0.8]})
-    assert judge(experiment(claim(CROSS, NONE)), Results(broken))[0].verdict == NOT_MEASURED
+    assert judge(experiment(claim(CROSS, NONE)), known(broken))[0].verdict == NOT_MEASURED
 
 
 def test_exact_claims_need_no_test() -> None:
@@ -139,9 +153,9 @@ def test_exact_claims_need_no_test() -> None:
     }
     more = Claim("x", "y", (Value(CROSS, "parameters"),), (Value(NONE, "parameters"),), unit="M")
     less = Claim("x", "y", (Value(NONE, "parameters"),), (Value(CROSS, "parameters"),), unit="M")
-    assert {one.verdict for one in judge(experiment(more, less), Results(content))} == {NO_MEANING}
+    assert {one.verdict for one in judge(experiment(more, less), known(content))} == {NO_MEANING}
     own = {name: {**one, "scale": "imagenet"} for name, one in content.items()}
-    assert [one.verdict for one in judge(experiment(more, less), Results(own))] == ["holds", "does not hold"]
+    assert [one.verdict for one in judge(experiment(more, less), known(own))] == ["holds", "does not hold"]
 
 
 def test_of_speeds_the_best_run_counts(tmp_path: Path) -> None:
@@ -156,19 +170,19 @@ def test_of_speeds_the_best_run_counts(tmp_path: Path) -> None:
         Claim("x", "y", (Value(a, metric),), (Value(b, metric),), unit=unit)
         for a, b, metric, unit in ((NONE, CROSS, "training_ms", "ms"), (CROSS, NONE, "throughput", "images/s"))
     )
-    first, second = judge(experiment(slower, faster), Results(content))
+    first, second = judge(experiment(slower, faster), known(content))
     assert first.differences == pytest.approx({0: 0.2}) and second.differences == pytest.approx({0: 400 - 1000 / 2.7})
     assert first.verdict == second.verdict == "holds" and len(first.files) == 6
     columns = (Column("ms", "Training (ms an image)", "ms"), Column("speed", "Images/s", "images/s"))
     row = Row(("m",), {}, {"ms": Value(CROSS, "training_ms"), "speed": Value(CROSS, "throughput")})
-    table = _table(Experiment("table2", "t", "d", ("Model",), columns, [row]), Results(content))
+    table = experiment_table(Experiment("table2", "t", "d", ("Model",), columns, [row]), known(content))
     assert table.rows[0] == ["m", "–", "2.5", "–", "400", "3"]
 
 
 def test_about_equal_is_tested_against_a_margin() -> None:
     a, b = [0.902, 0.899, 0.903, 0.9], [0.9, 0.9, 0.901, 0.9]
-    near = Claim("x", "y", (Value(CROSS),), (Value(NONE),), within=0.015)
-    (found,) = judge(experiment(near), Results(files({CROSS: a, NONE: b})))
+    near = Claim("x", "y", (Value(CROSS),), (Value(NONE),), says=Near(0.015))
+    (found,) = judge(experiment(near), known(files({CROSS: a, NONE: b})))
     apart = np.subtract(a, b)
     one_sided = [
         stats.ttest_1samp(apart, -0.015, alternative="greater"),
@@ -181,12 +195,12 @@ def test_about_equal_is_tested_against_a_margin() -> None:
     assert -0.015 < low < high < 0.015, "as a reader will check it"
     for far, word in (([0.85, 0.851, 0.849, 0.85], "does not hold"), ([0.8, 0.9, 0.95, 0.85], "undecided at n = 4")):
         for pair in ({CROSS: a, NONE: far}, {CROSS: far, NONE: a}):
-            assert judge(experiment(near), Results(files(pair)))[0].verdict == word
+            assert judge(experiment(near), known(files(pair)))[0].verdict == word
 
 
 def test_claims_of_equality_do_not_make_the_others_less_certain() -> None:
-    content = Results(files({CROSS: [0.9, 0.8, 0.85], NONE: [0.5, 0.6, 0.45], ONE_CONV: [0.89, 0.8, 0.84]}))
-    near = Claim("x", "y", (Value(CROSS),), (Value(ONE_CONV),), within=0.015)
+    content = known(files({CROSS: [0.9, 0.8, 0.85], NONE: [0.5, 0.6, 0.45], ONE_CONV: [0.89, 0.8, 0.84]}))
+    near = Claim("x", "y", (Value(CROSS),), (Value(ONE_CONV),), says=Near(0.015))
     (better,), (equal,) = judge(experiment(claim(CROSS, NONE)), content), judge(experiment(near), content)
     both = judge(experiment(near, claim(CROSS, NONE)), content)
     assert [one.p for one in both] == [equal.p, better.p]
@@ -204,10 +218,10 @@ def test_students_of_better_teachers_say_nothing_where_teachers_do_not_help_or_g
     )
     for labels, better, worse, word, reason in cases:
         teachers = {NONE: [labels], strong: [better], weak: [worse]}
-        (found,) = judge(experiment(claim), Results(files(teachers | students)))
+        (found,) = judge(experiment(claim), known(files(teachers | students)))
         assert found.verdict == word and reason in found.reason
         assert {f"{weak.id}.s0.json", f"{strong.id}.s0.json", f"{NONE.id}.s0.json"} < set(found.files)
-    (found,) = judge(experiment(claim), Results(files({NONE: [0.8], strong: [0.95], **students})))
+    (found,) = judge(experiment(claim), known(files({NONE: [0.8], strong: [0.95], **students})))
     assert found.verdict == NOT_MEASURED and "no finished run of regnety_002" in found.reason
 
 
@@ -217,9 +231,9 @@ def test_students_of_two_kinds_may_differ_either_way() -> None:
     high, low = [0.92, 0.925, 0.921], [0.9, 0.903, 0.9]
     for first, second in ((high, low), (low, high)):
         content = files({conv: first, inv: second, arm("resnet50"): [0.95], arm("rednet50"): [0.94]})
-        assert judge(experiment(claim), Results(content))[0].verdict == "holds"
+        assert judge(experiment(claim), known(content))[0].verdict == "holds"
     far = files({conv: high, inv: low, arm("resnet50"): [0.97], arm("rednet50"): [0.94]})
-    assert judge(experiment(claim), Results(far))[0].verdict == NO_MEANING
+    assert judge(experiment(claim), known(far))[0].verdict == NO_MEANING
 
 
 def test_almost_nothing_is_nothing_more_than_a_margin() -> None:
@@ -227,17 +241,17 @@ def test_almost_nothing_is_nothing_more_than_a_margin() -> None:
     claim = next(one for one in EXPERIMENTS["table7"].claims if "convolution teacher alone adds" in one.text)
     single = arm("transformer_tiny", "resnet18", tokens="single")
     for taught, word in (([0.84, 0.86, 0.85], "holds"), ([0.93, 0.94, 0.932], "does not hold")):
-        (found,) = judge(experiment(claim), Results(files({single: taught, NONE: [0.9, 0.91, 0.905]})))
+        (found,) = judge(experiment(claim), known(files({single: taught, NONE: [0.9, 0.91, 0.905]})))
         assert found.verdict == word and found.reason == "by less than 1.5 points"
 
 
 def test_students_are_compared_with_teachers_of_the_same_images() -> None:
     claim = next(one for one in EXPERIMENTS["table3"].claims if "its involution teacher" in one.text)
     content = files({CIT_S: [0.9, 0.91, 0.9], arm("rednet101"): [0.8, 0.82, 0.8]})
-    assert judge(experiment(claim), Results(content))[0].verdict == "holds"
+    assert judge(experiment(claim), known(content))[0].verdict == "holds"
     for one in content.values():
         one["settings"] = {"data.image_size": 8 if one["arm"] == CIT_S.id else 16}
-    (found,) = judge(experiment(claim), Results(content))
+    (found,) = judge(experiment(claim), known(content))
     assert found.verdict == NO_MEANING and "they see 8 and 16 pixels" in found.reason
 
 
@@ -247,9 +261,9 @@ def test_speeds_of_different_machines_are_not_compared() -> None:
         for one, ms in ((CROSS, 3.0), (NONE, 4.0))
     }
     faster = Claim("x", "y", (Value(NONE, "training_ms"),), (Value(CROSS, "training_ms"),), unit="ms")
-    assert judge(experiment(faster), Results(content))[0].verdict == "holds"
+    assert judge(experiment(faster), known(content))[0].verdict == "holds"
     content[f"{NONE.id}.s0"]["provenance"] = {"hardware": {"cpu": "another"}}
-    assert judge(experiment(faster), Results(content))[0].verdict == NOT_MEASURED
+    assert judge(experiment(faster), known(content))[0].verdict == NOT_MEASURED
 
 
 def test_a_report_says_what_its_scale_changes_and_what_does_not_belong_together(tmp_path: Path) -> None:
@@ -258,16 +272,16 @@ def test_a_report_says_what_its_scale_changes_and_what_does_not_belong_together(
         one["provenance"]["precision"] = "bf16"
         one["measured"]["corruptions/class"] = 0.3
         one["detail"] = {"corrupted images": 1200}
-    particular = {**SCALE, "particulars": ["λ is ten."]}
-    page = write_paper_report(tmp_path, content, [EXPERIMENTS["table6"], EXPERIMENTS["table7"]], particular)
+    particular = replace(SCALE, particulars=["λ is ten."])
+    page = write_paper_report(tmp_path, typed(content), [EXPERIMENTS["table6"], EXPERIMENTS["table7"]], particular)
     text = page.with_suffix(".md").read_text()
     assert "## What this scale changes beside sizes\n\nλ is ten.\n" in text and "different precision" not in text
     content[f"{NONE.id}.s1"]["provenance"]["precision"] = "no"
     shifted = Experiment(
-        "table1", "t", "d", ("m",), (TOP1,), [Row(("m",), {}, {"top1": Value(NONE, "corruptions/class")})]
+        "table1", "t", "d", ("m",), (TOP1_COLUMN,), [Row(("m",), {}, {"top1": Value(NONE, "corruptions/class")})]
     )
     experiments = [experiment(claim(CROSS, NONE)), experiment(claim(CROSS, ONE_CONV)), shifted]
-    text = write_paper_report(tmp_path, content, experiments, SCALE).with_suffix(".md").read_text()
+    text = write_paper_report(tmp_path, typed(content), experiments, SCALE).with_suffix(".md").read_text()
     assert "Claims for which runs of different precision are compared: better." in text
     assert "Of the validation images 1,200 were corrupted." in text and "What this scale" not in text
 
@@ -275,33 +289,35 @@ def test_a_report_says_what_its_scale_changes_and_what_does_not_belong_together(
 def test_exact_claims_do_not_make_the_others_less_certain() -> None:
     content = files({CROSS: [0.9, 0.8, 0.85], NONE: [0.5, 0.6, 0.45]})
     more = Claim("x", "y", (Value(CROSS, "parameters"),), (Value(NONE, "parameters"),), unit="M")
-    (alone,) = judge(experiment(claim(CROSS, NONE)), Results(content))
-    beside = judge(experiment(more, claim(CROSS, NONE), more), Results(content))[1]
+    (alone,) = judge(experiment(claim(CROSS, NONE)), known(content))
+    beside = judge(experiment(more, claim(CROSS, NONE), more), known(content))[1]
     assert alone.p is not None and beside.p == alone.p
 
 
 def test_equal_differences_stay_equal_when_rounded() -> None:
     """Of 600 images, 541 against 537 and 542 against 538, at six decimals."""
     content = files({CROSS: [0.901667, 0.903333], NONE: [0.895000, 0.896667]})
-    (found,) = judge(experiment(claim(CROSS, NONE)), Results(content))
+    (found,) = judge(experiment(claim(CROSS, NONE)), known(content))
     assert found.p is None and found.verdict == "undecided at n = 2 (all differences equal)"
 
 
 def test_results_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
     content = files({CROSS: [0.9, 0.8], ONE_CONV: [0.7, 0.7]})
-    assert "Not comparable" not in write_paper_report(tmp_path, content, ALL, SCALE).with_suffix(".md").read_text()
+    assert (
+        "Not comparable" not in write_paper_report(tmp_path, typed(content), ALL, SCALE).with_suffix(".md").read_text()
+    )
     for number, one in enumerate(content.values()):
         one["groups"] = ["corruptions", "run"]
         one["sources"] = {"corruptions": "/c"} if number else {}
         one["teacher_weights"] = {"resnet18": f"weights {number // 2}"}
-    text = write_paper_report(tmp_path, content, ALL, SCALE).with_suffix(".md").read_text()
+    text = write_paper_report(tmp_path, typed(content), ALL, SCALE).with_suffix(".md").read_text()
     assert "Not comparable: corruptions was measured on different images (/c, made on the fly)" in text
     assert "taught by more than one training of resnet18" in text
 
 
 def test_a_report_says_what_departs_from_its_scale(tmp_path: Path) -> None:
-    scale = {**SCALE, "changed": ["weight=3", "schedule.epochs=5"], "given": ["resnet18"]}
-    text = write_paper_report(tmp_path, files({CROSS: [0.9]}), ALL, scale).with_suffix(".md").read_text()
+    scale = replace(SCALE, changed=["weight=3", "schedule.epochs=5"], given=["resnet18"])
+    text = write_paper_report(tmp_path, typed(files({CROSS: [0.9]})), ALL, scale).with_suffix(".md").read_text()
     assert "In place of the scale's own settings: weight=3, schedule.epochs=5." in text
     assert "Weights were given, not trained, for resnet18: one run each." in text
 
@@ -311,7 +327,7 @@ def test_teachers_are_compared_with_each_other(tmp_path: Path) -> None:
     for name, pair, kappa in ((f"{CROSS.id}.s0", "resnet18|rednet26", 0.5), (f"{SAME_TWICE.id}.s0", "a|b", 0.75)):
         content[name]["detail"] = {"teachers": {pair: {"kappa": kappa, "cka": 0.25}}}
         content[name]["measured"] |= {"ensemble/accuracy": 0.875, "ensemble/upper": 0.9375}
-    text = write_paper_report(tmp_path, content, ALL, SCALE).with_suffix(".md").read_text()
+    text = write_paper_report(tmp_path, typed(content), ALL, SCALE).with_suffix(".md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if " – " in line]
     assert ["resnet18 – rednet26", "two kinds", "0.50", "0.25", "87.5", "93.8"] in rows
     assert ["a – b", "one kind", "0.75", "0.25", "87.5", "93.8"] in rows
@@ -321,7 +337,7 @@ def test_pictures_of_other_runs_are_not_shown(tmp_path: Path, everything: dict[s
     image = {"png": "", "index": 0, "name": "x", "label": 0, "outputs": {}}
     for ids, shown in ((["gone"], None), ([next(iter(everything.values()))["id"]], tmp_path)):
         (tmp_path / "figure2.json").write_text(json.dumps({"runs": ids, "classes": ["a"], "images": [image]}))
-        assert _pictures(tmp_path, Results(everything)) == shown
+        assert pictures_of(tmp_path, known(everything)) == shown
 
 
 def test_claims_about_similar_networks_mean_nothing_where_they_differ() -> None:
@@ -333,12 +349,12 @@ def test_claims_about_similar_networks_mean_nothing_where_they_differ() -> None:
         for m, acc, err in ((conv, 0.80, 0.3), (inv, 0.79, 0.4))
         for s in range(3)
     }
-    assert judge(experiment(one), Results(near))[0].verdict.startswith(("holds", "undecided"))
+    assert judge(experiment(one), known(near))[0].verdict.startswith(("holds", "undecided"))
     far = {name: {**r, "measured": {**r["measured"]}} for name, r in near.items()}
     for r in far.values():
         if r["arm"] == conv.id:
             r["measured"]["accuracy/class"] += 0.1
-    judged = judge(experiment(one), Results(far))[0]
+    judged = judge(experiment(one), known(far))[0]
     assert judged.verdict == NO_MEANING and "90" in judged.reason
 
 
@@ -346,33 +362,33 @@ def test_claims_about_similar_networks_mean_nothing_where_they_differ() -> None:
 def everything() -> dict[str, dict[str, Any]]:
     """Five seeds of every arm, with every number that some table shows."""
     generator = np.random.default_rng(0)
-    arms = {one for e in ALL for one in e.arms()} | {a.arm for e in ALL for one in e.arms() for a in one.advisers}
+    arms = {one for e in ALL for one in e.arms()} | {a.arm for e in ALL for one in e.arms() for a in one.teachers}
     content = {}
     for one in sorted(arms, key=lambda one: one.id):
         metrics = {v.metric for e in ALL for v in e.values() if v.arm == one}
         for seed in range(5):
             measured = {m: float(0.8 + 0.02 * generator.standard_normal()) for m in metrics | {"accuracy/class"}}
             measured["parameters"] = 1e5 * (1 + len(one.id) % 7)
-            for adviser in one.advisers:
-                measured[f"kappa/{adviser.name}|{adviser.name}"] = 0.5
+            for teacher in one.teachers:
+                measured[f"kappa/{teacher.name}|{teacher.name}"] = 0.5
             content[f"{one.id}.s{seed}"] = result(one, seed, **measured)
-            if len(one.advisers) == 2:
-                pair = "|".join(adviser.name for adviser in one.advisers)
+            if len(one.teachers) == 2:
+                pair = "|".join(teacher.name for teacher in one.teachers)
                 detail = {"token_cosine": {pair: [0.1, 0.5, 0.995]}}
                 content[f"{one.id}.s{seed}"]["detail"] = detail
     return content
 
 
 def test_a_whole_report_twice_the_same(tmp_path: Path, everything: dict[str, dict[str, Any]]) -> None:
-    page = write_paper_report(tmp_path / "a", everything, ALL, SCALE)
-    again = write_paper_report(tmp_path / "b", dict(reversed(everything.items())), ALL, SCALE)
+    page = write_paper_report(tmp_path / "a", typed(everything), ALL, SCALE)
+    again = write_paper_report(tmp_path / "b", typed(dict(reversed(everything.items()))), ALL, SCALE)
     paths = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
     assert paths == sorted(p.relative_to(tmp_path / "b") for p in (tmp_path / "b").rglob("*") if p.is_file())
     for path in paths:
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
     html, text = page.read_text(), page.with_suffix(".md").read_text()
     assert {p.name for p in page.parent.glob("figures/*.png")} == {
-        "figure1.png", "figure4.png", "seven-arms.png", "token-cosine.png",
+        "figure1.png", "figure4.png", "table6-arms.png", "token-cosine.png",
     }  # fmt: skip
     assert again.read_text() == html
     for one in ALL:
@@ -392,7 +408,7 @@ def test_tokens_of_every_seed_are_shown(tmp_path: Path) -> None:
     for seed, last in enumerate((0.25, 0.995, None)):
         detail = {} if last is None else {"token_cosine": {"class|resnet18": [0.9, last]}}
         next(c for c in found.values() if c["arm"] == CROSS.id and c["seed"] == seed)["detail"] = detail
-    write_paper_report(tmp_path, found, [EXPERIMENTS["table6"]], SCALE)
+    write_paper_report(tmp_path, typed(found), [EXPERIMENTS["table6"]], SCALE)
     text = (tmp_path / "report.md").read_text()
     row = next(line for line in text.splitlines() if "class – resnet18" in line)
     assert [cell.strip() for cell in row.split("|")[1:-1]] == [CROSS.id, "class – resnet18", "0.25, 0.99"]
@@ -404,14 +420,14 @@ def test_tokens_that_start_or_learn_otherwise_are_shown_beside_the_seven_arms(tm
     found = files({CROSS: [0.5], **changed})
     for content in found.values():
         content["detail"] = {"token_cosine": {"class|resnet18": [0.9, 0.5]}}
-    write_paper_report(tmp_path, found, [SWEEP], SCALE)
+    write_paper_report(tmp_path, typed(found), [SWEEP], SCALE)
     lines = (tmp_path / "report.md").read_text().splitlines()
     shown = [line.split("|")[1].strip() for line in lines if "class – resnet18" in line]
     assert shown == [CROSS.id, f"{CROSS.id}.token-lr-1000", f"{CROSS.id}.token-std-1500"]
 
 
 def test_latex_has_as_many_cells_in_every_row(tmp_path: Path, everything: dict[str, dict[str, Any]]) -> None:
-    write_paper_report(tmp_path, everything, ALL, SCALE)
+    write_paper_report(tmp_path, typed(everything), ALL, SCALE)
     for one in ALL:
         text = (tmp_path / "tables" / f"{one.name}.tex").read_text()
         columns = len(re.search(r"\\begin\{tabular\}\{([lrc]+)\}", text)[1])
@@ -429,5 +445,5 @@ def test_nothing_finished_yet(tmp_path: Path) -> None:
 
 def test_markup_in_names_is_inert(tmp_path: Path, everything: dict[str, dict[str, Any]]) -> None:
     evil = {name: {**r, "data": {**r["data"], "classes": ["<script>x</script>"]}} for name, r in everything.items()}
-    page = write_paper_report(tmp_path, evil, ALL, {**SCALE, "title": "<script>alert(1)</script>"})
+    page = write_paper_report(tmp_path, typed(evil), ALL, replace(SCALE, title="<script>alert(1)</script>"))
     assert "<script>alert" not in page.read_text()

@@ -1,51 +1,70 @@
 """The demo: what its arms share, a whole small one, and the images on which its teachers disagree."""
 
 import json
+from functools import partial
+from html import unescape
 from pathlib import Path
 
 import pytest
-import yaml
+from helpers.experiments import SHORT
 from helpers.recipes import CNN, INN, tiny
 
 from coadvise.checkpoints.trained import load_trained
+from coadvise.cli.main import app
 from coadvise.data.sources.opening import open_sources
 from coadvise.evaluation.disagreement import disagreements
 from coadvise.evaluation.inference import class_probabilities
-from coadvise.recipe.reading import builtin_recipes
-from coadvise.reproduce import demo
+from coadvise.paper.ablations import NONE, SAME_TWICE
+from coadvise.paper.beyond import DEMO, DEMO_TITLES
+from coadvise.paper.imagenet import EXPERIMENTS
+from coadvise.reproduce import setup
+from coadvise.reproduce.planner import Planner, in_order
+from coadvise.reproduce.scales import find_scale
+from coadvise.reproduce.setup import set_up
 from coadvise.system.progress import Display
 from coadvise.training.train import train
 
 
 def test_arms_of_a_seed_differ_in_their_teachers_only(tmp_path: Path) -> None:
-    teachers, students = demo.demo_recipes(tmp_path, seeds=2)
-    assert len(teachers) == 3 and len(students) == 10
+    planner = Planner(set_up(find_scale("digits"), tmp_path))
     for seed in range(2):
-        arms = [students[f"runs/{arm}-s{seed}"] for arm in demo.ARMS]
-        for recipe in arms:
-            alike = {"data", "optim", "schedule", "student"}
-            assert recipe.model_dump(include=alike) == arms[0].model_dump(include=alike)
-            assert recipe.run.seed == seed
-    advised = students["runs/conv-conv-s1"]
-    assert list(advised.teachers) == ["conv", "conv2"] and advised.tokens() == {"conv": "conv", "conv2": "conv"}
-    assert len({recipe.run.seed for recipe in teachers.values()}) == 2
+        runs = [planner.run(one, seed) for one in DEMO.arms()]
+        for recipe in [one.recipe for one in runs]:
+            assert (recipe.data, recipe.schedule, recipe.optim) == (
+                runs[0].recipe.data,
+                runs[0].recipe.schedule,
+                runs[0].recipe.optim,
+            )
+            assert recipe.student.options == runs[0].recipe.student.options
+            assert recipe.run.seed == recipe.data.seed == seed
+    twice = planner.run(SAME_TWICE, 1)
+    assert twice.recipe.tokens() == {"resnet18": "conv", "resnet18-s1": "conv"}
+    assert [one.recipe.run.seed for one in twice.teachers.values()] == [0, 1]
+
+
+def test_the_runs_of_the_demo_are_those_of_table_6(tmp_path: Path) -> None:
+    planner = Planner(set_up(find_scale("digits"), tmp_path))
+    demo, table = (in_order(planner, [one], 2) for one in (DEMO, EXPERIMENTS["table6"]))
+    assert {run.name for run in demo} < {run.name for run in table}
+    assert len([run for run in demo if run.teachers or run.arm == NONE]) == 10
+    assert sorted(run.name.partition(".s")[0] for run in demo if run.arm.model != "transformer_tiny") == [
+        "rednet26", "resnet18", "resnet18",
+    ]  # fmt: skip
 
 
 def test_a_whole_demo_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = yaml.safe_load(builtin_recipes()["digits"].read_text())
-    content["schedule"] = {"epochs": 2, "warmup_epochs": 1}
-    content["data"]["val_size"] = 100
-    content["run"]["allow_weak"] = True
-    for teacher in content["teachers"].values():
-        teacher["train"]["epochs"] = 2
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(content))
-    monkeypatch.setattr(demo, "builtin_recipes", lambda: {"digits": tmp_path / "small.yaml"})
-    page = demo.run_demo(tmp_path / "demo", seeds=1, jobs=2)
-    text = page.read_text()
-    assert all(facts["label"] in text for facts in demo.ARMS.values())
-    assert len(list((tmp_path / "demo" / "runs").glob("*/result.json"))) == 5
+    monkeypatch.setattr(setup, "set_up", partial(set_up, settings=SHORT))
+    words = ["demo", "--output", str(tmp_path / "demo"), "--seeds", "1", "--jobs", "1"]
+    app(words, standalone_mode=False)
+    page = tmp_path / "demo" / "report.html"
+    text = unescape(page.read_text())
+    assert all(label in text for label in DEMO_TITLES.values())
+    assert "Where the teachers disagree" in text and "One seed decides nothing: the vision transformer reaches" in text
+    assert len(list((tmp_path / "demo" / "runs").glob("*/result.json"))) == 8
     # A second call finds everything finished, and writes the same page again.
-    assert demo.run_demo(tmp_path / "demo", seeds=1, jobs=2) == page
+    before = page.read_bytes()
+    app(words, standalone_mode=False)
+    assert page.read_bytes() == before
 
 
 def test_every_model_sees_images_as_it_was_trained_to(tmp_path: Path) -> None:

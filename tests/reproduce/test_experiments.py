@@ -21,7 +21,7 @@ from coadvise.data.sources.opening import open_sources
 from coadvise.errors import DataError, RecipeError, RunError
 from coadvise.models.students import small_stem
 from coadvise.paper.ablations import CROSS, NONE, ONE_CONV, SEVEN_ARMS
-from coadvise.paper.arms import Adviser, Arm, arm
+from coadvise.paper.arms import Arm, Teacher, arm
 from coadvise.paper.beyond import BEYOND, FRESH, HEADS, LONGER, SWEEP
 from coadvise.paper.declared import Experiment, Row, Value
 from coadvise.paper.imagenet import CIT_S, DEIT_TI_KD, EXPERIMENTS
@@ -118,7 +118,7 @@ def test_ids_are_unique_and_fit_a_file_name() -> None:
     assert len(ids) == len(set(ids))
     assert all(Recipe.model_fields["name"] is not None and len(name) < 100 and "/" not in name for name in ids)
     assert CROSS.id == "transformer_tiny.resnet18.rednet26"
-    assert Adviser("resnet18", 1, 0.25).name == "resnet18-s1-e25"
+    assert Teacher("resnet18", 1, 0.25).name == "resnet18-s1-e25"
 
 
 @pytest.mark.parametrize("scale", sorted(SCALES))
@@ -132,7 +132,7 @@ def test_every_arm_can_be_built_at_every_scale(tmp_path: Path, scale: str) -> No
             student = build_student(recipe.student, recipe.tokens(), 10, recipe.data.image_size)
             tokens = getattr(student, "token_names", ())
             wanted = {
-                *(() if run.arm.tokens == "single" or not run.arm.is_transformer else run.advisers),
+                *(() if run.arm.tokens == "single" or not run.arm.is_transformer else run.teachers),
                 *run.arm.injected,
             }
             assert set(tokens) - {"class"} == wanted, run.arm.id
@@ -151,8 +151,8 @@ def test_a_sweep_changes_one_thing_of_the_students(setup: Setup) -> None:
         changed[title] = {k: now.get(k) for k in now.keys() | plain.keys() if now.get(k) != plain.get(k)}
         changed[title] = {k: v for k, v in changed[title].items() if k not in free}
         if "half" not in title:
-            assert {one.id for one in run.advisers.values()} == {
-                one.id for one in planner.run(CROSS, 0).advisers.values()
+            assert {one.id for one in run.teachers.values()} == {
+                one.id for one in planner.run(CROSS, 0).teachers.values()
             }
     lr = 10 * plain["optim.token_lr"]
     both = ("resnet18", "rednet26")
@@ -172,7 +172,7 @@ def test_a_sweep_changes_one_thing_of_the_students(setup: Setup) -> None:
     assert changed["spread of advised tokens × 15"] == {"student.options.token_std": 0.3}
     assert rows["spread of advised tokens × 15"]["single"] == rows["nothing"]["single"]
     early = planner.run(rows["teachers of half the epochs"]["both"], 0)
-    assert [one.arm.part for one in early.advisers.values()] == [0.5, 0.5] and early.arm.part == 1.0
+    assert [one.arm.part for one in early.teachers.values()] == [0.5, 0.5] and early.arm.part == 1.0
     nones = {arms["none"] for arms in rows.values()}
     assert {one.id for one in nones} == {
         f"transformer_tiny{word}" for word in ("", "-e200", ".live", ".unmixed", ".token-lr-1000")
@@ -186,10 +186,10 @@ def test_stored_advice_is_read_where_it_was_written(tmp_path: Path) -> None:
     folders = {}
     for one in [*SWEEP.arms(), *EXPERIMENTS["table4"].arms()]:
         run = planner.run(one, 0)
-        assert run.recipe.advice.source == ("cache" if one.advisers and not one.live else "live"), one.id
+        assert run.recipe.advice.source == ("cache" if one.teachers and not one.live else "live"), one.id
         if one.live:
             continue
-        for name in run.advisers:
+        for name in run.teachers:
             folder = column_recipe(planner, run, name).advice.folder
             assert folder == run.recipe.advice.folder, one.id
             folders[one] = folder
@@ -214,7 +214,7 @@ def test_the_seven_arms_with_views_that_never_recur(setup: Setup, tmp_path: Path
     for row, one in zip(FRESH.rows, SEVEN_ARMS, strict=True):
         run, before = planner.run(row.ours["top1"].arm, 0), planner.run(one, 0)
         assert (run.recipe.data.views, run.recipe.advice.source) == (None, "live")
-        assert {n: a.id for n, a in run.advisers.items()} == {n: a.id for n, a in before.advisers.items()}
+        assert {n: a.id for n, a in run.teachers.items()} == {n: a.id for n, a in before.teachers.items()}
     shared = {value.arm for row in SWEEP.rows for value in row.ours.values() if value.arm.live}
     assert shared < set(FRESH.arms())
     assert [claim.text for claim in FRESH.claims] == [claim.text for claim in LONGER.claims]
@@ -230,15 +230,15 @@ def test_the_seven_arms_with_more_time(setup: Setup) -> None:
     for row, one in zip(LONGER.rows, SEVEN_ARMS, strict=True):
         short, long = planner.run(one, 0), planner.run(row.ours["top1"].arm, 0)
         assert long.recipe.schedule.epochs == 2 * short.recipe.schedule.epochs
-        assert {n: a.id for n, a in long.advisers.items()} == {n: a.id for n, a in short.advisers.items()}
+        assert {n: a.id for n, a in long.teachers.items()} == {n: a.id for n, a in short.teachers.items()}
     twice = {value.arm for row in SWEEP.rows for value in row.ours.values() if value.arm.part == 2.0}
     assert twice < set(LONGER.arms()) and len(LONGER.arms()) == 7
     claims = [*EXPERIMENTS["table6"].claims, *EXPERIMENTS["table7"].claims]
     assert [claim.text for claim in LONGER.claims] == [claim.text for claim in claims if "alone adds" not in claim.text]
     assert {value.metric for claim in LONGER.claims for value in claim.values} == {"accuracy/class"}
     for long, short in zip(LONGER.rows, HEADS.rows, strict=True):
-        assert {k: (v.arm.advisers, v.metric) for k, v in long.ours.items()} == {
-            k: (v.arm.advisers, v.metric) for k, v in short.ours.items()
+        assert {k: (v.arm.teachers, v.metric) for k, v in long.ours.items()} == {
+            k: (v.arm.teachers, v.metric) for k, v in short.ours.items()
         }
 
 
@@ -311,10 +311,10 @@ def test_the_telling_runs_come_first_and_teachers_before_students(setup: Setup) 
     runs = in_order(Planner(setup), ALL, 2)
     place = {run.id: i for i, run in enumerate(runs)}
     for run in runs:
-        assert all(place[one.id] < place[run.id] for one in run.advisers.values())
+        assert all(place[one.id] < place[run.id] for one in run.teachers.values())
     last_of_seven = max(place[run.id] for run in runs if run.arm in SEVEN_ARMS)
     assert last_of_seven < 2 * len(SEVEN_ARMS) + 5, "seven arms twice and the five teachers they have"
-    partial = [run for run in runs if run.arm.part != 1.0 and not run.advisers]
+    partial = [run for run in runs if run.arm.part != 1.0 and not run.teachers]
     assert {run.seed for run in partial} == {0}
 
 
@@ -366,7 +366,7 @@ def test_given_weights_stand_for_a_run(tmp_path: Path) -> None:
     jobs, _ = open_jobs(planner, small, orders(setup))
     assert run_jobs(jobs, orders(setup), Display(quiet=True))
     result = read_result(orders(setup).results, run)
-    assert result is not None and result["steps"] == 0 and result["provenance"]["weights"] == weights["resnet18"]
+    assert result is not None and result.steps == 0 and result.provenance["weights"] == weights["resnet18"]
     trained = load_trained(run.folder)
     kept = trained.model.model.state_dict()
     assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from coadvise.reproduce.planner import Planner
 from coadvise.reproduce.runner import Orders, _threads, open_jobs, run_jobs
 from coadvise.reproduce.setup import Setup
 from coadvise.run.folder import RunFolder
+from coadvise.run.measurement import Measurement
 from coadvise.system.digests import file_digest
 from coadvise.system.files import write_json
 from coadvise.system.progress import Display
@@ -59,9 +61,9 @@ def test_a_table_runs_once_and_goes_on_where_it_was(setup: Setup) -> None:
     assert {path: path.read_bytes() for path in before} == before
     for run in runs:
         result = read_result(orders(setup).results, run)
-        assert result is not None and result["arm"] == run.arm.id
-        assert 0 <= result["measured"]["accuracy/class"] <= 1
-        assert set(result["advisers"]) == set(run.advisers)
+        assert result is not None and result.arm == run.arm.id
+        assert 0 <= result.measured["accuracy/class"] <= 1
+        assert set(result.advisers) == set(run.teachers)
     images, where = (json.loads((setup.output / name).read_text())["images"] for name in FIGURE2)
     assert 0 < len(where) <= 4 and len(where) <= len(images)
     for one in where:
@@ -175,12 +177,12 @@ def test_advice_is_written_anew_when_a_teacher_was_trained_anew(setup: Setup) ->
     experiment = Experiment("table6", "t", "d", ("m",), (), [Row(("m",), {}, {"top1": Value(ONE_CONV)})])
     reproduce(setup, [experiment], orders(setup), Display(quiet=True))
     run = Planner(setup).run(ONE_CONV, 0)
-    (teacher,) = run.advisers.values()
+    (teacher,) = run.teachers.values()
     column = Path(str(run.recipe.advice.folder)) / "resnet18" / "teacher.json"
     before = column.read_bytes()
     known = read_result(orders(setup).results, run)
     assert known is not None
-    taught = known["teacher_weights"]
+    taught = known.teacher_weights
     trained = load_file(RunFolder(teacher.folder).best)
     with safe_open(RunFolder(teacher.folder).best, "pt") as file:
         facts = file.metadata()
@@ -191,8 +193,8 @@ def test_advice_is_written_anew_when_a_teacher_was_trained_anew(setup: Setup) ->
     reproduce(setup, [experiment], orders(setup), Display(quiet=True))
     assert column.read_bytes() != before
     after = read_result(orders(setup).results, run)
-    assert after is not None and after["teacher_weights"] == {"resnet18": file_digest(RunFolder(teacher.folder).best)}
-    assert after["teacher_weights"] != taught
+    assert after is not None and after.teacher_weights == {"resnet18": file_digest(RunFolder(teacher.folder).best)}
+    assert after.teacher_weights != taught
 
 
 def test_a_student_half_taught_by_another_teacher_starts_anew(setup: Setup) -> None:
@@ -200,7 +202,7 @@ def test_a_student_half_taught_by_another_teacher_starts_anew(setup: Setup) -> N
     experiment = Experiment("table6", "t", "d", ("m",), (), [Row(("m",), {}, {"top1": Value(ONE_CONV)})])
     reproduce(setup, [experiment], orders(setup), Display(quiet=True))
     run = Planner(setup).run(ONE_CONV, 0)
-    (teacher,) = run.advisers.values()
+    (teacher,) = run.teachers.values()
     result = RunFolder(run.folder).path / "result.json"
     result.unlink()
     (orders(setup).results / f"{run.name}.json").unlink()
@@ -212,7 +214,7 @@ def test_a_student_half_taught_by_another_teacher_starts_anew(setup: Setup) -> N
     save_file(trained, RunFolder(teacher.folder).best, facts)
     reproduce(setup, [experiment], orders(setup), Display(quiet=True))
     after = read_result(orders(setup).results, run)
-    assert after is not None and after["teacher_weights"] == {"resnet18": file_digest(RunFolder(teacher.folder).best)}
+    assert after is not None and after.teacher_weights == {"resnet18": file_digest(RunFolder(teacher.folder).best)}
     kinds = [json.loads(line)["kind"] for line in RunFolder(run.folder).metrics.read_text().splitlines()]
     assert kinds.count("eval") == 1 and result.is_file()
 
@@ -273,20 +275,20 @@ def test_measures_of_other_weights_or_images_are_made_anew(setup: Setup) -> None
     write_json(path, known)
     measure(run, ["run"], results, "digits", Shifted())
     kept = read_result(results, run)
-    assert kept is not None and kept["measured"]["corruptions/class"] == 0.25 and kept["measured"]["throughput"] == 1.0
+    assert kept is not None and kept.measured["corruptions/class"] == 0.25 and kept.measured["throughput"] == 1.0
     elsewhere = {**known["measured"], "loss/class": content["measured"]["loss/class"] + 0.01}
     write_json(path, {**known, "measured": elsewhere})
     measure(run, ["run"], results, "digits", Shifted())
     anew = read_result(results, run)
-    assert anew is not None and "corruptions/class" not in anew["measured"] and anew["groups"] == ["run"]
-    assert anew["measured"]["throughput"] != 1.0
-    assert anew["measured"]["loss/class"] == pytest.approx(content["measured"]["loss/class"], abs=1e-12)
-    given = Shifted({"c": "/data/imagenet-c/"})
-    assert groups_there(known, given) == {"run"}
-    zoomed, whole = ({**known, "sources": {"corruptions": f"imagenet-c{word}"}} for word in ("", ", whole images"))
+    assert anew is not None and "corruptions/class" not in anew.measured and anew.groups == ("run",)
+    assert anew.measured["throughput"] != 1.0
+    assert anew.measured["loss/class"] == pytest.approx(content["measured"]["loss/class"], abs=1e-12)
+    given, here = Shifted({"c": "/data/imagenet-c/"}), Measurement.parse(known, path)
+    assert groups_there(here, given) == {"run"}
+    zoomed, whole = (replace(here, sources={"corruptions": f"imagenet-c{word}"}) for word in ("", ", whole images"))
     assert groups_there(zoomed, given) == {"run"}, "as an earlier version measured it"
     assert groups_there(whole, given) == {"corruptions", "run"}
-    assert groups_there({**known, "sources": {"corruptions": "imagenet-c"}}, Shifted()) == {"corruptions", "run"}
+    assert groups_there(replace(here, sources={"corruptions": "imagenet-c"}), Shifted()) == {"corruptions", "run"}
 
 
 def test_shifted_images_elsewhere_train_nothing_anew(setup: Setup, tmp_path: Path) -> None:

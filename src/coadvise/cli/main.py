@@ -14,8 +14,8 @@ from .bench import bench
 from .doctor import doctor
 from .evaluate import evaluate, predict
 from .recipes import models, recipe, recipes, schema
-from .report import demo, report
-from .reproduce import reproduce
+from .report import report
+from .reproduce import demo, reproduce
 from .train import cache, plan, train
 
 app = typer.Typer(

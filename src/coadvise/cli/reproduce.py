@@ -19,7 +19,7 @@ def reproduce(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="table1 … table9, figure1, figure2, figure4 or all; sweep, longer, fresh, heads; key=value"
+            help="table1 … table9, figure1, figure2, figure4 or all; sweep, longer, fresh, heads, demo; key=value"
         ),
     ],
     scale: Annotated[str, typer.Option("--scale", "-s", help="digits, cifar-cpu, cifar, tiny or imagenet")] = "digits",
@@ -76,6 +76,33 @@ def reproduce(
     orders = Orders(results or output / "results", seeds, limit, jobs, places)
     page = run(setup, wanted, orders, Display(every=10.0))
     out.print(f"report: {page}", markup=False)
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder of the demo")] = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="students of each kind")] = 5,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="runs side by side; by default one for each core, four at most")
+    ] = None,
+) -> None:
+    """See the method work in minutes: teachers and students on real handwritten digits, then a report.
+
+    Its runs are those of `coadvise reproduce table6 --scale digits`.
+
+    Example:
+
+        coadvise demo --output runs/demo
+    """
+    from ..reproduce.command import find_experiments
+    from ..reproduce.command import reproduce as run
+    from ..reproduce.runner import Orders
+    from ..reproduce.scales import find_scale
+    from ..reproduce.setup import set_up
+
+    setup = set_up(find_scale("digits"), output)
+    orders = Orders(output / "results", seeds, jobs=jobs)
+    page = run(setup, find_experiments(["demo"]), orders, Display(every=5.0))
+    out.print(f"\nreport: {page}", markup=False)
 
 
 def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:

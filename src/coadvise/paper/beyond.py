@@ -217,6 +217,8 @@ DEMO = Experiment(
     (
         "The class token alone answers; “all heads” is the mean of all heads' logits. Advised tokens are in the order "
         "of the row's teachers.",
+        "The 95 % interval belongs to its row alone. Seeds vary the initialisation and the order of the images; the "
+        "images stay the same, so the spread says nothing about other data.",
     ),
     Dots({title: Value(arm) for arm, title in DEMO_TITLES.items()}, "Accuracy", teachers=True),
     ("single images",),

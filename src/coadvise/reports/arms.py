@@ -98,7 +98,7 @@ def curves_section(name: str, figure: Dots, results: Results, runs: Path) -> Sec
     alt = f"Learning curves of the class token: {'; '.join(ends)}."
     drawing = draw(f"{name}-curves", alt, lambda: learning_curves(arms))
     note = Text("Validation accuracy of the class token. Thin: one seed. Thick: mean over the seeds.", "note")
-    parts = [drawing, note, *(Text(problem, "warning") for problem in notes)]
+    parts: list[Text | Table | Drawing] = [drawing, note, *(Text(problem, "warning") for problem in notes)]
     return Section(f"{name}-curves", "Learning curves", parts)
 
 

@@ -164,7 +164,7 @@ def _ensemble_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
 
 
 def _images(arms: Sequence[Arm], results: Results) -> str:
-    counts = {run.likeness_images for arm in arms for run in results.runs(arm)} - {None}
+    counts = {n for arm in arms for run in results.runs(arm) if (n := run.likeness_images) is not None}
     return " or ".join(f"{count:,}" for count in sorted(counts))
 
 

@@ -12,7 +12,7 @@ from .page import Section, Text
 from .plots.style import Drawing
 from .results import Results
 from .tables import NONE, Cell, Table, mean_sd, number, shown, title_of
-from .verdicts import NOTE, claims_table, kinds_sentences
+from .verdicts import claims_table, kinds_sentences
 
 
 def experiment_section(one: Experiment, results: Results, judged: Sequence[Judged], pictures: Path | None) -> Section:
@@ -27,7 +27,6 @@ def experiment_section(one: Experiment, results: Results, judged: Sequence[Judge
     if judged:
         parts += [Text(sentence) for sentence in kinds_sentences(judged)]
         parts.append(claims_table(judged))
-        parts += [] if one.of_paper else [Text(NOTE, "note")]
     parts += [Text(note, "note") for note in one.notes]
     return Section(one.name, f"{title_of(one.name)}: {one.title}", parts)
 
@@ -43,7 +42,7 @@ def _absent(one: Experiment, results: Results) -> list[str]:
     corrupted = {
         value.arm for row in one.rows for value in row.ours.values() if value.metric.startswith("corruptions/")
     }
-    counts = {run.corrupted_images for arm in corrupted for run in results.runs(arm)} - {None}
+    counts = {n for arm in corrupted for run in results.runs(arm) if (n := run.corrupted_images) is not None}
     if counts:
         found.append(f"Of the validation images {' or '.join(f'{n:,}' for n in sorted(counts))} were corrupted.")
     return found

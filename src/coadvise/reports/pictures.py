@@ -18,10 +18,9 @@ from ..system.files import read_json
 from .page import Text
 from .plots.disagreement import Disagreement, disagreement_figure
 from .plots.style import Drawing, draw
-from .results import Results
+from .results import ATTENTION, IMAGES, Results
 from .tables import NONE, Table
 
-IMAGES, ATTENTION = "figure2.json", "attention.json"
 NOTE = (
     "Images on which the teachers disagree, chosen for that: they show how advice combines, not how often. Shaded: the "
     "true class. Green with ✓: predicted and right; orange with ✗: predicted and wrong. With more than ten classes "

@@ -11,6 +11,9 @@ from ..paper.declared import BEST, Value
 from ..run.measurement import Measurement
 from ..significance import Summary, summarise
 
+IMAGES, ATTENTION = "figure2.json", "attention.json"
+"""Files beside a report: answers of models on single images, and where a student's tokens look in them."""
+
 
 @dataclass(frozen=True)
 class About:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..errors import RunError
 from ..names import CLASS, TOP1
 from ..run.reading import Run, finite, read_run
 from ..run.result import RunResult
@@ -129,4 +130,9 @@ def run_report(run_folder: Path) -> Path:
         RunError: the folder holds neither `result.json` nor `metrics.jsonl`, or a result that is unreadable.
     """
     run_folder = Path(run_folder)
+    if any((run_folder / name).is_file() for name in ("reproduce.json", "demo.json")):
+        raise RunError(
+            f"{run_folder} holds experiments and no single run; the command that made them (`coadvise reproduce` or "
+            "`coadvise demo`) writes their report anew"
+        )
     return write_page(run_page(read_run(run_folder)), run_folder, with_markdown=False)

@@ -6,17 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from ..paper.arms import Arm
 from ..paper.declared import Above, Experiment, Near
-from ..significance import ALPHA, DOES_NOT_HOLD, HOLDS
+from ..significance import DOES_NOT_HOLD, HOLDS
 from .claims import Judged
 from .page import Section, Text
 from .plots.style import Drawing
 from .tables import NONE, Cell, Table, p_value, shown, title_of
-
-NOTE = (
-    f"Two-sided t-test of the differences between runs of the same seed; p is corrected after Holm over the claims of "
-    f"the table, and a claim is decided below {ALPHA:g}. The 95 % interval belongs to its row alone. Seeds vary "
-    "initialisation and order; the images stay the same, so the spread says nothing about other data."
-)
 
 
 def claims_section(experiments: Sequence[Experiment], judged: Mapping[str, Sequence[Judged]]) -> Section:
@@ -62,25 +56,28 @@ def _cells(one: Judged) -> list[str | Cell]:
 
 
 def kinds_sentences(judged: Sequence[Judged]) -> list[str]:
-    """Whether teachers of different kinds taught better than as many of the same kind, for each claim about that."""
-    found = []
+    """Whether teachers of different kinds taught better than as many of the same kind, by the claims about that."""
+    found, undecided = [], []
     for one in judged:
         claim = one.claim
-        arms = [value.arm for value in claim.values]
-        if not isinstance(claim.says, Above) or one.test is None or [_kinds(arm) for arm in arms] != [2, 1]:
+        kinds = [_kinds(value.arm) for value in claim.values]
+        if not isinstance(claim.says, Above) or one.test is None or kinds != [2, 1]:
             continue
-        points = shown(abs(one.test.mean), "%")
         if one.verdict not in (HOLDS, DOES_NOT_HOLD):
-            found.append(
-                "Whether teachers of different kinds teach better than teachers of the same kind is not decided here: "
-                f"the difference is {shown(one.test.mean, '%', True)} points (“{claim.text}” is {one.verdict})."
-            )
+            gap = shown(one.test.mean, "%", True)
+            undecided.append(f"“{claim.text}” is {one.verdict}, with a difference of {gap} points")
             continue
-        kinds = ["different kinds", "the same kind"][:: 1 if one.verdict == HOLDS else -1]
+        better, worse = ["different kinds", "the same kind"][:: 1 if one.verdict == HOLDS else -1]
         p = p_value(one.p) if one.p is not None and one.p < 0.001 else f"= {p_value(one.p)}"
         found.append(
-            f"Teachers of {kinds[0]} taught better than teachers of {kinds[1]} here, by {points} points (p {p}, "
-            f"n = {one.test.n}; “{claim.text}” {one.verdict})."
+            f"Teachers of {better} taught better than teachers of {worse} here, by {shown(abs(one.test.mean), '%')} "
+            f"points (p {p}, n = {one.test.n}): “{claim.text}” {one.verdict}."
+        )
+    if undecided:
+        some = "on all counts" if found else "here"
+        found.append(
+            "Whether teachers of different kinds teach better than teachers of the same kind is not decided "
+            f"{some}: {'; '.join(undecided)}."
         )
     return found
 

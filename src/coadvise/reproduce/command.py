@@ -1,4 +1,4 @@
-"""`coadvise reproduce`: run what some tables and figures need, then write their report."""
+"""`coadvise reproduce` and `coadvise demo`: run what some experiments need, then write their report."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..paper.arms import arm
 from ..paper.beyond import BEYOND
 from ..paper.declared import Experiment, Row
 from ..paper.imagenet import EXPERIMENTS
+from ..reports.results import ATTENTION, IMAGES, About
 from ..run.folder import RunFolder
 from ..system.files import read_json, write_json
 from ..system.progress import Display
@@ -55,7 +56,7 @@ def seconds(text: str) -> float:
 
 
 def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, display: Display | None = None) -> Path:
-    """Do what is missing and write the report of what there is.
+    """Do the runs that are missing and write the report of those that are there.
 
     Returns:
         The path of the report's page.
@@ -113,10 +114,11 @@ def _told_apart(one: Experiment, planner: Planner) -> Experiment:
 
 
 def _require_recurring(setup: Setup, experiments: Sequence[Experiment]) -> None:
-    """Fresh views are another training only where views recur."""
-    if setup.views is None and any(one.name == "fresh" for one in experiments):
+    """Refuse what is another training only where views recur."""
+    needing = [one.name for one in experiments if "recurring views" in one.needs]
+    if setup.views is None and needing:
         raise RecipeError(
-            "fresh: views never recur with these settings anyway; table6 and table7 are what you look for"
+            f"{needing[0]}: views never recur with these settings anyway; table6 and table7 are what you look for"
         )
 
 
@@ -135,7 +137,7 @@ def _require_folder(results: Path) -> None:
 
 def _require_used(setup: Setup, experiments: Sequence[Experiment]) -> None:
     arms = {one for experiment in experiments for one in experiment.arms()}
-    models = {one.model for one in arms} | {adviser.model for one in arms for adviser in one.advisers}
+    models = {one.model for one in arms} | {teacher.model for one in arms for teacher in one.teachers}
     unused = [model for model in setup.weights if model not in models]
     if unused:
         names = ", ".join(one.name for one in experiments)
@@ -146,43 +148,39 @@ def _report(
     planner: Planner, experiments: Sequence[Experiment], runs: Sequence[Planned], orders: Orders, *, whole: bool
 ) -> Path:
     """Write the report; pictures of single images take a pass over the validation set: not after a stop."""
-    from ..reports.paper import write_paper_report
+    from ..reports.paper import write_paper_report  # imports Matplotlib
 
     setup = planner.setup
-    if whole and "figure2" in [one.name for one in experiments]:
+    if whole and any("single images" in one.needs for one in experiments):
         _write_pictures(planner)
     # A twin of a model whose weights were given is trained to teach, and is no second run of it.
     shown = [run for run in runs if not (planner.given(run.arm) and run.seed)]
     found = {run.name: result for run in shown if (result := read_result(orders.results, run)) is not None}
-    scale = {
-        "name": setup.scale.name,
-        "title": setup.title,
-        "seeds": orders.seeds,
-        "changed": list(setup.changed),
-        "particulars": setup.particulars(),
-        "given": sorted({run.arm.id for run in shown if planner.given(run.arm)}),
-    }
-    return write_paper_report(setup.output, found, experiments, scale)
+    about = About(
+        setup.scale.name,
+        setup.title,
+        orders.seeds,
+        setup.changed,
+        setup.particulars(),
+        sorted({run.arm.id for run in shown if planner.given(run.arm)}),
+    )
+    return write_paper_report(setup.output, found, experiments, about)
 
 
 def _write_pictures(planner: Planner) -> None:
-    """Figure 2's images and where the tokens look in them, once the four models of seed 0 are there."""
-    shown = {
-        "CNN": arm(CONV),
-        "INN": arm(INV),
-        "student, labels only": NONE,
-        "student, both teachers": CROSS,
-    }
-    members = {label: planner.run(one, 0) for label, one in shown.items()}
-    ids = [run.id for run in members.values()]
-    path = planner.setup.output / "figure2.json"
+    """Images on which two teachers disagree and where the tokens look in them, once the four models are there."""
+    both = "student, both teachers"
+    shown = {"CNN": arm(CONV), "INN": arm(INV), "student, labels only": NONE, both: CROSS}
+    runs = {label: planner.run(one, 0) for label, one in shown.items()}
+    ids = [run.id for run in runs.values()]
+    path = planner.setup.output / IMAGES
     if path.is_file() and read_json(path).get("runs") == ids:
         return
-    finished = (RunFolder(run.folder) for run in members.values())
+    finished = (RunFolder(run.folder) for run in runs.values())
     if all(folder.finished and folder.best.is_file() for folder in finished):
-        models = {label: load_trained(run.folder) for label, run in members.items()}
+        models = {label: load_trained(run.folder) for label, run in runs.items()}
         found = disagreements(models)
         chosen = [image["index"] for image in found["images"][:4]]
         if chosen:
-            write_json(path.with_name("attention.json"), attention_on(models["student, both teachers"], chosen))
+            write_json(path.with_name(ATTENTION), attention_on(models[both], chosen))
         write_json(path, {"runs": ids, **found})

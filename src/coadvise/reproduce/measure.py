@@ -1,4 +1,4 @@
-"""What is measured of a finished run, and the small file that it leaves: every number by one flat name.
+"""Measuring a finished run; every number has one flat name in its `Measurement`.
 
 | name | what |
 |---|---|
@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ..evaluation.robustness import corruption_errors, imagenet_c_errors, requir
 from ..evaluation.similarity import likeness
 from ..recipe.schema import FREE, flat
 from ..run.folder import RunFolder
+from ..run.measurement import Measurement
 from ..run.provenance import manifest
 from ..run.result import RunResult
 from ..system.clock import seconds_of
@@ -37,9 +38,6 @@ from ..system.digests import file_digest
 from ..system.files import read_json, write_json
 from .planner import Planned
 
-FORMAT = 1
-DIGITS = 12
-"""Decimals of a stored number: enough that equal differences stay equal to 1e-9."""
 THROUGHPUT_BATCH = 64
 
 # Groups of measurements, by the beginning of the names they give.
@@ -63,11 +61,15 @@ def result_path(results: Path, run: Planned) -> Path:
     return results / f"{run.name}.json"
 
 
-def read_result(results: Path, run: Planned) -> dict[str, Any] | None:
-    """A run's result, or None where there is none."""
+def read_result(results: Path, run: Planned) -> Measurement | None:
+    """A run's measurement, or None where there is none.
+
+    Raises:
+        RunError: a damaged file.
+    """
     path = result_path(results, run)
-    content = dict(read_json(path)) if path.is_file() else None
-    return content if content is not None and content.get("id") == run.id else None
+    found = Measurement.read(path) if path.is_file() else None
+    return found if found is not None and found.id == run.id else None
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,11 @@ class Shifted:
                     with_classes(source, classes)
 
 
-def groups_there(result: Mapping[str, Any] | None, shifted: Shifted) -> set[str]:
-    """Groups of measurements that a result has, without those made of other shifted data than is given now."""
-    if result is None:
+def groups_there(found: Measurement | None, shifted: Shifted) -> set[str]:
+    """Groups of measurements that were made, without those made of other shifted data than is given now."""
+    if found is None:
         return set()
-    made: Mapping[str, str] = result.get("sources", {})
-    return {g for g in result.get("groups", ()) if shifted.of(g) is None or made.get(g) == shifted.of(g)}
+    return {g for g in found.groups if shifted.of(g) is None or found.sources.get(g) == shifted.of(g)}
 
 
 def shifted_sources(words: Iterable[str]) -> dict[str, str]:
@@ -140,19 +141,17 @@ def shifted_sources(words: Iterable[str]) -> dict[str, str]:
 
 def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shifted: Shifted) -> None:
     """Measure a finished run and write its result; what an earlier call measured of the same weights is kept."""
-    before = read_result(results, run) or {}
+    before = read_result(results, run)
     result = RunFolder(run.folder).result()
-    if not _same_weights(before, result):  # the file came from elsewhere, and the run was made again here
-        before = {}
+    if before is not None and not _same_weights(before, result):  # it came from elsewhere, and the run was made again
+        before = None
     trained = load_trained(run.folder, choose_device(run.recipe.run.device))
-    measured: dict[str, float] = {**before.get("measured", {}), **result.final}
-    measured["parameters"] = float(result.student.parameters)
+    measured = {**(before.measured if before else {}), **result.final, "parameters": float(result.student.parameters)}
     if result.seconds:
         measured["training_ms"] = 1000 * result.seconds / max(1, result.images_seen)
     if "throughput" not in measured:
         measured["throughput"] = _throughput(trained)
-    detail: dict[str, Any] = dict(before.get("detail", {}))
-    sources: dict[str, str] = dict(before.get("sources", {}))
+    detail, sources = dict(before.detail if before else {}), dict(before.sources if before else {})
     for group in sorted({*groups} - {"run"} - groups_there(before, shifted)):
         numbers, more = _GROUPS[group](run, trained, shifted)
         measured |= numbers
@@ -160,34 +159,37 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
         sources.pop(group, None)
         if (source := shifted.of(group)) is not None:
             sources[group] = source
-    teachers = known_teachers(run) or before.get("teacher_weights") or teacher_weights(run)
-    facts = asdict(result)
-    content = {
-        "format": FORMAT,
-        "arm": run.arm.id,
-        "scale": scale,
-        "seed": run.seed,
-        "id": run.id,
-        "advisers": {name: one.id for name, one in run.advisers.items()},
-        "teacher_weights": teachers,
-        **{key: facts[key] for key in ("student", "teachers", "data", "epochs", "steps", "images_seen", "seconds")},
-        "groups": sorted({*before.get("groups", ()), *groups}),
-        "sources": sources,
-        "measured": {name: round(float(value), DIGITS) for name, value in measured.items()},
-        "detail": detail,
-        "settings": {
+    known = known_teachers(run) or (before.teacher_weights if before else {})
+    Measurement(
+        arm=run.arm.id,
+        scale=scale,
+        seed=run.seed,
+        id=run.id,
+        student=result.student,
+        data=result.data,
+        epochs=result.epochs,
+        steps=result.steps,
+        images_seen=result.images_seen,
+        seconds=result.seconds,
+        measured=measured,
+        advisers={name: one.id for name, one in run.teachers.items()},
+        teacher_weights=known or teacher_weights(run),
+        teachers=result.teachers,
+        groups=tuple(sorted({*(before.groups if before else ()), *groups})),
+        sources=sources,
+        detail=detail,
+        settings={
             key: value
             for key, value in flat(run.recipe.model_dump(mode="json")).items()
             if key not in FREE and not key.endswith("checkpoint") and value is not None
         },
-        "provenance": {**result.provenance, "measured": manifest()["date"]},
-    }
-    write_json(result_path(results, run), content)
+        provenance={**result.provenance, "measured": manifest()["date"]},
+    ).write(result_path(results, run))
 
 
 def teacher_weights(run: Planned) -> dict[str, str]:
     """Hash of each teacher's weights as they are now."""
-    return {name: file_digest(RunFolder(one.folder).best) for name, one in run.advisers.items()}
+    return {name: file_digest(RunFolder(one.folder).best) for name, one in run.teachers.items()}
 
 
 def known_teachers(run: Planned) -> dict[str, str]:
@@ -201,10 +203,9 @@ def note_teachers(run: Planned, weights: Mapping[str, str]) -> None:
     write_json(run.folder / ".teachers.json", dict(weights))
 
 
-def _same_weights(before: Mapping[str, Any], result: RunResult) -> bool:
-    """Whether a result file is of this very run: the same losses, to the decimals that older files have."""
-    known = before.get("measured", {})
-    return all(abs(known.get(name, float(value)) - float(value)) < 1e-6 for name, value in result.final.items())
+def _same_weights(before: Measurement, result: RunResult) -> bool:
+    """Whether a measurement is of this very run: the same losses, to the decimals that older files have."""
+    return all(abs(before.measured.get(name, value) - value) < 1e-6 for name, value in result.final.items())
 
 
 Measured = tuple[dict[str, float], dict[str, Any]]
@@ -229,7 +230,7 @@ def _subsets(name: str, trained: TrainedModel, shifted: Shifted) -> Measured:
 
 def _likeness(run: Planned, trained: TrainedModel, shifted: Shifted) -> Measured:
     teachers = {
-        name: load_trained(one.folder, choose_device(one.recipe.run.device)) for name, one in run.advisers.items()
+        name: load_trained(one.folder, choose_device(one.recipe.run.device)) for name, one in run.teachers.items()
     }
     source = open_sources(trained.recipe.data)[1]
     return likeness(trained, teachers, source, limit=shifted.limit)

@@ -32,14 +32,14 @@ class Planned:
 
     Attributes:
         id: hash of everything that decides its numbers.
-        advisers: the runs of its teachers, by the name of their token.
+        teachers: the runs of its teachers, by the name of their token.
     """
 
     arm: Arm
     seed: int
     id: str
     recipe: Recipe
-    advisers: Mapping[str, Planned]
+    teachers: Mapping[str, Planned]
 
     @property
     def given(self) -> bool:
@@ -71,15 +71,15 @@ class Planner:
             RecipeError: settings that do not fit the arm.
         """
         if (arm, seed) not in self._known:
-            advisers = {one.name: self.run(one.arm, one.seed) for one in arm.advisers}
-            content = self._content(arm, seed, advisers)
+            teachers = {one.name: self.run(one.arm, one.seed) for one in arm.teachers}
+            content = self._content(arm, seed, teachers)
             where = f"arm {arm.id} at scale {self.setup.scale.name}"
             recipe = recipe_from(content, where=where)
             settings = {k: v for k, v in flat(recipe.content()).items() if k not in _LOCAL}
             settings = {k: v for k, v in settings.items() if not k.endswith(".checkpoint")}
             if recipe.data.augment.policy != "deit":  # where nothing is resized by it
                 del settings["data.resizer"]
-            known = {name: one.id for name, one in advisers.items()}
+            known = {name: one.id for name, one in teachers.items()}
             parts = [_VERSION, settings, known, self.setup.data]
             if weights := self._weights(arm, seed):
                 parts.append(_weights_digest(weights))
@@ -87,7 +87,7 @@ class Planner:
             folder = self.setup.output / "runs" / f"{arm.id}.s{seed}.{identity[:8]}"
             content["run"]["output"] = str(folder)
             content["advice"] = self._advice(recipe, seed)
-            self._known[arm, seed] = Planned(arm, seed, identity, recipe_from(content, where=where), advisers)
+            self._known[arm, seed] = Planned(arm, seed, identity, recipe_from(content, where=where), teachers)
         return self._known[arm, seed]
 
     def given(self, arm: Arm) -> bool:
@@ -97,13 +97,13 @@ class Planner:
     def _weights(self, arm: Arm, seed: int) -> str | None:
         return self.setup.weights[arm.model] if self.given(arm) and seed == 0 else None
 
-    def _content(self, arm: Arm, seed: int, advisers: Mapping[str, Planned]) -> dict[str, Any]:
+    def _content(self, arm: Arm, seed: int, teachers: Mapping[str, Planned]) -> dict[str, Any]:
         scale = self.setup.scale
         content = copy.deepcopy(dict(self.setup.content))
         content["name"] = f"{arm.id}-s{seed}"
         content["student"] = self._student(arm)
         content["data"]["seed"] = content["run"]["seed"] = seed
-        if arm.is_transformer and (advisers or arm.injected):
+        if arm.is_transformer and (teachers or arm.injected):
             _give_tokens(content["student"], arm)
         if not (arm.is_transformer or arm.model in ("resnet10", "mixer_tiny")):
             _school(content, self.setup.school)
@@ -115,11 +115,11 @@ class Planner:
             content["schedule"]["epochs"] = max(1, round(content["schedule"]["epochs"]))
         content["teachers"] = {
             one.name: {
-                "model": advisers[one.name].recipe.student.model,
+                "model": teachers[one.name].recipe.student.model,
                 "bias": one.bias,
-                "checkpoint": str(advisers[one.name].folder / "best.safetensors"),
+                "checkpoint": str(teachers[one.name].folder / "best.safetensors"),
             }
-            for one in arm.advisers
+            for one in arm.teachers
         }
         tokens = "single" if arm.tokens == "single" else "auto"
         weight = 1.0 if arm.advice == "hard" else scale.weight  # DeiT's: half labels, half the teacher's class
@@ -127,10 +127,10 @@ class Planner:
         content["loss"] = {
             "tokens": tokens,
             "advice": arm.advice,
-            "weights": dict.fromkeys(advisers, weight),
+            "weights": dict.fromkeys(teachers, weight),
         }
         if arm.temperature != 1.0:
-            content["loss"]["temperatures"] = dict.fromkeys(advisers, arm.temperature)
+            content["loss"]["temperatures"] = dict.fromkeys(teachers, arm.temperature)
         token_lr = arm.token_lr * content["optim"].get("token_lr", 1.0)
         content["optim"]["token_lr"] = token_lr if arm.is_transformer else 1.0
         if not arm.mixing:
@@ -217,8 +217,8 @@ def in_order(planner: Planner, experiments: Sequence[Experiment], seeds: int) ->
     ordered: dict[str, Planned] = {}
     for arm, seed in wanted:
         run = planner.run(arm, seed)
-        for adviser in run.advisers.values():
-            ordered.setdefault(adviser.id, adviser)
+        for teacher in run.teachers.values():
+            ordered.setdefault(teacher.id, teacher)
         ordered.setdefault(run.id, run)
     return list(ordered.values())
 
@@ -234,7 +234,7 @@ def _single_runs(experiments: Iterable[Experiment]) -> dict[Arm, set[int]]:
 
 def column_recipe(planner: Planner, run: Planned, name: str) -> Recipe:
     """The recipe that stores one teacher's advice for a student and all others that see the same images."""
-    one = next(adviser for adviser in run.arm.advisers if adviser.name == name)
+    one = next(teacher for teacher in run.arm.teachers if teacher.name == name)
     arm = Arm("transformer_tiny", (one,), part=run.arm.part, mixing=run.arm.mixing)
     return planner.run(arm, run.seed).recipe
 

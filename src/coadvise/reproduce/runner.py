@@ -83,7 +83,7 @@ def wanted_groups(run: Planned, experiments: Sequence[Experiment], orders: Order
     """Groups of measurements that a run's result must have; shifted data that is not given is not asked for."""
     metrics = {v.metric for e in experiments for v in e.values() if v.arm == run.arm}
     absent = {"a", "r"} - set(orders.shifted.sources)
-    return sorted(({"run"} | groups_of(metrics) | ({"likeness"} if run.advisers else set())) - absent)
+    return sorted(({"run"} | groups_of(metrics) | ({"likeness"} if run.teachers else set())) - absent)
 
 
 def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Orders) -> tuple[list[Job], list[Planned]]:
@@ -94,12 +94,12 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
     shifted = {run.id: orders.shifted if RunFolder(run.folder).finished else Shifted() for run in runs}
     have = {run.id: groups_there(read_result(orders.results, run), shifted[run.id]) for run in runs}
     missing = [run for run in runs if not set(groups[run.id]) <= have[run.id]]
-    taught = [run for run in missing if run.advisers and not RunFolder(run.folder).finished]
+    taught = [run for run in missing if run.teachers and not RunFolder(run.folder).finished]
     # A teacher whose result came from elsewhere has no weights here.
     weightless = {
         one.id
         for run in missing
-        for one in run.advisers.values()
+        for one in run.teachers.values()
         if not (one.folder / "best.safetensors").is_file() or not RunFolder(one.folder).finished
     }
     open_ids = {run.id for run in missing} | weightless
@@ -107,9 +107,9 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
     for run in runs:
         if run.id not in open_ids:
             continue
-        needs = {f"train {one.id}" for one in run.advisers.values() if one.id in open_ids}
+        needs = {f"train {one.id}" for one in run.teachers.values() if one.id in open_ids}
         if run in taught and run.recipe.advice.source == "cache":
-            for name, one in run.advisers.items():
+            for name, one in run.teachers.items():
                 column = _column_job(planner, run, name, needs & {f"train {one.id}"})
                 jobs.setdefault(column.key, column)
                 needs.add(column.key)
@@ -144,14 +144,14 @@ def _portable(run: Planned) -> dict[str, Any]:
         "seed": run.seed,
         "id": run.id,
         "recipe": dump_recipe(run.recipe),
-        "advisers": {name: _portable(one) for name, one in run.advisers.items()},
+        "teachers": {name: _portable(one) for name, one in run.teachers.items()},
     }
 
 
 def _planned(content: Mapping[str, Any]) -> Planned:
     recipe = recipe_from(parse_yaml(content["recipe"], "the run"))
-    advisers = {name: _planned(one) for name, one in content["advisers"].items()}
-    return Planned(content["arm"], content["seed"], content["id"], recipe, advisers)
+    teachers = {name: _planned(one) for name, one in content["teachers"].items()}
+    return Planned(content["arm"], content["seed"], content["id"], recipe, teachers)
 
 
 # --- in a worker -------------------------------------------------------------------------------------------

@@ -11,8 +11,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from coadvise.reports.plots import style as plots
-from coadvise.reports.plots.disagreement import Disagreement
+from coadvise.reports.plots.accuracy import DotRow, dot_plot, learning_curves, run_curves
+from coadvise.reports.plots.disagreement import Disagreement, disagreement_figure, shown_classes
+from coadvise.reports.plots.similarity import KlMap, kl_maps
+from coadvise.reports.plots.style import draw, style
 from coadvise.significance import summarise
 
 
@@ -24,8 +26,8 @@ def image(classes: int, label: int, outputs: dict[str, list[float]] | None = Non
 
 def test_svg_is_inline_unique_and_follows_the_page() -> None:
     before = dict(matplotlib.rcParams)
-    rows = [plots.DotRow("a & <b> $x$ _y", [0.8, 0.9], summarise([0.8, 0.9]), plots.style(1))]
-    one, two = (plots.draw(name, 'say "<hi>"', lambda: plots.dot_plot(rows, [("t", 0.99)])) for name in ("one", "two"))
+    rows = [DotRow("a & <b> $x$ _y", [0.8, 0.9], summarise([0.8, 0.9]), style(1))]
+    one, two = (draw(name, 'say "<hi>"', lambda: dot_plot(rows, [("t", 0.99)])) for name in ("one", "two"))
     assert dict(matplotlib.rcParams) == before, "drawing must leave no global state behind"
     assert one.svg.startswith("<svg") and "var(--ink)" in one.svg and "DOCTYPE" not in one.svg
     root = ElementTree.fromstring(one.svg)
@@ -34,7 +36,7 @@ def test_svg_is_inline_unique_and_follows_the_page() -> None:
     ids = [{element.get("id") for element in ElementTree.fromstring(d.svg).iter()} - {None} for d in (one, two)]
     assert not ids[0] & ids[1]
     assert Image.open(io.BytesIO(one.png)).size[0] > 600
-    assert plots.draw("one", 'say "<hi>"', lambda: plots.dot_plot(rows, [("t", 0.99)])).svg == one.svg
+    assert draw("one", 'say "<hi>"', lambda: dot_plot(rows, [("t", 0.99)])).svg == one.svg
 
 
 def test_coordinates_that_differ_in_their_last_bits_make_the_same_svg() -> None:
@@ -45,13 +47,13 @@ def test_coordinates_that_differ_in_their_last_bits_make_the_same_svg() -> None:
         figure.add_axes((left, 0.1, 0.7, 0.8)).plot([0, 1], [0, 1])
         return figure
 
-    same, near = (plots.draw("one", "a line", lambda left=left: framed(left)).svg for left in (0.2, 0.2 + 1e-12))
+    same, near = (draw("one", "a line", lambda left=left: framed(left)).svg for left in (0.2, 0.2 + 1e-12))
     assert same == near and "clip0" in same
 
 
 def test_dots_lie_at_the_accuracies_and_no_interval_beyond_100() -> None:
-    rows = [plots.DotRow("a", [0.97, 1.0], summarise([0.97, 1.0]), plots.style(0))]
-    lines = plots.dot_plot(rows, []).axes[0].get_lines()
+    rows = [DotRow("a", [0.97, 1.0], summarise([0.97, 1.0]), style(0))]
+    lines = dot_plot(rows, []).axes[0].get_lines()
     bar, dots, mean = (np.asarray(line.get_xdata(), dtype=float) for line in lines)
     assert bar.max() == 100.0
     assert dots == pytest.approx([97, 100]) and mean == pytest.approx([98.5])
@@ -59,15 +61,15 @@ def test_dots_lie_at_the_accuracies_and_no_interval_beyond_100() -> None:
 
 def test_mean_curve_only_where_all_seeds_have_a_value() -> None:
     curves = [[(1, 0.1), (2, 0.3), (4, 0.8)], [(1, 0.3), (2, 0.5)]]
-    figure = plots.learning_curves([("a", curves, plots.style(1))])
+    figure = learning_curves([("a", curves, style(1))])
     thin, _, mean = figure.axes[0].get_lines()
     assert list(thin.get_xdata()) == [1, 2, 4]
     assert list(mean.get_xdata()) == [1, 2] and list(mean.get_ydata()) == pytest.approx([20, 40])
 
 
 def test_kl_map_frames_the_nearest_token_of_each_complete_column() -> None:
-    one = plots.KlMap("t", ["class", "conv"], ["CNN", "INN"], [[0.3, None], [0.2, 0.1]])
-    axes = plots.kl_maps([one]).axes[0]
+    one = KlMap("t", ["class", "conv"], ["CNN", "INN"], [[0.3, None], [0.2, 0.1]])
+    axes = kl_maps([one]).axes[0]
     assert sorted(text.get_text() for text in axes.texts) == ["0.100", "0.200", "0.300"]
     assert [(round(p.get_x(), 2), round(p.get_y(), 2)) for p in axes.patches] == [(0.03, 1.06)]
 
@@ -76,13 +78,13 @@ def test_many_classes_show_the_true_the_predicted_and_the_likeliest() -> None:
     shares = {m: np.full(20, 0.01).tolist() for m in ("a", "b")}
     for model, c, p in (("a", 7, 0.5), ("a", 11, 0.3), ("b", 2, 0.6), ("b", 13, 0.2)):
         shares[model][c] = p
-    assert plots.shown_classes(image(20, 19, shares)) == [2, 7, 11, 13, 19]
-    assert plots.shown_classes(image(10, 3)) == list(range(10))
+    assert shown_classes(image(20, 19, shares)) == [2, 7, 11, 13, 19]
+    assert shown_classes(image(10, 3)) == list(range(10))
 
 
 def test_every_model_gets_its_bars_and_its_verdict() -> None:
     outputs = {"a": [0.7, 0.2, 0.1], "b": [0.1, 0.8, 0.1]}
-    figure = plots.disagreement_figure([image(3, 0, outputs), image(3, 1, {"a": [0.2, 0.5, 0.3]})], ["x", "y", "z"])
+    figure = disagreement_figure([image(3, 0, outputs), image(3, 1, {"a": [0.2, 0.5, 0.3]})], ["x", "y", "z"])
     texts = ["".join(t.get_text() for t in axes.texts) for axes in figure.axes]
     assert texts == ["", "✓ 0.70", "✗ 0.80", "", "✓ 0.50", ""]
     widths = [bar.get_width() for bar in figure.axes[2].patches if bar.get_height() < 0.8]
@@ -90,14 +92,14 @@ def test_every_model_gets_its_bars_and_its_verdict() -> None:
 
 
 def test_styles_differ_for_any_number_of_arms() -> None:
-    assert len({plots.style(i) for i in range(31)}) == 31
+    assert len({style(i) for i in range(31)}) == 31
 
 
 def test_a_picture_survives_the_way_into_the_page() -> None:
-    drawing = plots.draw("d", "alt", lambda: plots.disagreement_figure([image(3, 0)], ["x", "y", "z"]))
+    drawing = draw("d", "alt", lambda: disagreement_figure([image(3, 0)], ["x", "y", "z"]))
     assert "data:image/png;base64," in drawing.svg
 
 
-@pytest.mark.parametrize("empty", [lambda: plots.run_curves({}, [], {}), lambda: plots.learning_curves([])])
+@pytest.mark.parametrize("empty", [lambda: run_curves({}, [], {}), lambda: learning_curves([])])
 def test_nothing_to_draw_is_no_error(empty) -> None:  # type: ignore[no-untyped-def]
-    assert plots.draw("e", "nothing", empty).png
+    assert draw("e", "nothing", empty).png
