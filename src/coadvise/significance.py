@@ -1,8 +1,8 @@
-"""Is a difference between two ways of training more than the luck of the seed?
+"""Paired tests over seeds: whether a difference between two ways of training is more than chance.
 
 Runs with the same seed are compared in pairs: mean difference, Student's t-interval, two-sided paired t-test,
 and Holm's correction over all comparisons that were planned. Where nothing can be tested (one seed, or
-differences without any spread) there is no p-value, and the verdict stays undecided.
+differences without any spread) there is no p-value, and the verdict is undecided.
 """
 
 from __future__ import annotations
@@ -48,8 +48,12 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
     if n == 1:
         return Summary(1, mean, None, None, None)
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = _t_quantile((1 + confidence) / 2, n - 1) * sd / math.sqrt(n)
-    return Summary(n, mean, sd, mean - half, mean + half)
+    if sd == 0:
+        return Summary(n, mean, sd, mean, mean)
+    from scipy import stats  # slow to import, and only needed once there are two runs
+
+    low, high = stats.t.interval(confidence, n - 1, loc=mean, scale=sd / math.sqrt(n))
+    return Summary(n, mean, sd, float(low), float(high))
 
 
 def paired_difference(
@@ -68,12 +72,15 @@ def paired_difference(
     """
     if len(a) != len(b):
         raise ValueError(f"pairs need equal lengths, got {len(a)} and {len(b)}")
-    one = summarise([x - y for x, y in zip(a, b, strict=True)], confidence)
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    one = summarise(differences, confidence)
     p = None
     # Equal differences of decimal numbers differ in their last bits, so "no spread" needs a tolerance.
     tiny = max(resolution, 1e-9 * max(1e-300, *(abs(value) for value in (*a, *b))))
     if one.sd is not None and one.sd > tiny:
-        p = _two_sided_p(one.mean / (one.sd / math.sqrt(one.n)), one.n - 1)
+        from scipy import stats
+
+        p = float(stats.ttest_1samp(differences, 0.0).pvalue)
     return Paired(one.n, one.mean, one.sd, one.low, one.high, p)
 
 
@@ -105,15 +112,3 @@ def verdict(paired: Paired | None, corrected_p: float | None, alpha: float = ALP
     if corrected_p >= alpha:
         return f"undecided at n = {paired.n}"
     return HOLDS if paired.mean > 0 else DOES_NOT_HOLD
-
-
-def _t_quantile(probability: float, degrees: int) -> float:
-    from scipy import stats  # slow to import, and only needed once there are two runs
-
-    return float(stats.t.ppf(probability, degrees))
-
-
-def _two_sided_p(t: float, degrees: int) -> float:
-    from scipy import stats
-
-    return float(2 * stats.t.sf(abs(t), degrees))

@@ -80,7 +80,7 @@ def test_every_model_sees_images_as_it_was_trained_to(tmp_path: Path) -> None:
     for folder, recipe in runs.items():
         result = train(recipe, display=Display(quiet=True))
         probabilities = class_probabilities(load_trained(tmp_path / folder), source)
-        assert (probabilities.argmax(dim=1).numpy() == source.labels).mean() == pytest.approx(result["best"]["value"])
+        assert (probabilities.argmax(dim=1).numpy() == source.labels).mean() == pytest.approx(result.best.value)
     shown = zip(("CNN", "INN", "labels only", "co-advised"), runs, strict=True)
     found = disagreements({label: load_trained(tmp_path / folder) for label, folder in shown}, count=4)
     assert len(found["images"]) == 4
