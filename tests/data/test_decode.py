@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coadvise.data import decode
+from coadvise.data.decode import decode
 from coadvise.errors import DataError
 
 

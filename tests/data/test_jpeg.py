@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from coadvise.data import decode as module
 from coadvise.data.decode import decode, decode_pixels
 from coadvise.errors import DataError
 
 simplejpeg = pytest.importorskip("simplejpeg", reason="simplejpeg is not installed, Pillow decodes everything")
-MODULE = importlib.import_module("coadvise.data.decode")  # the package exports the function of the same name
 
 
 def encoded(image: Image.Image, **options: object) -> bytes:
@@ -77,7 +76,7 @@ def test_how_much_is_needed_is_asked_once_and_answered(picture, factor, size):
 def test_without_simplejpeg_pillow_gives_the_same(picture, monkeypatch):
     raw = encoded(picture)
     fast = decode_pixels(raw, "x")
-    monkeypatch.setattr(MODULE, "simplejpeg", None)
+    monkeypatch.setattr(module, "simplejpeg", None)
     slow = decode_pixels(raw, "x")
     assert isinstance(slow, Image.Image) and (np.asarray(slow) == fast).all()
 

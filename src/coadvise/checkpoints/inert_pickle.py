@@ -20,7 +20,7 @@ from ..errors import CheckpointError
 
 
 class _Rebuild:
-    """A function that may be called but not altered: a pickle can set attributes on a plain function."""
+    """A function that can be called but not changed: a pickle can set attributes on a plain function."""
 
     __slots__ = ("function",)
 
@@ -69,7 +69,7 @@ class _Inert(metaclass=_InertType):
 
 
 class InertUnpickler(pickle.Unpickler):
-    """Unpickler that knows the globals of tensors and stands in an inert class for every other one."""
+    """Unpickler that knows the globals of tensors, and puts an inert class in place of every other."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = _ALLOWED.get((module, name))

@@ -1,4 +1,4 @@
-"""Checkpoints: atomic saving, and strict loading of ours and of published weights. No code of a file ever runs.
+"""Strict loading of our checkpoints and of published weights. No code of a file ever runs.
 
 `load_checkpoint` reads safetensors and PyTorch files (zip or the older format), finds the weights inside, strips
 wrapper prefixes, renames published keys to ours, and checks every key and shape before it touches the model.
@@ -20,7 +20,7 @@ from ..errors import CheckpointError
 from ..models.cit import CiT
 from ..models.published import fit_cit, fit_position, fit_rednet
 from ..models.rednet import RedNet
-from ..models.students import SingleHead
+from ..models.students import classifier_of
 from .inert_pickle import load_inert
 
 _log = logging.getLogger(__name__)
@@ -59,11 +59,8 @@ def load_checkpoint(
         CheckpointError: missing, unreadable or unsafe file, or keys and shapes that do not fit.
     """
     path = Path(path)
-    tensors, metadata = read_checkpoint(path)
-    target = model.model if isinstance(model, SingleHead) else model
-    assert isinstance(target, nn.Module)
-    expected = {k: v for k, v in target.state_dict().items() if isinstance(v, Tensor)}
-    tensors = _fit(_strip(tensors, expected), target)
+    target = classifier_of(model)
+    tensors, expected, metadata = _read_for(target, path)
     # Very old BatchNorm checkpoints lack the step counter, which plays no part with a fixed momentum.
     missing = [k for k in expected if k not in tensors and not k.endswith(".num_batches_tracked")]
     unexpected = [k for k in tensors if k not in expected]
@@ -73,7 +70,8 @@ def load_checkpoint(
         misshapen = [k for k in misshapen if k not in heads]
         tensors = {k: v for k, v in tensors.items() if k not in heads}
     fitting = {k: v for k, v in tensors.items() if k in expected and k not in misshapen}
-    problems = _describe(missing, unexpected, misshapen, tensors, expected)
+    shapes = [f"{k} is {tuple(tensors[k].shape)}, expected {tuple(expected[k].shape)}" for k in misshapen]
+    problems = _describe({"missing": missing, "unexpected": unexpected, "wrongly shaped": shapes})
     if problems and (strict or not fitting):
         hint = _class_hint(target, misshapen, tensors, expected)
         found = "\n".join(f"  {line}" for line in problems)
@@ -91,10 +89,8 @@ def stored_classes(path: str | os.PathLike[str], model: nn.Module) -> int | None
     Raises:
         CheckpointError: as for `load_checkpoint`, when the file cannot be read.
     """
-    target = model.model if isinstance(model, SingleHead) else model
-    assert isinstance(target, nn.Module)
-    expected = {k: v for k, v in target.state_dict().items() if isinstance(v, Tensor)}
-    tensors = _fit(_strip(read_checkpoint(path)[0], expected), target)
+    target = classifier_of(model)
+    tensors, expected, _ = _read_for(target, path)
     classes = getattr(target, "num_classes", None)
     last = list(model.get_classifier().parameters()) if hasattr(model, "get_classifier") else []  # type: ignore[operator]
     heads = {k for k, p in target.named_parameters() if any(p is one for one in last)}
@@ -102,6 +98,15 @@ def stored_classes(path: str | os.PathLike[str], model: nn.Module) -> int | None
         return None  # another architecture, of which `load_checkpoint` says more
     found = {tensors[k].shape[0] for k in heads}
     return found.pop() if len(found) == 1 else None
+
+
+def _read_for(
+    model: nn.Module, path: str | os.PathLike[str]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
+    """A file's weights under the names of `model`, the model's own, and the file's metadata."""
+    tensors, metadata = read_checkpoint(path)
+    expected = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    return _fit(_strip(tensors, expected), model), expected, metadata
 
 
 def _record_normalisation(model: nn.Module, metadata: Mapping[str, str]) -> None:
@@ -202,19 +207,13 @@ def _fit(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _describe(
-    missing: list[str],
-    unexpected: list[str],
-    misshapen: list[str],
-    tensors: Mapping[str, Tensor],
-    expected: Mapping[str, Tensor],
-) -> list[str]:
-    shapes = [f"{k} is {tuple(tensors[k].shape)}, expected {tuple(expected[k].shape)}" for k in misshapen]
+def _describe(keys: Mapping[str, list[str]]) -> list[str]:
+    """A line for each kind of problem, with its first keys."""
     lines = []
-    for what, keys in (("missing", missing), ("unexpected", unexpected), ("wrongly shaped", shapes)):
-        if keys:
-            more = f", and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-            lines.append(f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}{more}")
+    for what, found in keys.items():
+        if found:
+            more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            lines.append(f"{len(found)} {what}: {', '.join(found[:_SHOWN])}{more}")
     return lines
 
 

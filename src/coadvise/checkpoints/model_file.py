@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ..errors import CheckpointError
-from ..models.students import SingleHead
+from ..models.students import classifier_of
 from ..recipe.schema import Recipe
 from .writing import save_safetensors_atomic
 
@@ -45,9 +45,9 @@ def save_model(
         "metrics": dict(metrics),
         "given": given,
     }
-    model = student.model if isinstance(student, SingleHead) else student
-    assert isinstance(model, nn.Module)
-    save_safetensors_atomic(path, model.state_dict(), {"format": FORMAT, "coadvise": json.dumps(header)})
+    save_safetensors_atomic(
+        path, classifier_of(student).state_dict(), {"format": FORMAT, "coadvise": json.dumps(header)}
+    )
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ _UPRIGHT = {
 
 
 Needed = Callable[[int, int], float]
-"""Width and height of an image, upright → by how much its sides may shrink before anything is lost."""
+"""Width and height of an upright image → factor by which its sides may shrink."""
 
 
 def decode(raw: bytes | Image.Image, what: str, needed: Needed | None = None) -> Image.Image:
@@ -78,7 +78,7 @@ def decode(raw: bytes | Image.Image, what: str, needed: Needed | None = None) ->
 
 
 def _shrink(image: Image.Image, needed: Needed) -> None:
-    """Have a JPEG that is not decoded yet decoded at a part of its size."""
+    """Make Pillow decode a JPEG at a part of its size."""
     width, height = image.size
     factor = needed(height, width) if orientation(image) >= 5 else needed(width, height)
     scale = shrink_factor(factor)
@@ -93,7 +93,7 @@ def shrink_factor(needed: float) -> int:
 
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this build of Pillow has."""
+    """The FORMATS that this build of Pillow reads."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -126,11 +126,9 @@ def _int_to_8bit(image: Image.Image) -> np.ndarray:
     values = np.asarray(image)
     bits = int(tags[_TIFF_BITS][0]) if _TIFF_BITS in tags else 16
     signed = bool(tags.get(_TIFF_SAMPLE_FORMAT, (1,))[0] == 2)
+    # A mode "I" image that says nothing of its range has Pillow's own type, a signed 32-bit integer.
     if _TIFF_BITS not in tags and values.max(initial=0) > 65535:
-        bits, signed = (
-            32,
-            True,
-        )  # an undocumented mode "I" image: Pillow's own type is a signed 32-bit integer
+        bits, signed = 32, True
     if bits == 32 and not signed:
         values = values.view(np.uint32)  # Pillow stores unsigned 32-bit samples in a signed type
     top = 2.0 ** (bits - signed) - 1
@@ -162,7 +160,7 @@ except ImportError:  # an optional wheel
 def decode_pixels(
     raw: bytes | Image.Image, what: str, needed: Needed | None = None
 ) -> Image.Image | UInt8[np.ndarray, "h w 3"]:
-    """`decode`, but the pixels alone where they can be had without it; `needed` is asked once either way."""
+    """Like `decode`, but an array where simplejpeg can decode; `needed` is asked once either way."""
     size = _plain_size(raw) if isinstance(raw, bytes) else None
     if size is None:
         return decode(raw, what, needed)

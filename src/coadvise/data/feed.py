@@ -10,15 +10,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..errors import DataError
-from ..recipe.schema import Data
 from ..system.interrupts import late_signals
-from .samples import PlainSamples, TrainSamples, _Failure
+from .samples import Failure, Samples
 from .views.finish import Unfinished
 
 K = TypeVar("K")
-
-
-# --- between the process and its workers -----------------------------------------------------------------
 
 
 class _Sampler(Generic[K]):
@@ -31,16 +27,20 @@ class _Sampler(Generic[K]):
         return iter(self.batches)
 
 
-class _Feed(Generic[K]):
+class Feed(Generic[K]):
     """PyTorch's DataLoader, fed with batches of keys; its workers live on from one pass to the next."""
 
-    def __init__(self, samples: TrainSamples | PlainSamples, data: Data) -> None:
-        self._samples, self._data = samples, data
+    def __init__(self, samples: Samples[K], workers: int) -> None:
+        self._samples, self._workers = samples, workers
         self._keys: _Sampler[K] = _Sampler()
         self._loader: DataLoader | None = None
 
     def batches(self, keys: Iterable[K]) -> Iterator[Unfinished]:
-        """A batch for each batch of keys."""
+        """A batch for each batch of keys.
+
+        Raises:
+            DataError: an image is unreadable and `data.on_error` is `raise`.
+        """
         self._keys.batches = keys
         if self._loader is None:
             self._loader = self._start()
@@ -52,7 +52,7 @@ class _Feed(Generic[K]):
                     batch = next(batches, None)
                 if batch is None:
                     return
-                if isinstance(batch, _Failure):
+                if isinstance(batch, Failure):
                     raise DataError(batch.message)
                 yield batch
         except (Exception, KeyboardInterrupt):
@@ -63,16 +63,16 @@ class _Feed(Generic[K]):
             raise
 
     def close(self) -> None:
+        """End the workers; the next pass starts new ones."""
         self._loader = None
 
     def _start(self) -> DataLoader:
-        workers = self._data.workers
         return DataLoader(
             self._samples,  # type: ignore[arg-type]
             batch_sampler=self._keys,  # type: ignore[arg-type]
-            num_workers=workers,
+            num_workers=self._workers,
             collate_fn=_as_it_is,  # type: ignore[arg-type]
-            persistent_workers=workers > 0,
+            persistent_workers=self._workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_start_worker,
             # Its own generator: otherwise each epoch would draw from PyTorch's global one.
@@ -80,7 +80,7 @@ class _Feed(Generic[K]):
         )
 
 
-def _as_it_is(batch: Unfinished | _Failure) -> Unfinished | _Failure:
+def _as_it_is(batch: Unfinished | Failure) -> Unfinished | Failure:
     return batch
 
 

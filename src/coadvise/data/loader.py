@@ -18,13 +18,13 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..recipe.schema import Data
-from .feed import _Feed
-from .samples import Keys, PlainSamples, TrainSamples, _Failure, _nothing_readable, plan
+from .feed import Feed
+from .samples import Keys, PlainSamples, TrainSamples, nothing_readable, plan
 from .sources.base import ImageSource
 from .views.finish import Batch, Finish, Unfinished, mixing_table, view_table
 from .views.order import epoch_order
 
-# Pixels in bytes that stay in memory (on the device) in place of being read in each epoch.
+# Sets of at most so many bytes and pixels a side stay on the device, and are read once.
 RESIDENT_BYTES = 2**31
 RESIDENT_SIZE = 96
 
@@ -36,10 +36,13 @@ def sample(source: ImageSource, data: Data, classes: int, view: int, index: int,
         DataError: an image is unreadable and `data.on_error` is `raise`.
     """
     keys = Keys(view, np.array([-1]), np.array([index]), np.array([repeat]))
-    made = TrainSamples(source, data).__getitems__(keys)
-    if isinstance(made, _Failure):
-        raise DataError(made.message)
+    (made,) = Feed(TrainSamples(source, data), workers=0).batches([keys])
     return Finish(data, classes, torch.device("cpu"), data.augment.label_smoothing)(made)
+
+
+def _stays(data: Data, count: int) -> bool:
+    """Whether `count` images are few enough bytes to be read once and then kept on the device."""
+    return data.image_size <= RESIDENT_SIZE and count * data.image_size**2 * 3 <= RESIDENT_BYTES
 
 
 class _Resident(NamedTuple):
@@ -94,14 +97,13 @@ class TrainLoader:
         self.rank, self.world, self.accumulate = rank, world, accumulate
         self.steps_per_epoch = len(source) // batch_size
         self._finish = Finish(data, len(source.class_names), self.device, data.augment.label_smoothing)
-        self._feed: _Feed[Keys] = _Feed(TrainSamples(source, data), data)
+        self._feed = Feed(TrainSamples(source, data), data.workers)
         self._resident: _Resident | None = None
 
     @property
     def stays(self) -> bool:
         """Whether the set is read once and then stays on the device: few bytes, and nothing is drawn image by image."""
-        small = self.data.image_size <= RESIDENT_SIZE and self.size * self.data.image_size**2 * 3 <= RESIDENT_BYTES
-        return self.keep and small and self.data.augment.policy != "deit"
+        return self.keep and _stays(self.data, self.size) and self.data.augment.policy != "deit"
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Micro-batches of an epoch from step `start` on: (steps_per_epoch − start) × accumulate of them.
@@ -116,7 +118,7 @@ class TrainLoader:
         return self.batches(self._micro_batches(view, start)) if start < self.steps_per_epoch else iter(())
 
     def batches(self, keys: Iterable[Keys]) -> Iterator[Batch]:
-        """Batches of any keys, which are taken when workers are free for them, some ahead of the batches.
+        """Batches of any keys; workers take keys ahead of the batches.
 
         Raises:
             DataError: as for `epoch`.
@@ -165,7 +167,7 @@ class TrainLoader:
     def _read_all(self) -> _Resident:
         size = self.data.image_size
         pixels = torch.empty((self.size, size, size, 3), dtype=torch.uint8, device=self.device)
-        feed: _Feed[list[int]] = _Feed(PlainSamples(self.source, self.data, training=True), self.data)
+        feed = Feed(PlainSamples(self.source, self.data, training=True), self.data.workers)
         chunks = [list(range(at, min(at + 256, self.size))) for at in range(0, self.size, 256)]
         read = np.zeros(self.size, dtype=bool)
         skipped: list[str] = []
@@ -175,7 +177,7 @@ class TrainLoader:
             skipped += part.skipped
         feed.close()
         if not read.any():
-            raise _nothing_readable(self.source, skipped[0])
+            raise nothing_readable(self.source, skipped[0])
         readable = np.flatnonzero(read)
         following = np.searchsorted(readable, np.arange(self.size)) % len(readable)
         return _Resident(pixels, readable[following], tuple(skipped))
@@ -200,11 +202,10 @@ class EvalLoader:
     ) -> None:
         indices = list(range(rank, len(source), world))
         self._batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
-        self._feed: _Feed[list[int]] = _Feed(PlainSamples(source, data), data)
+        self._feed = Feed(PlainSamples(source, data), data.workers)
         self._finish = Finish(data, len(source.class_names), torch.device(device))
-        small = data.image_size <= RESIDENT_SIZE and len(indices) * data.image_size**2 * 3 <= RESIDENT_BYTES
         self._kept: list[Unfinished] | None = None
-        self._keep = small
+        self._keep = _stays(data, len(indices))
 
     def __len__(self) -> int:
         return len(self._batches)

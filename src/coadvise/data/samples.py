@@ -1,13 +1,13 @@
-"""Samples: what loader processes make of keys, on 8-bit pixels."""
+"""What loader processes make of keys: 8-bit pixels, and the random choices that belong to them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from ..errors import DataError
 from ..recipe.schema import Data
@@ -15,16 +15,17 @@ from .decode import decode, decode_pixels
 from .sources.base import ImageSource
 from .views.augment import (
     CropAndMore,
-    Pixels,
     PixelTransform,
     eval_pixels,
     preserved_generators,
     seed_generators,
     train_pixels,
 )
-from .views.draws import Mixes, Stream, mixes
+from .views.draws import Mixes, Stream, mixes, unmixed
 from .views.finish import Unfinished, mixing_table, plain_table, view_table
 from .views.order import partner
+
+K = TypeVar("K")
 
 
 class Keys(NamedTuple):
@@ -37,14 +38,14 @@ class Keys(NamedTuple):
     repeat: Int64[np.ndarray, " b"]
 
 
-class _Failure(NamedTuple):
+class Failure(NamedTuple):
     """A DataError on its way from a worker: PyTorch would bury its message in a traceback."""
 
     message: str
 
 
 class Plan(NamedTuple):
-    """What a micro-batch needs: its own b images first, then partners that are not among them."""
+    """Images of a micro-batch: its own b first, then partners that are not among them."""
 
     index: Int64[np.ndarray, " m"]  # type: ignore[assignment]
     repeat: Int64[np.ndarray, " m"]
@@ -54,7 +55,7 @@ class Plan(NamedTuple):
 
 
 def plan(keys: Keys, size: int, data: Data) -> Plan:
-    """Draw how the samples are mixed, and find which images that takes, each once.
+    """Draw how the samples are mixed, and list the images that this needs, each once.
 
     Args:
         size: number of images in the set.
@@ -74,84 +75,91 @@ def plan(keys: Keys, size: int, data: Data) -> Plan:
     return Plan(np.concatenate([index, missing // 64]), np.concatenate([repeat, missing % 64]), rows, drawn)
 
 
-class TrainSamples:
-    """Keys to pixels and choices. This is what workers hold; it has no state that changes a sample."""
+class Samples(Generic[K]):
+    """Keys of a batch to pixels and random choices. Workers hold this; it has no state that changes a sample."""
 
-    def __init__(self, source: ImageSource, data: Data) -> None:
-        self.source, self.data, self.pixels = source, data, train_pixels(data)
+    def __init__(self, source: ImageSource, data: Data, transform: PixelTransform) -> None:
+        self.source, self.data, self.transform = source, data, transform
 
-    def __getitems__(self, keys: Keys) -> Unfinished | _Failure:
+    def __getitems__(self, keys: K) -> Unfinished | Failure:
         try:
             with preserved_generators():
                 return self._batch(keys)
         except DataError as error:
-            return _Failure(str(error))
+            return Failure(str(error))
+
+    def _batch(self, keys: K) -> Unfinished:
+        raise NotImplementedError
+
+    def _empty(self, count: int) -> UInt8[torch.Tensor, "b h w 3"]:
+        return torch.empty((count, self.data.image_size, self.data.image_size, 3), dtype=torch.uint8)
+
+    def _read(self, index: int, skipped: list[str]) -> UInt8[torch.Tensor, "h w 3"] | None:
+        """Pixels of an image, or None for an unreadable one, whose name joins `skipped`."""
+        what, transform = self.source.describe(index), self.transform
+        needed = transform.needed if self.data.shrink_on_load else None
+        transform.forget()
+        try:
+            raw = self.source.read(index)
+            if isinstance(transform, CropAndMore):
+                return torch.from_numpy(transform(decode_pixels(raw, what, needed)))
+            return torch.from_numpy(transform(decode(raw, what, needed)))
+        except DataError as error:
+            if self.data.on_error == "raise":
+                raise DataError(f"{error}; or leave such images out with data.on_error=skip") from error
+            skipped.append(what)
+            return None
+
+
+class TrainSamples(Samples[Keys]):
+    """Augmented training samples."""
+
+    def __init__(self, source: ImageSource, data: Data) -> None:
+        super().__init__(source, data, train_pixels(data))
 
     def _batch(self, keys: Keys) -> Unfinished:
-        data, needs = self.data, plan(keys, len(self.source), self.data)
-        size = data.image_size
-        pixels = torch.empty((len(needs.index), size, size, 3), dtype=torch.uint8)
-        taken = needs.index.copy()
+        needs = plan(keys, len(self.source), self.data)
+        pixels, taken = self._empty(len(needs.index)), needs.index.copy()
         skipped: list[str] = []
         for row, (index, repeat) in enumerate(zip(needs.index.tolist(), needs.repeat.tolist(), strict=True)):
-            image, taken[row] = self._read(keys.view, index, repeat, skipped)
-            pixels[row] = torch.from_numpy(image)
-        views = view_table(data, keys.view, taken, needs.repeat, self.source.labels[taken])
+            pixels[row], taken[row] = self._first_readable(keys.view, index, repeat, skipped)
+        views = view_table(self.data, keys.view, taken, needs.repeat, self.source.labels[taken])
         mixing = mixing_table(needs.partner, needs.mixes)
         return Unfinished(pixels, views, mixing, torch.from_numpy(keys.index.copy()), tuple(skipped))
 
-    def _read(self, view: int, first: int, repeat: int, skipped: list[str]) -> tuple[Pixels, int]:
+    def _first_readable(
+        self, view: int, first: int, repeat: int, skipped: list[str]
+    ) -> tuple[UInt8[torch.Tensor, "h w 3"], int]:
         """Pixels of the first readable image from `first` on, and its index."""
         for step in range(len(self.source)):
             index = (first + step) % len(self.source)
             if self.data.augment.policy == "deit":
                 seed_generators(Stream.AUGMENT, self.data.seed, view, index, repeat)
-            try:
-                return _pixels(self.source, index, self.data, self.pixels), index
-            except DataError as error:
-                if self.data.on_error == "raise":
-                    raise _with_remedy(error) from error
-                skipped.append(self.source.describe(index))
-        raise _nothing_readable(self.source, skipped[0])
+            pixels = self._read(index, skipped)
+            if pixels is not None:
+                return pixels, index
+        raise nothing_readable(self.source, skipped[0])
 
 
-class PlainSamples:
-    """Indices to pixels for which nothing is drawn: of the validation set, or of a training set kept in memory."""
+class PlainSamples(Samples[Sequence[int]]):
+    """Images for which nothing is drawn: of the validation set, or of a training set that stays in memory."""
 
     def __init__(self, source: ImageSource, data: Data, training: bool = False) -> None:
-        self.source, self.data = source, data
-        self.pixels = train_pixels(data) if training else eval_pixels(data)
+        super().__init__(source, data, train_pixels(data) if training else eval_pixels(data))
 
-    def __getitems__(self, indices: Sequence[int]) -> Unfinished | _Failure:
-        size = self.data.image_size
-        pixels = torch.empty((len(indices), size, size, 3), dtype=torch.uint8)
+    def _batch(self, keys: Sequence[int]) -> Unfinished:
+        pixels = self._empty(len(keys))
         read: list[int] = []
         skipped: list[str] = []
-        for index in indices:
-            try:
-                pixels[len(read)] = torch.from_numpy(_pixels(self.source, index, self.data, self.pixels))
+        for index in keys:
+            image = self._read(index, skipped)
+            if image is not None:
+                pixels[len(read)] = image
                 read.append(index)
-            except DataError as error:
-                if self.data.on_error == "raise":
-                    return _Failure(str(_with_remedy(error)))
-                skipped.append(self.source.describe(index))
-        count = len(read)
-        views = plain_table(self.source.labels[read])
-        mixing = mixing_table(np.arange(count), Mixes(np.ones(count), np.zeros((count, 4), dtype=np.int32)))
+        count, views = len(read), plain_table(self.source.labels[read])
+        mixing = mixing_table(np.arange(count), unmixed(count))
         return Unfinished(pixels[:count], views, mixing, torch.tensor(read, dtype=torch.int64), tuple(skipped))
 
 
-def _pixels(source: ImageSource, index: int, data: Data, transform: PixelTransform) -> Pixels:
-    needed = transform.needed if data.shrink_on_load else None
-    transform.forget()
-    if isinstance(transform, CropAndMore):
-        return transform(decode_pixels(source.read(index), source.describe(index), needed))
-    return transform(decode(source.read(index), source.describe(index), needed))
-
-
-def _with_remedy(error: DataError) -> DataError:
-    return DataError(f"{error}; or leave such images out with data.on_error=skip")
-
-
-def _nothing_readable(source: ImageSource, first: str) -> DataError:
+def nothing_readable(source: ImageSource, first: str) -> DataError:
     return DataError(f"none of the {len(source)} training images can be read, {first} first")

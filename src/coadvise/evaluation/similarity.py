@@ -22,7 +22,7 @@ from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset, balanced_subset
 from ..errors import ModelError
 from ..models.cit import CiT
-from ..models.students import SingleHead
+from ..models.students import classifier_of
 from ..names import CLASS
 from .metrics import calibration_error, ensemble, error_consistency, linear_cka
 
@@ -105,7 +105,7 @@ def _watching(model: nn.Module) -> Iterator[tuple[dict[str, Tensor], list[Tensor
 def _classifiers(model: nn.Module) -> dict[str, nn.Module]:
     if isinstance(model, CiT):
         return {CLASS: model.head, **dict(model.advised_heads.items())}
-    inner = model.model if isinstance(model, SingleHead) else model
+    inner = classifier_of(model)
     find: Any = getattr(inner, "get_classifier", None)
     if find is None:
         raise ModelError(

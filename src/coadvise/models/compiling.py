@@ -1,11 +1,8 @@
-"""How a student is computed: regional compilation, and the form of attention that is fast on the CPU.
+"""Faster students: regional compilation, and the form of attention that is fast on the CPU.
 
-Regional compilation: its repeated layers go through `torch.compile`, once for all of them.
-
-Compiling one layer and using it at every depth keeps the start short; whole models take minutes. Of a transformer
-block attention and MLP are compiled, each by itself: the rate of drop path differs from block to block, and each rate
-would be compiled anew. `auto` compiles where a run is long enough to earn it back: on a GPU. On the CPU it brought 5 %
-(docs/log.md), and there it is off.
+Regional compilation compiles one of the repeated blocks and uses it at every depth, since whole models take minutes.
+Attention and MLP of a transformer block are compiled separately: the rate of drop path differs between blocks, and
+each rate would be compiled anew. `auto` compiles long runs on a GPU; on the CPU it gains 5 % (docs/log.md).
 """
 
 from __future__ import annotations
@@ -18,9 +15,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-# Updates from which the half minute of compilation is earned back on a GPU.
+# Updates from which compilation, half a minute, saves time on a GPU.
 WORTHWHILE_STEPS = 2000
-# Up to which attention is done by matrix products on the CPU: 256 px with patches of 16.
+# Up to this many, attention uses matrix products on the CPU: 256 px with patches of 16.
 MOST_PATCHES = 256
 
 
@@ -53,10 +50,10 @@ def compile_blocks(
 
 
 def plain_attention(student: nn.Module, device: torch.device, dtype: torch.dtype | None) -> int:
-    """Attention by matrix products in place of PyTorch's fused form, where that is slow: in 16 bits on the CPU.
+    """Use matrix products for attention where PyTorch's fused form is slow: in 16 bits on the CPU.
 
-    There the fused form's backward pass takes over twice as long (docs/log.md). timm's layers have a switch for it.
-    Not for long sequences, whose attention matrices would fill the memory.
+    There the fused form's backward pass takes over twice as long (docs/log.md). Long sequences keep it, since their
+    attention matrices would fill the memory.
 
     Args:
         dtype: of autocast; None for float32.
@@ -83,7 +80,7 @@ def _missing(device: torch.device) -> str:
 
 
 def _repeated(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost blocks that come one after another in a list, at least two alike: one of a kind is not worth it."""
+    """The outermost lists of at least two blocks that are all alike."""
     for child in module.children():
         members = list(child.children()) if isinstance(child, (nn.Sequential, nn.ModuleList)) else []
         kinds = {(type(m), *(p.shape for p in m.parameters())) for m in members}

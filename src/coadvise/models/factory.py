@@ -1,4 +1,4 @@
-"""A model by its timm name, with errors a user can act on."""
+"""A model by its timm name, with errors that say how to fix them."""
 
 import difflib
 import re

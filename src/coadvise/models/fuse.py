@@ -1,7 +1,6 @@
-"""Frozen networks as what they are: inference. BatchNorm goes into the convolution before it, memory is channels-last.
+"""Faster frozen networks: BatchNorm is folded into the convolution before it, memory is channels-last.
 
-In evaluation mode BatchNorm is y = s·x + t for each channel, with s = γ / √(σ² + ε) and t = β − s·μ; a convolution
-before it takes s into its weight and t into its bias, and one pass over the feature map less is made.
+This saves one pass over the feature map for each BatchNorm.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ TOLERANCE = 1e-4
 def fused(model: nn.Module, example: Float[Tensor, "b 3 h w"], dtype: torch.dtype | None = None) -> nn.Module | None:
     """A copy of a classifier that computes the same faster, or None where nothing can be gained safely.
 
-    The copy is compared with the model on `example`: whatever the pairs of convolution and BatchNorm hid (a feature
-    map that something else reads too), a copy that does not agree is not returned.
+    The copy is compared with the model on `example`, and not returned where it differs: something else may read the
+    feature map between a convolution and its BatchNorm.
 
     Args:
         model: in evaluation mode; it is left as it is.
@@ -42,7 +41,7 @@ def fused(model: nn.Module, example: Float[Tensor, "b 3 h w"], dtype: torch.dtyp
                 _fold(copied, name, conv)
             copied = copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             found = copied(example)
-    # A module may forbid what is done here in its own way (weight normalisation, parametrisations); it stays as it is.
+    # Some modules (weight normalisation, parametrisations) cannot be changed like this, and raise in many ways.
     except (RuntimeError, TypeError, AttributeError, ValueError, KeyError, AssertionError):
         return None
     if not isinstance(expected, Tensor) or expected.shape != found.shape:

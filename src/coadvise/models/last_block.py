@@ -1,8 +1,8 @@
 """The last transformer block, for the tokens that are read from it.
 
-The heads read the class token and the advised tokens; what the last block would make of the patches nobody sees. Its
-queries, projection and MLP are therefore computed for the first tokens alone, which attend to all of them as ever: one
-block in twelve costs a third of what it did, forward and backward.
+The heads read the class token and the advised tokens; nothing reads what the last block computes for the patches. So
+its queries, projection and MLP are computed for the first tokens alone, which attend to all tokens: one block in twelve
+costs a third, forward and backward.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def can_shorten(block: nn.Module) -> bool:
-    """Whether a block is timm's plain one, and nobody watches it through hooks."""
+    """Whether a block is timm's plain one without hooks."""
     attention = getattr(block, "attn", None)
     return (
         type(block) is Block
@@ -32,7 +32,7 @@ def _watched(module: nn.Module) -> bool:
 
 
 def first_tokens(block: Block, x: Float[Tensor, "b l d"], count: int) -> Float[Tensor, "b n d"]:
-    """`block(x)[:, :count]`, without what that leaves away."""
+    """`block(x)[:, :count]`, without computing the rest."""
     assert isinstance(block.attn, Attention)
     y = block.norm1(x)
     x = x[:, :count] + block.drop_path1(block.ls1(_attend(block.attn, y, count)))

@@ -79,7 +79,7 @@ class SingleHead(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model: nn.Module = model
 
     @property
     def token_names(self) -> tuple[str, ...]:
@@ -116,6 +116,11 @@ class SingleHead(nn.Module):
 
     def forward_tokens(self, x: Float[Tensor, "b c h w"]) -> dict[str, Float[Tensor, "b k"]]:
         return {CLASS: self(x)}
+
+
+def classifier_of(student: nn.Module) -> nn.Module:
+    """What `as_student` was given."""
+    return student.model if isinstance(student, SingleHead) else student
 
 
 def as_student(model: nn.Module) -> nn.Module:

@@ -56,7 +56,7 @@ class FrozenTeacher(nn.Module):
         self.eval()
 
     def again(self) -> FrozenTeacher:
-        """Another one around the same model, so that fusing this one leaves that one whole."""
+        """Another frozen teacher of the same model; fusing one leaves the other as it is."""
         classes = None if self.classes is None else self.classes.tolist()
         return FrozenTeacher(self.model, mean=self.mean, std=self.std, image_size=self.image_size, classes=classes)
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from coadvise.data import decode
+from coadvise.data.decode import decode
 from coadvise.data.sources import parquet as parquet_module
 from coadvise.data.sources.opening import open_source, open_sources, source_splits
 from coadvise.data.sources.splits import expand, split_of

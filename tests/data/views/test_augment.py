@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from coadvise.data import decode
+from coadvise.data.decode import decode
 from coadvise.data.loader import sample
 from coadvise.data.sources.opening import open_sources
 from coadvise.data.views.augment import eval_pixels, keyed, train_pixels

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, the data set that is always there."""
+"""scikit-learn's handwritten digits, which need no download."""
 
 from __future__ import annotations
 

@@ -99,5 +99,5 @@ def _images(folder: Path) -> list[str]:
 
 
 def _visible(name: str) -> bool:
-    """Files of the system's own (.DS_Store, __MACOSX) are no data."""
+    """Whether a name is data: hidden files and those of macOS (.DS_Store, __MACOSX) are not."""
     return not name.startswith((".", "__MACOSX"))

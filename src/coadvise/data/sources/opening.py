@@ -96,7 +96,7 @@ def source_splits(source: str) -> tuple[str, ...]:
 
 
 def open_sources(data: Data) -> tuple[ImageSource, ImageSource]:
-    """The training and the validation source of a recipe, with the same classes in the same order.
+    """The training and validation sources of a recipe, with the same classes in the same order.
 
     Where no validation split is found, `val_fraction` of each class is held out of the training split.
     `train_size` and `val_size` choose the same images for every seed.
@@ -147,13 +147,13 @@ def _class_list(path: Path, known: Sequence[str]) -> tuple[str, ...]:
 
 
 def only_classes(source: ImageSource, names: Sequence[str]) -> ImageSource:
-    """The images of some classes, labels counted as in `names`; names that the source does not have stay empty."""
+    """The images of some classes, with labels as in `names`; a name that the source does not have gets no images."""
     wanted = np.array([name in names for name in source.class_names])
     return Subset(source, np.flatnonzero(wanted[source.labels]), names)
 
 
 def _splits(data: Data) -> tuple[str | None, str | None]:
-    """Names of both splits; None is the whole source, or for validation a hold-out."""
+    """Names of the training and validation split: None stands for the whole source, or for held-out images."""
     known = source_splits(data.source)
     train = data.train_split
     if train is not None:

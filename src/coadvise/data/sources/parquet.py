@@ -113,7 +113,7 @@ class Parquet:
 
 
 def _reading(file: str, read: Any) -> Any:
-    """Run a pyarrow call; what it does not like about the file becomes a DataError that names it."""
+    """Run a pyarrow call; its errors become a DataError that names the file."""
     try:
         return read(file)
     except (OSError, pa.ArrowException) as error:

@@ -68,7 +68,7 @@ class Tars:
     def read(self, index: int) -> bytes:
         file = self.files[self.tar[index]]
         try:
-            # Opened each time: no handle has to survive a fork or a pickle, and it takes microseconds.
+            # Opened each time, which takes microseconds: no handle has to survive a fork or a pickle.
             with open(file, "rb") as handle:
                 handle.seek(int(self.offset[index]))
                 return handle.read(int(self.size[index]))
@@ -148,7 +148,7 @@ def _scan(tar: Path) -> _Index:
 
 
 def _check_end(tar: Path, offset: int) -> None:
-    """Refuse what tarfile passes over in silence: a cut or damaged header, and a second tar joined to the first."""
+    """Refuse what tarfile ignores: a cut or damaged header, and a second tar joined to the first."""
     with open(tar, "rb") as file:
         file.seek(offset)
         rest = file.read(1 << 16)

@@ -1,9 +1,9 @@
-"""Augmentation of one image, as far as it is done image by image: from an upright RGB image to a square of pixels.
+"""Augmentation image by image: from an upright RGB image to a square of pixels.
 
 The transforms are timm's and torchvision's. They draw from Python's, NumPy's and PyTorch's global generators,
 so they run inside `keyed`, which seeds all three from the key of the sample and restores them afterwards:
-the same key gives the same pixels in any process, at any batch size. What is left to do (padded crops, normalisation,
-erasing, mixing) is done for whole batches, on the device: see `finish.py`.
+the same key gives the same pixels in any process, at any batch size. `finish.py` does the rest (padded crops,
+normalisation, erasing, mixing) for whole batches, on the device.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from .warp import AFFINE, Affine, library
 _RANDAUGMENT = r"rand(-(m\d+|n\d+|p[\d.]+|mstd[\d.]+|mmax\d+|inc[01]|t\w+))*"
 
 Pixels = UInt8[np.ndarray, "h w 3"]
-# A JPEG may be decoded smaller while that leaves so many times the pixels (in each direction) that are wanted: Pillow's
-# thumbnails take the same, as a difference is then hardly to be seen.
+# A JPEG may be decoded smaller while each side keeps so many times the pixels that are wanted. Pillow's thumbnails
+# use the same number: a difference is hardly visible then.
 SHRINK_GAP = 2.0
 
 
@@ -73,18 +73,15 @@ class PixelTransform(Protocol):
     def __call__(self, image: Image.Image) -> Pixels: ...
 
     def forget(self) -> None:
-        """Drop what was drawn for an image that was then not read."""
+        """Drop what was drawn for an image that could not be read."""
         ...
 
     def needed(self, width: int, height: int) -> float:
-        """By how much an image of that size may shrink before this transform, which then takes the smaller one.
-
-        It is asked before the call; a random crop is drawn then.
-        """
+        """Factor by which an image of that size may be decoded smaller; called first, it draws the random crop."""
         ...
 
 
-# What `interpolate(…, antialias=True)` calls, which cannot be told where to write.
+# What `interpolate(…, antialias=True)` calls; it has no argument for the place of the result.
 _RESIZE = {
     InterpolationMode.BICUBIC: torch.ops.aten._upsample_bicubic2d_aa.out,
     InterpolationMode.BILINEAR: torch.ops.aten._upsample_bilinear2d_aa.out,
@@ -92,7 +89,7 @@ _RESIZE = {
 
 
 class CropAndMore:
-    """timm's random resized crop of `size` pixels, which may be drawn before the image is decoded; then other steps."""
+    """timm's random resized crop of `size` pixels, drawn before decoding where `needed` is called; then other steps."""
 
     def __init__(
         self,
@@ -141,7 +138,7 @@ class CropAndMore:
         else:
             cut = np.ascontiguousarray(image[top : top + height, left : left + width])
         pixels = torch.from_numpy(cut).permute(2, 0, 1)[None]
-        # Without a place of its own the result would come channel by channel, and had to be turned round.
+        # Without it the result would lie channel by channel in memory, and would have to be rearranged.
         resized = torch.empty((1, 3, self.size, self.size), dtype=torch.uint8, memory_format=torch.channels_last)
         _RESIZE[self.mode](pixels, [self.size, self.size], False, out=resized)
         return resized[0].permute(1, 2, 0).numpy()
@@ -151,7 +148,7 @@ def _deit(data: Data) -> list[Any]:
     augment = data.augment
     text = augment.randaugment
     try:
-        # timm passes over a part without a number, such as a misspelt one.
+        # timm ignores parts without a number, such as misspelt ones.
         if text and text.startswith("rand") and not re.fullmatch(_RANDAUGMENT, text):
             raise ValueError(text)
         geometry, colour, _ = transforms_imagenet_train(
@@ -173,7 +170,7 @@ def _deit(data: Data) -> list[Any]:
             if op.aug_fn is timm_posterize:
                 op.aug_fn = posterize
             elif op.aug_fn in AFFINE:
-                library()  # built here, and not by every worker
+                library()  # compiled here, not in every worker
                 op.aug_fn = Affine(op.aug_fn)
     return [*geometry.transforms, *colour.transforms]
 

@@ -111,6 +111,11 @@ class Mixes(NamedTuple):
         return (self.lam < 1) | self.box.any(axis=1)
 
 
+def unmixed(count: int) -> Mixes:
+    """Samples without a partner."""
+    return Mixes(np.ones(count), np.zeros((count, 4), dtype=np.int32))
+
+
 def mixes(
     augment: Augmentation,
     size: int,
@@ -125,7 +130,7 @@ def mixes(
         augment: strengths and probabilities of mixup and cutmix.
         size: side of the square image, in pixels.
     """
-    lam, box = np.ones(len(index)), np.zeros((len(index), 4), dtype=np.int32)
+    lam, box = unmixed(len(index))
     if (augment.mixup == 0 and augment.cutmix == 0) or augment.mix_probability == 0 or len(index) == 0:
         return Mixes(lam, box)
     chance, switch, vertical, horizontal, share = uniforms(Stream.MIX, seed, view, index, repeat, 5).T

@@ -1,8 +1,7 @@
 """The last part of augmentation, for whole batches and on the device: from 8-bit pixels to the model's input.
 
 Padded crop and flip (`light`), normalisation, random erasing, mixing, soft targets. Every random choice comes with the
-batch (`draws.py`): this is arithmetic, the same for any batch size. A device gets a quarter of the bytes that ready
-images would take.
+batch (`draws.py`), whatever the batch size. The device gets 8-bit pixels, a quarter of the bytes.
 """
 
 from __future__ import annotations
@@ -17,11 +16,9 @@ from torch import Tensor
 from ...recipe.schema import Data
 from .draws import Mixes, Stream, crops, erasures, uniforms
 
-# Normal numbers that erased pixels take theirs from, each image from a place of its own on: exact on every device.
+# Number of normal draws for erased pixels. Each image reads them from a start of its own: the same on every device.
 NOISE = 2**20
 _COLUMNS = ("label", "down", "right", "flip", "top", "bottom", "left", "right end", "noise")
-
-
 NOWHERE = np.zeros(0, dtype=np.int64)
 
 
@@ -83,7 +80,7 @@ def mixing_table(partner_rows: np.ndarray, mixes: Mixes) -> Float64[Tensor, "b 6
 
 
 class Finish:
-    """Makes batches ready on a device.
+    """Turns batches of 8-bit pixels into model input, on a device.
 
     Args:
         data: the recipe's data part.
@@ -98,7 +95,7 @@ class Finish:
         self._noise: Tensor | None = None
 
     def __call__(self, batch: Unfinished) -> Batch:
-        """The batch on the device; nothing here waits for it."""
+        """The batch on the device; does not wait for the device."""
         views, mixing = batch.views, batch.mixing
         if self.device.type == "cuda":  # otherwise the copies wait for the device
             views, mixing = views.pin_memory(), mixing.pin_memory()
@@ -124,7 +121,7 @@ class Finish:
         return Batch(own.permute(0, 3, 1, 2), target, label[:b], batch.index, tuple(batch.skipped))
 
     def images(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
-        """Pixels as the model wants them, on its device."""
+        """Normalised pixels on the device."""
         return self._normalised(pixels.to(self.device)).permute(0, 3, 1, 2)
 
     def _normalised(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b h w 3"]:
@@ -152,7 +149,7 @@ class Finish:
         return torch.where(_inside(images, choices[:, :4]), noise[place].view_as(images), images)
 
     def _erase_one_by_one(self, images: Float[Tensor, "b h w 3"], rows: list[int], choices: Int[Tensor, "b 5"]) -> None:
-        """The same in place: on the CPU the pixels outside of the rectangles are best left alone."""
+        """The same in place, which is faster on the CPU: it touches only the rectangles."""
         noise, count = self._noise_ring(), images[0].numel()
         for row in rows:
             top, bottom, left, right, start = choices[row].tolist()
@@ -181,7 +178,7 @@ def _mixed(
 
 
 def _moved(pixels: UInt8[Tensor, "m h w 3"], choices: Int[Tensor, "m 3"]) -> UInt8[Tensor, "m h w 3"]:
-    """Each image shifted by (down, right) pixels against its window, black outside, then flipped where asked."""
+    """Each image shifted by (down, right) pixels, black outside, then flipped where asked."""
     size = pixels.shape[1]
     at = torch.arange(size, device=pixels.device)
     down, right, flip = choices.unsqueeze(2).unbind(1)

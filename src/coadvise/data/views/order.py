@@ -1,11 +1,11 @@
-"""Order and pairs: who comes when, and with whom. All of it follows from keys.
+"""Order of the samples of an epoch, and pairs for mixing; both follow from keys.
 
 Departures from timm's `Mixup`, which draws one λ and one box for a batch and mixes it with its own reverse:
 
 - Every sample draws its own kind, λ and box (timm's `mode="elem"`), from a generator of its own key
   (data_seed, view, index, repeat). The result does not depend on batch size, workers or processes.
-- Its partner is fixed by a random pairing of the whole data set, new in each view, and not by its place in
-  the batch. The two of a pair come one after the other, so that a partner is hardly ever decoded again.
+- A random pairing of the whole data set, new in each view, gives its partner, whatever the batch. The two of a pair
+  come one after the other, so that a partner is hardly ever decoded again.
 - An unpaired last sample of an odd data set stays unmixed; timm refuses odd batches.
 - cutmix's λ is always the true share of the pixels that stay (timm's `correct_lam`).
 
@@ -26,7 +26,7 @@ from .draws import Stream
 
 @lru_cache(maxsize=4)
 def _permutation(n: int, data_seed: int, view: int) -> NDArray[np.int64]:
-    """The keyed permutation behind order and pairs; cached, as every sample of an epoch asks for it."""
+    """Permutation behind order and pairs (read-only); cached, as every batch of an epoch asks for it."""
     generator = np.random.default_rng(np.random.SeedSequence((Stream.ORDER, data_seed, view, n)))
     order = generator.permutation(n)
     order.setflags(write=False)
@@ -53,7 +53,11 @@ def epoch_order(n: int, repeats: int, data_seed: int, view: int) -> Int64[np.nda
 
 
 @lru_cache(maxsize=4)
-def _partners(n: int, data_seed: int, view: int) -> NDArray[np.int64]:
+def partner(n: int, data_seed: int, view: int) -> Int64[np.ndarray, " n"]:
+    """Mix partner of each sample in a view, −1 for the one that an odd n leaves over (read-only).
+
+    The partner's image is its own view with the same repeat number; nothing else is needed to mix.
+    """
     order = _permutation(n, data_seed, view)
     even = n // 2 * 2
     partners = np.full(n, -1, dtype=np.int64)
@@ -61,11 +65,3 @@ def _partners(n: int, data_seed: int, view: int) -> NDArray[np.int64]:
     partners[order[1:even:2]] = order[0:even:2]
     partners.setflags(write=False)
     return partners
-
-
-def partner(n: int, data_seed: int, view: int) -> Int64[np.ndarray, " n"]:
-    """Each sample's mix partner in a view, −1 for the one that an odd n leaves over (read-only).
-
-    The partner's image is its own view with the same repeat number; nothing else is needed to mix.
-    """
-    return _partners(n, data_seed, view)

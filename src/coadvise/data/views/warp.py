@@ -1,7 +1,7 @@
 """RandAugment's shears, shifts and rotations by compiled code: the same pixels as Pillow's, several times faster.
 
-They are the dearest part of DeiT's augmentation after decoding. Where nothing can be compiled, or where the compiled
-code does not give this machine's Pillow's pixels on a picture of noise, Pillow does them as ever.
+After decoding they take most of the time of DeiT's augmentation. Pillow does them where nothing can be compiled, or
+where the compiled code gives other pixels than this machine's Pillow on an image of noise.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ AFFINE = tuple(
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled function, or None where it cannot be had or gives other pixels than Pillow."""
+    """The compiled function, or None where there is none or it gives other pixels than Pillow."""
     found = compiled(
         SOURCE, "RandAugment's rotations and shears run without compiled code here, more slowly", "-ffp-contract=off"
     )
@@ -47,7 +47,7 @@ def library() -> ctypes.CDLL | None:
 
 
 class Affine:
-    """One of `AFFINE`, by compiled code where that is to be had."""
+    """One of `AFFINE`, by compiled code where there is any."""
 
     def __init__(self, operation: Callable[..., Image.Image]) -> None:
         self.operation = operation
@@ -58,7 +58,7 @@ class Affine:
 
 
 class _Warped:
-    """An image whose affine transforms are computed here; the rest, and what the transform is, stays Pillow's."""
+    """An image whose affine transforms run in compiled code; everything else is Pillow's."""
 
     rotate = Image.Image.rotate
 
@@ -76,7 +76,7 @@ class _Warped:
             return self._image.transform(size, method, data, resample, fillcolor=fillcolor)  # type: ignore[arg-type]
         function = library()
         assert function is not None
-        # Pillow draws colours on a picture of one pixel as on any.
+        # Pillow reads the colour, whatever its form.
         fill = np.asarray(Image.new("RGB", (1, 1), fillcolor))
         return Image.fromarray(_warped(function, np.asarray(self._image), data, fill))
 
@@ -100,7 +100,7 @@ def _warped(
 
 
 def _as_pillow(function: ctypes.CDLL) -> bool:
-    """Whether both give the same on noise, which shows any difference."""
+    """Whether both give the same pixels on noise, which shows any difference."""
     noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
     fill = np.array([124, 116, 104], dtype=np.uint8)
     for matrix in (
