@@ -12,10 +12,12 @@ from coadvise.recipe.reading import builtin_recipes, dump_recipe, load_recipe
 from coadvise.recipe.yaml import dump_yaml, parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-WORDS = (
-    "1e-3 1e5 1E+5 on off yes no y n true Null 010 08 1_000 1_0.5 1__0 2024-05-01 .5 5. ~ 0o7 0x1F 0b1 1:30 12:30 << = "
-    ".inf +1 - ? ! & * % @a a:b a#b #x { [ , : |"
-).split()
+WORDS = [
+    "1e-3", "1e5", "1E+5", "on", "off", "yes", "no", "y", "n", "true", "Null", "010", "08", "1_000",
+    "1_0.5", "1__0", "2024-05-01", ".5", "5.", "~", "0o7", "0x1F", "0b1", "1:30", "12:30", "<<", "=", ".inf",
+    "+1", "-", "?", "!", "&", "*", "%", "@a", "a:b", "a#b", "#x", "{", "[", ",",
+    ":", "|",
+]  # fmt: skip
 WORDS += ["", "  x ", "a: b", "a #b", "é", "line\nbreak", "tab\t", "'", '"', "x" * 200]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
-from coadvise.system.interrupts import late_signals
+from coadvise.system.interrupts import Tasks, answered_by, late_signals
 from coadvise.system.workers import submit, supervised, worker_pool
 from coadvise.training.processes import Stop
 
@@ -79,11 +79,11 @@ def test_two_presses_of_ctrl_c_end_a_training_that_hangs() -> None:
     with pytest.raises(KeyboardInterrupt), Stop(Accelerator()) as stop, late_signals():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
-        assert not stop.requested(0)
+        assert not stop.requested()
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
         reached = True
-    assert not reached and stop.requested(0)
+    assert not reached and stop.requested()
 
 
 def test_a_process_is_started_in_peace(answered: list[int]) -> None:
@@ -125,3 +125,30 @@ def test_an_ignored_signal_stays_ignored_and_other_threads_leave_signals_alone(a
     thread.start()
     thread.join()
     assert inside == [handler] and answered == []
+
+
+def test_handlers_come_back_after_the_block() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        seen: list[int] = []
+        with answered_by(lambda number, frame: seen.append(number), [signal.SIGTERM]) as others:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+        assert seen == [signal.SIGTERM] and others == {signal.SIGTERM: signal.SIG_DFL}
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_ends_the_task_at_work_and_all_that_would_follow() -> None:
+    tasks, reached = Tasks(), []
+
+    def task(name: str, stop: bool) -> None:
+        if stop:
+            tasks.answer(signal.SIGTERM, None)
+        reached.append(name)
+
+    assert tasks.run(task, "first", False)
+    assert not tasks.run(task, "second", True) and tasks.stopped and not tasks.busy
+    tasks.answer(signal.SIGINT, None)  # by the terminal, and again by the process that started this one
+    assert not tasks.run(task, "third", False) and reached == ["first"]

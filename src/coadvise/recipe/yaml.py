@@ -1,6 +1,6 @@
 """YAML as a person means it: nearly YAML 1.2, and a key may not be given twice.
 
-YAML 1.1, which PyYAML reads, takes `on` and `no` for booleans, `1e-3` for a string, `010` for eight and `2024-05-01` for
+YAML 1.1, which PyYAML reads, takes `on` and `no` for booleans, `1e-3` for a word, `010` for eight and `2024-05-01` for
 a date. Here they are words, a number, ten and a word.
 """
 

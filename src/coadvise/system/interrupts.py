@@ -1,47 +1,118 @@
-"""Ctrl-C and SIGTERM at moments when they do no harm."""
+"""Ctrl-C and SIGTERM: who answers them, and when. Signals reach the main thread alone; elsewhere nothing changes."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from ..errors import Interrupted
+
+Handler = Callable[[int, FrameType | None], Any]
+STOPPING = (int(signal.SIGINT), int(signal.SIGTERM))
+
+
+@contextmanager
+def answered_by(handler: Handler, numbers: Sequence[int] = STOPPING) -> Iterator[dict[int, Any]]:
+    """In the block `handler` gets these signals; yields the handlers that it stands in for."""
+    before: dict[int, Any] = {}
+    with ExitStack() as restored:  # all of them, whatever raises
+        if threading.current_thread() is threading.main_thread():
+            for number in numbers:
+                before[number] = signal.getsignal(number)
+                restored.callback(signal.signal, number, before[number])
+                signal.signal(number, handler)
+        yield before
 
 
 @contextmanager
 def late_signals() -> Iterator[None]:
     """Ctrl-C and SIGTERM are answered after the block, by whoever answered them before; a second one at once.
 
-    Made for what talks to other processes: an exception raised amid it can leave a lock taken that this process then
-    waits for when it ends, or give a process that starts half of what it reads.
+    For talking to other processes: an exception in the middle can leave a lock taken that this process then waits for
+    when it ends, or give a process that starts half of what it reads.
     """
-    before: dict[int, Callable[[int, FrameType | None], object]] = {}
+    before: dict[int, Any] = {}
     arrived: list[int] = []
-    over = False
 
     def note(number: int, frame: FrameType | None) -> None:
-        if over:
-            before[number](number, frame)
-        elif number in arrived:
-            arrived.remove(number)
-            for _ in range(2):  # a handler that counts must have seen the first one, too
-                before[number](number, frame)
-        else:
+        if number not in arrived:
             arrived.append(number)
+            return
+        arrived.remove(number)
+        for _ in range(2):  # a handler that counts must have seen the first one, too
+            before[number](number, frame)
 
-    try:
-        if threading.current_thread() is threading.main_thread():
-            for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-                handler = signal.getsignal(number)
-                if callable(handler):
-                    before[number] = handler
-                    signal.signal(number, note)
-        yield
-    finally:
-        over = True
-        with ExitStack() as late:  # all of it, whatever raises
+    def hand_on() -> None:
+        with ExitStack() as late:
             for number in arrived:
                 late.callback(before[number], number, None)
-            for number, handler in before.items():
-                late.callback(signal.signal, number, handler)
+
+    with ExitStack() as after:
+        after.callback(hand_on)
+        # A signal that is ignored, or that ends the process, goes on doing so.
+        caught = [number for number in STOPPING if callable(signal.getsignal(number))]
+        before |= {number: signal.getsignal(number) for number in caught}
+        after.enter_context(answered_by(note, caught))
+        yield
+
+
+class StopRequest:
+    """In its block the first Ctrl-C or SIGTERM is a request, to be answered when it suits; a second Ctrl-C raises.
+
+    Attributes:
+        wanted: whether there was a signal.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._answered = answered_by(self._note)
+
+    def __enter__(self) -> Self:
+        self._answered.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._answered.__exit__(kind, error, trace)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.wanted = True
+
+
+class Tasks:
+    """What a process does, one after the other, until a signal: it interrupts the task at work, and no other begins.
+
+    Attributes:
+        busy: whether a task is at work.
+        stopped: whether there was a signal; further ones change nothing.
+    """
+
+    def __init__(self) -> None:
+        self.busy = self.stopped = False
+
+    def answer(self, number: int, frame: FrameType | None) -> None:
+        """The handler of the signals; a training answers them itself and saves first (`StopRequest`)."""
+        interrupted, self.stopped = self.busy and not self.stopped, True
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def run(self, task: Callable[..., Any], *arguments: Any) -> bool:
+        """Do one; False when a signal cut it off or kept it from beginning."""
+        if self.stopped:
+            return False
+        self.busy = True
+        try:
+            task(*arguments)
+        except (Interrupted, KeyboardInterrupt):
+            self.stopped = True
+            return False
+        finally:
+            self.busy = False
+        return True

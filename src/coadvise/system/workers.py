@@ -16,8 +16,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import Interrupted
-from .interrupts import late_signals
+from .interrupts import STOPPING, Tasks, answered_by, late_signals
+
+_TASKS = Tasks()  # of this process, where it is a worker
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def worker_pool(jobs: int, threads: int = 1, devices: int = 0) -> Iterator[Proce
     context = multiprocessing.get_context("spawn")
     places = context.Value("i", 0)
     with (
-        _terminated_as_by_ctrl_c(),
+        answered_by(signal.default_int_handler, [signal.SIGTERM]),
         ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(threads, devices, places)) as pool,
     ):
         try:
@@ -43,25 +44,6 @@ def worker_pool(jobs: int, threads: int = 1, devices: int = 0) -> Iterator[Proce
         except BaseException:
             stop_workers(pool)
             raise
-
-
-@contextmanager
-def _terminated_as_by_ctrl_c() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be caught
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class _Worker:
-    """State of a worker process: Ctrl-C reaches it, too, between runs and during them."""
-
-    busy = False
-    stopped = False
 
 
 def _start(threads: int, devices: int, places: Any) -> None:
@@ -72,8 +54,8 @@ def _start(threads: int, devices: int, places: Any) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, _interrupted)
-    signal.signal(signal.SIGTERM, _interrupted)
+    for number in STOPPING:
+        signal.signal(number, _TASKS.answer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -89,32 +71,14 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-    while _Worker.busy:  # saving
+    while _TASKS.busy:  # saving
         time.sleep(0.1)
     os._exit(1)
 
 
-def _interrupted(number: int, frame: object) -> None:
-    if _Worker.stopped:  # asked twice, by the terminal and by `stop_workers`
-        return
-    _Worker.stopped = True
-    if _Worker.busy:  # outside the training loop, which saves first (processes.Stop)
-        raise KeyboardInterrupt
-
-
 def supervised(work: Callable[..., Any], *arguments: Any) -> bool:
-    """In a worker: do the work; False when a stop cut it off or kept it from starting."""
-    if _Worker.stopped:
-        return False
-    _Worker.busy = True
-    try:
-        work(*arguments)
-    except (Interrupted, KeyboardInterrupt):
-        _Worker.stopped = True
-        return False
-    finally:
-        _Worker.busy = False
-    return True
+    """In a worker: do the work; False when a stop cut it off or kept it from beginning."""
+    return _TASKS.run(work, *arguments)
 
 
 def submit(pool: ProcessPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[bool]:

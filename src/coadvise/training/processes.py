@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
-from types import FrameType, TracebackType
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +11,7 @@ from accelerate.state import AcceleratorState
 from ..errors import RunError
 from ..recipe.schema import Optim, Run
 from ..system.devices import choose_device, resolve_precision
+from ..system.interrupts import StopRequest
 
 # Steps between the moments at which several processes agree on stopping: the answer costs a synchronisation.
 AGREE_EVERY = 10
@@ -65,33 +63,12 @@ def _forget_other_precision(mixed: str) -> None:
         AcceleratorState._reset_state(reset_partial_state=False)
 
 
-class Stop:
-    """Turns the first Ctrl-C (or SIGTERM) into a request that the loop answers after a step; a second one kills.
-
-    Outside the main thread, where signals cannot be caught, nothing changes.
-    """
+class Stop(StopRequest):
+    """A stop that all processes of a training agree on, when one of them gets a signal."""
 
     def __init__(self, accelerator: Accelerator) -> None:
+        super().__init__()
         self._accelerator = accelerator
-        self._wanted = False
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        if self._wanted and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._wanted = True
 
     def requested_at(self, step: int) -> bool:
         """Whether to stop after this step: several processes agree every `AGREE_EVERY` steps, and not between."""
@@ -102,6 +79,6 @@ class Stop:
     def requested(self) -> bool:
         """Whether to stop now; the same answer on every process, which waits for all of them."""
         if self._accelerator.num_processes == 1:
-            return self._wanted
-        flag = torch.tensor(float(self._wanted), device=self._accelerator.device)
+            return self.wanted
+        flag = torch.tensor(float(self.wanted), device=self._accelerator.device)
         return bool(self._accelerator.reduce(flag, "sum").item() > 0)  # type: ignore[union-attr]
