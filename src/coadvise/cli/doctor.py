@@ -9,6 +9,7 @@ import shutil
 from rich.table import Table
 
 from ..run.provenance import cpu_name, versions
+from ..system.native import compiler
 from .arguments import out
 
 
@@ -41,18 +42,15 @@ def findings() -> list[tuple[str, str, str]]:
             rows.append((f"gpu {i}", properties.name, f"{properties.total_memory / 2**30:.0f} GiB, {bf16}"))
     else:
         rows.append(("gpu", "none", f"training runs on the CPU, in {resolve_precision('auto', cpu=True)}"))
-    compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
-    rows.append(("C++ compiler", compiler or "none", "" if compiler else "nothing is compiled on the CPU"))
-    if compiler:
+    command = compiler()
+    rows.append(("C++ compiler", command or "none", "" if command else "nothing is compiled on the CPU"))
+    if command:
         warped = warp.library() is not None
         rows.append(
             ("rotations of images", "compiled" if warped else "Pillow", "" if warped else "not compiled: slower")
         )
-    for module, extra in (("datasets", "hf"),):
-        found = importlib.util.find_spec(module) is not None
-        rows.append(
-            (f"optional: {module}", "yes" if found else "no", "" if found else f'pip install "coadvise[{extra}]"')
-        )
+    found = importlib.util.find_spec("datasets") is not None
+    rows.append(("optional: datasets", "yes" if found else "no", "" if found else 'pip install "coadvise[hf]"'))
     free = shutil.disk_usage(os.getcwd()).free
     rows.append(("free disk here", f"{free / 2**30:.1f} GiB", "little room for checkpoints" if free < 2**30 else ""))
     return rows

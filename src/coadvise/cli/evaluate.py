@@ -117,7 +117,7 @@ def _print_corruptions(errors: CorruptionErrors) -> None:
     tokens = list(errors.mean)
     table = Table("corruption", *tokens, title="mean top-1 error over five severities", title_justify="left")
     for kind in errors.kinds[tokens[0]]:
-        table.add_row(kind, *(f"{sum(errors.kinds[token][kind]) / 5:.1%}" for token in tokens))
+        table.add_row(kind, *(f"{errors.of_kind(token, kind):.1%}" for token in tokens))
     table.add_row("mean", *(f"{errors.mean[token]:.1%}" for token in tokens), style="bold")
     out.print(table)
 

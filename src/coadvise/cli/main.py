@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 # The help lists the commands in this order.
 for command in (
-    bench, evaluate, reproduce, train, cache, plan, predict, models, recipes, recipe, schema, report, demo, doctor,
+    demo, train, cache, plan, evaluate, predict, report, reproduce, recipes, recipe, schema, models, bench, doctor,
 ):  # fmt: skip
     app.command()(command)
 

@@ -44,6 +44,10 @@ class CorruptionErrors:
         """Mean error over kinds and severities by token, not normalised by AlexNet's."""
         return {token: float(np.mean(list(found.values()))) for token, found in self.kinds.items()}
 
+    def of_kind(self, token: str, kind: str) -> float:
+        """Mean error over the severities of one kind."""
+        return float(np.mean(self.kinds[token][kind]))
+
 
 @torch.no_grad()
 def corruption_errors(

@@ -6,25 +6,12 @@ import copy
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
 from ..errors import RecipeError, did_you_mean
-from .schema import (
-    Advice,
-    Augmentation,
-    Data,
-    Loss,
-    Optim,
-    Part,
-    Recipe,
-    Run,
-    Schedule,
-    Student,
-    Teacher,
-    TeacherTraining,
-)
+from .schema import Part, Recipe
 from .yaml import dump_yaml, parse_yaml
 
 # Parts that may be written as a single value, and the field it stands for.
@@ -164,17 +151,23 @@ def _explain(item: dict[str, Any], whole: type[Part] = Recipe) -> list[str]:
 
 
 def _fields_at(location: Sequence[str], whole: type[Part]) -> list[str]:
-    """Known keys at a place of the recipe, for did-you-mean."""
-    parts: dict[str, type[Part]] = {
-        "data": Data, "student": Student, "loss": Loss, "optim": Optim, "schedule": Schedule, "run": Run,
-        "augment": Augmentation, "train": TeacherTraining, "advice": Advice,
-    }  # fmt: skip
-    if not location:
-        return list(whole.model_fields)
-    if location[0] == "teachers" and len(location) == 2:
-        return list(Teacher.model_fields)
-    part = parts.get(location[-1])
-    return list(part.model_fields) if part else []
+    """Known keys at a place of the recipe."""
+    part, names = whole, iter(location)
+    for name in names:
+        annotation = part.model_fields[name].annotation
+        found = _part_in(annotation)
+        if found is None:
+            return []
+        part = found
+        if get_origin(annotation) is dict:
+            next(names, None)  # a teacher's name
+    return list(part.model_fields)
+
+
+def _part_in(annotation: Any) -> type[Part] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return annotation
+    return next((part for inner in get_args(annotation) if (part := _part_in(inner))), None)
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-# --- clocks and memory -------------------------------------------------------------------------------------
-
 
 def synchronize(device: torch.device) -> None:
     """Wait for the device."""

@@ -58,12 +58,17 @@ def compiled(source: Path, consequence: str, *more: str) -> ctypes.CDLL | None:
         return None
 
 
+def compiler() -> str | None:
+    """The command of this machine's C++ compiler, `$CXX` before others; None where there is none."""
+    return os.environ.get("CXX") or next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
+
+
 def _built(source: Path, more: tuple[str, ...]) -> Path:
     """Path of the shared library, built if this machine has none of this source yet."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
-    if compiler is None:
+    command = compiler()
+    if command is None:
         raise OSError("there is no C++ compiler")
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
     # Code for one CPU may not run on another, and home folders are shared between machines.
     key = "\0".join([source.read_text(), version, _cpu(), repr(FLAG_SETS), repr(more)])
     path = cache_folder() / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
@@ -73,8 +78,8 @@ def _built(source: Path, more: tuple[str, ...]) -> Path:
     with atomic_file(path) as fresh:  # several processes may build at once: each ends with a whole file
         for i, flags in enumerate(FLAG_SETS):
             try:
-                command = [compiler, *flags, *more, "-o", str(fresh), str(source)]
-                subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+                call = [command, *flags, *more, "-o", str(fresh), str(source)]
+                subprocess.run(call, capture_output=True, text=True, check=True, timeout=300)
                 break
             except subprocess.CalledProcessError:
                 if i == len(FLAG_SETS) - 1:
