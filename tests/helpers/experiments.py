@@ -8,7 +8,7 @@ from coadvise.reproduce.runner import Orders
 from coadvise.reproduce.scales import find_scale
 from coadvise.reproduce.setup import Setup, set_up
 
-SHORT = ["schedule.epochs=1", "schedule.warmup_epochs=0", "school.epochs=1", "data.train_size=50", "data.val_size=40"]
+SHORT = ["schedule.epochs=1", "schedule.warmup_epochs=0", "teachers.epochs=1", "data.train_size=50", "data.val_size=40"]
 
 
 def short_setup(tmp_path: Path) -> Setup:

@@ -99,7 +99,7 @@ def test_a_setup_says_what_it_is_and_what_differs_from_the_paper(tmp_path: Path)
     assert weight.startswith("λ is 10 ") and views.startswith("Students see 25 views")
     assert size == "Models that teach see images of 16 × 16 pixels, students of 8 × 8."
     assert augmentation == "Models that teach have an augmentation of their own."
-    settings = ["weight=1", "data.views=null", "school.image_size=8"]
+    settings = ["weight=1", "data.views=null", "teachers.image_size=8"]
     assert set_up(find_scale("digits"), tmp_path, settings=settings).particulars() == [augmentation]
     for name in ("0", "1"):
         (tmp_path / "mine" / name).mkdir(parents=True)
@@ -299,7 +299,7 @@ def test_a_run_is_named_by_what_decides_its_numbers(tmp_path: Path, setup: Setup
     elsewhere = set_up(find_scale("digits"), tmp_path / "elsewhere", settings=SHORT)
     assert Planner(elsewhere).run(CROSS, 0).id == first.id
     assert Planner(setup).run(CROSS, 1).id != first.id
-    other = set_up(find_scale("digits"), tmp_path / "out", settings=[*SHORT, "school.epochs=2"])
+    other = set_up(find_scale("digits"), tmp_path / "out", settings=[*SHORT, "teachers.epochs=2"])
     changed = Planner(other).run(CROSS, 0)
     assert changed.id != first.id, "other teachers make another run"
     assert Planner(other).run(NONE, 0).id == Planner(setup).run(NONE, 0).id
@@ -416,10 +416,12 @@ def test_hard_advice_weighs_as_much_as_the_labels(setup: Setup) -> None:
         ("student.options.depth=4", "the arms of the tables decide student"),
         ("loss.label_weight=2", "the arms of the tables decide loss"),
         ("run.seed=3", "the arms of the tables decide run.seed"),
-        ("school.epocs=3", r"school\.\*: epocs is unknown \(did you mean epochs"),
-        ("school.epochs=abc", r"epochs is 'abc', must be a valid integer"),
-        ("school.augment=light", "augment is 'light'"),
-        ("school.augment.policy=heavy", "augment.policy is 'heavy', must be one of"),
+        ("teachers.seed=3", r"the arms of the tables decide teachers\.seed"),
+        ("teachers.conv.model=resnet18", r"teachers\.\*: conv is unknown"),
+        ("teachers.epocs=3", r"teachers\.\*: epocs is unknown \(did you mean epochs"),
+        ("teachers.epochs=abc", r"epochs is 'abc', must be a valid integer"),
+        ("teachers.augment=light", "augment is 'light'"),
+        ("teachers.augment.policy=heavy", "augment.policy is 'heavy', must be one of"),
         ("weight=much", "must be a number ≥ 0"),
         ("weight=-1", "must be a number ≥ 0"),
     ],
@@ -429,15 +431,23 @@ def test_settings_that_would_do_nothing_are_refused(tmp_path: Path, setting: str
         set_up(find_scale("digits"), tmp_path, settings=[setting])
 
 
+def test_settings_of_teachers_by_their_earlier_name(tmp_path: Path) -> None:
+    now, before = (
+        set_up(find_scale("digits"), tmp_path, settings=[*SHORT, f"{word}.lr=0.5"]) for word in ("teachers", "school")
+    )
+    assert Planner(now).run(CROSS, 0).id == Planner(before).run(CROSS, 0).id
+    assert before.changed[-1] == "school.lr=0.5", "as it was given"
+
+
 def test_a_setting_of_the_teachers_can_be_taken_away(tmp_path: Path) -> None:
-    settings = ["school.epochs=null", "school.augment=null"]
+    settings = ["teachers.epochs=null", "teachers.augment=null"]
     setup = set_up(find_scale("digits"), tmp_path, settings=settings)
     teacher, student = (Planner(setup).run(one, 0).recipe for one in (arm("resnet18"), NONE))
     assert teacher.schedule == student.schedule and teacher.data.augment == student.data.augment
 
 
 def test_a_change_of_the_teachers_augmentation_starts_from_the_students(tmp_path: Path) -> None:
-    setup = set_up(find_scale("cifar"), tmp_path, source="digits", settings=["school.augment.mixup=0"])
+    setup = set_up(find_scale("cifar"), tmp_path, source="digits", settings=["teachers.augment.mixup=0"])
     teacher, student = (Planner(setup).run(one, 0).recipe.data.augment for one in (arm("resnet18"), NONE))
     assert teacher == student.model_copy(update={"mixup": 0.0})
 
@@ -447,7 +457,7 @@ def test_advice_of_other_teachers_or_views_is_stored_elsewhere(tmp_path: Path) -
         setup = set_up(find_scale("digits"), tmp_path, settings=[*SHORT, *settings])
         return Planner(setup).run(CROSS, 0).recipe.advice.folder
 
-    places = [folder(), folder("school.epochs=2"), folder("schedule.epochs=2"), folder("data.train_size=40")]
+    places = [folder(), folder("teachers.epochs=2"), folder("schedule.epochs=2"), folder("data.train_size=40")]
     assert len(set(places)) == 4
     many = ["schedule.epochs=40", "schedule.warmup_epochs=0"]
     assert folder(*many) == folder(*many, "schedule.epochs=50"), "both have all 25 views"

@@ -54,7 +54,7 @@ def reproduce(
 
         coadvise reproduce sweep --scale cifar-cpu --seeds 3
 
-        coadvise reproduce table6 --scale tiny --data my-images schedule.epochs=50 school.epochs=30
+        coadvise reproduce table6 --scale tiny --data my-images schedule.epochs=50 teachers.epochs=30
     """
     from ..reproduce.command import find_experiments, seconds
     from ..reproduce.command import reproduce as run

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from .reading import recipe_from
 from .schema import Recipe, TeacherTraining
+
+
+def apply_training(content: dict[str, Any], train: TeacherTraining) -> None:
+    """Put the settings of a teacher in place of the student's, in the content of a recipe."""
+    content["data"]["views"] = None  # views recur for the sake of stored advice
+    given = train.model_dump(mode="json", exclude_none=True)
+    schedule = content["schedule"]
+    if train.epochs is not None:  # a shorter schedule warms up for the same part of it
+        given.setdefault("warmup_epochs", schedule.get("warmup_epochs", 0) * train.epochs / schedule["epochs"])
+    for part, keys in {
+        "schedule": ("epochs", "warmup_epochs"),
+        "optim": ("lr", "weight_decay", "batch_size"),
+        "data": ("augment",),
+    }.items():
+        content[part] |= {key: given[key] for key in keys if key in given}
 
 
 def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
@@ -21,7 +37,6 @@ def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
         options["drop_path_rate"] = train.drop_path
     content["name"] = f"{recipe.name}-{name}"
     content["teachers"], content["loss"], content["advice"] = {}, {}, {}
-    content["data"]["views"] = None  # views recur for the sake of stored advice
     content["optim"]["token_lr"] = 1.0  # of the student's tokens
     content["student"] = {
         "model": settings.model,
@@ -30,16 +45,7 @@ def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
         "pretrained": settings.pretrained,
         "checkpoint": settings.checkpoint,
     }
-    given = train.model_dump(mode="json", exclude_none=True)
-    if train.epochs is not None:  # a shorter schedule warms up for the same part of it
-        given.setdefault("warmup_epochs", recipe.schedule.warmup_epochs * train.epochs / recipe.schedule.epochs)
-    for part, keys in {
-        "schedule": ("epochs", "warmup_epochs"),
-        "optim": ("lr", "weight_decay", "batch_size"),
-    }.items():
-        content[part] |= {key: given[key] for key in keys if key in given}
-    if train.augment is not None:
-        content["data"]["augment"] = given["augment"]
+    apply_training(content, train)
     for key in ("mean", "std", "image_size"):
         if getattr(settings, key) is not None:
             content["data"][key] = getattr(settings, key)

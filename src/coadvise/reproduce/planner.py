@@ -15,6 +15,7 @@ from ..paper.arms import Arm
 from ..paper.declared import Experiment
 from ..recipe.reading import recipe_from
 from ..recipe.schema import FREE, Recipe, flat
+from ..recipe.teacher import apply_training
 from ..system.digests import _digest, file_digest
 from .setup import Setup
 
@@ -106,7 +107,9 @@ class Planner:
         if arm.is_transformer and (teachers or arm.injected):
             _give_tokens(content["student"], arm)
         if not (arm.is_transformer or arm.model in ("resnet10", "mixer_tiny")):
-            _school(content, self.setup.school)
+            apply_training(content, self.setup.teachers)
+            if self.setup.teachers.image_size is not None:
+                content["data"]["image_size"] = self.setup.teachers.image_size
         if weights := self._weights(arm, seed):
             content["student"] |= {"pretrained": True} if weights == "timm" else {"checkpoint": weights}
         if arm.part != 1.0:
@@ -180,22 +183,6 @@ def _give_tokens(student: dict[str, Any], arm: Arm) -> None:
         student["options"] = {**student.get("options", {}), "token_std": round(arm.token_std * TOKEN_STD, 9)}
     if arm.injected:
         student["tokens"] = {bias: bias for bias in arm.injected}
-
-
-def _school(content: dict[str, Any], school: Mapping[str, Any]) -> None:
-    """Settings of a model that may teach: its schedule is its own, and its views never recur."""
-    content["data"]["views"] = None
-    schedule, optim = content["schedule"], content["optim"]
-    if "epochs" in school:
-        schedule["warmup_epochs"] = schedule.get("warmup_epochs", 0) * school["epochs"] / schedule["epochs"]
-        schedule["epochs"] = school["epochs"]
-    for key in ("lr", "weight_decay", "batch_size"):
-        if key in school:
-            optim[key] = school[key]
-    if "image_size" in school:
-        content["data"]["image_size"] = school["image_size"]
-    if "augment" in school:
-        content["data"]["augment"] = dict(school["augment"])
 
 
 def in_order(planner: Planner, experiments: Sequence[Experiment], seeds: int) -> list[Planned]:

@@ -13,18 +13,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ..errors import RecipeError, did_you_mean
-from ..recipe.schema import Augmentation, NonNegative, Part, Positive
+from ..recipe.schema import TeacherTraining
 
 
-class School(Part):
+class ScaleTeachers(TeacherTraining):
     """How models that may teach are trained, where it differs from the students."""
 
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    lr: Positive | None = None
-    weight_decay: NonNegative | None = None
-    batch_size: Annotated[int, Field(ge=1)] | None = None
     image_size: Annotated[int, Field(ge=4)] | None = None
-    augment: Augmentation | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class Scale:
         models: what takes the place of a model of the paper: the keys of `recipe.Student`. A model that is not named
             is used as it is, with `full` added.
         full: keys for models that are used as they are.
-        school: how models that may teach are trained: the keys of `School`.
+        teachers: how models that may teach are trained: the keys of `ScaleTeachers`.
         weight: λ of every advised token.
         views: training views whose advice is stored and recurs; None asks the teachers anew in every step.
         check_size: validation images for measurements that take many passes.
@@ -49,7 +44,7 @@ class Scale:
     source: str | None
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     full: Mapping[str, Any] = field(default_factory=dict)
-    school: Mapping[str, Any] = field(default_factory=dict)
+    teachers: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     weight: float = 1.0
     views: int | None = None
@@ -121,7 +116,7 @@ def _students(patch: int, width: int, depth: int) -> dict[str, dict[str, Any]]:
     }
 
 
-_DIGITS_SCHOOL = {
+_DIGITS_TEACHERS = {
     "policy": "light", "hflip": 0.0, "erasing": 0.0, "mixup": 0.2, "cutmix": 0.0, "label_smoothing": 0.0,
 }  # fmt: skip
 _PATCH8 = {name: {"model": name, "options": {"patch_size": 8}} for name in
@@ -137,7 +132,7 @@ SCALES: dict[str, Scale] = {
             recipe="digits",
             source="digits",
             models=_students(2, 48, 3) | _resnets(8) | _rednets(16, stem="small") | _regnets(1),
-            school={"epochs": 150, "lr": 2.0e-3, "image_size": 16, "augment": _DIGITS_SCHOOL},
+            teachers={"epochs": 150, "lr": 2.0e-3, "image_size": 16, "augment": _DIGITS_TEACHERS},
             weight=10.0,
             views=25,
         ),
@@ -147,7 +142,7 @@ SCALES: dict[str, Scale] = {
             recipe="cifar10-cpu",
             source="torchvision:CIFAR10",
             models=_students(8, 96, 6) | _resnets(16) | _rednets(32) | _regnets(2),
-            school={"epochs": 20, "lr": 2.0e-3},
+            teachers={"epochs": 20, "lr": 2.0e-3},
             settings={"schedule": {"epochs": 25, "warmup_epochs": 3}, "run": {"eval_every": 25}},
             views=10,
         ),
@@ -158,7 +153,7 @@ SCALES: dict[str, Scale] = {
             source="torchvision:CIFAR10",
             models=_PATCH4,
             full={"small_stem": True},
-            school={"epochs": 60, "lr": 5.0e-4},
+            teachers={"epochs": 60, "lr": 5.0e-4},
             settings={"run": {"eval_every": 10}},
             views=50,
         ),
@@ -169,7 +164,7 @@ SCALES: dict[str, Scale] = {
             source=None,
             models=_PATCH8,
             full={"small_stem": True},
-            school={"epochs": 60, "lr": 1.0e-3},
+            teachers={"epochs": 60, "lr": 1.0e-3},
             views=25,
         ),
         Scale(

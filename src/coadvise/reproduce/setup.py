@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +18,12 @@ from ..errors import RecipeError
 from ..recipe.reading import apply_setting, builtin_recipes, recipe_from, validated
 from ..recipe.yaml import parse_yaml
 from ..system.digests import _digest
-from .scales import Scale, School
+from .scales import Scale, ScaleTeachers
 
 # What the arms decide, and the planner.
-_OWNED = ("name", "student", "teachers", "loss", "advice", "run.seed", "run.output", "data.seed")
+_OWNED = (
+    "name", "student", "teachers.seed", "teachers.drop_path", "loss", "advice", "run.seed", "run.output", "data.seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Setup:
     scale: Scale
     output: Path
     content: Mapping[str, Any]
-    school: Mapping[str, Any]
+    teachers: ScaleTeachers
     data: str
     train_images: int
     weights: Mapping[str, str]
@@ -69,10 +72,10 @@ class Setup:
                 "be better, and teachers may add less: “sweep” has both."
             )
         own = self.content["data"].get("image_size")
-        if self.school.get("image_size", own) != own:
-            size = self.school["image_size"]
+        size = self.teachers.image_size
+        if size not in (None, own):
             found.append(f"Models that teach see images of {size} × {size} pixels, students of {own} × {own}.")
-        if "augment" in self.school:
+        if self.teachers.augment is not None:
             found.append("Models that teach have an augmentation of their own.")
         return found
 
@@ -92,8 +95,10 @@ def set_up(
     settings: Sequence[str] = (),
     weights: Mapping[str, str] | None = None,
 ) -> Setup:
-    """The scale on given data, with `settings` in place of its own: `key=value`; `school.key=value` for teachers;
-    `weight=λ` for every advised token.
+    """The scale on given data, with `settings` in place of its own.
+
+    Settings are `key=value` for all runs, `teachers.key=value` for teachers alone (earlier `school.key`, which is still
+    understood), and `weight=λ` for every advised token.
 
     Raises:
         RecipeError: a setting that does not fit, or no data given for a scale that has none of its own.
@@ -107,20 +112,21 @@ def set_up(
         scale, settings = _with_weight(scale, weighted[-1]), [one for one in settings if one not in weighted]
     path = builtin_recipes()[scale.recipe]
     content = copy.deepcopy(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
-    content["teachers"], content["loss"] = {}, {}
+    content["loss"] = {}
     for part, changes in scale.settings.items():
         content[part] = {**content.get(part, {}), **changes}
     content["data"] = {**content["data"], "views": scale.views, "classes": classes}
     content["data"]["source"] = source or scale.source
     content["run"] = {**content.get("run", {}), "tensorboard": False, "allow_weak": True, "compile": "auto"}
-    content["school"] = copy.deepcopy(dict(scale.school))
-    if any(setting.startswith("school.augment.") for setting in settings):  # changes of what the students see
-        content["school"].setdefault("augment", copy.deepcopy(content["data"].get("augment", {})))
+    content["teachers"] = copy.deepcopy(dict(scale.teachers))
+    settings = [re.sub(r"^\s*school\.", "teachers.", setting) for setting in settings]
+    if any(setting.startswith("teachers.augment.") for setting in settings):  # changes of what the students see
+        content["teachers"].setdefault("augment", copy.deepcopy(content["data"].get("augment", {})))
     for setting in settings:
         _require_free(setting)
         apply_setting(content, setting)
-    school = content.pop("school")
-    school = validated(School, school, "the settings school.*").model_dump(exclude_none=True, exclude_unset=True)
+    teachers = validated(ScaleTeachers, content["teachers"], "the settings teachers.*")
+    content["teachers"] = {}
     unknown = [name for name in weights or {} if not is_model(name)]
     if unknown:
         raise RecipeError(f"--weights {unknown[0]}: no model has that name; write for example rednet101=rednet101.pth")
@@ -133,7 +139,7 @@ def set_up(
     facts = [{key: data_facts(recipe.data, one)[key] for key in kept} for one in (train, validation)]
     names = tuple(train.class_names)
     return Setup(
-        scale, output, content, school, _digest(facts), len(train), dict(weights or {}), changed, names, source
+        scale, output, content, teachers, _digest(facts), len(train), dict(weights or {}), changed, names, source
     )
 
 
@@ -152,6 +158,7 @@ def _require_free(setting: str) -> None:
     owned = next((part for part in _OWNED if key == part or key.startswith(f"{part}.")), None)
     if owned is not None:
         raise RecipeError(
-            f"{setting}: the arms of the tables decide {owned}; data, optim, schedule, run, school and weight (λ) may "
-            "be changed. A run of your own: `coadvise train OUTPUT/runs/RUN/recipe.yaml run.output=FOLDER key=value`"
+            f"{setting}: the arms of the tables decide {owned}; data, optim, schedule, run, teachers and weight (λ) "
+            "may be changed. A run of your own: "
+            "`coadvise train OUTPUT/runs/RUN/recipe.yaml run.output=FOLDER key=value`"
         )
