@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -19,8 +19,7 @@ from typing import Any
 
 from ..errors import CoadviseError, Interrupted, RunError
 from ..paper.declared import Experiment
-from ..recipe.reading import dump_recipe, recipe_from
-from ..recipe.yaml import parse_yaml
+from ..recipe.schema import Recipe
 from ..run.folder import RunFolder, read_metrics
 from ..system.digests import file_digest
 from ..system.files import read_json, write_json
@@ -116,9 +115,9 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
         finished = RunFolder(run.folder).finished
         work = (
             _train_and_measure,
-            _portable(run),
+            run,
             groups[run.id],
-            str(orders.results),
+            orders.results,
             planner.setup.scale.name,
             orders.shifted,
         )
@@ -132,41 +131,19 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
 def _column_job(planner: Planner, run: Planned, name: str, needs: set[str]) -> Job:
     recipe = column_recipe(planner, run, name)
     folder = str(recipe.advice.folder)
-    return Job(
-        f"advice {folder} {name}", f"advice of {name}", (_store, dump_recipe(recipe), name), set(needs), holds=folder
-    )
-
-
-def _portable(run: Planned) -> dict[str, Any]:
-    """A run for another process; of its teachers it knows no more than their names."""
-    return {
-        "arm": run.arm,
-        "seed": run.seed,
-        "id": run.id,
-        "recipe": dump_recipe(run.recipe),
-        "teachers": {name: _portable(one) for name, one in run.teachers.items()},
-    }
-
-
-def _planned(content: Mapping[str, Any]) -> Planned:
-    recipe = recipe_from(parse_yaml(content["recipe"], "the run"))
-    teachers = {name: _planned(one) for name, one in content["teachers"].items()}
-    return Planned(content["arm"], content["seed"], content["id"], recipe, teachers)
+    return Job(f"advice {folder} {name}", f"advice of {name}", (_store, recipe, name), set(needs), holds=folder)
 
 
 # --- in a worker -------------------------------------------------------------------------------------------
 
 
-def _train_and_measure(
-    content: Mapping[str, Any], groups: Sequence[str], results: str, scale: str, shifted: Shifted
-) -> None:
+def _train_and_measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shifted: Shifted) -> None:
     from ..training.train import train
     from .adopt import adopt
 
-    run = _planned(content)
     folder = RunFolder(run.folder)
     with one_at_a_time(run.folder / ".lock"):  # another call on the same folder may have the same run to do
-        if folder.finished and set(groups) <= groups_there(read_result(Path(results), run), shifted):
+        if folder.finished and set(groups) <= groups_there(read_result(results, run), shifted):
             return
         if not folder.finished and run.given:
             adopt(run.recipe, folder)
@@ -177,14 +154,13 @@ def _train_and_measure(
             note_teachers(run, teachers)
             train(run.recipe, resume=folder.last.is_file(), display=Display(quiet=True))
         folder.last.unlink(missing_ok=True)  # a finished run needs no way back; hundreds of them would fill a disk
-        measure(run, groups, Path(results), scale, shifted)
+        measure(run, groups, results, scale, shifted)
 
 
-def _store(recipe_yaml: str, name: str) -> None:
+def _store(recipe: Recipe, name: str) -> None:
     """A teacher's advice, written anew where the teacher has been trained anew since."""
     from ..training.caching import cache_advice
 
-    recipe = recipe_from(parse_yaml(recipe_yaml, "advice"))
     folder, weights = Path(str(recipe.advice.folder)), file_digest(Path(str(recipe.teachers[name].checkpoint)))
     marker = folder.parent / f".{folder.name}.{name}.json"
     with one_at_a_time(folder.parent / f".{folder.name}.lock"):  # another call may want the same
