@@ -1,6 +1,7 @@
-"""Arms: the ways of training a model that the tables compare, by the names the paper gives their parts.
+"""Arms: the ways of training a model that the tables compare, by the names that the paper gives to models.
 
-An arm says nothing of the data or the size of a run: `scales` does. Two tables that name the same arm share its runs.
+An arm does not contain the data or the size of a run: `reproduce.scales` has these. Two tables with the same arm share
+its runs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ BIASES = {"resnet": "conv", "regnety": "conv", "rednet": "inv"}
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained and then frozen model that advises: an arm of labels alone, with its seed.
+    """A model that is trained on labels alone, then frozen, and then teaches.
 
     Attributes:
         model: name at the paper's scale, such as `resnet18`.
@@ -37,7 +38,7 @@ class Teacher:
 
     @property
     def arm(self) -> Arm:
-        """How it was trained."""
+        """The arm by which it was trained."""
         return Arm(self.model, part=self.part)
 
 
@@ -102,7 +103,7 @@ class Arm:
 
     @property
     def is_transformer(self) -> bool:
-        """Whether it may have advised tokens."""
+        """Whether the model may have advised tokens."""
         return self.model.startswith("transformer")
 
 
@@ -111,6 +112,6 @@ def _part(part: float) -> str:
 
 
 def arm(model: str, *teachers: str | Teacher, **settings: object) -> Arm:
-    """Short form: teachers by model name alone."""
+    """An arm in short form: teachers may be given by their model names alone."""
     members = tuple(Teacher(one) if isinstance(one, str) else one for one in teachers)
     return Arm(model, members, **settings)  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("tokens' learning rate × 10", {"token_lr": 10.0}),
     ("spread of advised tokens × 15", {"token_std": 15.0}),
 )
-"""What is changed of the students' training, one thing at a time."""
+"""Changes of the students' training, one setting at a time."""
 
 COLUMNS = {
     "none": "Labels only (%)",
@@ -48,7 +48,8 @@ PLACE = "beyond the paper"
 
 
 def _changed(arm: Arm, changes: dict[str, Any]) -> Arm:
-    """An arm under a change; labels alone know no advice, and a single token is no advised one."""
+    """An arm under a change, without the settings that do not apply to it: of advice without teachers, of advised tokens
+    with a single token."""
     unknown = {"weight", "temperature", "token_std"} if not arm.teachers else set()
     if arm.tokens == "single":
         unknown.add("token_std")
@@ -112,7 +113,7 @@ def heads_of(arm: Arm) -> dict[str, Value]:
 
 
 def _claims_of(of: Callable[[Arm], Value]) -> list[Claim]:
-    """What Tables 6 and 7 claim of the seven arms, tested on other values of theirs."""
+    """The claims of Tables 6 and 7 about the seven arms, with other values of these arms."""
     return [
         replace(claim, plus=tuple(of(one.arm) for one in claim.plus), minus=tuple(of(one.arm) for one in claim.minus))
         for table in ABLATIONS
@@ -123,7 +124,7 @@ def _claims_of(of: Callable[[Arm], Value]) -> list[Claim]:
 
 
 def _seven(name: str, title: str, note: str, needs: tuple[Need, ...] = (), **changes: Any) -> Experiment:
-    """The seven arms under a change of the students' training, and what Tables 6 and 7 claim of them."""
+    """The seven arms under a change of the students' training, and the claims of Tables 6 and 7 about them."""
     changed = {arm: replace(arm, **changes) for arm in SEVEN_ARMS}
     shown = dict(zip(SEVEN_TITLES, changed.values(), strict=True))
     return Experiment(
@@ -144,7 +145,7 @@ def _seven(name: str, title: str, note: str, needs: tuple[Need, ...] = (), **cha
 
 
 def _heads() -> Experiment:
-    """The seven arms as they answer with all heads, and what Tables 6 and 7 claim of them then."""
+    """The seven arms when all heads answer, and the claims of Tables 6 and 7 about them."""
     shown = dict(zip(SEVEN_TITLES, map(heads_of, SEVEN_ARMS), strict=True))
     answered = _claims_of(lambda arm: heads_of(arm).get("average", Value(arm)))
     return Experiment(
@@ -227,4 +228,4 @@ DEMO = Experiment(
 """Five arms of Table 6: enough to see in minutes whether teachers help, and whether their kinds matter."""
 
 BEYOND = (SWEEP, LONGER, FRESH, HEADS, DEMO)
-"""What the paper does not have."""
+"""Experiments that the paper does not have."""

@@ -1,4 +1,4 @@
-"""Every table and figure of the paper that a machine can make, in the paper's order; those on ImageNet-1k are here."""
+"""Tables and figures on ImageNet-1k, and the list of all experiments of the paper in its order."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report: what was found in one sentence, what was done in a few, what is missing, the rest."""
+    """A whole report: the result in one sentence, what was done in a few, warnings, and sections."""
 
     title: str
     headline: str

@@ -1,4 +1,4 @@
-"""How similar each token is to each teacher (Table 5): divergences over some runs, their table and their section."""
+"""Similarity of each token to each teacher (Table 5): mean divergences over runs, as heat maps and as a table."""
 
 from __future__ import annotations
 

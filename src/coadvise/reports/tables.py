@@ -172,7 +172,7 @@ def title_of(name: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: `8.4 s`, `2 min 05 s`, `3 h 20 min`."""
+    """Seconds in words: `8.4 s`, `2 min 05 s`, `3 h 20 min`."""
     if seconds is None:
         return NONE
     if seconds < 59.5:

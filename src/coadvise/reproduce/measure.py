@@ -199,7 +199,7 @@ def known_teachers(run: Planned) -> dict[str, str]:
 
 
 def note_teachers(run: Planned, weights: Mapping[str, str]) -> None:
-    """Keep them for the result, and for the day on which a teacher has been trained anew."""
+    """Store the hashes in the run's folder: for its result, and to notice that a teacher was trained again."""
     write_json(run.folder / ".teachers.json", dict(weights))
 
 

@@ -19,7 +19,7 @@ from ..recipe.teacher import apply_training
 from ..system.digests import _digest, file_digest
 from .setup import Setup
 
-# What a scale's own machine decides; two machines may differ in it and still add to one table.
+# Settings that depend on the machine: two machines may differ in them and still add to one table.
 _LOCAL = (*FREE, "data.source", "data.val_source", "run.precision", "run.compile", "name")
 
 
@@ -186,7 +186,7 @@ def _give_tokens(student: dict[str, Any], arm: Arm) -> None:
 
 
 def in_order(planner: Planner, experiments: Sequence[Experiment], seeds: int) -> list[Planned]:
-    """All runs that some experiments need, the most telling first, each after the runs of its teachers.
+    """All runs that some experiments need, the most important first, each after the runs of its teachers.
 
     The seven arms come first with all of their seeds, then everything else, seed by seed.
     """

@@ -1,4 +1,4 @@
-"""Runs what a table needs: each run once, several side by side, the most telling first, resumed where it was cut off.
+"""Running what a table needs: each run once, several side by side, the most important first, resumed after a stop.
 
 Three kinds of jobs: a model is trained and measured; a teacher's advice is stored for the students of a seed; a run
 whose result lacks a measurement is measured again. A job starts when those it depends on have ended.
@@ -63,7 +63,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Orders:
-    """What a call asks for.
+    """Options of a call.
 
     Attributes:
         results: folder of the result files.

@@ -1,4 +1,4 @@
-"""Scales: on what data, with what sizes and for how long the paper's experiments are run.
+"""Scales: the data, the sizes of models and the lengths of training with which the paper's experiments are run.
 
 At every scale the teachers are ResNets, RegNetYs and RedNets of the paper's kinds of blocks and the students ViTs and
 Mixers: only depth, width, patch and stem shrink. `imagenet` is the paper's own.

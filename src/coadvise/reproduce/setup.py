@@ -20,7 +20,7 @@ from ..recipe.yaml import parse_yaml
 from ..system.digests import _digest
 from .scales import Scale, ScaleTeachers
 
-# What the arms decide, and the planner.
+# Settings that the arms and the planner decide.
 _OWNED = (
     "name", "student", "teachers.seed", "teachers.drop_path", "loss", "advice", "run.seed", "run.output", "data.seed",
 )  # fmt: skip
@@ -28,7 +28,7 @@ _OWNED = (
 
 @dataclass(frozen=True)
 class Setup:
-    """Where and on what the experiments of a call are run.
+    """The data, settings and folder with which the experiments of a call are run.
 
     Attributes:
         data: fingerprint of the images and labels.
@@ -58,7 +58,7 @@ class Setup:
         return f"{name}, {len(self.classes)} classes, with the settings for {self.scale.title}"
 
     def particulars(self) -> list[str]:
-        """What differs from the paper beside data and sizes, in sentences for a report."""
+        """Differences from the paper beside data and sizes, in sentences for a report."""
         found = []
         if self.scale.weight != 1.0:
             found.append(
