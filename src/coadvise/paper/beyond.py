@@ -48,7 +48,7 @@ PLACE = "beyond the paper"
 
 
 def _changed(arm: Arm, changes: dict[str, Any]) -> Arm:
-    """An arm under a change, without the settings that do not apply to it: of advice without teachers, of advised tokens
+    """An arm under a change, without settings that do not apply to it: of advice without teachers, of advised tokens
     with a single token."""
     unknown = {"weight", "temperature", "token_std"} if not arm.teachers else set()
     if arm.tokens == "single":
