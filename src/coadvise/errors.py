@@ -41,5 +41,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (known: {', '.join(known)})" if known else ""
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, on one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class Interrupted(Exception):
     """The user stopped a run; its state is saved. The message says how to resume."""

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from ..errors import DataError
+from ..errors import DataError, one_line
 
 # Pillow tries every plugin on unknown bytes, EPS (which starts Ghostscript) among them: name what we accept.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
@@ -68,9 +68,8 @@ def decode(raw: bytes | Image.Image, what: str, needed: Needed | None = None) ->
         raise DataError(f"{what} is too large to be a normal image ({error}); shrink it") from error
     # Pillow's decoders raise nearly any exception on broken bytes (OSError, SyntaxError, struct.error, …).
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "it is in no known image format"
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = "it is in no known image format" if unknown else one_line(error)
         raise DataError(f"{what} cannot be read as an image: {reason}; replace it") from error
     if image.width == 0 or image.height == 0:
         raise DataError(f"{what} has no pixels ({image.width}×{image.height})")

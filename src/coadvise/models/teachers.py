@@ -120,14 +120,12 @@ class Teachers(nn.Module):
         )
         mean, std = torch.tensor(input_mean), torch.tensor(input_std)
         for i, (_, teacher) in enumerate(self.items()):
-            # x is (pixel − mean) / std of the student; a·x + b is the same pixel in the teacher's terms.
+            # x is (pixel − mean) / std of the student; scale·x + shift is the same pixel in the teacher's terms.
             own_mean = torch.tensor(teacher.mean) if teacher.mean is not None else mean
             own_std = torch.tensor(teacher.std) if teacher.std is not None else std
             same = torch.equal(own_mean, mean) and torch.equal(own_std, std)
-            scale = None if same else (std / own_std).view(1, -1, 1, 1)
-            shift = None if same else ((mean - own_mean) / own_std).view(1, -1, 1, 1)
-            self.register_buffer(f"scale_{i}", scale, persistent=False)
-            self.register_buffer(f"shift_{i}", shift, persistent=False)
+            affine = None if same else torch.stack([std / own_std, (mean - own_mean) / own_std]).view(2, 1, -1, 1, 1)
+            self.register_buffer(f"affine_{i}", affine, persistent=False)
         self.eval()
 
     def train(self, mode: bool = True) -> Teachers:
@@ -151,8 +149,8 @@ class Teachers(nn.Module):
 
     def _seen(self, i: int, x: Tensor) -> Tensor:
         """Images in the normalisation of the i-th teacher."""
-        scale, shift = getattr(self, f"scale_{i}"), getattr(self, f"shift_{i}")
-        return x if scale is None else x * scale + shift
+        affine = getattr(self, f"affine_{i}")
+        return x if affine is None else x * affine[0] + affine[1]
 
     @torch.no_grad()
     def fuse(self, example: Float[Tensor, "b c h w"], dtype: torch.dtype | None = None) -> tuple[str, ...]:

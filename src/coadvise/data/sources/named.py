@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...errors import DataError, did_you_mean
+from ...errors import DataError, did_you_mean, one_line
 from ...system.files import cache_folder
 from .base import IMAGE_COLUMNS, LABEL_COLUMNS, find_column, labels_from_values
 from .splits import pick_split
@@ -87,8 +87,7 @@ def load_hf(name: str) -> dict[str, Any]:
             loaded = datasets.load_dataset(name, config or None)
     # `datasets` raises whatever the network, the Hub, or a reader of some format raises.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"hf:{name} cannot be loaded: {reason}") from error
+        raise DataError(f"hf:{name} cannot be loaded: {one_line(error)}") from error
     return dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "all"): loaded}
 
 
@@ -191,9 +190,8 @@ def _build(build: Any, options: dict[str, Any], where: str) -> Any:
         try:
             return build(**options, download=True)
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
-                f"{where} is not in {options['root']} and cannot be downloaded: {reason}; "
+                f"{where} is not in {options['root']} and cannot be downloaded: {one_line(error)}; "
                 f"put it there, or name another folder with {where}@FOLDER"
             ) from error
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ...errors import DataError
+from ...errors import DataError, one_line
 from ...system.files import atomic_file, cache_folder
 from .base import IMAGE_COLUMNS, LABEL_COLUMNS, find_column, labels_from_values
 
@@ -117,8 +117,7 @@ def _reading(file: str, read: Any) -> Any:
     try:
         return read(file)
     except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{file} is no readable Parquet file: {reason}") from error
+        raise DataError(f"{file} is no readable Parquet file: {one_line(error)}") from error
 
 
 def _table(file: str, column: str) -> pa.ChunkedArray:
