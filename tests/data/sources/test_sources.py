@@ -456,6 +456,15 @@ def test_torchvision_that_cannot_be_had(tmp_path, monkeypatch):
 # --- errors ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("ending", [".tar", ".parquet"])
+def test_a_pattern_of_which_a_file_is_missing(tmp_path, ending):
+    """It is not read in part: a shard that was not copied would pass unseen."""
+    for number in (0, 2):
+        (tmp_path / f"train-{number}{ending}").touch()
+    with pytest.raises(DataError, match=rf"are missing at .*train-1\{ending} does not exist"):
+        open_source(str(tmp_path / f"train-{{0..2}}{ending}"))
+
+
 def test_missing_sources(tmp_path):
     for source, message in (
         ("nowhere/at/all", "nowhere/at/all does not exist"),
