@@ -1,7 +1,7 @@
 """Errors meant for the user.
 
-Every message says what is wrong, where, and how to fix it. The command line prints the message alone,
-without a traceback, and exits with code 2. An `assert` elsewhere marks a bug of ours, never bad input.
+Every message says what is wrong, where, and how to fix it. The command line prints only the message, without a
+traceback, and exits with code 2. An `assert` elsewhere means a bug in this package, never bad input.
 """
 
 import difflib
@@ -25,11 +25,11 @@ class ModelError(CoadviseError):
 
 
 class CheckpointError(CoadviseError):
-    """A checkpoint that is missing, foreign, unsafe or does not fit the model."""
+    """A checkpoint that is missing, unsafe, of an unknown format, or does not fit the model."""
 
 
 class RunError(CoadviseError):
-    """A run folder, a resume or a process group in a state that must not be continued."""
+    """A run folder, a resume or a group of processes in a state in which a run must not start or continue."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""`coadvise bench`: what a model, or a training step, costs on this machine."""
+"""`coadvise bench`: the cost of a model, or of a training step, on this machine."""
 
 from __future__ import annotations
 

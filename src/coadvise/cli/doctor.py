@@ -1,4 +1,4 @@
-"""`coadvise doctor`: what this machine has, and what follows from it."""
+"""`coadvise doctor`: versions, devices and optional packages on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`coadvise evaluate` and `predict`: how good a trained model is, on its own data and on shifted data; its answers."""
+"""`coadvise evaluate` and `predict`: the accuracy of a trained model, also on shifted data, and its predictions."""
 
 from __future__ import annotations
 

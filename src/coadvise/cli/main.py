@@ -59,9 +59,6 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
-    except BrokenPipeError:
-        # The reader of our output (`| head`) has gone; Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(wanted: bool) -> None:

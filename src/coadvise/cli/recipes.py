@@ -1,4 +1,4 @@
-"""`coadvise recipes`, `recipe`, `schema` and `models`: what there is to choose from, and recipes checked."""
+"""`coadvise recipes`, `recipe`, `schema` and `models`: listing and checking recipes, and listing models."""
 
 from __future__ import annotations
 

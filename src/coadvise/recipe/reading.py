@@ -57,7 +57,7 @@ def apply_setting(content: dict[str, Any], override: str) -> None:
     """Put one `key=value` into the content of a recipe.
 
     Raises:
-        RecipeError: no such form, or a value that is no YAML.
+        RecipeError: not of the form key=value, or a value that is not YAML.
     """
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
@@ -89,7 +89,7 @@ PartType = TypeVar("PartType", bound=Part)
 
 
 def validated(kind: type[PartType], content: Mapping[str, Any], where: str) -> PartType:
-    """A recipe, or a part that stands alone.
+    """Validate a recipe, or one part of a recipe.
 
     Raises:
         RecipeError: names every problem.
@@ -105,7 +105,7 @@ def validated(kind: type[PartType], content: Mapping[str, Any], where: str) -> P
 
 
 def _problems_behind(content: Mapping[str, Any], items: list[dict[str, Any]]) -> list[str]:
-    """Problems between fields, only checked once each field is valid: drop the bad ones, look again."""
+    """Problems between fields; pydantic looks for them only once every field is valid, so leave out the bad ones."""
     rest = copy.deepcopy(dict(content))
     dropped = False
     for item in items:

@@ -7,8 +7,6 @@ place and, for an unknown key, the nearest known one. Functions elsewhere take t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -17,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ..errors import did_you_mean
 from ..names import CLASS
+from ..system.digests import json_digest
 from .fields import Momentum, NonNegative, Options, Part, Positive, Probability, Seed, Triple
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
@@ -304,7 +303,7 @@ class Recipe(Part):
     def fingerprint(self) -> str:
         """Hash of everything that changes what is computed; where and how often is written does not count."""
         content = {key: value for key, value in flat(self.content()).items() if key not in FREE}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return json_digest(content)
 
 
 def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""YAML as a person means it: nearly YAML 1.2, and a key may not be given twice.
+"""Reading and writing YAML by rules close to YAML 1.2; a key may not be given twice.
 
-YAML 1.1, which PyYAML reads, takes `on` and `no` for booleans, `1e-3` for a word, `010` for eight and `2024-05-01` for
-a date. Here they are words, a number, ten and a word.
+PyYAML follows YAML 1.1: it reads `on` and `no` as booleans, `1e-3` as a string, `010` as eight and `2024-05-01` as a
+date. Here `1e-3` and `010` are the numbers 0.001 and 10, and the others are strings.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes a word that this module or PyYAML would read as something else."""
+    """Quotes strings that `parse_yaml` or PyYAML would read as something else."""
 
 
 _REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "timestamp")}
@@ -59,10 +59,10 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a value that its own tag does not fit, `!!int x`
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: such as `!!int x`
         raise RecipeError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def dump_yaml(content: Any) -> str:
-    """YAML that `parse_yaml` and PyYAML read alike; words that either takes for something else are quoted."""
+    """YAML that `parse_yaml` and PyYAML read in the same way."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

@@ -16,7 +16,7 @@ from ..paper.declared import Experiment
 from ..recipe.reading import recipe_from
 from ..recipe.schema import FREE, Recipe, flat
 from ..recipe.teacher import apply_training
-from ..system.digests import _digest, file_digest
+from ..system.digests import file_digest, json_digest
 from .setup import Setup
 
 # Settings that depend on the machine: two machines may differ in them and still add to one table.
@@ -84,7 +84,7 @@ class Planner:
             parts = [_VERSION, settings, known, self.setup.data]
             if weights := self._weights(arm, seed):
                 parts.append(_weights_digest(weights))
-            identity = _digest(parts)
+            identity = json_digest(parts)
             folder = self.setup.output / "runs" / f"{arm.id}.s{seed}.{identity[:8]}"
             content["run"]["output"] = str(folder)
             content["advice"] = self._advice(recipe, seed)
@@ -164,7 +164,7 @@ class Planner:
             self.run(_SOME_TEACHER, 0).id,  # changes with whatever changes the training of teachers
             sorted((model, _weights_digest(weights)) for model, weights in self.setup.weights.items()),
         ]
-        return self.setup.output / "caches" / f"s{seed}.{_digest(facts)[:8]}"
+        return self.setup.output / "caches" / f"s{seed}.{json_digest(facts)[:8]}"
 
 
 _SOME_TEACHER = Arm("resnet18")

@@ -17,7 +17,7 @@ from ..data.sources.opening import open_sources
 from ..errors import RecipeError
 from ..recipe.reading import apply_setting, builtin_recipes, recipe_from, validated
 from ..recipe.yaml import parse_yaml
-from ..system.digests import _digest
+from ..system.digests import json_digest
 from .scales import Scale, ScaleTeachers
 
 # Settings that the arms and the planner decide.
@@ -139,7 +139,7 @@ def set_up(
     facts = [{key: data_facts(recipe.data, one)[key] for key in kept} for one in (train, validation)]
     names = tuple(train.class_names)
     return Setup(
-        scale, output, content, teachers, _digest(facts), len(train), dict(weights or {}), changed, names, source
+        scale, output, content, teachers, json_digest(facts), len(train), dict(weights or {}), changed, names, source
     )
 
 

@@ -1,4 +1,4 @@
-"""Importing one module as soon as another one has been imported, whoever imports that."""
+"""Importing one module right after another, wherever in the program that other one is imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def import_after(first: str, then: str) -> None:
-    """Import `then` right after `first` has run: now, if that has happened, else when somebody imports `first`.
+    """Import `then` right after `first`: now if `first` has been imported, else when it is.
 
     Args:
         first: a top-level module.
@@ -30,7 +30,7 @@ def _import(name: str) -> None:
 
 
 class _Finder:
-    """Stands before the other finders until `first` has been imported; all but that one import passes by."""
+    """Finds `first` as the other finders do, and gives it a loader that imports `then`; ignores all other modules."""
 
     def __init__(self, first: str, then: str) -> None:
         self.first, self.then = first, then
@@ -49,8 +49,10 @@ class _Finder:
 
 
 class _Loader(Loader):
-    """The real loader of `first`, and what comes after it. Looking for the module without importing it leaves no trace;
-    an import that fails can be tried again."""
+    """Loads `first` with its real loader, then imports `then` and removes the finder.
+
+    The finder stays while `first` is only looked for, or fails to import: a later import can succeed.
+    """
 
     def __init__(self, real: Loader, finder: _Finder) -> None:
         self._real, self._finder = real, finder

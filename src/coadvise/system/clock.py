@@ -44,7 +44,7 @@ def seconds_of(run: Callable[[], Any], device: torch.device, rounds: int = 5) ->
 
 
 def peak_bytes(run: Callable[[], Any], device: str = "cpu") -> int | None:
-    """Memory that a call needs at its peak beside what is there before; None where it cannot be measured."""
+    """Memory that a call needs at its peak, beyond what was in use before; None where it cannot be measured."""
     run()
     if device.startswith("cuda"):
         before = torch.cuda.memory_allocated()
@@ -62,7 +62,7 @@ def peak_bytes(run: Callable[[], Any], device: str = "cpu") -> int | None:
     except (OSError, AttributeError):  # not Linux
         return None
     finally:
-        # As glibc has it for large blocks in the long run; without this all that follows would be slower.
+        # The values that glibc itself reaches with large blocks; otherwise everything afterwards would be slower.
         with contextlib.suppress(OSError, AttributeError):
             c = ctypes.CDLL(None)
             c.mallopt(-3, 1 << 25)

@@ -33,7 +33,7 @@ def autocast_dtype(accelerator: Accelerator) -> torch.dtype | None:
 
 def _cpu_multiplies_bf16() -> bool:
     """Whether this CPU has instructions for it; without them bfloat16 is slower than float32."""
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # x86 alone
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # only on x86
     return bool(supported())
 
 

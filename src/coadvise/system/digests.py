@@ -8,12 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
 
-
-def _digest(content: Any) -> str:
+def json_digest(content: Any) -> str:
+    """Hash of settings, or of anything else that JSON can hold; the order of keys does not count."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -28,11 +25,14 @@ def file_digest(path: Path) -> str:
 
 def digest(tensors: Iterable[Any]) -> str:
     """Hash of the contents of tensors, to tell whether they are still those of an earlier start."""
+    import numpy as np  # here, since recipes need `json_digest` alone
+    import torch
+
     total = hashlib.sha256()
     for tensor in tensors:
-        if not isinstance(tensor, Tensor | np.ndarray):  # a module's extra state
+        if not isinstance(tensor, torch.Tensor | np.ndarray):  # a module's extra state
             total.update(repr(tensor).encode())
             continue
-        values = tensor.detach().cpu().contiguous() if isinstance(tensor, Tensor) else torch.from_numpy(tensor)
+        values = tensor.detach().cpu().contiguous() if isinstance(tensor, torch.Tensor) else torch.from_numpy(tensor)
         total.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash at any instant, never meets half of one."""
+"""Writing files so that no reader ever sees half of one, whenever the process crashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: who answers them, and when. Signals reach the main thread alone; elsewhere nothing changes."""
+"""Ctrl-C and SIGTERM: which handler answers them, and when.
+
+Python handles signals only in the main thread; in other threads these blocks change nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 from ..errors import Interrupted
@@ -17,7 +20,7 @@ STOPPING = (int(signal.SIGINT), int(signal.SIGTERM))
 
 @contextmanager
 def answered_by(handler: Handler, numbers: Sequence[int] = STOPPING) -> Iterator[dict[int, Any]]:
-    """In the block `handler` gets these signals; yields the handlers that it stands in for."""
+    """In the block `handler` gets these signals; yields the handlers that it replaces, by signal."""
     before: dict[int, Any] = {}
     with ExitStack() as restored:  # all of them, whatever raises
         if threading.current_thread() is threading.main_thread():
@@ -30,7 +33,7 @@ def answered_by(handler: Handler, numbers: Sequence[int] = STOPPING) -> Iterator
 
 @contextmanager
 def late_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM are answered after the block, by whoever answered them before; a second one at once.
+    """Ctrl-C and SIGTERM are answered after the block, by the handlers that were there before; a second one at once.
 
     For talking to other processes: an exception in the middle can leave a lock taken that this process then waits for
     when it ends, or give a process that starts half of what it reads.
@@ -60,25 +63,20 @@ def late_signals() -> Iterator[None]:
         yield
 
 
-class StopRequest:
-    """In its block the first Ctrl-C or SIGTERM is a request, to be answered when it suits; a second Ctrl-C raises.
+class StopRequest(ExitStack):
+    """In its block the first Ctrl-C or SIGTERM only sets `wanted`; a second Ctrl-C raises KeyboardInterrupt.
 
     Attributes:
-        wanted: whether there was a signal.
+        wanted: whether a signal has arrived.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.wanted = False
-        self._answered = answered_by(self._note)
 
     def __enter__(self) -> Self:
-        self._answered.__enter__()
+        self.enter_context(answered_by(self._note))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._answered.__exit__(kind, error, trace)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.wanted and number == signal.SIGINT:
@@ -87,11 +85,11 @@ class StopRequest:
 
 
 class Tasks:
-    """What a process does, one after the other, until a signal: it interrupts the task at work, and no other begins.
+    """Tasks of a process, one after the other. A signal interrupts the task that runs, and no further one starts.
 
     Attributes:
-        busy: whether a task is at work.
-        stopped: whether there was a signal; further ones change nothing.
+        busy: whether a task is running.
+        stopped: whether a signal has arrived; further ones change nothing.
     """
 
     def __init__(self) -> None:
@@ -104,7 +102,7 @@ class Tasks:
             raise KeyboardInterrupt
 
     def run(self, task: Callable[..., Any], *arguments: Any) -> bool:
-        """Do one; False when a signal cut it off or kept it from beginning."""
+        """Run one task; False when a signal interrupted it or kept it from starting."""
         if self.stopped:
             return False
         self.busy = True

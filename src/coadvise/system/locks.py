@@ -1,4 +1,4 @@
-"""Locks on files, which the system frees when their process ends in whatever way."""
+"""Locks on files. The system frees them when their process ends, for whatever reason."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def locked_by_another(path: Path) -> bool:
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Wait until no other process is in this block with the same file; without locks on this system, just go on."""
+    """Wait until no other process is in this block with the same file; on a system without locks, do not wait."""
     if fcntl is None:
         yield
         return

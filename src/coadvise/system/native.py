@@ -1,6 +1,6 @@
 """C++ files of this package, compiled on first use with the system's compiler and kept in the cache folder.
 
-Whoever calls this has another way where nothing can be compiled; the reason is said once.
+Every caller has slower code for machines where nothing can be compiled; a warning gives the reason once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def compiled(source: Path, consequence: str, *more: str) -> ctypes.CDLL | None:
 
     Args:
         consequence: such as "involution runs without compiled code here, several times slower".
-        more: flags beside the usual ones.
+        more: flags in addition to the usual ones.
     """
     if os.environ.get("COADVISE_COMPILED") == "0":
         return None

@@ -1,7 +1,7 @@
 """Processes that run trainings side by side, one thread pool each, and stop together after saving.
 
-They stop with the process that started them, however it ends: on Ctrl-C and SIGTERM it asks them to, and each watches
-whether it is still there.
+They stop when the process that started them ends, for whatever reason: on Ctrl-C and SIGTERM it tells them to stop,
+and each of them watches whether it still runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from .interrupts import STOPPING, Tasks, answered_by, late_signals
 
-_TASKS = Tasks()  # of this process, where it is a worker
+_TASKS = Tasks()  # the tasks of this process, if it is a worker
 
 
 @contextmanager
@@ -60,13 +60,13 @@ def _start(threads: int, devices: int, places: Any) -> None:
 
 
 def _device(position: int) -> str:
-    """Of the GPUs that the caller may see, by its own names for them."""
+    """The GPU at this position among those that CUDA_VISIBLE_DEVICES names."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",")[position].strip() if visible else str(position)
 
 
 def _end_with_parent() -> None:
-    """A pool's process waits for work for ever where its parent was killed."""
+    """Stop when the parent has been killed; the pool would wait for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -77,12 +77,12 @@ def _end_with_parent() -> None:
 
 
 def supervised(work: Callable[..., Any], *arguments: Any) -> bool:
-    """In a worker: do the work; False when a stop cut it off or kept it from beginning."""
+    """In a worker: do the work; False when a signal interrupted it or kept it from starting."""
     return _TASKS.run(work, *arguments)
 
 
 def submit(pool: ProcessPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[bool]:
-    """Have a worker do something, see `supervised`. A call may start a process."""
+    """Have a worker do something, see `supervised`. This may start a process, which no signal interrupts."""
     with late_signals():
         return pool.submit(supervised, work, *arguments)
 
