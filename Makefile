@@ -12,7 +12,7 @@ bench: .venv/installed
 	.venv/bin/python benchmarks/run_all.py
 
 test: .venv/installed
-	.venv/bin/python -m pytest -n 2 --dist loadfile tests
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 lint: .venv/installed
 	.venv/bin/ruff check .

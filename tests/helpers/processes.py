@@ -8,6 +8,7 @@ any other.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import multiprocessing
 import os
 import runpy
@@ -99,6 +100,7 @@ def _run(module: str, arguments: tuple[str, ...], variables: dict[str, str], fol
     os.environ.update(variables)
     os.chdir(folder)
     torch.set_num_threads(1)
+    gc.freeze()
     sys.argv = [module, *arguments]
     if module == "-c":
         sys.argv = ["-c", *arguments[1:]]

@@ -205,7 +205,7 @@ from ops.test_involution import draw, naive
 from coadvise.ops import involution_triton
 
 for k, stride, (h, w), dtype in itertools.product(
-    (3, 5, 7), (1, 2), ((5, 4), (1, 9), (8, 11)), (torch.float32, torch.bfloat16, torch.float16)
+    (3, 5, 7), (1, 2), ((5, 4), (1, 9), (5, 7)), (torch.float32, torch.bfloat16, torch.float16)
 ):
     x, kernel = draw(2, 32, h, w, k, stride, dtype)
     exact_x, exact_kernel = (t.detach().double().requires_grad_() for t in (x, kernel))
@@ -227,7 +227,10 @@ print("all equal")
 
 
 def test_triton_kernels_under_the_interpreter():
-    """The kernels themselves, run by Triton on the CPU: against the loop, in all types, with ragged blocks."""
+    """The kernels themselves, run by Triton on the CPU: against the loop, in all types, with ragged blocks.
+
+    Two images of 5 × 7 pixels fill one block of 64 pixels and a little of a second.
+    """
     pytest.importorskip("triton", reason="Triton is not installed on this platform")
     code = INTERPRETED.format(tests=str(TESTS))
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}

@@ -117,8 +117,11 @@ def test_fast_paths_are_taken_and_change_no_loss(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="torch.compile needs a C++ compiler")
-def test_a_compiled_student_learns_the_same(tmp_path: Path) -> None:
+def test_a_compiled_student_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of one size, and no pool of compiling processes: less is compiled, and in this process."""
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     changes = {"run.log_every": 1, "run.precision": "fp32", "schedule.epochs": 2, "student.options.drop_path_rate": 0.0}
+    changes |= {"data.val_size": 100, "run.eval_batch_size": 20}
     for name, setting in (("eager", False), ("compiled", True)):
         run(tiny(tmp_path / name, {**changes, "run.compile": setting}, teachers={}))
     assert np.allclose(losses(tmp_path / "eager"), losses(tmp_path / "compiled"), rtol=1e-4)

@@ -23,15 +23,22 @@ from coadvise.training.checkpoint import Checkpoint
 FULL = {"optim.ema": 0.9, "student.options.proj_drop_rate": 0.1, "run.checkpoint_every": 3}
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run of the recipe FULL that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run(tiny(folder / "run", FULL))
+    return folder / "run"
+
+
 @pytest.mark.parametrize("step", [1, 4, 5, 7, 13])
-def test_resume_after_ctrl_c_equals_uninterrupted(tmp_path: Path, step: int) -> None:
+def test_resume_after_ctrl_c_equals_uninterrupted(uninterrupted: Path, tmp_path: Path, step: int) -> None:
     """In the middle of an epoch (5 steps), at its end, and between log lines."""
-    run(tiny(tmp_path / "a", FULL))
     recipe = tiny(tmp_path / "b", FULL)
     interrupted(recipe, step)
     assert not (tmp_path / "b" / "result.json").exists()
     run(recipe, resume=True)
-    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert_same_run(uninterrupted, tmp_path / "b")
 
 
 def test_resume_after_sigkill_equals_uninterrupted(tmp_path: Path) -> None:
