@@ -34,7 +34,7 @@ PROFILE_BATCHES = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
+class CacheCost:
     """Cost of training from a cache of V views.
 
     Attributes:
@@ -51,7 +51,7 @@ class Way:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class RunCost:
     """Seconds of one student's training, with live teachers and with stored advice, and what a cache costs.
 
     Attributes:
@@ -64,12 +64,12 @@ class Plan:
     steps: int
     live_s: float
     cached_s: float
-    ways: list[Way]
+    ways: list[CacheCost]
     cosines: dict[int, float] | None
     recommended: int | None
 
 
-def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display | None = None) -> Plan:
+def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display | None = None) -> RunCost:
     """Measure a few steps of a recipe and work out the whole.
 
     Raises:
@@ -98,8 +98,8 @@ def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display | None = None)
     for views in sorted({*(v for v in VIEWS if v < recipe.schedule.epochs), views_of(recipe.data, recipe.schedule)}):
         size = len(recipe.teachers) * Layout(images, views, record).bytes
         write = views * images * together(teachers) / cost.batch_size
-        ways.append(Way(views, size, write, write / (live - cached) if live > cached else float("inf")))
-    return Plan(cost, steps, live, cached, ways, cosines, recommended)
+        ways.append(CacheCost(views, size, write, write / (live - cached) if live > cached else float("inf")))
+    return RunCost(cost, steps, live, cached, ways, cosines, recommended)
 
 
 def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:

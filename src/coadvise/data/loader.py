@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..recipe.schema import Data
 from .feed import Feed
-from .samples import Keys, PlainSamples, TrainSamples, nothing_readable, plan
+from .samples import Keys, PlainSamples, TrainSamples, needs_of, nothing_readable
 from .sources.base import ImageSource
 from .views.finish import Batch, Finish, Unfinished, mixing_table, view_table
 from .views.order import epoch_order
@@ -156,7 +156,7 @@ class TrainLoader:
         self._resident = held = self._resident or self._read_all()
         names = held.skipped
         for keys in batches:
-            needs = plan(keys, self.size, self.data)
+            needs = needs_of(keys, self.size, self.data)
             taken = held.takes[needs.index]
             rows = torch.from_numpy(taken).to(self.device, non_blocking=True)
             views = view_table(self.data, keys.view, taken, needs.repeat, self.source.labels[taken])

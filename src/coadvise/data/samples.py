@@ -44,7 +44,7 @@ class Failure(NamedTuple):
     message: str
 
 
-class Plan(NamedTuple):
+class Needs(NamedTuple):
     """Images of a micro-batch: its own b first, then partners that are not among them."""
 
     index: Int64[np.ndarray, " m"]  # type: ignore[assignment]
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
     mixes: Mixes
 
 
-def plan(keys: Keys, size: int, data: Data) -> Plan:
+def needs_of(keys: Keys, size: int, data: Data) -> Needs:
     """Draw how the samples are mixed, and list the images that this needs, each once.
 
     Args:
@@ -72,7 +72,7 @@ def plan(keys: Keys, size: int, data: Data) -> Plan:
     order = np.argsort(every, kind="stable")
     rows = np.arange(len(index))
     rows[mixed] = order[np.searchsorted(every, wanted, sorter=order)]
-    return Plan(np.concatenate([index, missing // 64]), np.concatenate([repeat, missing % 64]), rows, drawn)
+    return Needs(np.concatenate([index, missing // 64]), np.concatenate([repeat, missing % 64]), rows, drawn)
 
 
 class Samples(Generic[K]):
@@ -118,7 +118,7 @@ class TrainSamples(Samples[Keys]):
         super().__init__(source, data, train_pixels(data))
 
     def _batch(self, keys: Keys) -> Unfinished:
-        needs = plan(keys, len(self.source), self.data)
+        needs = needs_of(keys, len(self.source), self.data)
         pixels, taken = self._empty(len(needs.index)), needs.index.copy()
         skipped: list[str] = []
         for row, (index, repeat) in enumerate(zip(needs.index.tolist(), needs.repeat.tolist(), strict=True)):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import RunError
 from ..names import CLASS, TOP1
-from ..run.reading import Run, finite, read_run
+from ..run.reading import RunFiles, finite, read_run
 from ..run.result import RunResult
 from .page import Page, Section, Text, write_page
 from .plots.accuracy import Curve, run_curves
@@ -16,7 +16,7 @@ from .similarity import Outputs, similarity_section
 from .tables import NONE, Table, count, duration, number, parameters, percent
 
 
-def run_page(run: Run) -> Page:
+def run_page(run: RunFiles) -> Page:
     """One run's report as data."""
     result = run.result
     name = run.path if result is None else result.name
@@ -38,7 +38,7 @@ def run_page(run: Run) -> Page:
     return Page(name, _headline(run), _lead(result), [s for s in sections if s is not None], warnings)
 
 
-def _headline(run: Run) -> str:
+def _headline(run: RunFiles) -> str:
     if run.result is not None and run.result.accuracy is not None:
         return f"{percent(run.result.accuracy)} % top-1 of the class token after {count(run.result.epochs)} epochs"
     curve = run.curve(TOP1)
@@ -67,7 +67,7 @@ def _lead(result: RunResult | None) -> list[str]:
     return sentences
 
 
-def _curves_section(run: Run) -> Section | None:
+def _curves_section(run: RunFiles) -> Section | None:
     steps = [line for line in run.lines if line.get("kind") == "train" and "step" in line]
     names = list(dict.fromkeys(name for line in steps for name in line.get("terms") or {}))
     terms: dict[str, Curve] = {

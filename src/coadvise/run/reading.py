@@ -14,7 +14,7 @@ from .result import RunResult
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFiles:
     """One run folder. `result` is None while the run has not finished."""
 
     path: str
@@ -40,7 +40,7 @@ def finite(value: object) -> float | None:
     return None
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunFiles:
     """A run folder, finished or not.
 
     Raises:
@@ -52,7 +52,7 @@ def read_run(folder: Path) -> Run:
     lines, bad = _json_lines(metrics_file) if metrics_file.is_file() else ([], 0)
     recipe = recipe_file.read_text(encoding="utf-8", errors="replace") if recipe_file.is_file() else None
     result = RunResult.read(result_file) if result_file.is_file() else None
-    return Run(folder.name, result, lines, recipe, bad)
+    return RunFiles(folder.name, result, lines, recipe, bad)
 
 
 def _json_lines(path: Path) -> tuple[list[Mapping[str, Any]], int]:
