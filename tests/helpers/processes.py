@@ -71,9 +71,11 @@ def start(module: str, *arguments: str, environment: Mapping[str, str | None] | 
     return Started(process, folder)
 
 
-def run(module: str, *arguments: str, environment: Mapping[str, str | None] | None = None) -> Done:
-    """Run `python -m MODULE ARGUMENTS` to its end."""
-    return start(module, *arguments, environment=environment).wait()
+def run(
+    module: str, *arguments: str, environment: Mapping[str, str | None] | None = None, timeout: float = 120
+) -> Done:
+    """Run `python -m MODULE ARGUMENTS` to its end, for so many seconds at most."""
+    return start(module, *arguments, environment=environment).wait(timeout)
 
 
 def run_together(module: str, *arguments: str, processes: int = 2) -> list[Done]:
