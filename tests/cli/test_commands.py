@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers import processes
 from helpers.recipes import CNN, INN, TINY, tiny
 from PIL import Image
 
@@ -23,11 +24,9 @@ from coadvise.system.progress import Display
 from coadvise.training.train import train
 
 
-def coadvise(*arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "coadvise", *map(str, arguments)],
-        capture_output=True, text=True, timeout=timeout, env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
-    )  # fmt: skip
+def coadvise(*arguments: str | Path, timeout: float = 120) -> processes.Done:
+    words = map(str, arguments)
+    return processes.run("coadvise", *words, environment={"COLUMNS": "120"}, timeout=timeout)
 
 
 def refused(*arguments: str | Path) -> str:
