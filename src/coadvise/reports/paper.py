@@ -43,7 +43,8 @@ def write_paper_report(
     for one in experiments:
         write_atomic(output / "tables" / f"{one.name}.tex", latex_table(experiment_table(one, results)))
     write_json(output / "verdicts.json", [claim.as_json() for claim in claims])
-    what = "The paper's experiments" if any(one.of_paper for one in experiments) else "Beyond the paper"
+    what = experiments[0].title if len(experiments) == 1 else "Beyond the paper"
+    what = "The paper's experiments" if any(one.of_paper for one in experiments) else what
     page = Page(
         title=f"{what} on {about.title}",
         headline=headline(experiments, claims, results),
@@ -65,9 +66,10 @@ def _sections(
     papers = [one for one in experiments if one.of_paper]
     detailed = shown_in_detail(experiments)
     pictures = pictures_of(output, results)
-    if about.particulars:
-        yield Section("scale", "What this scale changes beside sizes", [Text(text) for text in about.particulars])
+    particulars = [Text(text) for text in about.particulars]
+    scale = Section("scale", "What this scale changes beside sizes", particulars) if particulars else None
     if papers:
+        yield scale
         yield claims_section(papers, judged)
     for name, figure in detailed.items():
         yield arms_section(name, figure, results)
@@ -79,6 +81,8 @@ def _sections(
     shown = any(isinstance(one.figure, SingleImages) for one in experiments)
     if pictures and not shown and any("single images" in one.needs for one in experiments):
         yield Section("disagreements", "Where the teachers disagree", disagreement_parts("disagreements", pictures))
+    if not papers:
+        yield scale
     yield beyond_section(experiments, results, pictures)
     if results.files:
         yield provenance_section([(run.arm, f"{name}.json", run) for name, run in sorted(results.files.items())])
