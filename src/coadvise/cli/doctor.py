@@ -9,7 +9,6 @@ import shutil
 from rich.table import Table
 
 from ..run.provenance import cpu_name, versions
-from ..system.native import compiler
 from .arguments import out
 
 
@@ -32,6 +31,7 @@ def findings() -> list[tuple[str, str, str]]:
 
     from ..data.views import warp
     from ..system.devices import resolve_precision
+    from ..system.native import compiler
 
     rows = [(name, version, "") for name, version in versions().items()]
     rows.append(("processor", cpu_name(), f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for PyTorch"))
