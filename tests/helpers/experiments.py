@@ -6,14 +6,14 @@ from pathlib import Path
 
 from coadvise.reproduce.runner import Orders
 from coadvise.reproduce.scales import find_scale
-from coadvise.reproduce.setup import Setup, set_up
+from coadvise.reproduce.setup import ExperimentSetup, set_up
 
 SHORT = ["schedule.epochs=1", "schedule.warmup_epochs=0", "teachers.epochs=1", "data.train_size=50", "data.val_size=40"]
 
 
-def short_setup(tmp_path: Path) -> Setup:
+def short_setup(tmp_path: Path) -> ExperimentSetup:
     return set_up(find_scale("digits"), tmp_path / "out", settings=SHORT)
 
 
-def orders(setup: Setup, seeds: int = 1, jobs: int = 1) -> Orders:
+def orders(setup: ExperimentSetup, seeds: int = 1, jobs: int = 1) -> Orders:
     return Orders(setup.output / "results", seeds, jobs=jobs)

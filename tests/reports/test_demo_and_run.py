@@ -22,7 +22,7 @@ from scipy import stats
 
 import coadvise
 from coadvise.errors import RunError
-from coadvise.paper.ablations import CROSS, NONE, ONE_CONV, ONE_INV, SAME_TWICE
+from coadvise.paper.ablations import CROSS, LABELS_ONLY, ONE_CONV, ONE_INV, SAME_TWICE
 from coadvise.paper.arms import Arm
 from coadvise.paper.beyond import DEMO, DEMO_TITLES
 from coadvise.reports.paper import write_paper_report
@@ -31,8 +31,8 @@ from coadvise.reports.run import run_report
 from coadvise.reports.tables import Table, duration, markdown_table, p_value, parameters, points
 from coadvise.run.measurement import Measurement
 
-LEVELS = {NONE: 0.840, ONE_CONV: 0.934, ONE_INV: 0.928, SAME_TWICE: 0.948, CROSS: 0.947}
-COMPARISONS = [(ONE_CONV, NONE), (ONE_INV, NONE), (CROSS, NONE), (CROSS, SAME_TWICE)]
+LEVELS = {LABELS_ONLY: 0.840, ONE_CONV: 0.934, ONE_INV: 0.928, SAME_TWICE: 0.948, CROSS: 0.947}
+COMPARISONS = [(ONE_CONV, LABELS_ONLY), (ONE_INV, LABELS_ONLY), (CROSS, LABELS_ONLY), (CROSS, SAME_TWICE)]
 TEACHERS = {"resnet18": ("resnet18", 0), "resnet18-s1": ("resnet18", 1), "rednet26": ("rednet26", 0)}
 BOTH, SAME = DEMO_TITLES[CROSS], DEMO_TITLES[SAME_TWICE]
 DIGITS = [str(digit) for digit in range(10)]
@@ -204,13 +204,13 @@ def pct(value: float) -> str:
 def test_the_numbers_shown_are_numpys_and_scipys(tmp_path: Path) -> None:
     accuracies = make_demo(tmp_path)
     page = check_page(write_report(tmp_path).read_text())
-    base = np.array(accuracies[NONE])
+    base = np.array(accuracies[LABELS_ONLY])
     for one, title in DEMO_TITLES.items():
         values = np.array(accuracies[one])
         row = page.row(title, 6)
         assert row[1] == f"{pct(values.mean())} ± {pct(values.std(ddof=1))}"
         assert row[2] == "3"
-        assert row[3] == ("–" if one == NONE else f"+{pct((values - base).mean())}")
+        assert row[3] == ("–" if one == LABELS_ONLY else f"+{pct((values - base).mean())}")
         assert row[4].split() == [pct(value) for value in values]
     pvalues = [stats.ttest_rel(accuracies[a], accuracies[b]).pvalue for a, b in COMPARISONS]
     order, corrected, largest = np.argsort(pvalues), np.zeros(len(pvalues)), 0.0
@@ -325,12 +325,12 @@ def test_what_is_missing_is_named_and_the_rest_reported(tmp_path: Path) -> None:
     (tmp_path / IMAGES).unlink()
     for seed in range(3):
         (tmp_path / "results" / f"{SAME_TWICE.id}.s{seed}.json").unlink()
-    with (tmp_path / "runs" / f"{NONE.id}.s0" / "metrics.jsonl").open("a") as file:
+    with (tmp_path / "runs" / f"{LABELS_ONLY.id}.s0" / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "ev')
     page = check_page(write_report(tmp_path).read_text())
     assert f"Arms with fewer than 3 finished runs: {SAME_TWICE.id} (0), {CROSS.id} (2)." in page.text
     assert "1 unreadable line" in page.text and "Where the teachers disagree" not in page.text
-    gain = np.mean(np.array(accuracies[CROSS][:2]) - accuracies[NONE][:2])
+    gain = np.mean(np.array(accuracies[CROSS][:2]) - accuracies[LABELS_ONLY][:2])
     assert page.row(BOTH, 6)[2:4] == ["2", f"+{pct(gain)}"]
     assert page.row(SAME, 6)[1:4] == ["–", "0", "–"]
     assert page.row(f"{BOTH} is better than {SAME}", 8)[6] == "not measured"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from coadvise.paper.ablations import CROSS, NONE, ONE_CONV, SAME_TWICE, TOP1_COLUMN
+from coadvise.paper.ablations import CROSS, LABELS_ONLY, ONE_CONV, SAME_TWICE, TOP1_COLUMN
 from coadvise.paper.arms import Arm, arm
 from coadvise.paper.beyond import FRESH, HEADS, LONGER, SWEEP
 from coadvise.paper.declared import Claim, Column, Experiment, Near, Row, Value
@@ -109,50 +109,54 @@ def test_the_heads_are_drawn_as_they_answer_together(tmp_path: Path) -> None:
 
 def test_verdicts_against_scipy_and_holm_by_hand() -> None:
     a, b, c = [0.90, 0.92, 0.91, 0.93], [0.85, 0.88, 0.85, 0.89], [0.905, 0.915, 0.912, 0.928]
-    results = known(files({CROSS: a, NONE: b, ONE_CONV: c}))
-    first, second, third = judge(experiment(claim(CROSS, NONE), claim(CROSS, ONE_CONV), claim(NONE, CROSS)), results)
+    results = known(files({CROSS: a, LABELS_ONLY: b, ONE_CONV: c}))
+    first, second, third = judge(
+        experiment(claim(CROSS, LABELS_ONLY), claim(CROSS, ONE_CONV), claim(LABELS_ONLY, CROSS)), results
+    )
     p = [float(stats.ttest_rel(x, y).pvalue) for x, y in ((a, b), (a, c), (b, a))]
     assert first.p == pytest.approx(min(3 * p[0], 1)) and third.p == pytest.approx(max(3 * p[0], 2 * p[2]))
     assert second.p == pytest.approx(max(p[1], third.p))
     assert (first.verdict, third.verdict) == ("holds", "does not hold")
     assert second.verdict == "undecided at n = 4"
     assert first.differences == pytest.approx({0: 0.05, 1: 0.04, 2: 0.06, 3: 0.04})
-    assert first.files == sorted(f"{one.id}.s{s}.json" for one in (CROSS, NONE) for s in range(4))
+    assert first.files == sorted(f"{one.id}.s{s}.json" for one in (CROSS, LABELS_ONLY) for s in range(4))
 
 
 def test_only_common_seeds_count_and_fixed_seeds_stand_for_all() -> None:
-    content = files({CROSS: [0.9, 0.8, 0.7], NONE: [0.5, 0.6], arm("resnet18"): [0.95]})
+    content = files({CROSS: [0.9, 0.8, 0.7], LABELS_ONLY: [0.5, 0.6], arm("resnet18"): [0.95]})
     fixed = Claim("x", "y", (Value(arm("resnet18"), seed=0),), (Value(CROSS),))
-    both, one = judge(experiment(claim(CROSS, NONE), fixed), known(content))
+    both, one = judge(experiment(claim(CROSS, LABELS_ONLY), fixed), known(content))
     assert both.differences == pytest.approx({0: 0.4, 1: 0.2})
     assert one.differences == pytest.approx({0: 0.05, 1: 0.15, 2: 0.25})
 
 
 def test_differences_of_differences() -> None:
-    content = files({CROSS: [0.9, 0.91], NONE: [0.8, 0.82], ONE_CONV: [0.7, 0.7], SAME_TWICE: [0.65, 0.6]})
-    gain = Claim("x", "y", (Value(CROSS), Value(SAME_TWICE)), (Value(NONE), Value(ONE_CONV)))
+    content = files({CROSS: [0.9, 0.91], LABELS_ONLY: [0.8, 0.82], ONE_CONV: [0.7, 0.7], SAME_TWICE: [0.65, 0.6]})
+    gain = Claim("x", "y", (Value(CROSS), Value(SAME_TWICE)), (Value(LABELS_ONLY), Value(ONE_CONV)))
     (found,) = judge(experiment(gain), known(content))
     assert found.differences == pytest.approx({0: 0.05, 1: -0.01})
 
 
 def test_what_cannot_be_tested_says_why() -> None:
-    content = files({CROSS: [0.9], NONE: [0.8]})
-    shifted = Claim("x", "y", (Value(CROSS, "a/class"),), (Value(NONE, "a/class"),))
-    absent, nowhere, single = judge(experiment(claim(CROSS, ONE_CONV), shifted, claim(CROSS, NONE)), known(content))
+    content = files({CROSS: [0.9], LABELS_ONLY: [0.8]})
+    shifted = Claim("x", "y", (Value(CROSS, "a/class"),), (Value(LABELS_ONLY, "a/class"),))
+    absent, nowhere, single = judge(
+        experiment(claim(CROSS, ONE_CONV), shifted, claim(CROSS, LABELS_ONLY)), known(content)
+    )
     assert (absent.verdict, nowhere.verdict) == (NOT_MEASURED, NOT_MEASURED)
     assert ONE_CONV.id in absent.reason and "--shifted a=FOLDER" in nowhere.reason
     assert single.verdict == "undecided (one seed)"
-    broken = files({CROSS: [float("nan")], NONE: [0.8]})
-    assert judge(experiment(claim(CROSS, NONE)), known(broken))[0].verdict == NOT_MEASURED
+    broken = files({CROSS: [float("nan")], LABELS_ONLY: [0.8]})
+    assert judge(experiment(claim(CROSS, LABELS_ONLY)), known(broken))[0].verdict == NOT_MEASURED
 
 
 def test_exact_claims_need_no_test() -> None:
     content = {
         "a.s0": result(CROSS, 0, parameters=10.0),
-        "b.s0": result(NONE, 0, parameters=7.0),
+        "b.s0": result(LABELS_ONLY, 0, parameters=7.0),
     }
-    more = Claim("x", "y", (Value(CROSS, "parameters"),), (Value(NONE, "parameters"),), unit="M")
-    less = Claim("x", "y", (Value(NONE, "parameters"),), (Value(CROSS, "parameters"),), unit="M")
+    more = Claim("x", "y", (Value(CROSS, "parameters"),), (Value(LABELS_ONLY, "parameters"),), unit="M")
+    less = Claim("x", "y", (Value(LABELS_ONLY, "parameters"),), (Value(CROSS, "parameters"),), unit="M")
     assert {one.verdict for one in judge(experiment(more, less), known(content))} == {NO_MEANING}
     own = {name: {**one, "scale": "imagenet"} for name, one in content.items()}
     assert [one.verdict for one in judge(experiment(more, less), known(own))] == ["holds", "does not hold"]
@@ -160,7 +164,7 @@ def test_exact_claims_need_no_test() -> None:
 
 def test_of_speeds_the_best_run_counts(tmp_path: Path) -> None:
     """Other work on the machine makes a run slower, never faster."""
-    times = {CROSS: [3.0, 9.0, 2.5], NONE: [4.0, 2.7, 8.0]}
+    times = {CROSS: [3.0, 9.0, 2.5], LABELS_ONLY: [4.0, 2.7, 8.0]}
     content = {
         f"{one.id}.s{seed}": {**result(one, seed, training_ms=ms, throughput=1000 / ms), "scale": "imagenet"}
         for one, row in times.items()
@@ -168,7 +172,10 @@ def test_of_speeds_the_best_run_counts(tmp_path: Path) -> None:
     }
     slower, faster = (
         Claim("x", "y", (Value(a, metric),), (Value(b, metric),), unit=unit)
-        for a, b, metric, unit in ((NONE, CROSS, "training_ms", "ms"), (CROSS, NONE, "throughput", "images/s"))
+        for a, b, metric, unit in (
+            (LABELS_ONLY, CROSS, "training_ms", "ms"),
+            (CROSS, LABELS_ONLY, "throughput", "images/s"),
+        )
     )
     first, second = judge(experiment(slower, faster), known(content))
     assert first.differences == pytest.approx({0: 0.2}) and second.differences == pytest.approx({0: 400 - 1000 / 2.7})
@@ -181,8 +188,8 @@ def test_of_speeds_the_best_run_counts(tmp_path: Path) -> None:
 
 def test_about_equal_is_tested_against_a_margin() -> None:
     a, b = [0.902, 0.899, 0.903, 0.9], [0.9, 0.9, 0.901, 0.9]
-    near = Claim("x", "y", (Value(CROSS),), (Value(NONE),), says=Near(0.015))
-    (found,) = judge(experiment(near), known(files({CROSS: a, NONE: b})))
+    near = Claim("x", "y", (Value(CROSS),), (Value(LABELS_ONLY),), says=Near(0.015))
+    (found,) = judge(experiment(near), known(files({CROSS: a, LABELS_ONLY: b})))
     apart = np.subtract(a, b)
     one_sided = [
         stats.ttest_1samp(apart, -0.015, alternative="greater"),
@@ -194,15 +201,15 @@ def test_about_equal_is_tested_against_a_margin() -> None:
     low, high = found.test.low or 0.0, found.test.high or 0.0
     assert -0.015 < low < high < 0.015, "as a reader will check it"
     for far, word in (([0.85, 0.851, 0.849, 0.85], "does not hold"), ([0.8, 0.9, 0.95, 0.85], "undecided at n = 4")):
-        for pair in ({CROSS: a, NONE: far}, {CROSS: far, NONE: a}):
+        for pair in ({CROSS: a, LABELS_ONLY: far}, {CROSS: far, LABELS_ONLY: a}):
             assert judge(experiment(near), known(files(pair)))[0].verdict == word
 
 
 def test_claims_of_equality_do_not_make_the_others_less_certain() -> None:
-    content = known(files({CROSS: [0.9, 0.8, 0.85], NONE: [0.5, 0.6, 0.45], ONE_CONV: [0.89, 0.8, 0.84]}))
+    content = known(files({CROSS: [0.9, 0.8, 0.85], LABELS_ONLY: [0.5, 0.6, 0.45], ONE_CONV: [0.89, 0.8, 0.84]}))
     near = Claim("x", "y", (Value(CROSS),), (Value(ONE_CONV),), says=Near(0.015))
-    (better,), (equal,) = judge(experiment(claim(CROSS, NONE)), content), judge(experiment(near), content)
-    both = judge(experiment(near, claim(CROSS, NONE)), content)
+    (better,), (equal,) = judge(experiment(claim(CROSS, LABELS_ONLY)), content), judge(experiment(near), content)
+    both = judge(experiment(near, claim(CROSS, LABELS_ONLY)), content)
     assert [one.p for one in both] == [equal.p, better.p]
     assert judge(experiment(near, near), content)[0].p == pytest.approx(2 * (equal.p or 0))
 
@@ -217,11 +224,11 @@ def test_students_of_better_teachers_say_nothing_where_teachers_do_not_help_or_g
         (0.89, 0.95, 0.88, NO_MEANING, "good enough to help; here they have 88.0 and 89.0 %"),
     )
     for labels, better, worse, word, reason in cases:
-        teachers = {NONE: [labels], strong: [better], weak: [worse]}
+        teachers = {LABELS_ONLY: [labels], strong: [better], weak: [worse]}
         (found,) = judge(experiment(claim), known(files(teachers | students)))
         assert found.verdict == word and reason in found.reason
-        assert {f"{weak.id}.s0.json", f"{strong.id}.s0.json", f"{NONE.id}.s0.json"} < set(found.files)
-    (found,) = judge(experiment(claim), known(files({NONE: [0.8], strong: [0.95], **students})))
+        assert {f"{weak.id}.s0.json", f"{strong.id}.s0.json", f"{LABELS_ONLY.id}.s0.json"} < set(found.files)
+    (found,) = judge(experiment(claim), known(files({LABELS_ONLY: [0.8], strong: [0.95], **students})))
     assert found.verdict == NOT_MEASURED and "no finished run of regnety_002" in found.reason
 
 
@@ -241,7 +248,7 @@ def test_almost_nothing_is_nothing_more_than_a_margin() -> None:
     claim = next(one for one in EXPERIMENTS["table7"].claims if "convolution teacher alone adds" in one.text)
     single = arm("transformer_tiny", "resnet18", tokens="single")
     for taught, word in (([0.84, 0.86, 0.85], "holds"), ([0.93, 0.94, 0.932], "does not hold")):
-        (found,) = judge(experiment(claim), known(files({single: taught, NONE: [0.9, 0.91, 0.905]})))
+        (found,) = judge(experiment(claim), known(files({single: taught, LABELS_ONLY: [0.9, 0.91, 0.905]})))
         assert found.verdict == word and found.reason == "by less than 1.5 points"
 
 
@@ -258,16 +265,16 @@ def test_students_are_compared_with_teachers_of_the_same_images() -> None:
 def test_speeds_of_different_machines_are_not_compared() -> None:
     content = {
         f"{one.id}.s0": {**result(one, 0, training_ms=ms), "scale": "imagenet"}
-        for one, ms in ((CROSS, 3.0), (NONE, 4.0))
+        for one, ms in ((CROSS, 3.0), (LABELS_ONLY, 4.0))
     }
-    faster = Claim("x", "y", (Value(NONE, "training_ms"),), (Value(CROSS, "training_ms"),), unit="ms")
+    faster = Claim("x", "y", (Value(LABELS_ONLY, "training_ms"),), (Value(CROSS, "training_ms"),), unit="ms")
     assert judge(experiment(faster), known(content))[0].verdict == "holds"
-    content[f"{NONE.id}.s0"]["provenance"] = {"hardware": {"cpu": "another"}}
+    content[f"{LABELS_ONLY.id}.s0"]["provenance"] = {"hardware": {"cpu": "another"}}
     assert judge(experiment(faster), known(content))[0].verdict == NOT_MEASURED
 
 
 def test_a_report_says_what_its_scale_changes_and_what_does_not_belong_together(tmp_path: Path) -> None:
-    content = files({CROSS: [0.9, 0.8], NONE: [0.7, 0.72]})
+    content = files({CROSS: [0.9, 0.8], LABELS_ONLY: [0.7, 0.72]})
     for one in content.values():
         one["provenance"]["precision"] = "bf16"
         one["measured"]["corruptions/class"] = 0.3
@@ -276,28 +283,28 @@ def test_a_report_says_what_its_scale_changes_and_what_does_not_belong_together(
     page = write_paper_report(tmp_path, typed(content), [EXPERIMENTS["table6"], EXPERIMENTS["table7"]], particular)
     text = page.with_suffix(".md").read_text()
     assert "## What this scale changes beside sizes\n\nλ is ten.\n" in text and "different precision" not in text
-    content[f"{NONE.id}.s1"]["provenance"]["precision"] = "no"
+    content[f"{LABELS_ONLY.id}.s1"]["provenance"]["precision"] = "no"
     shifted = Experiment(
-        "table1", "t", "d", ("m",), (TOP1_COLUMN,), [Row(("m",), {}, {"top1": Value(NONE, "corruptions/class")})]
+        "table1", "t", "d", ("m",), (TOP1_COLUMN,), [Row(("m",), {}, {"top1": Value(LABELS_ONLY, "corruptions/class")})]
     )
-    experiments = [experiment(claim(CROSS, NONE)), experiment(claim(CROSS, ONE_CONV)), shifted]
+    experiments = [experiment(claim(CROSS, LABELS_ONLY)), experiment(claim(CROSS, ONE_CONV)), shifted]
     text = write_paper_report(tmp_path, typed(content), experiments, SCALE).with_suffix(".md").read_text()
     assert "Claims for which runs of different precision are compared: better." in text
     assert "Of the validation images 1,200 were corrupted." in text and "What this scale" not in text
 
 
 def test_exact_claims_do_not_make_the_others_less_certain() -> None:
-    content = files({CROSS: [0.9, 0.8, 0.85], NONE: [0.5, 0.6, 0.45]})
-    more = Claim("x", "y", (Value(CROSS, "parameters"),), (Value(NONE, "parameters"),), unit="M")
-    (alone,) = judge(experiment(claim(CROSS, NONE)), known(content))
-    beside = judge(experiment(more, claim(CROSS, NONE), more), known(content))[1]
+    content = files({CROSS: [0.9, 0.8, 0.85], LABELS_ONLY: [0.5, 0.6, 0.45]})
+    more = Claim("x", "y", (Value(CROSS, "parameters"),), (Value(LABELS_ONLY, "parameters"),), unit="M")
+    (alone,) = judge(experiment(claim(CROSS, LABELS_ONLY)), known(content))
+    beside = judge(experiment(more, claim(CROSS, LABELS_ONLY), more), known(content))[1]
     assert alone.p is not None and beside.p == alone.p
 
 
 def test_equal_differences_stay_equal_when_rounded() -> None:
     """Of 600 images, 541 against 537 and 542 against 538, at six decimals."""
-    content = files({CROSS: [0.901667, 0.903333], NONE: [0.895000, 0.896667]})
-    (found,) = judge(experiment(claim(CROSS, NONE)), known(content))
+    content = files({CROSS: [0.901667, 0.903333], LABELS_ONLY: [0.895000, 0.896667]})
+    (found,) = judge(experiment(claim(CROSS, LABELS_ONLY)), known(content))
     assert found.p is None and found.verdict == "undecided at n = 2 (all differences equal)"
 
 

@@ -14,7 +14,7 @@ from coadvise.cli.main import app
 from coadvise.data.sources.opening import open_sources
 from coadvise.evaluation.disagreement import disagreements
 from coadvise.evaluation.inference import class_probabilities
-from coadvise.paper.ablations import NONE, SAME_TWICE
+from coadvise.paper.ablations import LABELS_ONLY, SAME_TWICE
 from coadvise.paper.beyond import DEMO, DEMO_TITLES
 from coadvise.paper.imagenet import EXPERIMENTS
 from coadvise.reproduce import setup
@@ -46,7 +46,7 @@ def test_the_runs_of_the_demo_are_those_of_table_6(tmp_path: Path) -> None:
     planner = Planner(set_up(find_scale("digits"), tmp_path))
     demo, table = (in_order(planner, [one], 2) for one in (DEMO, EXPERIMENTS["table6"]))
     assert {run.name for run in demo} < {run.name for run in table}
-    assert len([run for run in demo if run.teachers or run.arm == NONE]) == 10
+    assert len([run for run in demo if run.teachers or run.arm == LABELS_ONLY]) == 10
     assert sorted(run.name.partition(".s")[0] for run in demo if run.arm.model != "transformer_tiny") == [
         "rednet26", "resnet18", "resnet18",
     ]  # fmt: skip

@@ -20,7 +20,7 @@ from coadvise.checkpoints.trained import load_trained
 from coadvise.data.sources.opening import open_sources
 from coadvise.errors import DataError, RecipeError, RunError
 from coadvise.models.students import small_stem
-from coadvise.paper.ablations import CROSS, NONE, ONE_CONV, SEVEN_ARMS
+from coadvise.paper.ablations import CROSS, LABELS_ONLY, ONE_CONV, SEVEN_ARMS
 from coadvise.paper.arms import Arm, Teacher, arm
 from coadvise.paper.beyond import BEYOND, FRESH, HEADS, LONGER, SWEEP
 from coadvise.paper.declared import Experiment, Row, Value
@@ -32,7 +32,7 @@ from coadvise.reproduce.measure import groups_of, read_result
 from coadvise.reproduce.planner import Planner, column_recipe, in_order
 from coadvise.reproduce.runner import open_jobs, run_jobs
 from coadvise.reproduce.scales import SCALES, find_scale
-from coadvise.reproduce.setup import Setup, set_up
+from coadvise.reproduce.setup import ExperimentSetup, set_up
 from coadvise.system.progress import Display
 
 ALL = list(EXPERIMENTS.values())
@@ -40,7 +40,7 @@ PAPER = SHARED / "paper" / "paper.txt"
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> Setup:
+def setup(tmp_path: Path) -> ExperimentSetup:
     return short_setup(tmp_path)
 
 
@@ -138,7 +138,7 @@ def test_every_arm_can_be_built_at_every_scale(tmp_path: Path, scale: str) -> No
             assert set(tokens) - {"class"} == wanted, run.arm.id
 
 
-def test_a_sweep_changes_one_thing_of_the_students(setup: Setup) -> None:
+def test_a_sweep_changes_one_thing_of_the_students(setup: ExperimentSetup) -> None:
     """Everything but what a row names is as in its first row, down to the teachers and the hash of what is the same."""
     planner = Planner(setup)
     rows = {row.labels[0]: {key: value.arm for key, value in row.ours.items()} for row in SWEEP.rows}
@@ -209,7 +209,7 @@ def test_a_sweep_leaves_out_what_the_settings_make_the_same(tmp_path: Path) -> N
     assert _told_apart(EXPERIMENTS["table6"], Planner(setup)) is EXPERIMENTS["table6"]
 
 
-def test_the_seven_arms_with_views_that_never_recur(setup: Setup, tmp_path: Path) -> None:
+def test_the_seven_arms_with_views_that_never_recur(setup: ExperimentSetup, tmp_path: Path) -> None:
     planner = Planner(setup)
     for row, one in zip(FRESH.rows, SEVEN_ARMS, strict=True):
         run, before = planner.run(row.ours["top1"].arm, 0), planner.run(one, 0)
@@ -224,7 +224,7 @@ def test_the_seven_arms_with_views_that_never_recur(setup: Setup, tmp_path: Path
     assert not live.output.exists()
 
 
-def test_the_seven_arms_with_more_time(setup: Setup) -> None:
+def test_the_seven_arms_with_more_time(setup: ExperimentSetup) -> None:
     """Twice the epochs on the advice of the same teachers; what a sweep of the epochs needs is shared with it."""
     planner = Planner(setup)
     for row, one in zip(LONGER.rows, SEVEN_ARMS, strict=True):
@@ -242,7 +242,7 @@ def test_the_seven_arms_with_more_time(setup: Setup) -> None:
         }
 
 
-def test_the_heads_answer_what_tables_6_and_7_claim(setup: Setup) -> None:
+def test_the_heads_answer_what_tables_6_and_7_claim(setup: ExperimentSetup) -> None:
     """No run of its own; a student with a single head answers by that one; each claim is once about a mean of heads."""
     tables = [EXPERIMENTS["table6"], EXPERIMENTS["table7"]]
     assert set(HEADS.arms()) == set(SEVEN_ARMS) <= {one for table in tables for one in table.arms()}
@@ -271,7 +271,7 @@ def test_numbers_may_be_written_as_words(tmp_path: Path) -> None:
     assert (run.recipe.optim.token_lr, run.recipe.schedule.epochs) == (6.0, 20)
 
 
-def test_the_names_of_runs_stay_when_settings_are_added(setup: Setup) -> None:
+def test_the_names_of_runs_stay_when_settings_are_added(setup: ExperimentSetup) -> None:
     """A setting of its own default changes no hash, so that results of earlier versions are found."""
     planner = Planner(setup)
     recipe = planner.run(CROSS, 0).recipe
@@ -284,9 +284,9 @@ def test_the_names_of_runs_stay_when_settings_are_added(setup: Setup) -> None:
     assert {name: load_recipe(name).fingerprint() for name in before} == before
 
 
-def test_scales_shrink_depth_and_width_alone(setup: Setup) -> None:
+def test_scales_shrink_depth_and_width_alone(setup: ExperimentSetup) -> None:
     planner = Planner(setup)
-    cross, none = planner.run(CROSS, 0).recipe, planner.run(NONE, 0).recipe
+    cross, none = planner.run(CROSS, 0).recipe, planner.run(LABELS_ONLY, 0).recipe
     assert cross.student.options == none.student.options
     assert cross.tokens() == {"resnet18": "conv", "rednet26": "inv"}
     assert cross.data == none.data, "arms are compared on the same views"
@@ -294,7 +294,7 @@ def test_scales_shrink_depth_and_width_alone(setup: Setup) -> None:
     assert planner.run(CROSS, 1).recipe.data.seed == 1
 
 
-def test_a_run_is_named_by_what_decides_its_numbers(tmp_path: Path, setup: Setup) -> None:
+def test_a_run_is_named_by_what_decides_its_numbers(tmp_path: Path, setup: ExperimentSetup) -> None:
     first = Planner(setup).run(CROSS, 0)
     elsewhere = set_up(find_scale("digits"), tmp_path / "elsewhere", settings=SHORT)
     assert Planner(elsewhere).run(CROSS, 0).id == first.id
@@ -302,12 +302,12 @@ def test_a_run_is_named_by_what_decides_its_numbers(tmp_path: Path, setup: Setup
     other = set_up(find_scale("digits"), tmp_path / "out", settings=[*SHORT, "teachers.epochs=2"])
     changed = Planner(other).run(CROSS, 0)
     assert changed.id != first.id, "other teachers make another run"
-    assert Planner(other).run(NONE, 0).id == Planner(setup).run(NONE, 0).id
+    assert Planner(other).run(LABELS_ONLY, 0).id == Planner(setup).run(LABELS_ONLY, 0).id
     fewer = set_up(find_scale("digits"), tmp_path / "out", settings=[*SHORT, "data.train_size=40"])
-    assert Planner(fewer).run(NONE, 0).id != Planner(setup).run(NONE, 0).id
+    assert Planner(fewer).run(LABELS_ONLY, 0).id != Planner(setup).run(LABELS_ONLY, 0).id
 
 
-def test_the_telling_runs_come_first_and_teachers_before_students(setup: Setup) -> None:
+def test_the_telling_runs_come_first_and_teachers_before_students(setup: ExperimentSetup) -> None:
     runs = in_order(Planner(setup), ALL, 2)
     place = {run.id: i for i, run in enumerate(runs)}
     for run in runs:
@@ -318,7 +318,7 @@ def test_the_telling_runs_come_first_and_teachers_before_students(setup: Setup) 
     assert {run.seed for run in partial} == {0}
 
 
-def test_runs_are_shared_between_tables(setup: Setup) -> None:
+def test_runs_are_shared_between_tables(setup: ExperimentSetup) -> None:
     both = in_order(Planner(setup), find_experiments(["table4", "table6"]), 1)
     apart = [in_order(Planner(setup), find_experiments([name]), 1) for name in ("table4", "table6")]
     assert len(both) < sum(map(len, apart))
@@ -397,17 +397,17 @@ def test_the_papers_scale_has_the_settings_of_the_built_in_recipes(tmp_path: Pat
     assert ours.data.augment == builtin.data.augment
     assert ours.loss.label_weight == 1 and set(ours.loss.weights.values()) == {1.0}
     tiny = set_up(find_scale("tiny"), tmp_path, source="digits")
-    assert Planner(tiny).run(NONE, 0).recipe.student.options == {"patch_size": 8, "drop_path_rate": 0.05}
+    assert Planner(tiny).run(LABELS_ONLY, 0).recipe.student.options == {"patch_size": 8, "drop_path_rate": 0.05}
 
 
-def test_hard_advice_weighs_as_much_as_the_labels(setup: Setup) -> None:
+def test_hard_advice_weighs_as_much_as_the_labels(setup: ExperimentSetup) -> None:
     hard = Planner(setup).run(DEIT_TI_KD, 0).recipe
     assert set(hard.loss.weights.values()) == {1.0} and hard.student.options["inference"] == "average"
     assert set(Planner(setup).run(CROSS, 0).recipe.loss.weights.values()) == {10.0}
     other = Planner(set_up(find_scale("digits"), setup.output, settings=[*SHORT, "weight=3"]))
     assert set(other.run(CROSS, 0).recipe.loss.weights.values()) == {3.0}
     assert other.run(CROSS, 0).id != Planner(setup).run(CROSS, 0).id
-    assert other.run(NONE, 0).id == Planner(setup).run(NONE, 0).id
+    assert other.run(LABELS_ONLY, 0).id == Planner(setup).run(LABELS_ONLY, 0).id
 
 
 @pytest.mark.parametrize(
@@ -442,13 +442,13 @@ def test_settings_of_teachers_by_their_earlier_name(tmp_path: Path) -> None:
 def test_a_setting_of_the_teachers_can_be_taken_away(tmp_path: Path) -> None:
     settings = ["teachers.epochs=null", "teachers.augment=null"]
     setup = set_up(find_scale("digits"), tmp_path, settings=settings)
-    teacher, student = (Planner(setup).run(one, 0).recipe for one in (arm("resnet18"), NONE))
+    teacher, student = (Planner(setup).run(one, 0).recipe for one in (arm("resnet18"), LABELS_ONLY))
     assert teacher.schedule == student.schedule and teacher.data.augment == student.data.augment
 
 
 def test_a_change_of_the_teachers_augmentation_starts_from_the_students(tmp_path: Path) -> None:
     setup = set_up(find_scale("cifar"), tmp_path, source="digits", settings=["teachers.augment.mixup=0"])
-    teacher, student = (Planner(setup).run(one, 0).recipe.data.augment for one in (arm("resnet18"), NONE))
+    teacher, student = (Planner(setup).run(one, 0).recipe.data.augment for one in (arm("resnet18"), LABELS_ONLY))
     assert teacher == student.model_copy(update={"mixup": 0.0})
 
 
@@ -466,7 +466,7 @@ def test_advice_of_other_teachers_or_views_is_stored_elsewhere(tmp_path: Path) -
 def test_some_classes_of_a_data_set(tmp_path: Path) -> None:
     (tmp_path / "some.txt").write_text("3 three\n5\n\n8\n")
     setup = set_up(find_scale("digits"), tmp_path / "out", classes=str(tmp_path / "some.txt"), settings=SHORT)
-    train, validation = open_sources(Planner(setup).run(NONE, 0).recipe.data)
+    train, validation = open_sources(Planner(setup).run(LABELS_ONLY, 0).recipe.data)
     assert train.class_names == validation.class_names == ("3", "5", "8")
     assert set(train.labels) == {0, 1, 2} and len(train) == 50
     whole = open_sources(load_recipe("digits", ["data.train_size=null", "data.val_size=null"]).data)[1]

@@ -22,14 +22,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from coadvise.errors import DataError, RunError
-from coadvise.paper.ablations import CROSS, NONE, ONE_CONV
+from coadvise.paper.ablations import CROSS, LABELS_ONLY, ONE_CONV
 from coadvise.paper.arms import arm
 from coadvise.paper.declared import Experiment, Row, Value
 from coadvise.reproduce.command import MARK, find_experiments, reproduce
 from coadvise.reproduce.measure import Shifted, groups_there, measure, read_result
 from coadvise.reproduce.planner import Planner
 from coadvise.reproduce.runner import Orders, _threads, open_jobs, run_jobs
-from coadvise.reproduce.setup import Setup
+from coadvise.reproduce.setup import ExperimentSetup
 from coadvise.run.folder import RunFolder
 from coadvise.run.measurement import Measurement
 from coadvise.system.digests import file_digest
@@ -39,14 +39,14 @@ from coadvise.system.workers import _device
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> Setup:
+def setup(tmp_path: Path) -> ExperimentSetup:
     return short_setup(tmp_path)
 
 
 FIGURE2 = ("figure2.json", "attention.json")
 
 
-def test_a_table_runs_once_and_goes_on_where_it_was(setup: Setup) -> None:
+def test_a_table_runs_once_and_goes_on_where_it_was(setup: ExperimentSetup) -> None:
     experiments = find_experiments(["table7", "figure2"])  # which shows the same models on single images
     planner = Planner(setup)
     write_json(setup.output / MARK, {})
@@ -74,7 +74,7 @@ def test_a_table_runs_once_and_goes_on_where_it_was(setup: Setup) -> None:
     assert "figures/figure2.png" in text and "figures/attention.png" in text
 
 
-def test_results_from_elsewhere_count_and_their_teachers_are_trained_again_when_needed(setup: Setup) -> None:
+def test_results_from_elsewhere_count_and_their_teachers_are_trained_again_when_needed(setup: ExperimentSetup) -> None:
     experiments = find_experiments(["table7"])
     reproduce(setup, experiments, orders(setup), Display(quiet=True))
     shutil.rmtree(setup.output / "runs")
@@ -88,7 +88,7 @@ def test_results_from_elsewhere_count_and_their_teachers_are_trained_again_when_
     assert sum(job.key.startswith("advice") for job in jobs) == 2
 
 
-def test_a_spent_budget_stops_cleanly(setup: Setup) -> None:
+def test_a_spent_budget_stops_cleanly(setup: ExperimentSetup) -> None:
     experiments = find_experiments(["table7", "figure2"])
     none = Orders(setup.output / "results", 1, budget=0.0, jobs=1)
     page = reproduce(setup, experiments, none, Display(quiet=True))
@@ -173,7 +173,7 @@ def test_another_folder_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_advice_is_written_anew_when_a_teacher_was_trained_anew(setup: Setup) -> None:
+def test_advice_is_written_anew_when_a_teacher_was_trained_anew(setup: ExperimentSetup) -> None:
     experiment = Experiment("table6", "t", "d", ("m",), (), [Row(("m",), {}, {"top1": Value(ONE_CONV)})])
     reproduce(setup, [experiment], orders(setup), Display(quiet=True))
     run = Planner(setup).run(ONE_CONV, 0)
@@ -197,7 +197,7 @@ def test_advice_is_written_anew_when_a_teacher_was_trained_anew(setup: Setup) ->
     assert after.teacher_weights != taught
 
 
-def test_a_student_half_taught_by_another_teacher_starts_anew(setup: Setup) -> None:
+def test_a_student_half_taught_by_another_teacher_starts_anew(setup: ExperimentSetup) -> None:
     """Its teacher was trained again since: what it had learnt is not gone on with."""
     experiment = Experiment("table6", "t", "d", ("m",), (), [Row(("m",), {}, {"top1": Value(ONE_CONV)})])
     reproduce(setup, [experiment], orders(setup), Display(quiet=True))
@@ -219,7 +219,7 @@ def test_a_student_half_taught_by_another_teacher_starts_anew(setup: Setup) -> N
     assert kinds.count("eval") == 1 and result.is_file()
 
 
-def test_a_failing_run_stops_none_of_the_others(setup: Setup) -> None:
+def test_a_failing_run_stops_none_of_the_others(setup: ExperimentSetup) -> None:
     experiments = find_experiments(["table7"])
     planner = Planner(setup)
     bad = planner.run(arm("rednet26"), 0)
@@ -240,7 +240,9 @@ def test_a_failing_run_stops_none_of_the_others(setup: Setup) -> None:
     assert open_jobs(planner, experiments, orders(setup))[0] == []
 
 
-def test_a_folder_for_results_that_cannot_be_written_is_found_before_anything_is_trained(setup: Setup) -> None:
+def test_a_folder_for_results_that_cannot_be_written_is_found_before_anything_is_trained(
+    setup: ExperimentSetup,
+) -> None:
     setup.output.parent.joinpath("taken").write_text("x")
     taken = setup.output.parent / "taken"
     wanted = Orders(taken, 1)
@@ -249,7 +251,7 @@ def test_a_folder_for_results_that_cannot_be_written_is_found_before_anything_is
     assert taken.read_text() == "x" and [path.name for path in setup.output.iterdir()] == [MARK]
 
 
-def test_missing_shifted_images_are_found_before_anything_is_trained(setup: Setup, tmp_path: Path) -> None:
+def test_missing_shifted_images_are_found_before_anything_is_trained(setup: ExperimentSetup, tmp_path: Path) -> None:
     for name in ("3", "unheard-of"):
         (tmp_path / "foreign" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "foreign" / name / "one.png")
@@ -264,10 +266,10 @@ def test_missing_shifted_images_are_found_before_anything_is_trained(setup: Setu
     assert not setup.output.exists()
 
 
-def test_measures_of_other_weights_or_images_are_made_anew(setup: Setup) -> None:
-    experiment = Experiment("table6", "t", "d", ("m",), (), [Row(("m",), {}, {"top1": Value(NONE)})])
+def test_measures_of_other_weights_or_images_are_made_anew(setup: ExperimentSetup) -> None:
+    experiment = Experiment("table6", "t", "d", ("m",), (), [Row(("m",), {}, {"top1": Value(LABELS_ONLY)})])
     reproduce(setup, [experiment], orders(setup), Display(quiet=True))
-    run, results = Planner(setup).run(NONE, 0), orders(setup).results
+    run, results = Planner(setup).run(LABELS_ONLY, 0), orders(setup).results
     path = results / f"{run.name}.json"
     content = json.loads(path.read_text())
     known = {**content, "groups": ["corruptions", "run"]}
@@ -291,8 +293,10 @@ def test_measures_of_other_weights_or_images_are_made_anew(setup: Setup) -> None
     assert groups_there(replace(here, sources={"corruptions": "imagenet-c"}), Shifted()) == {"corruptions", "run"}
 
 
-def test_shifted_images_elsewhere_train_nothing_anew(setup: Setup, tmp_path: Path) -> None:
-    experiment = Experiment("table6", "t", "d", ("m",), (), [Row(("x",), {}, {"c": Value(NONE, "corruptions/class")})])
+def test_shifted_images_elsewhere_train_nothing_anew(setup: ExperimentSetup, tmp_path: Path) -> None:
+    experiment = Experiment(
+        "table6", "t", "d", ("m",), (), [Row(("x",), {}, {"c": Value(LABELS_ONLY, "corruptions/class")})]
+    )
     reproduce(setup, [experiment], orders(setup), Display(quiet=True))
     wanted = Orders(setup.output / "results", 1, jobs=1, shifted=Shifted({"c": str(tmp_path)}))
     (job,) = open_jobs(Planner(setup), [experiment], wanted)[0]

@@ -23,13 +23,13 @@ TOP1_COLUMN = Column("top1", "Top-1 (%)")
 CONV, INV = "resnet18", "rednet26"
 TWIN = Teacher(CONV, seed=1)
 
-NONE, ONE_CONV, ONE_INV = arm("transformer_tiny"), arm("transformer_tiny", CONV), arm("transformer_tiny", INV)
+LABELS_ONLY, ONE_CONV, ONE_INV = arm("transformer_tiny"), arm("transformer_tiny", CONV), arm("transformer_tiny", INV)
 CROSS = arm("transformer_tiny", CONV, INV)
 SAME_TWICE = arm("transformer_tiny", CONV, TWIN)
 SAME_DEEPER = arm("transformer_tiny", CONV, "resnet50")
 SINGLE = arm("transformer_tiny", CONV, INV, tokens="single")
 
-SEVEN_ARMS = (NONE, ONE_CONV, ONE_INV, SAME_TWICE, SAME_DEEPER, CROSS, SINGLE)
+SEVEN_ARMS = (LABELS_ONLY, ONE_CONV, ONE_INV, SAME_TWICE, SAME_DEEPER, CROSS, SINGLE)
 """The arms that carry the paper's claim: they are run before all others."""
 SEVEN_TITLES = (
     "no teacher", "one convolution teacher", "one involution teacher", "two convolution teachers, two seeds",
@@ -73,14 +73,14 @@ def _table4() -> Experiment:
                 f"Both teachers together help the transformer more than {title}",
                 "§4.3.2, Table 4",
                 (Value(CROSS), Value(arm(model))),
-                (Value(NONE), Value(arm(model, CONV, INV))),
+                (Value(LABELS_ONLY), Value(arm(model, CONV, INV))),
             )
         )
     place = "§4.3.2, Table 4"
     resnet = arm("resnet10", CONV, INV), arm("resnet10", CONV)
     claims += [
         similar("ResNet-10 learns from both teachers about as much as from ResNet-18 alone", place, *resnet),
-        similar("Without teachers, Mixer-Ti and Transformer-Ti are about equal", place, NONE, arm("mixer_tiny")),
+        similar("Without teachers, Mixer-Ti and Transformer-Ti are about equal", place, LABELS_ONLY, arm("mixer_tiny")),
     ]
     return Experiment(
         "table4",
@@ -147,7 +147,7 @@ def _table5() -> Experiment:
 def _table6() -> Experiment:
     names = (CONV, "resnet50", INV)
     printed: list[tuple[Arm, tuple[str, str, str], float]] = [
-        (NONE, ("", "", ""), 81.8),
+        (LABELS_ONLY, ("", "", ""), 81.8),
         (ONE_CONV, ("✓", "", ""), 86.5),
         (arm("transformer_tiny", "resnet50"), ("", "✓", ""), 86.6),
         (ONE_INV, ("", "", "✓"), 85.0),
@@ -168,8 +168,8 @@ def _table6() -> Experiment:
         (TOP1_COLUMN,),
         rows,
         [
-            above("One convolution teacher is better than none", place, ONE_CONV, NONE),
-            above("One involution teacher is better than none", place, ONE_INV, NONE),
+            above("One convolution teacher is better than none", place, ONE_CONV, LABELS_ONLY),
+            above("One involution teacher is better than none", place, ONE_INV, LABELS_ONLY),
             above("Both kinds are better than the convolution teacher alone", place, CROSS, ONE_CONV),
             above("Both kinds are better than the involution teacher alone", place, CROSS, ONE_INV),
             above("Both kinds are better than two convolution teachers of other seeds", place, CROSS, SAME_TWICE),
@@ -189,7 +189,7 @@ def _table7() -> Experiment:
     place = "§4.3.4, Table 7"
 
     def nothing(text: str, one: Arm) -> Claim:
-        return Claim(text, place, (Value(one),), (Value(NONE),), Below(MARGIN))
+        return Claim(text, place, (Value(one),), (Value(LABELS_ONLY),), Below(MARGIN))
 
     return Experiment(
         "table7",
@@ -198,7 +198,7 @@ def _table7() -> Experiment:
         ("Student", "Tokens", "ResNet-18", "RedNet-26"),
         (TOP1_COLUMN,),
         [
-            row(NONE, "1", 81.8),
+            row(LABELS_ONLY, "1", 81.8),
             row(conv, "1", 81.9),
             row(inv, "1", 80.7),
             row(SINGLE, "1", 83.5),
@@ -206,7 +206,7 @@ def _table7() -> Experiment:
         ],
         [
             above("Three tokens are better than one with the same two teachers", place, CROSS, SINGLE),
-            above("With one token, two teachers are better than none", place, SINGLE, NONE),
+            above("With one token, two teachers are better than none", place, SINGLE, LABELS_ONLY),
             nothing("With one token, the convolution teacher alone adds almost nothing", conv),
             nothing("With one token, the involution teacher alone adds almost nothing", inv),
         ],
@@ -249,7 +249,7 @@ def _figure4() -> Experiment:
 
     def unchanged(text: str, weak: Teacher, strong: Teacher) -> Claim:
         first, second = (Value(one.arm, seed=0) for one in (strong, weak))
-        enough = Condition("better", second, Value(NONE), "meant for teachers that are good enough to help")
+        enough = Condition("better", second, Value(LABELS_ONLY), "meant for teachers that are good enough to help")
         gain = f"meant for a teacher that gets better by more than {100 * MARGIN:g} points"
         better = Condition("better", first, second, gain, by=MARGIN)
         taught, before = (arm("transformer_tiny", teacher) for teacher in (strong, weak))
@@ -311,7 +311,7 @@ def _figure4() -> Experiment:
             {"a": "(a) teachers trained for a part of their epochs", "b": "(b) teachers of three sizes"},
             tuple(FAMILIES),
             sizes="b",
-            baseline=Value(NONE),
+            baseline=Value(LABELS_ONLY),
         ),
     )
 

@@ -12,7 +12,7 @@ from .ablations import (
     CONV,
     CROSS,
     INV,
-    NONE,
+    LABELS_ONLY,
     ONE_CONV,
     ONE_INV,
     SAME_TWICE,
@@ -62,7 +62,7 @@ def _early(arm: Arm) -> Arm:
 
 
 def _sweep() -> Experiment:
-    arms = {"none": NONE, "one": ONE_CONV, "both": CROSS, "single": SINGLE}
+    arms = {"none": LABELS_ONLY, "one": ONE_CONV, "both": CROSS, "single": SINGLE}
     rows = [(title, {key: _changed(arm, changes) for key, arm in arms.items()}) for title, changes in CHANGES]
     rows.append(("teachers of half the epochs", {key: _early(arm) for key, arm in arms.items()}))
     claims = []
@@ -193,7 +193,7 @@ FRESH = _seven(
     live=True,
 )
 DEMO_TITLES = {
-    NONE: "labels only",
+    LABELS_ONLY: "labels only",
     ONE_CONV: "one CNN teacher",
     ONE_INV: "one involution teacher",
     SAME_TWICE: "two CNN teachers",
@@ -205,7 +205,7 @@ def _better(better: Arm, worse: Arm) -> Claim:
     return above(f"{DEMO_TITLES[better]} is better than {DEMO_TITLES[worse]}", PLACE, better, worse)
 
 
-_GAIN = _better(CROSS, NONE)
+_GAIN = _better(CROSS, LABELS_ONLY)
 DEMO = Experiment(
     "demo",
     "One transformer, taught in five ways",
@@ -214,7 +214,7 @@ DEMO = Experiment(
     HEAD_COLUMNS,
     [Row((title,), {}, heads_of(arm)) for arm, title in DEMO_TITLES.items()],
     # Few, and declared before anything is measured: each further comparison weakens all of them (Holm).
-    [_better(ONE_CONV, NONE), _better(ONE_INV, NONE), _GAIN, _better(CROSS, SAME_TWICE)],
+    [_better(ONE_CONV, LABELS_ONLY), _better(ONE_INV, LABELS_ONLY), _GAIN, _better(CROSS, SAME_TWICE)],
     (
         "The class token alone answers; “all heads” is the mean of all heads' logits. Advised tokens are in the order "
         "of the row's teachers.",

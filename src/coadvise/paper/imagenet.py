@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..names import AVERAGE, TOP1
-from .ablations import ABLATIONS, CONV, CROSS, INV, NONE, TOP1_COLUMN, above
+from .ablations import ABLATIONS, CONV, CROSS, INV, LABELS_ONLY, TOP1_COLUMN, above
 from .arms import Arm, arm
 from .declared import MARGIN, Claim, Column, Condition, Experiment, Near, Row, SingleImages, Sizes, Value
 
@@ -345,7 +345,7 @@ def _figure2() -> Experiment:
             for title, one in (
                 ("CNN (ResNet-18)", arm(CONV)),
                 ("INN (RedNet-26)", arm(INV)),
-                ("Transformer-Ti, labels only", NONE),
+                ("Transformer-Ti, labels only", LABELS_ONLY),
                 ("Transformer-Ti, both teachers", CROSS),
             )
         ],

@@ -15,7 +15,7 @@ from .plots.accuracy import learning_curves
 from .plots.style import Drawing, draw, style
 from .results import Results
 from .similarity import Outputs, similarity_section
-from .tables import NONE, Table, count, duration, mean_sd, parameters, percent, points
+from .tables import ABSENT, Table, count, duration, mean_sd, parameters, percent, points
 
 
 def shown_in_detail(experiments: Sequence[Experiment]) -> dict[str, Dots]:
@@ -47,9 +47,9 @@ def _seeds_table(figure: Dots, results: Results) -> Table:
                 label,
                 mean_sd(results.summary(value)),
                 str(len(series)),
-                NONE if gain is None else points(gain.mean),
-                "  ".join(percent(one) for one in series.values()) or NONE,
-                ", ".join(map(parameters, sizes)) or NONE,
+                ABSENT if gain is None else points(gain.mean),
+                "  ".join(percent(one) for one in series.values()) or ABSENT,
+                ", ".join(map(parameters, sizes)) or ABSENT,
             ]
         )
     columns = ["Trained with", "Top-1, %", "n", "Gain, points", "Each seed, %", "Parameters"]
@@ -65,7 +65,7 @@ def _teachers_table(figure: Dots, results: Results) -> Table | None:
     rows = []
     for teacher in teachers_of(figure, results):
         run = results.run(teacher.arm, teacher.seed)
-        cells = [NONE, NONE, NONE, NONE]
+        cells = [ABSENT, ABSENT, ABSENT, ABSENT]
         if run is not None:
             student = run.student
             cells = [student.model, percent(run.number()), parameters(student.parameters), duration(run.seconds)]

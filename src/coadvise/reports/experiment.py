@@ -11,7 +11,7 @@ from .figures import figure_parts
 from .page import Section, Text
 from .plots.style import Drawing
 from .results import Results
-from .tables import NONE, Cell, Table, mean_sd, number, shown, title_of
+from .tables import ABSENT, Cell, Table, mean_sd, number, shown, title_of
 from .verdicts import claims_table, kinds_sentences
 
 
@@ -60,7 +60,7 @@ def experiment_table(one: Experiment, results: Results) -> Table:
         for column in one.columns:
             printed = row.paper.get(column.key)
             if one.of_paper:
-                cells.append(NONE if printed is None else _paper_number(printed, column))
+                cells.append(ABSENT if printed is None else _paper_number(printed, column))
             cells.append(_ours(row, column, results))
         counts = sorted({len(results.series(value)) for value in row.ours.values()} - {0})
         rows.append([*cells, ", ".join(map(str, counts)) or "0"])
@@ -77,7 +77,7 @@ def _ours(row: Row, column: Column, results: Results) -> str:
     value = row.ours.get(column.key)
     summary = None if value is None else results.summary(value)
     if value is None or summary is None:
-        return NONE
+        return ABSENT
     if value.metric in BEST and (best := results.best(value)) is not None:
         return shown(best, column.unit)
     if column.unit == "%":

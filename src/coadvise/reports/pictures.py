@@ -19,7 +19,7 @@ from .page import Text
 from .plots.disagreement import Disagreement, disagreement_figure
 from .plots.style import Drawing, draw
 from .results import ATTENTION, IMAGES, Results
-from .tables import NONE, Table
+from .tables import ABSENT, Table
 
 NOTE = (
     "Images on which the teachers disagree, chosen for that: they show how advice combines, not how often. Shaded: the "
@@ -85,7 +85,7 @@ def disagreement_parts(name: str, folder: Path) -> list[Text | Table | Drawing]:
     models = list(dict.fromkeys(model for image in images for model in image.outputs))
     rows = [
         [
-            str(image.index) if image.index >= 0 else NONE,
+            str(image.index) if image.index >= 0 else ABSENT,
             classes[image.label],
             *(_answer(image, image.outputs.get(model), classes) for model in models),
         ]
@@ -103,7 +103,7 @@ def disagreement_parts(name: str, folder: Path) -> list[Text | Table | Drawing]:
 
 def _answer(image: Disagreement, shares: Sequence[float] | None, classes: Sequence[str]) -> str:
     if shares is None:
-        return NONE
+        return ABSENT
     best = max(range(len(shares)), key=shares.__getitem__)
     return f"{'✓' if best == image.label else '✗'} {classes[best]} ({shares[best]:.2f})"
 

@@ -10,7 +10,7 @@ from ..run.measurement import Measurement
 from ..run.result import RunResult
 from .page import Section, Text
 from .plots.style import Drawing
-from .tables import NONE, Table, count, duration
+from .tables import ABSENT, Table, count, duration
 
 
 def provenance_section(runs: Sequence[tuple[str, str, RunResult | Measurement]]) -> Section:
@@ -34,7 +34,7 @@ def provenance_section(runs: Sequence[tuple[str, str, RunResult | Measurement]])
                 duration(run.seconds),
                 count(run.steps),
                 count(run.images_seen),
-                str(source.get("date", NONE))[:16].replace("T", " "),
+                str(source.get("date", ABSENT))[:16].replace("T", " "),
                 str(machines.index(machine) + 1),
             ]
         )
@@ -51,7 +51,7 @@ def provenance_section(runs: Sequence[tuple[str, str, RunResult | Measurement]])
 
 
 def _machine_rows(machine: Mapping[str, Any]) -> list[list[str]]:
-    rows = [["commit", str(machine.get("commit") or "unknown")], ["system", str(machine.get("system") or NONE)]]
+    rows = [["commit", str(machine.get("commit") or "unknown")], ["system", str(machine.get("system") or ABSENT)]]
     for part in ("hardware", "versions"):
         for key, value in (machine.get(part) or {}).items():
             rows.append([key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)])

@@ -13,7 +13,7 @@ from .plots.accuracy import Curve, run_curves
 from .plots.style import Drawing, draw
 from .provenance import provenance_section
 from .similarity import Outputs, similarity_section
-from .tables import NONE, Table, count, duration, number, parameters, percent
+from .tables import ABSENT, Table, count, duration, number, parameters, percent
 
 
 def run_page(run: RunFiles) -> Page:
@@ -115,7 +115,7 @@ def _teachers_table(result: RunResult) -> Table:
     for name, facts in result.teachers.items():
         checked = percent(facts.accuracy) + (f" of {count(facts.samples)}" if facts.samples else "")
         whole = percent(result.final.get(f"teacher/{name}"))
-        rows.append([name, facts.model, facts.bias or NONE, checked, whole, parameters(facts.parameters)])
+        rows.append([name, facts.model, facts.bias or ABSENT, checked, whole, parameters(facts.parameters)])
     columns = ["Teacher", "Model", "Bias", "Top-1 checked before, % of images", "Top-1 at the end, %", "Parameters"]
     return Table("Teachers, on the validation set", columns, rows, "lllrrr")
 

@@ -11,7 +11,7 @@ from ..significance import Summary, summarise
 from .page import Section, Text
 from .plots.similarity import KlMap, kl_maps
 from .plots.style import draw
-from .tables import NONE, Table, number
+from .tables import ABSENT, Table, number
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def divergences_table(tables: Sequence[Divergence], label: dict[str, str], first
     def cell(table: Divergence | None, row: int, column: int) -> str:
         value = table.cells[row][column] if table else None
         if value is None:
-            return NONE
+            return ABSENT
         return number(value.mean) + (f" ± {number(value.sd)}" if value.sd is not None else "")
 
     rows = [

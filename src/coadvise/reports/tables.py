@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..significance import Summary
 
-NONE = "–"
+ABSENT = "–"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def latex_table(table: Table) -> str:
 def number(value: float | None, decimals: int = 3) -> str:
     """A fixed number of decimals, with a real minus sign."""
     if value is None or not math.isfinite(value):
-        return NONE if value is None else "not finite"
+        return ABSENT if value is None else "not finite"
     text = f"{value:.{decimals}f}"
     # −0.0 says that there is a sign where there is none.
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
@@ -124,26 +124,26 @@ def points(difference: float | None) -> str:
 def mean_sd(summary: Summary | None) -> str:
     """Mean ± sample standard deviation of shares, in per cent; the mean alone for a single run."""
     if summary is None:
-        return NONE
+        return ABSENT
     return percent(summary.mean) + (f" ± {percent(summary.sd)}" if summary.sd is not None else "")
 
 
 def p_value(p: float | None) -> str:
     """Three decimals, or `< 0.001`; four where three would not tell which side of 0.05 it is on."""
     if p is None:
-        return NONE
+        return ABSENT
     return "< 0.001" if p < 0.001 else f"{p:.4f}" if f"{p:.3f}" == "0.050" else f"{p:.3f}"
 
 
 def count(value: float | None) -> str:
     """A whole number with thousands separated."""
-    return NONE if value is None else f"{value:,.0f}"
+    return ABSENT if value is None else f"{value:,.0f}"
 
 
 def parameters(value: float | None) -> str:
     """Number of parameters in millions (three significant digits) or thousands."""
     if value is None:
-        return NONE
+        return ABSENT
     return f"{value / 1e6:.3g} M" if value >= 999_500 else f"{value / 1e3:.3g} k"
 
 
@@ -174,7 +174,7 @@ def title_of(name: str) -> str:
 def duration(seconds: float | None) -> str:
     """Seconds in words: `8.4 s`, `2 min 05 s`, `3 h 20 min`."""
     if seconds is None:
-        return NONE
+        return ABSENT
     if seconds < 59.5:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     whole = round(seconds)

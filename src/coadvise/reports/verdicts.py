@@ -10,7 +10,7 @@ from ..significance import DOES_NOT_HOLD, HOLDS
 from .claims import Judged
 from .page import Section, Text
 from .plots.style import Drawing
-from .tables import NONE, Cell, Table, p_value, shown, title_of
+from .tables import ABSENT, Cell, Table, p_value, shown, title_of
 
 
 def claims_section(experiments: Sequence[Experiment], judged: Mapping[str, Sequence[Judged]]) -> Section:
@@ -32,12 +32,12 @@ def claims_table(judged: Sequence[Judged]) -> Table:
     """The claims of one experiment with their intervals and remarks."""
     rows = []
     for one in judged:
-        interval = NONE
+        interval = ABSENT
         if one.test is not None and one.test.low is not None and one.test.high is not None:
             low, high = (shown(v, one.claim.unit, True) for v in (one.test.low, one.test.high))
             interval = f"{low} … {high}"
         difference, n, p, cell = _cells(one)
-        rows.append([one.claim.text, one.claim.place, difference, interval, n, p, cell, one.reason or NONE])
+        rows.append([one.claim.text, one.claim.place, difference, interval, n, p, cell, one.reason or ABSENT])
     columns = ["Claim", "Place", "Difference", "95 % interval, uncorrected", "n", "p (Holm)", "Verdict", "Remark"]
     return Table("Claims", columns, rows, "llrrrrll")
 
@@ -46,9 +46,9 @@ def _cells(one: Judged) -> list[str | Cell]:
     cell = Cell(one.verdict, {HOLDS: "good", DOES_NOT_HOLD: "bad"}.get(one.verdict, "open"))
     claim = one.claim
     if claim.compared and one.differences:
-        return [shown(next(iter(one.differences.values())), claim.unit, True), NONE, "compared", cell]
+        return [shown(next(iter(one.differences.values())), claim.unit, True), ABSENT, "compared", cell]
     if one.test is None:
-        return [NONE, "0", NONE, cell]
+        return [ABSENT, "0", ABSENT, cell]
     margin = ""
     if claim.margin is not None:
         margin = f" ({'±' if isinstance(claim.says, Near) else '< '}{shown(claim.margin, claim.unit)})"

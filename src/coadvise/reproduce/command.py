@@ -12,7 +12,7 @@ from ..checkpoints.trained import load_trained
 from ..errors import CoadviseError, Interrupted, RecipeError, RunError, did_you_mean
 from ..evaluation.attention import attention_on
 from ..evaluation.disagreement import disagreements
-from ..paper.ablations import CONV, CROSS, INV, NONE
+from ..paper.ablations import CONV, CROSS, INV, LABELS_ONLY
 from ..paper.arms import arm
 from ..paper.beyond import BEYOND
 from ..paper.declared import Experiment, Row
@@ -24,7 +24,7 @@ from ..system.progress import Display
 from .measure import read_result
 from .planner import Planned, Planner
 from .runner import Orders, open_jobs, run_jobs
-from .setup import Setup
+from .setup import ExperimentSetup
 
 MARK = "reproduce.json"
 
@@ -55,7 +55,9 @@ def seconds(text: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "": 60}[match[2]]
 
 
-def reproduce(setup: Setup, experiments: Sequence[Experiment], orders: Orders, display: Display | None = None) -> Path:
+def reproduce(
+    setup: ExperimentSetup, experiments: Sequence[Experiment], orders: Orders, display: Display | None = None
+) -> Path:
     """Do the runs that are missing and write the report of those that are there.
 
     Returns:
@@ -113,7 +115,7 @@ def _told_apart(one: Experiment, planner: Planner) -> Experiment:
     return replace(one, rows=list(rows.values()), claims=claims, notes=[*one.notes, note])
 
 
-def _require_recurring(setup: Setup, experiments: Sequence[Experiment]) -> None:
+def _require_recurring(setup: ExperimentSetup, experiments: Sequence[Experiment]) -> None:
     """Refuse what is another training only where views recur."""
     needing = [one.name for one in experiments if "recurring views" in one.needs]
     if setup.views is None and needing:
@@ -135,7 +137,7 @@ def _require_folder(results: Path) -> None:
         ) from error
 
 
-def _require_used(setup: Setup, experiments: Sequence[Experiment]) -> None:
+def _require_used(setup: ExperimentSetup, experiments: Sequence[Experiment]) -> None:
     arms = {one for experiment in experiments for one in experiment.arms()}
     models = {one.model for one in arms} | {teacher.model for one in arms for teacher in one.teachers}
     unused = [model for model in setup.weights if model not in models]
@@ -170,7 +172,7 @@ def _report(
 def _write_pictures(planner: Planner) -> None:
     """Images on which two teachers disagree and where the tokens look in them, once the four models are there."""
     both = "student, both teachers"
-    shown = {"CNN": arm(CONV), "INN": arm(INV), "student, labels only": NONE, both: CROSS}
+    shown = {"CNN": arm(CONV), "INN": arm(INV), "student, labels only": LABELS_ONLY, both: CROSS}
     runs = {label: planner.run(one, 0) for label, one in shown.items()}
     ids = [run.id for run in runs.values()]
     path = planner.setup.output / IMAGES

@@ -17,7 +17,7 @@ from ..recipe.reading import recipe_from
 from ..recipe.schema import FREE, Recipe, flat
 from ..recipe.teacher import apply_training
 from ..system.digests import file_digest, json_digest
-from .setup import Setup
+from .setup import ExperimentSetup
 
 # Settings that depend on the machine: two machines may differ in them and still add to one table.
 _LOCAL = (*FREE, "data.source", "data.val_source", "run.precision", "run.compile", "name")
@@ -61,7 +61,7 @@ class Planned:
 class Planner:
     """Makes each run of a setup once."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: ExperimentSetup) -> None:
         self.setup = setup
         self._known: dict[tuple[Arm, int], Planned] = {}
 

@@ -27,7 +27,7 @@ _OWNED = (
 
 
 @dataclass(frozen=True)
-class Setup:
+class ExperimentSetup:
     """The data, settings and folder with which the experiments of a call are run.
 
     Attributes:
@@ -94,7 +94,7 @@ def set_up(
     classes: str | None = None,
     settings: Sequence[str] = (),
     weights: Mapping[str, str] | None = None,
-) -> Setup:
+) -> ExperimentSetup:
     """The scale on given data, with `settings` in place of its own.
 
     Settings are `key=value` for all runs, `teachers.key=value` for teachers alone (earlier `school.key`, which is still
@@ -138,7 +138,7 @@ def set_up(
     kept = ("images", "classes", "labels", "image names", "image contents")
     facts = [{key: data_facts(recipe.data, one)[key] for key in kept} for one in (train, validation)]
     names = tuple(train.class_names)
-    return Setup(
+    return ExperimentSetup(
         scale, output, content, teachers, json_digest(facts), len(train), dict(weights or {}), changed, names, source
     )
 
