@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .arms import Arm, Teacher, arm
 from .declared import (
     MARGIN,
@@ -38,48 +40,50 @@ SEVEN_TITLES = (
 SEVEN_DOTS = Dots(dict(zip(SEVEN_TITLES, map(Value, SEVEN_ARMS), strict=True)), "The arms that carry the claim")
 
 
-def above(text: str, place: str, better: Arm, worse: Arm) -> Claim:
-    """The claim that one arm reaches a higher top-1 than another."""
-    return Claim(text, place, (Value(better),), (Value(worse),))
+def above(
+    text: str, place: str, better: Arm | Value, worse: Arm | Value, *conditions: Condition, unit: str = "%"
+) -> Claim:
+    """The claim that one number is higher than another; of an arm, its top-1."""
+    plus, minus = (Value(one) if isinstance(one, Arm) else one for one in (better, worse))
+    return Claim(text, place, (plus,), (minus,), unit=unit, conditions=conditions)
 
 
-def similar(text: str, place: str, one: Arm, other: Arm, *conditions: Condition) -> Claim:
-    """The claim that two arms reach about the same top-1."""
-    return Claim(text, place, (Value(one),), (Value(other),), Near(MARGIN), conditions=conditions)
+def similar(text: str, place: str, one: Arm | Value, other: Arm | Value, *conditions: Condition) -> Claim:
+    """The claim that two numbers are about the same; of an arm, its top-1."""
+    return replace(above(text, place, one, other, *conditions), says=Near(MARGIN))
+
+
+def _row(labels: tuple[str, ...], one: Arm, top1: float, *models: str) -> Row:
+    """A row of top-1 with a mark for each of the arm's teachers, in a column for each model."""
+    marks = ("✓" * [teacher.model for teacher in one.teachers].count(model) for model in models)
+    return Row((*labels, *marks), {"top1": top1}, {"top1": Value(one)})
 
 
 def _table4() -> Experiment:
-    students = {"ResNet-10": "resnet10", "Mixer-Ti": "mixer_tiny", "Transformer-Ti": "transformer_tiny"}
+    place = "§4.3.2, Table 4"
     printed = {
-        "ResNet-10": (81.5, 83.0, 82.6, 83.4),
-        "Mixer-Ti": (80.5, 81.6, 80.9, 82.3),
-        "Transformer-Ti": (81.8, 86.5, 85.0, 88.0),
+        ("ResNet-10", "resnet10"): (81.5, 83.0, 82.6, 83.4),
+        ("Mixer-Ti", "mixer_tiny"): (80.5, 81.6, 80.9, 82.3),
+        ("Transformer-Ti", "transformer_tiny"): (81.8, 86.5, 85.0, 88.0),
     }
     teachers: tuple[tuple[str, ...], ...] = ((), (CONV,), (INV,), (CONV, INV))
     rows = [
-        Row(
-            (title, "✓" if CONV in members else "", "✓" if INV in members else ""),
-            {"top1": value},
-            {"top1": Value(arm(model, *members))},
-        )
-        for title, model in students.items()
-        for members, value in zip(teachers, printed[title], strict=True)
+        _row((title,), arm(model, *members), top1, CONV, INV)
+        for (title, model), numbers in printed.items()
+        for members, top1 in zip(teachers, numbers, strict=True)
     ]
-    claims = []
-    for title in ("ResNet-10", "Mixer-Ti"):
-        model = students[title]
-        claims.append(
-            Claim(
-                f"Both teachers together help the transformer more than {title}",
-                "§4.3.2, Table 4",
-                (Value(CROSS), Value(arm(model))),
-                (Value(LABELS_ONLY), Value(arm(model, CONV, INV))),
-            )
+    claims = [
+        Claim(
+            f"Both teachers together help the transformer more than {title}",
+            place,
+            (Value(CROSS), Value(arm(model))),
+            (Value(LABELS_ONLY), Value(arm(model, CONV, INV))),
         )
-    place = "§4.3.2, Table 4"
-    resnet = arm("resnet10", CONV, INV), arm("resnet10", CONV)
+        for title, model in list(printed)[:2]
+    ]
+    both, one = arm("resnet10", CONV, INV), arm("resnet10", CONV)
     claims += [
-        similar("ResNet-10 learns from both teachers about as much as from ResNet-18 alone", place, *resnet),
+        similar("ResNet-10 learns from both teachers about as much as from ResNet-18 alone", place, both, one),
         similar("Without teachers, Mixer-Ti and Transformer-Ti are about equal", place, LABELS_ONLY, arm("mixer_tiny")),
     ]
     return Experiment(
@@ -106,7 +110,7 @@ def _table5() -> Experiment:
 
     def nearer(text: str, teacher: str, near: tuple[Arm, str], far: tuple[Arm, str]) -> Claim:
         near_value, far_value = (Value(one, f"kl/{teacher}|{token}") for one, token in (near, far))
-        return Claim(text, "§4.3.2, Table 5", (far_value,), (near_value,), unit="nat")
+        return above(text, "§4.3.2, Table 5", far_value, near_value, unit="nat")
 
     return Experiment(
         "table5",
@@ -145,28 +149,26 @@ def _table5() -> Experiment:
 
 
 def _table6() -> Experiment:
-    names = (CONV, "resnet50", INV)
-    printed: list[tuple[Arm, tuple[str, str, str], float]] = [
-        (LABELS_ONLY, ("", "", ""), 81.8),
-        (ONE_CONV, ("✓", "", ""), 86.5),
-        (arm("transformer_tiny", "resnet50"), ("", "✓", ""), 86.6),
-        (ONE_INV, ("", "", "✓"), 85.0),
-        (SAME_TWICE, ("✓✓", "", ""), 87.2),
-        (SAME_DEEPER, ("✓", "✓", ""), 87.0),
-        (CROSS, ("✓", "", "✓"), 88.0),
-    ]
-    titles = {CONV: "ResNet-18", "resnet50": "ResNet-50", INV: "RedNet-26"}
-    teachers = zip(names, (85.1, 89.0, 89.2), strict=True)
-    rows = [Row((titles[name], "", "", ""), {"top1": top1}, {"top1": Value(arm(name))}) for name, top1 in teachers]
-    rows += [Row(("Transformer-Ti", *marks), {"top1": top1}, {"top1": Value(one)}) for one, marks, top1 in printed]
-    place = "§4.3.3, Table 6"
+    place, student = "§4.3.3, Table 6", "Transformer-Ti"
+    printed = (
+        ("ResNet-18", arm(CONV), 85.1),
+        ("ResNet-50", arm("resnet50"), 89.0),
+        ("RedNet-26", arm(INV), 89.2),
+        (student, LABELS_ONLY, 81.8),
+        (student, ONE_CONV, 86.5),
+        (student, arm("transformer_tiny", "resnet50"), 86.6),
+        (student, ONE_INV, 85.0),
+        (student, SAME_TWICE, 87.2),
+        (student, SAME_DEEPER, 87.0),
+        (student, CROSS, 88.0),
+    )
     return Experiment(
         "table6",
         "Teachers of one kind and of two kinds",
         DATA,
         ("Model", "ResNet-18", "ResNet-50", "RedNet-26"),
         (TOP1_COLUMN,),
-        rows,
+        [_row((title,), one, top1, CONV, "resnet50", INV) for title, one, top1 in printed],
         [
             above("One convolution teacher is better than none", place, ONE_CONV, LABELS_ONLY),
             above("One involution teacher is better than none", place, ONE_INV, LABELS_ONLY),
@@ -181,15 +183,12 @@ def _table6() -> Experiment:
 
 
 def _table7() -> Experiment:
-    def row(one: Arm, tokens: str, top1: float) -> Row:
-        marks = ("✓" if name in [a.name for a in one.teachers] else "" for name in (CONV, INV))
-        return Row(("Transformer-Ti", tokens, *marks), {"top1": top1}, {"top1": Value(one)})
-
     conv, inv = (arm("transformer_tiny", name, tokens="single") for name in (CONV, INV))
+    printed = ((LABELS_ONLY, "1", 81.8), (conv, "1", 81.9), (inv, "1", 80.7), (SINGLE, "1", 83.5), (CROSS, "3", 88.0))
     place = "§4.3.4, Table 7"
 
     def nothing(text: str, one: Arm) -> Claim:
-        return Claim(text, place, (Value(one),), (Value(LABELS_ONLY),), Below(MARGIN))
+        return replace(above(text, place, one, LABELS_ONLY), says=Below(MARGIN))
 
     return Experiment(
         "table7",
@@ -197,13 +196,7 @@ def _table7() -> Experiment:
         DATA,
         ("Student", "Tokens", "ResNet-18", "RedNet-26"),
         (TOP1_COLUMN,),
-        [
-            row(LABELS_ONLY, "1", 81.8),
-            row(conv, "1", 81.9),
-            row(inv, "1", 80.7),
-            row(SINGLE, "1", 83.5),
-            row(CROSS, "3", 88.0),
-        ],
+        [_row(("Transformer-Ti", tokens), one, top1, CONV, INV) for one, tokens, top1 in printed],
         [
             above("Three tokens are better than one with the same two teachers", place, CROSS, SINGLE),
             above("With one token, two teachers are better than none", place, SINGLE, LABELS_ONLY),
@@ -214,17 +207,12 @@ def _table7() -> Experiment:
 
 
 PARTS = (0.25, 0.5, 1.0)
+SWEPT = (CONV, "regnety_002", INV)
 TITLES = {
-    "resnet18": "ResNet-18",
-    "resnet34": "ResNet-34",
-    "resnet50": "ResNet-50",
-    "regnety_002": "RegNetY-200MF",
-    "regnety_004": "RegNetY-400MF",
-    "regnety_006": "RegNetY-600MF",
-    "rednet26": "RedNet-26",
-    "rednet38": "RedNet-38",
-    "rednet50": "RedNet-50",
-}
+    "resnet18": "ResNet-18", "resnet34": "ResNet-34", "resnet50": "ResNet-50",
+    "regnety_002": "RegNetY-200MF", "regnety_004": "RegNetY-400MF", "regnety_006": "RegNetY-600MF",
+    "rednet26": "RedNet-26", "rednet38": "RedNet-38", "rednet50": "RedNet-50",
+}  # fmt: skip
 FAMILIES = {
     "RegNetY": ("regnety_002", "regnety_004", "regnety_006"),
     "ResNet": ("resnet18", "resnet34", "resnet50"),
@@ -233,7 +221,7 @@ FAMILIES = {
 
 
 def _figure4() -> Experiment:
-    swept = [Teacher(name, part=part) for name in (CONV, "regnety_002", INV) for part in PARTS]
+    swept = [Teacher(name, part=part) for name in SWEPT for part in PARTS]
     sizes = [Teacher(name) for members in FAMILIES.values() for name in members]
     printed = {(CONV, 1.0): (85.1, 86.5), ("resnet50", 1.0): (89.0, 86.6), (INV, 1.0): (89.2, 85.0)}
 
@@ -256,21 +244,11 @@ def _figure4() -> Experiment:
         return similar(text, place, taught, before, enough, better)
 
     def kinds(conv: str, inv: str) -> Claim:
-        return Claim(
-            f"{TITLES[conv]} and {TITLES[inv]}, equally good, make students that differ",
-            place,
-            (Value(arm("transformer_tiny", conv)),),
-            (Value(arm("transformer_tiny", inv)),),
-            Differs(),
-            conditions=(
-                Condition(
-                    "similar",
-                    Value(arm(conv), seed=0),
-                    Value(arm(inv), seed=0),
-                    "meant for two teachers of similar top-1",
-                ),
-            ),
-        )
+        text = f"{TITLES[conv]} and {TITLES[inv]}, equally good, make students that differ"
+        first, second = (Value(arm(name), seed=0) for name in (conv, inv))
+        alike = Condition("similar", first, second, "meant for two teachers of similar top-1")
+        one, other = (arm("transformer_tiny", name) for name in (conv, inv))
+        return replace(above(text, place, one, other, alike), says=Differs())
 
     longer = [
         unchanged(
@@ -278,15 +256,13 @@ def _figure4() -> Experiment:
             Teacher(name, part=PARTS[0]),
             Teacher(name),
         )
-        for name in (CONV, "regnety_002", INV)
+        for name in SWEPT
     ]
     larger = [
         unchanged(
-            f"{TITLES[members[-1]]} instead of {TITLES[members[0]]}: the student hardly changes",
-            Teacher(members[0]),
-            Teacher(members[-1]),
+            f"{TITLES[large]} instead of {TITLES[small]}: the student hardly changes", Teacher(small), Teacher(large)
         )
-        for members in FAMILIES.values()
+        for small, _, large in FAMILIES.values()
     ]
     return Experiment(
         "figure4",
@@ -310,8 +286,8 @@ def _figure4() -> Experiment:
         AgainstTeachers(
             {"a": "(a) teachers trained for a part of their epochs", "b": "(b) teachers of three sizes"},
             tuple(FAMILIES),
-            sizes="b",
-            baseline=Value(LABELS_ONLY),
+            "b",
+            Value(LABELS_ONLY),
         ),
     )
 

@@ -88,13 +88,9 @@ class Arm:
             words.append("labels-" + "-".join(self.injected))
         if self.stem != "patchify":
             words.append("stem-" + self.stem.replace("+", "-"))
-        factors = {
-            "weight": self.weight,
-            "temperature": self.temperature,
-            "token-lr": self.token_lr,
-            "token-std": self.token_std,
-        }
-        words += [f"{name}-{100 * factor:.0f}" for name, factor in factors.items() if factor != 1.0]
+        for name in ("weight", "temperature", "token_lr", "token_std"):
+            if (factor := getattr(self, name)) != 1.0:
+                words.append(f"{name.replace('_', '-')}-{100 * factor:.0f}")
         if not self.mixing:
             words.append("unmixed")
         if self.live:

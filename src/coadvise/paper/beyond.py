@@ -21,7 +21,7 @@ from .ablations import (
     SINGLE,
     above,
 )
-from .arms import Arm, Teacher
+from .arms import Arm
 from .declared import Claim, Column, Dots, Experiment, Gains, Need, Row, Value
 
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -38,31 +38,31 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 """Changes of the students' training, one setting at a time."""
 
-COLUMNS = {
-    "none": "Labels only (%)",
-    "one": "One teacher (%)",
-    "both": "Both kinds (%)",
-    "single": "Both, one token (%)",
-}
+SWEPT = (
+    ("none", "Labels only (%)", LABELS_ONLY),
+    ("one", "One teacher (%)", ONE_CONV),
+    ("both", "Both kinds (%)", CROSS),
+    ("single", "Both, one token (%)", SINGLE),
+)
 PLACE = "beyond the paper"
 
 
 def _changed(arm: Arm, changes: dict[str, Any]) -> Arm:
     """An arm under a change, without settings that do not apply to it: of advice without teachers, of advised tokens
     with a single token."""
-    unknown = {"weight", "temperature", "token_std"} if not arm.teachers else set()
-    if arm.tokens == "single":
-        unknown.add("token_std")
+    unknown = (
+        ("token_std",) if arm.tokens == "single" else () if arm.teachers else ("weight", "temperature", "token_std")
+    )
     return replace(arm, **{key: value for key, value in changes.items() if key not in unknown})
 
 
 def _early(arm: Arm) -> Arm:
     """An arm with teachers of half the epochs."""
-    return replace(arm, teachers=tuple(Teacher(one.model, one.seed, part=0.5) for one in arm.teachers))
+    return replace(arm, teachers=tuple(replace(one, part=0.5) for one in arm.teachers))
 
 
 def _sweep() -> Experiment:
-    arms = {"none": LABELS_ONLY, "one": ONE_CONV, "both": CROSS, "single": SINGLE}
+    arms = {key: arm for key, _, arm in SWEPT}
     rows = [(title, {key: _changed(arm, changes) for key, arm in arms.items()}) for title, changes in CHANGES]
     rows.append(("teachers of half the epochs", {key: _early(arm) for key, arm in arms.items()}))
     claims = []
@@ -78,7 +78,7 @@ def _sweep() -> Experiment:
         "On what the gain from a second kind depends",
         "",
         ("Change",),
-        tuple(Column(key, title) for key, title in COLUMNS.items()),
+        tuple(Column(key, title) for key, title, _ in SWEPT),
         [Row((title,), {}, {key: Value(arm) for key, arm in row.items()}) for title, row in rows],
         claims,
         (
@@ -135,10 +135,7 @@ def _seven(name: str, title: str, note: str, needs: tuple[Need, ...] = (), **cha
         HEAD_COLUMNS,
         [Row((title,), {}, heads_of(arm)) for title, arm in shown.items()],
         _claims_of(lambda arm: Value(changed[arm])),
-        (
-            note,
-            "In the figure: one run small, their mean large; bar: 95 % t-interval of the mean (needs two runs).",
-        ),
+        (note, "In the figure: one run small, their mean large; bar: 95 % t-interval of the mean (needs two runs)."),
         Dots({title: Value(arm) for title, arm in shown.items()}),
         needs,
     )
@@ -156,12 +153,7 @@ def _heads() -> Experiment:
         HEAD_COLUMNS,
         [Row((title,), {}, ours) for title, ours in shown.items()],
         [
-            Claim(
-                "All heads of both kinds answer better than the class token",
-                PLACE,
-                (Value(CROSS, AVERAGE),),
-                (Value(CROSS),),
-            ),
+            above("All heads of both kinds answer better than the class token", PLACE, Value(CROSS, AVERAGE), CROSS),
             *(claim for claim in answered if AVERAGE in [value.metric for value in claim.values]),
         ],
         (

@@ -12,12 +12,7 @@ from .arms import Arm
 
 @dataclass(frozen=True)
 class Value:
-    """A measured number of an arm's runs.
-
-    Attributes:
-        metric: its name, such as `accuracy/class` or `corruptions/class`; `reproduce.measure` lists them.
-        seed: of one fixed run; None takes every seed.
-    """
+    """A measured number of an arm's runs: of one seed or of all; `reproduce.measure` lists the metrics."""
 
     arm: Arm
     metric: str = TOP1
@@ -26,12 +21,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers.
-
-    Attributes:
-        key: by which rows name its values.
-        unit: `%` for shares (shown times 100), `nat`, `M` for millions, or a word.
-    """
+    """A column of numbers; `unit` is `%` for shares (shown times 100), `nat`, `M` for millions, or a word."""
 
     key: str
     title: str
@@ -40,12 +30,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: what it is called, the paper's numbers, ours.
-
-    Attributes:
-        labels: one text for each of the table's heading columns.
-        paper: column key → the paper's number, in the column's unit; what the paper leaves out is absent.
-        ours: column key → where our number comes from; absent where nothing is measured.
+    """A row of a table: a text for each heading column, and by column key the paper's number in the column's unit and
+    where ours comes from. What the paper leaves out is absent, and so is what is not measured.
     """
 
     labels: tuple[str, ...]
@@ -115,8 +101,6 @@ class Claim:
     Attributes:
         text: the claim in one sentence.
         place: where the paper makes it.
-        says: what is claimed of the number.
-        unit: as in `Column`.
         conditions: without which the claim means nothing.
     """
 
@@ -172,12 +156,7 @@ class SingleImages:
 
 @dataclass(frozen=True)
 class Gains:
-    """A figure of the differences between one column and others, row by row.
-
-    Attributes:
-        of: key of the column.
-        over: what a difference is called → key of the other column.
-    """
+    """A figure of the differences between column `of` and others, row by row; `over`: name of a difference → column."""
 
     of: str
     over: Mapping[str, str]
