@@ -10,9 +10,9 @@ from ..paper.declared import Dots, Experiment
 from ..run.reading import read_run
 from ..significance import Paired, paired_difference
 from .figures import dots, teacher_title, teachers_of
-from .page import Section, Text
+from .page import Part, Section, Text
 from .plots.accuracy import learning_curves
-from .plots.style import Drawing, draw, style
+from .plots.style import draw, style
 from .results import Results
 from .similarity import Outputs, similarity_section
 from .tables import ABSENT, Table, count, duration, mean_sd, parameters, percent, points
@@ -30,7 +30,7 @@ def arms_section(name: str, figure: Dots, results: Results) -> Section | None:
         return None
     star = " Star: teacher." if figure.teachers else ""
     note = f"Small: one run. Large: mean. Bar: 95 % t-interval of the mean (needs two runs).{star}"
-    parts: list[Text | Table | Drawing] = [drawing, Text(note, "note"), _seeds_table(figure, results)]
+    parts: list[Part] = [drawing, Text(note, "note"), _seeds_table(figure, results)]
     teachers = _teachers_table(figure, results)
     return Section(f"{name}-arms", figure.title, [*parts, *([teachers] if teachers else [])])
 
@@ -98,7 +98,7 @@ def curves_section(name: str, figure: Dots, results: Results, runs: Path) -> Sec
     alt = f"Learning curves of the class token: {'; '.join(ends)}."
     drawing = draw(f"{name}-curves", alt, lambda: learning_curves(arms))
     note = Text("Validation accuracy of the class token. Thin: one seed. Thick: mean over the seeds.", "note")
-    parts: list[Text | Table | Drawing] = [drawing, note, *(Text(problem, "warning") for problem in notes)]
+    parts: list[Part] = [drawing, note, *(Text(problem, "warning") for problem in notes)]
     return Section(f"{name}-curves", "Learning curves", parts)
 
 

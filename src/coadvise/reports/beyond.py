@@ -10,9 +10,9 @@ from ..paper.ablations import CROSS, SAME_TWICE, SEVEN_ARMS
 from ..paper.arms import Arm
 from ..paper.declared import Experiment, Value
 from ..significance import summarise
-from .page import Section, Text
+from .page import Part, Section, Text
 from .pictures import read_attention
-from .plots.style import Drawing, draw
+from .plots.style import draw
 from .plots.tokens import attention_figure, token_cosine_figure
 from .results import Results
 from .tables import Table, mean_sd, number, percent
@@ -39,54 +39,39 @@ def beyond_section(experiments: Sequence[Experiment], results: Results, pictures
     arms = [arm for arm in dict.fromkeys(arm for one in experiments for arm in one.arms()) if arm.teachers]
     arms = [arm for arm in arms if results.seeds(arm)]
     arms.sort(key=lambda arm: SEVEN_ARMS.index(arm) if arm in SEVEN_ARMS else len(SEVEN_ARMS))
-    parts = [
-        *_likeness_parts(arms, results),
-        *_together_parts(arms, results),
-        *_token_parts(arms, results),
-        *_attention_parts(pictures),
-    ]
+    parts = [*_likeness_parts(arms, results), *_token_parts(arms, results), *_attention_parts(pictures)]
     return Section("beyond", "Beyond the paper", parts) if parts else None
 
 
-def _likeness_parts(arms: Sequence[Arm], results: Results) -> list[Text | Table | Drawing]:
-    parts: list[Text | Table | Drawing] = []
-    likeness = _likeness_rows(arms, results)
-    if likeness:
+def _likeness_parts(arms: Sequence[Arm], results: Results) -> list[Part]:
+    parts: list[Part] = []
+    if likeness := _likeness_rows(arms, results):
         columns = ["Arm", "Token", "Teacher", "κ of errors", "CKA of features", "ECE of the token (%)"]
-        parts.append(Table("Tokens and teachers, mean over the seeds", columns, likeness, "lllrrr"))
-        parts.append(
-            Text(
-                "κ: whether token and teacher err on the same images (1: always, 0: as by chance). CKA: likeness of "
-                "the token's last embedding and the teacher's last features (1: the same up to a rotation). ECE: "
-                "distance between confidence and accuracy.",
-                "note",
-            )
+        text = (
+            "κ: whether token and teacher err on the same images (1: always, 0: as by chance). CKA: likeness of the "
+            "token's last embedding and the teacher's last features (1: the same up to a rotation). ECE: distance "
+            "between confidence and accuracy."
         )
-        parts.append(Text(NAMES, "note"))
-    pairs = _teacher_rows(arms, results)
-    if pairs:
+        parts.append(Table("Tokens and teachers, mean over the seeds", columns, likeness, "lllrrr"))
+        parts += [Text(text, "note"), Text(NAMES, "note")]
+    if pairs := _teacher_rows(arms, results):
         columns = ["Teachers", "Kinds", "κ of errors", "CKA of features", "Both averaged (%)", "One of them right (%)"]
         parts.append(Table("How different the teachers are from each other", columns, pairs, "llrrrr"))
         parts.append(Text("The lower κ and CKA, the more the second teacher has to add to the first.", "note"))
-    return parts
-
-
-def _together_parts(arms: Sequence[Arm], results: Results) -> list[Text | Table | Drawing]:
-    parts: list[Text | Table | Drawing] = []
-    ensembles = _ensemble_rows(arms, results)
-    if ensembles:
+    if ensembles := _ensemble_rows(arms, results):
         columns = ["Arm", "Class token (%)", "Teachers' mean (%)", "Some teacher right (%)"]
         parts.append(Table("The student and its teachers together", columns, ensembles, "lrrr"))
-        if said := _images(arms, results):
-            parts.append(Text(f"This section is about {said} of the validation images.", "note"))
+        counts = {n for arm in arms for run in results.runs(arm) if (n := run.likeness_images) is not None}
+        if counts:
+            images = " or ".join(f"{count:,}" for count in sorted(counts))
+            parts.append(Text(f"This section is about {images} of the validation images.", "note"))
     return parts
 
 
-def _token_parts(arms: Sequence[Arm], results: Results) -> list[Text | Table | Drawing]:
+def _token_parts(arms: Sequence[Arm], results: Results) -> list[Part]:
     """How alike the tokens of a student are."""
-    parts: list[Text | Table | Drawing] = []
-    curves = _cosine_curves(arms, results)
-    if curves:
+    parts: list[Part] = []
+    if curves := _cosine_curves(arms, results):
         alt = "Mean cosine between tokens after each block, one run of each arm."
         parts.append(draw("token-cosine", alt, lambda: token_cosine_figure(curves)))
         parts.append(Text("In the figure: the first seed of each arm. Others may be unlike it:", "note"))
@@ -102,7 +87,7 @@ def _token_parts(arms: Sequence[Arm], results: Results) -> list[Text | Table | D
     return parts
 
 
-def _attention_parts(pictures: Path | None) -> list[Text | Table | Drawing]:
+def _attention_parts(pictures: Path | None) -> list[Part]:
     images = read_attention(pictures)
     if not images:
         return []
@@ -113,23 +98,16 @@ def _attention_parts(pictures: Path | None) -> list[Text | Table | Drawing]:
     ]
 
 
-def _mean(arm: Arm, metric: str, results: Results) -> float | None:
-    summary = results.summary(Value(arm, metric))
-    return None if summary is None else summary.mean
-
-
 def _likeness_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
     rows = []
     for arm in arms:
         for key in results.runs(arm)[0].measured:
-            if key.startswith("kappa/"):
-                pair = key.removeprefix("kappa/")
-                teacher, _, token = pair.partition("|")
-                if token not in ("class", teacher):
-                    continue
-                ece = _mean(arm, f"ece/{token}", results)
-                kappa, cka = (number(_mean(arm, f"{what}/{pair}", results), 2) for what in ("kappa", "cka"))
-                rows.append([arm.id, token, teacher, kappa, cka, percent(ece)])
+            group, _, pair = key.partition("/")
+            teacher, _, token = pair.partition("|")
+            if group == "kappa" and token in ("class", teacher):
+                kappa, cka = (number(results.mean(Value(arm, f"{what}/{pair}")), 2) for what in ("kappa", "cka"))
+                ece = percent(results.mean(Value(arm, f"ece/{token}")))
+                rows.append([arm.id, token, teacher, kappa, cka, ece])
     return rows
 
 
@@ -163,19 +141,14 @@ def _ensemble_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
     return rows
 
 
-def _images(arms: Sequence[Arm], results: Results) -> str:
-    counts = {n for arm in arms for run in results.runs(arm) if (n := run.likeness_images) is not None}
-    return " or ".join(f"{count:,}" for count in sorted(counts))
-
-
 def _cosine_curves(arms: Sequence[Arm], results: Results) -> dict[str, list[float]]:
     """Through the depth, of the first seed of the arms with two advised tokens."""
-    curves: dict[str, list[float]] = {}
-    for arm, title in _SHOWN.items():
-        if arm in arms:
-            for pair, values in results.runs(arm)[0].token_cosine.items():
-                curves[f"{title}: {_pair(pair)}"] = [float(value) for value in values]
-    return curves
+    return {
+        f"{title}: {_pair(pair)}": [float(value) for value in values]
+        for arm, title in _SHOWN.items()
+        if arm in arms
+        for pair, values in results.runs(arm)[0].token_cosine.items()
+    }
 
 
 def _cosine_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:

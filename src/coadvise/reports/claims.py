@@ -9,11 +9,12 @@ paper's own scale alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from ..paper.declared import BEST, SIMILAR, Above, Below, Claim, Condition, Differs, Experiment, Near
+from ..paper.declared import BEST, SIMILAR, Above, Below, Claim, Condition, Differs, Experiment, Near, Value
 from ..significance import DOES_NOT_HOLD, HOLDS, Paired, Summary, holm, paired_difference, verdict
 from .results import Results
 
@@ -70,20 +71,16 @@ def judge(experiment: Experiment, results: Results) -> list[Judged]:
     """Every claim of an experiment, corrected over all that it makes."""
     differences = [_differences(claim, results) for claim in experiment.claims]
     tests = [
-        _against_zero(list(found.values())) if found and not claim.compared else None
+        _tests(claim, list(found.values())) if found and not claim.compared else (None, None)
         for claim, found in zip(experiment.claims, differences, strict=True)
     ]
-    decisive = [
-        None if test is None else _decisive(claim, list(found.values()), test)
-        for claim, found, test in zip(experiment.claims, differences, tests, strict=True)
-    ]
-    corrected = _corrected(experiment.claims, [None if test is None else test.p for test in decisive])
+    corrected = _corrected(experiment.claims, [None if decisive is None else decisive.p for _, decisive in tests])
     judged = []
-    for claim, found, test, tested, p in zip(experiment.claims, differences, tests, decisive, corrected, strict=True):
+    for claim, found, (test, decisive), p in zip(experiment.claims, differences, tests, corrected, strict=True):
         if not found:
             word, reason = _absent(claim, results)
         else:
-            word, reason = _meaningless(claim, results) or (_word(claim, found, tested, p), _limits(claim))
+            word, reason = _meaningless(claim, results) or (_word(claim, found, decisive, p), _limits(claim))
         judged.append(Judged(experiment.name, claim, found, test, p, word, _files(claim, found, results), reason))
     return judged
 
@@ -100,20 +97,21 @@ def _against_zero(differences: Sequence[float]) -> Paired:
     return paired_difference(differences, [0.0] * len(differences), resolution=RESOLUTION)
 
 
-def _decisive(claim: Claim, differences: Sequence[float], against_zero: Paired) -> Paired:
-    """The test that decides: of the differences, or of their distance to the margin.
+def _tests(claim: Claim, differences: Sequence[float]) -> tuple[Paired, Paired]:
+    """The test of the differences, and the one that decides: the same, or that of their distance to the margin.
 
     For a margin on both sides, that side counts on which the mean lies: whether the mean is inside on this side is what
     decides a test for equivalence. The two-sided p is twice that test's.
     """
+    test = _against_zero(differences)
     match claim.says:
         case Above() | Differs():
-            return against_zero
+            return test, test
         case Below(margin):
-            return _against_zero([margin - one for one in differences])
+            return test, _against_zero([margin - one for one in differences])
         case Near(margin):
-            side = 1.0 if against_zero.mean >= 0 else -1.0
-            return _against_zero([margin - side * one for one in differences])
+            side = 1.0 if test.mean >= 0 else -1.0
+            return test, _against_zero([margin - side * one for one in differences])
 
 
 def _corrected(claims: Sequence[Claim], p_values: Sequence[float | None]) -> list[float | None]:
@@ -138,20 +136,19 @@ def _limits(claim: Claim) -> str:
 
 
 def _differences(claim: Claim, results: Results) -> dict[int, float]:
+    """By seed; of what is compared, one difference of the best runs."""
     if claim.compared:
-        gains, losses = ([results.best(value) for value in values] for values in (claim.plus, claim.minus))
-        if None in (*gains, *losses):
-            return {}
-        return {0: sum(one for one in gains if one is not None) - sum(one for one in losses if one is not None)}
-    free = [value for value in claim.values if value.seed is None]
-    seeds = set.intersection(*(set(results.series(value)) for value in free)) if free else {0}
-    found = {}
-    for seed in sorted(seeds):
-        plus = [results.value(value, seed) for value in claim.plus]
-        minus = [results.value(value, seed) for value in claim.minus]
-        if None not in (*plus, *minus):
-            found[seed] = sum(v for v in plus if v is not None) - sum(v for v in minus if v is not None)
-    return found
+        found = {0: _difference(claim, results.best)}
+    else:
+        free = [value for value in claim.values if value.seed is None]
+        seeds = set.intersection(*(set(results.series(value)) for value in free)) if free else {0}
+        found = {seed: _difference(claim, partial(results.value, seed=seed)) for seed in sorted(seeds)}
+    return {seed: difference for seed, difference in found.items() if difference is not None}
+
+
+def _difference(claim: Claim, number: Callable[[Value], float | None]) -> float | None:
+    plus, minus = ([n for value in values if (n := number(value)) is not None] for values in (claim.plus, claim.minus))
+    return sum(plus) - sum(minus) if len(plus) + len(minus) == len(claim.values) else None
 
 
 def _absent(claim: Claim, results: Results) -> tuple[str, str]:
@@ -194,16 +191,12 @@ def _unmet(condition: Condition, results: Results) -> tuple[str, str] | None:
         if sizes[0] == sizes[1]:
             return None
         return NO_MEANING, f"{condition.text}; here they see {sizes[0]} and {sizes[1]} pixels"
-    first, second = (_mean(results.series(value)) for value in values)
+    first, second = (results.mean(value) for value in values)
     if first is None or second is None:
-        missing = ", ".join(value.arm.id for value, one in zip(values, (first, second), strict=True) if one is None)
+        missing = ", ".join(value.arm.id for value in values if results.mean(value) is None)
         return NOT_MEASURED, f"{condition.text}; no finished run of {missing}"
     met = abs(first - second) <= SIMILAR if condition.kind == "similar" else first - second > condition.by
     return None if met else (NO_MEANING, f"{condition.text}; here they have {100 * first:.1f} and {100 * second:.1f} %")
-
-
-def _mean(series: Mapping[int, float]) -> float | None:
-    return sum(series.values()) / len(series) if series else None
 
 
 def _files(claim: Claim, differences: Mapping[int, float], results: Results) -> list[str]:

@@ -8,8 +8,7 @@ from pathlib import Path
 from ..paper.declared import BEST, Column, Experiment, Row
 from .claims import Judged, why_absent
 from .figures import figure_parts
-from .page import Section, Text
-from .plots.style import Drawing
+from .page import Part, Section, Text
 from .results import Results
 from .tables import ABSENT, Cell, Table, mean_sd, number, shown, title_of
 from .verdicts import claims_table, kinds_sentences
@@ -22,7 +21,7 @@ def experiment_section(one: Experiment, results: Results, judged: Sequence[Judge
         judged: the claims of this experiment.
         pictures: folder of what was made of single images, if there is one.
     """
-    parts: list[Text | Table | Drawing] = [*figure_parts(one, results, pictures), experiment_table(one, results)]
+    parts: list[Part] = [*figure_parts(one, results, pictures), experiment_table(one, results)]
     parts += [Text(text, "note") for text in _absent(one, results)]
     if judged:
         parts += [Text(sentence) for sentence in kinds_sentences(judged)]

@@ -8,16 +8,16 @@ from pathlib import Path
 from ..paper.ablations import TITLES
 from ..paper.arms import Teacher
 from ..paper.declared import AgainstTeachers, Dots, Experiment, Gains, Row, SingleImages, Sizes
-from .page import Text
+from .page import Part
 from .pictures import disagreement_parts
 from .plots.accuracy import DotRow, dot_plot
 from .plots.paper import Family, Pair, Point, differences_figure, parameters_figure, teachers_figure
 from .plots.style import Drawing, draw, style
 from .results import Results
-from .tables import Table, mean_sd
+from .tables import mean_sd
 
 
-def figure_parts(one: Experiment, results: Results, pictures: Path | None) -> list[Text | Table | Drawing]:
+def figure_parts(one: Experiment, results: Results, pictures: Path | None) -> list[Part]:
     """What stands above the table of an experiment; a figure with a section of its own stands there."""
     drawing: Drawing | None = None
     match one.figure:

@@ -22,13 +22,16 @@ class Text:
     kind: str = ""
 
 
+Part = Text | Table | Drawing
+
+
 @dataclass(frozen=True)
 class Section:
     """A heading with what belongs under it, in reading order; `folded` sections open on a click."""
 
     id: str
     title: str
-    parts: Sequence[Text | Table | Drawing]
+    parts: Sequence[Part]
     folded: bool = False
 
 
@@ -50,17 +53,11 @@ class Page:
 
 def html(page: Page) -> str:
     """The page as one HTML document that needs nothing else: no network, no script."""
+    loader = PackageLoader("coadvise", "reports")
     environment = Environment(
-        loader=PackageLoader("coadvise", "reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.tests.update(
-        text=lambda part: isinstance(part, Text),
-        table=lambda part: isinstance(part, Table),
-    )
+    environment.tests.update(text=lambda part: isinstance(part, Text), table=lambda part: isinstance(part, Table))
     environment.filters["kind"] = lambda cell: getattr(cell, "kind", "")
     # Our own SVG is the only text that reaches the page unescaped; what it quotes was escaped when drawn.
     environment.filters["inline"] = lambda drawing: Markup(drawing.svg)
@@ -71,9 +68,8 @@ def markdown(page: Page) -> str:
     """The same report for terminals and git; figures are linked as `figures/NAME.png`."""
     blocks = [f"# {markdown_text(page.title)}", f"**{markdown_text(page.headline)}**"]
     blocks += [markdown_text(" ".join(page.lead))] if page.lead else []
-    blocks += ["\n".join(["Missing or left out:", "", *(f"- {markdown_text(w)}" for w in page.warnings)])] * bool(
-        page.warnings
-    )
+    if page.warnings:
+        blocks.append("\n".join(["Missing or left out:", "", *(f"- {markdown_text(w)}" for w in page.warnings)]))
     for section in page.sections:
         blocks.append(f"## {markdown_text(section.title)}")
         for part in section.parts:

@@ -15,9 +15,9 @@ from jaxtyping import Float
 
 from ..errors import RunError
 from ..system.files import read_json
-from .page import Text
+from .page import Part, Text
 from .plots.disagreement import Disagreement, disagreement_figure
-from .plots.style import Drawing, draw
+from .plots.style import draw
 from .results import ATTENTION, IMAGES, Results
 from .tables import ABSENT, Table
 
@@ -75,7 +75,7 @@ def _disagreement(entry: Mapping[str, Any], classes: int) -> Disagreement:
     return Disagreement(png, int(entry.get("index", -1)), label, outputs)
 
 
-def disagreement_parts(name: str, folder: Path) -> list[Text | Table | Drawing]:
+def disagreement_parts(name: str, folder: Path) -> list[Part]:
     """A figure of the answers, named `name`, and the same as a table."""
     found = read_pictures(folder / IMAGES)
     problems = [Text(problem, "warning") for problem in found.problems]

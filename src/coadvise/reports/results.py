@@ -20,8 +20,7 @@ class About:
     """How the runs of a report were asked for.
 
     Attributes:
-        name: of the scale.
-        title: the data and sizes in words.
+        name, title: of the scale; its data and sizes in words.
         seeds: how many of each arm were asked for.
         changed: settings in place of the scale's own.
         particulars: sentences on what differs from the paper beside data and sizes.
@@ -81,6 +80,11 @@ class Results:
         """Mean, standard deviation and interval over the seeds; None where nothing was measured."""
         values = list(self.series(value).values())
         return summarise(values) if values else None
+
+    def mean(self, value: Value) -> float | None:
+        """Mean over the seeds; None where nothing was measured."""
+        summary = self.summary(value)
+        return None if summary is None else summary.mean
 
     def best(self, value: Value) -> float | None:
         """A size, or the speed of the run that was disturbed the least."""

@@ -8,9 +8,9 @@ from ..errors import RunError
 from ..names import CLASS, TOP1
 from ..run.reading import RunFiles, finite, read_run
 from ..run.result import RunResult
-from .page import Page, Section, Text, write_page
+from .page import Page, Part, Section, Text, write_page
 from .plots.accuracy import Curve, run_curves
-from .plots.style import Drawing, draw
+from .plots.style import draw
 from .provenance import provenance_section
 from .similarity import Outputs, similarity_section
 from .tables import ABSENT, Table, count, duration, number, parameters, percent
@@ -104,7 +104,7 @@ def _accuracy_section(result: RunResult) -> Section | None:
     for name in result.tokens:
         row = [name, percent(result.final[f"accuracy/{name}"]), number(result.final.get(f"loss/{name}"))]
         rows.append([*row, *([percent(averaged.get(f"accuracy/{name}"))] if averaged else [])])
-    parts: list[Text | Table | Drawing] = [Table("After the last epoch", columns, rows)]
+    parts: list[Part] = [Table("After the last epoch", columns, rows)]
     if result.teachers:
         parts.append(_teachers_table(result))
     return Section("accuracy", "Accuracy", parts)

@@ -8,8 +8,7 @@ from ..paper.arms import Arm
 from ..paper.declared import Above, Experiment, Near
 from ..significance import DOES_NOT_HOLD, HOLDS
 from .claims import Judged
-from .page import Section, Text
-from .plots.style import Drawing
+from .page import Part, Section, Text
 from .tables import ABSENT, Cell, Table, p_value, shown, title_of
 
 
@@ -24,7 +23,7 @@ def claims_section(experiments: Sequence[Experiment], judged: Mapping[str, Seque
         "zero than that, or below it, and p is about its distance to the margin. The files behind each are named in "
         "verdicts.json."
     )
-    parts: list[Text | Table | Drawing] = [table, Text(note, "note")] if rows else [Text("No claim belongs to these.")]
+    parts: list[Part] = [table, Text(note, "note")] if rows else [Text("No claim belongs to these.")]
     return Section("claims", "The claims", parts)
 
 

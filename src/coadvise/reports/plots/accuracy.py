@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...significance import Summary
-from .style import GRID, INK, MUTED, PAPER, Style, _wrap, style
+from .style import GRID, INK, MUTED, PAPER, Style, _wrap, curve_line, marks, style
 
 
 class DotRow(NamedTuple):
@@ -29,31 +29,18 @@ def dot_plot(rows: Sequence[DotRow], teachers: Sequence[tuple[str, float]]) -> F
     figure = Figure(figsize=(8, 0.75 + 0.5 * max(1, total)), layout="constrained")
     axes = figure.add_subplot()
     for y, row in enumerate(rows):
-        color = row.style.color
         if row.summary is not None and row.summary.low is not None and row.summary.high is not None:
             # An accuracy above 100 % does not exist, even where the t-interval reaches there.
-            low, high = max(0.0, row.summary.low), min(1.0, row.summary.high)
-            axes.plot([100 * low, 100 * high], [y, y], color=color, lw=2.2, alpha=0.55, solid_capstyle="round")
+            bar = [100 * max(0.0, row.summary.low), 100 * min(1.0, row.summary.high)]
+            axes.plot(bar, [y, y], color=row.style.color, lw=2.2, alpha=0.55, solid_capstyle="round")
         # Runs lie on a line of their own just under the mean, where its marker does not hide them.
-        axes.plot(
-            [100 * v for v in row.values],
-            [y + 0.27] * len(row.values),
-            row.style.marker,
-            color=color,
-            ms=4.5,
-            mfc="none",
-            mew=1.1,
-            clip_on=False,
-        )
+        marks(axes, [100 * v for v in row.values], y + 0.27, row.style, ms=4.5, mfc="none", mew=1.1)
         if row.summary is not None:
-            mean = 100 * row.summary.mean
-            axes.plot([mean], [y], row.style.marker, color=color, ms=9, mec=PAPER, mew=0.8, clip_on=False)
-            axes.annotate(f"{mean:.1f}", (mean, y), (0, 7), textcoords="offset points", ha="center", fontsize=9)
+            marks(axes, [100 * row.summary.mean], y, row.style, ms=9, mec=PAPER, mew=0.8)
+            _say(axes, 100 * row.summary.mean, y)
     for y, (_, value) in enumerate(teachers, start=len(rows)):
         axes.plot([100 * value], [y], "*", color=MUTED, ms=9, clip_on=False)
-        axes.annotate(
-            f"{100 * value:.1f}", (100 * value, y), (0, 7), textcoords="offset points", ha="center", fontsize=9
-        )
+        _say(axes, 100 * value, y)
     axes.set_yticks(range(total), [_wrap(row.label) for row in rows] + [_wrap(label) for label, _ in teachers])
     axes.set_ylim(total - 0.45, -0.6)
     axes.grid(False, axis="y")
@@ -63,6 +50,10 @@ def dot_plot(rows: Sequence[DotRow], teachers: Sequence[tuple[str, float]]) -> F
     if teachers and rows:
         axes.axhline(len(rows) - 0.42, color=GRID, lw=1)
     return figure
+
+
+def _say(axes: Axes, value: float, y: int) -> None:
+    axes.annotate(f"{value:.1f}", (value, y), (0, 7), textcoords="offset points", ha="center", fontsize=9)
 
 
 Curve = Sequence[tuple[float, float]]
@@ -79,7 +70,7 @@ def learning_curves(arms: Sequence[tuple[str, Sequence[Curve], Style]]) -> Figur
     handles = []
     for label, curves, look in arms:
         for axes, start in ((whole, 0.0), (late, last / 2)):
-            parts = [[(epoch, v) for epoch, v in curve if epoch >= start] for curve in curves]
+            parts = [[(epoch, 100 * v) for epoch, v in curve if epoch >= start] for curve in curves]
             handle = _mean_and_seeds(axes, parts, look)
         handles.append((handle, _wrap(label, 34)))
     whole.set_ylabel("top-1 of the class token, %")
@@ -96,27 +87,11 @@ def learning_curves(arms: Sequence[tuple[str, Sequence[Curve], Style]]) -> Figur
 
 def _mean_and_seeds(axes: Axes, curves: Sequence[Curve], look: Style) -> Line2D:
     for curve in curves:
-        axes.plot([e for e, _ in curve], [100 * v for _, v in curve], color=look.color, lw=0.7, alpha=0.45)
-    mean = _mean_curve(curves)
-    (line,) = axes.plot(
-        [e for e, _ in mean],
-        [100 * v for _, v in mean],
-        color=look.color,
-        ls=look.line,
-        lw=1.9,
-        marker=look.marker,
-        ms=5,
-        mec=PAPER,
-        mew=0.6,
-        markevery=max(1, len(mean) // 6),
-    )
-    return line
-
-
-def _mean_curve(curves: Sequence[Curve]) -> list[tuple[float, float]]:
+        axes.plot([e for e, _ in curve], [v for _, v in curve], color=look.color, lw=0.7, alpha=0.45)
     tables = [dict(curve) for curve in curves if curve]
-    shared = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
-    return [(epoch, sum(table[epoch] for table in tables) / len(tables)) for epoch in shared]
+    shared = sorted(set.intersection(*map(set, tables))) if tables else []
+    mean = [(epoch, sum(table[epoch] for table in tables) / len(tables)) for epoch in shared]
+    return curve_line(axes, mean, look, 6, lw=1.9, ms=5, mew=0.6)
 
 
 def run_curves(terms: Mapping[str, Curve], rate: Curve, accuracy: Mapping[str, Curve]) -> Figure:
@@ -140,21 +115,9 @@ def run_curves(terms: Mapping[str, Curve], rate: Curve, accuracy: Mapping[str, C
 
 
 def _lines(axes: Axes, curves: Mapping[str, Curve]) -> None:
-    handles: list[Line2D] = []
-    for position, curve in enumerate(curves.values()):
-        look = style(position)
-        (line,) = axes.plot(
-            [x for x, _ in curve],
-            [y for _, y in curve],
-            color=look.color,
-            ls=look.line,
-            lw=1.5,
-            marker=look.marker,
-            ms=4.5,
-            markevery=max(1, len(curve) // 8),
-            mec=PAPER,
-            mew=0.5,
-        )
-        handles.append(line)
+    handles = [
+        curve_line(axes, curve, style(position), 8, lw=1.5, ms=4.5, mew=0.5)
+        for position, curve in enumerate(curves.values())
+    ]
     if handles:
         axes.legend(handles, [_wrap(name) for name in curves], fontsize=9, handlelength=3)

@@ -9,7 +9,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import GRID, MUTED, PAPER, style
+from .style import GRID, MUTED, PAPER, marks, style
 
 # Labels stay legible where lines run through them.
 _HALO = [patheffects.withStroke(linewidth=2.2, foreground=PAPER)]
@@ -27,7 +27,7 @@ class Point(NamedTuple):
 def parameters_figure(panels: Sequence[tuple[str, Sequence[Point], Sequence[Point]]]) -> Figure:
     """Figure 1: top-1 against parameters, one panel a source: (title, DeiT's models, CiT's models)."""
     figure = Figure(figsize=(8, 3.9), layout="constrained")
-    for axes, (title, deit, cit) in zip(_panels(figure, len(panels)), panels, strict=True):
+    for axes, (title, deit, cit) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for position, (name, points) in enumerate((("DeiT", deit), ("CiT (ours)", cit)), start=1):
             look = style(position)
             ordered = sorted(points, key=lambda point: (point.x, point.y))
@@ -64,11 +64,10 @@ class Family(NamedTuple):
 def teachers_figure(panels: Sequence[tuple[str, Sequence[Family]]], baseline: float | None) -> Figure:
     """Figure 4: a student's top-1 against its teacher's, a line a family; dashed: the student without a teacher."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
-    first: Axes | None = None
-    for axes, (title, families) in zip(_panels(figure, len(panels)), panels, strict=True):
-        if first is not None:
-            axes.sharey(first)
-        first = first or axes
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes in grid[1:]:
+        axes.sharey(grid[0])
+    for axes, (title, families) in zip(grid, panels, strict=True):
         if baseline is not None:
             axes.axhline(baseline, color=MUTED, lw=1.1, ls=(0, (4, 3)), label="labels only")
         for family in families:
@@ -103,9 +102,8 @@ def differences_figure(labels: Sequence[str], series: Sequence[tuple[str, Sequen
         shift = 0.8 * ((position - 0.5) / len(series) - 0.5)
         for y, seeds in enumerate(rows):
             if seeds:
-                mean, small = sum(seeds) / len(seeds), [y + shift + 0.16] * len(seeds)
-                axes.plot(seeds, small, look.marker, color=look.color, ms=4, mfc="none", mew=1.0, clip_on=False)
-                axes.plot([mean], [y + shift], look.marker, color=look.color, ms=8, mec=PAPER, mew=0.7, clip_on=False)
+                marks(axes, seeds, y + shift + 0.16, look, ms=4, mfc="none", mew=1.0)
+                marks(axes, [sum(seeds) / len(seeds)], y + shift, look, ms=8, mec=PAPER, mew=0.7)
         axes.plot([], [], look.marker, color=look.color, ms=8, mec=PAPER, mew=0.7, label=name)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.45, -0.55)
@@ -117,10 +115,6 @@ def differences_figure(labels: Sequence[str], series: Sequence[tuple[str, Sequen
     for y in range(1, len(labels)):
         axes.axhline(y - 0.5, color=GRID, lw=0.7)
     return figure
-
-
-def _panels(figure: Figure, count: int) -> list[Axes]:
-    return list(figure.subplots(1, count, squeeze=False)[0])
 
 
 def _label_points(axes: Axes, points: Sequence[Point]) -> None:

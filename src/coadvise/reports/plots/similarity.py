@@ -47,16 +47,9 @@ def _kl_map(axes: Axes, one: KlMap, top: float) -> None:
             red, green, blue, _ = colors(value / top)
             light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
             nearest = len(one.tokens) > 1 and value == grid[:, x].min()  # never where a value is missing
-            axes.text(
-                x + 0.5,
-                y + 0.5,
-                f"{value:.3f}",
-                ha="center",
-                va="center",
-                fontsize=9,
-                color="#000000" if light else "#ffffff",
-                weight="bold" if nearest else "normal",
-            )
+            ink, weight = "#000000" if light else "#ffffff", "bold" if nearest else "normal"
+            at = (x + 0.5, y + 0.5)
+            axes.text(*at, f"{value:.3f}", ha="center", va="center", fontsize=9, color=ink, weight=weight)
             if nearest:
                 axes.add_patch(Rectangle((x + 0.03, y + 0.06), 0.94, 0.88, fill=False, ec=WRONG, lw=2.2))
     axes.set_yticks(np.arange(len(one.tokens)) + 0.5, [_wrap(name, 16) for name in one.tokens])

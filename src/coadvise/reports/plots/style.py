@@ -11,13 +11,15 @@ import io
 import re
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 INK, MUTED, GRID, PAPER = "#1b1e24", "#5d6570", "#d5d9df", "#fefefe"
 BLUE = "#0072B2"
@@ -105,6 +107,18 @@ def _inline(svg: str, name: str, alt: str) -> str:
         svg = re.sub(color, f"var(--{variable})", svg, flags=re.IGNORECASE)
     svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--font)", svg)
     return svg.replace("<svg", f'<svg class="plot" role="img" aria-label="{escape(alt, quote=True)}"', 1)
+
+
+def marks(axes: Axes, x: Sequence[float], y: float, look: Style, **more: Any) -> None:
+    """Marks of one arm at the height `y`, whole even at the edge of the axes."""
+    axes.plot(x, [y] * len(x), look.marker, color=look.color, clip_on=False, **more)
+
+
+def curve_line(axes: Axes, curve: Sequence[tuple[float, float]], look: Style, marks: int, **more: Any) -> Line2D:
+    """A curve in the style of its arm, with about so many marks."""
+    x, y = [x for x, _ in curve], [y for _, y in curve]
+    every = max(1, len(curve) // marks)
+    return axes.plot(x, y, color=look.color, ls=look.line, marker=look.marker, mec=PAPER, markevery=every, **more)[0]
 
 
 def _wrap(label: str, width: int = 22) -> str:
