@@ -68,11 +68,10 @@ def reproduce(
     if not wanted:
         raise RecipeError("name what to reproduce, such as `coadvise reproduce table6`, or all")
     output = output or Path("runs") / f"reproduce-{scale}"
-    limit = None if budget is None else seconds(budget)
-    setup = set_up(
-        find_scale(scale), output, source=data, classes=classes, settings=settings, weights=dict(_pairs(weights or []))
-    )
-    places = Shifted(shifted_sources(shifted or []), find_scale(scale).check_size)
+    limit, size = None if budget is None else seconds(budget), find_scale(scale)
+    given = dict(_pairs(weights or []))
+    setup = set_up(size, output, source=data, classes=classes, settings=settings, weights=given)
+    places = Shifted(shifted_sources(shifted or []), size.check_size)
     orders = Orders(results or output / "results", seeds, limit, jobs, places)
     page = run(setup, wanted, orders, Display(every=10.0))
     out.print(f"report: {page}", markup=False)
@@ -107,8 +106,8 @@ def demo(
 
 def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
     for word in words:
-        name, equals, value = word.partition("=")
-        if not (name and equals and value):
+        name, _, value = word.partition("=")
+        if not (name and value):
             raise RecipeError(f"--weights {word}: write MODEL=FILE or MODEL=timm")
         if value != "timm" and not Path(value).is_file():
             raise RecipeError(f"--weights {word}: there is no file {value}")

@@ -8,9 +8,9 @@ from pathlib import Path
 from ..names import TOP1
 from ..paper.declared import Dots, Experiment
 from ..run.reading import read_run
-from ..significance import Paired, paired_difference
+from ..significance import summarise
 from .figures import dots, teacher_title, teachers_of
-from .page import Part, Section, Text
+from .page import Section, Text
 from .plots.accuracy import learning_curves
 from .plots.style import draw, style
 from .results import Results
@@ -30,9 +30,8 @@ def arms_section(name: str, figure: Dots, results: Results) -> Section | None:
         return None
     star = " Star: teacher." if figure.teachers else ""
     note = f"Small: one run. Large: mean. Bar: 95 % t-interval of the mean (needs two runs).{star}"
-    parts: list[Part] = [drawing, Text(note, "note"), _seeds_table(figure, results)]
-    teachers = _teachers_table(figure, results)
-    return Section(f"{name}-arms", figure.title, [*parts, *([teachers] if teachers else [])])
+    tables = [_seeds_table(figure, results), *_teachers_table(figure, results)]
+    return Section(f"{name}-arms", figure.title, [drawing, Text(note, "note"), *tables])
 
 
 def _seeds_table(figure: Dots, results: Results) -> Table:
@@ -40,14 +39,15 @@ def _seeds_table(figure: Dots, results: Results) -> Table:
     rows = []
     for label, value in figure.values.items():
         series = results.series(value)
-        gain = None if value == base else _paired(series, results.series(base))
+        of_base = {} if value == base else results.series(base)
+        gains = [series[seed] - of_base[seed] for seed in series if seed in of_base]
         sizes = sorted({run.student.parameters for run in results.runs(value.arm)})
         rows.append(
             [
                 label,
                 mean_sd(results.summary(value)),
                 str(len(series)),
-                ABSENT if gain is None else points(gain.mean),
+                points(summarise(gains).mean) if gains else ABSENT,
                 "  ".join(percent(one) for one in series.values()) or ABSENT,
                 ", ".join(map(parameters, sizes)) or ABSENT,
             ]
@@ -56,22 +56,17 @@ def _seeds_table(figure: Dots, results: Results) -> Table:
     return Table(f"Top-1 over n seeds, and the gain over “{base_label}” of the same seeds", columns, rows, "lrrrlr")
 
 
-def _paired(series: dict[int, float], base: dict[int, float]) -> Paired | None:
-    seeds = sorted(series.keys() & base.keys())
-    return paired_difference([series[s] for s in seeds], [base[s] for s in seeds]) if seeds else None
-
-
-def _teachers_table(figure: Dots, results: Results) -> Table | None:
+def _teachers_table(figure: Dots, results: Results) -> list[Table]:
     rows = []
     for teacher in teachers_of(figure, results):
         run = results.run(teacher.arm, teacher.seed)
-        cells = [ABSENT, ABSENT, ABSENT, ABSENT]
+        cells = [ABSENT] * 4
         if run is not None:
             student = run.student
             cells = [student.model, percent(run.number()), parameters(student.parameters), duration(run.seconds)]
         rows.append([teacher_title(teacher), teacher.bias, *cells])
     columns = ["Teacher", "Bias", "Model", "Top-1, %", "Parameters", "Training"]
-    return Table("The teachers themselves", columns, rows, "lllrrr") if rows else None
+    return [Table("The teachers themselves", columns, rows, "lllrrr")] if rows else []
 
 
 def curves_section(name: str, figure: Dots, results: Results, runs: Path) -> Section | None:
@@ -92,14 +87,12 @@ def curves_section(name: str, figure: Dots, results: Results, runs: Path) -> Sec
             arms.append((label, curves, style(position)))
     if not arms:
         return None
-    ends = [
-        f"{label} ends at {percent(sum(curve[-1][1] for curve in curves) / len(curves))} %" for label, curves, _ in arms
-    ]
-    alt = f"Learning curves of the class token: {'; '.join(ends)}."
-    drawing = draw(f"{name}-curves", alt, lambda: learning_curves(arms))
+    last = {label: sum(curve[-1][1] for curve in curves) / len(curves) for label, curves, _ in arms}
+    ends = "; ".join(f"{label} ends at {percent(value)} %" for label, value in last.items())
+    drawing = draw(f"{name}-curves", f"Learning curves of the class token: {ends}.", lambda: learning_curves(arms))
     note = Text("Validation accuracy of the class token. Thin: one seed. Thick: mean over the seeds.", "note")
-    parts: list[Part] = [drawing, note, *(Text(problem, "warning") for problem in notes)]
-    return Section(f"{name}-curves", "Learning curves", parts)
+    warnings = [Text(problem, "warning") for problem in notes]
+    return Section(f"{name}-curves", "Learning curves", [drawing, note, *warnings])
 
 
 def arms_similarity(name: str, figure: Dots, results: Results) -> Section | None:
@@ -116,11 +109,12 @@ def arms_similarity(name: str, figure: Dots, results: Results) -> Section | None
 def budget_warnings(figure: Dots, results: Results) -> list[str]:
     """Arms with other budgets than the rest cannot be compared without saying so."""
     runs = [run for value in figure.values.values() for run in results.runs(value.arm)]
-    found = []
-    for what, values in (
-        ("number of training images seen", {run.images_seen for run in runs}),
-        ("number of steps", {run.steps for run in runs}),
-    ):
-        if len(values) > 1:
-            found.append(f"The arms differ in the {what} ({', '.join(count(v) for v in sorted(values))}).")
-    return found
+    budgets = {
+        "number of training images seen": {run.images_seen for run in runs},
+        "number of steps": {run.steps for run in runs},
+    }
+    return [
+        f"The arms differ in the {what} ({', '.join(count(v) for v in sorted(values))})."
+        for what, values in budgets.items()
+        if len(values) > 1
+    ]

@@ -153,11 +153,9 @@ def _difference(claim: Claim, number: Callable[[Value], float | None]) -> float 
 
 def _absent(claim: Claim, results: Results) -> tuple[str, str]:
     """Verdict and reason where not a single seed has all numbers."""
-    missing = sorted({value.arm.id for value in claim.values if not results.seeds(value.arm)})
-    if missing:
+    if missing := sorted({value.arm.id for value in claim.values if not results.seeds(value.arm)}):
         return NOT_MEASURED, f"no finished run of {', '.join(missing)}"
-    lacking = sorted({value.metric for value in claim.values if not results.series(value)})
-    if lacking:
+    if lacking := sorted({value.metric for value in claim.values if not results.series(value)}):
         return NOT_MEASURED, "; ".join(dict.fromkeys(why_absent(metric) for metric in lacking))
     return NOT_MEASURED, "no seed that all runs share"
 

@@ -81,6 +81,5 @@ def _ours(row: Row, column: Column, results: Results) -> str:
         return shown(best, column.unit)
     if column.unit == "%":
         return mean_sd(summary)
-    text = shown(summary.mean, column.unit)
-    spread = summary.sd if summary.sd is not None and column.unit != "M" else None
-    return text + (f" ± {shown(spread, column.unit)}" if spread is not None else "")
+    spread = "" if summary.sd is None or column.unit == "M" else f" ± {shown(summary.sd, column.unit)}"
+    return shown(summary.mean, column.unit) + spread

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..paper.ablations import TITLES
 from ..paper.arms import Teacher
-from ..paper.declared import AgainstTeachers, Dots, Experiment, Gains, Row, SingleImages, Sizes
+from ..paper.declared import AgainstTeachers, Dots, Experiment, Gains, Row, SingleImages, Sizes, Value
 from .page import Part
 from .pictures import disagreement_parts
 from .plots.accuracy import DotRow, dot_plot
@@ -44,12 +44,11 @@ def dots(name: str, figure: Dots, results: Results) -> Drawing | None:
     if not rows:
         return None
     said = "; ".join(f"{row.label} {mean_sd(row.summary)} %" for row in rows)
-    stars = [
-        (f"teacher: {teacher_title(teacher)}", run.number())
+    marks = [
+        (f"teacher: {teacher_title(teacher)}", top1)
         for teacher in (teachers_of(figure, results) if figure.teachers else ())
-        if (run := results.run(teacher.arm, teacher.seed)) is not None
+        if (top1 := results.value(Value(teacher.arm), teacher.seed)) is not None
     ]
-    marks = [(label, top1) for label, top1 in stars if top1 is not None]
     return draw(name, f"Top-1 of Transformer-Ti by its teachers: {said}.", lambda: dot_plot(rows, marks))
 
 
@@ -65,17 +64,14 @@ def teacher_title(teacher: Teacher) -> str:
 
 
 def _sizes(one: Experiment, results: Results) -> Drawing | None:
-    paper = [
-        Point(row.labels[0], row.paper["parameters"], row.paper["top1"])
-        for row in one.rows
-        if "parameters" in row.paper
-    ]
-    ours = []
+    paper, ours = [], []
     for row in one.rows:
-        size, top1 = results.summary(row.ours["parameters"]), results.summary(row.ours["top1"])
+        (label,) = row.labels
+        if "parameters" in row.paper:
+            paper.append(Point(label, row.paper["parameters"], row.paper["top1"]))
+        size, top1 = results.mean(row.ours["parameters"]), results.summary(row.ours["top1"])
         if size is not None and top1 is not None:
-            spread = None if top1.sd is None else 100 * top1.sd
-            ours.append(Point(row.labels[0], size.mean / 1e6, 100 * top1.mean, spread))
+            ours.append(Point(label, size / 1e6, 100 * top1.mean, _per_cent(top1.sd)))
     if not ours:
         return None
     split = lambda points: ([p for p in points if p.label.startswith("D")], [p for p in points if p.label[0] == "C"])
@@ -83,6 +79,10 @@ def _sizes(one: Experiment, results: Results) -> Drawing | None:
     said = ", ".join(f"{point.label} {point.y:.1f} %" for point in ours)
     alt = f"Top-1 against parameters, the paper's and ours: {said}."
     return draw(one.name, alt, lambda: parameters_figure(panels))
+
+
+def _per_cent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _gains(one: Experiment, figure: Gains, results: Results) -> Drawing | None:
@@ -107,9 +107,9 @@ def _against_teachers(one: Experiment, figure: AgainstTeachers, results: Results
         by_size = panel == figure.sizes
         x, y = results.summary(row.ours["teacher"]), results.summary(row.ours["student"])
         if x is not None and y is not None:
-            spread = None if y.sd is None else 100 * y.sd
-            pair = Pair(100 * x.mean, 100 * y.mean, spread, teacher.rpartition("-")[2] if by_size else part)
-            families[panel].setdefault(teacher.rpartition("-")[0] if by_size else teacher, []).append(pair)
+            family, _, size = teacher.rpartition("-")
+            pair = Pair(100 * x.mean, 100 * y.mean, _per_cent(y.sd), size if by_size else part)
+            families[panel].setdefault(family if by_size else teacher, []).append(pair)
     if not any(families.values()):
         return None
     looks = {name: position for position, name in enumerate(figure.families, start=1)}
@@ -117,6 +117,6 @@ def _against_teachers(one: Experiment, figure: AgainstTeachers, results: Results
         (title, [Family(name, pairs, looks[name.partition("-")[0]]) for name, pairs in families[panel].items()])
         for panel, title in figure.panels.items()
     ]
-    base = results.summary(figure.baseline)
+    base = _per_cent(results.mean(figure.baseline))
     alt = "A student's top-1 against its teacher's, by family of teachers."
-    return draw(one.name, alt, lambda: teachers_figure(panels, None if base is None else 100 * base.mean))
+    return draw(one.name, alt, lambda: teachers_figure(panels, base))

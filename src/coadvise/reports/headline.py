@@ -9,14 +9,14 @@ from ..paper.arms import Arm
 from ..paper.declared import MARGIN, Dots, Experiment
 from ..significance import DOES_NOT_HOLD, HOLDS, summarise
 from .claims import NO_MEANING, NOT_MEASURED, Judged
+from .figures import teachers_of
 from .results import About, Results
 from .tables import count, percent
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
 
-def number_word(n: int) -> str:
-    """`two` for 2; digits from seven on."""
+def _word(n: int) -> str:
     return _NUMBERS[n] if n < len(_NUMBERS) else str(n)
 
 
@@ -38,8 +38,8 @@ def headline(experiments: Sequence[Experiment], judged: Sequence[Judged], result
 
 
 def _count_of_claims(judged: Sequence[Judged]) -> str:
-    word = lambda verdict: sum(one.verdict == verdict for one in judged)
-    holds, fails, absent, void = word(HOLDS), word(DOES_NOT_HOLD), word(NOT_MEASURED), word(NO_MEANING)
+    verdicts = [one.verdict for one in judged]
+    holds, fails, absent, void = map(verdicts.count, (HOLDS, DOES_NOT_HOLD, NOT_MEASURED, NO_MEANING))
     undecided = len(judged) - holds - fails - absent - void
     plural = lambda n, one, many: f"{n} {one if n == 1 else many}"
     parts = [f"{plural(holds, 'holds', 'hold')} here", f"{plural(fails, 'does', 'do')} not"]
@@ -52,10 +52,8 @@ def _count_of_claims(judged: Sequence[Judged]) -> str:
 def _gain(main: Judged, results: Results) -> str:
     """The claim that some teachers make a student better, in a sentence that fits its verdict."""
     (taught,), (labels,) = main.claim.plus, main.claim.minus
-    after, before = (
-        percent(summarise([results.series(value)[seed] for seed in main.differences]).mean)
-        for value in (taught, labels)
-    )
+    shares = ([results.series(value)[seed] for seed in main.differences] for value in (taught, labels))
+    after, before = (percent(summarise(values).mean) for values in shares)
     n, teachers = len(main.differences), _teachers(taught.arm)
     student = "vision transformer" if taught.arm.is_transformer else "student"
     if main.verdict == HOLDS:
@@ -63,16 +61,15 @@ def _gain(main: Judged, results: Results) -> str:
         return f"{teachers.capitalize()} {lift} the {student} from {before} to {after} % (n = {n})"
     if main.verdict == DOES_NOT_HOLD:
         return f"With {teachers} the {student} falls from {before} to {after} % (n = {n})"
-    reached = f"{after} % with {teachers}, {before} % with labels only"
-    open_ = "One seed decides nothing" if n == 1 else f"Undecided at n = {n}"
-    return f"{open_}: the {student} reaches {reached}"
+    undecided = "One seed decides nothing" if n == 1 else f"Undecided at n = {n}"
+    return f"{undecided}: the {student} reaches {after} % with {teachers}, {before} % with labels only"
 
 
 def _teachers(arm: Arm) -> str:
     """`two teachers of different kinds`, `one teacher`, …"""
     n, kinds = len(arm.teachers), len({teacher.bias for teacher in arm.teachers})
     kind = "" if n < 2 else " of the same kind" if kinds == 1 else " of different kinds"
-    return f"{number_word(n)} teacher{'' if n == 1 else 's'}{kind}"
+    return f"{_word(n)} teacher{'' if n == 1 else 's'}{kind}"
 
 
 def _runs(n: int) -> str:
@@ -115,22 +112,19 @@ def _what_was_done(one: Experiment, results: Results) -> list[str]:
     """The teachers and the ways of teaching, for an experiment whose arms are shown in detail."""
     if not (isinstance(one.figure, Dots) and one.figure.title):
         return []
-    arms = [value.arm for value in one.figure.values.values() if results.runs(value.arm)]
-    teachers = list(dict.fromkeys(teacher for arm in arms for teacher in arm.teachers))
+    arms = [value.arm for value in one.figure.values.values() if results.seeds(value.arm)]
     sentences = []
-    if teachers:
+    if teachers := teachers_of(one.figure, results):
         names = ", ".join(
             TITLES.get(one.model, one.model) + (f" (seed {one.seed})" if one.seed else "") for one in teachers
         )
         were = "teachers were" if len(teachers) > 1 else "teacher was"
-        sentences.append(
-            f"{number_word(len(teachers)).capitalize()} {were} trained on labels and then frozen: {names}."
-        )
+        sentences.append(f"{_word(len(teachers)).capitalize()} {were} trained on labels and then frozen: {names}.")
     if arms:
         steps = {run.steps for arm in arms for run in results.runs(arm)}
         budget = f"each for {count(steps.pop())} steps" if len(steps) == 1 else "with budgets that differ"
         sentences.append(
-            f"The same student was trained in {number_word(len(arms))} ways, {budget}; runs of the same seed are "
+            f"The same student was trained in {_word(len(arms))} ways, {budget}; runs of the same seed are "
             "compared in pairs."
         )
     return sentences

@@ -83,19 +83,14 @@ def disagreement_parts(name: str, folder: Path) -> list[Part]:
         return [*problems]
     images, classes = found.images, found.classes
     models = list(dict.fromkeys(model for image in images for model in image.outputs))
-    rows = [
-        [
-            str(image.index) if image.index >= 0 else ABSENT,
-            classes[image.label],
-            *(_answer(image, image.outputs.get(model), classes) for model in models),
-        ]
-        for image in images
-    ]
-    table = Table(
-        "Predicted class (probability) of each model", ["Image", "True class", *models], rows, "rl" + "l" * len(models)
-    )
-    right = [sum(row[2 + i].startswith("✓") for row in rows) for i in range(len(models))]
-    said = "; ".join(f"{model} is right on {n} of {len(rows)}" for model, n in zip(models, right, strict=True))
+    rows = []
+    for image in images:
+        answers = [_answer(image, image.outputs.get(model), classes) for model in models]
+        rows.append([str(image.index) if image.index >= 0 else ABSENT, classes[image.label], *answers])
+    columns = ["Image", "True class", *models]
+    table = Table("Predicted class (probability) of each model", columns, rows, "rl" + "l" * len(models))
+    right = {model: sum(row[i].startswith("✓") for row in rows) for i, model in enumerate(models, start=2)}
+    said = "; ".join(f"{model} is right on {n} of {len(rows)}" for model, n in right.items())
     alt = f"Class probabilities on {len(images)} chosen images: {said}."
     drawing = draw(name, alt, lambda: disagreement_figure(images, classes))
     return [drawing, Text(NOTE, "note"), table, *problems]
@@ -104,7 +99,7 @@ def disagreement_parts(name: str, folder: Path) -> list[Part]:
 def _answer(image: Disagreement, shares: Sequence[float] | None, classes: Sequence[str]) -> str:
     if shares is None:
         return ABSENT
-    best = max(range(len(shares)), key=shares.__getitem__)
+    best = int(np.argmax(shares))
     return f"{'✓' if best == image.label else '✗'} {classes[best]} ({shares[best]:.2f})"
 
 

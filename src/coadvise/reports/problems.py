@@ -25,9 +25,8 @@ def _unfinished(experiments: Sequence[Experiment], results: Results, about: Abou
     wanted = dict[str, int]()
     for value in (value for one in experiments for value in one.values()):
         have = len(results.seeds(value.arm))
-        if value.arm.id in about.given and have:
-            continue
-        if have < (1 if value.seed is not None else about.seeds):
+        enough = 1 if value.seed is not None or value.arm.id in about.given else about.seeds
+        if have < enough:
             wanted[value.arm.id] = have
     if not wanted:
         return []
@@ -39,8 +38,7 @@ def _unfinished(experiments: Sequence[Experiment], results: Results, about: Abou
 def _other_images(results: Results) -> list[str]:
     """Measures that were made of different shifted images."""
     found = []
-    for group in ("corruptions", "a", "r"):
-        unnamed = "made on the fly" if group == "corruptions" else "not named"
+    for group, unnamed in (("corruptions", "made on the fly"), ("a", "not named"), ("r", "not named")):
         made = {run.sources.get(group, unnamed) for run in results.files.values() if group in run.groups}
         if len(made) > 1:
             found.append(

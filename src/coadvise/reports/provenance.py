@@ -24,19 +24,10 @@ def provenance_section(runs: Sequence[tuple[str, str, RunResult | Measurement]])
         machine = {key: source.get(key) for key in ("commit", "system", "hardware", "versions")}
         if machine not in machines:
             machines.append(machine)
-        rows.append(
-            [
-                label,
-                path,
-                str(run.seed),
-                (run.id if isinstance(run, Measurement) else run.fingerprint)[:12],
-                duration(run.seconds),
-                count(run.steps),
-                count(run.images_seen),
-                str(source.get("date", ABSENT))[:16].replace("T", " "),
-                str(machines.index(machine) + 1),
-            ]
-        )
+        identity = run.id if isinstance(run, Measurement) else run.fingerprint
+        date = str(source.get("date", ABSENT))[:16].replace("T", " ")
+        numbers = [duration(run.seconds), count(run.steps), count(run.images_seen)]
+        rows.append([label, path, str(run.seed), identity[:12], *numbers, date, str(machines.index(machine) + 1)])
     columns = ["Arm", "Run", "Seed", "Recipe", "Time", "Steps", "Images seen", "Date (UTC)", "Machine"]
     total = sum(run.seconds for *_, run in runs)
     commands = list(dict.fromkeys(str(run.provenance.get("command", "")) for *_, run in runs))

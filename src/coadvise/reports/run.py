@@ -8,7 +8,7 @@ from ..errors import RunError
 from ..names import CLASS, TOP1
 from ..run.reading import RunFiles, finite, read_run
 from ..run.result import RunResult
-from .page import Page, Part, Section, Text, write_page
+from .page import Page, Section, Text, write_page
 from .plots.accuracy import Curve, run_curves
 from .plots.style import draw
 from .provenance import provenance_section
@@ -28,12 +28,9 @@ def run_page(run: RunFiles) -> Page:
             warnings += [f"{count(n)} unreadable image(s) of the {part} set were skipped."] if n else []
     sections = [_curves_section(run)]
     if result is not None:
-        outputs = Outputs(tuple(result.teachers), result.final)
-        sections += [
-            _accuracy_section(result),
-            similarity_section("similarity", [(name, [outputs])], {}, "Run"),
-            provenance_section([(name, run.path, result)]),
-        ]
+        groups = [(name, [Outputs(tuple(result.teachers), result.final)])]
+        sections += [_accuracy_section(result), similarity_section("similarity", groups, {}, "Run")]
+        sections.append(provenance_section([(name, run.path, result)]))
     sections += [Section("recipe", "Recipe", [Text(run.recipe, "code")], folded=True)] if run.recipe else []
     return Page(name, _headline(run), _lead(result), [s for s in sections if s is not None], warnings)
 
@@ -41,8 +38,7 @@ def run_page(run: RunFiles) -> Page:
 def _headline(run: RunFiles) -> str:
     if run.result is not None and run.result.accuracy is not None:
         return f"{percent(run.result.accuracy)} % top-1 of the class token after {count(run.result.epochs)} epochs"
-    curve = run.curve(TOP1)
-    if curve:
+    if curve := run.curve(TOP1):
         return f"Not finished: {percent(curve[-1][1])} % top-1 of the class token after {curve[-1][0]:g} epochs"
     return "No accuracy has been measured yet"
 
@@ -56,10 +52,8 @@ def _lead(result: RunResult | None) -> list[str]:
         f"{data.source} and measured on {count(data.val)} held-out images."
     ]
     if result.seconds and result.images_seen:
-        speed = result.images_seen / result.seconds
-        sentences.append(
-            f"It took {duration(result.seconds)} for {count(result.steps)} steps, {count(speed)} images/s."
-        )
+        speed = count(result.images_seen / result.seconds)
+        sentences.append(f"It took {duration(result.seconds)} for {count(result.steps)} steps, {speed} images/s.")
     sentences.append(
         f"The best evaluation was {percent(best.value)} % after epoch {best.epoch} ({best.weights} weights); being "
         "picked on these very images, it is no fair estimate."
@@ -75,18 +69,10 @@ def _curves_section(run: RunFiles) -> Section | None:
         for name in names
     }
     rate = [(line["step"], v) for line in steps if (v := finite(line.get("lr"))) is not None]
-    tokens = list(
-        dict.fromkeys(
-            key
-            for line in run.lines
-            if line.get("kind") == "eval"
-            for key in line.get("metrics") or {}
-            if key.startswith("accuracy/")
-        )
-    )
+    evaluations = [line.get("metrics") or {} for line in run.lines if line.get("kind") == "eval"]
+    tokens = list(dict.fromkeys(key for metrics in evaluations for key in metrics if key.startswith("accuracy/")))
     accuracy: dict[str, Curve] = {key.removeprefix("accuracy/"): run.curve(key) for key in tokens}
-    averaged = run.curve(TOP1, "ema")
-    if averaged:
+    if averaged := run.curve(TOP1, "ema"):
         accuracy[f"{CLASS} (EMA weights)"] = averaged
     if not steps and not tokens:
         return None
@@ -98,16 +84,13 @@ def _curves_section(run: RunFiles) -> Section | None:
 def _accuracy_section(result: RunResult) -> Section | None:
     if not result.tokens:
         return None
-    averaged = result.ema or {}
-    columns = ["Output", "Top-1, %", "Cross entropy, nats", *(["Top-1 of EMA weights, %"] if averaged else [])]
-    rows = []
+    columns, rows = ["Output", "Top-1, %", "Cross entropy, nats"], []
     for name in result.tokens:
-        row = [name, percent(result.final[f"accuracy/{name}"]), number(result.final.get(f"loss/{name}"))]
-        rows.append([*row, *([percent(averaged.get(f"accuracy/{name}"))] if averaged else [])])
-    parts: list[Part] = [Table("After the last epoch", columns, rows)]
-    if result.teachers:
-        parts.append(_teachers_table(result))
-    return Section("accuracy", "Accuracy", parts)
+        rows.append([name, percent(result.final[f"accuracy/{name}"]), number(result.final.get(f"loss/{name}"))])
+        if result.ema:
+            rows[-1].append(percent(result.ema.get(f"accuracy/{name}")))
+    table = Table("After the last epoch", [*columns, *(["Top-1 of EMA weights, %"] if result.ema else [])], rows)
+    return Section("accuracy", "Accuracy", [table, *([_teachers_table(result)] if result.teachers else [])])
 
 
 def _teachers_table(result: RunResult) -> Table:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from ..run.result import Direction, tokens_of
 from ..significance import Summary, summarise
-from .page import Section, Text
+from .page import Part, Section, Text
 from .plots.similarity import KlMap, kl_maps
 from .plots.style import draw
 from .tables import ABSENT, Table, number
@@ -80,7 +81,6 @@ def divergence(label: str, runs: Sequence[Outputs], direction: Direction) -> Div
 
 def divergences_table(tables: Sequence[Divergence], label: dict[str, str], first: str) -> Table:
     """Both directions side by side, one row for each teacher and token."""
-    forward = [table for table in tables if table.direction == "teacher‖token"]
     backward = {table.label: table for table in tables if table.direction == "token‖teacher"}
 
     def cell(table: Divergence | None, row: int, column: int) -> str:
@@ -91,7 +91,8 @@ def divergences_table(tables: Sequence[Divergence], label: dict[str, str], first
 
     rows = [
         [f"{table.label}", label.get(teacher, teacher), token, cell(table, i, j), cell(backward.get(table.label), i, j)]
-        for table in forward
+        for table in tables
+        if table.direction == "teacher‖token"
         for j, teacher in enumerate(table.teachers)
         for i, token in enumerate(table.tokens)
     ]
@@ -125,7 +126,10 @@ def nearest_sentences(tables: Sequence[Divergence], titles: dict[str, str]) -> l
     ]
 
 
-_DIRECTIONS: tuple[Direction, ...] = ("teacher‖token", "token‖teacher")
+_WHAT = (
+    "KL divergence between the class probabilities of a token and of a teacher on the validation set, in nats, at "
+    "temperature 1, in both directions."
+)
 _FRAME = "A frame marks the token that is nearest to the teacher, by its mean; no test was made."
 _UNTOLD = (
     "Some results do not name the direction, so KL between an advised token and a teacher cannot be told apart from "
@@ -144,12 +148,8 @@ def similarity_section(
         label: titles of teachers, by their names.
         first: title of the column that names the groups.
     """
-    found = [
-        table
-        for title, runs in groups
-        for direction in _DIRECTIONS
-        if (table := divergence(title, runs, direction)) is not None
-    ]
+    every = (divergence(title, runs, direction) for title, runs in groups for direction in get_args(Direction))
+    found = [table for table in every if table is not None]
     if not found:
         return None
     maps = [
@@ -163,23 +163,9 @@ def similarity_section(
     ]
     nearest = nearest_sentences(found, label)
     alt = "Heat maps of the KL divergence between tokens and teachers. " + " ".join(nearest)
-    return Section(
-        name,
-        "How near each token is to each teacher",
-        [
-            Text(
-                "KL divergence between the class probabilities of a token and of a teacher on the validation set, in "
-                "nats, at temperature 1, in both directions.",
-                "note",
-            ),
-            draw(name, alt, lambda: kl_maps(maps)),
-            *([Text(_FRAME, "note")] if nearest else []),
-            *(Text(sentence) for sentence in nearest),
-            divergences_table(found, label, first),
-            *(
-                [Text(_UNTOLD, "warning")]
-                if any(not run.directions_named for _, runs in groups for run in runs if run.teachers)
-                else []
-            ),
-        ],
-    )
+    parts: list[Part] = [Text(_WHAT, "note"), draw(name, alt, lambda: kl_maps(maps))]
+    parts += [Text(_FRAME, "note")] if nearest else []
+    parts += [*(Text(sentence) for sentence in nearest), divergences_table(found, label, first)]
+    if any(not run.directions_named for _, runs in groups for run in runs if run.teachers):
+        parts.append(Text(_UNTOLD, "warning"))
+    return Section(name, "How near each token is to each teacher", parts)

@@ -82,23 +82,10 @@ def latex_text(text: object) -> str:
 
 def latex_table(table: Table) -> str:
     """The table for a paper: a `tabular` with booktabs' rules, under its caption."""
-    lines = [" & ".join(map(latex_text, row)) + r" \\" for row in [table.columns, *table.rows]]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{latex_text(table.caption)}}}",
-            rf"\begin{{tabular}}{{{table.alignment}}}",
-            r"\toprule",
-            lines[0],
-            r"\midrule",
-            *lines[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    head, *rows = [" & ".join(map(latex_text, row)) + r" \\" for row in [table.columns, *table.rows]]
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_text(table.caption)}}}"]
+    lines += [rf"\begin{{tabular}}{{{table.alignment}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}", r"\end{table}", ""])
 
 
 def number(value: float | None, decimals: int = 3) -> str:
@@ -147,16 +134,11 @@ def parameters(value: float | None) -> str:
     return f"{value / 1e6:.3g} M" if value >= 999_500 else f"{value / 1e3:.3g} k"
 
 
-_SCALE = {"%": 100.0, "M": 1e-6}
-
-
 def shown(value: float, unit: str, signed: bool = False) -> str:
     """A number with the precision of its unit (see `paper.declared.Column`); with its sign, also the unit's name."""
-    value *= _SCALE.get(unit, 1.0)
-    if unit == "%":
-        text = number(value, 1)
-    elif unit == "nat":
-        text = number(value, 3)
+    value *= {"%": 100.0, "M": 1e-6}.get(unit, 1.0)
+    if unit in ("%", "nat"):
+        text = number(value, 1 if unit == "%" else 3)
     elif unit == "images/s":
         text = f"{value:,.0f}"
     else:

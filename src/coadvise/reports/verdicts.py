@@ -8,7 +8,7 @@ from ..paper.arms import Arm
 from ..paper.declared import Above, Experiment, Near
 from ..significance import DOES_NOT_HOLD, HOLDS
 from .claims import Judged
-from .page import Part, Section, Text
+from .page import Section, Text
 from .tables import ABSENT, Cell, Table, p_value, shown, title_of
 
 
@@ -23,18 +23,17 @@ def claims_section(experiments: Sequence[Experiment], judged: Mapping[str, Seque
         "zero than that, or below it, and p is about its distance to the margin. The files behind each are named in "
         "verdicts.json."
     )
-    parts: list[Part] = [table, Text(note, "note")] if rows else [Text("No claim belongs to these.")]
-    return Section("claims", "The claims", parts)
+    return Section(
+        "claims", "The claims", [table, Text(note, "note")] if rows else [Text("No claim belongs to these.")]
+    )
 
 
 def claims_table(judged: Sequence[Judged]) -> Table:
     """The claims of one experiment with their intervals and remarks."""
     rows = []
     for one in judged:
-        interval = ABSENT
-        if one.test is not None and one.test.low is not None and one.test.high is not None:
-            low, high = (shown(v, one.claim.unit, True) for v in (one.test.low, one.test.high))
-            interval = f"{low} … {high}"
+        ends = [] if one.test is None else [end for end in (one.test.low, one.test.high) if end is not None]
+        interval = " … ".join(shown(end, one.claim.unit, True) for end in ends) or ABSENT
         difference, n, p, cell = _cells(one)
         rows.append([one.claim.text, one.claim.place, difference, interval, n, p, cell, one.reason or ABSENT])
     columns = ["Claim", "Place", "Difference", "95 % interval, uncorrected", "n", "p (Holm)", "Verdict", "Remark"]
@@ -48,9 +47,8 @@ def _cells(one: Judged) -> list[str | Cell]:
         return [shown(next(iter(one.differences.values())), claim.unit, True), ABSENT, "compared", cell]
     if one.test is None:
         return [ABSENT, "0", ABSENT, cell]
-    margin = ""
-    if claim.margin is not None:
-        margin = f" ({'±' if isinstance(claim.says, Near) else '< '}{shown(claim.margin, claim.unit)})"
+    sign = "±" if isinstance(claim.says, Near) else "< "
+    margin = "" if claim.margin is None else f" ({sign}{shown(claim.margin, claim.unit)})"
     return [shown(one.test.mean, claim.unit, True) + margin, str(one.test.n), p_value(one.p), cell]
 
 
@@ -59,8 +57,7 @@ def kinds_sentences(judged: Sequence[Judged]) -> list[str]:
     found, undecided = [], []
     for one in judged:
         claim = one.claim
-        kinds = [_kinds(value.arm) for value in claim.values]
-        if not isinstance(claim.says, Above) or one.test is None or kinds != [2, 1]:
+        if not isinstance(claim.says, Above) or one.test is None or [_kinds(v.arm) for v in claim.values] != [2, 1]:
             continue
         if one.verdict not in (HOLDS, DOES_NOT_HOLD):
             gap = shown(one.test.mean, "%", True)

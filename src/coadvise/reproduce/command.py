@@ -76,24 +76,20 @@ def reproduce(
     if output.exists() and not (output / MARK).is_file() and (not output.is_dir() or any(output.iterdir())):
         raise RunError(f"{output} holds other files; choose another folder with --output")
     orders.shifted.require(setup.classes)
-    _require_used(setup, experiments)
-    _require_recurring(setup, experiments)
+    _require_fit(setup, experiments)
     write_json(output / MARK, {"scale": setup.scale.name, "changed": list(setup.changed)})
     jobs, runs = open_jobs(planner, experiments, orders)
     if jobs:
         _require_folder(orders.results)
-    display.say(
-        f"{', '.join(one.name for one in experiments)} on {setup.title}: {len(runs)} runs, "
-        + (f"{len(jobs)} jobs to do" if jobs else "all there")
-    )
-    whole = True
+    names, to_do = ", ".join(one.name for one in experiments), f"{len(jobs)} jobs to do" if jobs else "all there"
+    display.say(f"{names} on {setup.title}: {len(runs)} runs, {to_do}")
     try:
-        if jobs and not run_jobs(jobs, orders, display):
-            display.say("the budget is spent; the same command goes on")
-            whole = False
+        whole = not jobs or run_jobs(jobs, orders, display)
     except (Interrupted, CoadviseError) as error:
         _report(planner, experiments, runs, orders, whole=not isinstance(error, Interrupted))
         raise
+    if not whole:
+        display.say("the budget is spent; the same command goes on")
     return _report(planner, experiments, runs, orders, whole=whole)
 
 
@@ -109,19 +105,9 @@ def _told_apart(one: Experiment, planner: Planner) -> Experiment:
         return one
     shown = {value.arm for row in rows.values() for value in row.ours.values()}
     claims = [claim for claim in one.claims if {value.arm for value in claim.values} <= shown]
-    note = (
-        f"Left out, because these settings make them the same as another row: {', '.join(r.labels[0] for r in left)}."
-    )
+    names = ", ".join(row.labels[0] for row in left)
+    note = f"Left out, because these settings make them the same as another row: {names}."
     return replace(one, rows=list(rows.values()), claims=claims, notes=[*one.notes, note])
-
-
-def _require_recurring(setup: ExperimentSetup, experiments: Sequence[Experiment]) -> None:
-    """Refuse what is another training only where views recur."""
-    needing = [one.name for one in experiments if "recurring views" in one.needs]
-    if setup.views is None and needing:
-        raise RecipeError(
-            f"{needing[0]}: views never recur with these settings anyway; table6 and table7 are what you look for"
-        )
 
 
 def _require_folder(results: Path) -> None:
@@ -137,13 +123,18 @@ def _require_folder(results: Path) -> None:
         ) from error
 
 
-def _require_used(setup: ExperimentSetup, experiments: Sequence[Experiment]) -> None:
-    arms = {one for experiment in experiments for one in experiment.arms()}
+def _require_fit(setup: ExperimentSetup, experiments: Sequence[Experiment]) -> None:
+    """Refuse weights of models that are not needed, and what is another training only where views recur."""
+    arms = [one for experiment in experiments for one in experiment.arms()]
     models = {one.model for one in arms} | {teacher.model for one in arms for teacher in one.teachers}
-    unused = [model for model in setup.weights if model not in models]
-    if unused:
+    if unused := [model for model in setup.weights if model not in models]:
         names = ", ".join(one.name for one in experiments)
         raise RecipeError(f"--weights {unused[0]}=…: {names} has no such model; leave it out")
+    needing = [one.name for one in experiments if "recurring views" in one.needs]
+    if setup.views is None and needing:
+        raise RecipeError(
+            f"{needing[0]}: views never recur with these settings anyway; table6 and table7 are what you look for"
+        )
 
 
 def _report(
@@ -158,14 +149,8 @@ def _report(
     # A twin of a model whose weights were given is trained to teach, and is no second run of it.
     shown = [run for run in runs if not (planner.given(run.arm) and run.seed)]
     found = {run.name: result for run in shown if (result := read_result(orders.results, run)) is not None}
-    about = About(
-        setup.scale.name,
-        setup.title,
-        orders.seeds,
-        setup.changed,
-        setup.particulars(),
-        sorted({run.arm.id for run in shown if planner.given(run.arm)}),
-    )
+    given = sorted({run.arm.id for run in shown if planner.given(run.arm)})
+    about = About(setup.scale.name, setup.title, orders.seeds, setup.changed, setup.particulars(), given)
     return write_paper_report(setup.output, found, experiments, about)
 
 
@@ -178,8 +163,8 @@ def _write_pictures(planner: Planner) -> None:
     path = planner.setup.output / IMAGES
     if path.is_file() and read_json(path).get("runs") == ids:
         return
-    finished = (RunFolder(run.folder) for run in runs.values())
-    if all(folder.finished and folder.best.is_file() for folder in finished):
+    folders = [RunFolder(run.folder) for run in runs.values()]
+    if all(folder.finished and folder.best.is_file() for folder in folders):
         models = {label: load_trained(run.folder) for label, run in runs.items()}
         found = disagreements(models)
         chosen = [image["index"] for image in found["images"][:4]]

@@ -130,8 +130,8 @@ def shifted_sources(words: Iterable[str]) -> dict[str, str]:
     """
     sources = {}
     for word in words:
-        name, equals, source = word.partition("=")
-        if not equals or name not in ("a", "r", "c") or not source:
+        name, _, source = word.partition("=")
+        if name not in ("a", "r", "c") or not source:
             raise RecipeError(
                 f"--shifted {word}: write a=FOLDER, r=FOLDER or c=FOLDER; r=FOLDER@SPLIT,SPLIT takes splits"
             )
@@ -141,8 +141,7 @@ def shifted_sources(words: Iterable[str]) -> dict[str, str]:
 
 def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shifted: Shifted) -> None:
     """Measure a finished run and write its result; what an earlier call measured of the same weights is kept."""
-    before = read_result(results, run)
-    result = RunFolder(run.folder).result()
+    before, result = read_result(results, run), RunFolder(run.folder).result()
     if before is not None and not _same_weights(before, result):  # it came from elsewhere, and the run was made again
         before = None
     trained = load_trained(run.folder, choose_device(run.recipe.run.device))
@@ -151,7 +150,7 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
         measured["training_ms"] = 1000 * result.seconds / max(1, result.images_seen)
     if "throughput" not in measured:
         measured["throughput"] = _throughput(trained)
-    detail, sources = dict(before.detail if before else {}), dict(before.sources if before else {})
+    detail, sources = (dict(before.detail), dict(before.sources)) if before else ({}, {})
     for group in sorted({*groups} - {"run"} - groups_there(before, shifted)):
         numbers, more = _GROUPS[group](run, trained, shifted)
         measured |= numbers
@@ -159,7 +158,7 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
         sources.pop(group, None)
         if (source := shifted.of(group)) is not None:
             sources[group] = source
-    known = known_teachers(run) or (before.teacher_weights if before else {})
+    settings = flat(run.recipe.model_dump(mode="json")).items()
     Measurement(
         arm=run.arm.id,
         scale=scale,
@@ -173,16 +172,12 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
         seconds=result.seconds,
         measured=measured,
         advisers={name: one.id for name, one in run.teachers.items()},
-        teacher_weights=known or teacher_weights(run),
+        teacher_weights=known_teachers(run) or (before and before.teacher_weights) or teacher_weights(run),
         teachers=result.teachers,
         groups=tuple(sorted({*(before.groups if before else ()), *groups})),
         sources=sources,
         detail=detail,
-        settings={
-            key: value
-            for key, value in flat(run.recipe.model_dump(mode="json")).items()
-            if key not in FREE and not key.endswith("checkpoint") and value is not None
-        },
+        settings={k: v for k, v in settings if k not in FREE and not k.endswith("checkpoint") and v is not None},
         provenance={**result.provenance, "measured": manifest()["date"]},
     ).write(result_path(results, run))
 
@@ -229,11 +224,9 @@ def _subsets(name: str, trained: TrainedModel, shifted: Shifted) -> Measured:
 
 
 def _likeness(run: Planned, trained: TrainedModel, shifted: Shifted) -> Measured:
-    teachers = {
-        name: load_trained(one.folder, choose_device(one.recipe.run.device)) for name, one in run.teachers.items()
-    }
-    source = open_sources(trained.recipe.data)[1]
-    return likeness(trained, teachers, source, limit=shifted.limit)
+    device = choose_device(trained.recipe.run.device)
+    teachers = {name: load_trained(one.folder, device) for name, one in run.teachers.items()}
+    return likeness(trained, teachers, open_sources(trained.recipe.data)[1], limit=shifted.limit)
 
 
 _GROUPS: dict[str, Callable[[Planned, TrainedModel, Shifted], Measured]] = {

@@ -87,7 +87,8 @@ class Planner:
             identity = json_digest(parts)
             folder = self.setup.output / "runs" / f"{arm.id}.s{seed}.{identity[:8]}"
             content["run"]["output"] = str(folder)
-            content["advice"] = self._advice(recipe, seed)
+            if recipe.teachers and recipe.data.views is not None:
+                content["advice"] = {"source": "cache", "folder": str(self.cache(recipe, seed)), "top_k": None}
             self._known[arm, seed] = Planned(arm, seed, identity, recipe_from(content, where=where), teachers)
         return self._known[arm, seed]
 
@@ -99,8 +100,7 @@ class Planner:
         return self.setup.weights[arm.model] if self.given(arm) and seed == 0 else None
 
     def _content(self, arm: Arm, seed: int, teachers: Mapping[str, Planned]) -> dict[str, Any]:
-        scale = self.setup.scale
-        content = copy.deepcopy(dict(self.setup.content))
+        scale, content = self.setup.scale, copy.deepcopy(dict(self.setup.content))
         content["name"] = f"{arm.id}-s{seed}"
         content["student"] = self._student(arm)
         content["data"]["seed"] = content["run"]["seed"] = seed
@@ -110,8 +110,8 @@ class Planner:
             apply_training(content, self.setup.teachers)
             if self.setup.teachers.image_size is not None:
                 content["data"]["image_size"] = self.setup.teachers.image_size
-        if weights := self._weights(arm, seed):
-            content["student"] |= {"pretrained": True} if weights == "timm" else {"checkpoint": weights}
+        if given := self._weights(arm, seed):
+            content["student"] |= {"pretrained": True} if given == "timm" else {"checkpoint": given}
         if arm.part != 1.0:
             for key in ("epochs", "warmup_epochs"):
                 content["schedule"][key] = arm.part * content["schedule"].get(key, 0)
@@ -126,12 +126,8 @@ class Planner:
         }
         tokens = "single" if arm.tokens == "single" else "auto"
         weight = 1.0 if arm.advice == "hard" else scale.weight  # DeiT's: half labels, half the teacher's class
-        weight *= arm.weight
-        content["loss"] = {
-            "tokens": tokens,
-            "advice": arm.advice,
-            "weights": dict.fromkeys(teachers, weight),
-        }
+        weights = dict.fromkeys(teachers, weight * arm.weight)
+        content["loss"] = {"tokens": tokens, "advice": arm.advice, "weights": weights}
         if arm.temperature != 1.0:
             content["loss"]["temperatures"] = dict.fromkeys(teachers, arm.temperature)
         token_lr = arm.token_lr * content["optim"].get("token_lr", 1.0)
@@ -149,11 +145,6 @@ class Planner:
         if arm.is_transformer and rate is not None:
             student["options"] = {"drop_path_rate": rate, **student.get("options", {})}
         return student
-
-    def _advice(self, recipe: Recipe, seed: int) -> dict[str, Any]:
-        if not recipe.teachers or recipe.data.views is None:
-            return {}
-        return {"source": "cache", "folder": str(self.cache(recipe, seed)), "top_k": None}
 
     def cache(self, recipe: Recipe, seed: int) -> Path:
         """Folder of the advice for a seed: other images, views or teachers have a folder of their own."""
@@ -174,13 +165,12 @@ def _give_tokens(student: dict[str, Any], arm: Arm) -> None:
     """An advised transformer is a CiT; tokens that learn the labels are declared, others follow from the teachers."""
     if arm.tokens == "single" and not arm.injected and arm.stem == "patchify":
         return
-    if arm.advice == "hard":
-        student["options"] = {**student.get("options", {}), "inference": "average"}  # as DeiT answers
     student["model"] = student["model"].replace("transformer_", "cit_")
-    if arm.stem != "patchify":
-        student["options"] = {**student.get("options", {}), "stem": arm.stem}
-    if arm.token_std != 1.0:
-        student["options"] = {**student.get("options", {}), "token_std": round(arm.token_std * TOKEN_STD, 9)}
+    options: dict[str, Any] = {"inference": "average"} if arm.advice == "hard" else {}  # as DeiT answers
+    options |= {"stem": arm.stem} if arm.stem != "patchify" else {}
+    options |= {"token_std": round(arm.token_std * TOKEN_STD, 9)} if arm.token_std != 1.0 else {}
+    if options:
+        student["options"] = {**student.get("options", {}), **options}
     if arm.injected:
         student["tokens"] = {bias: bias for bias in arm.injected}
 
@@ -190,17 +180,15 @@ def in_order(planner: Planner, experiments: Sequence[Experiment], seeds: int) ->
 
     The seven arms come first with all of their seeds, then everything else, seed by seed.
     """
-    wanted: list[tuple[Arm, int]] = []
-    arms = {arm for experiment in experiments for arm in experiment.arms()}
-    wanted += [(arm, seed) for seed in range(seeds) for arm in SEVEN_ARMS if arm in arms]
+    arms = list(dict.fromkeys(arm for experiment in experiments for arm in experiment.arms()))
+    wanted = [(arm, seed) for seed in range(seeds) for arm in SEVEN_ARMS if arm in arms]
     single = _single_runs(experiments)
-    for seed in range(seeds):
-        for experiment in experiments:
-            wanted += [
-                (arm, seed)
-                for arm in experiment.arms()
-                if (arm not in single or seed in single[arm]) and not (planner.given(arm) and seed)
-            ]
+    wanted += [
+        (arm, seed)
+        for seed in range(seeds)
+        for arm in arms
+        if (arm not in single or seed in single[arm]) and not (planner.given(arm) and seed)
+    ]
     ordered: dict[str, Planned] = {}
     for arm, seed in wanted:
         run = planner.run(arm, seed)

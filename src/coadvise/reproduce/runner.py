@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from ..run.folder import RunFolder, read_metrics
 from ..system.digests import file_digest
 from ..system.files import read_json, write_json
 from ..system.locks import one_at_a_time
-from ..system.progress import Bar, Display
+from ..system.progress import Display
 from ..system.workers import stop_workers, submit, worker_pool
 from .measure import (
     Shifted,
@@ -45,7 +45,6 @@ class Job:
 
     Attributes:
         key: `train ID`, or `advice FOLDER TEACHER`.
-        title: for messages.
         needs: keys of the jobs that must have ended before.
         holds: something that only one job at a time may use.
         images: training images to be seen in `epochs`, for the progress bar.
@@ -93,7 +92,6 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
     shifted = {run.id: orders.shifted if RunFolder(run.folder).finished else Shifted() for run in runs}
     have = {run.id: groups_there(read_result(orders.results, run), shifted[run.id]) for run in runs}
     missing = [run for run in runs if not set(groups[run.id]) <= have[run.id]]
-    taught = [run for run in missing if run.teachers and not RunFolder(run.folder).finished]
     # A teacher whose result came from elsewhere has no weights here.
     weightless = {
         one.id
@@ -107,31 +105,20 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
         if run.id not in open_ids:
             continue
         needs = {f"train {one.id}" for one in run.teachers.values() if one.id in open_ids}
-        if run in taught and run.recipe.advice.source == "cache":
+        if run in missing and not RunFolder(run.folder).finished and run.recipe.advice.source == "cache":
             for name, one in run.teachers.items():
-                column = _column_job(planner, run, name, needs & {f"train {one.id}"})
-                jobs.setdefault(column.key, column)
-                needs.add(column.key)
-        finished = RunFolder(run.folder).finished
-        work = (
-            _train_and_measure,
-            run,
-            groups[run.id],
-            orders.results,
-            planner.setup.scale.name,
-            orders.shifted,
-        )
-        epochs = 0 if finished or run.given else run.recipe.schedule.epochs
+                recipe = column_recipe(planner, run, name)
+                folder = str(recipe.advice.folder)
+                key = f"advice {folder} {name}"
+                store = Job(key, f"advice of {name}", (_store, recipe, name), needs & {f"train {one.id}"}, holds=folder)
+                jobs.setdefault(key, store)
+                needs.add(key)
+        epochs = 0 if RunFolder(run.folder).finished or run.given else run.recipe.schedule.epochs
+        work = (_train_and_measure, run, groups[run.id], orders.results, planner.setup.scale.name, orders.shifted)
         images = epochs * planner.setup.train_images
         key = f"train {run.id}"
         jobs[key] = Job(key, run.name, work, needs, images=images, epochs=epochs, folder=run.folder)
     return list(jobs.values()), runs
-
-
-def _column_job(planner: Planner, run: Planned, name: str, needs: set[str]) -> Job:
-    recipe = column_recipe(planner, run, name)
-    folder = str(recipe.advice.folder)
-    return Job(f"advice {folder} {name}", f"advice of {name}", (_store, recipe, name), set(needs), holds=folder)
 
 
 # --- in a worker -------------------------------------------------------------------------------------------
@@ -194,38 +181,34 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
     threads = _threads(max(1, (os.cpu_count() or 1) // count))
     deadline = None if orders.budget is None else time.monotonic() + orders.budget
     waiting, done, running = list(jobs), set[str](), dict[Future[bool], Job]()
-    open_keys = {job.key for job in jobs}
-    failed, spent = list[tuple[str, Exception]](), False
+    failed, spent, shown = list[tuple[str, Exception]](), False, 0
     with worker_pool(count, threads, devices) as pool, display.bar("runs", sum(j.images for j in jobs)) as bar:
-        progress = _Progress(jobs, bar)
         try:
             while waiting or running:
                 if deadline is not None and time.monotonic() > deadline:
                     stop_workers(pool)
                     spent = True
                     break
-                while len(running) < count and (job := _next(waiting, done, open_keys, running.values())):
+                while len(running) < count and (job := _next(jobs, waiting, done, running.values())):
                     waiting.remove(job)
                     running[submit(pool, *job.work)] = job
                 if not running:  # the rest needs what failed
                     break
                 for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)
-                    try:
-                        ended = future.result()
-                    except BrokenProcessPool:
-                        raise
-                    except Exception as error:
+                    error = future.exception()
+                    if isinstance(error, Exception) and not isinstance(error, BrokenProcessPool):
                         failed.append((job.title, error))
-                        known = isinstance(error, CoadviseError)
-                        display.say(
-                            f"{job.title} failed: " + (str(error) if known else "".join(format_exception(error)))
-                        )
-                        continue
-                    if not ended:
+                        said = str(error) if isinstance(error, CoadviseError) else "".join(format_exception(error))
+                        display.say(f"{job.title} failed: {said}")
+                    elif future.result():
+                        done.add(job.key)
+                    else:
                         raise KeyboardInterrupt
-                    done.add(job.key)
-                progress.show(done, len(jobs))
+                seen = sum(job.images if job.key in done else _seen(job) for job in jobs)
+                bar.note(f"{len(done)}/{len(jobs)} jobs done")
+                bar.advance(seen - shown)
+                shown = seen
         except KeyboardInterrupt:
             raise Interrupted("stopped, everything is saved; the same command goes on") from None
         except BrokenProcessPool:
@@ -247,25 +230,13 @@ def _threads(share: int) -> int:
     return int(first) if first.isdecimal() and int(first) else share
 
 
-def _next(waiting: Sequence[Job], done: set[str], open_keys: set[str], running: Any) -> Job | None:
-    held = {job.holds for job in running if job.holds}
-    return next((j for j in waiting if (j.needs & open_keys) <= done and j.holds not in held), None)
-
-
-class _Progress:
-    """Training images seen, of all jobs, as their runs have logged them."""
-
-    def __init__(self, jobs: Sequence[Job], bar: Bar) -> None:
-        self._jobs, self._bar, self._shown = jobs, bar, 0
-
-    def show(self, done: set[str], total: int) -> None:
-        seen = sum(job.images if job.key in done else _seen(job) for job in self._jobs)
-        self._bar.note(f"{len(done)}/{total} jobs done")
-        self._bar.advance(seen - self._shown)
-        self._shown = seen
+def _next(jobs: Sequence[Job], waiting: Sequence[Job], done: set[str], running: Iterable[Job]) -> Job | None:
+    missing, held = {job.key for job in jobs} - done, {job.holds for job in running if job.holds}
+    return next((j for j in waiting if not j.needs & missing and j.holds not in held), None)
 
 
 def _seen(job: Job) -> int:
+    """Training images that a job's run has logged so far."""
     if job.folder is None or not job.images:
         return 0
     lines = list(read_metrics(job.folder / "metrics.jsonl"))

@@ -55,22 +55,23 @@ class Scale:
         return dict(self.models[name]) if name in self.models else {"model": name, **self.full}
 
 
+def _named(options: Mapping[str, Mapping[str, Any]], **keys: Any) -> dict[str, dict[str, Any]]:
+    """Models by the paper's names, each with its options and further keys of `recipe.Student`."""
+    return {name: {"model": name, "options": dict(one), **keys} for name, one in options.items()}
+
+
 def _resnets(base: int) -> dict[str, dict[str, Any]]:
     """Narrow ResNets of full depth; bottlenecks widen by four, so they start at half the width."""
     basic = [base * 2**i for i in range(4)]
     narrow = [width // 2 for width in basic]
-    names = {"resnet10": basic, "resnet18": basic, "resnet34": basic}
-    names |= dict.fromkeys(("resnet50", "resnet101", "resnet152"), narrow)
-    return {name: {"model": name, "options": {"channels": c}, "small_stem": True} for name, c in names.items()}
+    channels = {10: basic, 18: basic, 34: basic, 50: narrow, 101: narrow, 152: narrow}
+    return _named({f"resnet{depth}": {"channels": widths} for depth, widths in channels.items()}, small_stem=True)
 
 
 def _rednets(width: int, **options: Any) -> dict[str, dict[str, Any]]:
-    depths = {"26": (1, 1, 1), "38": (1, 2, 1), "50": (2, 2, 2), "101": (2, 3, 2), "152": (3, 4, 3)}
-    stem = {} if options else {"small_stem": True}
-    return {
-        f"rednet{name}": {"model": f"rednet{name}", "options": {"layers": list(d), "width": width, **options}, **stem}
-        for name, d in depths.items()
-    }
+    depths = {"26": [1, 1, 1], "38": [1, 2, 1], "50": [2, 2, 2], "101": [2, 3, 2], "152": [3, 4, 3]}
+    layers = {f"rednet{name}": {"layers": depth, "width": width, **options} for name, depth in depths.items()}
+    return _named(layers, **({} if options else {"small_stem": True}))
 
 
 def _regnets(factor: int) -> dict[str, dict[str, Any]]:
@@ -83,45 +84,30 @@ def _regnets(factor: int) -> dict[str, dict[str, Any]]:
         "regnety_080": (10, 32, 24.0, 16),
         "regnety_160": (12, 40, 22.0, 24),
     }
-    return {
-        name: {
-            "model": name,
-            "options": {
-                "depth": depth,
-                "w0": factor * width,
-                "wa": factor * slope,
-                "wm": 2.0,
-                "group_size": group,
-                "stem_width": factor * 8,
-            },
-            "small_stem": True,
-        }
+    keys = ("depth", "w0", "wa", "wm", "group_size", "stem_width")
+    options = {
+        name: dict(zip(keys, (depth, factor * width, factor * slope, 2.0, group, factor * 8), strict=True))
         for name, (depth, width, slope, group) in shapes.items()
     }
+    return _named(options, small_stem=True)
 
 
 def _students(patch: int, width: int, depth: int) -> dict[str, dict[str, Any]]:
     """The tiny transformer and Mixer of that width, the small transformer twice as wide, as in the paper."""
     tiny = {"patch_size": patch, "embed_dim": width, "depth": depth, "num_heads": 3}
-    return {
-        "transformer_tiny": {"model": "transformer_tiny", "options": tiny},
-        "transformer_small": {
-            "model": "transformer_small",
-            "options": {**tiny, "embed_dim": 2 * width, "num_heads": 6},
-        },
-        "mixer_tiny": {
-            "model": "mixer_tiny",
-            "options": {"patch_size": patch, "embed_dim": width, "num_blocks": depth},
-        },
-    }
+    small = {**tiny, "embed_dim": 2 * width, "num_heads": 6}
+    mixer = {"patch_size": patch, "embed_dim": width, "num_blocks": depth}
+    return _named({"transformer_tiny": tiny, "transformer_small": small, "mixer_tiny": mixer})
+
+
+def _patches(size: int) -> dict[str, dict[str, Any]]:
+    """The students of the paper's sizes on smaller patches."""
+    return _named({name: {"patch_size": size} for name in ("transformer_tiny", "transformer_small", "mixer_tiny")})
 
 
 _DIGITS_TEACHERS = {
     "policy": "light", "hflip": 0.0, "erasing": 0.0, "mixup": 0.2, "cutmix": 0.0, "label_smoothing": 0.0,
 }  # fmt: skip
-_PATCH8 = {name: {"model": name, "options": {"patch_size": 8}} for name in
-           ("transformer_tiny", "transformer_small", "mixer_tiny")}  # fmt: skip
-_PATCH4 = {name: {"model": name, "options": {"patch_size": 4}} for name in _PATCH8}
 
 SCALES: dict[str, Scale] = {
     scale.name: scale
@@ -151,7 +137,7 @@ SCALES: dict[str, Scale] = {
             title="CIFAR-10",
             recipe="cifar10",
             source="torchvision:CIFAR10",
-            models=_PATCH4,
+            models=_patches(4),
             full={"small_stem": True},
             teachers={"epochs": 60, "lr": 5.0e-4},
             settings={"run": {"eval_every": 10}},
@@ -162,7 +148,7 @@ SCALES: dict[str, Scale] = {
             title="100 classes of Tiny ImageNet at 64 × 64 pixels",
             recipe="tiny",
             source=None,
-            models=_PATCH8,
+            models=_patches(8),
             full={"small_stem": True},
             teachers={"epochs": 60, "lr": 1.0e-3},
             views=25,

@@ -71,8 +71,7 @@ class ExperimentSetup:
                 "Those that learn from labels alone see the same ones. With views drawn anew in every epoch they may "
                 "be better, and teachers may add less: “sweep” has both."
             )
-        own = self.content["data"].get("image_size")
-        size = self.teachers.image_size
+        own, size = self.content["data"].get("image_size"), self.teachers.image_size
         if size not in (None, own):
             found.append(f"Models that teach see images of {size} × {size} pixels, students of {own} × {own}.")
         if self.teachers.augment is not None:
