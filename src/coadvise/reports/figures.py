@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..paper.ablations import TITLES
 from ..paper.arms import Teacher
-from ..paper.declared import AgainstTeachers, Dots, Experiment, Gains, Row, SingleImages, Sizes, Value
+from ..paper.declared import AgainstTeachers, Dots, Experiment, Gains, SingleImages, Sizes, Value
 from .page import Part
 from .pictures import disagreement_parts
 from .plots.accuracy import DotRow, dot_plot
@@ -87,17 +86,16 @@ def _per_cent(share: float | None) -> float | None:
 
 def _gains(one: Experiment, figure: Gains, results: Results) -> Drawing | None:
     rows = [row for row in one.rows if results.series(row.ours[figure.of])]
-    gains = [(name, [_differences(row, figure.of, key, results) for row in rows]) for name, key in figure.over.items()]
+    gains: list[tuple[str, list[list[float]]]] = []
+    for name, key in figure.over.items():
+        pairs = [(results.series(row.ours[figure.of]), results.series(row.ours[key])) for row in rows]
+        # In points, for the seeds that both have.
+        points = [[100 * (a[seed] - b[seed]) for seed in sorted(a.keys() & b.keys())] for a, b in pairs]
+        gains.append((name, points))
     if not any(seeds for _, found in gains for seeds in found):
         return None
     alt = "Gain of both kinds with a token each over one teacher and over a single token, under every change."
     return draw(one.name, alt, lambda: differences_figure([row.labels[0] for row in rows], gains))
-
-
-def _differences(row: Row, of: str, other: str, results: Results) -> Sequence[float]:
-    """In points, for the seeds that both have."""
-    first, second = results.series(row.ours[of]), results.series(row.ours[other])
-    return [100 * (first[seed] - second[seed]) for seed in sorted(first.keys() & second.keys())]
 
 
 def _against_teachers(one: Experiment, figure: AgainstTeachers, results: Results) -> Drawing | None:

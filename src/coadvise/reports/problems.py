@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from ..paper.declared import Experiment
@@ -52,22 +53,21 @@ def _mixed_precision(experiments: Sequence[Experiment], results: Results) -> lis
     """Claims in which runs of one seed were trained in different precisions."""
     found = []
     for claim in (claim for one in experiments for claim in one.claims if not claim.compared):
-        precisions: dict[int, set[str]] = {}
+        precisions = defaultdict[int, set[str]](set)
         for run in (run for value in claim.values for run in results.runs(value.arm)):
-            precisions.setdefault(run.seed, set()).add(str(run.provenance.get("precision")))
+            precisions[run.seed].add(str(run.provenance.get("precision")))
         if any(len(several) > 1 for several in precisions.values()):
             found.append(claim.text)
-    if not found:
-        return []
-    return [f"Claims for which runs of different precision are compared: {'; '.join(dict.fromkeys(found))}."]
+    texts = "; ".join(dict.fromkeys(found))
+    return [f"Claims for which runs of different precision are compared: {texts}."] if found else []
 
 
 def _several_teachers(results: Results) -> list[str]:
     """Teachers of which students know more than one training."""
-    weights: dict[str, set[str]] = {}
+    weights = defaultdict[str, set[str]](set)
     for run in results.files.values():
         for name, digest in run.teacher_weights.items():
-            weights.setdefault(name, set()).add(digest)
+            weights[name].add(digest)
     several = sorted(name for name, digests in weights.items() if len(digests) > 1)
     if not several:
         return []

@@ -40,20 +40,15 @@ from .planner import Planned
 
 THROUGHPUT_BATCH = 64
 
-# Groups of measurements, by the beginning of the names they give.
-GROUPS = {
-    "run": ("accuracy", "loss", "teacher", "kl", "kl_reverse", "parameters", "throughput", "training_ms"),
-    "corruptions": ("corruptions",),
-    "a": ("a",),
-    "r": ("r",),
-    "likeness": ("ece", "kappa", "cka", "ensemble"),
-}
+GROUPS = {"corruptions": "corruptions", "a": "a", "r": "r"} | dict.fromkeys(
+    ("ece", "kappa", "cka", "ensemble"), "likeness"
+)
+"""Beginning of a metric's name → the group of measurements that gives it; all others are of the run itself."""
 
 
 def groups_of(metrics: Iterable[str]) -> set[str]:
     """Groups that give some metrics."""
-    found = {metric.partition("/")[0] for metric in metrics}
-    return {group for group, names in GROUPS.items() if found & set(names)}
+    return {GROUPS.get(metric.partition("/")[0], "run") for metric in metrics}
 
 
 def result_path(results: Path, run: Planned) -> Path:

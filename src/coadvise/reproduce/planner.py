@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,13 +199,12 @@ def in_order(planner: Planner, experiments: Sequence[Experiment], seeds: int) ->
     return list(ordered.values())
 
 
-def _single_runs(experiments: Iterable[Experiment]) -> dict[Arm, set[int]]:
+def _single_runs(experiments: Iterable[Experiment]) -> dict[Arm, set[int | None]]:
     """Arms of which only certain seeds are shown."""
-    seeds: dict[Arm, set[int | None]] = {}
-    for experiment in experiments:
-        for value in experiment.values():
-            seeds.setdefault(value.arm, set()).add(value.seed)
-    return {arm: {s for s in found if s is not None} for arm, found in seeds.items() if None not in found}
+    seeds = defaultdict[Arm, set[int | None]](set)
+    for value in (value for experiment in experiments for value in experiment.values()):
+        seeds[value.arm].add(value.seed)
+    return {arm: found for arm, found in seeds.items() if None not in found}
 
 
 def column_recipe(planner: Planner, run: Planned, name: str) -> Recipe:
