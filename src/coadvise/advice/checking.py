@@ -93,11 +93,7 @@ def _variation(p: Tensor, q: Tensor) -> Tensor:
 
 
 def verify_cache(
-    cache: AdviceCache,
-    data: Data,
-    source: ImageSource,
-    teachers: Teachers,
-    accelerator: Accelerator,
+    cache: AdviceCache, data: Data, source: ImageSource, teachers: Teachers, accelerator: Accelerator
 ) -> dict[str, float]:
     """Hash all contents, and check a larger sample of views than training does.
 

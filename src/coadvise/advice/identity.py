@@ -70,10 +70,7 @@ def _image_digests(source: ImageSource) -> dict[str, str]:
             except DataError:  # `data.on_error` says what is to be done with it
                 raw = b"unreadable"
             contents.update(str(len(raw)).encode() + b"\0" + raw)
-        _DIGESTS[source] = {
-            "image names": names.hexdigest()[:16],
-            "image contents": contents.hexdigest()[:16],
-        }
+        _DIGESTS[source] = {"image names": names.hexdigest()[:16], "image contents": contents.hexdigest()[:16]}
     return _DIGESTS[source]
 
 

@@ -63,9 +63,7 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=1))
 
 
-def models(
-    pattern: Annotated[str, typer.Argument(help="part of a name; `*` lists timm's models too")] = "",
-) -> None:
+def models(pattern: Annotated[str, typer.Argument(help="part of a name; `*` lists timm's models too")] = "") -> None:
     """List coadvise's models, with their parameters at 1000 classes. Any timm model works too.
 
     Example:

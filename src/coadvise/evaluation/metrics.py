@@ -47,9 +47,7 @@ def kl_rows(p_logits: Float[Tensor, "b k"], q_logits: Float[Tensor, "b k"]) -> F
 
 
 def batch_metrics(
-    tokens: Mapping[str, Float[Tensor, "b k"]],
-    advice: Mapping[str, Float[Tensor, "b k"]],
-    label: Int[Tensor, " b"],
+    tokens: Mapping[str, Float[Tensor, "b k"]], advice: Mapping[str, Float[Tensor, "b k"]], label: Int[Tensor, " b"]
 ) -> dict[str, Float[Tensor, " b"]]:
     """Every metric of a batch, by name and sample.
 

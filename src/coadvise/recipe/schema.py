@@ -342,10 +342,7 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
     if recipe.student.tokens is not None and recipe.loss.tokens != "single":
         for name in recipe.teachers.keys() - recipe.student.tokens.keys():
             yield f"student.tokens has no token for teacher '{name}'; add it, or set loss.tokens=single"
-    for where, given in (
-        ("loss.weights", recipe.loss.weights),
-        ("loss.temperatures", recipe.loss.temperatures),
-    ):
+    for where, given in (("loss.weights", recipe.loss.weights), ("loss.temperatures", recipe.loss.temperatures)):
         known = tokens.keys() | recipe.teachers.keys()
         for name in given.keys() - known:
             hint = " (the class token's weight is loss.label_weight)" if name == CLASS else did_you_mean(name, known)

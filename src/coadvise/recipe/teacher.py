@@ -49,8 +49,5 @@ def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
     for key in ("mean", "std", "image_size"):
         if getattr(settings, key) is not None:
             content["data"][key] = getattr(settings, key)
-    content["run"] |= {
-        "output": str(output),
-        "seed": train.seed if train.seed is not None else recipe.run.seed,
-    }
+    content["run"] |= {"output": str(output), "seed": train.seed if train.seed is not None else recipe.run.seed}
     return recipe_from(content, where=f"teachers.{name}.train")

@@ -34,11 +34,7 @@ def start_processes(run: Run, optim: Optim) -> Accelerator:
         raise RunError(_not_joined(1))
     mixed = "no" if precision == "fp32" else precision
     _forget_other_precision(mixed)
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision=mixed,
-        gradient_accumulation_steps=optim.accumulate,
-    )
+    accelerator = Accelerator(cpu=cpu, mixed_precision=mixed, gradient_accumulation_steps=optim.accumulate)
     if int(world) != accelerator.num_processes:
         raise RunError(_not_joined(accelerator.num_processes))
     share = accelerator.num_processes * optim.accumulate
