@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from ..checkpoints.writing import save_safetensors_atomic
 from ..errors import CheckpointError, RunError
+from .processes import on_any_process
 from .state import Counters, State
 
 FORMAT = "coadvise-training-1"
@@ -49,37 +50,8 @@ def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def rng_tensors(device: torch.device) -> dict[str, Tensor]:
-    """State of this process's generators."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def load_rng(tensors: Mapping[str, Tensor], device: torch.device) -> None:
-    """Inverse of `rng_tensors`."""
-    torch.set_rng_state(tensors["cpu"].cpu())
-    if device.type == "cuda" and "cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["cuda"].cpu(), device)
-
-
-def save_state(path: Path, parts: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> None:
-    """Write parts (prefix → tensors) and JSON-ready numbers atomically."""
-    tensors = {
-        f"{prefix}.{name}": value.detach().cpu().contiguous()
-        for prefix, group in parts.items()
-        for name, value in group.items()
-    }
-    save_safetensors_atomic(path, tensors, {"format": FORMAT, "state": json.dumps(numbers)})
-
-
-def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read what `save_state` wrote.
-
-    Raises:
-        CheckpointError: missing, damaged, or no training state.
-    """
+def _load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The file's parts (prefix → tensors) and numbers."""
     try:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
@@ -94,12 +66,7 @@ def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
     return parts, json.loads(header["state"])
 
 
-def load_module(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load a module's tensors exactly.
-
-    Raises:
-        CheckpointError: keys or shapes that differ.
-    """
+def _load_module(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
         module.load_state_dict(dict(tensors), strict=True)
     except RuntimeError as error:
@@ -122,9 +89,8 @@ class Checkpoint:
     @property
     def old(self) -> bool:
         """Whether the main process last saved more than `SAVE_SECONDS` ago. The same answer on all processes."""
-        accelerator = self._accelerator
-        old = float(time.monotonic() - self._saved > SAVE_SECONDS and accelerator.is_main_process)
-        return bool(accelerator.reduce(torch.tensor(old, device=accelerator.device), "sum").item() > 0)  # type: ignore[union-attr]
+        old = time.monotonic() - self._saved > SAVE_SECONDS
+        return on_any_process(self._accelerator, old and self._accelerator.is_main_process)
 
     def save(self, state: State) -> None:
         """Write what `restore` needs.
@@ -136,7 +102,10 @@ class Checkpoint:
         require_finite(state, self.path.parent)
         gather_skipped(state.count)
         self._saved = time.monotonic()
-        generators = {n: accelerator.gather(s.to(device).unsqueeze(0)) for n, s in rng_tensors(device).items()}
+        states = {"cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(device)
+        generators = {name: accelerator.gather(state.to(device).unsqueeze(0)) for name, state in states.items()}
         windows = {name: accelerator.reduce(value.clone(), "sum") for name, value in state.window.items()}
         if accelerator.is_main_process:
             parts: dict[str, Mapping[str, Tensor]] = {
@@ -153,7 +122,8 @@ class Checkpoint:
                 "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
                 "origin": dict(self._origin),
             }
-            save_state(self.path, parts, numbers)
+            tensors = {f"{prefix}.{name}": value for prefix, part in parts.items() for name, value in part.items()}
+            save_safetensors_atomic(self.path, tensors, {"format": FORMAT, "state": json.dumps(numbers)})
         accelerator.wait_for_everyone()
 
     def restore(self, state: State) -> None:
@@ -163,24 +133,25 @@ class Checkpoint:
             RunError: another number of processes, other data or other teachers.
             CheckpointError: a damaged file, or one that does not fit.
         """
-        parts, numbers = load_state(self.path)
+        parts, numbers = _load_state(self.path)
         self._require_same(numbers)
         rank, device = self._accelerator.process_index, self._accelerator.device
-        load_module(state.student, parts["model"], self.path)
+        _load_module(state.student, parts["model"], self.path)
         try:
             load_optimizer(state.optimizer, parts["optimizer"])
         except (ValueError, KeyError, IndexError) as error:
             raise CheckpointError(f"{self.path} does not fit the optimizer: {error}") from error
         if state.ema is not None:
-            load_module(state.ema.module, parts["ema"], self.path)
+            _load_module(state.ema.module, parts["ema"], self.path)
         if numbers["scaler"] is not None and self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(numbers["scaler"])
         state.count = Counters(**numbers["count"])
         # The saved window is the sum over all processes; the others start theirs at zero.
         share = 1.0 if rank == 0 else 0.0
         state.window = {name: value.to(device) * share for name, value in parts.get("window", {}).items()}
-        own = {name.split(".")[0]: value for name, value in parts["rng"].items() if name.endswith(f".{rank}")}
-        load_rng(own, device)
+        torch.set_rng_state(parts["rng"][f"cpu.{rank}"])
+        if device.type == "cuda" and f"cuda.{rank}" in parts["rng"]:
+            torch.cuda.set_rng_state(parts["rng"][f"cuda.{rank}"], device)
 
     def _require_same(self, numbers: Mapping[str, Any]) -> None:
         folder, world = self.path.parent, self._accelerator.num_processes

@@ -33,7 +33,9 @@ def start_processes(run: Run, optim: Optim) -> Accelerator:
     if int(world) > 1 and missing:
         raise RunError(_not_joined(1))
     mixed = "no" if precision == "fp32" else precision
-    _forget_other_precision(mixed)
+    # Accelerate fixes the precision for the whole process; a second run from Python may want another one.
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
+        AcceleratorState._reset_state(reset_partial_state=False)
     accelerator = Accelerator(cpu=cpu, mixed_precision=mixed, gradient_accumulation_steps=optim.accumulate)
     if int(world) != accelerator.num_processes:
         raise RunError(_not_joined(accelerator.num_processes))
@@ -46,17 +48,18 @@ def start_processes(run: Run, optim: Optim) -> Accelerator:
     return accelerator
 
 
+def on_any_process(accelerator: Accelerator, yes: bool) -> bool:
+    """Whether any process says yes; the same answer on all, which wait for each other."""
+    if accelerator.num_processes == 1:
+        return yes
+    return bool(accelerator.reduce(torch.tensor(float(yes), device=accelerator.device), "sum").item() > 0)  # type: ignore[union-attr]
+
+
 def _not_joined(joined: int) -> str:
     return (
         f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {joined} process(es) joined, so each would train alone; "
         "start with `torchrun --nproc-per-node N -m coadvise train …`, or unset WORLD_SIZE"
     )
-
-
-def _forget_other_precision(mixed: str) -> None:
-    """Accelerate fixes the precision for the whole process; a second run from Python may want another one."""
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
-        AcceleratorState._reset_state(reset_partial_state=False)
 
 
 class Stop(StopRequest):
@@ -74,7 +77,4 @@ class Stop(StopRequest):
 
     def requested(self) -> bool:
         """Whether to stop now; the same answer on every process, which waits for all of them."""
-        if self._accelerator.num_processes == 1:
-            return self.wanted
-        flag = torch.tensor(float(self.wanted), device=self._accelerator.device)
-        return bool(self._accelerator.reduce(flag, "sum").item() > 0)  # type: ignore[union-attr]
+        return on_any_process(self._accelerator, self.wanted)

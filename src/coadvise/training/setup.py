@@ -19,7 +19,7 @@ from ..models.compiling import compile_blocks, plain_attention
 from ..models.students import student_tokens
 from ..models.teachers import FrozenTeacher, Teachers
 from ..names import AVERAGE, TOP1
-from ..recipe.schema import Data, Optim, Recipe, Run, Schedule
+from ..recipe.schema import Optim, Recipe, Run, Schedule
 from ..run.folder import RunFolder
 from ..run.tracking import Tracker
 from ..system.devices import autocast_dtype
@@ -170,12 +170,3 @@ def origin_of(sources: tuple[ImageSource, ImageSource], teachers: Mapping[str, F
         "validation labels": f"{len(val)} ({digest([val.labels])})",
         **{f"weights of teacher {name}": digest(t.model.state_dict().values()) for name, t in teachers.items()},
     }
-
-
-def require_batches(data: Data, optim: Optim, source: ImageSource, processes: int) -> None:
-    """Check that batches can be drawn from the training images.
-
-    Raises:
-        DataError: too few images, or a batch that cannot be shared evenly.
-    """
-    TrainLoader(source, data, optim.batch_size, world=processes, accumulate=optim.accumulate)

@@ -1,56 +1,22 @@
-"""The teachers of a run: built or loaded, checked, and put on the device."""
+"""The teachers of a run: checked, and put on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..checkpoints.build import build_teacher
 from ..data.loader import EvalLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset, balanced_subset
 from ..evaluation.teacher_check import TeacherCheck, measure_teachers, require_able
 from ..models.teachers import FrozenTeacher, Teachers
-from ..recipe.schema import Data, Optim, Recipe, Run
+from ..recipe.schema import Data, Optim, Run
 from ..system.devices import autocast_dtype
 from ..system.progress import Display
-
-
-def prepare_teachers(
-    recipe: Recipe,
-    own: Mapping[str, nn.Module],
-    classes: int,
-    *,
-    skip: Iterable[str] = (),
-    ready: Mapping[str, FrozenTeacher] | None = None,
-    checkpoints: Mapping[str, str] | None = None,
-) -> dict[str, FrozenTeacher]:
-    """Teachers of the recipe, in its order, then those given as modules.
-
-    Args:
-        own: modules from Python, by name.
-        skip: names of teachers that are not trained yet.
-        ready: those that an earlier call has built.
-        checkpoints: weights of the teachers that were trained since.
-    """
-    teachers: dict[str, FrozenTeacher] = {}
-    ready, checkpoints = ready or {}, checkpoints or {}
-    for name, settings in recipe.teachers.items():
-        if name in own or name in skip:
-            continue
-        if name in ready:
-            teachers[name] = ready[name]
-            continue
-        if name in checkpoints:
-            settings = settings.model_copy(update={"checkpoint": checkpoints[name], "pretrained": False})
-        teachers[name] = build_teacher(name, settings, classes)
-    for name, model in own.items():
-        teachers[name] = model if isinstance(model, FrozenTeacher) else FrozenTeacher(model)
-    return teachers
 
 
 def check_teachers(
@@ -73,13 +39,14 @@ def check_teachers(
     part = Subset(val_source, balanced_subset(val_source.labels, run.teacher_check_size))
     loader = EvalLoader(part, data, batch_size, device=accelerator.device)
 
-    def batches(advance: Callable[[int], None]) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in loader:
-            yield batch.images, batch.label
-            advance(len(batch.label))
-
     with closing(loader), display.bar("checking teachers", len(part)) as bar, accelerator.autocast():
-        checks = measure_teachers(teachers, batches(bar.advance), len(val_source.class_names))
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for batch in loader:
+                yield batch.images, batch.label
+                bar.advance(len(batch.label))
+
+        checks = measure_teachers(teachers, batches(), len(val_source.class_names))
     for name, check in checks.items():
         display.say(f"teacher {name}: {check.accuracy:.1%} on {check.samples} validation images")
     if not run.allow_weak:

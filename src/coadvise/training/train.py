@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from ..advice.cache import AdviceCache, kept_weights, require_fitting
 from ..advice.checking import check_cache
 from ..advice.request import CacheRequest
+from ..checkpoints.build import build_teacher
 from ..checkpoints.model_file import save_model
+from ..data.loader import TrainLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
 from ..data.views.finish import Batch
@@ -33,10 +35,10 @@ from ..system.progress import Display
 from .loop import Evaluation, stopped, train_epoch, validate
 from .outcome import run_result, teacher_facts
 from .processes import Stop, start_processes
-from .setup import Advise, Setup, origin_of, prepare, require_batches
+from .setup import Advise, Setup, origin_of, prepare
 from .state import State
 from .student import new_student
-from .teachers import check_teachers, eval_batch_size, on_device, prepare_teachers
+from .teachers import check_teachers, eval_batch_size, on_device
 
 
 def train(
@@ -163,20 +165,21 @@ def load_teachers(
     """Train the teachers that the recipe says to train, unless an earlier start has; then load all of them."""
     classes, world = len(sources[0].class_names), accelerator.num_processes
     # A cache keeps the teachers that were trained for it, whatever student it then serves.
-    checkpoints = (
-        {n: str(p) for n, p in kept_weights(CacheRequest.of(recipe)).items()} if recipe.advice.source == "cache" else {}
-    )
+    weights = kept_weights(CacheRequest.of(recipe)) if recipe.advice.source == "cache" else {}
     to_train = {
         name: teacher_recipe(recipe, name, folder.path / "teachers" / name)
         for name, settings in recipe.teachers.items()
-        if settings.train is not None and name not in own and name not in checkpoints
+        if settings.train is not None and name not in own and name not in weights
     }
     # What can fail, fails before the first of them is trained for hours.
     for one in (*to_train.values(), recipe):
-        require_batches(one.data, one.optim, sources[0], world)
+        TrainLoader(sources[0], one.data, one.optim.batch_size, world=world, accumulate=one.optim.accumulate)
     for one in to_train.values():
         new_student(one, classes, world, None, ())
-    prepared = prepare_teachers(recipe, own, classes, skip=to_train, checkpoints=checkpoints)
+    loaded = {name: model if isinstance(model, FrozenTeacher) else FrozenTeacher(model) for name, model in own.items()}
+    for name in recipe.teachers:
+        if name not in own and name not in to_train:
+            loaded[name] = _teacher(recipe, name, weights.get(name), classes)
     for name, one in to_train.items():
         place = RunFolder(folder.path / "teachers" / name)
         # Several processes that share no group, such as those that write a cache, train a teacher once.
@@ -194,6 +197,15 @@ def load_teachers(
                         folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
                     how = folder.how_to_resume(world)
                     raise Interrupted(f"stopped while teacher {name} was trained, {how}") from interrupted
-        checkpoints[name] = str(place.best)
         accelerator.wait_for_everyone()
-    return prepare_teachers(recipe, own, classes, ready=prepared, checkpoints=checkpoints)
+        loaded[name] = _teacher(recipe, name, place.best, classes)
+    names = [name for name in recipe.teachers if name not in own]
+    return {name: loaded[name] for name in (*names, *own)}
+
+
+def _teacher(recipe: Recipe, name: str, weights: Path | None, classes: int) -> FrozenTeacher:
+    """A teacher of the recipe, with the weights that its training gave, if it was trained."""
+    settings = recipe.teachers[name]
+    if weights is not None:
+        settings = settings.model_copy(update={"checkpoint": str(weights), "pretrained": False})
+    return build_teacher(name, settings, classes)
