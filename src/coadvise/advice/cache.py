@@ -63,18 +63,23 @@ def read_header(folder: Path) -> dict[str, Any]:
     return header
 
 
-def teacher_differences(path: Path, now: Mapping[str, Any]) -> list[str]:
-    """Differences between the teacher of a column and this one.
+def require_same_teacher(folder: Path, name: str, now: Mapping[str, Any]) -> None:
+    """Refuse a column of another teacher.
 
     Raises:
-        RunError: a damaged file.
+        RunError: names every fact that differs; or a damaged file.
     """
+    path = folder / name / "teacher.json"
     before = read_json(path)
     if not isinstance(before, dict):
         raise RunError(f"{path} is damaged; restore it, or delete {path.parent} and run `coadvise cache RECIPE`")
     if before.get("train") is None or now["train"] is None:  # the same weights may come from a checkpoint
         before, now = before | {"train": None}, {**now, "train": None}
-    return differences(before, now)
+    if changes := differences(before, now):
+        raise RunError(
+            f"{folder} holds the advice of another teacher '{name}' ({'; '.join(changes)}); restore it, delete "
+            f"{path.parent} and run `coadvise cache RECIPE`, or choose another folder with advice.folder=FOLDER"
+        )
 
 
 def kept_weights(request: CacheRequest) -> dict[str, Path]:
@@ -134,21 +139,14 @@ class AdviceCache:
                 f"{self.folder} has no advice of teacher '{name}' (it has: {', '.join(known) or 'none'}); "
                 "add it with `coadvise cache RECIPE`"
             )
-        changes = teacher_differences(self.folder / name / "teacher.json", facts)
-        if changes:
-            raise RunError(
-                f"{self.folder} holds the advice of another teacher '{name}' ({'; '.join(changes)}); restore it, "
-                f"delete {self.folder / name} and run `coadvise cache RECIPE`, or choose another advice.folder"
-            )
+        require_same_teacher(self.folder, name, facts)
         if not path.is_file():
-            done = written_blocks(self.folder, name)
-            writing = "is being written by another process" if being_written(self.folder) else "is incomplete"
-            raise RunError(
-                f"the advice of teacher '{name}' in {self.folder} {writing} ({done} of {self.layout.blocks} blocks); "
-                + ("wait until it is done" if "being" in writing else "go on with `coadvise cache RECIPE`")
-            )
-        if problem := cut_shard(self.folder, name, self.layout):
-            raise RunError(problem)
+            done = f"({written_blocks(self.folder, name)} of {self.layout.blocks} blocks)"
+            state = f"is incomplete {done}; go on with `coadvise cache RECIPE`"
+            if locked_by_another(self.folder / "lock"):
+                state = f"is being written by another process {done}; wait until it is done"
+            raise RunError(f"the advice of teacher '{name}' in {self.folder} {state}")
+        require_whole(self.folder, name, self.layout)
         if self.layout.record.profile_bytes:  # small enough to be read whole, and used for every image
             file = profile_path(self.folder, name)
             if hashlib.sha256(file.read_bytes()).hexdigest() != read_json(path)["sha256"].get(file.name):
@@ -172,12 +170,8 @@ class AdviceCache:
         """A teacher's profile, read once for a device; None where records have no outside, or too many classes."""
         key, record = (name, torch.device(device)), self.layout.record
         if record.profile_bytes and key not in self._profiles:
-            path = profile_path(self.folder, name)
-            try:
-                table = np.fromfile(path, dtype=np.float16).reshape(record.classes, record.classes)
-            except OSError as error:
-                raise RunError(f"{path} cannot be read: {error.strerror}") from error
-            self._profiles[key] = torch.from_numpy(table).to(device)
+            table = np.array(_mapped(profile_path(self.folder, name), np.float16))
+            self._profiles[key] = torch.from_numpy(table.reshape(record.classes, record.classes)).to(device)
         return self._profiles.get(key)
 
     def _records(self, name: str, records: Int64[np.ndarray, " b"]) -> NDArray[np.uint8]:
@@ -185,19 +179,18 @@ class AdviceCache:
         out = np.empty((len(records), self.layout.record.bytes), dtype=np.uint8)
         for number in np.unique(shard).tolist():
             chosen = shard == number
-            out[chosen] = self._shard(name, number)[row[chosen]]
+            if (name, number) not in self._shards:
+                mapped = _mapped(shard_path(self.folder, name, number), np.uint8)
+                self._shards[name, number] = mapped.reshape(-1, self.layout.record.bytes)
+            out[chosen] = self._shards[name, number][row[chosen]]
         return out
 
-    def _shard(self, name: str, number: int) -> NDArray[np.uint8]:
-        key = name, number
-        if key not in self._shards:
-            path = shard_path(self.folder, name, number)
-            try:
-                mapped = np.memmap(path, dtype=np.uint8, mode="r")
-            except OSError as error:
-                raise RunError(f"{path} cannot be read: {error.strerror}") from error
-            self._shards[key] = mapped.reshape(-1, self.layout.record.bytes)
-        return self._shards[key]
+
+def _mapped(path: Path, dtype: type[np.generic]) -> NDArray[Any]:
+    try:
+        return np.memmap(path, dtype, mode="r")
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def written_blocks(folder: Path, teacher: str) -> int:
@@ -206,33 +199,32 @@ def written_blocks(folder: Path, teacher: str) -> int:
     return path.read_bytes().count(1) if path.is_file() else 0
 
 
-def being_written(folder: Path) -> bool:
-    """Whether another process holds a block."""
-    return locked_by_another(folder / "lock")
-
-
-def cut_shard(folder: Path, teacher: str, layout: Layout) -> str:
-    """The problem with the first file of a column that has the wrong size; empty where all are right."""
+def _sizes(folder: Path, teacher: str, layout: Layout) -> dict[Path, int]:
+    """Size in bytes of each shard and of the profile."""
     sizes = {shard_path(folder, teacher, shard): layout.shard_bytes(shard) for shard in range(layout.shards)}
-    if layout.record.profile_bytes:
-        sizes[profile_path(folder, teacher)] = layout.record.profile_bytes
-    for file, expected in sizes.items():
+    profile = layout.record.profile_bytes
+    return sizes | ({profile_path(folder, teacher): profile} if profile else {})
+
+
+def require_whole(folder: Path, teacher: str, layout: Layout) -> None:
+    """Refuse a column of which a file has the wrong size.
+
+    Raises:
+        RunError: names the first such file.
+    """
+    for file, expected in _sizes(folder, teacher, layout).items():
         found = file.stat().st_size if file.is_file() else 0
         if found != expected:
-            return (
+            raise RunError(
                 f"{file} has {found:,} bytes, should have {expected:,}: it was cut off; restore it, or delete "
                 f"{folder / teacher} and run `coadvise cache RECIPE`"
             )
-    return ""
 
 
 def checksums(folder: Path, teacher: str, layout: Layout) -> dict[str, str]:
     """Hash of the contents of each shard and of the profile, by the name of the file."""
-    paths = [shard_path(folder, teacher, shard) for shard in range(layout.shards)]
-    if layout.record.profile_bytes:
-        paths.append(profile_path(folder, teacher))
     sums = {}
-    for path in paths:
+    for path in _sizes(folder, teacher, layout):
         with path.open("rb") as file:
             sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums

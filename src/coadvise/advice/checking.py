@@ -50,8 +50,10 @@ def check_cache(
     view, position = np.divmod(records, cache.layout.images)
     data = data.model_copy(update={"workers": 0})
     loader = TrainLoader(source, data, 1, device=accelerator.device, keep=False)  # a few images, not the whole set
-    chosen = [(int(v), position[view == v]) for v in np.unique(view)]
-    keys = [_at(loader, v, places) for v, places in chosen]
+    keys = []
+    for v in np.unique(view).tolist():
+        whole, places = loader.keys(v, 0, loader.size), position[view == v]
+        keys.append(Keys(v, places, whole.index[places], whole.repeat[places]))
     far: dict[str, list[Tensor]] = {name: [] for name in cache.names}
     kept: dict[str, list[Tensor]] = {name: [] for name in cache.names}
     for batch in loader.batches(keys):
@@ -79,11 +81,6 @@ def check_cache(
                 "advice.source=live"
             )
     return means
-
-
-def _at(loader: TrainLoader, view: int, positions: np.ndarray) -> Keys:
-    whole = loader.keys(view, 0, loader.size)
-    return Keys(view, positions, whole.index[positions], whole.repeat[positions])
 
 
 def _variation(p: Tensor, q: Tensor) -> Tensor:

@@ -70,15 +70,15 @@ class RecordFormat:
         """Logits to records, on any device."""
         relative = logits.float() - logits.float().max(dim=1, keepdim=True).values
         if self.dense:
-            return _half(relative).view(torch.uint8)
+            return half(relative).view(torch.uint8)
         # Sorted, and equal logits by class: the same bytes whatever the library's order of ties.
         order = torch.sort(relative, dim=1, descending=True, stable=True)
         kept, index = order.values[:, : self.top], order.indices[:, : self.top]
         outside = torch.logsumexp(order.values[:, self.top :], dim=1, keepdim=True)
         parts = [
-            _half(kept).view(torch.uint8),
+            half(kept).view(torch.uint8),
             index.to(torch.int64).to(self._index).contiguous().view(torch.uint8),
-            _half(outside).view(torch.uint8),
+            half(outside).view(torch.uint8),
         ]
         return torch.cat(parts, dim=1)
 
@@ -112,5 +112,6 @@ def _as(part: Tensor, dtype: torch.dtype) -> Tensor:
     return part.clone(memory_format=torch.contiguous_format).view(-1).view(dtype).view(len(part), -1)
 
 
-def _half(values: Tensor) -> Tensor:
+def half(values: Tensor) -> Tensor:
+    """Values in float16, cut at the lowest that it holds."""
     return values.clamp_min(LOWEST).half().contiguous()

@@ -23,21 +23,22 @@ from torch import Tensor
 from ..data.loader import TrainLoader
 from ..data.sources.base import ImageSource
 from ..errors import RunError
+from ..evaluation.teacher_check import finite
 from ..models.teachers import FrozenTeacher, Teachers
 from ..system.files import write_atomic, write_json
 from ..system.locks import lock_byte, unlock_byte
 from ..system.progress import Display
-from .cache import FORMAT, checksums, cut_shard, read_header, require_fitting, teacher_differences
+from .cache import FORMAT, checksums, read_header, require_fitting, require_same_teacher, require_whole
 from .claims import Claims
 from .identity import data_facts, differences, teacher_facts, versions
-from .layout import Layout, shard_path
-from .profile import finite, write_profiles
+from .layout import BATCH, Layout, profile_path, shard_path
+from .profile import ProfileSums
 from .request import CacheRequest
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One call of `write_cache`: what is to be written, from what, and where.
+    """One call of `write_cache`.
 
     Attributes:
         teachers: on the device.
@@ -133,17 +134,12 @@ def _missing(folder: Path, facts: Mapping[str, dict[str, Any]], layout: Layout) 
         return list(facts)
     missing = []
     for name, own in facts.items():
-        path = folder / name / "teacher.json"
-        changes = "; ".join(teacher_differences(path, own)) if path.is_file() else ""
-        if changes:
-            raise RunError(
-                f"{folder} holds the advice of another teacher '{name}' ({changes}); delete {folder / name}, "
-                "or choose another folder with advice.folder=FOLDER"
-            )
+        if (folder / name / "teacher.json").is_file():
+            require_same_teacher(folder, name, own)
         if not (folder / name / "column.json").is_file():
             missing.append(name)
-        elif problem := cut_shard(folder, name, layout):
-            raise RunError(problem)
+        else:
+            require_whole(folder, name, layout)
     written = read_header(folder)["versions"]
     if missing and written != versions():
         raise RunError(
@@ -198,10 +194,26 @@ def _extend(path: Path, size: int) -> None:
 
 
 def _write_profiles(task: _Task) -> None:
-    write_profiles(
-        task.folder, task.request.data, task.source, task.teachers, task.missing, task.layout,
-        accelerator=task.accelerator, display=task.display,
-    )  # fmt: skip
+    """Write the profiles that are missing; none where records keep all logits.
+
+    Made from the beginning of the first view, in whole batches and summed on the CPU: the same bytes whoever does it.
+    """
+    folder, layout, images = task.folder, task.layout, task.layout.profile_images
+    names = [name for name in task.missing if not profile_path(folder, name).is_file()]
+    if not names or not layout.record.profile_bytes:
+        return
+    sums = {name: ProfileSums(layout.record.classes) for name in names}
+    loader = TrainLoader(task.source, task.request.data, 1, device=task.accelerator.device)
+    keys = (loader.keys(0, at, min(at + BATCH, images)) for at in range(0, images, BATCH))
+    with closing(loader), task.display.bar("profiles", images) as bar:
+        for batch in loader.batches(keys):
+            with task.accelerator.autocast():
+                advice = task.teachers.forward(batch.images, names)
+            for name in names:
+                sums[name].add(finite(name, advice[name]))
+            bar.advance(len(batch.images))
+    for name in names:
+        write_atomic(profile_path(folder, name), sums[name].profile().numpy().tobytes())
 
 
 def _write_blocks(task: _Task, lock: int) -> None:

@@ -68,9 +68,8 @@ def measure_teachers(
         for name, z in _advice_that_fits(teachers, images).items():
             if z.shape[1] != classes:
                 raise ModelError(class_count_message(name, z.shape[1], classes))
-            if not torch.isfinite(z).all():
-                raise ModelError(f"teacher '{name}' gives logits that are not finite; its weights are broken")
-            np.add.at(confusion[name], (label.cpu().numpy(), z.argmax(dim=1).cpu().numpy()), 1)
+            answer = finite(name, z).argmax(dim=1)
+            np.add.at(confusion[name], (label.cpu().numpy(), answer.cpu().numpy()), 1)
     return {name: _check_of(table) for name, table in confusion.items()}
 
 
@@ -93,6 +92,17 @@ def _advice_that_fits(teachers: Teachers, images: Tensor) -> dict[str, Tensor]:
                 f"set the resolution it was made for: teachers.{name}.image_size"
             ) from error
     return advice
+
+
+def finite(name: str, logits: Tensor) -> Tensor:
+    """Pass a teacher's logits on if they are finite.
+
+    Raises:
+        ModelError: they are not finite.
+    """
+    if not torch.isfinite(logits).all():
+        raise ModelError(f"teacher '{name}' gives logits that are not finite; its weights are broken")
+    return logits
 
 
 def _check_of(confusion: np.ndarray) -> TeacherCheck:
