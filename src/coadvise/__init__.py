@@ -22,18 +22,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "CoadviseError",
-    "FrozenTeacher",
-    "LossTerms",
-    "Teachers",
-    "co_advise_loss",
-    "involution",
-    "load_checkpoint",
-    "load_recipe",
-    "models",
-    "small_stem",
-    "train",
-]
+    "CoadviseError", "FrozenTeacher", "LossTerms", "Teachers", "co_advise_loss", "involution", "load_checkpoint",
+    "load_recipe", "models", "small_stem", "train",
+]  # fmt: skip
 
 _HOMES = {
     "CoadviseError": "errors",

@@ -21,7 +21,7 @@ from ..models.teachers import Teachers
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
 from ..system.devices import DTYPES, choose_device, resolve_precision
-from ..system.progress import Display
+from ..system.progress import QUIET, Display
 from ..training.student import make_objective
 from .step import StepCost, step_cost
 
@@ -69,13 +69,12 @@ class RunCost:
     recommended: int | None
 
 
-def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display | None = None) -> RunCost:
+def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display = QUIET) -> RunCost:
     """Measure a few steps of a recipe and work out the whole.
 
     Raises:
         CoadviseError: settings, data and models that do not fit each other.
     """
-    display = display or Display(quiet=True)
     cost = step_cost(recipe, rounds=rounds, display=display)
     source, _ = open_sources(recipe.data)
     images, accumulate = len(source), recipe.optim.accumulate

@@ -26,7 +26,7 @@ from ..models.teachers import FrozenTeacher, Teachers
 from ..recipe.schema import Recipe
 from ..system.clock import now, seconds_of
 from ..system.devices import DTYPES, choose_device, resolve_precision
-from ..system.progress import Display
+from ..system.progress import QUIET, Display
 from ..training.optimizer import make_optimizer
 from ..training.student import make_objective
 from .model import matrix_peak
@@ -89,14 +89,13 @@ class _Step:
         self.update()
 
 
-def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display | None = None) -> StepCost:
+def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> StepCost:
     """Measure a training step of a recipe, on its own data and one process. Teachers that are still to be trained or
     downloaded get random weights.
 
     Raises:
         CoadviseError: settings, data and models that do not fit each other.
     """
-    display = display or Display(quiet=True)
     device = choose_device(recipe.run.device)
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
     source, _ = open_sources(recipe.data)

@@ -96,16 +96,19 @@ def corrupt(
     assert kind in CORRUPTIONS and severity in SEVERITIES, (kind, severity)
     side = min(pixels.shape[1:3])
     large = side >= LARGE
-    strengths = STRENGTHS[kind][0 if large else 1][severity - 1]
+    strengths = STRENGTHS[kind][not large][severity - 1]
     place = list(CORRUPTIONS).index(kind)
     generators = [
         np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, place, severity, first + i))))
-        for i in range(len(pixels) if kind in _RANDOM else 0)
+        for i in range(len(pixels))
     ]
     images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 255
     done = _KINDS[kind](images, strengths, generators, side / (224 if large else 32))
-    whole = (done.clamp(0, 1) * 255).round().to(torch.uint8)
-    return whole.permute(0, 2, 3, 1).contiguous().numpy()
+    return _bytes(done.clamp(0, 1))
+
+
+def _bytes(x: Images) -> UInt8[np.ndarray, "n h w 3"]:
+    return (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _draw(generators: Generators, one: Callable[[np.random.Generator], np.ndarray]) -> Tensor:
@@ -293,7 +296,7 @@ def _pixelate(x: Images, strengths: Sequence[float], generators: Generators, sca
 
 def _jpeg_compression(x: Images, strengths: Sequence[float], generators: Generators, scale: float) -> Images:
     pictures = []
-    for picture in (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
+    for picture in _bytes(x):
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "JPEG", quality=int(strengths[0]))
         with Image.open(buffer) as stored:
@@ -302,21 +305,9 @@ def _jpeg_compression(x: Images, strengths: Sequence[float], generators: Generat
 
 
 _KINDS: dict[str, Callable[[Images, Sequence[float], Generators, float], Images]] = {
-    "gaussian_noise": _gaussian_noise,
-    "shot_noise": _shot_noise,
-    "impulse_noise": _impulse_noise,
-    "defocus_blur": _defocus_blur,
-    "glass_blur": _glass_blur,
-    "motion_blur": _motion_blur,
-    "zoom_blur": _zoom_blur,
-    "snow": _snow,
-    "frost": _frost,
-    "fog": _fog,
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "elastic_transform": _elastic_transform,
-    "pixelate": _pixelate,
-    "jpeg_compression": _jpeg_compression,
-}
-_RANDOM = {"gaussian_noise", "shot_noise", "impulse_noise", "glass_blur", "motion_blur", "snow", "frost", "fog",
-           "elastic_transform"}  # fmt: skip
+    function.__name__.removeprefix("_"): function
+    for function in (
+        _gaussian_noise, _shot_noise, _impulse_noise, _defocus_blur, _glass_blur, _motion_blur, _zoom_blur, _snow,
+        _frost, _fog, _brightness, _contrast, _elastic_transform, _pixelate, _jpeg_compression,
+    )
+}  # fmt: skip

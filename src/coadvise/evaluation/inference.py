@@ -21,7 +21,7 @@ from ..data.views.augment import eval_pixels
 from ..data.views.finish import Finish
 from ..errors import DataError, did_you_mean
 from ..models.students import student_tokens
-from ..system.progress import Display
+from ..system.progress import QUIET, Display
 from .evaluate import evaluate
 
 
@@ -32,7 +32,7 @@ def evaluate_trained(
     *,
     batch_size: int = 64,
     workers: int | None = None,
-    display: Display | None = None,
+    display: Display = QUIET,
 ) -> dict[str, float]:
     """Accuracy and cross entropy of every token on the model's validation set, or on another source.
 
@@ -48,7 +48,6 @@ def evaluate_trained(
         images = with_classes(open_source(source or data.source, split), trained.classes)
     if workers is not None:
         data = data.model_copy(update={"workers": workers})
-    display = display or Display(quiet=True)
     with display.bar("evaluating", len(images)) as bar:
         metrics, skipped = evaluate(
             trained.model.forward_tokens,  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from ..data.views.augment import eval_pixels
 from ..data.views.finish import Finish
 from ..errors import DataError
 from ..recipe.schema import Data
-from ..system.progress import Bar, Display
+from ..system.progress import QUIET, Display
 from .corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from .inference import with_classes
 
@@ -57,7 +58,7 @@ def corruption_errors(
     limit: int | None = 1000,
     batch_size: int = 250,
     seed: int = 0,
-    display: Display | None = None,
+    display: Display = QUIET,
 ) -> CorruptionErrors:
     """Top-1 errors on images corrupted on the fly, after they were resized and cropped as in evaluation.
 
@@ -69,7 +70,6 @@ def corruption_errors(
         source = Subset(source, balanced_subset(source.labels, limit))
     finish = Finish(trained.data, len(trained.classes), trained.device)
     wrong: dict[str, dict[str, list[int]]] = {}
-    display = display or Display(quiet=True)
     with display.bar("corruptions", len(source) * len(CORRUPTIONS) * len(SEVERITIES)) as bar:
         for first, pixels, labels in _pixel_batches(trained, source, batch_size):
             for kind in CORRUPTIONS:
@@ -119,7 +119,7 @@ def require_imagenet_c(folder: str | Path, classes: tuple[str, ...] | None = Non
 
 
 def imagenet_c_errors(
-    trained: TrainedModel, folder: str | Path, *, batch_size: int = 64, display: Display | None = None
+    trained: TrainedModel, folder: str | Path, *, batch_size: int = 64, display: Display = QUIET
 ) -> CorruptionErrors:
     """Top-1 errors on ImageNet-C as it is unpacked: KIND/SEVERITY/CLASS/image.
 
@@ -134,13 +134,12 @@ def imagenet_c_errors(
     data = trained.data.model_copy(update={"eval_crop": 1.0})
     kinds: dict[str, dict[str, list[float]]] = {}
     images = 0
-    display = display or Display(quiet=True)
     with display.bar("ImageNet-C", len(CORRUPTIONS) * len(SEVERITIES)) as bar:
         for kind in CORRUPTIONS:
             for severity in SEVERITIES:
                 source = with_classes(open_source(f"folder:{folder / kind / str(severity)}"), trained.classes)
                 images = len(source)
-                for token, accuracy in _accuracies(trained, source, data, None, batch_size, None).items():
+                for token, accuracy in _accuracies(trained, source, data, batch_size).items():
                     kinds.setdefault(token, {}).setdefault(kind, []).append(round(1 - accuracy, 6))
                 bar.note(kind)
                 bar.advance(1)
@@ -148,7 +147,7 @@ def imagenet_c_errors(
 
 
 def subset_accuracy(
-    trained: TrainedModel, source: ImageSource, *, batch_size: int = 250, display: Display | None = None
+    trained: TrainedModel, source: ImageSource, *, batch_size: int = 250, display: Display = QUIET
 ) -> dict[str, float]:
     """Top-1 of every token on images of some of the model's classes, counted among those alone.
 
@@ -159,7 +158,7 @@ def subset_accuracy(
     """
     matched = with_classes(source, trained.classes)
     present = torch.tensor(sorted({trained.classes.index(name) for name in source.class_names}))
-    return _accuracies(trained, matched, trained.data, present, batch_size, display)
+    return _accuracies(trained, matched, trained.data, batch_size, present, display)
 
 
 @torch.no_grad()
@@ -167,23 +166,21 @@ def _accuracies(
     trained: TrainedModel,
     source: ImageSource,
     data: Data,
-    among: Tensor | None,
     batch_size: int,
-    display: Display | None,
+    among: Tensor | None = None,
+    display: Display = QUIET,
 ) -> dict[str, float]:
-    right: dict[str, int] = {}
-    loader = EvalLoader(source, data, batch_size, device=trained.device)
-    with closing(loader), (display or Display(quiet=True)).bar("evaluating", len(source)) as bar:
-        seen = _count(trained, loader, among, right, bar)
-    return {token: n / max(seen, 1) for token, n in right.items()}
-
-
-def _count(trained: TrainedModel, loader: EvalLoader, among: Tensor | None, right: dict[str, int], bar: Bar) -> int:
+    right: Counter[str] = Counter()
     seen = 0
-    for batch in loader:
-        seen += len(batch.label)
-        for token, logits in trained.tokens(batch.images).items():
-            answers = logits.argmax(dim=1) if among is None else among.to(logits.device)[logits[:, among].argmax(dim=1)]
-            right[token] = right.get(token, 0) + int((answers == batch.label).sum())
-        bar.advance(len(batch.label))
-    return seen
+    among = torch.arange(len(trained.classes)) if among is None else among
+    with (
+        closing(EvalLoader(source, data, batch_size, device=trained.device)) as loader,
+        display.bar("evaluating", len(source)) as bar,
+    ):
+        for batch in loader:
+            seen += len(batch.label)
+            for token, logits in trained.tokens(batch.images).items():
+                answers = among.to(logits.device)[logits[:, among].argmax(dim=1)]
+                right[token] += int((answers == batch.label).sum())
+            bar.advance(len(batch.label))
+    return {token: n / max(seen, 1) for token, n in right.items()}

@@ -69,9 +69,8 @@ def answers(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -
     if cosines:
         mean = torch.stack(cosines).sum(dim=0) / len(result.label)
         pairs = itertools.combinations(list(result.logits), 2)
-        result.cosines = {
-            f"{a}|{b}": [round(v, 4) for v in mean[:, i].tolist()] for i, (a, b) in enumerate(pairs)
-        }  # fmt: skip
+        rows = mean.T.tolist()
+        result.cosines = {f"{a}|{b}": [round(v, 4) for v in row] for (a, b), row in zip(pairs, rows, strict=True)}
     return result
 
 
@@ -108,10 +107,8 @@ def _classifiers(model: nn.Module) -> dict[str, nn.Module]:
     inner = classifier_of(model)
     find: Any = getattr(inner, "get_classifier", None)
     if find is None:
-        raise ModelError(
-            f"{type(inner).__name__} has no get_classifier(), as timm's models have; add one that "
-            "returns its last layer"
-        )
+        name = type(inner).__name__
+        raise ModelError(f"{name} has no get_classifier(), as timm's models have; add one that returns its last layer")
     return {CLASS: find()}
 
 

@@ -18,8 +18,6 @@ from ..errors import RunError
 from ..names import CLASS, TOP1
 from ..system.files import read_json, write_json
 
-_NO_BIAS: Mapping[str, str | None] = {}
-
 
 @dataclass(frozen=True)
 class StudentFacts:

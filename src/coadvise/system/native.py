@@ -18,15 +18,8 @@ from pathlib import Path
 from .files import atomic_file, cache_folder
 
 FLAGS = (
-    "-O3",
-    "-march=native",
-    "-mprefer-vector-width=512",
-    "-std=c++17",
-    "-shared",
-    "-fPIC",
-    "-fopenmp",
-    "-Wno-psabi",
-)
+    "-O3", "-march=native", "-mprefer-vector-width=512", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-Wno-psabi",
+)  # fmt: skip
 # Tried one after the other: clang and ARM do not know all flags, and some compilers have no OpenMP.
 FLAG_SETS = (
     FLAGS,

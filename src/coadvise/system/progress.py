@@ -51,6 +51,9 @@ class Display:
         return True
 
 
+QUIET = Display(quiet=True)
+
+
 class Bar:
     """One bar of a `Display`."""
 
