@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from timm.models import create_model, get_pretrained_cfg, is_model
+from timm.models import get_pretrained_cfg, is_model
 from torch import nn
 
 from ..errors import ModelError
-from ..models import cit, rednet, students
+from ..models import cit
 from ..models.factory import build_model
 from ..models.students import as_student
 from ..models.teachers import FrozenTeacher, class_count_message
@@ -20,17 +19,6 @@ from ..recipe.schema import Teacher as TeacherSettings
 from ..recipe.schema import guess_bias
 from .loading import load_checkpoint, stored_classes
 from .model_file import read_header
-
-
-def model_names() -> list[str]:
-    """Names of coadvise's own models."""
-    return sorted({*cit.default_cfgs, *rednet.default_cfgs, *students.default_cfgs})
-
-
-def parameter_count(model: str) -> int:
-    """Parameters of a model with the classes it is made for; no weights are made."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in create_model(model).parameters())
 
 
 def takes_tokens(model: str) -> bool:
@@ -58,17 +46,19 @@ def build_student(
         raise ModelError(
             f"student.tokens: {settings.model} has no advised tokens; choose a CiT model, or leave tokens out"
         )
-    model = build_model(
-        settings.model,
-        classes,
-        image_size=image_size,
-        small=settings.small_stem,
-        pretrained=settings.pretrained,
-        options=options,
-    )
+    model = _built(settings, options, classes, image_size)
     if settings.checkpoint:
         load_checkpoint(model, settings.checkpoint, new_classifier=True)
     return as_student(model)
+
+
+def _built(
+    settings: StudentSettings | TeacherSettings, options: Mapping[str, Any], classes: int, image_size: int | None
+) -> nn.Module:
+    return build_model(
+        settings.model, classes, image_size=image_size, small=settings.small_stem, pretrained=settings.pretrained,
+        options=options,
+    )  # fmt: skip
 
 
 def build_teacher(name: str, settings: TeacherSettings, classes: int) -> FrozenTeacher:
@@ -90,24 +80,13 @@ def build_teacher(name: str, settings: TeacherSettings, classes: int) -> FrozenT
         )
     else:
         own_classes = own_classes or published_classes(settings.model, settings.classes)
-
-    def build(number: int) -> nn.Module:
-        return build_model(
-            settings.model,
-            number,
-            image_size=settings.image_size,
-            small=settings.small_stem,
-            pretrained=settings.pretrained,
-            options=settings.options,
-        )
-
-    model = build(own_classes)
+    model = _built(settings, settings.options, own_classes, settings.image_size)
     if settings.checkpoint:
         stored = stored_classes(settings.checkpoint, model)
         if stored is not None and stored != own_classes:
             if settings.classes is None:
                 raise ModelError(f"{settings.checkpoint}: {class_count_message(name, stored, classes)}")
-            model = build(stored)
+            model = _built(settings, settings.options, stored, settings.image_size)
         load_checkpoint(model, settings.checkpoint)
     return FrozenTeacher(
         model, mean=settings.mean, std=settings.std, image_size=settings.image_size, classes=settings.classes

@@ -1,11 +1,13 @@
-"""Arguments that several commands have, and where all commands print."""
+"""Arguments that several commands have, where all commands print, and a table that several print."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 out = Console(highlight=False, soft_wrap=True)
 
@@ -13,3 +15,17 @@ RecipeName = Annotated[str, typer.Argument(help="a YAML file, or the name of a b
 Settings = Annotated[list[str] | None, typer.Argument(help="settings that replace the recipe's, key=value")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, only errors and the result")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def accuracy_table(title: str, metrics: Mapping[str, float]) -> Table:
+    """Accuracy of every token and, where it is among the metrics, its cross entropy."""
+    table = Table("token", title=title, title_justify="left")
+    table.add_column("accuracy", justify="right")
+    if any(name.startswith("loss/") for name in metrics):
+        table.add_column("cross entropy", justify="right")
+    for name, value in metrics.items():
+        if name.startswith("accuracy/"):
+            token = name.removeprefix("accuracy/")
+            loss = metrics.get(f"loss/{token}")  # the average of all heads has none
+            table.add_row(token, f"{value:.2%}", *(() if loss is None else (f"{loss:.3f}",)))
+    return table

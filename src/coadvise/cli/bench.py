@@ -65,12 +65,9 @@ def _bench_step(recipe: str, settings: list[str], rounds: int) -> None:
         table.add_row(name, f"{1e3 * seconds:.1f}", f"{seconds / cost.whole:.0%}" if name != "input" else "")
     table.add_row("whole step", f"{1e3 * cost.whole:.1f}", "", style="bold")
     out.print(table)
-    waits = cost.parts["input"] > cost.whole
-    advice = (
-        "the input holds the device back: raise data.workers"
-        if waits
-        else "the input keeps up; the largest part above is what to change"
-    )
+    advice = "the input keeps up; the largest part above is what to change"
+    if cost.parts["input"] > cost.whole:
+        advice = "the input holds the device back: raise data.workers"
     out.print(
         f"{cost.batch_size / max(cost.whole, cost.parts['input']):,.1f} images/s; {cost.of_peak:.1%} of the "
         f"{cost.peak / 1e12:.3g} TFLOP/s that a matrix product reaches here; {advice}",

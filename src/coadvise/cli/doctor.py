@@ -45,10 +45,8 @@ def findings() -> list[tuple[str, str, str]]:
     command = compiler()
     rows.append(("C++ compiler", command or "none", "" if command else "nothing is compiled on the CPU"))
     if command:
-        warped = warp.library() is not None
-        rows.append(
-            ("rotations of images", "compiled" if warped else "Pillow", "" if warped else "not compiled: slower")
-        )
+        state = ("Pillow", "not compiled: slower") if warp.library() is None else ("compiled", "")
+        rows.append(("rotations of images", *state))
     found = importlib.util.find_spec("datasets") is not None
     rows.append(("optional: datasets", "yes" if found else "no", "" if found else 'pip install "coadvise[hf]"'))
     free = shutil.disk_usage(os.getcwd()).free

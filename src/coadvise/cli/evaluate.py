@@ -1,21 +1,19 @@
-"""`coadvise evaluate` and `predict`: the accuracy of a trained model, also on shifted data, and its predictions."""
+"""`coadvise evaluate`, `predict` and `report`: accuracy, predictions and the page of a trained model."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from ..system.progress import Display
-from .arguments import AsJson, out
+from .arguments import AsJson, accuracy_table, out
 
 if TYPE_CHECKING:
-    from ..checkpoints.trained import TrainedModel
-    from ..data.sources.base import ImageSource
     from ..evaluation.robustness import CorruptionErrors
 
 
@@ -42,31 +40,30 @@ def evaluate(
         coadvise evaluate runs/cit-s --data /data/imagenet-r --only-its-classes
     """
     from ..checkpoints.trained import load_trained
-    from ..evaluation.inference import evaluate_trained
+    from ..data.sources.opening import open_source, open_sources
+    from ..evaluation.inference import evaluate_trained, with_classes
+    from ..evaluation.robustness import corruption_errors, subset_accuracy
     from ..system.devices import choose_device
 
-    trained = load_trained(model, choose_device())
+    trained, display = load_trained(model, choose_device()), Display(quiet=as_json)
+    whole = data is None and split is None
+    source = open_sources(trained.data)[1] if whole else open_source(data or trained.data.source, split)
     if only:
-        _among_its_classes(trained, data, split, as_json)
-        return
-    metrics: dict[str, Any] = evaluate_trained(
-        trained, data, split, batch_size=batch_size, workers=workers, display=Display(quiet=as_json)
-    )
-    errors = _corrupted(trained, data, split, Display(quiet=as_json)) if corruptions else None
+        shares = subset_accuracy(trained, source, display=display)
+        metrics = {f"accuracy/{token}": share for token, share in shares.items()}
+        title = f"{len(source)} images, counted among {len(source.class_names)} classes"
+    else:
+        metrics = evaluate_trained(trained, source, batch_size=batch_size, workers=workers, display=display)
+        title = f"{trained.path}: {metrics['samples']:.0f} images"
+    errors = None
+    if corruptions and not only:
+        errors = corruption_errors(trained, with_classes(source, trained.classes), limit=None, display=display)
     if as_json:
         corrupted = {} if errors is None else {"corruptions": {"mean": errors.mean, **asdict(errors)}}
         print(json.dumps(metrics | corrupted, indent=1))
         return
-    table = Table(title=f"{trained.path}: {metrics['samples']:.0f} images", title_justify="left")
-    for column in ("token", "accuracy", "cross entropy"):
-        table.add_column(column, justify="left" if column == "token" else "right")
-    for name, value in metrics.items():
-        if name.startswith("accuracy/"):
-            token = name.removeprefix("accuracy/")
-            loss = metrics.get(f"loss/{token}")
-            table.add_row(token, f"{value:.2%}", "" if loss is None else f"{loss:.3f}")
-    out.print(table)
-    if metrics["skipped"]:
+    out.print(accuracy_table(title, metrics))
+    if metrics.get("skipped"):
         out.print(f"{metrics['skipped']:.0f} unreadable images were left out")
     if errors is not None:
         _print_corruptions(errors)
@@ -98,21 +95,6 @@ def predict(
             out.print(f"  {probability:6.1%}  {name}", markup=False)
 
 
-def _source(trained: TrainedModel, data: str | None, split: str | None) -> ImageSource:
-    from ..data.sources.opening import open_source, open_sources
-
-    settings = trained.recipe.data
-    return open_sources(settings)[1] if data is None and split is None else open_source(data or settings.source, split)
-
-
-def _corrupted(trained: TrainedModel, data: str | None, split: str | None, display: Display) -> CorruptionErrors:
-    from ..evaluation.inference import with_classes
-    from ..evaluation.robustness import corruption_errors
-
-    source = with_classes(_source(trained, data, split), trained.classes)
-    return corruption_errors(trained, source, limit=None, display=display)
-
-
 def _print_corruptions(errors: CorruptionErrors) -> None:
     tokens = list(errors.mean)
     table = Table("corruption", *tokens, title="mean top-1 error over five severities", title_justify="left")
@@ -122,16 +104,13 @@ def _print_corruptions(errors: CorruptionErrors) -> None:
     out.print(table)
 
 
-def _among_its_classes(trained: TrainedModel, data: str | None, split: str | None, as_json: bool) -> None:
-    from ..evaluation.robustness import subset_accuracy
+def report(folder: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
+    """Write report.html for a run: tables, curves, similarity to the teachers.
 
-    source = _source(trained, data, split)
-    found = subset_accuracy(trained, source, display=Display(quiet=as_json))
-    if as_json:
-        print(json.dumps({f"accuracy/{token}": value for token, value in found.items()}, indent=1))
-        return
-    title = f"{len(source)} images, counted among {len(source.class_names)} classes"
-    table = Table("token", "accuracy", title=title, title_justify="left")
-    for token, value in found.items():
-        table.add_row(token, f"{value:.2%}")
-    out.print(table)
+    Example:
+
+        coadvise report runs/pets
+    """
+    from ..reports.run import run_report
+
+    out.print(f"wrote {run_report(folder)}", markup=False)

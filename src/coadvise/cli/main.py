@@ -12,9 +12,8 @@ import typer
 from ..errors import CoadviseError, Interrupted
 from .bench import bench
 from .doctor import doctor
-from .evaluate import evaluate, predict
+from .evaluate import evaluate, predict, report
 from .recipes import models, recipe, recipes, schema
-from .report import report
 from .reproduce import demo, reproduce
 from .train import cache, plan, train
 

@@ -71,9 +71,10 @@ def models(pattern: Annotated[str, typer.Argument(help="part of a name; `*` list
         coadvise models rednet
     """
     import timm
+    import torch
 
-    from ..checkpoints.build import model_names, parameter_count
     from ..errors import ModelError
+    from ..models import cit, rednet, students
     from ..recipe.schema import guess_bias
 
     table = Table("model", "parameters", "bias")
@@ -81,8 +82,11 @@ def models(pattern: Annotated[str, typer.Argument(help="part of a name; `*` list
         for name in timm.list_models():
             table.add_row(name, "", guess_bias(name) or "")
     else:
-        for name in (name for name in model_names() if pattern in name):
-            table.add_row(name, f"{parameter_count(name) / 1e6:.2f} M", guess_bias(name) or "")
+        for name in sorted({*cit.default_cfgs, *rednet.default_cfgs, *students.default_cfgs}):
+            if pattern in name:
+                with torch.device("meta"):  # no weights are made
+                    count = sum(parameter.numel() for parameter in timm.create_model(name).parameters())
+                table.add_row(name, f"{count / 1e6:.2f} M", guess_bias(name) or "")
     if not table.row_count:
         raise ModelError(f"no model of coadvise has '{pattern}' in its name; `coadvise models` lists all")
     out.print(table)

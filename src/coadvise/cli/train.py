@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from ..system.progress import Display
-from .arguments import Quiet, RecipeName, Settings, out
+from .arguments import Quiet, RecipeName, Settings, accuracy_table, out
 
 
 def _on_main_process() -> bool:
@@ -43,13 +43,7 @@ def train(
 
     result = run(loaded, resume=resume, display=_display(quiet))
     if _on_main_process():
-        table = Table(title=f"{result.name}: validation after {result.epochs} epochs", title_justify="left")
-        table.add_column("token")
-        table.add_column("accuracy", justify="right")
-        for name, value in result.final.items():
-            if name.startswith("accuracy/"):
-                table.add_row(name.removeprefix("accuracy/"), f"{value:.2%}")
-        out.print(table)
+        out.print(accuracy_table(f"{result.name}: validation after {result.epochs} epochs", result.final))
         best = result.best
         out.print(f"best {best.value:.2%} after epoch {best.epoch} ({best.weights} weights)", markup=False)
 
@@ -108,9 +102,8 @@ def plan(
     )
     if not loaded.teachers:
         return
-    table = Table(
-        "views", "cache", "to write", "first student", "pays from", title="advice cache", title_justify="left"
-    )
+    columns = ("views", "cache", "to write", "first student", "pays from")
+    table = Table(*columns, title="advice cache", title_justify="left")
     for way in found.ways:
         students = "never" if way.students == float("inf") else f"{way.students:.2g} students"
         first = short_time(way.write_s + found.cached_s)

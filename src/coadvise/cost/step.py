@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -66,11 +66,10 @@ class _Step:
     batch: Batch
     autocast: torch.autocast
 
-    def advise(self) -> Mapping[str, Tensor]:
-        """Advice of all teachers for the batch."""
+    def advise(self, names: Container[str] | None = None) -> Mapping[str, Tensor]:
+        """Advice of all teachers for the batch, or of some."""
         with self.autocast:
-            advice: Mapping[str, Tensor] = self.teachers(self.batch.images)
-        return advice
+            return self.teachers.forward(self.batch.images, names)
 
     def loss(self, advice: Mapping[str, Tensor]) -> Tensor:
         """Forward pass of the student, and the loss."""
@@ -100,9 +99,8 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> S
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
     source, _ = open_sources(recipe.data)
     classes, batch_size = len(source.class_names), recipe.optim.batch_size // recipe.optim.accumulate
-    teachers = Teachers(_teachers_to_time(recipe, classes), input_mean=recipe.data.mean, input_std=recipe.data.std).to(
-        device
-    )
+    loaded = _teachers_to_time(recipe, classes)
+    teachers = Teachers(loaded, input_mean=recipe.data.mean, input_std=recipe.data.std).to(device)
     fresh = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
     student = build_student(fresh, recipe.tokens(), classes, recipe.data.image_size).to(device).train()
     plain_attention(student, device, dtype)
@@ -115,8 +113,8 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> S
     autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
     step = _Step(teachers, student, objective, make_optimizer(student, recipe.optim), batch, autocast)
     parts = {"input": input_s}
-    for name, teacher in teachers.items():
-        parts[f"teacher {name}"] = seconds_of(partial(_advised, teacher, batch.images, autocast), device, rounds)
+    for name in teachers.names:
+        parts[f"teacher {name}"] = seconds_of(partial(step.advise, {name}), device, rounds)
     with display.bar("steps", rounds) as bar:
         times = _timed_steps(step, device, rounds, bar.advance)
     whole = times.pop("whole")
@@ -170,8 +168,3 @@ def _timed_steps(step: _Step, device: torch.device, rounds: int, advance: Callab
                 times[name].append(end - start)
         advance()
     return {name: statistics.median(seconds) for name, seconds in times.items()}
-
-
-def _advised(teacher: nn.Module, images: Tensor, autocast: torch.autocast) -> None:
-    with torch.no_grad(), autocast:
-        teacher(images)

@@ -6,29 +6,26 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from timm.utils import AttentionExtract
 from torch import Tensor
 
 from ..checkpoints.trained import TrainedModel
-from ..data.decode import decode
 from ..data.sources.opening import open_sources
-from ..data.views.augment import eval_pixels
 from ..data.views.finish import Finish
 from ..models.cit import CiT
 from .disagreement import _png
+from .inference import eval_images
 
 
 def attention_on(trained: TrainedModel, indices: Sequence[int]) -> dict[str, Any]:
     """Attention maps of a CiT for some validation images: `images`, each with `png`, `name` and `maps` by token."""
     assert isinstance(trained.model, CiT)
     source = open_sources(trained.data)[1]
-    transform = eval_pixels(trained.data)
-    pixels = [transform(decode(source.read(i), source.describe(i))) for i in indices]
+    pixels = eval_images(trained, ((source.read(i), source.describe(i)) for i in indices))
     finish = Finish(trained.data, len(trained.classes), trained.device)
-    maps = attention_maps(trained.model, finish.images(torch.from_numpy(np.stack(pixels))))
+    maps = attention_maps(trained.model, finish.images(torch.from_numpy(pixels)))
     images = []
     for place, index in enumerate(indices):
         shown = {token: [[round(v, 5) for v in row] for row in grid[place].tolist()] for token, grid in maps.items()}

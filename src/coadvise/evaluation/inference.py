@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from PIL.Image import Image
 from torch import Tensor
 
 from ..checkpoints.trained import TrainedModel
 from ..data.decode import decode
 from ..data.loader import EvalLoader
 from ..data.sources.base import ImageSource
-from ..data.sources.opening import open_source, open_sources
 from ..data.sources.subsets import Subset
 from ..data.views.augment import eval_pixels
 from ..data.views.finish import Finish
@@ -27,25 +27,23 @@ from .evaluate import evaluate
 
 def evaluate_trained(
     trained: TrainedModel,
-    source: str | None = None,
-    split: str | None = None,
+    source: ImageSource,
     *,
     batch_size: int = 64,
     workers: int | None = None,
     display: Display = QUIET,
 ) -> dict[str, float]:
-    """Accuracy and cross entropy of every token on the model's validation set, or on another source.
+    """Accuracy and cross entropy of every token on a source.
 
     Classes are matched by name; the source may have fewer than the model.
 
+    Args:
+        workers: loader processes; by default as many as in the training.
+
     Raises:
-        DataError: no such source, or classes that the model does not know.
+        DataError: classes that the model does not know.
     """
-    data = trained.data
-    if source is None and split is None:
-        images = open_sources(data)[1]
-    else:
-        images = with_classes(open_source(source or data.source, split), trained.classes)
+    images, data = with_classes(source, trained.classes), trained.data
     if workers is not None:
         data = data.model_copy(update={"workers": workers})
     with display.bar("evaluating", len(images)) as bar:
@@ -82,6 +80,13 @@ def class_probabilities(trained: TrainedModel, source: ImageSource, batch_size: 
         return torch.cat([trained.model(batch.images).float().softmax(dim=1).cpu() for batch in loader])
 
 
+def eval_images(trained: TrainedModel, files: Iterable[tuple[bytes | Image, str]]) -> UInt8[np.ndarray, "n h w 3"]:
+    """Images of (content, name), decoded, resized and cropped as in the evaluation of a model."""
+    pixels = eval_pixels(trained.data)
+    needed = pixels.needed if trained.data.shrink_on_load else None
+    return np.stack([pixels(decode(content, name, needed)) for content, name in files])
+
+
 @torch.no_grad()
 def predict(
     trained: TrainedModel, paths: Sequence[str | Path], top: int = 5
@@ -91,14 +96,13 @@ def predict(
     Raises:
         DataError: a file that is missing or no image.
     """
-    pixels, normalise = eval_pixels(trained.data), Finish(trained.data, len(trained.classes), trained.device)
-    needed = pixels.needed if trained.data.shrink_on_load else None
+    normalise = Finish(trained.data, len(trained.classes), trained.device)
     results = []
     for path in map(Path, paths):
         if not path.is_file():
             raise DataError(f"{path}: there is no such image file")
-        image = torch.from_numpy(pixels(decode(path.read_bytes(), str(path), needed)))
-        probabilities = trained.model(normalise.images(image[None])).float().softmax(dim=1)[0]
+        image = torch.from_numpy(eval_images(trained, [(path.read_bytes(), str(path))]))
+        probabilities = trained.model(normalise.images(image)).float().softmax(dim=1)[0]
         values, indices = probabilities.topk(min(top, len(trained.classes)))
         named = [(trained.classes[i], v) for i, v in zip(indices.tolist(), values.tolist(), strict=True)]
         results.append((path, named))

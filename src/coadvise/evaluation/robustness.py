@@ -14,18 +14,16 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ..checkpoints.trained import TrainedModel
-from ..data.decode import decode
 from ..data.loader import EvalLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_source
 from ..data.sources.subsets import Subset, balanced_subset
-from ..data.views.augment import eval_pixels
 from ..data.views.finish import Finish
 from ..errors import DataError
 from ..recipe.schema import Data
 from ..system.progress import QUIET, Display
 from .corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from .inference import with_classes
+from .inference import eval_images, with_classes
 
 
 @dataclass(frozen=True)
@@ -92,13 +90,10 @@ def _pixel_batches(
     trained: TrainedModel, source: ImageSource, size: int
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "n h w 3"], Tensor]]:
     """Batches of (number of the first image, pixels before normalisation, labels)."""
-    transform = eval_pixels(trained.data)
-    needed = transform.needed if trained.data.shrink_on_load else None
     labels = torch.from_numpy(np.asarray(source.labels))
     for first in range(0, len(source), size):
-        indices = range(first, min(first + size, len(source)))
-        images = [transform(decode(source.read(i), source.describe(i), needed)) for i in indices]
-        yield first, np.stack(images), labels[first : first + size]
+        files = ((source.read(i), source.describe(i)) for i in range(first, min(first + size, len(source))))
+        yield first, eval_images(trained, files), labels[first : first + size]
 
 
 def require_imagenet_c(folder: str | Path, classes: tuple[str, ...] | None = None) -> None:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
 from ..recipe.reading import dump_recipe, load_recipe
 from ..recipe.schema import FREE, Recipe, flat
-from ..system.files import read_json, write_atomic, write_json
+from ..system.files import read_json, read_json_lines, write_atomic, write_json
 from .result import RunResult
 
 
@@ -124,15 +123,9 @@ class RunFolder:
         return f"everything is saved; go on with:\n  {launcher}{shlex.join(words)}"
 
 
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Lines of a metrics file; a last line cut off by a crash is left out."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
+    return read_json_lines(path)[0]
 
 
 def changed_settings(old: Recipe, new: Recipe) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import RunError
+from ..system.files import read_json_lines
 from .result import RunResult
 
 
@@ -49,23 +49,7 @@ def read_run(folder: Path) -> RunFiles:
     result_file, metrics_file, recipe_file = (folder / n for n in ("result.json", "metrics.jsonl", "recipe.yaml"))
     if not result_file.is_file() and not metrics_file.is_file():
         raise RunError(f"{folder} is no run: it has neither result.json nor metrics.jsonl; name a run's folder")
-    lines, bad = _json_lines(metrics_file) if metrics_file.is_file() else ([], 0)
+    lines, bad = read_json_lines(metrics_file)
     recipe = recipe_file.read_text(encoding="utf-8", errors="replace") if recipe_file.is_file() else None
     result = RunResult.read(result_file) if result_file.is_file() else None
     return RunFiles(folder.name, result, lines, recipe, bad)
-
-
-def _json_lines(path: Path) -> tuple[list[Mapping[str, Any]], int]:
-    """The JSON objects of a file, and how many lines were none (a killed run leaves half a line)."""
-    lines: list[Mapping[str, Any]] = []
-    bad = 0
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = None
-        if isinstance(value, dict):
-            lines.append(value)
-        elif text.strip():
-            bad += 1
-    return lines, bad

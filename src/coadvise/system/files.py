@@ -80,6 +80,22 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} is no valid JSON: {error}") from error
 
 
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The JSON objects of a file, one a line, and how many lines were none: a killed run leaves half a line."""
+    objects: list[dict[str, Any]] = []
+    bad = 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            objects.append(value)
+        elif line.strip():
+            bad += 1
+    return objects, bad
+
+
 def cache_folder() -> Path:
     """Folder for what can be made again: `$XDG_CACHE_HOME/coadvise` or `~/.cache/coadvise`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coadvise"
