@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from coadvise.advice import claims, layout, profile
+from coadvise.advice import claims, layout, writer
 from coadvise.advice.cache import AdviceCache
 from coadvise.advice.request import CacheRequest
 from coadvise.data.sources.opening import open_sources
@@ -29,7 +29,7 @@ def shrink(replace: Callable[[Any, str, int], None] = setattr) -> None:
     Args:
         replace: sets an attribute of a module: `monkeypatch.setattr` in a test, `setattr` in a process of its own.
     """
-    for module in (claims, layout, profile):
+    for module in (claims, layout, writer):
         replace(module, "BATCH", 7)
     replace(layout, "BLOCK_BATCHES", 2)
     replace(layout, "SHARD_BYTES", 1000)
