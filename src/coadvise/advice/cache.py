@@ -17,7 +17,7 @@ of processes. Nothing about the augmentation is stored: the views are made again
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -230,11 +230,20 @@ def checksums(folder: Path, teacher: str, layout: Layout) -> dict[str, str]:
     return sums
 
 
-def damaged_files(folder: Path, teachers: Iterable[str], layout: Layout) -> list[Path]:
-    """Shards and profiles whose contents are not those that were written."""
+def require_undamaged(cache: AdviceCache) -> None:
+    """Hash all shards and profiles.
+
+    Raises:
+        RunError: names those whose contents are not what was written.
+    """
     damaged = []
-    for name in teachers:
-        expected = read_json(folder / name / "column.json")["sha256"]
-        found = checksums(folder, name, layout)
-        damaged += [folder / name / file for file, value in found.items() if expected.get(file) != value]
-    return damaged
+    for name in cache.names:
+        folder = cache.folder / name
+        expected = read_json(folder / "column.json")["sha256"]
+        found = checksums(cache.folder, name, cache.layout)
+        damaged += [str(folder / file) for file, value in found.items() if expected.get(file) != value]
+    if damaged:
+        raise RunError(
+            f"{', '.join(damaged)}: the contents are not what was written; restore them, or delete the teacher's "
+            "folder and run `coadvise cache RECIPE`"
+        )

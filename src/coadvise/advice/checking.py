@@ -1,7 +1,6 @@
-"""Checks of stored advice: does the cache still say what the teachers say?
+"""Check of stored advice: does the cache still say what the teachers say?
 
-A few views are made again and put to the teachers before every training; `coadvise cache --verify` checks more of them
-and hashes every file.
+A few views are made again and put to the teachers before every training, more of them by `coadvise cache --verify`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ..data.views.draws import Stream
 from ..errors import RunError
 from ..models.teachers import Teachers
 from ..recipe.schema import Data
-from .cache import AdviceCache, damaged_files
+from .cache import AdviceCache
 from .identity import differences, versions
 
 # Mean total variation between stored and fresh advice that counts as rounding (of half precision and other devices):
@@ -87,20 +86,3 @@ def _variation(p: Tensor, q: Tensor) -> Tensor:
     """Total variation between distributions (b, k), of each image."""
     difference: Tensor = (p - q).abs().sum(dim=1) / 2
     return difference
-
-
-def verify_cache(
-    cache: AdviceCache, data: Data, source: ImageSource, teachers: Teachers, accelerator: Accelerator
-) -> dict[str, float]:
-    """Hash all contents, and check a larger sample of views than training does.
-
-    Raises:
-        RunError: damaged shards, by name, or a stale cache.
-    """
-    damaged = damaged_files(cache.folder, cache.names, cache.layout)
-    if damaged:
-        raise RunError(
-            f"{', '.join(map(str, damaged))}: the contents are not what was written; restore them, or delete the "
-            "teacher's folder and run `coadvise cache RECIPE`"
-        )
-    return check_cache(cache, data, source, teachers, accelerator, images=VERIFIED)

@@ -18,13 +18,7 @@ PROFILE_VIEWS, PROFILE_VIEWS_OF_CLASS = 2048, 32
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Layout of one teacher's column.
-
-    Attributes:
-        images: of the training set, n.
-        views: number of views, V.
-        record: layout of a record.
-    """
+    """Layout of one teacher's column, for so many images of the training set and so many views of each."""
 
     images: int
     views: int

@@ -10,11 +10,7 @@ from .record import half
 
 
 class ProfileSums:
-    """Sums of a teacher's logits by its first class.
-
-    Args:
-        classes: number of classes K.
-    """
+    """Sums of a teacher's logits by its first class."""
 
     def __init__(self, classes: int) -> None:
         # On the CPU and in float64: the same bytes on every run.

@@ -33,12 +33,7 @@ TINY = float(torch.finfo(torch.float32).tiny)
 
 @dataclasses.dataclass(frozen=True)
 class RecordFormat:
-    """Layout of the records of one teacher.
-
-    Attributes:
-        classes: number of classes K.
-        top: k, the number of logits that are kept; K keeps all.
-    """
+    """Layout of the records of one teacher: of the logits of all `classes` the `top` largest are kept."""
 
     classes: int
     top: int

@@ -15,10 +15,8 @@ class CacheRequest:
     """Which advice is wanted, and where it lies.
 
     Attributes:
-        folder: of the cache.
         views: number of distinct views in a run.
         top_k: logits that are kept of each image; None keeps all.
-        teachers: the recipe's settings of its teachers, by name.
         trained: folder of the runs of those teachers that the recipe trains.
     """
 

@@ -29,12 +29,10 @@ def save_model(
     metrics: Mapping[str, float],
     given: str | None = None,
 ) -> None:
-    """Write a model for inference, atomically.
+    """Write a model for inference, atomically; for the record which weights it has, after which epoch, how good.
 
     Args:
-        weights: `student` or `ema`, for the record.
-        epoch: completed epochs, likewise.
-        metrics: its validation metrics, likewise.
+        weights: `student` or `ema`.
         given: class of a student that was given from Python; the recipe does not say how to build it.
     """
     header = {

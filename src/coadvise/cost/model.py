@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
@@ -44,12 +45,9 @@ def multiply_adds(model: nn.Module, image_size: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class ModelCost:
-    """One row of `coadvise bench`.
+    """One row of `coadvise bench`: multiply-adds of one image, median images/s in evaluation mode.
 
     Attributes:
-        parameters: of the whole model.
-        multiply_adds: of one image.
-        images_per_s: in evaluation mode, median.
         memory: bytes at the peak beside the weights, None where it cannot be measured.
     """
 
@@ -90,37 +88,35 @@ def model_cost(
         raise ModelError(f"{name} cannot take images of {image_size}×{image_size}: {error}") from error
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def images_per_s(batch: int) -> float:
+    def answer(batch: int) -> Callable[[], Any]:
         x = torch.randn(batch, 3, image_size, image_size, device=device).to(memory_format=torch.channels_last)
-        return batch / seconds_of(lambda: _answer(model, x, dtype), device, rounds)
 
-    if batch_size is None:
-        batch_size, speed = 1, images_per_s(1)
-        while batch_size < LARGEST_BATCH[device.type]:
-            try:
-                faster = images_per_s(2 * batch_size)
-            except torch.OutOfMemoryError:
-                break
-            if faster < 1.1 * speed:
-                break
-            batch_size, speed = 2 * batch_size, faster
-    else:
-        speed = images_per_s(batch_size)
-    x = torch.randn(batch_size, 3, image_size, image_size, device=device).to(memory_format=torch.channels_last)
-    memory = peak_bytes(lambda: _answer(model, x, dtype), device.type)
+        @torch.inference_mode()
+        def run() -> None:
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                model(x)
+
+        return run
+
+    def images_per_s(batch: int) -> float:
+        return batch / seconds_of(answer(batch), device, rounds)
+
+    search, batch_size = batch_size is None, batch_size or 1
+    speed = images_per_s(batch_size)
+    while search and batch_size < LARGEST_BATCH[device.type]:
+        try:
+            faster = images_per_s(2 * batch_size)
+        except torch.OutOfMemoryError:
+            break
+        if faster < 1.1 * speed:
+            break
+        batch_size, speed = 2 * batch_size, faster
+    memory = peak_bytes(answer(batch_size), device.type)
     return ModelCost(name, sum(p.numel() for p in model.parameters()), count, batch_size, speed, memory)
 
 
-@torch.inference_mode()
-def _answer(model: nn.Module, x: Tensor, dtype: torch.dtype | None) -> Tensor:
-    with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
-        answer: Tensor = model(x)
-    return answer
-
-
-def matrix_peak(device: torch.device, dtype: torch.dtype | None, size: int | None = None) -> float:
+def matrix_peak(device: torch.device, dtype: torch.dtype | None) -> float:
     """Floating-point operations per second of a large matrix product; the best of a few."""
-    size = size or (8192 if device.type == "cuda" else 2048)
+    size = 8192 if device.type == "cuda" else 2048
     a = torch.randn(size, size, device=device, dtype=dtype or torch.float32)
-    best = min(times_of(lambda: a @ a, device, 5))
-    return 2 * size**3 / best
+    return 2 * size**3 / min(times_of(lambda: a @ a, device, 5))

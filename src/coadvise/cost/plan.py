@@ -35,14 +35,7 @@ PROFILE_BATCHES = 4
 
 @dataclasses.dataclass(frozen=True)
 class CacheCost:
-    """Cost of training from a cache of V views.
-
-    Attributes:
-        views: number of views.
-        bytes: size of the cache.
-        write_s: seconds to write it.
-        students: from which the cache is cheaper than live teachers.
-    """
+    """Cost of training from a cache: its size, seconds to write it, and students from which on it is cheaper."""
 
     views: int
     bytes: int

@@ -87,9 +87,15 @@ class RunFolder:
         """Refuse a run of another recipe.
 
         Raises:
-            RunError: names every setting that differs.
+            RunError: names every setting that differs, as `optim.lr 0.001 → 0.002`.
         """
-        changes = changed_settings(load_recipe(self.path / "recipe.yaml"), recipe)
+        old = load_recipe(self.path / "recipe.yaml")
+        before, after = flat(old.model_dump(mode="json")), flat(recipe.model_dump(mode="json"))
+        changes = [
+            f"{key} {json.dumps(before.get(key))} → {json.dumps(after.get(key))}"
+            for key in sorted(before.keys() | after.keys())
+            if before.get(key) != after.get(key) and key not in FREE
+        ]
         if changes:
             raise RunError(
                 f"{self.path} holds a run of another recipe ({'; '.join(changes)}); "
@@ -126,13 +132,3 @@ class RunFolder:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Lines of a metrics file; a last line cut off by a crash is left out."""
     return read_json_lines(path)[0]
-
-
-def changed_settings(old: Recipe, new: Recipe) -> list[str]:
-    """Differences between two recipes that matter, as `optim.lr 0.001 → 0.002`."""
-    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
-    return [
-        f"{key} {json.dumps(before.get(key))} → {json.dumps(after.get(key))}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key not in FREE
-    ]

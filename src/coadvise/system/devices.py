@@ -28,13 +28,7 @@ def choose_device(setting: Literal["auto", "cpu", "cuda"] = "auto") -> torch.dev
 
 def autocast_dtype(accelerator: Accelerator) -> torch.dtype | None:
     """Type of matrix products under the run's precision; None for float32."""
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
-
-
-def _cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for it; without them bfloat16 is slower than float32."""
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # only on x86
-    return bool(supported())
+    return DTYPES.get(accelerator.mixed_precision)
 
 
 def resolve_precision(precision: str, cpu: bool) -> str:
@@ -44,8 +38,8 @@ def resolve_precision(precision: str, cpu: bool) -> str:
         RunError: fp16 on the CPU.
     """
     if precision == "auto":
-        if cpu:
-            return "bf16" if _cpu_multiplies_bf16() else "fp32"
+        if cpu:  # without instructions for it bfloat16 is slower than float32; PyTorch tells only on x86
+            return "bf16" if getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() else "fp32"
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision == "fp16" and cpu:
         raise RunError("run.precision=fp16 needs a GPU; use bf16 or fp32 on the CPU")

@@ -64,11 +64,7 @@ def late_signals() -> Iterator[None]:
 
 
 class StopRequest(ExitStack):
-    """In its block the first Ctrl-C or SIGTERM only sets `wanted`; a second Ctrl-C raises KeyboardInterrupt.
-
-    Attributes:
-        wanted: whether a signal has arrived.
-    """
+    """In its block the first Ctrl-C or SIGTERM only sets `wanted`; a second Ctrl-C raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         super().__init__()

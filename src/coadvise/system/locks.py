@@ -21,7 +21,8 @@ def lock_byte(handle: int, byte: int, wait: bool = False) -> bool:
     Raises:
         RunError: the system or the file system has no such locks.
     """
-    _require()
+    if fcntl is None:
+        raise RunError("writing an advice cache needs file locks, which this system does not have; use Linux or macOS")
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
     except OSError as error:
@@ -63,8 +64,3 @@ def one_at_a_time(path: Path) -> Iterator[None]:
             yield
             return
         yield
-
-
-def _require() -> None:
-    if fcntl is None:
-        raise RunError("writing an advice cache needs file locks, which this system does not have; use Linux or macOS")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ..advice.cache import AdviceCache, require_fitting
-from ..advice.checking import verify_cache
+from ..advice.cache import AdviceCache, require_fitting, require_undamaged
+from ..advice.checking import VERIFIED, check_cache
 from ..advice.request import CacheRequest
 from ..advice.writer import require_possible, write_cache
 from ..data.sources.opening import open_sources
@@ -64,7 +64,8 @@ def cache_advice(
     ready = on_device(loaded, recipe.data, recipe.run.fuse_teachers, accelerator, display)
     if verify:
         cache = AdviceCache(request, sources[0], loaded)
-        for name, far in verify_cache(cache, recipe.data, sources[0], ready, accelerator).items():
+        require_undamaged(cache)
+        for name, far in check_cache(cache, recipe.data, sources[0], ready, accelerator, VERIFIED).items():
             display.say(f"teacher {name}: mean total variation {far:.4f} from what it says now")
         layout = cache.layout
     else:

@@ -27,6 +27,7 @@ def train_epoch(setup: Setup, state: State, epoch: int, stop: Stop, bar: Bar) ->
         RunError: a loss or weights that are not finite.
     """
     accelerator, optim, count, steps = setup.accelerator, setup.optim, state.count, setup.loader.steps_per_epoch
+    every = setup.run.checkpoint_every
     setup.model.train()
     setup.tracker.start_clock(count.step)
     started = time.monotonic()
@@ -49,17 +50,13 @@ def train_epoch(setup: Setup, state: State, epoch: int, stop: Stop, bar: Bar) ->
         if count.step % setup.run.log_every == 0 or count.step == setup.total_steps:
             bar.note(_log(setup, state, epoch))
         bar.advance()
-        if count.step % steps and (stop.requested_at(count.step) or _checkpoint_due(setup, count.step)):
+        due = every is not None and count.step % every == 0
+        if count.step % steps and (stop.requested_at(count.step) or due):
             count.seconds, started = count.seconds + time.monotonic() - started, time.monotonic()
             setup.checkpoint.save(state)
             if stop.requested_at(count.step):
                 raise stopped(setup, state)
     count.seconds += time.monotonic() - started
-
-
-def _checkpoint_due(setup: Setup, step: int) -> bool:
-    every = setup.run.checkpoint_every
-    return every is not None and step % every == 0
 
 
 def stopped(setup: Setup, state: State) -> Interrupted:

@@ -17,7 +17,13 @@ def make_optimizer(student: nn.Module, settings: Optim) -> torch.optim.Optimizer
         eps=settings.eps, fused=True,
     )  # fmt: skip
     if settings.token_lr != 1.0:
-        _scale_token_lr(student, optimizer, settings.token_lr)
+        # Groups of their own, whose `lr_scale` timm's schedulers multiply the learning rate by.
+        ids = {id(token) for token in token_parameters(student)}
+        for group in list(optimizer.param_groups):
+            tokens = [p for p in group["params"] if id(p) in ids]
+            if tokens:
+                group["params"] = [p for p in group["params"] if id(p) not in ids]
+                optimizer.add_param_group({**group, "params": tokens, "lr_scale": settings.token_lr})
     return optimizer
 
 
@@ -28,16 +34,6 @@ def token_parameters(student: nn.Module) -> list[nn.Parameter]:
         if isinstance(module, nn.ParameterDict) and name.rpartition(".")[2] in ("tokens", "offsets"):
             found += module.values()
     return [token for token in found if token.requires_grad]
-
-
-def _scale_token_lr(student: nn.Module, optimizer: torch.optim.Optimizer, scale: float) -> None:
-    """Move the tokens to groups of their own, whose `lr_scale` timm's schedulers multiply the learning rate by."""
-    ids = {id(token) for token in token_parameters(student)}
-    for group in list(optimizer.param_groups):
-        tokens = [p for p in group["params"] if id(p) in ids]
-        if tokens:
-            group["params"] = [p for p in group["params"] if id(p) not in ids]
-            optimizer.add_param_group({**group, "params": tokens, "lr_scale": scale})
 
 
 def peak_lr(settings: Optim) -> float:

@@ -51,14 +51,18 @@ def new_student(
         ModelError, CheckpointError: settings that do not fit each other.
     """
     torch.manual_seed(recipe.run.seed)
-    student = (
-        build_student(recipe.student, recipe.tokens(), classes, recipe.data.image_size)
-        if own is None
-        else as_student(own)
-    )
+    if own is None:
+        student = build_student(recipe.student, recipe.tokens(), classes, recipe.data.image_size)
+    else:
+        student = as_student(own)
     if recipe.optim.token_lr != 1.0 and not token_parameters(student):
         raise ModelError("optim.token_lr: the student has no class token or advised tokens to learn; leave it out")
-    _require_batch_norm_fits(student, recipe.optim.batch_size // processes // recipe.optim.accumulate)
+    batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules())
+    if batch_norm and recipe.optim.batch_size // processes // recipe.optim.accumulate == 1:
+        raise ModelError(
+            "the student has BatchNorm, which cannot learn from one image at a time; choose a larger "
+            "optim.batch_size, or fewer processes or micro-batches"
+        )
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
     make_objective(recipe.loss, student_tokens(student, recipe.data.image_size, device), teachers)
     return student
@@ -77,12 +81,3 @@ def save_memory(student: nn.Module) -> None:
         switch(True)
     except AssertionError as error:  # how timm says so
         raise ModelError(f"run.grad_checkpointing: the student cannot do that ({error}); leave it off") from error
-
-
-def _require_batch_norm_fits(student: nn.Module, per_process: int) -> None:
-    batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules())
-    if batch_norm and per_process == 1:
-        raise ModelError(
-            "the student has BatchNorm, which cannot learn from one image at a time; choose a larger "
-            "optim.batch_size, or fewer processes or micro-batches"
-        )
