@@ -84,5 +84,4 @@ def check_cache(
 
 def _variation(p: Tensor, q: Tensor) -> Tensor:
     """Total variation between distributions (b, k), of each image."""
-    difference: Tensor = (p - q).abs().sum(dim=1) / 2
-    return difference
+    return (p - q).abs().sum(dim=1) / 2

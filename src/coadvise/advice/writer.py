@@ -55,11 +55,6 @@ class _Task:
     accelerator: Accelerator
     display: Display
 
-    @property
-    def folder(self) -> Path:
-        """Folder of the cache."""
-        return self.request.folder
-
 
 def write_cache(
     request: CacheRequest,
@@ -165,7 +160,7 @@ def _require_space(folder: Path, missing: list[str], layout: Layout) -> None:
 
 def _create(task: _Task) -> None:
     """Create header, lock, shards and progress files that are missing; safe for several processes at once."""
-    folder, layout = task.folder, task.layout
+    folder, layout = task.request.folder, task.layout
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "header.json").is_file():
         data = data_facts(task.request.data, task.source)
@@ -198,7 +193,7 @@ def _write_profiles(task: _Task) -> None:
 
     Made from the beginning of the first view, in whole batches and summed on the CPU: the same bytes whoever does it.
     """
-    folder, layout, images = task.folder, task.layout, task.layout.profile_images
+    folder, layout, images = task.request.folder, task.layout, task.layout.profile_images
     names = [name for name in task.missing if not profile_path(folder, name).is_file()]
     if not names or not layout.record.profile_bytes:
         return
@@ -219,7 +214,7 @@ def _write_profiles(task: _Task) -> None:
 def _write_blocks(task: _Task, lock: int) -> None:
     layout, display = task.layout, task.display
     loader = TrainLoader(task.source, task.request.data, 1, device=task.accelerator.device)
-    claims = Claims(task.folder, task.missing, layout, lock, loader)
+    claims = Claims(task.request.folder, task.missing, layout, lock, loader)
     rows: list[dict[str, Tensor]] = []
     skipped: set[str] = set()
     per_block = layout.images * layout.views / layout.blocks
@@ -234,7 +229,7 @@ def _write_blocks(task: _Task, lock: int) -> None:
                 skipped.update(batch.skipped)
                 bar.advance(len(batch.images))
                 if last:
-                    _store(task.folder, names, layout, block, rows)
+                    _store(task.request.folder, names, layout, block, rows)
                     claims.mark(block)
                     rows = []
             if not claims.wait_for_others():
@@ -262,7 +257,7 @@ def _store(folder: Path, names: list[str], layout: Layout, block: int, rows: lis
 
 def _finish(task: _Task, lock: int) -> None:
     """Write the column headers once all blocks are written; the last process does it."""
-    folder, layout = task.folder, task.layout
+    folder, layout = task.request.folder, task.layout
     lock_byte(lock, layout.blocks, wait=True)  # one at a time
     try:
         _write_profiles(task)  # those that a process which died has left undone

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from timm.models import get_pretrained_cfg, is_model
@@ -43,9 +43,8 @@ def build_student(
     if takes_tokens(settings.model):
         options.setdefault("teachers", dict(tokens))
     elif settings.tokens:
-        raise ModelError(
-            f"student.tokens: {settings.model} has no advised tokens; choose a CiT model, or leave tokens out"
-        )
+        model_name = settings.model
+        raise ModelError(f"student.tokens: {model_name} has no advised tokens; choose a CiT model, or leave tokens out")
     model = _built(settings, options, classes, image_size)
     if settings.checkpoint:
         load_checkpoint(model, settings.checkpoint, new_classifier=True)
@@ -79,7 +78,9 @@ def build_teacher(name: str, settings: TeacherSettings, classes: int) -> FrozenT
             "give one teacher index for each class of the data"
         )
     else:
-        own_classes = own_classes or published_classes(settings.model, settings.classes)
+        # With an index map the teacher keeps its own classes, at least as many as the map needs.
+        published = is_model(settings.model) and get_pretrained_cfg(settings.model, allow_unregistered=True)
+        own_classes = own_classes or max(published.num_classes if published else 1000, max(settings.classes) + 1)
     model = _built(settings, settings.options, own_classes, settings.image_size)
     if settings.checkpoint:
         stored = stored_classes(settings.checkpoint, model)
@@ -110,12 +111,6 @@ def _as_recorded(settings: TeacherSettings) -> tuple[TeacherSettings, int]:
     if takes_tokens(settings.model):
         recorded["options"].setdefault("teachers", tokens)
     return settings.model_copy(update=recorded), len(header.get("classes", ()))
-
-
-def published_classes(model: str, classes: Sequence[int]) -> int:
-    """Number of classes of a model's published weights; at least as many as an index map needs."""
-    cfg = get_pretrained_cfg(model, allow_unregistered=True) if is_model(model) else None
-    return max(cfg.num_classes if cfg is not None else 1000, max(classes) + 1)
 
 
 def bias_of(settings: TeacherSettings) -> str | None:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -76,13 +76,12 @@ class InertUnpickler(pickle.Unpickler):
         return _InertType("Inert", (_Inert,), {}) if allowed is None else allowed
 
 
-def _load(file: IO[bytes], **options: Any) -> Any:
-    return InertUnpickler(file, **options).load()
-
-
 # torch.load takes "a module like pickle": these are the names it uses of it.
 _PICKLE_MODULE: Any = SimpleNamespace(
-    __name__="inert_pickle", Unpickler=InertUnpickler, load=_load, UnpicklingError=pickle.UnpicklingError
+    __name__="inert_pickle",
+    Unpickler=InertUnpickler,
+    load=lambda file, **options: InertUnpickler(file, **options).load(),
+    UnpicklingError=pickle.UnpicklingError,
 )
 
 

@@ -125,9 +125,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(
-            f"checkpoint {path} {'is no file' if path.exists() else 'does not exist'}: check the path"
-        )
+        state = "is no file" if path.exists() else "does not exist"
+        raise CheckpointError(f"checkpoint {path} {state}: check the path")
     if path.stat().st_size == 0:
         raise CheckpointError(f"checkpoint {path} is empty: it was not written completely, get it again")
     if _is_safetensors(path):
@@ -209,12 +208,12 @@ def _fit(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
 def _describe(keys: Mapping[str, list[str]]) -> list[str]:
     """A line for each kind of problem, with its first keys."""
-    lines = []
-    for what, found in keys.items():
-        if found:
-            more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-            lines.append(f"{len(found)} {what}: {', '.join(found[:_SHOWN])}{more}")
-    return lines
+    return [
+        f"{len(found)} {what}: {', '.join(found[:_SHOWN])}"
+        + (f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+        for what, found in keys.items()
+        if found
+    ]
 
 
 def _is_head(key: str, classes: int | None, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:

@@ -39,8 +39,7 @@ class TrainedModel:
 
     def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b k"]]:
         """Logits by token of normalised images."""
-        logits: Mapping[str, Tensor] = self.model.forward_tokens(images)  # type: ignore[operator]
-        return logits
+        return self.model.forward_tokens(images)  # type: ignore[operator]
 
 
 def load_trained(path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
@@ -52,9 +51,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     path = Path(path)
     if path.is_dir():
         if not (path / "best.safetensors").is_file():
-            raise CheckpointError(
-                f"{path} holds no best.safetensors; it is written after the first evaluation of a run"
-            )
+            raise CheckpointError(f"{path} holds no best.safetensors; it comes with the first evaluation of a run")
         path = path / "best.safetensors"
     header = read_header(path)
     if "recipe" not in header or "classes" not in header:

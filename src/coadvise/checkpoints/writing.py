@@ -38,9 +38,8 @@ def save_safetensors_atomic(
             if metadata and len(metadata) > 1:
                 _order_metadata(temporary, list(metadata))
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} cannot be written ({error}): check the folder and free space"
-        ) from error
+        hint = "check the folder and free space"
+        raise CheckpointError(f"checkpoint {path} cannot be written ({error}): {hint}") from error
 
 
 def _order_metadata(path: Path, keys: Sequence[str]) -> None:

@@ -38,26 +38,21 @@ def main() -> None:
     prefix = "" if rank is None else f"[process {rank}] "
     try:
         app()
+        return
     except CoadviseError as error:
-        print(f"{prefix}error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        message, code = f"error: {error}", 2
     except Interrupted as stop:
-        if rank in (None, "0"):
-            print(f"{prefix}{stop}", file=sys.stderr)
-        raise SystemExit(130) from None
+        message, code = str(stop) if rank in (None, "0") else "", 130
     except KeyboardInterrupt:
-        print(f"{prefix}stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+        message, code = "stopped", 130
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # by its name: importing PyTorch takes seconds
             raise
-        reason = str(error).splitlines()[0]
-        print(
-            f"{prefix}error: out of memory: {reason} Give a smaller batch, or with accumulation the same in parts: "
-            "optim.accumulate=2",
-            file=sys.stderr,
-        )
-        raise SystemExit(2) from None
+        hint = "Give a smaller batch, or with accumulation the same in parts: optim.accumulate=2"
+        message, code = f"error: out of memory: {str(error).splitlines()[0]} {hint}", 2
+    if message:
+        print(f"{prefix}{message}", file=sys.stderr)
+    raise SystemExit(code)
 
 
 def _version(wanted: bool) -> None:

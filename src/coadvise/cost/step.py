@@ -67,23 +67,19 @@ class _Step:
     autocast: torch.autocast
 
     def advise(self, names: Container[str] | None = None) -> Mapping[str, Tensor]:
-        """Advice of all teachers for the batch, or of some."""
         with self.autocast:
             return self.teachers.forward(self.batch.images, names)
 
     def loss(self, advice: Mapping[str, Tensor]) -> Tensor:
-        """Forward pass of the student, and the loss."""
         with self.autocast:
             logits = self.student.forward_tokens(self.batch.images)  # type: ignore[operator]
         return self.objective(logits, advice, self.batch.target).total
 
     def update(self) -> None:
-        """Step of the optimizer."""
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def whole(self) -> None:
-        """Everything."""
         self.loss(self.advise()).backward()
         self.update()
 
@@ -157,12 +153,9 @@ def _timed_steps(step: _Step, device: torch.device, rounds: int, advance: Callab
         marks = [now(device)]
         loss = step.loss(advice)
         marks.append(now(device))
-        loss.backward()
-        marks.append(now(device))
-        step.update()
-        marks.append(now(device))
-        step.whole()
-        marks.append(now(device))
+        for part in (loss.backward, step.update, step.whole):
+            part()
+            marks.append(now(device))
         if number:
             for name, start, end in zip(times, marks[:-1], marks[1:], strict=True):
                 times[name].append(end - start)

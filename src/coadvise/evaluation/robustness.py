@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -70,15 +71,13 @@ def corruption_errors(
     wrong: dict[str, dict[str, list[int]]] = {}
     with display.bar("corruptions", len(source) * len(CORRUPTIONS) * len(SEVERITIES)) as bar:
         for first, pixels, labels in _pixel_batches(trained, source, batch_size):
-            for kind in CORRUPTIONS:
-                for severity in SEVERITIES:
-                    changed = torch.from_numpy(corrupt(pixels, kind, severity, seed=seed, first=first))
-                    logits = trained.tokens(finish.images(changed))
-                    for token, row in logits.items():
-                        counts = wrong.setdefault(token, {}).setdefault(kind, [0] * len(SEVERITIES))
-                        counts[severity - 1] += int((row.argmax(dim=1).cpu() != labels).sum())
-                    bar.note(kind)
-                    bar.advance(len(pixels))
+            for kind, severity in itertools.product(CORRUPTIONS, SEVERITIES):
+                changed = torch.from_numpy(corrupt(pixels, kind, severity, seed=seed, first=first))
+                for token, logits in trained.tokens(finish.images(changed)).items():
+                    counts = wrong.setdefault(token, {}).setdefault(kind, [0] * len(SEVERITIES))
+                    counts[severity - 1] += int((logits.argmax(dim=1).cpu() != labels).sum())
+                bar.note(kind)
+                bar.advance(len(pixels))
     shares = {
         token: {kind: [round(n / len(source), 6) for n in row] for kind, row in found.items()}
         for token, found in wrong.items()
@@ -128,17 +127,14 @@ def imagenet_c_errors(
     require_imagenet_c(folder)
     data = trained.data.model_copy(update={"eval_crop": 1.0})
     kinds: dict[str, dict[str, list[float]]] = {}
-    images = 0
     with display.bar("ImageNet-C", len(CORRUPTIONS) * len(SEVERITIES)) as bar:
-        for kind in CORRUPTIONS:
-            for severity in SEVERITIES:
-                source = with_classes(open_source(f"folder:{folder / kind / str(severity)}"), trained.classes)
-                images = len(source)
-                for token, accuracy in _accuracies(trained, source, data, batch_size).items():
-                    kinds.setdefault(token, {}).setdefault(kind, []).append(round(1 - accuracy, 6))
-                bar.note(kind)
-                bar.advance(1)
-    return CorruptionErrors(kinds, images)
+        for kind, severity in itertools.product(CORRUPTIONS, SEVERITIES):
+            source = with_classes(open_source(f"folder:{folder / kind / str(severity)}"), trained.classes)
+            for token, accuracy in _accuracies(trained, source, data, batch_size).items():
+                kinds.setdefault(token, {}).setdefault(kind, []).append(round(1 - accuracy, 6))
+            bar.note(kind)
+            bar.advance()
+    return CorruptionErrors(kinds, len(source))
 
 
 def subset_accuracy(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from ..names import CLASS
 from .metrics import calibration_error, ensemble, error_consistency, linear_cka
 
 
-@dataclass
+@dataclass(frozen=True)
 class Answers:
     """Outputs of a model on a set of images, on the CPU.
 
@@ -38,9 +38,9 @@ class Answers:
     """
 
     label: Int[Tensor, " n"]
-    logits: dict[str, Float[Tensor, "n k"]] = field(default_factory=dict)
-    features: dict[str, Float[Tensor, "n d"]] = field(default_factory=dict)
-    cosines: dict[str, list[float]] = field(default_factory=dict)
+    logits: Mapping[str, Float[Tensor, "n k"]]
+    features: Mapping[str, Float[Tensor, "n d"]]
+    cosines: Mapping[str, Sequence[float]]
 
     def right(self, token: str = CLASS) -> Tensor:
         """Whether each answer is right."""
@@ -51,27 +51,27 @@ class Answers:
 def answers(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -> Answers:
     """Compute the outputs of a trained model on a source, with the model's own preprocessing."""
     data = trained.data.model_copy(update={"on_error": "raise"})
-    found: dict[str, list[Tensor]] = {}
+    logits: dict[str, list[Tensor]] = {}
+    features: dict[str, list[Tensor]] = {}
     labels, cosines = [], []
     loader = contextlib.closing(EvalLoader(source, data, batch_size, device=trained.device))
     with loader as batches, _watching(trained.model) as (seen, blocks):
         for batch in batches:
             blocks.clear()
-            for token, logits in trained.tokens(batch.images).items():
-                found.setdefault(f"z {token}", []).append(logits.float().cpu())
-                found.setdefault(f"f {token}", []).append(seen[token].float().cpu())
+            for token, z in trained.tokens(batch.images).items():
+                logits.setdefault(token, []).append(z.float().cpu())
+                features.setdefault(token, []).append(seen[token].float().cpu())
             labels.append(batch.label.cpu())
             if blocks:
                 cosines.append(_cosines(torch.stack(blocks)) * len(batch.label))
-    result = Answers(torch.cat(labels))
-    for key, parts in found.items():
-        (result.logits if key[0] == "z" else result.features)[key[2:]] = torch.cat(parts)
-    if cosines:
-        mean = torch.stack(cosines).sum(dim=0) / len(result.label)
-        pairs = itertools.combinations(list(result.logits), 2)
-        rows = mean.T.tolist()
-        result.cosines = {f"{a}|{b}": [round(v, 4) for v in row] for (a, b), row in zip(pairs, rows, strict=True)}
-    return result
+    label, pairs = torch.cat(labels), itertools.combinations(logits, 2)
+    means = (torch.stack(cosines).sum(dim=0) / len(label)).T.tolist() if cosines else []
+    return Answers(
+        label,
+        {token: torch.cat(parts) for token, parts in logits.items()},
+        {token: torch.cat(parts) for token, parts in features.items()},
+        {f"{a}|{b}": [round(v, 4) for v in row] for row, (a, b) in zip(means, pairs, strict=False)},
+    )
 
 
 def _cosines(tokens: Float[Tensor, "l b t d"]) -> Float[Tensor, "l p"]:

@@ -302,8 +302,7 @@ class Recipe(Part):
 
     def fingerprint(self) -> str:
         """Hash of everything that changes what is computed; where and how often is written does not count."""
-        content = {key: value for key, value in flat(self.content()).items() if key not in FREE}
-        return json_digest(content)
+        return json_digest({key: value for key, value in flat(self.content()).items() if key not in FREE})
 
 
 def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -321,9 +320,8 @@ def guess_bias(model: str) -> str | None:
     """Bias of a model by its name: `inv` for RedNet, `conv` for the usual convolutional families."""
     if model.startswith("rednet"):
         return "inv"
-    return (
-        "conv" if re.match(r"(resnet|resnext|regnet|convnext|efficientnet|wide_resnet|densenet|vgg)", model) else None
-    )
+    families = "resnet|resnext|regnet|convnext|efficientnet|wide_resnet|densenet|vgg"
+    return "conv" if re.match(families, model) else None
 
 
 def _name_problems(recipe: Recipe) -> Iterable[str]:
@@ -360,15 +358,12 @@ def _size_problems(recipe: Recipe) -> Iterable[str]:
         elif patch % 2 and options.get("stem", "patchify") != "patchify":
             stem = options["stem"]
             yield f"student.options.patch_size is {patch}; a {stem} stem needs an even one (its stride is 2)"
-    if recipe.optim.batch_size % recipe.optim.accumulate:
-        yield (
-            f"optim.batch_size {recipe.optim.batch_size} is not divisible by optim.accumulate {recipe.optim.accumulate}"
-        )
-    if recipe.schedule.warmup_epochs >= recipe.schedule.epochs and recipe.schedule.warmup_epochs > 0:
-        yield (
-            f"schedule.warmup_epochs {recipe.schedule.warmup_epochs:g} must be smaller than schedule.epochs "
-            f"{recipe.schedule.epochs}"
-        )
+    batch, accumulate = recipe.optim.batch_size, recipe.optim.accumulate
+    if batch % accumulate:
+        yield f"optim.batch_size {batch} is not divisible by optim.accumulate {accumulate}"
+    warmup, epochs = recipe.schedule.warmup_epochs, recipe.schedule.epochs
+    if warmup >= epochs and warmup > 0:
+        yield f"schedule.warmup_epochs {warmup:g} must be smaller than schedule.epochs {epochs}"
     for field in ("scale", "ratio"):
         low, high = getattr(recipe.data.augment, field)
         if low > high:

@@ -38,13 +38,8 @@ def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
     content["name"] = f"{recipe.name}-{name}"
     content["teachers"], content["loss"], content["advice"] = {}, {}, {}
     content["optim"]["token_lr"] = 1.0  # of the student's tokens
-    content["student"] = {
-        "model": settings.model,
-        "options": options,
-        "small_stem": settings.small_stem,
-        "pretrained": settings.pretrained,
-        "checkpoint": settings.checkpoint,
-    }
+    start = settings.model_dump(mode="json", include={"model", "small_stem", "pretrained", "checkpoint"})
+    content["student"] = start | {"options": options}
     apply_training(content, train)
     for key in ("mean", "std", "image_size"):
         if getattr(settings, key) is not None:

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..system.native import cpu_info
+
 PACKAGES = ("coadvise", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "safetensors")
 
 
@@ -34,13 +36,8 @@ def git_commit() -> str | None:
 
 def cpu_name() -> str:
     """Model name of the processor."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    line = cpu_info("model name")
+    return line.split(":", 1)[1].strip() if line else platform.processor() or platform.machine()
 
 
 def hardware() -> dict[str, Any]:

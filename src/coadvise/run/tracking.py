@@ -28,7 +28,12 @@ class Tracker:
         self._wanted = tuple(trackers) if active else ()
         self._started: list[Any] | None = None
         self._clock = (0, time.monotonic())
-        _require_installed(self._wanted)
+        if self._wanted:
+            from accelerate.tracking import get_available_trackers
+
+            available = {str(tracker) for tracker in get_available_trackers()}
+            for missing in (one for one in self._wanted if one not in available):
+                raise RunError(f"run.trackers: {missing} is not installed; pip install {missing}, or leave it out")
 
     def start_clock(self, step: int) -> None:
         """Begin to measure throughput at this step, after a pause for evaluation."""
@@ -45,19 +50,17 @@ class Tracker:
     ) -> None:
         """One log line of training: means since the last one."""
         line = {"kind": "train", "step": step, "epoch": epoch, "lr": lr, "loss": loss, "terms": terms}
-        self._write({**line, "images_per_s": round(images_per_s, 1)})
+        if self._active:
+            self._folder.log({**line, "images_per_s": round(images_per_s, 1)})
         scalars = {"loss/total": loss, "lr": lr, "images_per_s": images_per_s}
         self._plot(step, scalars | {f"loss/{name}": value for name, value in terms.items()})
 
     def evaluation(self, step: int, epoch: int, metrics: Mapping[str, float], ema: Mapping[str, float] | None) -> None:
         """One evaluation after `epoch` completed epochs."""
-        self._write({"kind": "eval", "step": step, "epoch": epoch, "metrics": metrics, "ema": ema})
+        if self._active:
+            self._folder.log({"kind": "eval", "step": step, "epoch": epoch, "metrics": metrics, "ema": ema})
         self._plot(step, {f"val/{name}": value for name, value in metrics.items()})
         self._plot(step, {f"val_ema/{name}": value for name, value in (ema or {}).items()})
-
-    def _write(self, line: dict[str, Any]) -> None:
-        if self._active:
-            self._folder.log(line)
 
     def _plot(self, step: int, scalars: Mapping[str, float]) -> None:
         if self._started is None:
@@ -84,14 +87,3 @@ class Tracker:
         for tracker in self._started or ():
             tracker.finish()
         self._started = []
-
-
-def _require_installed(names: Sequence[str]) -> None:
-    if not names:
-        return
-    from accelerate.tracking import get_available_trackers
-
-    available = {str(tracker) for tracker in get_available_trackers()}
-    for name in names:
-        if name not in available:
-            raise RunError(f"run.trackers: {name} is not installed; pip install {name}, or leave it out")

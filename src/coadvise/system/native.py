@@ -63,7 +63,8 @@ def _built(source: Path, more: tuple[str, ...]) -> Path:
         raise OSError("there is no C++ compiler")
     version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
     # Code for one CPU may not run on another, and home folders are shared between machines.
-    key = "\0".join([source.read_text(), version, _cpu(), repr(FLAG_SETS), repr(more)])
+    cpu = cpu_info("flags", "Features") or platform.processor() + platform.machine()
+    key = "\0".join([source.read_text(), version, cpu, repr(FLAG_SETS), repr(more)])
     path = cache_folder() / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if path.is_file():
         return path
@@ -80,10 +81,10 @@ def _built(source: Path, more: tuple[str, ...]) -> Path:
     return path
 
 
-def _cpu() -> str:
-    """What decides which instructions this CPU has."""
+def cpu_info(*keys: str) -> str | None:
+    """The first line of what Linux says of the processor that begins with one of these words; None elsewhere."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() + platform.machine()
-    return next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), platform.machine())
+        return None
+    return next((line for line in lines if line.startswith(keys)), None)

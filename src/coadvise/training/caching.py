@@ -17,7 +17,7 @@ from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
 from ..system.progress import Display
 from .processes import start_processes
-from .teachers import check_teachers, eval_batch_size, on_device
+from .teachers import check_teachers, on_device
 from .train import load_teachers
 
 
@@ -50,10 +50,7 @@ def cache_advice(
         sources = open_sources(recipe.data)
     run, request = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}")), CacheRequest.of(recipe)
     # Before hours go into teachers; and a student's command would not go on with this one.
-    if verify:
-        require_fitting(request, sources[0])
-    else:
-        require_possible(request, sources[0])
+    (require_fitting if verify else require_possible)(request, sources[0])
     cached = recipe.model_copy(update={"advice": recipe.advice.model_copy(update={"source": "cache"})})
     try:
         loaded = load_teachers(cached, run, sources, accelerator, teachers or {}, display)
@@ -69,7 +66,6 @@ def cache_advice(
             display.say(f"teacher {name}: mean total variation {far:.4f} from what it says now")
         layout = cache.layout
     else:
-        batch = eval_batch_size(recipe.run, recipe.optim, accelerator.num_processes)
-        check_teachers(ready, recipe.data, recipe.run, sources[1], batch, accelerator, display)
+        check_teachers(ready, recipe.data, recipe.run, recipe.optim, sources[1], accelerator, display)
         layout = write_cache(request, sources[0], loaded, ready, accelerator, display)
     return request.folder, len(loaded) * layout.bytes

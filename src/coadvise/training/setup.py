@@ -44,8 +44,7 @@ class TokenLogits(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Images (b, 3, h, w) → logits (b, k) by token name."""
-        logits: dict[str, Tensor] = self.student.forward_tokens(x)  # type: ignore[operator]
-        return logits
+        return self.student.forward_tokens(x)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)

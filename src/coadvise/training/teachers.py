@@ -23,8 +23,8 @@ def check_teachers(
     teachers: Teachers,
     data: Data,
     run: Run,
+    optim: Optim,
     val_source: ImageSource,
-    batch_size: int,
     accelerator: Accelerator,
     display: Display,
 ) -> dict[str, TeacherCheck]:
@@ -37,7 +37,8 @@ def check_teachers(
         return {}
     # Folders come sorted by class: the first images would be all of one kind.
     part = Subset(val_source, balanced_subset(val_source.labels, run.teacher_check_size))
-    loader = EvalLoader(part, data, batch_size, device=accelerator.device)
+    batch = eval_batch_size(run, optim, accelerator.num_processes)
+    loader = EvalLoader(part, data, batch, device=accelerator.device)
 
     with closing(loader), display.bar("checking teachers", len(part)) as bar, accelerator.autocast():
 

@@ -38,7 +38,7 @@ from .processes import Stop, start_processes
 from .setup import Advise, Setup, origin_of, prepare
 from .state import State
 from .student import new_student
-from .teachers import check_teachers, eval_batch_size, on_device
+from .teachers import check_teachers, on_device
 
 
 def train(
@@ -77,8 +77,7 @@ def train(
     student = new_student(recipe, len(sources[0].class_names), accelerator.num_processes, student, names)
     loaded = load_teachers(recipe, folder, sources, accelerator, teachers or {}, display)
     ready = on_device(loaded, recipe.data, recipe.run.fuse_teachers, accelerator, display)
-    batch = eval_batch_size(recipe.run, recipe.optim, accelerator.num_processes)
-    checks = check_teachers(ready, recipe.data, recipe.run, sources[1], batch, accelerator, display)
+    checks = check_teachers(ready, recipe.data, recipe.run, recipe.optim, sources[1], accelerator, display)
     advise = _stored_or_live(recipe, sources[0], loaded, ready, accelerator, display)
     origin = origin_of(sources, loaded)
     setup, state = prepare(recipe, folder, sources, accelerator, student, ready, origin, advise, display)
@@ -148,8 +147,7 @@ def _stored_or_live(
 
     def live(batch: Batch) -> Mapping[str, Tensor]:
         with accelerator.autocast():
-            advice: Mapping[str, Tensor] = ready(batch.images)
-        return advice
+            return ready(batch.images)
 
     return live
 
