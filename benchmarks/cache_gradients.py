@@ -93,14 +93,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     recipe = load_recipe(options.recipe, [*options.settings, "run.tensorboard=false", "run.precision=fp32"])
-    display, accelerator = Display(every=60.0), start_processes(recipe)
+    display, accelerator = Display(every=60.0), start_processes(recipe.run, recipe.optim)
     sources = open_sources(recipe.data)
     source, run = sources[0], RunFolder(Path(recipe.run.output or "runs/cache-gradients"))
     members = load_teachers(recipe, run, sources, accelerator, {}, display)
     teachers = on_device(members, recipe.data, True, accelerator, display)
-    checks = check_teachers(
-        teachers, recipe.data, recipe.run, sources[1], recipe.optim.batch_size, accelerator, display
-    )
+    checks = check_teachers(teachers, recipe.data, recipe.run, recipe.optim, sources[1], accelerator, display)
     torch.manual_seed(recipe.run.seed)
     student = build_student(recipe.student, recipe.tokens(), len(source.class_names), recipe.data.image_size).train()
     optimizer = make_optimizer(student, recipe.optim)

@@ -16,7 +16,6 @@ from ..models.teachers import FrozenTeacher, class_count_message
 from ..recipe.reading import recipe_from
 from ..recipe.schema import Student as StudentSettings
 from ..recipe.schema import Teacher as TeacherSettings
-from ..recipe.schema import guess_bias
 from .loading import load_checkpoint, stored_classes
 from .model_file import read_header
 
@@ -111,8 +110,3 @@ def _as_recorded(settings: TeacherSettings) -> tuple[TeacherSettings, int]:
     if takes_tokens(settings.model):
         recorded["options"].setdefault("teachers", tokens)
     return settings.model_copy(update=recorded), len(header.get("classes", ()))
-
-
-def bias_of(settings: TeacherSettings) -> str | None:
-    """Bias of a teacher, as declared or by its model's name."""
-    return settings.bias or guess_bias(settings.model)

@@ -104,7 +104,7 @@ def load_inert(path: Path) -> Any:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"checkpoint {path} is no readable PyTorch file ({reason}): it is incomplete, or no checkpoint; get it "
-            f"again, or save model.state_dict() anew"
+            "again, or save model.state_dict() anew"
         ) from error
 
 

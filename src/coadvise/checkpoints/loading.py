@@ -79,7 +79,10 @@ def load_checkpoint(
     if problems:
         _log.warning("%s: loaded %d of %d tensors; %s", path, len(fitting), len(expected), "; ".join(problems))
     target.load_state_dict(fitting, strict=False)
-    _record_normalisation(target, metadata)
+    if "coadvise" in metadata:  # where timm keeps it: how a model of ours was trained to see images, for `Teachers`
+        data = json.loads(metadata["coadvise"])["recipe"]["data"]
+        seen = {"mean": tuple(data["mean"]), "std": tuple(data["std"])}
+        target.pretrained_cfg = dict(getattr(target, "pretrained_cfg", None) or {}) | seen  # type: ignore[assignment]
     return metadata
 
 
@@ -107,14 +110,6 @@ def _read_for(
     tensors, metadata = read_checkpoint(path)
     expected = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
     return _fit(_strip(tensors, expected), model), expected, metadata
-
-
-def _record_normalisation(model: nn.Module, metadata: Mapping[str, str]) -> None:
-    """Note where timm keeps it how a model of ours was trained to see images, for whoever feeds it (`Teachers`)."""
-    if "coadvise" in metadata:
-        data = json.loads(metadata["coadvise"])["recipe"]["data"]
-        cfg = dict(getattr(model, "pretrained_cfg", None) or {})
-        model.pretrained_cfg = cfg | {"mean": tuple(data["mean"]), "std": tuple(data["std"])}  # type: ignore[assignment]
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -95,12 +95,12 @@ def linear_cka(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> float | None
     return float(cross / own) if own > 0 else None
 
 
-def calibration_error(probabilities: Float[Tensor, "n k"], label: Int[Tensor, " n"], bins: int = BINS) -> float:
+def calibration_error(probabilities: Float[Tensor, "n k"], label: Int[Tensor, " n"]) -> float:
     """Expected calibration error: mean distance of confidence and accuracy over equally wide bins of confidence."""
     confidence, answer = probabilities.double().max(dim=1)
     right = (answer == label).double()
-    place = (confidence * bins).ceil().clamp(1, bins).long() - 1
-    gaps = torch.zeros(bins, dtype=torch.float64, device=label.device).index_add(0, place, right - confidence)
+    place = (confidence * BINS).ceil().clamp(1, BINS).long() - 1
+    gaps = torch.zeros(BINS, dtype=torch.float64, device=label.device).index_add(0, place, right - confidence)
     return float(gaps.abs().sum() / len(label))
 
 

@@ -123,12 +123,7 @@ def _problems_behind(content: Mapping[str, Any], items: list[dict[str, Any]]) ->
     return []
 
 
-_LIMITS = {
-    "greater_than": ("must be >", "gt"),
-    "greater_than_equal": ("must be ≥", "ge"),
-    "less_than": ("must be <", "lt"),
-    "less_than_equal": ("must be ≤", "le"),
-}
+_LIMITS = {"greater_than": ">", "greater_than_equal": "≥", "less_than": "<", "less_than_equal": "≤"}
 
 
 def _explain(item: dict[str, Any], whole: type[Part] = Recipe) -> list[str]:
@@ -140,8 +135,8 @@ def _explain(item: dict[str, Any], whole: type[Part] = Recipe) -> list[str]:
     if kind == "missing":
         return [f"{place} is missing"]
     if kind in _LIMITS:
-        word, key = _LIMITS[kind]
-        return [f"{place} is {value}, {word} {context[key]:g}"]
+        (limit,) = context.values()
+        return [f"{place} is {value}, must be {_LIMITS[kind]} {limit:g}"]
     if kind == "literal_error":
         return [f"{place} is {value!r}, must be one of {context['expected']}"]
     if kind == "value_error":

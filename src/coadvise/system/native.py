@@ -70,14 +70,12 @@ def _built(source: Path, more: tuple[str, ...]) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as fresh:  # several processes may build at once: each ends with a whole file
-        for i, flags in enumerate(FLAG_SETS):
-            try:
-                call = [command, *flags, *more, "-o", str(fresh), str(source)]
-                subprocess.run(call, capture_output=True, text=True, check=True, timeout=300)
+        for flags in FLAG_SETS:
+            call = [command, *flags, *more, "-o", str(fresh), str(source)]
+            done = subprocess.run(call, capture_output=True, text=True, timeout=300)
+            if done.returncode == 0:
                 break
-            except subprocess.CalledProcessError:
-                if i == len(FLAG_SETS) - 1:
-                    raise
+        done.check_returncode()
     return path
 
 

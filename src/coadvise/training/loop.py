@@ -124,7 +124,10 @@ def validate(setup: Setup, state: State, epoch: int) -> Evaluation:
         DataError: no validation image can be read.
     """
     require_finite(state, setup.folder.path)
-    _share_buffers(setup, state)
+    if setup.accelerator.num_processes > 1:  # each has gathered the BatchNorm statistics of its own images
+        for module in (state.student, *([] if state.ema is None else [state.ema.module])):
+            for buffer in module.buffers():
+                broadcast(buffer, from_process=0)
     last, answer = epoch == setup.schedule.epochs, setup.validation.answer
     metrics, skipped = _evaluate(setup, state.student, with_teachers=last)
     ema = _evaluate(setup, state.ema.module, with_teachers=last)[0] if state.ema is not None else None
@@ -153,11 +156,3 @@ def _evaluate(setup: Setup, module: nn.Module, with_teachers: bool) -> tuple[dic
     if skipped == validation.size:
         raise DataError("none of the validation images can be read; repair them, or give another data.val_source")
     return metrics, skipped
-
-
-def _share_buffers(setup: Setup, state: State) -> None:
-    """Give all processes the main one's BatchNorm statistics: each has gathered those of its own images."""
-    if setup.accelerator.num_processes > 1:
-        for module in [state.student] + ([state.ema.module] if state.ema is not None else []):
-            for buffer in module.buffers():
-                broadcast(buffer, from_process=0)

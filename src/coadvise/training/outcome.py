@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..checkpoints.build import bias_of
 from ..data.sources.base import ImageSource
 from ..evaluation.teacher_check import TeacherCheck
 from ..models.teachers import FrozenTeacher
 from ..names import CLASS
-from ..recipe.schema import Recipe
+from ..recipe.schema import Recipe, guess_bias
 from ..run.folder import read_metrics
 from ..run.provenance import manifest
 from ..run.result import Best, DataFacts, RunResult, Skipped, StudentFacts, TeacherFacts
@@ -28,7 +27,7 @@ def teacher_facts(
         settings, check = recipe.teachers.get(name), checks[name]
         facts[name] = TeacherFacts(
             model=settings.model if settings else type(teacher.model).__name__,
-            bias=bias_of(settings) if settings else recipe.tokens().get(name),
+            bias=settings.bias or guess_bias(settings.model) if settings else recipe.tokens().get(name),
             parameters=sum(p.numel() for p in teacher.model.parameters()),
             accuracy=check.accuracy,
             samples=check.samples,
