@@ -149,15 +149,14 @@ def _timed_steps(step: _Step, device: torch.device, rounds: int, advance: Callab
     """Median seconds of a step's parts and of whole steps, in turn; the first round does not count."""
     times: dict[str, list[float]] = {"student forward": [], "backward": [], "optimizer": [], "whole": []}
     advice = step.advise()
-    for number in range(rounds + 1):
+    for _ in range(rounds + 1):
         marks = [now(device)]
         loss = step.loss(advice)
         marks.append(now(device))
         for part in (loss.backward, step.update, step.whole):
             part()
             marks.append(now(device))
-        if number:
-            for name, start, end in zip(times, marks[:-1], marks[1:], strict=True):
-                times[name].append(end - start)
+        for name, (start, end) in zip(times, itertools.pairwise(marks), strict=True):
+            times[name].append(end - start)
         advance()
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
+    return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}

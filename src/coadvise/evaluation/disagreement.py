@@ -33,15 +33,10 @@ def disagreements(models: Mapping[str, TrainedModel], count: int = 6) -> dict[st
     spread = ((p * (p / middle).log()).nan_to_num() + (q * (q / middle).log()).nan_to_num()).sum(dim=1)
     spread[p.argmax(dim=1) == q.argmax(dim=1)] = -1.0
     chosen = [int(i) for i in spread.argsort(descending=True)[:count] if spread[i] > 0]
-    images = [
-        {
-            "png": _png(source, i),
-            "index": i,
-            "label": int(source.labels[i]),
-            "outputs": {label: [round(v, 4) for v in rows[i].tolist()] for label, rows in joined.items()},
-        }
-        for i in chosen
-    ]
+    images = []
+    for i in chosen:
+        outputs = {label: [round(v, 4) for v in rows[i].tolist()] for label, rows in joined.items()}
+        images.append({"png": _png(source, i), "index": i, "label": int(source.labels[i]), "outputs": outputs})
     return {"classes": list(source.class_names), "images": images}
 
 

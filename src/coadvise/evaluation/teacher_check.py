@@ -22,7 +22,6 @@ class TeacherCheck:
         chance: accuracy of always naming the commonest class.
         order: accuracy after the best renaming of the teacher's classes.
         moved: (student's class, teacher's class) pairs of that renaming which differ.
-        samples: number of images.
     """
 
     accuracy: float

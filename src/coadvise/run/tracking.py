@@ -14,7 +14,6 @@ class Tracker:
     """Writes on the main process and does nothing elsewhere.
 
     Args:
-        folder: the run's folder.
         name: of the run; the project's name for trackers that have projects.
         active: whether this is the main process.
         trackers: names of trackers that Accelerate knows, such as `tensorboard` or `wandb`.

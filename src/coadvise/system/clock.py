@@ -29,13 +29,11 @@ def now(device: torch.device) -> float:
 def times_of(run: Callable[[], Any], device: torch.device, rounds: int) -> list[float]:
     """Seconds of each of some calls, after one that does not count."""
     times = []
-    for number in range(rounds + 1):
+    for _ in range(rounds + 1):
         start = now(device)
         run()
-        end = now(device)
-        if number:
-            times.append(end - start)
-    return times
+        times.append(now(device) - start)
+    return times[1:]
 
 
 def seconds_of(run: Callable[[], Any], device: torch.device, rounds: int = 5) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -81,9 +81,3 @@ class Bar:
             return "?"
         seconds = (time.monotonic() - self._start) / done * (self._total - self._done)
         return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"
-
-
-def training_note(epoch: int, epochs: int, lr: float, images_per_s: float, terms: Mapping[str, float]) -> str:
-    """The text behind the training bar: epoch, every loss term, learning rate, throughput."""
-    losses = " ".join(f"{name} {value:.3f}" for name, value in terms.items())
-    return f"epoch {epoch + 1}/{epochs}  loss {losses}  lr {lr:.1e}  {images_per_s:.0f} img/s"

@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import DataError, Interrupted, RunError
 from ..evaluation.evaluate import evaluate
 from ..losses import LossTerms
-from ..system.progress import Bar, training_note
+from ..system.progress import Bar
 from .checkpoint import diverged, require_finite
 from .processes import Stop
 from .setup import Setup
@@ -74,7 +74,7 @@ def _add_to_window(state: State, terms: LossTerms) -> None:
 
 
 def _log(setup: Setup, state: State, epoch: int) -> str:
-    """Write the means since the last line, over all processes; the only place where losses are read.
+    """Write the means since the last line, over all processes; the only place where losses are read. For the bar, too.
 
     Raises:
         RunError: the loss is not finite.
@@ -91,7 +91,8 @@ def _log(setup: Setup, state: State, epoch: int) -> str:
     lr = state.optimizer.param_groups[0]["lr"]
     speed = setup.tracker.images_per_s(count.step, setup.optim.batch_size)
     setup.tracker.train(count.step, epoch, lr, means["total"], terms, speed)
-    return training_note(epoch, setup.schedule.epochs, lr, speed, terms)
+    losses = " ".join(f"{name} {value:.3f}" for name, value in terms.items())
+    return f"epoch {epoch + 1}/{setup.schedule.epochs}  loss {losses}  lr {lr:.1e}  {speed:.0f} img/s"
 
 
 @dataclass(frozen=True)

@@ -134,8 +134,7 @@ def prepare(
     loader = TrainLoader(sources[0], recipe.data, optim.batch_size, **place, accumulate=optim.accumulate, device=device)
     batch = eval_batch_size(recipe.run, optim, accelerator.num_processes)
     val_loader = EvalLoader(sources[1], recipe.data, batch, **place, device=device)
-    total = recipe.schedule.epochs * loader.steps_per_epoch
-    _, note = compile_blocks(student, recipe.run.compile, device, total)
+    _, note = compile_blocks(student, recipe.run.compile, device, recipe.schedule.epochs * loader.steps_per_epoch)
     if note:
         display.say(note)
     model, wrapped = accelerator.prepare(TokenLogits(student), optimizer)
