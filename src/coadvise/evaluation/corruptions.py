@@ -96,7 +96,7 @@ def corrupt(
     assert kind in CORRUPTIONS and severity in SEVERITIES, (kind, severity)
     side = min(pixels.shape[1:3])
     large = side >= LARGE
-    strengths = STRENGTHS[kind][not large][severity - 1]
+    strengths = STRENGTHS[kind][0 if large else 1][severity - 1]
     place = list(CORRUPTIONS).index(kind)
     generators = [
         np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, place, severity, first + i))))

@@ -74,7 +74,7 @@ def _add_to_window(state: State, terms: LossTerms) -> None:
 
 
 def _log(setup: Setup, state: State, epoch: int) -> str:
-    """Write the means since the last line, over all processes; the only place where losses are read. For the bar, too.
+    """Write the means since the last line, over all processes, and say them for the bar; only here losses are read.
 
     Raises:
         RunError: the loss is not finite.
