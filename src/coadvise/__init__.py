@@ -7,6 +7,7 @@ import, so the public names are loaded when they are used, and the models are re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .names import VERSION
 from .system.after_import import import_after
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .recipe.reading import load_recipe
     from .training.train import train
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "CoadviseError", "FrozenTeacher", "LossTerms", "Teachers", "co_advise_loss", "involution", "load_checkpoint",
     "load_recipe", "models", "small_stem", "train",
@@ -41,11 +42,14 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "models":
-        return import_module(".models", __name__)
-    if name not in _HOMES:
-        raise AttributeError(f"module 'coadvise' has no attribute '{name}'")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    try:  # `coadvise.errors` and other modules, as if they had been imported
+        return import_module(f".{name}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+        raise AttributeError(f"module 'coadvise' has no attribute '{name}'") from None
 
 
 def __dir__() -> list[str]:

@@ -1,5 +1,7 @@
 """Names that tokens, results and reports share."""
 
+VERSION = "0.1.0"
+
 CLASS = "class"
 """The class token, and the only output of a model with one head; no teacher may have this name."""
 TOP1 = "accuracy/class"

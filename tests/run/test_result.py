@@ -59,3 +59,31 @@ def test_another_form_is_named(tmp_path: Path, change: dict[str, Any], message: 
 def test_keys_of_a_later_version_do_no_harm(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(json.dumps(json.loads(STUDENT.read_text()) | {"later": 1}))
     assert RunResult.read(tmp_path / "result.json").name == "tiny"
+
+
+def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
+    content = json.loads(STUDENT.read_text())
+    content["final"] |= {"accuracy/class": None, "loss/class": float("nan")}
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    result = RunResult.read(tmp_path / "result.json")
+    assert result.accuracy is None and "accuracy/class" not in result.final
+
+
+def test_the_first_versions_did_not_name_the_direction(tmp_path: Path) -> None:
+    """`kl/conv|inv` was KL(conv ‖ inv token) and KL(inv token ‖ conv) at once: then there is no number."""
+    content = json.loads(STUDENT.read_text())
+    content["final"] = {
+        "accuracy/class": 0.5,
+        "accuracy/conv": 0.5,
+        "kl/conv|inv": 0.1,
+        "kl/inv|class": 0.2,
+        "kl/class|inv": 0.3,
+    }
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    result = RunResult.read(tmp_path / "result.json")
+    assert result.kl("conv", "inv", "teacher‖token") is None  # or is it the conv token's from the inv teacher?
+    assert result.kl("inv", "class", "teacher‖token") == 0.2 and result.kl("inv", "class", "token‖teacher") == 0.3
+    content["final"] |= {"accuracy/inv": 0.5, "kl/inv|conv": 0.4}
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    result = RunResult.read(tmp_path / "result.json")
+    assert result.kl("conv", "inv", "teacher‖token") is None and result.kl("inv", "conv", "token‖teacher") is None

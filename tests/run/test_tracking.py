@@ -11,8 +11,7 @@ from helpers.recipes import tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from coadvise.errors import RunError
-from coadvise.run.folder import RunFolder, read_metrics
-from coadvise.run.tracking import Tracker
+from coadvise.run.folder import read_metrics
 from coadvise.system.progress import Display
 from coadvise.training.train import train
 
@@ -26,7 +25,11 @@ class Fake:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def start(self) -> None:
+        self.ready = True
+
     def log(self, values: dict[str, float], step: int) -> None:
+        assert self.ready
         self.told.append((step, values))
 
     def finish(self) -> None:
@@ -64,9 +67,17 @@ def test_tensorboard_and_another_tracker_have_every_metric(tmp_path: Path, monke
     assert Fake.ended == ["tiny"]
 
 
-def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path) -> None:
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_done(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"run.trackers: mlflow is not installed; pip install mlflow, or leave it out"):
-        Tracker(RunFolder(tmp_path), "run", active=True, trackers=["mlflow"])
+        train(tiny(tmp_path / "run", {"run.trackers": ["mlflow"]}), display=Display(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_tracker_may_be_a_word_and_counts_once(tmp_path: Path) -> None:
+    assert tiny(tmp_path, {"run.trackers": "wandb"}).run.trackers == ("wandb",)
+    assert tiny(tmp_path, {"run.trackers": ["wandb", "wandb"]}).run.trackers == ("wandb",)
+    # What is tracked decides nothing: such a run is the one that it was.
+    assert tiny(tmp_path, {"run.trackers": "wandb"}).fingerprint() == tiny(tmp_path).fingerprint()
 
 
 def test_trackers_end_when_a_run_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

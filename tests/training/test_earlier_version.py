@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers import TESTS
 from helpers.recipes import CNN, INN, tiny
+from safetensors.torch import load_file
 
 from coadvise.recipe.schema import Recipe
 from coadvise.run.folder import read_metrics
@@ -46,6 +48,9 @@ def assert_same_log(found: Path, expected: Path) -> None:
     for line, old in zip(lines, before, strict=True):
         if line["kind"] == "train":
             assert line["terms"] == pytest.approx(old["terms"], rel=1e-3) and line["lr"] == old["lr"]
+        else:
+            losses = {name: value for name, value in old["metrics"].items() if name.startswith("loss/")}
+            assert {name: line["metrics"][name] for name in losses} == pytest.approx(losses, rel=1e-2)
 
 
 @pytest.fixture
@@ -56,7 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_unfinished_run_goes_on(folder: Path) -> None:
     shutil.copytree(FIXTURE / "run", folder / "runs" / "tiny")
-    result = train(tiny(Path("runs/tiny"), {"optim.ema": 0.9}, teachers=TEACHERS), resume=True, display=QUIET)
+    train(tiny(Path("runs/tiny"), {"optim.ema": 0.9}, teachers=TEACHERS), resume=True, display=QUIET)
     assert_same_log(folder / "runs" / "tiny" / "metrics.jsonl", FIXTURE / "run-metrics.json")
     before = json.loads((FIXTURE / "run-result.json").read_text())
     now = json.loads((folder / "runs" / "tiny" / "result.json").read_text())
@@ -65,7 +70,17 @@ def test_an_unfinished_run_goes_on(folder: Path) -> None:
     assert {key: now[key] for key in same} == {key: before[key] for key in same}
     if same_machine():
         assert all(now[key] == before[key] for key in ("final", "ema", "best", "teachers"))
-    assert result is not None
+
+
+def test_a_fresh_run_with_trained_teachers_is_that_of_then(folder: Path) -> None:
+    """From the first draw on: teachers are trained here, and the student starts at step 0."""
+    train(tiny(Path("runs/tiny"), {"optim.ema": 0.9}, teachers=TEACHERS), display=QUIET)
+    assert_same_log(folder / "runs" / "tiny" / "metrics.jsonl", FIXTURE / "run-metrics.json")
+    if same_machine():
+        for name in TEACHERS:
+            paths = (folder / "runs" / "tiny" / "teachers" / name, FIXTURE / "run" / "teachers" / name)
+            new, old = (load_file(path / "best.safetensors") for path in paths)
+            assert new.keys() == old.keys() and all(torch.equal(new[key], old[key]) for key in old)
 
 
 def cached() -> Recipe:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import version as installed_version
 from typing import Annotated
 
 import typer
 
 from ..errors import CoadviseError, Interrupted
+from ..names import VERSION
 from .bench import bench
 from .doctor import doctor
 from .evaluate import evaluate, predict, report
@@ -57,7 +57,7 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"coadvise {installed_version('coadvise')}")
+        print(f"coadvise {VERSION}")
         raise typer.Exit
 
 

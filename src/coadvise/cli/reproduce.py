@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..errors import RecipeError
 from ..system.progress import Display
-
-out = Console(highlight=False, soft_wrap=True)
+from .arguments import out
 
 
 def reproduce(

@@ -115,7 +115,7 @@ class Teachers(nn.Module):
         if CLASS in teachers:
             raise ModelError("a teacher may not be named 'class', the name of the class token; choose another")
         self.names = tuple(teachers)
-        self.frozen = nn.ModuleList(
+        self.members = nn.ModuleList(
             model.again() if isinstance(model, FrozenTeacher) else FrozenTeacher(model) for model in teachers.values()
         )
         mean, std = torch.tensor(input_mean), torch.tensor(input_std)
@@ -145,7 +145,7 @@ class Teachers(nn.Module):
 
     def items(self) -> Iterable[tuple[str, FrozenTeacher]]:
         """Names and teachers."""
-        return zip(self.names, cast(Iterable[FrozenTeacher], self.frozen), strict=True)
+        return zip(self.names, cast(Iterable[FrozenTeacher], self.members), strict=True)
 
     def _seen(self, i: int, x: Tensor) -> Tensor:
         """Images in the normalisation of the i-th teacher."""

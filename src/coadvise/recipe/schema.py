@@ -226,6 +226,11 @@ class Schedule(Part):
     min_lr: NonNegative = 1e-5
 
 
+def _listed(value: Any) -> Any:
+    """One word, or each word of a list once."""
+    return [value] if isinstance(value, str) else list(dict.fromkeys(value)) if isinstance(value, list) else value
+
+
 class Run(Part):
     """What does not change the method: seed, precision, output, how often things are written."""
 
@@ -254,7 +259,7 @@ class Run(Part):
     """Compile the student's repeated blocks with `torch.compile`. `auto`: on a GPU, where the run is long enough."""
     grad_checkpointing: bool = False
     tensorboard: bool = True
-    trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = ()
+    trackers: Annotated[tuple[Literal["wandb", "mlflow", "trackio"], ...], BeforeValidator(_listed)] = ()
     """Trackers that are told every metric as well, where they are installed."""
 
 

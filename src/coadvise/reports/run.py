@@ -113,7 +113,12 @@ def run_report(run_folder: Path) -> Path:
         RunError: the folder holds neither `result.json` nor `metrics.jsonl`, or a result that is unreadable.
     """
     run_folder = Path(run_folder)
-    if any((run_folder / name).is_file() for name in ("reproduce.json", "demo.json")):
+    if (run_folder / "demo.json").is_file():
+        raise RunError(
+            f"{run_folder} holds a demo of an earlier version, whose report this one does not write; see its "
+            "report.html, or run `coadvise demo` with another --output"
+        )
+    if (run_folder / "reproduce.json").is_file():
         raise RunError(
             f"{run_folder} holds experiments and no single run; the command that made them (`coadvise reproduce` or "
             "`coadvise demo`) writes their report anew"

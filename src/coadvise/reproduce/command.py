@@ -74,7 +74,8 @@ def reproduce(
     planner = Planner(setup)
     experiments = [_told_apart(one, planner) for one in experiments]
     if output.exists() and not (output / MARK).is_file() and (not output.is_dir() or any(output.iterdir())):
-        raise RunError(f"{output} holds other files; choose another folder with --output")
+        what = "a demo of an earlier version" if (output / "demo.json").is_file() else "other files"
+        raise RunError(f"{output} holds {what}; choose another folder with --output")
     orders.shifted.require(setup.classes)
     _require_fit(setup, experiments)
     write_json(output / MARK, {"scale": setup.scale.name, "changed": list(setup.changed)})

@@ -8,7 +8,7 @@
 | `parameters`, `throughput`, `training_ms` | count; images/s in evaluation; ms an image in training, as it ran |
 | `corruptions/TOKEN` | mean top-1 error over 15 kinds of corruption at five severities |
 | `a/TOKEN`, `r/TOKEN` | top-1 on ImageNet-A and on renditions |
-| `ece/TOKEN`, `kappa/TEACHER|TOKEN`, `cka/TEACHER|TOKEN`, `ensemble/…` | see `likeness` |
+| `ece/TOKEN`, `kappa/TEACHER|TOKEN`, `cka/TEACHER|TOKEN`, `ensemble/…` | see `evaluation.similarity.likeness` |
 """
 
 from __future__ import annotations

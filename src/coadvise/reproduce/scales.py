@@ -29,8 +29,8 @@ class Scale:
     Attributes:
         recipe: built-in recipe whose data, optimiser and schedule the students take.
         source: of the images; None must be given with `--data`.
-        models: what takes the place of a model of the paper: the keys of `recipe.Student`. A model that is not named
-            is used as it is, with `full` added.
+        models: what takes the place of a model of the paper: the keys of `recipe.schema.Student`. A model that is not
+            named is used as it is, with `full` added.
         full: keys for models that are used as they are.
         teachers: how models that may teach are trained: the keys of `ScaleTeachers`.
         weight: λ of every advised token.
@@ -51,12 +51,12 @@ class Scale:
     check_size: int = 1000
 
     def model(self, name: str) -> dict[str, Any]:
-        """Keys of `recipe.Student` for a model of the paper."""
+        """Keys of `recipe.schema.Student` for a model of the paper."""
         return dict(self.models[name]) if name in self.models else {"model": name, **self.full}
 
 
 def _named(options: Mapping[str, Mapping[str, Any]], **keys: Any) -> dict[str, dict[str, Any]]:
-    """Models by the paper's names, each with its options and further keys of `recipe.Student`."""
+    """Models by the paper's names, each with its options and further keys of `recipe.schema.Student`."""
     return {name: {"model": name, "options": dict(one), **keys} for name, one in options.items()}
 
 

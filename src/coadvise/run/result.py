@@ -7,16 +7,25 @@ earlier version did not write have defaults.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, with_config
 
 from ..errors import RunError
 from ..names import CLASS, TOP1
 from ..system.files import read_json, write_json
+
+
+def _without_nulls(metrics: Any) -> Any:
+    return {k: v for k, v in metrics.items() if v is not None} if isinstance(metrics, Mapping) else metrics
+
+
+Metrics = Annotated[Mapping[str, float], BeforeValidator(_without_nulls)]
+"""Metrics by name; null, which other programs write for what is not finite, is left out."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +100,17 @@ class RunResult:
     steps: int
     images_seen: int
     seconds: float
-    final: Mapping[str, float]
-    ema: Mapping[str, float] | None
+    final: Metrics
+    ema: Metrics | None
     best: Best
     skipped: Skipped = Skipped()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> float | None:
-        """Top-1 of the class token after the last epoch, as a share."""
-        return self.final.get(TOP1)
+        """Top-1 of the class token after the last epoch, as a share; None where it is missing or not finite."""
+        value = self.final.get(TOP1)
+        return value if value is not None and math.isfinite(value) else None
 
     @property
     def tokens(self) -> list[str]:
@@ -109,8 +119,13 @@ class RunResult:
 
     def kl(self, teacher: str, token: str, direction: Direction) -> float | None:
         """KL divergence on the validation set in nats; None where it was not measured."""
-        kind = "kl" if direction == "teacher‖token" else "kl_reverse"
-        return self.final.get(f"{kind}/{teacher}|{token}")
+        if any(key.startswith("kl_reverse/") for key in self.final):
+            kind = "kl" if direction == "teacher‖token" else "kl_reverse"
+            return self.final.get(f"{kind}/{teacher}|{token}")
+        # The first versions wrote the reverse as kl/TOKEN|TEACHER; with tokens named after teachers that is two things.
+        if teacher in self.tokens and token in self.teachers:
+            return None
+        return self.final.get(f"kl/{teacher}|{token}" if direction == "teacher‖token" else f"kl/{token}|{teacher}")
 
     def write(self, path: Path) -> None:
         """Write the file atomically."""

@@ -17,9 +17,6 @@ class Tracker:
         name: of the run; the project's name for trackers that have projects.
         active: whether this is the main process.
         trackers: names of trackers that Accelerate knows, such as `tensorboard` or `wandb`.
-
-    Raises:
-        RunError: a tracker that is not installed.
     """
 
     def __init__(self, folder: RunFolder, name: str, *, active: bool, trackers: Sequence[str] = ()) -> None:
@@ -27,12 +24,6 @@ class Tracker:
         self._wanted = tuple(trackers) if active else ()
         self._started: list[Any] | None = None
         self._clock = (0, time.monotonic())
-        if self._wanted:
-            from accelerate.tracking import get_available_trackers
-
-            available = {str(tracker) for tracker in get_available_trackers()}
-            for missing in (one for one in self._wanted if one not in available):
-                raise RunError(f"run.trackers: {missing} is not installed; pip install {missing}, or leave it out")
 
     def start_clock(self, step: int) -> None:
         """Begin to measure throughput at this step, after a pause for evaluation."""
@@ -81,8 +72,30 @@ class Tracker:
             tracker.start()
         return tracker
 
-    def close(self) -> None:
-        """Flush everything."""
-        for tracker in self._started or ():
+    def close(self, failed: bool = False) -> None:
+        """Flush everything; `failed` says that the run did not come to its end."""
+        for name, tracker in zip(self._wanted, self._started or (), strict=False):
+            if failed and name == "mlflow":
+                import mlflow
+
+                mlflow.end_run("FAILED")  # what Accelerate ends is FINISHED
             tracker.finish()
         self._started = []
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that cannot be used here; to be asked on every process.
+
+    Raises:
+        RunError: one that is not installed, or that this version of Accelerate does not know.
+    """
+    if not names:
+        return
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    available = {str(tracker) for tracker in get_available_trackers()}
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise RunError(f"run.trackers: this version of Accelerate does not know {name}; pip install -U accelerate")
+        if name not in available:
+            raise RunError(f"run.trackers: {name} is not installed; pip install {name}, or leave it out")

@@ -41,7 +41,8 @@ class _Finder:
         if name != self.first:
             return None
         others = (finder for finder in list(sys.meta_path) if finder is not self)
-        found = (spec for finder in others if (spec := finder.find_spec(name, path, target)) is not None)
+        finds = (find for finder in others if (find := getattr(finder, "find_spec", None)) is not None)
+        found = (spec for find in finds if (spec := find(name, path, target)) is not None)
         spec = next(found, None)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader, self)
@@ -58,6 +59,8 @@ class _Loader(Loader):
         self._real, self._finder = real, finder
 
     def __getattr__(self, name: str) -> Any:  # is_package, get_source, get_filename, …
+        if name.startswith("_"):  # asked of a copy that has no attributes yet
+            raise AttributeError(name)
         return getattr(self._real, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

@@ -32,7 +32,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         _sync(temporary)
         os.replace(temporary, path)
         if os.name != "nt":  # Windows cannot open a folder, and needs no more than the rename
-            _sync(path.parent)
+            with contextlib.suppress(PermissionError):  # a folder that may be written to and not read
+                _sync(path.parent)
     finally:
         with contextlib.suppress(OSError):  # already renamed
             temporary.unlink()

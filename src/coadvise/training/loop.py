@@ -135,6 +135,8 @@ def validate(setup: Setup, state: State, epoch: int) -> Evaluation:
     setup.tracker.evaluation(state.count.step, epoch, metrics, ema)
     averaged = ema is not None and ema.get(answer, 0.0) > metrics.get(answer, 0.0)
     found = Evaluation(metrics, ema, "ema" if averaged else "student", skipped)
+    if skipped and (last or epoch <= setup.run.eval_every):  # said at the first evaluation, and at the end
+        setup.display.say(f"{skipped} unreadable validation images were left out")
     shares = [f"{name.split('/')[1]} {value:.1%}" for name, value in found.better.items() if "accuracy" in name]
     setup.display.say(f"epoch {epoch}: {', '.join(shares)}" + (" (ema)" if averaged else ""))
     return found

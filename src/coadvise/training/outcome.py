@@ -52,8 +52,6 @@ def run_result(
     if last is None:  # resumed after the last evaluation was written, but not the result
         line = [line for line in read_metrics(setup.folder.metrics) if line["kind"] == "eval"][-1]
         last = Evaluation(line["metrics"], line["ema"])
-    if last.skipped:
-        setup.display.say(f"{last.skipped} unreadable validation images were left out")
     tokens = recipe.tokens()
     return RunResult(
         name=recipe.name,

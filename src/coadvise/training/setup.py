@@ -92,11 +92,14 @@ class Setup:
         """Updates of the whole run."""
         return self.schedule.epochs * self.loader.steps_per_epoch
 
-    def close(self) -> None:
+    def __enter__(self) -> Setup:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End the loader processes and the trackers, and free the memory."""
         self.loader.close()
         self.validation.loader.close()
-        self.tracker.close()
+        self.tracker.close(failed=kind is not None)
         self.accelerator.free_memory()
 
 

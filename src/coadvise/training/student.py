@@ -27,6 +27,8 @@ def make_objective(settings: Loss, tokens: Sequence[str], teachers: Iterable[str
     """
     missing = [name for name in teachers if name not in tokens]
     single = settings.tokens == "single" or (settings.tokens == "auto" and len(tokens) == 1)
+    if settings.tokens == "own" and len(tokens) == 1 and missing:
+        raise ModelError("loss.tokens=own: the student has no advised tokens; use single, or a CiT model")
     if missing and not single:
         raise ModelError(
             f"the student has no token for teacher '{missing[0]}' (its tokens: {', '.join(tokens)}); "

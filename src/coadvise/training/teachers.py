@@ -31,7 +31,7 @@ def check_teachers(
     """Measure and show every teacher's accuracy; stop when advice would be worthless.
 
     Raises:
-        ModelError: see `teachers.measure_teachers` and `teachers.require_able`.
+        ModelError: see `teacher_check.measure_teachers` and `teacher_check.require_able`.
     """
     if not teachers.names:
         return {}

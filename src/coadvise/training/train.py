@@ -30,6 +30,7 @@ from ..recipe.teacher import teacher_recipe
 from ..run.folder import RunFolder
 from ..run.provenance import manifest
 from ..run.result import RunResult
+from ..run.tracking import require_trackers
 from ..system.locks import one_at_a_time
 from ..system.progress import Display
 from .loop import Evaluation, stopped, train_epoch, validate
@@ -64,6 +65,7 @@ def train(
         CoadviseError: bad input; nothing is lost or overwritten.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
+    require_trackers(recipe.run.trackers)
     accelerator = start_processes(recipe.run, recipe.optim)
     display = display or Display(quiet=not accelerator.is_main_process)
     folder = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}"))
@@ -81,7 +83,7 @@ def train(
     advise = _stored_or_live(recipe, sources[0], loaded, ready, accelerator, display)
     origin = origin_of(sources, loaded)
     setup, state = prepare(recipe, folder, sources, accelerator, student, ready, origin, advise, display)
-    with contextlib.closing(setup):
+    with setup:
         if folder.last.is_file():
             setup.checkpoint.restore(state)
             if accelerator.is_main_process:
