@@ -1,8 +1,8 @@
 """Paired tests over seeds: whether a difference between two ways of training is more than chance.
 
-Runs with the same seed are compared in pairs: mean difference, Student's t-interval, two-sided paired t-test,
-and Holm's correction over all comparisons that were planned. Where nothing can be tested (one seed, or
-differences without any spread) there is no p-value, and the verdict is undecided.
+Runs with the same seed are compared in pairs: mean difference, Student's t-interval, two-sided paired t-test, and
+Holm's correction over all comparisons that were planned. Where nothing can be tested (one seed, or differences without
+any spread) there is no p-value, and the verdict is undecided.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Paired(Summary):
     p: float | None
 
 
-def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
-    """Mean, sample standard deviation and t-interval of the mean.
+def summarise(values: Sequence[float]) -> Summary:
+    """Mean, sample standard deviation and 95 % t-interval of the mean.
 
     Raises:
         ValueError: no value, or one that is not finite.
@@ -52,13 +52,11 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
         return Summary(n, mean, sd, mean, mean)
     from scipy import stats  # slow to import, and only needed once there are two runs
 
-    low, high = stats.t.interval(confidence, n - 1, loc=mean, scale=sd / math.sqrt(n))
+    low, high = stats.t.interval(0.95, n - 1, loc=mean, scale=sd / math.sqrt(n))
     return Summary(n, mean, sd, float(low), float(high))
 
 
-def paired_difference(
-    a: Sequence[float], b: Sequence[float], confidence: float = 0.95, *, resolution: float = 0.0
-) -> Paired:
+def paired_difference(a: Sequence[float], b: Sequence[float], *, resolution: float = 0.0) -> Paired:
     """Differences a − b pair by pair, with the two-sided p of a paired t-test.
 
     p is None for one pair, and where all differences are equal: without spread the t-statistic is 0/0 or
@@ -73,15 +71,14 @@ def paired_difference(
     if len(a) != len(b):
         raise ValueError(f"pairs need equal lengths, got {len(a)} and {len(b)}")
     differences = [x - y for x, y in zip(a, b, strict=True)]
-    one = summarise(differences, confidence)
-    p = None
+    one, p = summarise(differences), None
     # Equal differences of decimal numbers differ in their last bits, so "no spread" needs a tolerance.
     tiny = max(resolution, 1e-9 * max(1e-300, *(abs(value) for value in (*a, *b))))
     if one.sd is not None and one.sd > tiny:
         from scipy import stats
 
         p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    return Paired(one.n, one.mean, one.sd, one.low, one.high, p)
+    return Paired(**vars(one), p=p)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -101,7 +98,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def verdict(paired: Paired | None, corrected_p: float | None, alpha: float = ALPHA) -> str:
+def verdict(paired: Paired | None, corrected_p: float | None) -> str:
     """`holds`, `does not hold` (significantly the other way) or `undecided …` for the claim a > b."""
     if paired is None:
         return "undecided (no seed in common)"
@@ -109,6 +106,6 @@ def verdict(paired: Paired | None, corrected_p: float | None, alpha: float = ALP
         return "undecided (one seed)"
     if corrected_p is None:
         return f"undecided at n = {paired.n} (all differences equal)"
-    if corrected_p >= alpha:
+    if corrected_p >= ALPHA:
         return f"undecided at n = {paired.n}"
     return HOLDS if paired.mean > 0 else DOES_NOT_HOLD

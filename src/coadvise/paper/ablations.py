@@ -5,20 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .arms import Arm, Teacher, arm
-from .declared import (
-    MARGIN,
-    AgainstTeachers,
-    Below,
-    Claim,
-    Column,
-    Condition,
-    Differs,
-    Dots,
-    Experiment,
-    Near,
-    Row,
-    Value,
-)
+from .declared import MARGIN, AgainstTeachers, Below, Claim, Column, Condition, Dots, Experiment, Near, Row, Value
 
 DATA = "ImageNet-100"
 TOP1_COLUMN = Column("top1", "Top-1 (%)")
@@ -248,7 +235,7 @@ def _figure4() -> Experiment:
         first, second = (Value(arm(name), seed=0) for name in (conv, inv))
         alike = Condition("similar", first, second, "meant for two teachers of similar top-1")
         one, other = (arm("transformer_tiny", name) for name in (conv, inv))
-        return replace(above(text, place, one, other, alike), says=Differs())
+        return replace(above(text, place, one, other, alike), says="differs")
 
     longer = [
         unchanged(

@@ -68,11 +68,6 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Above:
-    """The claim says that its number is above zero."""
-
-
-@dataclass(frozen=True)
 class Near:
     """The claim says that its number differs from zero by less than `margin`."""
 
@@ -86,12 +81,8 @@ class Below:
     margin: float
 
 
-@dataclass(frozen=True)
-class Differs:
-    """The claim says that its number is not zero."""
-
-
-Statement = Above | Near | Below | Differs
+Statement = Literal["above", "differs"] | Near | Below
+"""What a claim says of its number: that it is above zero, is not zero, or keeps to a margin."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +99,7 @@ class Claim:
     place: str
     plus: tuple[Value, ...]
     minus: tuple[Value, ...]
-    says: Statement = Above()
+    says: Statement = "above"
     unit: str = "%"
     conditions: tuple[Condition, ...] = ()
 
@@ -145,16 +136,6 @@ class Dots:
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """A figure of top-1 against parameters, the paper's and ours (Figure 1): columns `parameters` and `top1`."""
-
-
-@dataclass(frozen=True)
-class SingleImages:
-    """A figure of the class probabilities of several models on single images (Figure 2)."""
-
-
-@dataclass(frozen=True)
 class Gains:
     """A figure of the differences between column `of` and others, row by row; `over`: name of a difference → column."""
 
@@ -179,7 +160,9 @@ class AgainstTeachers:
     baseline: Value
 
 
-Figure = Dots | Sizes | SingleImages | Gains | AgainstTeachers
+Figure = Dots | Gains | AgainstTeachers | Literal["sizes", "single images"]
+"""`sizes`: top-1 against parameters, the paper's and ours (Figure 1), of columns `parameters` and `top1`.
+`single images`: class probabilities of several models on single images (Figure 2)."""
 Need = Literal["single images", "recurring views"]
 """What an experiment needs beside its runs: models compared on single images; views of an image that recur."""
 
@@ -189,7 +172,6 @@ class Experiment:
     """A table or figure of the paper, or an experiment beyond it.
 
     Attributes:
-        name: such as `table4`, `figure4` or `demo`.
         heads: titles of the columns that name a row.
         data: the data set that the paper used; empty for what the paper does not have.
         notes: what the paper leaves open or says in two ways, and how it is read here.

@@ -42,16 +42,9 @@ def _seeds_table(figure: Dots, results: Results) -> Table:
         of_base = {} if value == base else results.series(base)
         gains = [series[seed] - of_base[seed] for seed in series if seed in of_base]
         sizes = sorted({run.student.parameters for run in results.runs(value.arm)})
-        rows.append(
-            [
-                label,
-                mean_sd(results.summary(value)),
-                str(len(series)),
-                points(summarise(gains).mean) if gains else ABSENT,
-                "  ".join(percent(one) for one in series.values()) or ABSENT,
-                ", ".join(map(parameters, sizes)) or ABSENT,
-            ]
-        )
+        gain, each = points(summarise(gains).mean) if gains else ABSENT, "  ".join(map(percent, series.values()))
+        top1 = mean_sd(results.summary(value))
+        rows.append([label, top1, str(len(series)), gain, each or ABSENT, ", ".join(map(parameters, sizes)) or ABSENT])
     columns = ["Trained with", "Top-1, %", "n", "Gain, points", "Each seed, %", "Parameters"]
     return Table(f"Top-1 over n seeds, and the gain over “{base_label}” of the same seeds", columns, rows, "lrrrlr")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..paper.declared import BEST, SIMILAR, Above, Below, Claim, Condition, Differs, Experiment, Near, Value
+from ..paper.declared import BEST, SIMILAR, Below, Claim, Condition, Experiment, Near, Value
 from ..significance import DOES_NOT_HOLD, HOLDS, Paired, Summary, holm, paired_difference, verdict
 from .results import Results
 
@@ -90,7 +90,7 @@ def _word(claim: Claim, differences: Mapping[int, float], tested: Paired | None,
     if claim.compared:
         return HOLDS if all(value > 0 for value in differences.values()) else DOES_NOT_HOLD
     word = verdict(tested, p)
-    return HOLDS if isinstance(claim.says, Differs) and word == DOES_NOT_HOLD else word
+    return HOLDS if claim.says == "differs" and word == DOES_NOT_HOLD else word
 
 
 def _against_zero(differences: Sequence[float]) -> Paired:
@@ -105,7 +105,7 @@ def _tests(claim: Claim, differences: Sequence[float]) -> tuple[Paired, Paired]:
     """
     test = _against_zero(differences)
     match claim.says:
-        case Above() | Differs():
+        case "above" | "differs":
             return test, test
         case Below(margin):
             return test, _against_zero([margin - one for one in differences])
@@ -174,7 +174,8 @@ def _meaningless(claim: Claim, results: Results) -> tuple[str, str] | None:
         if any(run.scale != OWN_SCALE for run in results.files.values()):
             return NO_MEANING, "the sizes of the models are chosen with the scale"
         speeds = any(value.metric in BEST for value in claim.values)
-        if speeds and len(set[str]().union(*(results.hardware(value.arm) for value in claim.values))) > 1:
+        runs = [run for value in claim.values for run in results.runs(value.arm)]
+        if speeds and len({str(run.provenance.get("hardware")) for run in runs}) > 1:
             return NOT_MEASURED, "the runs are of different machines"
     for condition in claim.conditions:
         if problem := _unmet(condition, results):
@@ -185,10 +186,9 @@ def _meaningless(claim: Claim, results: Results) -> tuple[str, str] | None:
 def _unmet(condition: Condition, results: Results) -> tuple[str, str] | None:
     values = (condition.first, condition.second)
     if condition.kind == "images":
-        sizes = [results.setting(value.arm, "data.image_size") for value in values]
-        if sizes[0] == sizes[1]:
-            return None
-        return NO_MEANING, f"{condition.text}; here they see {sizes[0]} and {sizes[1]} pixels"
+        sizes = ([run.settings.get("data.image_size") for run in results.runs(value.arm)] for value in values)
+        one, other = (next(iter(found), None) for found in sizes)
+        return None if one == other else (NO_MEANING, f"{condition.text}; here they see {one} and {other} pixels")
     first, second = (results.mean(value) for value in values)
     if first is None or second is None:
         missing = ", ".join(value.arm.id for value in values if results.mean(value) is None)
@@ -198,16 +198,11 @@ def _unmet(condition: Condition, results: Results) -> tuple[str, str] | None:
 
 
 def _files(claim: Claim, differences: Mapping[int, float], results: Results) -> list[str]:
-    names = {
-        results.file(value.arm, seed if value.seed is None else value.seed)
+    used = [
+        (value, seed if value.seed is None else value.seed)
         for value in claim.values
         for seed in (results.seeds(value.arm) if claim.compared and differences else differences)
-    }
-    names |= {
-        results.file(value.arm, seed)
-        for one in claim.conditions
-        for value in (one.first, one.second)
-        for seed in results.seeds(value.arm)
-        if differences and value.seed in (None, seed)
-    }
-    return sorted(f"{name}.json" for name in names if name is not None)
+    ]
+    compared = [value for one in claim.conditions for value in (one.first, one.second)] if differences else []
+    used += [(value, seed) for value in compared for seed in results.seeds(value.arm) if value.seed in (None, seed)]
+    return sorted({f"{name}.json" for value, seed in used if (name := results.file(value.arm, seed)) is not None})

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ..paper.ablations import TITLES
 from ..paper.arms import Teacher
-from ..paper.declared import AgainstTeachers, Dots, Experiment, Gains, SingleImages, Sizes, Value
+from ..paper.declared import AgainstTeachers, Dots, Experiment, Gains, Value
 from .page import Part
 from .pictures import disagreement_parts
 from .plots.accuracy import DotRow, dot_plot
-from .plots.paper import Family, Pair, Point, differences_figure, parameters_figure, teachers_figure
+from .plots.paper import Family, Point, differences_figure, parameters_figure, teachers_figure
 from .plots.style import Drawing, draw, style
 from .results import Results
 from .tables import mean_sd
@@ -22,9 +22,9 @@ def figure_parts(one: Experiment, results: Results, pictures: Path | None) -> li
     match one.figure:
         case Dots(title=""):
             drawing = dots(one.name, one.figure, results)
-        case SingleImages() if pictures is not None:
+        case "single images" if pictures is not None:
             return disagreement_parts(one.name, pictures)
-        case Sizes():
+        case "sizes":
             drawing = _sizes(one, results)
         case Gains():
             drawing = _gains(one, one.figure, results)
@@ -99,20 +99,20 @@ def _gains(one: Experiment, figure: Gains, results: Results) -> Drawing | None:
 
 
 def _against_teachers(one: Experiment, figure: AgainstTeachers, results: Results) -> Drawing | None:
-    families: dict[str, dict[str, list[Pair]]] = {panel: {} for panel in figure.panels}
+    families: dict[str, dict[str, list[Point]]] = {panel: {} for panel in figure.panels}
     for row in one.rows:
         panel, teacher, part = row.labels
         by_size = panel == figure.sizes
         x, y = results.summary(row.ours["teacher"]), results.summary(row.ours["student"])
         if x is not None and y is not None:
             family, _, size = teacher.rpartition("-")
-            pair = Pair(100 * x.mean, 100 * y.mean, _per_cent(y.sd), size if by_size else part)
-            families[panel].setdefault(family if by_size else teacher, []).append(pair)
+            point = Point(size if by_size else part, 100 * x.mean, 100 * y.mean, _per_cent(y.sd))
+            families[panel].setdefault(family if by_size else teacher, []).append(point)
     if not any(families.values()):
         return None
     looks = {name: position for position, name in enumerate(figure.families, start=1)}
     panels = [
-        (title, [Family(name, pairs, looks[name.partition("-")[0]]) for name, pairs in families[panel].items()])
+        (title, [Family(name, points, looks[name.partition("-")[0]]) for name, points in families[panel].items()])
         for panel, title in figure.panels.items()
     ]
     base = _per_cent(results.mean(figure.baseline))

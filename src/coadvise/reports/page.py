@@ -78,16 +78,14 @@ def markdown(page: Page) -> str:
             elif isinstance(part, Drawing):
                 blocks.append(f"![{markdown_text(part.alt)}](figures/{part.name}.png)")
             else:
-                blocks.append(_markdown_paragraph(part))
+                blocks.append(_fenced(part.text) if part.kind == "code" else markdown_text(part.text))
     return "\n\n".join(blocks) + "\n"
 
 
-def _markdown_paragraph(part: Text) -> str:
-    if part.kind == "code":
-        # A fence must be longer than any run of backticks inside.
-        fence = "`" * max(3, 1 + max((len(run) for run in part.text.split("\n") if set(run) == {"`"}), default=0))
-        return f"{fence}\n{part.text.rstrip()}\n{fence}"
-    return markdown_text(part.text)
+def _fenced(text: str) -> str:
+    # A fence must be longer than any run of backticks inside.
+    fence = "`" * max(3, 1 + max((len(run) for run in text.split("\n") if set(run) == {"`"}), default=0))
+    return f"{fence}\n{text.rstrip()}\n{fence}"
 
 
 def write_page(page: Page, folder: Path, *, with_markdown: bool = True) -> Path:

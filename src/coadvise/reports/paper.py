@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..paper.declared import Experiment, SingleImages
+from ..paper.declared import Experiment
 from ..run.measurement import Measurement
 from ..system.files import write_atomic, write_json
 from .arms import arms_section, arms_similarity, curves_section, shown_in_detail
@@ -78,7 +78,7 @@ def _sections(
     for name, figure in detailed.items():
         yield curves_section(name, figure, results, output / "runs")
         yield arms_similarity(name, figure, results)
-    shown = any(isinstance(one.figure, SingleImages) for one in experiments)
+    shown = any(one.figure == "single images" for one in experiments)
     if pictures and not shown and any("single images" in one.needs for one in experiments):
         yield Section("disagreements", "Where the teachers disagree", disagreement_parts("disagreements", pictures))
     if not papers:

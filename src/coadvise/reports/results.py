@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..paper.arms import Arm
 from ..paper.declared import BEST, Value
@@ -90,11 +89,3 @@ class Results:
         """A size, or the speed of the run that was disturbed the least."""
         series = self.series(value).values()
         return BEST.get(value.metric, max)(series) if series else None
-
-    def setting(self, arm: Arm, key: str) -> Any:
-        """A setting of an arm's first run."""
-        return next((run.settings.get(key) for run in self.runs(arm)), None)
-
-    def hardware(self, arm: Arm) -> set[str]:
-        """Machines on which an arm was run, as their provenance describes them."""
-        return {str(run.provenance.get("hardware")) for run in self.runs(arm)}

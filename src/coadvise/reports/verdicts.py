@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..paper.arms import Arm
-from ..paper.declared import Above, Experiment, Near
+from ..paper.declared import Experiment, Near
 from ..significance import DOES_NOT_HOLD, HOLDS
 from .claims import Judged
 from .page import Section, Text
@@ -57,7 +57,7 @@ def kinds_sentences(judged: Sequence[Judged]) -> list[str]:
     found, undecided = [], []
     for one in judged:
         claim = one.claim
-        if not isinstance(claim.says, Above) or one.test is None or [_kinds(v.arm) for v in claim.values] != [2, 1]:
+        if claim.says != "above" or one.test is None or [_kinds(v.arm) for v in claim.values] != [2, 1]:
             continue
         if one.verdict not in (HOLDS, DOES_NOT_HOLD):
             gap = shown(one.test.mean, "%", True)

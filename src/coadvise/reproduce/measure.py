@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
         measured["throughput"] = _throughput(trained)
     detail, sources = (dict(before.detail), dict(before.sources)) if before else ({}, {})
     for group in sorted({*groups} - {"run"} - groups_there(before, shifted)):
-        numbers, more = _GROUPS[group](run, trained, shifted)
+        numbers, more = _measured(group, run, trained, shifted)
         measured |= numbers
         detail |= more
         sources.pop(group, None)
@@ -198,38 +198,26 @@ def _same_weights(before: Measurement, result: RunResult) -> bool:
     return all(abs(before.measured.get(name, value) - value) < 1e-6 for name, value in result.final.items())
 
 
-Measured = tuple[dict[str, float], dict[str, Any]]
-
-
-def _corruptions(run: Planned, trained: TrainedModel, shifted: Shifted) -> Measured:
+def _measured(
+    group: str, run: Planned, trained: TrainedModel, shifted: Shifted
+) -> tuple[Mapping[str, float], Mapping[str, Any]]:
+    """Numbers of a group other than `run`, and what is more than a number."""
+    if group in ("a", "r"):  # accuracy on one or several splits of a source; the mean over the splits counts
+        found = {split: subset_accuracy(trained, source) for split, source in shifted.splits(group)}
+        tokens = next(iter(found.values()))
+        means = {f"{group}/{token}": sum(one[token] for one in found.values()) / len(found) for token in tokens}
+        return means, ({f"{group} by split": found} if "" not in found else {})
+    validation = open_sources(trained.recipe.data)[1]
+    if group == "likeness":
+        device = choose_device(trained.recipe.run.device)
+        teachers = {name: load_trained(one.folder, device) for name, one in run.teachers.items()}
+        return likeness(trained, teachers, validation, limit=shifted.limit)
     if "c" in shifted.sources:
         errors = imagenet_c_errors(trained, shifted.sources["c"])
     else:
-        errors = corruption_errors(trained, open_sources(trained.recipe.data)[1], limit=shifted.limit)
-    detail: dict[str, Any] = {"corruptions": errors.kinds, "corrupted images": errors.images}
+        errors = corruption_errors(trained, validation, limit=shifted.limit)
+    detail = {"corruptions": errors.kinds, "corrupted images": errors.images}
     return {f"corruptions/{token}": value for token, value in errors.mean.items()}, detail
-
-
-def _subsets(name: str, trained: TrainedModel, shifted: Shifted) -> Measured:
-    """Accuracy on one or several splits of a source; the mean over the splits counts."""
-    found = {split: subset_accuracy(trained, source) for split, source in shifted.splits(name)}
-    tokens = next(iter(found.values()))
-    means = {f"{name}/{token}": sum(one[token] for one in found.values()) / len(found) for token in tokens}
-    return means, ({f"{name} by split": found} if "" not in found else {})
-
-
-def _likeness(run: Planned, trained: TrainedModel, shifted: Shifted) -> Measured:
-    device = choose_device(trained.recipe.run.device)
-    teachers = {name: load_trained(one.folder, device) for name, one in run.teachers.items()}
-    return likeness(trained, teachers, open_sources(trained.recipe.data)[1], limit=shifted.limit)
-
-
-_GROUPS: dict[str, Callable[[Planned, TrainedModel, Shifted], Measured]] = {
-    "corruptions": _corruptions,
-    "a": lambda run, trained, shifted: _subsets("a", trained, shifted),
-    "r": lambda run, trained, shifted: _subsets("r", trained, shifted),
-    "likeness": _likeness,
-}
 
 
 @torch.inference_mode()

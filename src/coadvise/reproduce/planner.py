@@ -55,7 +55,7 @@ class Planned:
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """Folder of the run."""
         return Path(str(self.recipe.run.output))
 
 

@@ -65,7 +65,6 @@ class Orders:
     """Options of a call.
 
     Attributes:
-        results: folder of the result files.
         budget: seconds after which no job is started and the running ones are saved and stopped.
         jobs: processes side by side.
     """

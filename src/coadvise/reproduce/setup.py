@@ -114,8 +114,7 @@ def set_up(
     content["loss"] = {}
     for part, changes in scale.settings.items():
         content[part] = {**content.get(part, {}), **changes}
-    content["data"] = {**content["data"], "views": scale.views, "classes": classes}
-    content["data"]["source"] = source or scale.source
+    content["data"] |= {"views": scale.views, "classes": classes, "source": source or scale.source}
     content["run"] = {**content.get("run", {}), "tensorboard": False, "allow_weak": True, "compile": "auto"}
     content["teachers"] = copy.deepcopy(dict(scale.teachers))
     settings = [re.sub(r"^\s*school\.", "teachers.", setting) for setting in settings]
@@ -126,8 +125,7 @@ def set_up(
         apply_setting(content, setting)
     teachers = validated(ScaleTeachers, content["teachers"], "the settings teachers.*")
     content["teachers"] = {}
-    unknown = [name for name in weights or {} if not is_model(name)]
-    if unknown:
+    if unknown := [name for name in weights or {} if not is_model(name)]:
         raise RecipeError(f"--weights {unknown[0]}: no model has that name; write for example rednet101=rednet101.pth")
     recipe = recipe_from(content, where=f"scale {scale.name}")
     for part in ("optim", "schedule"):  # arms compute with them: numbers, whatever they were written as

@@ -42,10 +42,9 @@ def dot_plot(rows: Sequence[DotRow], teachers: Sequence[tuple[str, float]]) -> F
         axes.plot([100 * value], [y], "*", color=MUTED, ms=9, clip_on=False)
         _say(axes, 100 * value, y)
     axes.set_yticks(range(total), [_wrap(row.label) for row in rows] + [_wrap(label) for label, _ in teachers])
-    axes.set_ylim(total - 0.45, -0.6)
+    axes.set(ylim=(total - 0.45, -0.6), xlabel="top-1 accuracy, %")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("top-1 accuracy, %")
     axes.locator_params(axis="x", nbins=9, steps=[1, 2, 5, 10])
     if teachers and rows:
         axes.axhline(len(rows) - 0.42, color=GRID, lw=1)
@@ -73,12 +72,11 @@ def learning_curves(arms: Sequence[tuple[str, Sequence[Curve], Style]]) -> Figur
             parts = [[(epoch, 100 * v) for epoch, v in curve if epoch >= start] for curve in curves]
             handle = _mean_and_seeds(axes, parts, look)
         handles.append((handle, _wrap(label, 34)))
-    whole.set_ylabel("top-1 of the class token, %")
     whole.set_xlim(left=0)
+    whole.set(xlabel="epochs completed", ylabel="top-1 of the class token, %")
+    late.set_xlabel("epochs completed")
     whole.set_title("all epochs", loc="left", fontsize=9)
     late.set_title("second half, enlarged", loc="left", fontsize=9)
-    for axes in (whole, late):
-        axes.set_xlabel("epochs completed")
     if handles:
         lines, labels = zip(*handles, strict=True)
         figure.legend(lines, labels, loc="outside lower center", ncols=3, handlelength=3.4)
@@ -104,13 +102,11 @@ def run_curves(terms: Mapping[str, Curve], rate: Curve, accuracy: Mapping[str, C
     _lines(loss, terms)
     loss.set_ylabel("loss terms, nats")
     speed.plot([x for x, _ in rate], [y for _, y in rate], color=INK, lw=1.4)
-    speed.set_ylabel("learning rate")
-    speed.set_xlabel("step")
+    speed.set(xlabel="step", ylabel="learning rate")
     speed.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
     right = figure.add_subplot(grid[:, 1])
     _lines(right, {name: [(x, 100 * y) for x, y in curve] for name, curve in accuracy.items()})
-    right.set_ylabel("top-1 on the validation set, %")
-    right.set_xlabel("epochs completed")
+    right.set(xlabel="epochs completed", ylabel="top-1 on the validation set, %")
     return figure
 
 

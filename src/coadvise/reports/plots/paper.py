@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import GRID, MUTED, PAPER, marks, style
+from .style import GRID, MUTED, PAPER, Style, marks, style
 
 # Labels stay legible where lines run through them.
 _HALO = [patheffects.withStroke(linewidth=2.2, foreground=PAPER)]
 
 
 class Point(NamedTuple):
-    """A model in a plane; `y` and `sd` in per cent."""
+    """A model in a plane; its top-1 `y` and the standard deviation of that in per cent."""
 
     label: str
     x: float
@@ -29,35 +29,19 @@ def parameters_figure(panels: Sequence[tuple[str, Sequence[Point], Sequence[Poin
     figure = Figure(figsize=(8, 3.9), layout="constrained")
     for axes, (title, deit, cit) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for position, (name, points) in enumerate((("DeiT", deit), ("CiT (ours)", cit)), start=1):
-            look = style(position)
-            ordered = sorted(points, key=lambda point: (point.x, point.y))
-            axes.errorbar(
-                [p.x for p in ordered], [p.y for p in ordered], [p.sd or 0.0 for p in ordered],
-                fmt=look.marker, color=look.color, ms=7, mec=PAPER, mew=0.6, capsize=2.5, elinewidth=1, label=name,
-            )  # fmt: skip
+            _with_errors(axes, name, sorted(points, key=lambda point: (point.x, point.y)), style(position))
         _label_points(axes, [*deit, *cit])
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("parameters, millions")
-        axes.set_ylabel("top-1 accuracy, %")
+        axes.set(title=title, xlabel="parameters, millions", ylabel="top-1 accuracy, %")
         axes.margins(x=0.28, y=0.18)
         axes.legend(loc="lower right", fontsize=8.5)
     return figure
 
 
-class Pair(NamedTuple):
-    """A teacher's and its student's top-1 with the student's standard deviation, in per cent."""
-
-    teacher: float
-    student: float
-    sd: float | None
-    label: str
-
-
 class Family(NamedTuple):
-    """Teachers of one family; `position` decides its looks, the same in every panel."""
+    """A teacher's top-1 in per cent (`x`) and its student's, by family; `position` decides its looks in every panel."""
 
     name: str
-    points: Sequence[Pair]
+    points: Sequence[Point]
     position: int
 
 
@@ -72,21 +56,15 @@ def teachers_figure(panels: Sequence[tuple[str, Sequence[Family]]], baseline: fl
             axes.axhline(baseline, color=MUTED, lw=1.1, ls=(0, (4, 3)), label="labels only")
         for family in families:
             look = style(family.position)
-            x, y = [p.teacher for p in family.points], [p.student for p in family.points]
-            axes.errorbar(
-                x, y, [p.sd or 0.0 for p in family.points], fmt=look.marker, ls=look.line, color=look.color, ms=7,
-                mec=PAPER, mew=0.6, lw=1.3, capsize=2.5, elinewidth=1, label=family.name,
-            )  # fmt: skip
+            _with_errors(axes, family.name, family.points, look, ls=look.line, lw=1.3)
             for point in family.points:  # beside the points: above and below are error bars
-                right = point.teacher == max(x)
+                right = point.x == max(one.x for one in family.points)
                 axes.annotate(
-                    point.label, (point.teacher, point.student), (7 if right else -7, 7 * family.position - 15),
+                    point.label, (point.x, point.y), (7 if right else -7, 7 * family.position - 15),
                     textcoords="offset points", ha="left" if right else "right", va="center", fontsize=7.5,
                     color=look.color, path_effects=_HALO, zorder=5,
                 )  # fmt: skip
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("teacher's top-1, %")
-        axes.set_ylabel("student's top-1, %")
+        axes.set(title=title, xlabel="teacher's top-1, %", ylabel="student's top-1, %")
         axes.margins(x=0.2, y=0.16)
         axes.legend(fontsize=8.5, loc="best")
     return figure
@@ -115,6 +93,13 @@ def differences_figure(labels: Sequence[str], series: Sequence[tuple[str, Sequen
     for y in range(1, len(labels)):
         axes.axhline(y - 0.5, color=GRID, lw=0.7)
     return figure
+
+
+def _with_errors(axes: Axes, name: str, points: Sequence[Point], look: Style, **more: Any) -> None:
+    axes.errorbar(
+        [p.x for p in points], [p.y for p in points], [p.sd or 0.0 for p in points], fmt=look.marker,
+        color=look.color, ms=7, mec=PAPER, mew=0.6, capsize=2.5, elinewidth=1, label=name, **more,
+    )  # fmt: skip
 
 
 def _label_points(axes: Axes, points: Sequence[Point]) -> None:

@@ -23,8 +23,7 @@ def token_cosine_figure(curves: Mapping[str, Sequence[float]]) -> Figure:
         (line,) = axes.plot(depth, values, marker=look.marker, ls=look.line, color=look.color, ms=5, lw=1.4, label=name)
         line.set_clip_on(False)  # markers at 1 stay whole
     axes.axhline(0.99, color="0.5", lw=0.9, ls=(0, (4, 3)))
-    axes.set_xlabel("block")
-    axes.set_ylabel("cosine between tokens")
+    axes.set(xlabel="block", ylabel="cosine between tokens")
     lowest = min((value for values in curves.values() for value in values), default=0.0)
     axes.set_ylim(min(lowest - 0.1 * (1 - lowest), 0.95), 1.0)
     axes.set_xticks(range(1, 1 + max((len(values) for values in curves.values()), default=1)))
@@ -53,7 +52,6 @@ def attention_figure(images: Sequence[tuple[bytes, str, Mapping[str, Float[np.nd
     for axes, title in zip(grid[0], ("image", *tokens), strict=True):
         axes.set_title(title, fontsize=9)
     for axes in grid.flat:
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         axes.grid(False)
     return figure
