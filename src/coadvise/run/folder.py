@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,6 @@ class RunFolder:
         return f"everything is saved; go on with:\n  {launcher}{shlex.join(words)}"
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Lines of a metrics file; a last line cut off by a crash is left out."""
-    return read_json_lines(path)[0]
+    return iter(read_json_lines(path)[0])
