@@ -27,6 +27,13 @@ def test_own_modules_from_python(tmp_path: Path) -> None:
     assert set(terms) == {"class", "mine", "yours"} and result.student.tokens == {}
 
 
+def test_an_own_module_in_place_of_a_teacher_is_named_by_its_class(tmp_path: Path) -> None:
+    own = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 10))
+    result = run(tiny(tmp_path / "run", teachers={"conv": {**CNN, "bias": "conv"}}), teachers={"conv": own})
+    facts = result.teachers["conv"]
+    assert (facts.model, facts.bias, facts.parameters) == ("Sequential", "conv", 3 * 64 * 10 + 10)
+
+
 def test_average_inference_decides_what_is_best(tmp_path: Path) -> None:
     from coadvise.checkpoints.trained import load_trained
     from coadvise.data.sources.opening import open_sources

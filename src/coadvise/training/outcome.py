@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from ..data.sources.base import ImageSource
 from ..evaluation.teacher_check import TeacherCheck
@@ -19,12 +19,12 @@ from .state import State
 
 
 def teacher_facts(
-    recipe: Recipe, loaded: Mapping[str, FrozenTeacher], checks: Mapping[str, TeacherCheck]
+    recipe: Recipe, loaded: Mapping[str, FrozenTeacher], checks: Mapping[str, TeacherCheck], own: Container[str]
 ) -> dict[str, TeacherFacts]:
-    """Facts about every teacher, for the result."""
+    """Facts about every teacher, for the result; `own` names those that were given from Python."""
     facts = {}
     for name, teacher in loaded.items():
-        settings, check = recipe.teachers.get(name), checks[name]
+        settings, check = None if name in own else recipe.teachers.get(name), checks[name]
         facts[name] = TeacherFacts(
             model=settings.model if settings else type(teacher.model).__name__,
             bias=settings.bias or guess_bias(settings.model) if settings else recipe.tokens().get(name),

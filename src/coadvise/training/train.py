@@ -92,7 +92,8 @@ def train(
         elif accelerator.is_main_process:
             folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
         last = _train_epochs(recipe, setup, state, given)
-        result = run_result(recipe, setup, state, last, sources, teacher_facts(recipe, loaded, checks), given)
+        facts = teacher_facts(recipe, loaded, checks, own=teachers or {})
+        result = run_result(recipe, setup, state, last, sources, facts, given)
         if accelerator.is_main_process:
             folder.finish(result)
     return result
