@@ -386,9 +386,10 @@ def test_broken_images_are_left_out(tmp_path: Path) -> None:
 def test_wrong_folders_are_errors_for_people(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"neither result\.json nor metrics.jsonl"):
         run_report(tmp_path)
-    for name in ("demo.json", "reproduce.json"):
+    told = {"demo.json": "a demo of an earlier version", "reproduce.json": "experiments and no single run"}
+    for name, what in told.items():
         (tmp_path / name).write_text("{}")
-        with pytest.raises(RunError, match="holds experiments and no single run"):
+        with pytest.raises(RunError, match=f"holds {what}"):
             run_report(tmp_path)
         (tmp_path / name).unlink()
     for content in ("[]", "{", '{"name": 3}'):
