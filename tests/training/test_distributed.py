@@ -104,7 +104,7 @@ def test_interrupted_on_two_processes_and_resumed(runs: dict[str, Path], tmp_pat
     # The steps before and after are those of the uninterrupted run, started in the same way.
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
     for step, launched in zip(losses(tmp_path / "whole"), losses(runs["two"]), strict=True):
-        assert step == pytest.approx(launched, rel=1e-5)  # under the launcher memory may lie differently
+        assert step == pytest.approx(launched, rel=1e-5, abs=1e-6)  # under the launcher memory may lie differently
 
 
 def test_batch_norm_of_a_student_resumes_alike(tmp_path: Path) -> None:
