@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .arms import Arm, Teacher, arm
-from .declared import MARGIN, AgainstTeachers, Below, Claim, Column, Condition, Dots, Experiment, Near, Row, Value
+from .declared import MARGIN, AgainstTeachers, Below, Claim, Column, Condition, Dots, Experiment, Help, Near, Row, Value
 
 DATA = "ImageNet-100"
 TOP1_COLUMN = Column("top1", "Top-1 (%)")
@@ -82,6 +82,7 @@ def _table4() -> Experiment:
         rows,
         claims,
         ("The paper's table prints “RegNet-26”, its text says RedNet-26, which is what is run.",),
+        help=[Help(title, Value(arm(model)), Value(arm(model, CONV, INV))) for title, model in printed],
     )
 
 

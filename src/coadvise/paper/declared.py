@@ -160,6 +160,15 @@ class AgainstTeachers:
     baseline: Value
 
 
+@dataclass(frozen=True)
+class Help:
+    """How much teachers help a student: the same student without and with them, by top-1."""
+
+    student: str
+    without: Value
+    taught: Value
+
+
 Figure = Dots | Gains | AgainstTeachers | Literal["sizes", "single images"]
 """`sizes`: top-1 against parameters, the paper's and ours (Figure 1), of columns `parameters` and `top1`.
 `single images`: class probabilities of several models on single images (Figure 2)."""
@@ -176,6 +185,7 @@ class Experiment:
         data: the data set that the paper used; empty for what the paper does not have.
         notes: what the paper leaves open or says in two ways, and how it is read here.
         main: the claim that the headline of a report on this experiment alone is about.
+        help: students of different kinds, compared by how much the same teachers help each.
     """
 
     name: str
@@ -189,6 +199,7 @@ class Experiment:
     figure: Figure | None = None
     needs: tuple[Need, ...] = ()
     main: Claim | None = None
+    help: Sequence[Help] = ()
 
     @property
     def of_paper(self) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
-from ..paper.declared import BEST, Column, Experiment, Row
+from ..paper.declared import BEST, Column, Experiment, Help, Row
 from .claims import Judged, why_absent
 from .figures import figure_parts
 from .page import Part, Section, Text
 from .results import Results
-from .tables import ABSENT, Cell, Table, mean_sd, number, shown, title_of
+from .tables import ABSENT, Cell, Table, mean_sd, number, percent, points, shown, title_of
 from .verdicts import claims_table, kinds_sentences
 
 
@@ -23,6 +24,8 @@ def experiment_section(one: Experiment, results: Results, judged: Sequence[Judge
     """
     parts: list[Part] = [*figure_parts(one, results, pictures), experiment_table(one, results)]
     parts += [Text(text, "note") for text in _absent(one, results)]
+    if one.help:
+        parts += [help_table(one.help, results), Text(HELP_NOTE, "note")]
     if judged:
         parts += [Text(sentence) for sentence in kinds_sentences(judged)]
         parts.append(claims_table(judged))
@@ -66,6 +69,30 @@ def experiment_table(one: Experiment, results: Results) -> Table:
     paper = f"; paper: {one.data}; ours" if one.of_paper else ""
     caption = f"{one.title}{paper}: mean ± standard deviation over n runs"
     return Table(caption, [*columns, "n"], rows, align + "r")
+
+
+HELP_NOTE = (
+    "Errors removed: the points gained, as a part of the errors without teachers. A student that starts lower can gain "
+    "more points and still be helped less by this measure; the claims are about points."
+)
+
+
+def help_table(students: Sequence[Help], results: Results) -> Table:
+    """What the same teachers add to each student, in points and as a part of its errors; seeds that both arms have."""
+    rows = []
+    for one in students:
+        without, taught = results.series(one.without), results.series(one.taught)
+        seeds = sorted(without.keys() & taught.keys())
+        if not seeds:
+            rows.append([one.student, *[ABSENT] * 4, "0"])
+            continue
+        before, after = (fmean(series[seed] for seed in seeds) for series in (without, taught))
+        removed = (after - before) / (1 - before) if before < 1 else None
+        rows.append(
+            [one.student, percent(before), percent(after), points(after - before), percent(removed), f"{len(seeds)}"]
+        )
+    columns = ["Student", "No teacher, %", "Both teachers, %", "Gain, points", "Errors removed, %", "n"]
+    return Table("How much both teachers help each student", columns, rows)
 
 
 def _paper_number(value: float, column: Column) -> str:
