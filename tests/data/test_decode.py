@@ -8,7 +8,8 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, features
+from PIL.PngImagePlugin import PngInfo
 
 from coadvise.data.decode import decode
 from coadvise.errors import DataError
@@ -61,6 +62,27 @@ def test_exif_orientation(rgb, orientation, undo, kind):
     got = pixels(encode(stored, kind, exif=exif, **options))
     assert got.shape == rgb.shape
     assert np.abs(got.astype(int) - rgb).max() <= (6 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("note", ["exif", "xmp"])
+def test_orientation_as_pillow_applies_it(rgb, kind, note):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this build of Pillow has no AVIF")
+    for turn in (1, 3, 6):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        packet = f'<x tiff:Orientation="{turn}"/>'
+        options: dict = {"exif": exif} if note == "exif" else {"xmp": packet.encode()}
+        if kind == "TIFF":
+            options = options if note == "exif" else {"tiffinfo": {700: packet.encode()}}
+        if kind == "PNG" and note == "xmp":
+            info = PngInfo()
+            info.add_itxt("XML:com.adobe.xmp", packet)
+            options = {"pnginfo": info}
+        raw = encode(Image.fromarray(rgb), kind, **options)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(raw))).convert("RGB"))
+        assert np.array_equal(pixels(raw), expected), turn
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from coadvise.data import decode as module
 from coadvise.data.decode import decode, decode_pixels
@@ -43,6 +43,46 @@ def test_an_upright_photograph_with_exif_is_fast_and_a_turned_one_upright(pictur
         found = decode_pixels(raw, "x")
         assert isinstance(found, np.ndarray) is fast
         assert (np.asarray(found) == np.asarray(decode(raw, "x"))).all()
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + (len(body) + 2).to_bytes(2, "big") + body
+
+
+def exif_segment(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return segment(0xE1, exif.tobytes())
+
+
+def xmp_segment(orientation: int) -> bytes:
+    return segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + f'<x tiff:Orientation="{orientation}"/>'.encode())
+
+
+FAR = segment(0xE2, b"thumbnail" + bytes(60_000)) * 2
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        lambda turn: exif_segment(turn),
+        lambda turn: xmp_segment(turn),
+        lambda turn: exif_segment(9) + xmp_segment(turn),  # Exif goes before XMP, even where it is nonsense
+        lambda turn: FAR + exif_segment(turn),  # behind the first 64 KiB
+        lambda turn: FAR + xmp_segment(turn),
+        lambda turn: segment(0xFE, b"\xff\xda, no scan") + exif_segment(turn),
+        lambda turn: b"\xff\xff" + exif_segment(turn),  # padding before a segment
+    ],
+    ids=["exif", "xmp", "both", "far-exif", "far-xmp", "comment", "padding"],
+)
+def test_training_validation_and_pillow_agree_on_what_is_up(picture, metadata):
+    """Wherever the orientation stands, against `ImageOps.exif_transpose`."""
+    plain = encoded(picture)
+    for turn in range(1, 9):
+        raw = plain[:2] + metadata(turn) + plain[2:]
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(raw))))
+        assert (np.asarray(decode_pixels(raw, "x")) == expected).all(), turn
+        assert (np.asarray(decode(raw, "x")) == expected).all(), turn
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])

@@ -2,7 +2,7 @@
 
 Plain `PIL.Image.convert("RGB")` clips 16-bit greyscale to white, shows transparent pixels in whatever colour
 lies under them, and ignores the orientation that a camera has noted. Here 16-bit and float images are scaled
-by the range of their format, transparency is laid on white, and EXIF orientation is applied. Embedded colour
+by the range of their format, transparency is laid on white, and the orientation of Exif or XMP is applied. Embedded colour
 profiles are not applied; CMYK is converted with the plain formula, as a viewer without a profile does it.
 
 JPEG files go through simplejpeg where it is installed: a fifth faster than through Pillow. Both ask libjpeg-turbo for
@@ -98,7 +98,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) where none is noted."""
+    """Orientation that Exif notes, or else XMP; 1 (upright) where none is noted. Whoever turns images asks here."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     # A broken EXIF block says nothing about the pixels.
@@ -183,8 +183,26 @@ def _plain_size(raw: bytes) -> tuple[int, int] | None:
         return None
     if colours != "YCbCr" or (Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS):
         return None
-    if b"Exif" in raw[:65536]:
+    return (width, height) if not _has_metadata(raw) or _is_upright(raw) else None
+
+
+def _is_upright(raw: bytes) -> bool:
+    try:
         with Image.open(io.BytesIO(raw), formats=("JPEG",)) as image:
-            if orientation(image) != 1:
-                return None
-    return width, height
+            return orientation(image) == 1
+    except Exception:  # `decode` meets the same damage, and names the file
+        return False
+
+
+def _has_metadata(raw: bytes) -> bool:
+    """Whether a JPEG has an APP1 segment before its pixels: an orientation stands there, as Exif or as XMP.
+
+    Walking over the segments takes a twentieth of the time in which Pillow opens the file. Padding between segments
+    and damage count as metadata, so that Pillow decides.
+    """
+    at = 2
+    while raw[at : at + 1] == b"\xff" and raw[at + 1 : at + 2] not in (b"\xe1", b"\xff"):
+        if raw[at + 1 : at + 2] == b"\xda":
+            return False
+        at += 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
+    return True
