@@ -170,14 +170,56 @@ def test_16_bit_greyscale_is_scaled_not_clipped(kind):
     assert pixels(encode(Image.fromarray(dark), kind)).max() == round(1023 / 257)
 
 
+def png(values: np.ndarray, depth: int, colour: int, key: np.ndarray | None = None) -> bytes:
+    """A PNG written by hand: values (h, w, channels) of `depth` bits, and the colour that is transparent."""
+    height, width = values.shape[:2]
+    if depth < 8:
+        bits = (values[..., 0, None] >> np.arange(depth)[::-1]) & 1
+        rows = np.packbits(bits.reshape(height, -1).astype(np.uint8), axis=1)
+    else:
+        rows = values.astype(">u2" if depth == 16 else "u1").reshape(height, -1)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))]
+    chunks += [(b"tRNS", key.astype(">u2").tobytes())] if key is not None else []
+    chunks += [(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+GREY, COLOUR, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 4, 6
+
+
 def test_16_bit_colour_png():
-    values = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(">u2")
-    rows = b"".join(b"\0" + row.tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", 7, 5, 16, 2, 0, 0, 0)
-    raw = b"\x89PNG\r\n\x1a\n"
-    for name, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
-        raw += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-    assert np.abs(pixels(raw).astype(float) - values / 257).max() <= 1
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7, 3))
+    assert np.abs(pixels(png(values, 16, COLOUR)).astype(float) - values / 257).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("colour", "depth", "key"),
+    [
+        *((GREY, depth, True) for depth in (1, 2, 4, 16)),
+        (COLOUR, 16, True),
+        (GREY_ALPHA, 16, False),
+        (COLOUR_ALPHA, 16, False),
+    ],
+)
+def test_transparency_is_the_same_at_every_depth(colour, depth, key):
+    """Against the same picture written with 8 bits."""
+    channels = {GREY: 1, COLOUR: 3, GREY_ALPHA: 2, COLOUR_ALPHA: 4}[colour]
+    top, low = 2 ** min(depth, 8) - 1, np.random.default_rng(1)
+    levels = np.random.default_rng(0).integers(0, top + 1, (9, 11, channels))
+    levels[2, 1:4] = levels[0, 0]
+    stored = levels
+    if depth == 16:
+        # Below half a step, so that rounding to 8 bits gives the levels back; one value is one colour's throughout.
+        stored = np.minimum(levels * 257 + low.integers(0, 100, 256)[levels], 65535)
+    expected = pixels(png(levels * (255 // top), 8, colour, levels[0, 0] * (255 // top) if key else None))
+    got = pixels(png(stored, depth, colour, stored[0, 0] if key else None))
+    assert np.abs(got.astype(int) - expected).max() <= (2 if depth == 16 else 0)
+    if key:
+        assert (got[2, 1:4] == 255).all() and (got != 255).any()
 
 
 def test_big_endian_and_white_is_zero_tiff():

@@ -2,8 +2,9 @@
 
 Plain `PIL.Image.convert("RGB")` clips 16-bit greyscale to white, shows transparent pixels in whatever colour
 lies under them, and ignores the orientation that a camera has noted. Here 16-bit and float images are scaled
-by the range of their format, transparency is laid on white, and the orientation of Exif or XMP is applied. Embedded colour
-profiles are not applied; CMYK is converted with the plain formula, as a viewer without a profile does it.
+by the range of their format, transparency is laid on white, and the orientation of Exif or XMP is applied.
+Embedded colour profiles are not applied; CMYK is converted with the plain formula, as a viewer without a profile
+does it.
 
 JPEG files go through simplejpeg where it is installed: a fifth faster than through Pillow. Both ask libjpeg-turbo for
 the same (accurate) transform, so the pixels are the same; what is not a plain upright colour JPEG goes Pillow's way.
@@ -20,12 +21,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ..errors import DataError, one_line
+from .rgb import match_transparency, to_rgb
 
 # Pillow tries every plugin on unknown bytes, EPS (which starts Ghostscript) among them: name what we accept.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
 
 _EXIF_ORIENTATION = 0x0112
-_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,9 +62,10 @@ def decode(raw: bytes | Image.Image, what: str, needed: Needed | None = None) ->
         image = raw if isinstance(raw, Image.Image) else Image.open(io.BytesIO(raw), formats=_formats())
         if needed is not None and image.format == "JPEG":
             _shrink(image, needed)
+        match_transparency(image)
         image.load()
         turned = orientation(image)
-        image = _to_rgb(image)
+        image = to_rgb(image) if all(image.size) else image
     except Image.DecompressionBombError as error:
         raise DataError(f"{what} is too large to be a normal image ({error}); shrink it") from error
     # Pillow's decoders raise nearly any exception on broken bytes (OSError, SyntaxError, struct.error, …).
@@ -104,50 +106,6 @@ def orientation(image: Image.Image) -> int:
     # A broken EXIF block says nothing about the pixels.
     except Exception:
         return 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode == "F" or image.mode.startswith("I"):
-        grey = _float_to_8bit(image) if image.mode == "F" else _int_to_8bit(image)
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _int_to_8bit(image: Image.Image) -> np.ndarray:
-    """Greyscale with 12, 16 or 32 bits, scaled from the whole range of the format and not of the image."""
-    tags = getattr(image, "tag_v2", {})
-    values = np.asarray(image)
-    bits = int(tags[_TIFF_BITS][0]) if _TIFF_BITS in tags else 16
-    signed = bool(tags.get(_TIFF_SAMPLE_FORMAT, (1,))[0] == 2)
-    # A mode "I" image that says nothing of its range has Pillow's own type, a signed 32-bit integer.
-    if _TIFF_BITS not in tags and values.max(initial=0) > 65535:
-        bits, signed = 32, True
-    if bits == 32 and not signed:
-        values = values.view(np.uint32)  # Pillow stores unsigned 32-bit samples in a signed type
-    top = 2.0 ** (bits - signed) - 1
-    scaled = np.clip(values.astype(np.float64) / top, 0, 1)
-    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # "white is zero", which Pillow resolves for 8 bits only
-        scaled = 1 - scaled
-    return np.rint(scaled * 255).astype(np.uint8)
-
-
-def _float_to_8bit(image: Image.Image) -> np.ndarray:
-    """Float greyscale has no range of its own: the narrowest of [0, 1], [0, 255], [0, 65535] that holds it.
-
-    An image outside of all three (negative, or larger) is stretched from its minimum to its maximum.
-    """
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    top = next((top for top in (1.0, 255.0, 65535.0) if high <= top), None)
-    if low < 0 or top is None:
-        values, top = values - low, max(high - low, 1e-12)
-    return np.rint(np.clip(values / top, 0, 1) * 255).astype(np.uint8)
 
 
 try:
