@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
-from coadvise.system.interrupts import Tasks, answered_by, late_signals
+from coadvise.system.interrupts import StopRequest, Tasks, answered_by, late_signals
 from coadvise.system.workers import submit, supervised, worker_pool
 from coadvise.training.processes import Stop
 
@@ -84,6 +84,18 @@ def test_two_presses_of_ctrl_c_end_a_training_that_hangs() -> None:
         time.sleep(0.01)
         reached = True
     assert not reached and stop.requested()
+
+
+def test_a_ctrl_c_that_a_launcher_hands_on_is_the_same_one() -> None:
+    with StopRequest(echo=0.2) as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        assert stop.wanted
+        time.sleep(0.2)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
 
 
 def test_a_process_is_started_in_peace(answered: list[int]) -> None:

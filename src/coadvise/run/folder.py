@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..errors import RunError
 from ..recipe.reading import dump_recipe, load_recipe
 from ..recipe.schema import FREE, Recipe, flat
 from ..system.files import read_json, read_json_lines, write_atomic, write_json
+from ..system.locks import HeldByAnother, held, locked_by_another
 from .result import RunResult
 
 
@@ -33,6 +35,7 @@ class RunFolder:
         self.best = path / "best.safetensors"
         self.metrics = path / "metrics.jsonl"
         self._result = path / "result.json"
+        self._lock = path / ".run.lock"
 
     @property
     def finished(self) -> bool:
@@ -59,6 +62,11 @@ class RunFolder:
             return
         if not self.path.is_dir():
             raise RunError(f"{self.path} is a file; choose another folder with run.output=FOLDER")
+        if locked_by_another(self._lock):  # before a message says how to go on with it
+            raise RunError(self._in_use(self._lock.read_text(errors="replace")))
+        self._require_free(recipe, resume)
+
+    def _require_free(self, recipe: Recipe, resume: bool) -> None:
         recipe_file = self.path / "recipe.yaml"
         if not (recipe_file.is_file() and (self.path / "manifest.json").is_file()):
             # `begin` may have been killed between its two files; the first says whose it is.
@@ -78,6 +86,40 @@ class RunFolder:
                 f"{self.path} holds an unfinished run; go on with --resume, "
                 "or choose another folder with run.output=FOLDER"
             )
+
+    @contextmanager
+    def owned(self, recipe: Recipe, resume: bool) -> Iterator[bool]:
+        """Keep other processes from this run while the block lasts; the system frees it however this one ends.
+
+        Yields:
+            Whether they are kept from it: some network file systems have no locks.
+
+        Raises:
+            RunError: another process has the run, or did something to it since `check`; the folder cannot be written
+                to.
+        """
+        made = not self.path.exists()
+        try:
+            with ExitStack() as stack:
+                try:
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    locked = stack.enter_context(held(self._lock))
+                except HeldByAnother as error:
+                    raise RunError(self._in_use(str(error))) from None
+                except OSError as error:
+                    raise RunError(f"cannot write to {self.path}: {error.strerror}") from error
+                self._require_free(recipe, resume)
+                yield locked
+        finally:
+            if made:
+                with suppress(OSError):  # something was begun
+                    self.path.rmdir()
+
+    def _in_use(self, owner: str) -> str:
+        return (
+            f"{self.path} is being trained by {owner}; wait for its end or stop it, and then go on with "
+            "--resume, or choose another folder with run.output=FOLDER"
+        )
 
     def _begun(self) -> bool:
         path = self.path / "manifest.json"

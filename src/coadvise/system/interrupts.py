@@ -5,8 +5,10 @@ Python handles signals only in the main thread; in other threads these blocks ch
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
@@ -64,20 +66,44 @@ def late_signals() -> Iterator[None]:
 
 
 class StopRequest(ExitStack):
-    """In its block the first Ctrl-C or SIGTERM only sets `wanted`; a second Ctrl-C raises KeyboardInterrupt."""
+    """In its block the first Ctrl-C or SIGTERM only sets `wanted`; a second Ctrl-C raises KeyboardInterrupt.
 
-    def __init__(self) -> None:
+    Args:
+        echo: seconds in which a further Ctrl-C is the same one: some launchers hand on what a terminal has sent to all.
+    """
+
+    def __init__(self, echo: float = 0.0) -> None:
         super().__init__()
         self.wanted = False
+        self._echo, self._first = echo, 0.0
 
     def __enter__(self) -> Self:
         self.enter_context(answered_by(self._note))
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted and number == signal.SIGINT:
+        if not self.wanted:
+            self._first = time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._first >= self._echo:
             raise KeyboardInterrupt
         self.wanted = True
+
+
+def stop_without_parent(seconds: float = 120.0) -> None:
+    """From now on this process gets SIGTERM when its parent has ended, and is ended if that takes so many seconds."""
+    name = "parent watch"
+    if any(thread.name == name for thread in threading.enumerate()):
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, name=name, daemon=True).start()
 
 
 class Tasks:

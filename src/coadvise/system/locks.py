@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from ..errors import RunError
 
@@ -61,3 +64,59 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+class HeldByAnother(Exception):
+    """Another process holds a file; the message says which one."""
+
+
+@contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Hold a file for this process, whatever processes it starts. It is made for that, and removed after the block.
+
+    Yields:
+        Whether it is held: False where the system or the file system has no locks.
+
+    Raises:
+        HeldByAnother: another process holds it.
+        OSError: the folder is missing or cannot be written to.
+    """
+    file = path.open("a+b")
+    try:
+        locked = _locked(file)
+        while locked and not _is_at(file, path):  # whoever held it removed it just now
+            file.close()
+            file = path.open("a+b")
+            locked = _locked(file)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        file.flush()
+        try:
+            yield locked
+        finally:
+            with suppress(OSError):  # the whole folder is gone
+                path.unlink()
+    finally:
+        file.close()
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Lock a file, and not by flock, whose locks forked processes inherit and keep when this one is killed."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            file.seek(0)
+            raise HeldByAnother(file.read().decode(errors="replace") or "a process that has just started") from None
+        return False
+    return True
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether this path is still that of an open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 
-from ..errors import RunError
+from ..errors import CoadviseError, RunError
 from ..recipe.schema import Optim, Run
 from ..system.devices import choose_device, resolve_precision
-from ..system.interrupts import StopRequest
+from ..system.interrupts import StopRequest, stop_without_parent
 
 # Steps between the moments at which several processes agree on stopping: the answer costs a synchronisation.
 AGREE_EVERY = 10
+T = TypeVar("T")
 
 
 def start_processes(run: Run, optim: Optim) -> Accelerator:
@@ -32,6 +37,8 @@ def start_processes(run: Run, optim: Optim) -> Accelerator:
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if int(world) > 1 and missing:
         raise RunError(_not_joined(1))
+    if _launched():  # a launcher that is killed leaves its processes to themselves
+        stop_without_parent()
     mixed = "no" if precision == "fp32" else precision
     # Accelerate fixes the precision for the whole process; a second run from Python may want another one.
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
@@ -48,11 +55,34 @@ def start_processes(run: Run, optim: Optim) -> Accelerator:
     return accelerator
 
 
+def _launched() -> bool:
+    """Whether `torchrun` or `accelerate launch` started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def on_any_process(accelerator: Accelerator, yes: bool) -> bool:
     """Whether any process says yes; the same answer on all, which wait for each other."""
     if accelerator.num_processes == 1:
         return yes
     return bool(accelerator.reduce(torch.tensor(float(yes), device=accelerator.device), "sum").item() > 0)  # type: ignore[union-attr]
+
+
+@contextmanager
+def on_main_process(accelerator: Accelerator, block: AbstractContextManager[T]) -> Iterator[T | None]:
+    """Enter and leave a block on the main process alone. An error of ours at its entrance is raised on all of them."""
+    with ExitStack() as stack:
+        entered: T | None = None
+        refused: CoadviseError | None = None
+        if accelerator.is_main_process:
+            try:
+                entered = stack.enter_context(block)
+            except CoadviseError as error:
+                refused = error
+        if accelerator.num_processes > 1:
+            refused = broadcast_object_list([refused])[0]
+        if refused is not None:
+            raise refused
+        yield entered
 
 
 def _not_joined(joined: int) -> str:
@@ -66,7 +96,7 @@ class Stop(StopRequest):
     """A stop that all processes of a training agree on, when one of them gets a signal."""
 
     def __init__(self, accelerator: Accelerator) -> None:
-        super().__init__()
+        super().__init__(echo=2.0 if _launched() else 0.0)
         self._accelerator = accelerator
 
     def requested_at(self, step: int) -> bool:

@@ -35,7 +35,7 @@ from ..system.locks import one_at_a_time
 from ..system.progress import Display
 from .loop import Evaluation, stopped, train_epoch, validate
 from .outcome import run_result, teacher_facts
-from .processes import Stop, start_processes
+from .processes import Stop, on_main_process, start_processes
 from .setup import Advise, Setup, origin_of, prepare
 from .state import State
 from .student import new_student
@@ -77,7 +77,29 @@ def train(
         require_fitting(CacheRequest.of(recipe), sources[0])
     given = None if student is None else type(student).__name__
     student = new_student(recipe, len(sources[0].class_names), accelerator.num_processes, student, names)
-    loaded = load_teachers(recipe, folder, sources, accelerator, teachers or {}, display)
+    with on_main_process(accelerator, folder.owned(recipe, resume)) as locked:
+        if locked is False:
+            display.say(f"{folder.path} is on a file system without locks; take care not to start this run twice")
+        return _train_student(recipe, folder, sources, accelerator, student, given, teachers or {}, display)
+
+
+def _train_student(
+    recipe: Recipe,
+    folder: RunFolder,
+    sources: tuple[ImageSource, ImageSource],
+    accelerator: Accelerator,
+    student: nn.Module,
+    given: str | None,
+    own: Mapping[str, nn.Module],
+    display: Display,
+) -> RunResult:
+    """Train the teachers and then the student of a run that this call owns.
+
+    Args:
+        given: the student's class if it came from Python.
+        own: teachers that did.
+    """
+    loaded = load_teachers(recipe, folder, sources, accelerator, own, display)
     ready = on_device(loaded, recipe.data, recipe.run.fuse_teachers, accelerator, display)
     checks = check_teachers(ready, recipe.data, recipe.run, recipe.optim, sources[1], accelerator, display)
     advise = _stored_or_live(recipe, sources[0], loaded, ready, accelerator, display)
@@ -92,7 +114,7 @@ def train(
         elif accelerator.is_main_process:
             folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
         last = _train_epochs(recipe, setup, state, given)
-        facts = teacher_facts(recipe, loaded, checks, own=teachers or {})
+        facts = teacher_facts(recipe, loaded, checks, own=own)
         result = run_result(recipe, setup, state, last, sources, facts, given)
         if accelerator.is_main_process:
             folder.finish(result)
