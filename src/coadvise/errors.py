@@ -46,5 +46,10 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def shortened(text: str, length: int = 60) -> str:
+    """A text of a user's, with `…` in place of what is beyond so many characters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 class Interrupted(Exception):
     """The user stopped a run; its state is saved. The message says how to resume."""

@@ -168,3 +168,55 @@ def test_advice_is_short_for_its_source(tmp_path):
     )
     with pytest.raises(RecipeError, match="advice"):
         load_recipe(path, ["advice=lively"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("epochs=5", "epochs is unknown (did you mean schedule.epochs?)"),
+        ("epoch=5", "did you mean schedule.epochs?"),
+        ("source=photos", "did you mean data.source or advice.source?"),
+        ("dataset=photos", "did you mean data.source?"),
+        (
+            "data=/x/photos",
+            "data is '/x/photos', but stands for several settings; write for example data.source=/x/p",
+        ),
+        ("lr=1e-3", "did you mean optim.lr?"),
+        ("schedule.lr=1e-3", "did you mean optim.lr?"),
+        ("learning_rate=1e-3", "did you mean optim.lr?"),
+        ("optim=3", "optim is 3, but stands for several settings; write for example optim.lr=3"),
+        ("teachers.inv=resnet18", "write for example teachers.inv.model=resnet18"),
+        ("teachers.inv.epochs=3", "teachers.inv.epochs is unknown (did you mean teachers.inv.train.epochs?)"),
+        ("seed=3", "did you mean data.seed or run.seed?"),
+        ("optim.lrr=1", "did you mean lr?"),
+        ("colour=red", "colour is unknown (known: advice, data, loss"),
+        ("teachers=3", "1 problem on the command line: teachers is 3, must be keys with values"),
+    ],
+)
+def test_guesses_are_met(setting: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=r"^1 problem on the command line: ") as caught:
+        load_recipe("digits", [setting])
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["optim..lr=1", ".lr=1", "optim.=1", "=1", "optim.lr", ""])
+def test_what_is_no_setting(setting: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(f"'{setting}' is no setting; write key=value")):
+        load_recipe("digits", [setting])
+
+
+def test_a_mistake_is_blamed_on_what_holds_it(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(MINIMAL + "optim: {lrr: 1}")
+    with pytest.raises(RecipeError, match=re.escape(f"1 problem in {path}: optim.lrr is unknown")):
+        load_recipe(path, ["schedule.epochs=9"])
+    with pytest.raises(RecipeError, match=re.escape(f"2 problems in {path} with the settings of the command line: ")):
+        load_recipe(path, ["schedule.epochs=0"])
+    between = "1 problem in the built-in recipe digits with the settings of the command line: optim.batch_size"
+    with pytest.raises(RecipeError, match=between):
+        load_recipe("digits", ["optim.accumulate=7"])
+    with pytest.raises(RecipeError, match="built-in recipe of that name"):
+        load_recipe("x" * 5000)
+    (tmp_path / "recipe.yaml").write_text(MINIMAL)
+    with pytest.raises(RecipeError, match=r"is a folder; the recipe of that run is .*recipe\.yaml"):
+        load_recipe(tmp_path)

@@ -71,4 +71,4 @@ def test_what_is_no_recipe_is_an_error_for_the_user(text: str) -> None:
 
 
 def test_underscores_group_digits_only() -> None:
-    assert parse_yaml("[1_000, 1__0, 1_, _1]", "x") == [1000, "1__0", "1_", "_1"]
+    assert parse_yaml("[1_000, 1__0, 1_, _1, 1٣]", "x") == [1000, "1__0", "1_", "_1", "1٣"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+"""How many of something, at least one."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Triple = tuple[float, float, float]
 
@@ -18,7 +21,7 @@ Triple = tuple[float, float, float]
 class Part(BaseModel):
     """A frozen part of a recipe; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -43,6 +46,16 @@ def _kinds(annotation: Any) -> set[Any]:
     return {annotation} if isinstance(annotation, type) else set()
 
 
+def _finite(value: Any) -> Any:
+    """The value, where it holds no infinity and no NaN."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    for one in inside:
+        _finite(one)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no finite number")
+    return value
+
+
 def _switches(options: Any) -> Any:
     """`on`, `off`, `yes` and `no` as a person means them; other settings get this from their type."""
     words = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
@@ -51,5 +64,5 @@ def _switches(options: Any) -> Any:
     return {key: words.get(v.lower(), v) if isinstance(v, str) else v for key, v in options.items()}
 
 
-Options = Annotated[dict[str, Any], BeforeValidator(_switches)]
+Options = Annotated[dict[str, Any], BeforeValidator(_switches), AfterValidator(_finite)]
 """Keyword arguments of a model."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from ..errors import RecipeError, did_you_mean
+from ..errors import RecipeError, did_you_mean, shortened
+from .problems import explain
 from .schema import Part, Recipe
-from .yaml import dump_yaml, parse_yaml
+from .yaml import dump_yaml, parse_yaml, read_text
 
 # Parts that may be written as a single value, and the field it stands for.
 SHORT = {"advice": "source"}
+_SHOWN = 10  # problems that a message names
 
 
 def builtin_recipes() -> dict[str, Path]:
@@ -34,36 +37,41 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: every problem at once, each with its place.
     """
-    path = Path(source)
-    if not path.is_file():
-        known = builtin_recipes()
-        if str(source) not in known:
-            hint = did_you_mean(str(source), known)
-            raise RecipeError(f"there is no recipe file '{source}', and no built-in recipe of that name{hint}")
-        path = known[str(source)]
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read: {error}") from error
-    content = parse_yaml(text, str(path))
+    known = builtin_recipes()
+    path, where = Path(source), str(source)
+    if not os.path.isfile(path):  # unlike Path.is_file, it knows that no file has a name of 5000 letters
+        if where not in known:
+            raise RecipeError(_no_recipe(path, known))
+        path, where = known[where], f"the built-in recipe {where}"
+    content = parse_yaml(read_text(path), where)
     if not isinstance(content, dict):
-        raise RecipeError(f"{path} is no recipe: expected keys such as name, data and student at the top")
-    for override in overrides:
-        apply_setting(content, override)
-    return recipe_from(content, where=str(path))
+        raise RecipeError(f"{where} is no recipe: expected keys such as name, data and student at the top")
+    given = [apply_setting(content, override) for override in overrides]
+    return recipe_from(content, where, given)
 
 
-def apply_setting(content: dict[str, Any], override: str) -> None:
+def _no_recipe(path: Path, known: Collection[str]) -> str:
+    if os.path.isfile(path / "recipe.yaml"):
+        return f"{path} is a folder; the recipe of that run is {path / 'recipe.yaml'}"
+    hint = did_you_mean(shortened(str(path)), known)
+    return f"there is no recipe file '{shortened(str(path), 200)}', and no built-in recipe of that name{hint}"
+
+
+def apply_setting(content: dict[str, Any], override: str) -> str:
     """Put one `key=value` into the content of a recipe.
+
+    Returns:
+        The key, written in full.
 
     Raises:
         RecipeError: not of the form key=value, or a value that is not YAML.
     """
     key, equals, value = override.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"'{override}' is no setting; write key=value, for example schedule.epochs=10")
-    key = f"{key.strip()}.{SHORT[key.strip()]}" if key.strip() in SHORT else key.strip()
+    key = key.strip()
+    key = f"{key}.{SHORT[key]}" if key in SHORT else key
     *path, last = key.split(".")
+    if not equals or not all((*path, last)):
+        raise RecipeError(f"'{override}' is no setting; write key=value, for example schedule.epochs=10")
     place = content
     for part in path:
         if part in SHORT and isinstance(place.get(part), str):
@@ -74,21 +82,26 @@ def apply_setting(content: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict):
             raise RecipeError(f"'{override}': {part} is a single value and has no keys of its own")
     place[last] = parse_yaml(value, f"the value of {key}")
+    return key
 
 
-def recipe_from(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
+def recipe_from(content: Mapping[str, Any], where: str = "recipe", given: Sequence[str] = ()) -> Recipe:
     """Validate a mapping.
+
+    Args:
+        where: what the content is, for messages.
+        given: keys that were set on the command line, and not there.
 
     Raises:
         RecipeError: `2 problems in my.yaml: optim.lrr is unknown (did you mean lr?); …`
     """
-    return validated(Recipe, content, where)
+    return validated(Recipe, content, where, given)
 
 
 PartType = TypeVar("PartType", bound=Part)
 
 
-def validated(kind: type[PartType], content: Mapping[str, Any], where: str) -> PartType:
+def validated(kind: type[PartType], content: Mapping[str, Any], where: str, given: Sequence[str] = ()) -> PartType:
     """Validate a recipe, or one part of a recipe.
 
     Raises:
@@ -97,15 +110,29 @@ def validated(kind: type[PartType], content: Mapping[str, Any], where: str) -> P
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        items = [dict(item) for item in error.errors()]
-        problems = [line for item in items for line in _explain(item, kind)]
+        items = [dict(item) for item in error.errors(include_url=False)]
+        problems = [line for item in items[:_SHOWN] for line in explain(item, kind)]
         problems += _problems_behind(content, items) if kind is Recipe else []
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise RecipeError(f"{count} in {where}: " + "; ".join(problems)) from None
+        if len(items) > _SHOWN:
+            problems.append(f"and {len(items) - _SHOWN} more")
+        count = "1 problem" if len(problems) == 1 else f"{max(len(problems), len(items))} problems"
+        raise RecipeError(f"{count} {_at(items, where, given)}: " + "; ".join(problems)) from None
+
+
+def _at(items: list[dict[str, Any]], where: str, given: Sequence[str]) -> str:
+    """Where the problems come from: nobody looks into a file for what stands on the command line."""
+    places = [".".join(map(str, item["loc"])) for item in items]
+    typed = [any(f"{place}.".startswith(f"{key}.") for key in given) for place in places]
+    if given and all(typed):
+        return "on the command line"
+    mixed = any(typed) or (given and "" in places)  # a problem between fields has no place
+    return f"in {where} with the settings of the command line" if mixed else f"in {where}"
 
 
 def _problems_behind(content: Mapping[str, Any], items: list[dict[str, Any]]) -> list[str]:
     """Problems between fields; pydantic looks for them only once every field is valid, so leave out the bad ones."""
+    if any(item["loc"][:1] == ("teachers",) and len(item["loc"]) < 3 for item in items):
+        return []  # without a teacher, what names it seems wrong
     rest = copy.deepcopy(dict(content))
     dropped = False
     for item in items:
@@ -119,50 +146,10 @@ def _problems_behind(content: Mapping[str, Any], items: list[dict[str, Any]]) ->
     try:
         Recipe.model_validate(rest)
     except ValidationError as error:
-        return [line for item in error.errors() if item["type"] == "value_error" for line in _explain(dict(item))]
+        return [
+            line for item in error.errors() if item["type"] == "value_error" for line in explain(dict(item), Recipe)
+        ]
     return []
-
-
-_LIMITS = {"greater_than": ">", "greater_than_equal": "≥", "less_than": "<", "less_than_equal": "≤"}
-
-
-def _explain(item: dict[str, Any], whole: type[Part] = Recipe) -> list[str]:
-    """One validation error of pydantic in plain words."""
-    location = [str(part) for part in item["loc"]]
-    place, kind, value, context = ".".join(location), item["type"], item["input"], item.get("ctx", {})
-    if kind == "extra_forbidden":
-        return [f"{place} is unknown{did_you_mean(location[-1], _fields_at(location[:-1], whole))}"]
-    if kind == "missing":
-        return [f"{place} is missing"]
-    if kind in _LIMITS:
-        (limit,) = context.values()
-        return [f"{place} is {value}, must be {_LIMITS[kind]} {limit:g}"]
-    if kind == "literal_error":
-        return [f"{place} is {value!r}, must be one of {context['expected']}"]
-    if kind == "value_error":
-        return str(context["error"]).split("\n")
-    message = item["msg"].removeprefix("Input should be ")
-    return [f"{place or 'the recipe'} is {value!r}, must be {message}"]
-
-
-def _fields_at(location: Sequence[str], whole: type[Part]) -> list[str]:
-    """Known keys at a place of the recipe."""
-    part, names = whole, iter(location)
-    for name in names:
-        annotation = part.model_fields[name].annotation
-        found = _part_in(annotation)
-        if found is None:
-            return []
-        part = found
-        if get_origin(annotation) is dict:
-            next(names, None)  # a teacher's name
-    return list(part.model_fields)
-
-
-def _part_in(annotation: Any) -> type[Part] | None:
-    if isinstance(annotation, type) and issubclass(annotation, Part):
-        return annotation
-    return next((part for inner in get_args(annotation) if (part := _part_in(inner))), None)
 
 
 def dump_recipe(recipe: Recipe) -> str:

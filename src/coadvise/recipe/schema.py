@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from ..errors import did_you_mean
 from ..names import CLASS
 from ..system.digests import json_digest
-from .fields import Momentum, NonNegative, Options, Part, Positive, Probability, Seed, Triple
+from .fields import Count, Momentum, NonNegative, Options, Part, Positive, Probability, Seed, Triple
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -46,7 +46,7 @@ class Augmentation(Part):
     """Area of the random resized crop as a fraction of the image (`deit`)."""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     """Aspect ratio of the random resized crop (`deit`)."""
-    pad: Annotated[int, Field(ge=0)] | None = None
+    pad: Annotated[int, Field(ge=0, le=4096)] | None = None
     """Pixels of padding before the random crop (`light`); an eighth of the image when not given."""
     randaugment: str | None = "rand-m9-mstd0.5-inc1"
     """timm's RandAugment string (`deit`), or null."""
@@ -81,9 +81,9 @@ class Data(Part):
     """Name of the validation split; found by itself when not given."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Part of each class that is held out where the source has no validation split."""
-    train_size: Annotated[int, Field(ge=1)] | None = None
+    train_size: Count | None = None
     """Use only so many training images (the same for every seed, classes kept in balance)."""
-    val_size: Annotated[int, Field(ge=1)] | None = None
+    val_size: Count | None = None
     """Use only so many validation images."""
     classes: str | None = None
     """Use only these classes: a text file with one of the data's class names a line."""
@@ -104,9 +104,9 @@ class Data(Part):
     augment: Augmentation = Augmentation()
     seed: Seed = 0
     """Seed of order and augmentation, apart from the model's (`run.seed`)."""
-    views: Annotated[int, Field(ge=1)] | None = None
+    views: Count | None = None
     """Epochs after which the views recur (view = epoch mod views); by default they never do."""
-    workers: Annotated[int, Field(ge=0)] = 2
+    workers: Annotated[int, Field(ge=0, le=4096)] = 2
     """Loader processes for each training process; 0 loads in the training process itself."""
     on_error: Literal["raise", "skip"] = "raise"
     """An unreadable image stops the run, or is counted and replaced by the next readable one."""
@@ -131,11 +131,11 @@ class Student(Part):
 class TeacherTraining(Part):
     """How a teacher is trained before the student; what is not given is taken from the recipe."""
 
-    epochs: Annotated[int, Field(ge=1)] | None = None
+    epochs: Count | None = None
     lr: Positive | None = None
     weight_decay: NonNegative | None = None
     warmup_epochs: NonNegative | None = None
-    batch_size: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Count | None = None
     drop_path: Probability | None = None
     seed: Seed | None = None
     augment: Augmentation | None = None
@@ -157,13 +157,13 @@ class Teacher(Part):
     """Path to weights; with `train`, they are fine-tuned."""
     train: TeacherTraining | None = None
     """Train this teacher first, on the recipe's data, labels only."""
-    classes: list[Annotated[int, Field(ge=0)]] | None = None
+    classes: list[Annotated[int, Field(ge=0, le=10**9)]] | None = None
     """Index map for a teacher with more classes: entry c is the teacher's index of the student's class c."""
     mean: Triple | None = None
     """Normalisation the teacher was trained with. By default what its checkpoint of ours records, else what timm states
     for the model (ImageNet's for most), else the data's."""
     std: tuple[Positive, Positive, Positive] | None = None
-    image_size: Annotated[int, Field(ge=4)] | None = None
+    image_size: Annotated[int, Field(ge=4, le=4096)] | None = None
     """Resolution the teacher wants; the student's images are resized when it differs. By default what its checkpoint
     was trained with, the published one for models of a fixed size, else the data's."""
 
@@ -191,25 +191,25 @@ class Advice(Part):
     """`live`: the teachers look at every image of every epoch. `cache`: what they said is read (`coadvise cache`)."""
     folder: str | None = None
     """Folder of the cache; `caches/NAME` when not given."""
-    top_k: Annotated[int, Field(ge=1)] | None = 10
+    top_k: Count | None = 10
     """Logits that the cache keeps of each image, the rest spread as the teacher usually does; null keeps all."""
 
 
 class Optim(Part):
     """AdamW without decay on norms, biases, tokens and position embeddings."""
 
-    batch_size: Annotated[int, Field(ge=1)] = 1024
+    batch_size: Count = 1024
     """Images for each update, over all processes and accumulated micro-batches."""
     lr: Positive = 5e-4
     """Base learning rate, multiplied by batch_size / lr_batch."""
-    lr_batch: Annotated[int, Field(ge=1)] | None = 512
+    lr_batch: Count | None = 512
     """Batch size that `lr` is stated for; null uses `lr` as it is."""
     weight_decay: NonNegative = 0.05
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     eps: Positive = 1e-8
     clip: Positive | None = None
     """Largest gradient norm; null is off."""
-    accumulate: Annotated[int, Field(ge=1)] = 1
+    accumulate: Count = 1
     """Micro-batches that make up one update."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the averaged weights, which are evaluated too; null is off."""
@@ -220,7 +220,7 @@ class Optim(Part):
 class Schedule(Part):
     """Cosine learning rate with a linear warm-up, set at every step."""
 
-    epochs: Annotated[int, Field(ge=1)] = 300
+    epochs: Count = 300
     warmup_epochs: NonNegative = 5
     warmup_lr: NonNegative = 1e-6
     min_lr: NonNegative = 1e-5
@@ -241,17 +241,17 @@ class Run(Part):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on a GPU or CPU that computes in it, fp16 on an older GPU, fp32 on other CPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    eval_every: Annotated[int, Field(ge=1)] = 1
+    eval_every: Count = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
-    eval_batch_size: Annotated[int, Field(ge=1)] | None = None
-    log_every: Annotated[int, Field(ge=1)] = 50
+    eval_batch_size: Count | None = None
+    log_every: Count = 50
     """Steps between log lines; losses are read from the device only then."""
-    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    checkpoint_every: Count | None = None
     """Steps between checkpoints inside an epoch; beside them one is written after each evaluation, on Ctrl-C, and at
     the end of an epoch where the last one is older than a minute."""
     allow_weak: bool = False
     """Go on with a teacher that is near chance level or whose classes are in another order."""
-    teacher_check_size: Annotated[int, Field(ge=1)] = 2000
+    teacher_check_size: Count = 2000
     """Validation images on which each teacher's accuracy is measured before the student trains."""
     fuse_teachers: bool = True
     """Fold the teachers' BatchNorm into their convolutions, where the logits stay the same."""
@@ -266,7 +266,7 @@ class Run(Part):
 class Recipe(Part):
     """A whole run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
     """Name of the run; also the name of its folder."""
     data: Data
     student: Student = Student()
@@ -335,7 +335,7 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
         for name in names:
             if name == CLASS:
                 yield f"{where}: the name 'class' is reserved for the class token; choose another"
-            elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name):
+            elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,49}", name):
                 yield f"{where}: '{name}' is no name; use letters, digits, - and _"
     if recipe.student.tokens and recipe.loss.tokens == "single":
         yield (

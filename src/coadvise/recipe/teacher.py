@@ -35,7 +35,7 @@ def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
     options = dict(settings.options)
     if train.drop_path is not None:
         options["drop_path_rate"] = train.drop_path
-    content["name"] = f"{recipe.name}-{name}"
+    content["name"] = f"{recipe.name}-{name}"[:200]
     content["teachers"], content["loss"], content["advice"] = {}, {}, {}
     content["optim"]["token_lr"] = 1.0  # of the student's tokens
     start = settings.model_dump(mode="json", include={"model", "small_stem", "pretrained", "checkpoint"})
