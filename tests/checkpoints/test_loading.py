@@ -270,3 +270,23 @@ def test_a_new_classifier_for_other_classes(tmp_path):
     wider = timm.create_model("resnet10", num_classes=3, channels=(16, 8, 8, 8))
     with pytest.raises(CheckpointError, match="another architecture"):
         load_checkpoint(wider, tmp_path / "old.safetensors", new_classifier=True)
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "tiny_vit_5m_224"])
+def test_no_attention_bias_of_old_weights_is_kept(tmp_path, name):
+    donor, model = (timm.create_model(name, num_classes=5).eval() for _ in range(2))
+    for key, parameter in donor.named_parameters():
+        if "attention_bias" in key:  # they start at zero; trained ones are a few units large
+            nn.init.normal_(parameter, std=2)
+    save_file(donor.state_dict(), tmp_path / "donor.safetensors")
+    frozen = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).train()
+    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        model.eval()(x)  # biases are gathered now
+        frozen.train()
+        modes = [module.training for module in model.modules()]
+        load_checkpoint(model, tmp_path / "donor.safetensors")
+        assert [module.training for module in model.modules()] == modes
+        assert frozen.training
+        frozen.training = False
+        assert torch.equal(model(x), donor(x))

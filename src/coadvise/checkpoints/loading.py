@@ -79,11 +79,23 @@ def load_checkpoint(
     if problems:
         _log.warning("%s: loaded %d of %d tensors; %s", path, len(fitting), len(expected), "; ".join(problems))
     target.load_state_dict(fitting, strict=False)
+    _forget_derived(target)
     if "coadvise" in metadata:  # where timm keeps it: how a model of ours was trained to see images, for `Teachers`
         data = json.loads(metadata["coadvise"])["recipe"]["data"]
         seen = {"mean": tuple(data["mean"]), "std": tuple(data["std"])}
         target.pretrained_cfg = dict(getattr(target, "pretrained_cfg", None) or {}) | seen  # type: ignore[assignment]
     return metadata
+
+
+def _forget_derived(model: nn.Module) -> None:
+    """Make every module drop what it derived from its old weights; each keeps its own mode.
+
+    timm's LeViT, TinyViT, EfficientFormer and EfficientViT keep gathered attention biases in evaluation mode and drop
+    them in `train` alone.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    for module, mode in modes:  # parents first: `train` reaches into children, which then get their own mode back
+        module.train(mode)
 
 
 def stored_classes(path: str | os.PathLike[str], model: nn.Module) -> int | None:
