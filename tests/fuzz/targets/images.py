@@ -1,0 +1,131 @@
+"""Encoded images of every format that is accepted, through both decoders."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from coadvise.data.decode import decode, decode_pixels
+from fuzz.engine import BrokenPromise, Input, Target
+from fuzz.mutate import mutate_bytes
+
+_XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def _images() -> list[bytes]:
+    """Small images in every format, mode and wrapping that this build of Pillow writes."""
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    alpha = Image.fromarray(rng.integers(0, 256, (24, 32, 4), dtype=np.uint8))
+    grey, palette = rgb.convert("L"), rgb.convert("P")
+    deep = Image.fromarray(rng.integers(0, 65536, (24, 32), dtype=np.uint16))
+    real = Image.fromarray(rng.random((24, 32), dtype=np.float32))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    text = PngImagePlugin.PngInfo()
+    text.add_text("a", "b" * 100, zip=True)
+    text.add_itxt("XML:com.adobe.xmp", _XMP.decode())
+    wanted: list[tuple[Image.Image, str, dict[str, Any]]] = [
+        (rgb, "JPEG", {}), (rgb, "JPEG", {"progressive": True, "quality": 50, "subsampling": 2}), (grey, "JPEG", {}),
+        (rgb, "JPEG", {"exif": exif}), (rgb, "JPEG", {"xmp": _XMP, "comment": b"x" * 99}), (rgb.convert("CMYK"), "JPEG", {}),
+        (rgb, "PNG", {}), (alpha, "PNG", {}), (palette, "PNG", {"transparency": 3}), (deep, "PNG", {}),
+        (rgb, "PNG", {"exif": exif, "pnginfo": text}), (rgb.convert("1"), "PNG", {}), (grey, "PNG", {"transparency": 9}),
+        (rgb, "WEBP", {}), (alpha, "WEBP", {"lossless": True, "exif": exif}), (palette, "GIF", {}),
+        (palette, "GIF", {"save_all": True, "append_images": [grey.convert("P")], "transparency": 1}), (rgb, "BMP", {}),
+        (palette, "BMP", {}), (rgb, "TIFF", {"compression": "tiff_lzw"}), (rgb, "TIFF", {"compression": "jpeg"}),
+        (deep, "TIFF", {"compression": "tiff_deflate"}), (real, "TIFF", {}), (alpha, "TIFF", {"exif": exif}),
+        (rgb, "PPM", {}), (deep, "PPM", {}), (grey, "PPM", {}), (rgb, "JPEG2000", {}), (alpha, "JPEG2000", {"no_jp2": True}),
+        (rgb, "AVIF", {"speed": 10}), (rgb, "TGA", {"compression": "tga_rle"}), (rgb, "ICO", {"sizes": [(16, 16)]}),
+        (rgb, "DIB", {}),
+    ]  # fmt: skip
+    Image.init()
+    found = []
+    for image, kind, options in wanted:
+        if kind in Image.SAVE and kind in Image.OPEN:
+            file = io.BytesIO()
+            image.save(file, kind, **options)
+            found.append(file.getvalue())
+    return found
+
+
+def image(folder: Path) -> Target:
+    """An encoded image."""
+    raw = _images()
+
+    def make(rng: Random) -> Input:
+        one = rng.choice(raw)
+        if one.startswith(b"\x89PNG") and rng.random() < 0.6:
+            return {"a.img": _chunks(rng, one)}
+        if one.startswith(b"\xff\xd8") and rng.random() < 0.4:
+            return {"a.img": _segments(rng, one)}
+        return {"a.img": mutate_bytes(rng, one, raw)}
+
+    def read(place: Path) -> None:
+        content, what = (place / "a.img").read_bytes(), str(place / "a.img")
+        needed = lambda width, height: min(width, height) / 8
+        image = decode(content, what)
+        if image.mode != "RGB" or image.width < 1 or image.height < 1:
+            raise BrokenPromise(f"an image of mode {image.mode}, {image.width}×{image.height}")
+        pixels = np.asarray(decode_pixels(content, what))
+        if pixels.shape != (image.height, image.width, 3) or pixels.dtype != np.uint8:
+            raise BrokenPromise(f"{pixels.shape} {pixels.dtype} from one decoder, {image.size} from the other")
+        decode_pixels(content, what, needed)
+
+    return Target([{"a.img": one} for one in raw], make, read)
+
+
+def _chunks(rng: Random, raw: bytes) -> bytes:
+    """A PNG with chunks changed, doubled, moved or left out; lengths and checksums are right."""
+    chunks, at = [], 8
+    while at + 8 <= len(raw):
+        (length,) = struct.unpack(">I", raw[at : at + 4])
+        chunks.append((raw[at + 4 : at + 8], raw[at + 8 : at + 8 + length]))
+        at += 12 + length
+    for _ in range(rng.choice((1, 1, 2))):
+        place, way = rng.randrange(len(chunks)), rng.randrange(6)
+        name, content = chunks[place]
+        if way < 2:
+            chunks[place] = (name, mutate_bytes(rng, content) if content else b"x")
+        elif way == 2 and name == b"IHDR":  # a size that nobody has
+            sides = [rng.choice((0, 1, 40, 60_000, 2**31 - 1)), rng.choice((1, 2, 24, 3_000, 2**31 - 1))]
+            chunks[place] = (name, struct.pack(">II", *sides) + content[8:])
+        elif way == 3:
+            chunks.insert(rng.randint(0, len(chunks)), chunks[place])
+        elif way == 4 and len(chunks) > 1:
+            chunks.pop(place)
+        else:  # little that unpacks to much
+            text = zlib.compress(b"a" * rng.choice((10, 2_000_000, 90_000_000)), 9)
+            chunks.insert(1, (rng.choice((b"zTXt", b"iCCP")), b"a\0\0" + text))
+    body = [
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    ]
+    return raw[:8] + b"".join(body)
+
+
+def _segments(rng: Random, raw: bytes) -> bytes:
+    """A JPEG with a segment changed, doubled or left out; lengths are right."""
+    segments, at = [], 2
+    while raw[at : at + 1] == b"\xff" and raw[at + 1] not in (0xD9, 0xDA):
+        (length,) = struct.unpack(">H", raw[at + 2 : at + 4])
+        segments.append((raw[at : at + 2], raw[at + 4 : at + 2 + length]))
+        at += 2 + length
+    place, way = rng.randrange(len(segments)), rng.randrange(4)
+    name, content = segments[place]
+    if way < 2:
+        segments[place] = (name, (mutate_bytes(rng, content) if content else b"x")[:65533])
+    elif way == 2:
+        segments.insert(rng.randint(0, len(segments)), segments[place])
+    else:
+        segments.pop(place)
+    return raw[:2] + b"".join(n + struct.pack(">H", len(c) + 2) + c for n, c in segments) + raw[at:]
