@@ -99,6 +99,11 @@ def test_a_setup_says_what_it_is_and_what_differs_from_the_paper(tmp_path: Path)
     assert weight.startswith("λ is 10 ") and views.startswith("Students see 25 views")
     assert size == "Models that teach see images of 16 × 16 pixels, students of 8 × 8."
     assert augmentation == "Models that teach have an augmentation of their own."
+    fewer = set_up(find_scale("digits"), tmp_path, settings=["data.train_size=50", "data.image_size=12"])
+    assert fewer.title == "50 handwritten digits of 12 × 12 pixels"
+    cifar = replace(fewer, scale=find_scale("cifar"))
+    assert cifar.title == "50 images of CIFAR-10" and find_scale("cifar").title == "CIFAR-10"
+    assert find_scale("cifar-cpu").title == "10,000 images of CIFAR-10, small models"
     settings = ["weight=1", "data.views=null", "teachers.image_size=8"]
     assert set_up(find_scale("digits"), tmp_path, settings=settings).particulars() == [augmentation]
     for name in ("0", "1"):

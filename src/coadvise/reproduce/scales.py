@@ -27,6 +27,8 @@ class Scale:
     """One size at which every experiment can be run.
 
     Attributes:
+        words: what the scale is made on; `{images}` and `{size}` stand for the numbers.
+        images, size: its training images, where they are not all of the data's, and the side of an image in pixels.
         recipe: built-in recipe whose data, optimiser and schedule the students take.
         source: of the images; None must be given with `--data`.
         models: what takes the place of a model of the paper: the keys of `recipe.schema.Student`. A model that is not
@@ -39,9 +41,11 @@ class Scale:
     """
 
     name: str
-    title: str
+    words: str
     recipe: str
     source: str | None
+    size: int
+    images: int | None = None
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     full: Mapping[str, Any] = field(default_factory=dict)
     teachers: Mapping[str, Any] = field(default_factory=dict)
@@ -49,6 +53,17 @@ class Scale:
     weight: float = 1.0
     views: int | None = None
     check_size: int = 1000
+
+    @property
+    def title(self) -> str:
+        """What the scale is made on, in its own sizes."""
+        return self.title_with(self.images, self.size)
+
+    def title_with(self, images: int | None, size: int) -> str:
+        """What experiments at this scale are made on, where settings change the number or the size of the images."""
+        count = "" if images is None else f"{images:,}"
+        few = f"{count} images of " if count and "{images}" not in self.words else ""
+        return few + self.words.format(images=count, size=size)
 
     def model(self, name: str) -> dict[str, Any]:
         """Keys of `recipe.schema.Student` for a model of the paper."""
@@ -114,9 +129,11 @@ SCALES: dict[str, Scale] = {
     for scale in (
         Scale(
             name="digits",
-            title="200 handwritten digits of 8 × 8 pixels",
+            words="{images} handwritten digits of {size} × {size} pixels",
             recipe="digits",
             source="digits",
+            size=8,
+            images=200,
             models=_students(2, 48, 3) | _resnets(8) | _rednets(16, stem="small") | _regnets(1),
             teachers={"epochs": 150, "lr": 2.0e-3, "image_size": 16, "augment": _DIGITS_TEACHERS},
             weight=10.0,
@@ -124,9 +141,11 @@ SCALES: dict[str, Scale] = {
         ),
         Scale(
             name="cifar-cpu",
-            title="10,000 images of CIFAR-10, small models",
+            words="{images} images of CIFAR-10, small models",
             recipe="cifar10-cpu",
             source="torchvision:CIFAR10",
+            size=32,
+            images=10_000,
             models=_students(8, 96, 6) | _resnets(16) | _rednets(32) | _regnets(2),
             teachers={"epochs": 20, "lr": 2.0e-3},
             settings={"schedule": {"epochs": 25, "warmup_epochs": 3}, "run": {"eval_every": 25}},
@@ -134,9 +153,10 @@ SCALES: dict[str, Scale] = {
         ),
         Scale(
             name="cifar",
-            title="CIFAR-10",
+            words="CIFAR-10",
             recipe="cifar10",
             source="torchvision:CIFAR10",
+            size=32,
             models=_patches(4),
             full={"small_stem": True},
             teachers={"epochs": 60, "lr": 5.0e-4},
@@ -145,9 +165,10 @@ SCALES: dict[str, Scale] = {
         ),
         Scale(
             name="tiny",
-            title="100 classes of Tiny ImageNet at 64 × 64 pixels",
+            words="100 classes of Tiny ImageNet at {size} × {size} pixels",
             recipe="tiny",
             source=None,
+            size=64,
             models=_patches(8),
             full={"small_stem": True},
             teachers={"epochs": 60, "lr": 1.0e-3},
@@ -155,9 +176,10 @@ SCALES: dict[str, Scale] = {
         ),
         Scale(
             name="imagenet",
-            title="ImageNet at 224 × 224 pixels, the paper's settings",
+            words="ImageNet at {size} × {size} pixels, the paper's settings",
             recipe="transformer-ti",
             source=None,
+            size=224,
             check_size=50_000,
         ),
     )

@@ -53,7 +53,8 @@ class ExperimentSetup:
     def title(self) -> str:
         """What the experiments are made on; images that were given are called by the last part of their name."""
         if self.source is None:
-            return self.scale.title
+            chosen, size = self.content["data"].get("train_size"), self.content["data"]["image_size"]
+            return self.scale.title_with(None if chosen is None else self.train_images, int(size))
         name = Path(self.source).resolve().name if Path(self.source).exists() else self.source.rpartition("/")[2]
         return f"{name}, {len(self.classes)} classes, with the settings for {self.scale.title}"
 
