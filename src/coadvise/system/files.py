@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -95,6 +96,16 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
         elif line.strip():
             bad += 1
     return objects, bad
+
+
+def text_of(content: bytes) -> str:
+    """Text of a file that a person made: UTF-8, with a byte-order mark or without, or UTF-16 with one.
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+    """
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if marked else "utf-8-sig")
 
 
 def cache_folder() -> Path:

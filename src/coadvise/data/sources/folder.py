@@ -1,45 +1,57 @@
-"""Image folders."""
+"""Image folders: root/<class>/…/image.jpg."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError
-from .splits import TRAIN_NAMES, VALIDATION_NAMES, pick_split
-
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga"}
-)
+from .layout import folder_splits, same_inside, split_root
+from .listing import folders_in, images_in, is_image, walk
+from .splits import pick_split
 
 
 class Folder:
-    """root/<class>/…/image.jpg. Classes and files are in the order of their names, as in torchvision."""
+    """root/<class>/…/image.jpg. Classes and files are in the order of their names, as in torchvision.
+
+    Attributes:
+        empty: class folders without an image, which are no classes here, and what they hold instead.
+        notes: what was left out, and why.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        classes = _folders(root)
-        if not classes:
-            raise DataError(f"{root} has no class folders; put each class's images into a folder of its own")
+        names = folders_in(root)
+        if not names:
+            raise DataError(
+                f"{root} has no class folders; put each class's images into a folder of its own (images without "
+                "labels are of no use here: give the training folder alone, and a tenth of it is held out)"
+            )
+        left_out: Counter[str] = Counter()
         files: list[bytes] = []
-        counts: list[int] = []
-        for name in classes:
-            found = _images(root / name)
+        counts: dict[str, int] = {}
+        self.empty: dict[str, str] = {}
+        for name in names:
+            found, other = _images(root / name)
+            left_out += other
             if not found:
-                raise DataError(
-                    f"the class folder {root / name} holds no images ({', '.join(sorted(EXTENSIONS))}); "
-                    "add some, or remove the folder"
-                )
+                self.empty[name] = in_words(other)
+                continue
             files += [os.fsencode(os.path.relpath(path, root)) for path in found]
-            counts.append(len(found))
-        self.class_names = tuple(classes)
+            counts[name] = len(found)
+        if not counts:
+            first, instead = next(iter(self.empty.items()))
+            raise DataError(no_images(root / first, instead))
+        self.class_names = tuple(counts)
         # One array instead of a million strings: forked workers then share its memory.
         self.files = np.array(files)
-        self.labels: NDArray[np.int64] = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
+        self.labels: NDArray[np.int64] = np.repeat(np.arange(len(counts), dtype=np.int64), list(counts.values()))
+        self.notes = tuple(_notes(root, names, left_out))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,49 +67,59 @@ class Folder:
         return str(self.root / os.fsdecode(self.files[index]))
 
 
-def folder_splits(root: Path) -> tuple[str, ...]:
-    """Split folders of `root`, or () where its folders are classes.
-
-    A folder named like a split (train, val, test, …) is one if it holds folders;
-    a class may be called `train`.
-    """
-    folders = _folders(root)
-    names = [name for name in folders if name.lower() in TRAIN_NAMES + VALIDATION_NAMES]
-    if not any(_folders(root / name) for name in names):
-        if folders and len(names) == len(folders):
-            raise DataError(
-                f"{root} has {' and '.join(names)}, but no class folders in there; "
-                "put each class's images into a folder of its own"
-            )
-        return ()
-    return tuple(folders)
-
-
 def open_folder(root: Path, split: str | None) -> Folder:
     """A folder of class folders, or one split of a folder of split folders."""
     splits = folder_splits(root)
-    return Folder(root / pick_split(split, splits, str(root)) if splits or split is not None else root)
+    if not splits and split is None:
+        return Folder(root)
+    return Folder(split_root(root, pick_split(split, splits, str(root))))
 
 
-def _folders(root: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and _visible(entry.name))
-    except OSError as error:
-        raise DataError(f"{root} cannot be listed: {error.strerror or error}") from error
+def _images(folder: Path) -> tuple[list[str], Counter[str]]:
+    """Paths of the images below a class folder, sorted, and the number of other files of each kind."""
+    found: list[str] = []
+    other: Counter[str] = Counter()
+    for entry in walk(folder):
+        # A link that leads nowhere stays: reading it says so, where leaving it out would lose it.
+        if not entry.is_file() and os.path.exists(entry.path):
+            other["pipes or devices"] += 1
+        elif is_image(entry.name):
+            found.append(entry.path)
+        else:
+            other[os.path.splitext(entry.name)[1].lower() or "without an extension"] += 1
+    return sorted(found), other
 
 
-def _images(folder: Path) -> list[str]:
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if _visible(name)]
-        found += [
-            os.path.join(place, name)
-            for name in files
-            if _visible(name) and os.path.splitext(name)[1].lower() in EXTENSIONS
-        ]
-    return sorted(found)
+def no_images(folder: Path, instead: str) -> str:
+    """What is wrong with a class folder that holds something else, or nothing."""
+    but = f", but {instead}" if instead else ""
+    return (
+        f"the class folder {folder} holds no images (such as .jpg, .png or .webp){but}; add some, or remove the folder"
+    )
 
 
-def _visible(name: str) -> bool:
-    """Whether a name is data: hidden files and those of macOS (.DS_Store, __MACOSX) are not."""
-    return not name.startswith((".", "__MACOSX"))
+def in_words(other: Counter[str]) -> str:
+    """`12 files of other kinds (10 .heic, 2 without an extension)`; nothing where there are none."""
+    if not other:
+        return ""
+    ordered = sorted(other.items(), key=lambda item: (-item[1], item[0]))
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in ordered[:4])
+    return f"{other.total():,} files of other kinds ({kinds}{', …' if len(other) > 4 else ''})"
+
+
+def _notes(root: Path, classes: list[str], left_out: Counter[str]) -> Iterator[str]:
+    if left_out:
+        yield (
+            f"{in_words(left_out)} in the class folders of {root} are not read: a file counts as an image by its "
+            "extension (.jpg, .png, .webp, .tif, …); convert or rename them"
+        )
+    loose = sum(1 for _ in images_in(root))
+    if loose:
+        yield f"{loose:,} images of {root} lie in none of its class folders and are not read"
+    inside = same_inside(root, classes)
+    if inside:
+        yield (
+            f"the {len(classes)} folders of {root} are taken as classes, and each has the folders "
+            f"{', '.join(inside[:5])}{', …' if len(inside) > 5 else ''}: if those are the classes, name one of the "
+            "folders as data.source and another as data.val_source"
+        )

@@ -12,76 +12,41 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from ...errors import DataError, did_you_mean
 from ...recipe.schema import Data
-from .base import ImageSource
-from .digits import Digits
-from .folder import folder_splits, open_folder
-from .named import load_hf, open_hf, open_torchvision, torchvision_splits
-from .parquet import Parquet
-from .splits import TRAIN_NAMES, VALIDATION_NAMES, choose_split, find_split, pick_split, shards
+from ...system.files import text_of
+from .base import ImageSource, Noted
+from .folder import Folder, no_images
+from .kinds import Found, find_kind
+from .splits import TRAIN_NAMES, VALIDATION_NAMES, choose_split, find_split
 from .subsets import Subset, balanced_subset, hold_out
-from .webdataset import Tars
+from .summary import few, summary
 
 
-class _Kind(NamedTuple):
-    """How one kind of source lists its splits and opens one; `rest` is the string without its prefix."""
-
-    splits: Callable[[str], tuple[str, ...]]
-    open: Callable[[str, str | None], ImageSource]
-
-
-def _open_digits(rest: str, split: str | None) -> ImageSource:
-    if rest:
-        raise DataError(f"the source digits takes no further name, but has '{rest}'")
-    return Digits(split)
-
-
-def _sharded(ending: str, what: str, build: Callable[[Sequence[Path]], ImageSource]) -> _Kind:
-    def splits(rest: str) -> tuple[str, ...]:
-        """Splits by file name; a single name that is none of the usual ones is no split."""
-        names = tuple(shards(rest, ending, what))
-        return names if len(names) > 1 or names[0] in TRAIN_NAMES + VALIDATION_NAMES else ()
-
-    def open_split(rest: str, split: str | None) -> ImageSource:
-        groups = shards(rest, ending, what)
-        return build(groups[pick_split(split, groups, rest)])
-
-    return _Kind(splits, open_split)
-
-
-_KINDS = {
-    "digits": _Kind(lambda rest: Digits.splits, _open_digits),
-    "folder": _Kind(lambda rest: folder_splits(_folder(rest)), lambda r, split: open_folder(_folder(r), split)),
-    "parquet": _sharded(".parquet", "Parquet files", Parquet),
-    "wds": _sharded(".tar", "tars", Tars),
-    "hf": _Kind(lambda rest: tuple(load_hf(rest)), open_hf),
-    "torchvision": _Kind(torchvision_splits, open_torchvision),
-}
-
-
-def open_source(source: str, split: str | None = None) -> ImageSource:
+def open_source(source: str, split: str | None = None, say: Callable[[str], None] | None = None) -> ImageSource:
     """Open one split of a source.
 
     Args:
         source: see the table above.
         split: name of the split, which a source with several needs; `val` also finds `validation`.
+        say: is given lines for people: what the source is, how many images and classes it has, what was left out.
 
     Raises:
         DataError: the source or the split is not there, has no images, or a label is out of range.
     """
-    kind, rest = _kind(source)
-    opened = _KINDS[kind].open(rest, split)
-    _check(opened, source if split is None else f"{source} ({split})")
+    found = _find(source)
+    opened = _open(found, source, split)
+    if say is not None:
+        say(summary("data", opened, f"from {_place(opened, source, split)}"))
+        for note in (*found.notes, *_notes_of(opened)):
+            say(f"note: {note}")
     return opened
 
 
@@ -91,31 +56,35 @@ def source_splits(source: str) -> tuple[str, ...]:
     Raises:
         DataError: the source is not there.
     """
-    kind, rest = _kind(source)
-    return _KINDS[kind].splits(rest)
+    found = _find(source)
+    return found.kind.splits(found.rest)
 
 
-def open_sources(data: Data) -> tuple[ImageSource, ImageSource]:
+def open_sources(data: Data, say: Callable[[str], None] | None = None) -> tuple[ImageSource, ImageSource]:
     """The training and validation sources of a recipe, with the same classes in the same order.
 
     Where no validation split is found, `val_fraction` of each class is held out of the training split.
     `train_size` and `val_size` choose the same images for every seed.
 
+    Args:
+        say: is given lines for people: which splits these are, how many images and classes they have, and what
+            was left out.
+
     Raises:
         DataError: either is missing or empty, a label is out of range, or their classes differ.
     """
-    train_split, val_split = _splits(data)
-    train = open_source(data.source, train_split)
-    if data.val_source is not None or val_split is not None:
-        where = data.val_source or data.source
-        validation = _same_classes(train, open_source(where, val_split), where)
+    found = _find(data.source)
+    chosen = _choose(data, found)
+    train = _open(found, data.source, chosen.train)
+    _require_classes(train, found, _place(train, data.source, chosen.train))
+    notes = [*found.notes, *_notes_of(train), *chosen.notes]
+    places = [f"from {_place(train, data.source, chosen.train)}"]
+    if chosen.validation is not None:
+        validation = _open(chosen.validation, chosen.source, chosen.val_split)
+        places.append(f"from {_place(validation, chosen.source, chosen.val_split)}")
+        notes += [note for note in (*chosen.validation.notes, *_notes_of(validation)) if note not in notes]
+        validation = _same_classes(train, validation, chosen.source)
     else:
-        unused = [name for name in source_splits(data.source) if name != train_split]
-        if unused and data.train_split is not None:
-            raise DataError(
-                f"{data.source} has other splits ({', '.join(unused)}), none of them known as one for validation; "
-                "name it with data.val_split"
-            )
         kept, held = hold_out(train.labels, data.val_fraction)
         if not len(held):
             raise DataError(
@@ -123,19 +92,67 @@ def open_sources(data: Data) -> tuple[ImageSource, ImageSource]:
                 "is empty; give data.val_source"
             )
         train, validation = Subset(train, kept), Subset(train, held)
+        places.append(f"held out of the training images (data.val_fraction={data.val_fraction:g})")
     if data.classes is not None:
         names = _class_list(Path(data.classes), train.class_names)
         train, validation = only_classes(train, names), only_classes(validation, names)
-    return (
-        _resize(train, data.train_size, "data.train_size"),
-        _resize(validation, data.val_size, "data.val_size"),
-    )
+    train = _resize(train, data.train_size, "data.train_size")
+    validation = _resize(validation, data.val_size, "data.val_size")
+    if say is not None:
+        for word, source, place in zip(("training", "validation"), (train, validation), places, strict=True):
+            say(summary(word, source, place))
+        for note in (*notes, *_without_images(train, validation)):
+            say(f"note: {note}")
+    return train, validation
+
+
+def _find(source: str) -> Found:
+    """The kind of a source.
+
+    Raises:
+        DataError: see `find_kind`; or a path that no file of a run could hold.
+    """
+    try:
+        source.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"the data source {_escaped(source)} is not UTF-8; rename the folder or link to it") from error
+    return find_kind(source)
+
+
+def _open(found: Found, source: str, split: str | None) -> ImageSource:
+    opened = found.kind.open(found.rest, split)
+    _check(opened, source if split is None else f"{source} ({split})")
+    return opened
+
+
+def _place(opened: ImageSource, source: str, split: str | None) -> str:
+    """Where images come from, in words."""
+    if isinstance(opened, Folder):
+        return str(opened.root)
+    return source if split is None else f"{source}, split {split}"
+
+
+def _notes_of(source: ImageSource) -> tuple[str, ...]:
+    return source.notes if isinstance(source, Noted) else ()
+
+
+def _require_classes(train: ImageSource, found: Found, where: str) -> None:
+    """Refuse training data that can teach nothing: a class without images, or a single class that nobody asked for."""
+    if isinstance(train, Folder) and train.empty:
+        name, instead = next(iter(train.empty.items()))
+        raise DataError(no_images(train.root / name, instead))
+    if len(train.class_names) == 1 and not found.asked:
+        own = "a folder" if isinstance(train, Folder) else "a label"
+        raise DataError(
+            f"{where} has a single class, '{train.class_names[0]}', so there is nothing to tell apart; each class "
+            f"needs {own} of its own, or say that one class is meant: data.source={found.name}:{found.rest}"
+        )
 
 
 def _class_list(path: Path, known: Sequence[str]) -> tuple[str, ...]:
     """Class names of a file, in the data's order; what follows a name on its line is a comment."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text_of(path.read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.classes: {path} cannot be read ({error}); give a text file, one class a line") from error
     names = {line.strip() if line.strip() in known else line.split()[0] for line in lines if line.strip()}
@@ -152,73 +169,69 @@ def only_classes(source: ImageSource, names: Sequence[str]) -> ImageSource:
     return Subset(source, np.flatnonzero(wanted[source.labels]), names)
 
 
-def _splits(data: Data) -> tuple[str | None, str | None]:
-    """Names of the training and validation split: None stands for the whole source, or for held-out images."""
-    known = source_splits(data.source)
-    train = data.train_split
-    if train is not None:
-        train = find_split(train, known, data.source)
-    elif known:
-        train = choose_split(known, TRAIN_NAMES) or (known[0] if len(known) == 1 else None)
-        if train is None:
-            raise DataError(
-                f"{data.source} has the splits {', '.join(known)}, none of them for training; set data.train_split"
-            )
+@dataclass(frozen=True)
+class _Chosen:
+    """Splits of a recipe's data.
+
+    Attributes:
+        train, val_split: None stands for the whole source.
+        validation: kind of the source for validation; None where images are held out.
+        source: the string of that source.
+    """
+
+    train: str | None
+    validation: Found | None = None
+    source: str = ""
+    val_split: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _choose(data: Data, found: Found) -> _Chosen:
+    """The splits for training and validation: those that the recipe names, else those with the usual names."""
+    known = found.kind.splits(found.rest)
+    train = _training_split(data, known)
     if data.val_source is not None:
-        others = source_splits(data.val_source)
-        if data.val_split is not None or not others:
-            return train, data.val_split
-        return train, choose_split(others, VALIDATION_NAMES) or (others[0] if len(others) == 1 else None)
-    if data.val_split is None:
-        return train, choose_split([name for name in known if name != train], VALIDATION_NAMES)
-    validation = find_split(data.val_split, known, data.source)
-    if validation == train:
+        other = _find(data.val_source)
+        splits = other.kind.splits(other.rest)
+        split = data.val_split
+        if split is None and splits:
+            split = choose_split(splits, VALIDATION_NAMES, splits) or (splits[0] if len(splits) == 1 else None)
+        return _Chosen(train, other, data.val_source, split)
+    if data.val_split is not None:
+        split = find_split(data.val_split, known, data.source)
+        if split == train:
+            raise DataError(
+                f"data.train_split and data.val_split are both '{train}'; leave val_split out to hold out "
+                "data.val_fraction of it"
+            )
+        return _Chosen(train, found, data.source, split)
+    others = [name for name in known if name != train]
+    unlabelled = found.kind.unlabelled(found.rest, known)
+    split = choose_split([name for name in others if name not in unlabelled], VALIDATION_NAMES, [train or ""])
+    unused = [name for name in others if name not in (*unlabelled, split)]
+    notes = [f"{name} has images in no class folders, so it is no use for validation" for name in unlabelled]
+    notes += [f"the splits {', '.join(unused)} are not used"] if unused else []
+    if split is not None:
+        return _Chosen(train, found, data.source, split, tuple(notes))
+    if unused and data.train_split is not None:
         raise DataError(
-            f"data.train_split and data.val_split are both '{train}'; leave val_split out to hold out "
-            "data.val_fraction of it"
+            f"{data.source} has other splits ({', '.join(unused)}), none of them known as one for validation; "
+            "name it with data.val_split"
         )
-    return train, validation
+    return _Chosen(train, notes=tuple(notes))
 
 
-def _kind(source: str) -> tuple[str, str]:
-    """Kind of a source and the string without its prefix."""
-    prefix, colon, rest = source.partition(":")
-    if colon and prefix in _KINDS:
-        return prefix, os.path.expanduser(rest)
-    source = os.path.expanduser(source)
-    if source == "digits":
-        return "digits", ""
-    path = Path(source)
-    if path.is_dir():
-        for kind, pattern in (("parquet", "*.parquet"), ("wds", "*.tar")):
-            if any(path.glob(pattern)) or any(path.glob("*/" + pattern)):
-                return kind, source
-        return "folder", source
-    if source.endswith(".parquet"):
-        return "parquet", source
-    if re.search(r"\.tar(\.\w+)?$", source):
-        return "wds", source
-    if path.exists():
-        raise DataError(f"the source {source} is a file of an unknown kind; expected a folder, .parquet or .tar")
-    # A prefix of a single letter is a drive on Windows.
-    if colon and len(prefix) > 1 and "/" not in prefix:
-        raise DataError(f"the source '{source}' is of an unknown kind '{prefix}'{did_you_mean(prefix, _KINDS)}")
-    raise _no_folder(source)
-
-
-def _folder(path: str) -> Path:
-    if not Path(path).is_dir():
-        raise _no_folder(path)
-    return Path(path)
-
-
-def _no_folder(path: str) -> DataError:
-    near = did_you_mean(path, _KINDS) if "/" not in path else ""
-    hint = near if near.startswith(" (did") else ""
-    what = "is no folder" if Path(path).exists() else "does not exist"
-    return DataError(
-        f"the data source {path} {what}{hint}; give digits, a folder, a Parquet file, tars, hf:NAME or torchvision:NAME"
-    )
+def _training_split(data: Data, known: Sequence[str]) -> str | None:
+    if data.train_split is not None:
+        return find_split(data.train_split, known, data.source)
+    if not known:
+        return None
+    train = choose_split(known, TRAIN_NAMES, known) or (known[0] if len(known) == 1 else None)
+    if train is None:
+        raise DataError(
+            f"{data.source} has the splits {', '.join(known)}, none of them for training; set data.train_split"
+        )
+    return train
 
 
 def _check(source: ImageSource, where: str) -> None:
@@ -233,6 +246,12 @@ def _check(source: ImageSource, where: str) -> None:
             f"{source.describe(first)} has label {source.labels[first]}{hint}, but there are {classes} "
             f"classes, 0 to {classes - 1}; {len(bad)} labels of {where} are out of range"
         )
+    for name in source.class_names:
+        if _escaped(name) != name:
+            raise DataError(
+                f"{where}: the class name {_escaped(name)} is not UTF-8, so no file of a run can hold it; rename it "
+                "(all of them from Latin-1: convmv -r -f latin1 -t utf8 --notest FOLDER)"
+            )
     doubled = sorted(name for name, count in Counter(source.class_names).items() if count > 1)
     if doubled:
         raise DataError(f"{where} names the class '{doubled[0]}' twice; class names must differ")
@@ -243,20 +262,29 @@ def _same_classes(train: ImageSource, validation: ImageSource, where: str) -> Im
     if train.class_names == validation.class_names:
         return validation
     extra = [name for name in validation.class_names if name not in set(train.class_names)]
-    missing = [name for name in train.class_names if name not in set(validation.class_names)]
-    if extra or missing:
-        problems = [f"{_few(missing)} missing from validation"] if missing else []
-        problems += [f"{_few(extra)} not in training"] if extra else []
+    if extra:
+        missing = [name for name in train.class_names if name not in set(validation.class_names)]
+        other = f", which has images of {few(missing)} instead" if missing else ""
         raise DataError(
-            f"the classes of training and validation ({where}) differ: {'; '.join(problems)}; "
-            "both need the same class names"
+            f"the classes of training and validation ({where}) differ: {few(extra)} in validation, not in training"
+            f"{other}; add images of it to training, remove it from validation, or give both the same names"
         )
     return Subset(validation, np.arange(len(validation)), train.class_names)
 
 
-def _few(names: list[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+def _without_images(train: ImageSource, validation: ImageSource) -> list[str]:
+    """A note on classes that are never seen in training or never asked for in validation."""
+    notes = []
+    for word, source in (("training", train), ("validation", validation)):
+        counts = np.bincount(source.labels, minlength=len(source.class_names))
+        absent = [name for name, count in zip(source.class_names, counts, strict=True) if not count]
+        notes += [f"there are no {word} images of {few(absent)}"] if absent else []
+    return notes
+
+
+def _escaped(text: str) -> str:
+    """Text whose undecodable bytes are written out, as in `caf\\xe9`."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _resize(source: ImageSource, size: int | None, setting: str) -> ImageSource:

@@ -1,16 +1,80 @@
-"""Names of splits, and which shard belongs to which."""
+"""Names of splits: what a name stands for, and which splits of a source are for training and for validation."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from ...errors import DataError, did_you_mean
 
 TRAIN_NAMES = ("train", "training", "trainval")
-VALIDATION_NAMES = ("validation", "val", "valid", "dev", "test", "testing")
-_SAME = (("train", "training"), ("validation", "val", "valid", "dev"), ("test", "testing"))
+VALIDATION_NAMES = ("validation", "val", "valid", "dev", "eval", "evaluation", "test", "testing")
+TEST_NAMES = ("test", "testing")
+_SAME = (("train", "training"), ("validation", "val", "valid", "dev", "eval", "evaluation"), TEST_NAMES)
+
+# Words that add nothing: `train_set`, `split=train`, `Test Images`, `partial-train`.
+_FILLERS = frozenset(
+    {"set", "sets", "split", "subset", "partition", "partial", "data", "dataset", "folder", "files"}
+    | {"image", "images", "img", "imgs", "photo", "photos", "pictures"}
+)
+_GLUED = re.compile(rf"^({'|'.join((*TRAIN_NAMES, *VALIDATION_NAMES))})(set|data|images|imgs)$")
+
+
+def _words(name: str) -> list[str]:
+    """Words of a name, without numbers: `ILSVRC2012_img_train`, `trainSet` and `val2017` have two, two and one."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    words = (word.rstrip("0123456789") for word in re.split(r"[\W_]+", spaced.lower()))
+    return [part for word in words if word for part in _unglued(word)]
+
+
+def _unglued(word: str) -> tuple[str, ...]:
+    glued = _GLUED.match(word)
+    return glued.groups() if glued else (word,)
+
+
+def meaning(name: str) -> str | None:
+    """The split that a name stands for: `train` for `Train`, `train_set`, `split=train` or `train2017`; else None."""
+    words = [word for word in _words(name) if word not in _FILLERS]
+    if words == ["train", "val"]:
+        return "trainval"
+    return words[0] if len(words) == 1 and words[0] in TRAIN_NAMES + VALIDATION_NAMES else None
+
+
+class Marked(NamedTuple):
+    """A name such as `cifar_train`: the split that it names first or last, and the rest of its words."""
+
+    word: str
+    rest: tuple[str, ...]
+
+
+def marked(name: str) -> Marked | None:
+    """The mark of a split at the end or the beginning of a name that has other words, too; else None."""
+    words = _words(name)
+    for place in (-1, 0):
+        if len(words) > 1 and words[place] in TRAIN_NAMES + VALIDATION_NAMES:
+            word = words.pop(place)
+            return Marked(word, tuple(words))
+    return None
+
+
+def for_training(name: str) -> bool | None:
+    """Whether a name is that of a split for training, or one for validation; None where it says nothing."""
+    mark = marked(name)
+    word = meaning(name) or (mark.word if mark else None)
+    return None if word is None else word in TRAIN_NAMES
+
+
+def paired(name: str, beside: Iterable[str]) -> bool:
+    """Whether another name differs in nothing but the split: `cifar_test` beside `cifar_train`.
+
+    A mark alone says little: `bullet_train` may be a class.
+    """
+    mark = marked(name)
+    others = [marked(other) for other in beside] if mark else []
+    return any(
+        o and mark and o.rest == mark.rest and (o.word in TRAIN_NAMES) != (mark.word in TRAIN_NAMES) for o in others
+    )
 
 
 def find_split(split: str, known: Iterable[str], where: str) -> str:
@@ -25,40 +89,35 @@ def find_split(split: str, known: Iterable[str], where: str) -> str:
     lower = {name.lower(): name for name in known}
     if split.lower() in lower:
         return lower[split.lower()]
-    for group in _SAME:
-        if split.lower() in group:
-            for name in group:
-                if name in lower:
-                    return lower[name]
+    group = next((group for group in _SAME if split.lower() in group), (split.lower(),))
+    for name in group:
+        if name in lower:
+            return lower[name]
+    meant = [name for name in known if meaning(name) in group]
+    if len(meant) == 1:
+        return meant[0]
     if not known:
         raise DataError(f"{where} has no splits; leave the split '{split}' out")
     raise DataError(f"{where} has no split '{split}'{did_you_mean(split, known)}")
 
 
-def choose_split(known: Sequence[str], wanted: Iterable[str]) -> str | None:
-    """The first of the wanted names that is there, in small or capital letters."""
-    lower = {name.lower(): name for name in known}
-    return next((lower[name] for name in wanted if name in lower), None)
+def choose_split(known: Sequence[str], wanted: Iterable[str], beside: Collection[str]) -> str | None:
+    """The first of the wanted names that is there.
 
-
-# -00000-of-00002, _03, -00000-of-00001-0123456789abcdef, or the part of a pattern that stands for it.
-_SHARD = re.compile(r"((^|[-_.])\d+([-_]of[-_]\d+(-[0-9a-f]{8,})?)?|[-_.]?\{[^}]*\}|[-_.]?[*?]+)$")
-
-
-def split_of(file: Path, root: Path) -> str:
-    """Split of a shard: that of `train-00000-of-00002`, `train_03`, `train/0000` and `train` is `train`."""
-    name = _SHARD.sub("", file.stem)
-    if name and name != "part":
-        return name
-    return file.parent.name if file.parent != root else "all"
-
-
-def group_by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
-    """Shards by split, in order of their names."""
-    groups: dict[str, list[Path]] = {}
-    for file in sorted(files):
-        groups.setdefault(split_of(file, root), []).append(file)
-    return groups
+    A name in other words (`train_set`) counts where none is there as it is, and `NAME_train` where `NAME_test`
+    is `beside` it. None where there is no such split, or several that are as good.
+    """
+    lower, wanted = {name.lower(): name for name in known}, list(wanted)
+    exact = next((lower[name] for name in wanted if name in lower), None)
+    if exact is not None:
+        return exact
+    pairs = [name for name in known if paired(name, beside)]
+    for names, word_of in ((known, meaning), (pairs, lambda name: marked(name).word)):  # type: ignore[union-attr]
+        for word in wanted:
+            found = [name for name in names if word_of(name) == word]
+            if found:
+                return found[0] if len(found) == 1 else None
+    return None
 
 
 def pick_split(split: str | None, known: Iterable[str], where: str) -> str:
@@ -76,44 +135,3 @@ def pick_split(split: str | None, known: Iterable[str], where: str) -> str:
             "say which one to use (--split, or data.train_split and data.val_split)"
         )
     return known[0]
-
-
-def shards(source: str, ending: str, what: str) -> dict[str, list[Path]]:
-    """Files of a folder (at any depth), or of a file, glob or brace pattern, by split.
-
-    Args:
-        ending: such as `.tar`.
-        what: such as `tars`, for messages.
-
-    Raises:
-        DataError: there are none, or one that is named does not exist.
-    """
-    root = Path(source)
-    if root.is_dir():
-        files = [file for file in root.rglob(f"*{ending}") if not file.name.startswith(".")]
-    else:
-        files, root = expand(source), root.parent
-    missing = [file for file in files if not file.is_file()]
-    reason = f": {missing[0]} does not exist" if missing else ""
-    if len(missing) == len(files):
-        raise DataError(f"there are no {what} at {source}{reason}; check the path")
-    if missing:
-        raise DataError(f"some {what} are missing at {source}{reason}; check the pattern")
-    return group_by_split(files, root)
-
-
-def expand(pattern: str) -> list[Path]:
-    """Files of a glob and brace pattern such as `train-{000..012}.tar` or `{a,b}/*.parquet`, sorted."""
-    brace = re.search(r"\{([^{}]*)\}", pattern)
-    if brace is None:
-        if not re.search(r"[*?\[]", pattern):
-            return [Path(pattern)]
-        path = Path(pattern)
-        anchor = Path(path.anchor) if path.is_absolute() else Path()
-        return sorted(anchor.glob(str(path.relative_to(anchor))))
-    first, dots, last = brace[1].partition("..")
-    if dots and first.isdigit() and last.isdigit():
-        options = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    else:
-        options = brace[1].split(",")
-    return [path for option in options for path in expand(pattern[: brace.start()] + option + pattern[brace.end() :])]

@@ -1,0 +1,214 @@
+"""Kinds of sources: which kind a `source` string names, what splits it has, and how one is opened."""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...errors import DataError, did_you_mean
+from .base import ImageSource
+from .digits import Digits
+from .folder import open_folder
+from .layout import folder_splits, holds_classes, look_deeper, require_splits_outside, unlabelled_splits
+from .listing import folders_in, is_image, is_litter
+from .named import load_hf, open_hf, open_torchvision, torchvision_splits
+from .parquet import Parquet
+from .shards import shards
+from .splits import meaning, pick_split
+from .webdataset import Tars
+
+
+class Kind(NamedTuple):
+    """How one kind of source lists its splits and opens one; the argument is its string without the prefix."""
+
+    splits: Callable[[str], tuple[str, ...]]
+    open: Callable[[str, str | None], ImageSource]
+    unlabelled: Callable[[str, tuple[str, ...]], tuple[str, ...]] = lambda rest, splits: ()
+    """Which of the splits have no labels, as test sets of competitions."""
+
+
+def _open_digits(rest: str, split: str | None) -> ImageSource:
+    if rest:
+        raise DataError(f"the source digits takes no further name, but has '{rest}'")
+    return Digits(split)
+
+
+def _sharded(ending: str, what: str, build: Callable[[Sequence[Path]], ImageSource]) -> Kind:
+    def splits(rest: str) -> tuple[str, ...]:
+        """Splits of shards; a single name that is none of the usual ones is no split."""
+        names = tuple(shards(rest, ending, what))
+        return names if len(names) > 1 or meaning(names[0]) else ()
+
+    def open_split(rest: str, split: str | None) -> ImageSource:
+        groups = shards(rest, ending, what)
+        return build(groups[pick_split(split, groups, rest)])
+
+    return Kind(splits, open_split)
+
+
+KINDS = {
+    "digits": Kind(lambda rest: Digits.splits, _open_digits),
+    "folder": Kind(
+        lambda rest: folder_splits(_folder(rest)),
+        lambda rest, split: open_folder(_folder(rest), split),
+        lambda rest, splits: unlabelled_splits(_folder(rest), splits),
+    ),
+    "parquet": _sharded(".parquet", "Parquet files", Parquet),
+    "wds": _sharded(".tar", "tars", Tars),
+    "hf": Kind(lambda rest: tuple(load_hf(rest)), open_hf),
+    "torchvision": Kind(torchvision_splits, open_torchvision),
+}
+
+
+class Found(NamedTuple):
+    """What a `source` string names.
+
+    Attributes:
+        name: of the kind.
+        rest: the string without its prefix.
+        asked: whether the string names its kind.
+        notes: what the choice left out.
+    """
+
+    name: str
+    rest: str
+    asked: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.name]
+
+
+def find_kind(source: str) -> Found:
+    """The kind of a source and the string without its prefix; a folder is taken for what lies in it.
+
+    Raises:
+        DataError: it does not exist, is of an unknown kind, or may be of two.
+    """
+    prefix, colon, rest = source.partition(":")
+    if colon and prefix in KINDS:
+        return Found(prefix, os.path.expanduser(rest), asked=True)
+    source = os.path.expanduser(source)
+    if source == "digits":
+        return Found("digits", "", asked=True)
+    path = Path(source)
+    if path.is_dir():
+        return _kind_of_folder(path)
+    if source.endswith(".parquet"):
+        return Found("parquet", source, asked=False)
+    if re.search(r"\.tar(\.\w+)?$", source):
+        return Found("wds", source, asked=False)
+    if path.exists():
+        raise DataError(f"the source {source} is a file of an unknown kind; expected a folder, .parquet or .tar")
+    # A prefix of a single letter is a drive on Windows.
+    if colon and len(prefix) > 1 and "/" not in prefix:
+        raise DataError(f"the source '{source}' is of an unknown kind '{prefix}'{did_you_mean(prefix, KINDS)}")
+    raise _no_folder(source)
+
+
+def _kind_of_folder(path: Path) -> Found:
+    """Class folders with images win over archives beside them, unless these are data of their own."""
+    inner = look_deeper(path)
+    archives = _archives(path, inner, {".parquet": "parquet", ".tar": "wds"})
+    ways = {kind: str(path) for kind, files in archives.items() if _USABLE[kind](files)}
+    if not archives or holds_classes(inner):
+        ways = {"folder": str(inner), **ways}
+    if len(ways) > 1:
+        named = " or ".join(f"data.source={kind}:{place}" for kind, place in ways.items())
+        beside = " and ".join(str(archives[kind][0]) for kind in ways if kind != "folder")
+        what = f"images in class folders, and {beside}" if "folder" in ways else beside
+        raise DataError(f"{path} may be read in {len(ways)} ways ({what}); say which one is meant: {named}")
+    kind = next(iter(ways or archives))
+    if kind != "folder":
+        return Found(kind, str(path), asked=False)
+    if not folder_splits(inner):
+        require_splits_outside(inner, folders_in(inner))
+    unread = [file for files in archives.values() for file in files]
+    more = f" and {len(unread) - 1} more archives" if len(unread) > 1 else ""
+    notes = (f"{unread[0]}{more} not read: the images in the class folders are",) if unread else ()
+    return Found("folder", str(inner), asked=False, notes=notes)
+
+
+def _archives(path: Path, inner: Path, kinds: dict[str, str]) -> dict[str, list[Path]]:
+    """Archives of a folder, of what it wraps and of their folders, by the kind of source that they may be."""
+    wrapped = [inner] if inner != path else []
+    places = {place / name: None for place in (path, *wrapped) for name in ("", *folders_in(place))}
+    found: dict[str, list[Path]] = {}
+    for place in places:
+        try:
+            names = sorted(name for name in os.listdir(place) if not is_litter(name))
+        except OSError:  # a folder that may not be read, or has gone, is no source of archives
+            continue
+        for name in names:
+            kind = kinds.get(os.path.splitext(name)[1])
+            if kind is not None and (place / name).is_file():
+                found.setdefault(kind, []).append(place / name)
+    return dict(sorted(found.items()))
+
+
+_LOOKED_AT = 8  # files that are opened to see what they hold, of a folder's
+_MEMBERS = 64  # members of a tar that are looked at, of its first
+
+
+def _holds_images(files: Iterable[Path]) -> bool:
+    """Whether Parquet files have a column that can hold images; a table of file names is not meant."""
+    for file in list(files)[:_LOOKED_AT]:
+        try:
+            types = pq.read_schema(file).types
+        except (OSError, pa.ArrowException):
+            continue
+        if any(
+            _is_binary(kind) or (pa.types.is_struct(kind) and any(_is_binary(f.type) for f in kind)) for kind in types
+        ):
+            return True
+    return False
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _holds_samples(files: Iterable[Path]) -> bool:
+    """Whether tars have images with labels; an archive of class folders has none."""
+    return any(_has_sample(file) for file in list(files)[:_LOOKED_AT])
+
+
+def _has_sample(tar: Path) -> bool:
+    images, labels = set(), set()
+    try:
+        with tarfile.open(tar, mode="r:") as archive:
+            for _, member in zip(range(_MEMBERS), archive, strict=False):
+                base, _, extension = member.name.rpartition(".")
+                if extension.lower() in ("cls", "json"):
+                    labels.add(base)
+                elif is_image(member.name):
+                    images.add(base)
+    except (tarfile.TarError, OSError, EOFError):
+        return False
+    return bool(images & labels)
+
+
+_USABLE = {"parquet": _holds_images, "wds": _holds_samples}
+
+
+def _folder(path: str) -> Path:
+    if not Path(path).is_dir():
+        raise _no_folder(path)
+    return Path(path)
+
+
+def _no_folder(path: str) -> DataError:
+    near = did_you_mean(path, KINDS) if "/" not in path else ""
+    hint = near if near.startswith(" (did") else ""
+    what = "is no folder" if Path(path).exists() else "does not exist"
+    return DataError(
+        f"the data source {path} {what}{hint}; give digits, a folder, a Parquet file, tars, hf:NAME or torchvision:NAME"
+    )
