@@ -47,7 +47,7 @@ def evaluate(
 
     trained, display = load_trained(model, choose_device()), Display(quiet=as_json)
     whole = data is None and split is None
-    source = open_sources(trained.data)[1] if whole else open_source(data or trained.data.source, split)
+    source = open_sources(trained.data)[1] if whole else open_source(data or trained.data.source, split, display.say)
     if only:
         shares = subset_accuracy(trained, source, display=display)
         metrics = {f"accuracy/{token}": share for token, share in shares.items()}

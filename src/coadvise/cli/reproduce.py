@@ -68,10 +68,11 @@ def reproduce(
     output = output or Path("runs") / f"reproduce-{scale}"
     limit, size = None if budget is None else seconds(budget), find_scale(scale)
     given = dict(_pairs(weights or []))
-    setup = set_up(size, output, source=data, classes=classes, settings=settings, weights=given)
+    display = Display(every=10.0)
+    setup = set_up(size, output, source=data, classes=classes, settings=settings, weights=given, say=display.say_once)
     places = Shifted(shifted_sources(shifted or []), size.check_size)
     orders = Orders(results or output / "results", seeds, limit, jobs, places)
-    page = run(setup, wanted, orders, Display(every=10.0))
+    page = run(setup, wanted, orders, display)
     out.print(f"report: {page}", markup=False)
 
 

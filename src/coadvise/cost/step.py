@@ -93,7 +93,7 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> S
     """
     device = choose_device(recipe.run.device)
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
-    source, _ = open_sources(recipe.data)
+    source, _ = open_sources(recipe.data, display.say_once)
     classes, batch_size = len(source.class_names), recipe.optim.batch_size // recipe.optim.accumulate
     loaded = _teachers_to_time(recipe, classes)
     teachers = Teachers(loaded, input_mean=recipe.data.mean, input_std=recipe.data.std).to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,11 +94,12 @@ def set_up(
     classes: str | None = None,
     settings: Sequence[str] = (),
     weights: Mapping[str, str] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> ExperimentSetup:
     """The scale on given data, with `settings` in place of its own.
 
     Settings are `key=value` for all runs, `teachers.key=value` for teachers alone (earlier `school.key`, which is still
-    understood), and `weight=λ` for every advised token.
+    understood), and `weight=λ` for every advised token. `say` is told what the data are.
 
     Raises:
         RecipeError: a setting that does not fit, or no data given for a scale that has none of its own.
@@ -132,7 +133,7 @@ def set_up(
     for part in ("optim", "schedule"):  # arms compute with them: numbers, whatever they were written as
         plain = recipe.model_dump(mode="json")[part]
         content[part] = {key: plain[key] for key in content[part]}
-    train, validation = open_sources(recipe.data)
+    train, validation = open_sources(recipe.data, say)
     kept = ("images", "classes", "labels", "image names", "image contents")
     facts = [{key: data_facts(recipe.data, one)[key] for key in kept} for one in (train, validation)]
     names = tuple(train.class_names)

@@ -23,11 +23,18 @@ class Display:
         self.quiet = quiet
         self._every = every
         self._spoken = 0.0
+        self._said: set[str] = set()
 
     def say(self, message: str) -> None:
         """One line of text."""
         if not self.quiet:
             console.print(message, markup=False, soft_wrap=True)
+
+    def say_once(self, message: str) -> None:
+        """One line of text, unless it has been said: the runs of one command often share their data."""
+        if message not in self._said:
+            self._said.add(message)
+            self.say(message)
 
     @contextmanager
     def bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:

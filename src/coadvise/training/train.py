@@ -71,7 +71,7 @@ def train(
     folder = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}"))
     folder.check(recipe, resume)
     with accelerator.local_main_process_first():  # a data set is downloaded once
-        sources = open_sources(recipe.data)
+        sources = open_sources(recipe.data, display.say_once)
     names = [*recipe.teachers, *(teachers or {})]
     if recipe.advice.source == "cache" and names:  # before hours go into teachers
         require_fitting(CacheRequest.of(recipe), sources[0])
