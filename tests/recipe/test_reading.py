@@ -5,7 +5,7 @@ import re
 import pytest
 
 from coadvise.errors import RecipeError
-from coadvise.recipe.reading import builtin_recipes, dump_recipe, json_schema, load_recipe, recipe_from
+from coadvise.recipe.reading import apply_setting, builtin_recipes, dump_recipe, json_schema, load_recipe, recipe_from
 from coadvise.recipe.schema import FREE, Recipe, flat
 from coadvise.recipe.yaml import parse_yaml
 
@@ -72,6 +72,28 @@ def test_problems_are_named_with_place_and_remedy(text: str, words: list[str]) -
 def test_switches_in_options_are_switches() -> None:
     recipe = read(MINIMAL + "student: {options: {align: off, pre_norm: 'Yes', stem: conv}}")
     assert recipe.student.options == {"align": False, "pre_norm": True, "stem": "conv"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/x/photos #2", "#2", "/x/a: b", "{a,b}/*.tar", "*.tar", "[x]", "@eaDir/x", "2024", "010", "- x", "!x", "&x y",
+     "%x", "yes", "a, b", "C:\\x", "x:", "nul\u00e9 #", "`x`", "~/photos"],
+)  # fmt: skip
+def test_a_path_on_the_command_line_is_taken_as_it_is(path: str) -> None:
+    """The shell has read it already; what looks like a comment, a mapping or an alias is a path."""
+    keys = ("data.source", "data.val_source", "run.output", "teachers.conv.checkpoint")
+    content: dict = {"teachers": {"conv": {"model": "resnet18"}}}
+    for key in keys:
+        apply_setting(content, f"{key}={path}")
+    assert content["data"] == {"source": path, "val_source": path} and content["run"] == {"output": path}
+    assert content["teachers"]["conv"]["checkpoint"] == path
+
+
+def test_null_and_quotes_mean_what_they_mean_in_yaml() -> None:
+    content: dict = {}
+    for setting in ("data.val_source=null", "data.source='it''s #2' # here", "data.classes=", "optim.lr=1e-3 # more"):
+        apply_setting(content, setting)
+    assert content == {"data": {"val_source": None, "source": "it's #2", "classes": None}, "optim": {"lr": 1e-3}}
 
 
 @pytest.mark.parametrize("name", sorted(builtin_recipes()))

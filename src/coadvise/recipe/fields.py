@@ -31,18 +31,18 @@ class Part(BaseModel):
             return content
         plain = dict(content)
         for key, value in content.items():
-            kinds = _kinds(cls.model_fields[key].annotation) if key in cls.model_fields else set()
-            if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+            types = kinds(cls.model_fields[key].annotation) if key in cls.model_fields else set()
+            if isinstance(value, bool) and bool not in types and types & {int, float}:
                 plain[key] = str(value).lower()  # which the field then refuses as no number
-            elif isinstance(value, (int, float)) and kinds - {type(None)} == {str}:
+            elif isinstance(value, (int, float)) and types - {type(None)} == {str}:
                 plain[key] = str(value)
         return plain
 
 
-def _kinds(annotation: Any) -> set[Any]:
+def kinds(annotation: Any) -> set[Any]:
     """The plain types of a field: `int | None` → {int, NoneType}."""
     if get_origin(annotation) in (Union, UnionType, Annotated):
-        return {kind for part in get_args(annotation) for kind in _kinds(part)}
+        return {kind for part in get_args(annotation) for kind in kinds(part)}
     return {annotation} if isinstance(annotation, type) else set()
 
 

@@ -58,7 +58,7 @@ def meant(word: str, inside: str = "") -> str | None:
     """The setting that somebody probably means: `epochs` → `schedule.epochs`; one that is inside a part comes first."""
     word = shortened(word.replace("-", "_"))
     if word in Recipe.model_fields:
-        part = _part_in(Recipe.model_fields[word].annotation)
+        part = part_in(Recipe.model_fields[word].annotation)
         first = _FIRST[part.__name__] if part and word != "teachers" else ""
         return f"{word}.{first}".rstrip(".")
     named = [path for path in _paths(Recipe) if path.rpartition(".")[2] == word]
@@ -94,7 +94,7 @@ def _paths(part: type[Part], prefix: str = "") -> Iterator[str]:
     """Dotted names of all settings; those of a teacher have the name NAME, and come last."""
     later = []
     for name, field in part.model_fields.items():
-        inner = _part_in(field.annotation)
+        inner = part_in(field.annotation)
         if inner is None:
             yield prefix + name
         elif get_origin(field.annotation) is dict:
@@ -110,7 +110,7 @@ def _fields_at(location: Sequence[str], whole: type[Part]) -> list[str]:
     part, names = whole, iter(location)
     for name in names:
         annotation = part.model_fields[name].annotation
-        found = _part_in(annotation)
+        found = part_in(annotation)
         if found is None:
             return []
         part = found
@@ -119,7 +119,8 @@ def _fields_at(location: Sequence[str], whole: type[Part]) -> list[str]:
     return list(part.model_fields)
 
 
-def _part_in(annotation: Any) -> type[Part] | None:
+def part_in(annotation: Any) -> type[Part] | None:
+    """The part of a recipe that a field holds, alone or by name; None where it holds plain values."""
     if isinstance(annotation, type) and issubclass(annotation, Part):
         return annotation
-    return next((part for inner in get_args(annotation) if (part := _part_in(inner))), None)
+    return next((part for inner in get_args(annotation) if (part := part_in(inner))), None)

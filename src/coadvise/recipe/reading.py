@@ -7,12 +7,13 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import ValidationError
 
 from ..errors import RecipeError, did_you_mean, shortened
-from .problems import explain
+from .fields import kinds
+from .problems import explain, part_in
 from .schema import Part, Recipe
 from .yaml import dump_yaml, parse_yaml, read_text
 
@@ -81,8 +82,25 @@ def apply_setting(content: dict[str, Any], override: str) -> str:
         place = place[part]
         if not isinstance(place, dict):
             raise RecipeError(f"'{override}': {part} is a single value and has no keys of its own")
-    place[last] = parse_yaml(value, f"the value of {key}")
+    # A path may look like anything: `photos #2`, `{a,b}/*.tar`, `2024: spring`. YAML means what is quoted, or nothing.
+    plain = _takes_text(key) and value.strip().lower() not in ("", "null", "~") and value.strip()[0] not in "'\""
+    place[last] = value.strip() if plain else parse_yaml(value, f"the value of {key}")
     return key
+
+
+def _takes_text(key: str) -> bool:
+    """Whether a setting takes text alone, such as a path or a name."""
+    part: type[Part] = Recipe
+    names = iter(key.split("."))
+    for name in names:
+        annotation = part.model_fields[name].annotation if name in part.model_fields else None
+        inner = part_in(annotation)
+        if inner is None:
+            return next(names, None) is None and kinds(annotation) - {type(None)} == {str}
+        if get_origin(annotation) is dict:
+            next(names, None)  # a teacher's name
+        part = inner
+    return False
 
 
 def recipe_from(content: Mapping[str, Any], where: str = "recipe", given: Sequence[str] = ()) -> Recipe:
