@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageOps, features
 from PIL.PngImagePlugin import PngInfo
 
+from coadvise.data import rgb as module
 from coadvise.data.decode import decode
 from coadvise.errors import DataError
 
@@ -287,6 +288,20 @@ def test_a_decompression_bomb_is_refused(monkeypatch, photo):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"x\.png is too large"):
         decode(encode(photo(), "PNG"), "x.png")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "I", "F", "CMYK"])
+def test_large_images_are_converted_by_tiles(mode, rgb, monkeypatch):
+    level = Image.fromarray(rgb[..., 0])
+    image = level.convert(mode) if mode != "I;16" else Image.fromarray(rgb[..., 0].astype(np.uint16) * 200)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(rgb[..., 1]))
+    if mode == "P":
+        image.info["transparency"] = 7
+    whole = pixels(image)
+    for tile in (1, 7, 100, image.width):
+        monkeypatch.setattr(module, "_TILE", tile)
+        assert np.array_equal(pixels(image), whole)
 
 
 def test_real_photographs(shared_data):

@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import pickle
 import random
+import resource
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from timm.data import create_transform
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
 
 from coadvise.data.decode import decode
 from coadvise.data.loader import sample
 from coadvise.data.sources.opening import open_sources
+from coadvise.data.views import augment
 from coadvise.data.views.augment import eval_pixels, keyed, train_pixels
 from coadvise.data.views.finish import Finish
 from coadvise.errors import DataError
@@ -235,3 +239,30 @@ def test_a_broken_jpeg_leaves_no_crop_for_the_next_image(tmp_path, photo):
         index = next(i for i in range(len(source)) if source.describe(i).endswith("0.jpg"))
         found.append(sample(source, settings, 2, 0, index, 0).images)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("size", [(60_000, 2), (2, 60_000)])
+@pytest.mark.parametrize("policy", ["none", "light", "deit"])
+def test_a_very_long_image_takes_little_memory(size, policy):
+    """Resized whole, its longer side has millions of pixels; the middle of what is resized is that of the image."""
+    generator = np.random.default_rng(0)
+    image = Image.fromarray(generator.integers(90, 160, (size[1], size[0], 3), dtype=np.uint8))
+    transform = train_pixels(Data(source="x", augment={"policy": policy, "hflip": 0}))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with keyed(0):
+        found = transform(image)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100_000  # KB
+    assert found.shape == (224, 224, 3)
+    if policy == "none":
+        few = image.crop([max(side // 2 - 50, 0) for side in size] + [min(side // 2 + 50, side) for side in size])
+        expected = F.center_crop(F.resize(few, [256], InterpolationMode.BICUBIC), [224, 224])
+        assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(3000, 37), (37, 3000), (500, 375)])
+def test_the_square_of_a_long_image_is_that_of_the_whole(size, photo, monkeypatch):
+    image = photo(5, size)
+    whole = F.center_crop(F.resize(image, [256], InterpolationMode.BICUBIC, antialias=True), [224, 224])
+    monkeypatch.setattr(augment, "RESIZED_WHOLE", 0)
+    found = eval_pixels(Data(source="x"))(image)
+    assert np.abs(found.astype(int) - np.asarray(whole)).max() <= 1

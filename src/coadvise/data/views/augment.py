@@ -27,6 +27,7 @@ from torchvision.transforms.functional import InterpolationMode, pil_modes_mappi
 
 from ...errors import DataError
 from ...recipe.schema import Data
+from ..rgb import tiles
 from .warp import AFFINE, Affine, library
 
 _RANDAUGMENT = r"rand(-(m\d+|n\d+|p[\d.]+|mstd[\d.]+|mmax\d+|inc[01]|t\w+))*"
@@ -134,7 +135,9 @@ class CropAndMore:
 
     def _by_torch(self, image: Image.Image | Pixels, top: int, left: int, height: int, width: int) -> Pixels:
         if isinstance(image, Image.Image):
-            cut = np.array(image.crop((left, top, left + width, top + height)))
+            cut = np.empty((height, width, 3), np.uint8)
+            for x, y, right, bottom in tiles(width, height):  # a whole copy of a large image on the way is too much
+                cut[y:bottom, x:right] = image.crop((left + x, top + y, left + right, top + bottom))
         else:
             cut = np.ascontiguousarray(image[top : top + height, left : left + width])
         pixels = torch.from_numpy(cut).permute(2, 0, 1)[None]
@@ -180,6 +183,10 @@ def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
     return timm_posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
 
 
+# Pixels of a resized image up to which it is made whole, before its square is cut out.
+RESIZED_WHOLE = 1 << 26
+
+
 class FitSquare:
     """Resize the shorter side to `resized` pixels, then cut the central square of `size` pixels."""
 
@@ -194,9 +201,25 @@ class FitSquare:
 
     def __call__(self, image: Image.Image) -> Pixels:
         if not image.size == (self.size, self.size) == (self.resized, self.resized):
+            shorter, longer = sorted(image.size)
+            if self.resized * self.resized * longer > RESIZED_WHOLE * shorter:
+                return np.array(self._square(image))
             image = F.resize(image, [self.resized], self.mode, antialias=True)
             image = F.center_crop(image, [self.size, self.size])
         return np.array(image)
+
+    def _square(self, image: Image.Image) -> Image.Image:
+        """The square of a very long image, without resizing the rest of it.
+
+        Equal up to rounding, where Pillow does not choose to resize the axes in the other order.
+        """
+        spans = []
+        for side in image.size:
+            whole = int(self.resized * side / min(image.size))  # as torchvision rounds
+            first = round((whole - self.size) / 2)
+            spans.append((first * side / whole, (first + self.size) * side / whole))
+        (left, right), (top, bottom) = spans
+        return image.resize((self.size, self.size), pil_modes_mapping[self.mode], box=(left, top, right, bottom))
 
 
 # --- randomness from keys --------------------------------------------------------------------------------
