@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps, PngImagePlugin, features
 from PIL.PngImagePlugin import PngInfo
 
 from coadvise.data import rgb as module
@@ -288,6 +288,31 @@ def test_a_decompression_bomb_is_refused(monkeypatch, photo):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"x\.png is too large"):
         decode(encode(photo(), "PNG"), "x.png")
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_png_with_a_large_profile_and_large_texts(rgb, place, monkeypatch):
+    """They stand before the pixels or after them; the orientation is that of a small packet beside them."""
+    large = zlib.compress(bytes(1_100_000))
+    packet = b'<x tiff:Orientation="6"/>'
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", 500_000)
+    extra = [
+        (b"iCCP", b"profile\0\0" + large),
+        (b"zTXt", b"Comment\0\0" + large),
+        (b"iTXt", b"Comment\0\1\0\0\0" + large),
+        *[(b"tEXt", b"Comment%d\0" % number + bytes(100_000)) for number in range(7)],
+        (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + large),
+    ]
+    plain = encode(Image.fromarray(rgb), "PNG")
+    cut = plain.index(b"IDAT") - 4 if place == "before" else len(plain) - 12
+    for parts in (extra[:1], extra[1:2], extra[2:3], extra[3:10], extra):
+        raw = plain[:cut] + b"".join(chunk(*each) for each in parts) + plain[cut:]
+        with pytest.raises(ValueError, match="MAX_TEXT"):
+            Image.open(io.BytesIO(raw)).load()
+        assert np.array_equal(pixels(raw), np.rot90(rgb, -1) if parts is extra else rgb)
+    with pytest.raises(DataError, match="test image cannot be read"):
+        pixels(raw[: cut + 200] if place == "before" else raw[:60] + raw[100:])
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "I", "F", "CMYK"])

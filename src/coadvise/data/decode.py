@@ -21,6 +21,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ..errors import DataError, one_line
+from .png import SIGNATURE, without_texts
 from .rgb import match_transparency, to_rgb
 
 # Pillow tries every plugin on unknown bytes, EPS (which starts Ghostscript) among them: name what we accept.
@@ -59,13 +60,12 @@ def decode(raw: bytes | Image.Image, what: str, needed: Needed | None = None) ->
     if isinstance(raw, (bytes, bytearray, memoryview)) and not len(raw):
         raise DataError(f"{what} is empty (0 bytes); replace it")
     try:
-        image = raw if isinstance(raw, Image.Image) else Image.open(io.BytesIO(raw), formats=_formats())
-        if needed is not None and image.format == "JPEG":
-            _shrink(image, needed)
-        match_transparency(image)
-        image.load()
-        turned = orientation(image)
-        image = to_rgb(image) if all(image.size) else image
+        try:
+            image = _upright_rgb(raw, needed)
+        except ValueError as error:
+            if not (isinstance(raw, bytes) and raw.startswith(SIGNATURE) and "MAX_TEXT_" in str(error)):
+                raise
+            image = _upright_rgb(without_texts(raw), needed)
     except Image.DecompressionBombError as error:
         raise DataError(f"{what} is too large to be a normal image ({error}); shrink it") from error
     # Pillow's decoders raise nearly any exception on broken bytes (OSError, SyntaxError, struct.error, …).
@@ -75,6 +75,17 @@ def decode(raw: bytes | Image.Image, what: str, needed: Needed | None = None) ->
         raise DataError(f"{what} cannot be read as an image: {reason}; replace it") from error
     if image.width == 0 or image.height == 0:
         raise DataError(f"{what} has no pixels ({image.width}×{image.height})")
+    return image
+
+
+def _upright_rgb(raw: bytes | Image.Image, needed: Needed | None) -> Image.Image:
+    image = raw if isinstance(raw, Image.Image) else Image.open(io.BytesIO(raw), formats=_formats())
+    if needed is not None and image.format == "JPEG":
+        _shrink(image, needed)
+    match_transparency(image)
+    image.load()
+    turned = orientation(image)
+    image = to_rgb(image) if all(image.size) else image
     return image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
 
 
