@@ -27,7 +27,6 @@ from torchvision.transforms.functional import InterpolationMode, pil_modes_mappi
 
 from ...errors import DataError
 from ...recipe.schema import Data
-from ..rgb import tiles
 from .warp import AFFINE, Affine, library
 
 _RANDAUGMENT = r"rand(-(m\d+|n\d+|p[\d.]+|mstd[\d.]+|mmax\d+|inc[01]|t\w+))*"
@@ -136,8 +135,9 @@ class CropAndMore:
     def _by_torch(self, image: Image.Image | Pixels, top: int, left: int, height: int, width: int) -> Pixels:
         if isinstance(image, Image.Image):
             cut = np.empty((height, width, 3), np.uint8)
-            for x, y, right, bottom in tiles(width, height):  # a whole copy of a large image on the way is too much
-                cut[y:bottom, x:right] = image.crop((left + x, top + y, left + right, top + bottom))
+            for first in range(0, height, 1024):  # a large image has no room for two more copies on the way
+                last = min(first + 1024, height)
+                cut[first:last] = image.crop((left, top + first, left + width, top + last))
         else:
             cut = np.ascontiguousarray(image[top : top + height, left : left + width])
         pixels = torch.from_numpy(cut).permute(2, 0, 1)[None]
