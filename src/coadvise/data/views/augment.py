@@ -137,7 +137,7 @@ class CropAndMore:
             cut = np.empty((height, width, 3), np.uint8)
             for first in range(0, height, 1024):  # a large image has no room for two more copies on the way
                 last = min(first + 1024, height)
-                cut[first:last] = image.crop((left, top + first, left + width, top + last))
+                cut[first:last] = np.asarray(image.crop((left, top + first, left + width, top + last)))
         else:
             cut = np.ascontiguousarray(image[top : top + height, left : left + width])
         pixels = torch.from_numpy(cut).permute(2, 0, 1)[None]
