@@ -80,7 +80,7 @@ def teacher_facts(request: CacheRequest, name: str, teacher: FrozenTeacher, clas
     return {
         "model": settings.model if settings else type(teacher.model).__name__,
         "weights": digest(teacher.model.state_dict().values()),
-        "image_size": teacher.image_size,
+        "image_size": list(teacher.image_size) if isinstance(teacher.image_size, tuple) else teacher.image_size,
         "mean": None if teacher.mean is None else list(teacher.mean),
         "std": None if teacher.std is None else list(teacher.std),
         "index map": None if teacher.classes is None else teacher.classes.tolist(),

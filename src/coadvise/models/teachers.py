@@ -6,6 +6,7 @@ logits are reduced to the student's classes when it knows more of them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import cast
 
@@ -18,6 +19,9 @@ from ..errors import ModelError
 from ..names import CLASS
 from ..recipe.schema import IMAGENET_MEAN, IMAGENET_STD
 from .fuse import fused
+from .stated import stated
+
+_log = logging.getLogger(__name__)
 
 
 class FrozenTeacher(nn.Module):
@@ -25,10 +29,11 @@ class FrozenTeacher(nn.Module):
 
     Args:
         model: any classifier, images (b, 3, h, w) → logits (b, classes).
-        mean: per-channel mean it was trained with; by default read from timm's `pretrained_cfg`, else None,
-            which takes the student's images as they are.
+        mean: per-channel mean it was trained with; by default read from timm's `pretrained_cfg`, also inside of a
+            wrapper, else None, which takes the student's images as they are.
         std: per-channel standard deviation, likewise.
-        image_size: side in pixels it wants; None takes any. By default timm's for models of a fixed size.
+        image_size: side in pixels it wants, or height and width. By default a model that is made for one size is
+            asked which (see `stated`), and any other takes the student's images in their own size (None).
         classes: entry c is this model's index of the student's class c.
     """
 
@@ -40,20 +45,18 @@ class FrozenTeacher(nn.Module):
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        image_size: int | None = None,
+        image_size: int | tuple[int, int] | None = None,
         classes: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        cfg = getattr(model, "pretrained_cfg", None) or {}
         self.model = model.requires_grad_(False)
-        self.mean = tuple(mean) if mean is not None else cfg.get("mean")
-        self.std = tuple(std) if std is not None else cfg.get("std")
-        if image_size is None and cfg.get("fixed_input_size"):
-            built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
-            image_size = built_for[-1] if built_for else cfg["input_size"][-1]
-        self.image_size = image_size
         self.register_buffer("classes", None if classes is None else torch.tensor(classes), persistent=False)
         self.eval()
+        says = stated(model, ask_size=image_size is None)
+        self.mean = tuple(mean) if mean is not None else says.mean
+        self.std = tuple(std) if std is not None else says.std
+        size = image_size or says.size
+        self.image_size = size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
     def again(self) -> FrozenTeacher:
         """Another frozen teacher of the same model; fusing one leaves the other as it is."""
@@ -75,10 +78,10 @@ class FrozenTeacher(nn.Module):
         return z if self.classes is None else z[:, self.classes]
 
     def _resized(self, x: Tensor) -> Tensor:
-        size = self.image_size
-        if size is None or tuple(x.shape[-2:]) == (size, size):
+        size = (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+        if size is None or tuple(x.shape[-2:]) == size:
             return x
-        return F.interpolate(x, size=(size, size), mode="bicubic", antialias=True)
+        return F.interpolate(x, size=size, mode="bicubic", antialias=True)
 
     @torch.no_grad()
     def fuse(self, example: Float[Tensor, "b c h w"], dtype: torch.dtype | None = None) -> bool:
@@ -119,7 +122,12 @@ class Teachers(nn.Module):
             model.again() if isinstance(model, FrozenTeacher) else FrozenTeacher(model) for model in teachers.values()
         )
         mean, std = torch.tensor(input_mean), torch.tensor(input_std)
-        for i, (_, teacher) in enumerate(self.items()):
+        for i, (name, teacher) in enumerate(self.items()):
+            if teacher.mean is None or teacher.std is None:
+                _log.warning(
+                    "teacher '%s' (%s) does not say how its images were normalised: it sees them as the student does; "
+                    "FrozenTeacher(model, mean=…, std=…) says otherwise", name, type(teacher.model).__name__,
+                )  # fmt: skip
             # x is (pixel − mean) / std of the student; scale·x + shift is the same pixel in the teacher's terms.
             own_mean = torch.tensor(teacher.mean) if teacher.mean is not None else mean
             own_std = torch.tensor(teacher.std) if teacher.std is not None else std
