@@ -69,11 +69,12 @@ def test_a_channels_last_student_resumes_alike(tmp_path: Path) -> None:
     """Its weights and moments lie alike in memory again, which is what the fused AdamW walks through."""
     changes = {"student": {key: CNN[key] for key in ("model", "options", "small_stem")}}
     build, real, states = build_student, Checkpoint.restore, []
+    noted = lambda self, state, steps: (real(self, state, steps), states.append(state))
     last = lambda *args: build(*args).to(memory_format=torch.channels_last)
     with (
         mock.patch("helpers.runs.build_student", last),
         mock.patch("coadvise.training.student.build_student", last),
-        mock.patch.object(Checkpoint, "restore", lambda self, state: (real(self, state), states.append(state))),
+        mock.patch.object(Checkpoint, "restore", noted),
     ):
         run(tiny(tmp_path / "a", **changes))
         recipe = tiny(tmp_path / "b", **changes)

@@ -11,22 +11,22 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from ..checkpoints.writing import save_safetensors_atomic
-from ..errors import CheckpointError, RunError
+from ..errors import RunError, one_line
 from .processes import on_any_process
+from .saved import FORMAT, Numbers, does_not_fit, read_saved
 from .state import Counters, State
 
-FORMAT = "coadvise-training-1"
+# Key of the recipe's fingerprint in a run's origin.
+RECIPE = "recipe"
 # An epoch that is not evaluated is saved when the last checkpoint is older than this.
 SAVE_SECONDS = 60.0
 
@@ -38,39 +38,16 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of `optimizer_tensors`; learning rates and decay stay those of the recipe."""
+    """Inverse of `optimizer_tensors`; learning rates and decay stay those of the recipe. The tensors are copied."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, key = name.split(".", 1)
         parameter = parameters[int(index)]
-        if value.shape == parameter.shape:  # a fused update walks through memory, which may be channels-last
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        state.setdefault(int(index), {})[key] = value
+        # A fused update walks through memory, which may be channels-last.
+        place = torch.empty_like(parameter if value.shape == parameter.shape else value, dtype=value.dtype)
+        state.setdefault(int(index), {})[key] = place.copy_(value)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The file's parts (prefix → tensors) and numbers."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise CheckpointError(f"{path} is no training state of this version of coadvise")
-            parts: dict[str, dict[str, Tensor]] = {}
-            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                prefix, _, rest = name.partition(".")
-                parts.setdefault(prefix, {})[rest] = file.get_tensor(name)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return parts, json.loads(header["state"])
-
-
-def _load_module(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    try:
-        module.load_state_dict(dict(tensors), strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit the model: {error}") from error
 
 
 class Checkpoint:
@@ -78,8 +55,8 @@ class Checkpoint:
 
     Args:
         path: of the file.
-        origin: what the run computes from beside its recipe (classes, labels, teachers), in short; a resume refuses
-            another.
+        origin: what the run computes from beside its recipe (classes, labels, teachers) and the recipe's fingerprint,
+            in short; a resume refuses another.
     """
 
     def __init__(self, path: Path, accelerator: Accelerator, origin: Mapping[str, str]) -> None:
@@ -126,45 +103,55 @@ class Checkpoint:
             save_safetensors_atomic(self.path, tensors, {"format": FORMAT, "state": json.dumps(numbers)})
         accelerator.wait_for_everyone()
 
-    def restore(self, state: State) -> None:
-        """Set everything to where `save` was called.
+    def restore(self, state: State, total_steps: int) -> None:
+        """Set everything to where `save` was called, or nothing where the file does not fit.
 
         Raises:
             RunError: another number of processes, other data or other teachers.
             CheckpointError: a damaged file, or one that does not fit.
         """
-        parts, numbers = _load_state(self.path)
+        saved = read_saved(self.path)
+        parts, numbers = saved.parts, saved.numbers
         self._require_same(numbers)
-        rank, device = self._accelerator.process_index, self._accelerator.device
-        _load_module(state.student, parts["model"], self.path)
+        saved.require_fitting(state, total_steps)
+        rank, device, scaler = self._accelerator.process_index, self._accelerator.device, self._accelerator.scaler
+        generator = parts["rng"][f"cpu.{rank}"]
+        on_device = parts["rng"].get(f"cuda.{rank}") if device.type == "cuda" else None
         try:
-            load_optimizer(state.optimizer, parts["optimizer"])
-        except (ValueError, KeyError, IndexError) as error:
-            raise CheckpointError(f"{self.path} does not fit the optimizer: {error}") from error
+            torch.Generator().set_state(generator)  # on trial
+            if on_device is not None:
+                torch.Generator(device).set_state(on_device)
+            if numbers.scaler is not None and scaler is not None:
+                scaler.load_state_dict(numbers.scaler)
+        except (RuntimeError, TypeError, KeyError) as error:
+            raise does_not_fit(self.path, one_line(error)) from error
+        state.student.load_state_dict(parts["model"])
+        load_optimizer(state.optimizer, parts.get("optimizer", {}))
         if state.ema is not None:
-            _load_module(state.ema.module, parts["ema"], self.path)
-        if numbers["scaler"] is not None and self._accelerator.scaler is not None:
-            self._accelerator.scaler.load_state_dict(numbers["scaler"])
-        state.count = Counters(**numbers["count"])
+            state.ema.module.load_state_dict(parts["ema"])
+        state.count = numbers.count
         # The saved window is the sum over all processes; the others start theirs at zero.
         share = 1.0 if rank == 0 else 0.0
         state.window = {name: value.to(device) * share for name, value in parts.get("window", {}).items()}
-        torch.set_rng_state(parts["rng"][f"cpu.{rank}"])
-        if device.type == "cuda" and f"cuda.{rank}" in parts["rng"]:
-            torch.cuda.set_rng_state(parts["rng"][f"cuda.{rank}"], device)
+        torch.set_rng_state(generator)
+        if on_device is not None:
+            torch.cuda.set_rng_state(on_device, device)
 
-    def _require_same(self, numbers: Mapping[str, Any]) -> None:
+    def _require_same(self, numbers: Numbers) -> None:
         folder, world = self.path.parent, self._accelerator.num_processes
-        if numbers["world"] != world:
+        if numbers.world != world:
             raise RunError(
-                f"{folder} was trained by {numbers['world']} process(es), now there are {world}; "
-                f"resume with --nproc-per-node {numbers['world']}"
+                f"{folder} was trained by {numbers.world} process(es), now there are {world}; "
+                f"resume with --nproc-per-node {numbers.world}"
             )
-        for what, before in numbers["origin"].items():
-            if self._origin.get(what) != before:
+        for what, before in numbers.origin.items():
+            now = self._origin.get(what)
+            if now != before and what == RECIPE:
+                raise does_not_fit(self.path, f"it is of another recipe, whose fingerprint is {before} and not {now}")
+            if now != before:
                 raise RunError(
-                    f"{folder} was trained on other data or teachers; {what} changed from {before} to "
-                    f"{self._origin.get(what)}; restore them, or choose another folder with run.output=FOLDER"
+                    f"{folder} was trained on other data or teachers; {what} changed from {before} to {now}; restore "
+                    "them, or choose another folder with run.output=FOLDER"
                 )
 
 

@@ -25,7 +25,7 @@ from ..run.tracking import Tracker
 from ..system.devices import autocast_dtype
 from ..system.digests import digest
 from ..system.progress import Display
-from .checkpoint import Checkpoint
+from .checkpoint import RECIPE, Checkpoint
 from .optimizer import make_optimizer, make_scheduler, peak_lr
 from .state import State
 from .student import make_objective, save_memory
@@ -162,10 +162,13 @@ def prepare(
     return setup, State(student, wrapped, ema)
 
 
-def origin_of(sources: tuple[ImageSource, ImageSource], teachers: Mapping[str, FrozenTeacher]) -> dict[str, str]:
-    """Digest of a run's inputs other than its recipe: classes, labels, and the teachers' weights as loaded."""
+def origin_of(
+    recipe: Recipe, sources: tuple[ImageSource, ImageSource], teachers: Mapping[str, FrozenTeacher]
+) -> dict[str, str]:
+    """Digest of a run's inputs: its recipe, classes, labels, and the teachers' weights as loaded."""
     train, val = sources
     return {
+        RECIPE: recipe.fingerprint(),
         "classes": ", ".join(train.class_names),
         "training labels": f"{len(train)} ({digest([train.labels])})",
         "validation labels": f"{len(val)} ({digest([val.labels])})",

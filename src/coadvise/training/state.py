@@ -7,12 +7,15 @@ sets them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
+from pydantic import ConfigDict, Field, with_config
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
+@with_config(ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 @dataclass
 class Counters:
     """Numbers of a run so far.
@@ -25,13 +28,13 @@ class Counters:
         window: micro-batches since the last log line.
     """
 
-    step: int = 0
+    step: Annotated[int, Field(ge=0)] = 0
     best: float = -1.0
-    best_epoch: int = 0
-    best_weights: str = "student"
+    best_epoch: Annotated[int, Field(ge=0)] = 0
+    best_weights: Literal["student", "ema"] = "student"
     skipped: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    window: int = 0
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    window: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass

@@ -103,11 +103,11 @@ def _train_student(
     ready = on_device(loaded, recipe.data, recipe.run.fuse_teachers, accelerator, display)
     checks = check_teachers(ready, recipe.data, recipe.run, recipe.optim, sources[1], accelerator, display)
     advise = _stored_or_live(recipe, sources[0], loaded, ready, accelerator, display)
-    origin = origin_of(sources, loaded)
+    origin = origin_of(recipe, sources, loaded)
     setup, state = prepare(recipe, folder, sources, accelerator, student, ready, origin, advise, display)
     with setup:
         if folder.last.is_file():
-            setup.checkpoint.restore(state)
+            setup.checkpoint.restore(state, setup.total_steps)
             if accelerator.is_main_process:
                 folder.rewind(state.count.step)
             display.say(f"resuming {folder.path} at step {state.count.step} of {setup.total_steps}")
