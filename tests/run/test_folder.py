@@ -16,6 +16,7 @@ from helpers.runs import interrupted, run
 from coadvise.errors import RunError
 from coadvise.run.folder import RunFolder
 from coadvise.system import locks
+from coadvise.system.files import atomic_file
 
 
 def own(folder: Path, resume: bool, ready: Connection) -> None:
@@ -57,6 +58,17 @@ def test_the_owner_looks_at_the_run_again(tmp_path: Path) -> None:
         pass
     with folder.owned(tiny(folder.path), resume=True) as locked:
         assert locked
+
+
+def test_what_killed_saves_left_goes_with_the_next_start(tmp_path: Path) -> None:
+    """And nothing else: not the half-written page of a `report` that runs just now."""
+    with atomic_file(tmp_path / "last.safetensors") as temporary:
+        left = [temporary.name, temporary.name.replace("last.safetensors", "metrics.jsonl")]
+        others = [temporary.name.replace("last.safetensors", "report.html"), ".last.safetensors.tmp~", ".other.1.2.tmp"]
+    for name in (*left, *others):
+        (tmp_path / name).touch()
+    with RunFolder(tmp_path).owned(tiny(tmp_path), resume=False):
+        assert sorted(os.listdir(tmp_path)) == sorted([*others, ".run.lock", "last.safetensors"])
 
 
 def test_nothing_is_left_of_a_run_that_did_not_begin(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from helpers.runs import run, weights
 from coadvise.errors import ModelError, RunError
 from coadvise.recipe.reading import dump_recipe
 from coadvise.run.folder import read_metrics
+from coadvise.training.checkpoint import Checkpoint
 
 
 def test_the_whole_chain(tmp_path: Path) -> None:
@@ -34,6 +35,15 @@ def test_the_whole_chain(tmp_path: Path) -> None:
         assert line["loss"] == pytest.approx(sum(line["terms"].values()), rel=1e-5)
         assert set(line["terms"]) == {"class", "conv", "inv"}
     assert [line["epoch"] for line in lines if line["kind"] == "eval"] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("every", [3, 5, 10])
+def test_checkpoints_come_every_so_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int) -> None:
+    """Also where that is a multiple of an epoch's five steps, and no evaluation follows."""
+    saved: list[int] = []
+    monkeypatch.setattr(Checkpoint, "save", lambda self, state: saved.append(state.count.step))
+    run(tiny(tmp_path / "run", {"run.checkpoint_every": every, "run.eval_every": 4}))
+    assert saved == sorted({*range(every, 21, every), 20})
 
 
 def test_ema_is_evaluated_too(tmp_path: Path) -> None:

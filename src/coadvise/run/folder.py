@@ -21,9 +21,13 @@ from typing import Any
 from ..errors import RunError
 from ..recipe.reading import dump_recipe, load_recipe
 from ..recipe.schema import FREE, Recipe, flat
-from ..system.files import read_json, read_json_lines, write_atomic, write_json
+from ..system.files import read_json, read_json_lines, remove_leftovers, write_atomic, write_json
 from ..system.locks import HeldByAnother, held, locked_by_another
 from .result import RunResult
+
+WRITTEN = (
+    "recipe.yaml", "manifest.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "result.json",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -109,6 +113,8 @@ class RunFolder:
                 except OSError as error:
                     raise RunError(f"cannot write to {self.path}: {error.strerror}") from error
                 self._require_free(recipe, resume)
+                if locked:
+                    remove_leftovers(self.path, WRITTEN)
                 yield locked
         finally:
             if made:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import glob
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # already renamed
             temporary.unlink()
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Delete what killed processes left of `atomic_file` with these names; no process may be writing them."""
+    for name in names:
+        for path in folder.glob(f".{glob.escape(name)}.*.tmp"):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _sync(path: Path) -> None:

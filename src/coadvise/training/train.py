@@ -132,8 +132,9 @@ def _train_epochs(recipe: Recipe, setup: Setup, state: State, given: str | None)
             if evaluate_now:
                 last = validate(setup, state, epoch + 1)
                 _keep_best(recipe, setup, state, last, epoch + 1, given)
-            stopping = stop.requested()
-            if evaluate_now or stopping or setup.checkpoint.old:
+            stopping, every = stop.requested(), recipe.run.checkpoint_every
+            due = every is not None and count.step % every == 0
+            if evaluate_now or stopping or due or setup.checkpoint.old:
                 setup.checkpoint.save(state)
             if stopping and count.step < setup.total_steps:
                 raise stopped(setup, state)
