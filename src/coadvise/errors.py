@@ -32,6 +32,10 @@ class RunError(CoadviseError):
     """A run folder, a resume or a group of processes in a state in which a run must not start or continue."""
 
 
+class LoaderError(RunError):
+    """Loader processes that have ended or cannot be started. Nothing is wrong with what the run has computed so far."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint ` (did you mean X?)`, or the known words when none is near."""
     known = sorted(known)

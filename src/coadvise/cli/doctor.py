@@ -32,6 +32,7 @@ def findings() -> list[tuple[str, str, str]]:
     from ..data.views import warp
     from ..system.devices import resolve_precision
     from ..system.native import compiler
+    from ..system.shared_memory import shared_memory
 
     rows = [(name, version, "") for name, version in versions().items()]
     rows.append(("processor", cpu_name(), f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for PyTorch"))
@@ -49,6 +50,10 @@ def findings() -> list[tuple[str, str, str]]:
         rows.append(("rotations of images", *state))
     found = importlib.util.find_spec("datasets") is not None
     rows.append(("optional: datasets", "yes" if found else "no", "" if found else 'pip install "coadvise[hf]"'))
+    if room := shared_memory():
+        size = f"{room.total / 2**20:,.0f} MiB, {room.free / 2**20:,.0f} MiB free"
+        small = "little: batches are copied once more on their way; in Docker, --shm-size=8g gives more"
+        rows.append(("shared memory", size, small if room.free < 2**30 else ""))
     free = shutil.disk_usage(os.getcwd()).free
     rows.append(("free disk here", f"{free / 2**30:.1f} GiB", "little room for checkpoints" if free < 2**30 else ""))
     return rows

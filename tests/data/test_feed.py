@@ -1,0 +1,146 @@
+"""Loader processes that die, cannot be started, or have no shared memory: the same batches, or one message in time."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from coadvise.data import parcel
+from coadvise.data.feed import Feed
+from coadvise.data.samples import Failure, PlainSamples
+from coadvise.data.views.finish import Unfinished
+from coadvise.errors import LoaderError
+from coadvise.recipe.schema import Data
+from coadvise.system.shared_memory import Room, shared_memory
+
+KEYS = [[0, 1, 2], [3, 4], [5], [6, 7, 8], [9, 0], [1, 5]] * 2
+
+
+class Pictures:
+    """Images in memory.
+
+    Args:
+        limit: size in bytes above which a loader process may write no file, nor shared memory.
+    """
+
+    class_names = ("a", "b")
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.images = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
+        self.labels = np.arange(10) % 2
+        self.limit, self.main = limit, os.getpid()
+
+    def __len__(self) -> int:
+        return 10
+
+    def read(self, index: int) -> Image.Image:
+        if self.limit is not None and os.getpid() != self.main:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit, resource.RLIM_INFINITY))
+        return Image.fromarray(self.images[index])
+
+    def describe(self, index: int) -> str:
+        return f"picture {index}"
+
+
+def feed(workers: int, source: Any = None) -> Feed[list[int]]:
+    data = Data(source="digits", image_size=64, eval_crop=1.0, workers=workers)
+    return Feed(PlainSamples(source or Pictures(), data), workers)
+
+
+def pixels(batches: list[Unfinished]) -> list[np.ndarray]:
+    return [batch.pixels.numpy().copy() for batch in batches]
+
+
+@pytest.mark.parametrize("limit", [None, 1000])
+def test_batches_arrive_with_and_without_shared_memory(limit: int | None) -> None:
+    """The system refuses more than 1,000 bytes to the loader processes, as a full /dev/shm does."""
+    source = Pictures(limit)
+    one = feed(2, source)
+    got = list(one.batches(KEYS))
+    one.close()
+    for batch, keys in zip(got, KEYS, strict=True):
+        assert np.array_equal(batch.pixels.numpy(), source.images[keys])
+        assert batch.index.tolist() == keys and batch.skipped == ()
+        assert batch.views[:, 0].tolist() == [index % 2 for index in keys]
+    if limit is not None:  # the very refusal
+        with pytest.raises(RuntimeError, match="File too large"):
+            _share_under(limit)
+
+
+def _share_under(limit: int) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        torch.zeros(10_000, dtype=torch.uint8).share_memory_()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("room", "shared"), [(None, True), (Room(10**9, 10**9), True), (Room(64_000, 40_000), False)])
+def test_half_of_the_shared_memory_stays_free(monkeypatch: pytest.MonkeyPatch, room: Room | None, shared: bool) -> None:
+    monkeypatch.setattr(parcel, "shared_memory", lambda: room)
+    batch = Unfinished(
+        torch.full((1, 64, 64, 3), 7, dtype=torch.uint8), torch.ones(1, 9), torch.ones(1, 6), torch.tensor([5]), ("x",)
+    )
+    packed = parcel.pack(batch)
+    assert (len(packed.content) < 64 * 64 * 3) == shared
+    opened = packed.unpack()
+    assert isinstance(opened, Unfinished) and opened.skipped == ("x",)
+    assert all(torch.equal(a, b) for a, b in zip(opened[:4], batch[:4], strict=True))
+    assert parcel.pack(Failure("no image")).unpack() == Failure("no image")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
+def test_a_dead_loader_process_ends_the_pass_in_time_and_with_one_message(number: int) -> None:
+    one = feed(2)
+    batches = one.batches(KEYS * 1000)
+    next(batches)
+    os.kill(one._workers[1].pid, number)  # type: ignore[arg-type]
+    time.sleep(0.3)  # while the training process computes, nothing is raised there
+    start = time.monotonic()
+    name = signal.Signals(number).name
+    with pytest.raises(LoaderError, match=rf"^a loader process has ended \({name}.*data\.workers=0") as caught:
+        list(batches)
+    assert time.monotonic() - start < 4 and caught.value.__cause__ is None
+    again = list(one.batches(KEYS))  # the next pass starts new ones
+    one.close()
+    assert all(map(np.array_equal, pixels(again), pixels(list(feed(0).batches(KEYS)))))
+
+
+def test_one_that_dies_while_it_is_waited_for() -> None:
+    class Slow(Pictures):
+        def read(self, index: int) -> Image.Image:
+            if index == 6:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().read(index)
+
+    start = time.monotonic()
+    with pytest.raises(LoaderError, match="SIGKILL, as when the system runs out of memory"):
+        list(feed(1, Slow()).batches(KEYS))
+    assert time.monotonic() - start < 4
+
+
+def test_processes_that_cannot_be_started() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = set(os.listdir("/proc/self/fd"))
+    first_free = next(number for number in range(len(taken) + 1) if str(number) not in taken)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free + 1, before[1]))
+    try:
+        with pytest.raises(LoaderError, match=r"cannot be started: Too many open files; .*data\.workers=0"):
+            list(feed(2).batches(KEYS))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_the_size_of_the_shared_memory(tmp_path) -> None:
+    room, found = shared_memory(tmp_path), os.statvfs(tmp_path)
+    assert room is not None and room.total == found.f_blocks * found.f_frsize and 0 < room.free <= room.total
+    assert shared_memory(tmp_path / "nowhere") is None
