@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-out = Console(highlight=False, soft_wrap=True)
+from ..system.screen import Screen, Table
+
+out = Screen(soft_wrap=True)
 
 RecipeName = Annotated[str, typer.Argument(help="a YAML file, or the name of a built-in recipe")]
 Settings = Annotated[list[str] | None, typer.Argument(help="settings that replace the recipe's, key=value")]

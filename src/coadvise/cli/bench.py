@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from ..errors import RecipeError
 from ..system.progress import Display
+from ..system.screen import Table
 from .arguments import out
 
 
@@ -71,5 +71,4 @@ def _bench_step(recipe: str, settings: list[str], rounds: int) -> None:
     out.print(
         f"{cost.batch_size / max(cost.whole, cost.parts['input']):,.1f} images/s; {cost.of_peak:.1%} of the "
         f"{cost.peak / 1e12:.3g} TFLOP/s that a matrix product reaches here; {advice}",
-        markup=False,
     )

@@ -6,9 +6,8 @@ import importlib.util
 import os
 import shutil
 
-from rich.table import Table
-
 from ..run.provenance import cpu_name, versions
+from ..system.screen import Table
 from .arguments import out
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from ..system.progress import Display
+from ..system.screen import Table
 from .arguments import AsJson, accuracy_table, out
 
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ def predict(
         print(json.dumps([{"image": str(path), "classes": dict(named)} for path, named in results], indent=1))
         return
     for path, named in results:
-        out.print(str(path), markup=False, style="bold")
+        out.print(str(path), style="bold")
         for name, probability in named:
-            out.print(f"  {probability:6.1%}  {name}", markup=False)
+            out.print(f"  {probability:6.1%}  {name}")
 
 
 def _print_corruptions(errors: CorruptionErrors) -> None:
@@ -113,4 +113,4 @@ def report(folder: Annotated[Path, typer.Argument(help="a run's folder")]) -> No
     """
     from ..reports.run import run_report
 
-    out.print(f"wrote {run_report(folder)}", markup=False)
+    out.print(f"wrote {run_report(folder)}")

@@ -1,15 +1,17 @@
-"""The command line: parse, dispatch, exit codes (0 done, 2 bad input, 130 stopped by the user)."""
+"""The command line: parse, dispatch, exit codes (0 done, 2 bad input, 130 stopped by the user, 141 nobody reads)."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import CoadviseError, Interrupted
 from ..names import VERSION
+from ..system.screen import ReaderGone, guarded_streams, printable
 from .bench import bench
 from .doctor import doctor
 from .evaluate import evaluate, predict, report
@@ -32,27 +34,56 @@ for command in (
     app.command()(command)
 
 
+# What typer raises for a command line that it cannot read; it has moved between typer's versions.
+_UsageError = typer.BadParameter.__mro__[1]
+
+
 def main() -> None:
     """Entry point: our errors become one message and exit code 2, without a traceback."""
     rank = os.environ.get("RANK")
     prefix = "" if rank is None else f"[process {rank}] "
+    message = ""
     try:
-        app()
-        return
+        with guarded_streams():
+            code = app(standalone_mode=False) or 0
+        message = "stopped" if code == 130 else ""
     except CoadviseError as error:
         message, code = f"error: {error}", 2
     except Interrupted as stop:
         message, code = str(stop) if rank in (None, "0") else "", 130
     except KeyboardInterrupt:
         message, code = "stopped", 130
+    except ReaderGone:
+        code = 128 + signal.SIGPIPE  # what the shell says of other commands before a closed pipe
+    except _UsageError as error:
+        message, code = _misused(error), 2
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # by its name: importing PyTorch takes seconds
             raise
         hint = "Give a smaller batch, or with accumulation the same in parts: optim.accumulate=2"
         message, code = f"error: out of memory: {str(error).splitlines()[0]} {hint}", 2
     if message:
-        print(f"{prefix}{message}", file=sys.stderr)
+        with guarded_streams():
+            print(f"{prefix}{printable(message, lines=True)}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def _misused(error: Any) -> str:
+    """What is wrong with a command line; for options that are settings of a recipe, how those are written."""
+    command = error.ctx.info_name if error.ctx is not None and error.ctx.parent is not None else ""
+    option = getattr(error, "option_name", "")
+    if option and command in ("train", "cache", "plan", "recipe"):
+        from ..recipe.problems import meant
+
+        setting = meant(option.lstrip("-"))
+        if setting is not None:
+            words = [part for word in sys.argv for part in (word.split("=", 1) if word.startswith(option) else [word])]
+            rest = words[words.index(option) + 1 :] if option in words else []
+            value = rest[0] if rest and not rest[0].startswith("-") else "…"
+            wanted = " or ".join(f"{one}={value}" for one in setting.split(" or "))
+            return f"error: {command} has no option {option}; settings are written key=value: {wanted}"
+    said = error.format_message().rstrip(".")
+    return f"error: {said}; see coadvise {command} --help".replace("  ", " ") if said else ""
 
 
 def _version(wanted: bool) -> None:

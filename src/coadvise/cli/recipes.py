@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
+from ..system.screen import Table
 from .arguments import RecipeName, Settings, out
 
 

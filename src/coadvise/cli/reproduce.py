@@ -73,7 +73,7 @@ def reproduce(
     places = Shifted(shifted_sources(shifted or []), size.check_size)
     orders = Orders(results or output / "results", seeds, limit, jobs, places)
     page = run(setup, wanted, orders, display)
-    out.print(f"report: {page}", markup=False)
+    out.print(f"report: {page}")
 
 
 def demo(
@@ -100,7 +100,8 @@ def demo(
     setup = set_up(find_scale("digits"), output)
     orders = Orders(output / "results", seeds, jobs=jobs)
     page = run(setup, find_experiments(["demo"]), orders, Display(every=5.0))
-    out.print(f"\nreport: {page}", markup=False)
+    out.print()
+    out.print(f"report: {page}")
 
 
 def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:

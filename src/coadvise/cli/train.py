@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from ..errors import LoaderError
 from ..system.progress import Display
+from ..system.screen import Table
 from .arguments import Quiet, RecipeName, Settings, accuracy_table, out
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def train(
     if _on_main_process():
         out.print(accuracy_table(f"{result.name}: validation after {result.epochs} epochs", result.final))
         best = result.best
-        out.print(f"best {best.value:.2%} after epoch {best.epoch} ({best.weights} weights)", markup=False)
+        out.print(f"best {best.value:.2%} after epoch {best.epoch} ({best.weights} weights)")
 
 
 def cache(
@@ -103,7 +103,7 @@ def cache(
         folder, size = cache_advice(loaded, verify=verify, display=_display(quiet))
     if _on_main_process():
         done = "is sound" if verify else "is complete"
-        out.print(f"{folder} {done} ({size / 1e6:,.1f} MB); train from it with advice=cache", markup=False)
+        out.print(f"{folder} {done} ({size / 1e6:,.1f} MB); train from it with advice=cache")
 
 
 def plan(
@@ -127,7 +127,6 @@ def plan(
     out.print(
         f"{found.steps:,} steps of {loaded.optim.batch_size} images: {short_time(found.live_s)} with live teachers, "
         f"{short_time(found.cached_s)} with stored advice",
-        markup=False,
     )
     if not loaded.teachers:
         return
@@ -140,8 +139,8 @@ def plan(
     out.print(table)
     if found.cosines:
         kept = ", ".join(f"{cosine:.4f} at k = {top}" for top, cosine in found.cosines.items())
-        out.print(f"cosine of the advice's gradients to those from all logits: {kept}", markup=False)
+        out.print(f"cosine of the advice's gradients to those from all logits: {kept}")
     if found.recommended is not None:
-        out.print(f"recommended: advice.top_k={found.recommended}", markup=False)
+        out.print(f"recommended: advice.top_k={found.recommended}")
     else:
-        out.print("k is recommended once the teachers are trained (`coadvise cache` trains them)", markup=False)
+        out.print("k is recommended once the teachers are trained (`coadvise cache` trains them)")

@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False)
+from .screen import Screen, printable
+
+console = Screen(stderr=True, lines=True)
 
 
 class Display:
@@ -28,7 +29,7 @@ class Display:
     def say(self, message: str) -> None:
         """One line of text."""
         if not self.quiet:
-            console.print(message, markup=False, soft_wrap=True)
+            console.print(message, soft_wrap=True)
 
     def say_once(self, message: str) -> None:
         """One line of text, unless it has been said: the runs of one command often share their data."""
@@ -43,8 +44,9 @@ class Display:
             yield Bar(self, title, total, done, None)
             return
         columns = (
-            TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description}", style="bold", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
         )  # fmt: skip
         with Progress(*columns, console=console) as progress:
             yield Bar(self, title, total, done, progress)
@@ -65,14 +67,14 @@ class Bar:
     """One bar of a `Display`."""
 
     def __init__(self, display: Display, title: str, total: int, done: int, progress: Progress | None) -> None:
-        self._display, self._title, self._total, self._done = display, title, total, done
+        self._display, self._title, self._total, self._done = display, printable(title), total, done
         self._progress, self._note, self._first = progress, "", done
         self._start = time.monotonic()
-        self._task = progress.add_task(title, total=total, completed=done, note="") if progress else None
+        self._task = progress.add_task(self._title, total=total, completed=done, note="") if progress else None
 
     def note(self, text: str) -> None:
         """Text that is shown behind the bar until the next one."""
-        self._note = text
+        self._note = printable(text)
 
     def advance(self, count: int = 1) -> None:
         """Go on by `count`."""
