@@ -65,7 +65,9 @@ def opened(recipe: Recipe) -> tuple[AdviceCache, Any, Any]:
 
     write(recipe)
     source = open_sources(recipe.data)[0]
-    teachers = {name: build_teacher(name, settings, 10).eval() for name, settings in recipe.teachers.items()}
+    teachers = {
+        name: build_teacher(name, settings, source.class_names).eval() for name, settings in recipe.teachers.items()
+    }
     return (
         AdviceCache(CacheRequest.of(recipe), source, teachers),
         TrainLoader(source, recipe.data, 20),

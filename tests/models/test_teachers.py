@@ -1,6 +1,7 @@
 """Teachers: frozen, in their own normalisation and resolution, and measured before they advise."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,16 @@ def test_teachers_stay_frozen_and_in_evaluation() -> None:
 def test_class_is_a_reserved_name() -> None:
     with pytest.raises(ModelError, match="class token"):
         Teachers({"class": Probe()})
+
+
+@pytest.mark.parametrize(
+    ("teachers", "words"),
+    [({}, "no teachers are given"), ({"conv": 3}, "'conv' is no torch.nn.Module but int"), ([Probe()], "not a list"),
+     ({3: Probe()}, "named 3"), (None, "not a NoneType")],
+)  # fmt: skip
+def test_what_cannot_teach_is_refused(teachers: Any, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        Teachers(teachers)
 
 
 class Oracle(nn.Module):

@@ -109,3 +109,11 @@ def test_teachers_that_cannot_be_fused_or_run(tmp_path: Path) -> None:
     deep = {"model": "inception_v3", "options": {"aux_logits": False}, "train": {"epochs": 1}}
     with pytest.raises(ModelError, match="cannot take images of 8×8"):
         run(tiny(tmp_path / "deep", teachers={"deep": deep}))
+
+
+@pytest.mark.parametrize(("own", "words"), [({"conv": 3}, "no torch.nn.Module but int"), ([3], "not a list")])
+def test_what_cannot_teach_is_refused_before_anything_is_read(tmp_path: Path, own: Any, words: str) -> None:
+    for source in ("digits", "/nowhere"):
+        with pytest.raises(ModelError, match=words):
+            run(tiny(tmp_path / "run", {"data.source": source}), teachers=own)
+    assert not (tmp_path / "run").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from timm.models import get_pretrained_cfg, is_model
@@ -12,8 +12,8 @@ from ..errors import ModelError
 from ..models import cit
 from ..models.factory import build_model
 from ..models.students import as_student
-from ..models.teachers import FrozenTeacher, class_count_message
-from ..recipe.reading import recipe_from
+from ..models.teachers import FrozenTeacher, class_count_message, index_by_name
+from ..recipe.schema import Recipe
 from ..recipe.schema import Student as StudentSettings
 from ..recipe.schema import Teacher as TeacherSettings
 from .loading import load_checkpoint, stored_classes
@@ -59,16 +59,28 @@ def _built(
     )  # fmt: skip
 
 
-def build_teacher(name: str, settings: TeacherSettings, classes: int) -> FrozenTeacher:
+def build_teacher(name: str, settings: TeacherSettings, class_names: Sequence[str]) -> FrozenTeacher:
     """A teacher from published weights or a checkpoint.
 
     A checkpoint of ours records its model's options, stem, image size and normalisation; they hold unless `settings`
-    say otherwise. With an index map, the teacher keeps all of its own classes.
+    say otherwise. It also names its classes: those decide, whatever their order. With an index map, the teacher keeps
+    all of its own classes.
+
+    Args:
+        class_names: of the data.
 
     Raises:
         ModelError, CheckpointError: weights, options or classes that do not fit.
     """
-    settings, own_classes = _as_recorded(settings)
+    header = read_header(settings.checkpoint) if settings.checkpoint else None
+    if header is not None:
+        settings = _as_recorded(settings, header.recipe)
+    elif takes_tokens(settings.model):
+        settings = settings.model_copy(update={"options": {"teachers": {}, **settings.options}})
+    classes, own_classes = len(class_names), 0 if header is None else len(header.classes)
+    if settings.classes is None and header is not None:
+        index = index_by_name(name, header.classes, class_names)
+        settings = settings.model_copy(update={"classes": index})
     if settings.classes is None:
         own_classes = classes
     elif len(settings.classes) != classes:
@@ -93,20 +105,17 @@ def build_teacher(name: str, settings: TeacherSettings, classes: int) -> FrozenT
     )
 
 
-def _as_recorded(settings: TeacherSettings) -> tuple[TeacherSettings, int]:
-    """Settings completed by what the checkpoint says of its model, and its number of classes (0 where it says none)."""
-    header = read_header(settings.checkpoint) if settings.checkpoint else {}
-    recorded: dict[str, Any] = {"options": dict(settings.options)}
-    tokens: dict[str, str | None] = {}
-    if "recipe" in header:
-        recipe = recipe_from(header["recipe"], where=f"the header of {settings.checkpoint}")
-        recorded["mean"] = settings.mean or recipe.data.mean
-        recorded["std"] = settings.std or recipe.data.std
-        recorded["image_size"] = settings.image_size or recipe.data.image_size
-        if recipe.student.model == settings.model:
-            recorded["options"] = {**recipe.student.options, **settings.options}
-            recorded["small_stem"] = settings.small_stem or recipe.student.small_stem
-        tokens = recipe.tokens()
+def _as_recorded(settings: TeacherSettings, recipe: Recipe) -> TeacherSettings:
+    """Settings completed by what the checkpoint says of its model."""
+    recorded: dict[str, Any] = {
+        "options": dict(settings.options),
+        "mean": settings.mean or recipe.data.mean,
+        "std": settings.std or recipe.data.std,
+        "image_size": settings.image_size or recipe.data.image_size,
+    }
+    if recipe.student.model == settings.model:
+        recorded["options"] = {**recipe.student.options, **settings.options}
+        recorded["small_stem"] = settings.small_stem or recipe.student.small_stem
     if takes_tokens(settings.model):
-        recorded["options"].setdefault("teachers", tokens)
-    return settings.model_copy(update=recorded), len(header.get("classes", ()))
+        recorded["options"].setdefault("teachers", recipe.tokens())
+    return settings.model_copy(update=recorded)

@@ -4,7 +4,6 @@
 wrapper prefixes, renames published keys to ours, and checks every key and shape before it touches the model.
 """
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from ..models.published import fit_cit, fit_position, fit_rednet
 from ..models.rednet import RedNet
 from ..models.students import classifier_of
 from .inert_pickle import load_inert
+from .model_file import header_in
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ def load_checkpoint(
     path = Path(path)
     target = classifier_of(model)
     tensors, expected, metadata = _read_for(target, path)
+    header = header_in(metadata, path)
     # Very old BatchNorm checkpoints lack the step counter, which plays no part with a fixed momentum.
     missing = [k for k in expected if k not in tensors and not k.endswith(".num_batches_tracked")]
     unexpected = [k for k in tensors if k not in expected]
@@ -80,9 +81,10 @@ def load_checkpoint(
         _log.warning("%s: loaded %d of %d tensors; %s", path, len(fitting), len(expected), "; ".join(problems))
     target.load_state_dict(fitting, strict=False)
     _forget_derived(target)
-    if "coadvise" in metadata:  # where timm keeps it: how a model of ours was trained to see images, for `Teachers`
-        data = json.loads(metadata["coadvise"])["recipe"]["data"]
-        seen = {"mean": tuple(data["mean"]), "std": tuple(data["std"])}
+    # What a model that becomes a teacher is asked for: its classes, and where timm keeps it, how it sees images.
+    target.class_names = header.classes if header and not new_classifier else None  # type: ignore[assignment]
+    if header is not None:
+        seen = {"mean": header.recipe.data.mean, "std": header.recipe.data.std}
         target.pretrained_cfg = dict(getattr(target, "pretrained_cfg", None) or {}) | seen  # type: ignore[assignment]
     return metadata
 

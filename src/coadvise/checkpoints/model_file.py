@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, RecipeError, one_line
 from ..models.students import classifier_of
+from ..recipe.reading import recipe_from
 from ..recipe.schema import Recipe
 from .writing import save_safetensors_atomic
 
@@ -48,8 +49,22 @@ def save_model(
     )
 
 
-def read_header(path: str | Path) -> dict[str, Any]:
-    """What `save_model` recorded: recipe, classes, weights, epoch, metrics; empty for a file of another kind.
+@dataclass(frozen=True)
+class Header:
+    """What `save_model` recorded, as far as a model is rebuilt from it.
+
+    Attributes:
+        classes: names of the model's classes, in the order of its outputs.
+        given: class of a module that was given from Python, else None.
+    """
+
+    recipe: Recipe
+    classes: tuple[str, ...]
+    given: str | None
+
+
+def read_header(path: str | Path) -> Header | None:
+    """What `save_model` recorded; None for a file of another kind.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -58,10 +73,40 @@ def read_header(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist: check the path")
     if path.suffix != ".safetensors":
-        return {}
+        return None
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-        return dict(json.loads(metadata["coadvise"])) if metadata.get("format") == FORMAT else {}
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+    return header_in(metadata, path)
+
+
+def header_in(metadata: Mapping[str, str], path: Path) -> Header | None:
+    """The same from a file's metadata.
+
+    Raises:
+        CheckpointError: metadata that `save_model` cannot have written.
+    """
+    if metadata.get("format") != FORMAT:
+        return None
+    damaged = f"{path} has a damaged header"
+    hint = "get the file again, or load its weights without its metadata"
+    try:
+        content = json.loads(metadata.get("coadvise", ""))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{damaged} (no JSON: {one_line(error)}): {hint}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("recipe"), dict):
+        raise CheckpointError(f"{damaged} (without a recipe): {hint}")
+    classes, given = content.get("classes"), content.get("given")
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise CheckpointError(f"{damaged} (classes is no list of names): {hint}")
+    if len(set(classes)) < len(classes):
+        raise CheckpointError(f"{damaged} (a class is named twice): {hint}")
+    if given is not None and not isinstance(given, str):
+        raise CheckpointError(f"{damaged} (given is no name): {hint}")
+    try:
+        recipe = recipe_from(content["recipe"], where=f"the header of {path}")
+    except (RecipeError, RecursionError) as error:
+        raise CheckpointError(f"{damaged} ({one_line(error)}): {hint}") from error
+    return Header(recipe, tuple(classes), given or None)

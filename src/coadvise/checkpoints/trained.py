@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..recipe.reading import recipe_from
 from ..recipe.schema import Data, Recipe
 from .build import build_student
 from .loading import load_checkpoint
@@ -54,19 +53,19 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
             raise CheckpointError(f"{path} holds no best.safetensors; it comes with the first evaluation of a run")
         path = path / "best.safetensors"
     header = read_header(path)
-    if "recipe" not in header or "classes" not in header:
+    if header is None:
         raise CheckpointError(
             f"{path} does not say how its model is built; give the best.safetensors of a run, or load weights alone "
             "with coadvise.load_checkpoint(model, path)"
         )
-    if header.get("given"):
+    if header.given:
         raise CheckpointError(
-            f"{path} holds the weights of a module that was given from Python ({header['given']}); make it there, and "
+            f"{path} holds the weights of a module that was given from Python ({header.given}); make it there, and "
             "load them with coadvise.load_checkpoint(module, path)"
         )
-    recipe = recipe_from(header["recipe"], where=f"the header of {path}")
+    recipe = header.recipe
     # The weights come from this file: whatever the training started from is not needed any more.
     student = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
-    model = build_student(student, recipe.tokens(), len(header["classes"]), recipe.data.image_size)
+    model = build_student(student, recipe.tokens(), len(header.classes), recipe.data.image_size)
     load_checkpoint(model, path)
-    return TrainedModel(model.eval().to(device), recipe, tuple(header["classes"]), path)
+    return TrainedModel(model.eval().to(device), recipe, header.classes, path)

@@ -109,10 +109,10 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
             if not place.finished:
                 return None
             settings = settings.model_copy(update={"checkpoint": str(place.best), "pretrained": False, "train": None})
-        loaded[name] = build_teacher(name, settings, classes)
+        loaded[name] = build_teacher(name, settings, source.class_names)
     device = choose_device(recipe.run.device)
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
-    teachers = Teachers(loaded, input_mean=recipe.data.mean, input_std=recipe.data.std).to(device)
+    teachers = Teachers(loaded, input_mean=recipe.data.mean, input_std=recipe.data.std, may_be_none=True).to(device)
     torch.manual_seed(recipe.run.seed)
     student = build_student(recipe.student, recipe.tokens(), classes, recipe.data.image_size).to(device).train()
     objective = make_objective(recipe.loss, student_tokens(student, recipe.data.image_size, device), loaded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -94,11 +94,11 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> S
     device = choose_device(recipe.run.device)
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
     source, _ = open_sources(recipe.data, display.say_once)
-    classes, batch_size = len(source.class_names), recipe.optim.batch_size // recipe.optim.accumulate
-    loaded = _teachers_to_time(recipe, classes)
-    teachers = Teachers(loaded, input_mean=recipe.data.mean, input_std=recipe.data.std).to(device)
+    names, batch_size = source.class_names, recipe.optim.batch_size // recipe.optim.accumulate
+    loaded = _teachers_to_time(recipe, names)
+    teachers = Teachers(loaded, input_mean=recipe.data.mean, input_std=recipe.data.std, may_be_none=True).to(device)
     fresh = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
-    student = build_student(fresh, recipe.tokens(), classes, recipe.data.image_size).to(device).train()
+    student = build_student(fresh, recipe.tokens(), len(names), recipe.data.image_size).to(device).train()
     plain_attention(student, device, dtype)
     compile_blocks(student, recipe.run.compile, device, WORTHWHILE_STEPS)
     objective = make_objective(recipe.loss, student_tokens(student, recipe.data.image_size, device), teachers.names)
@@ -121,14 +121,14 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> S
     return StepCost(batch_size, parts | times, whole, counter.get_total_flops(), matrix_peak(device, dtype))
 
 
-def _teachers_to_time(recipe: Recipe, classes: int) -> dict[str, FrozenTeacher]:
+def _teachers_to_time(recipe: Recipe, class_names: Sequence[str]) -> dict[str, FrozenTeacher]:
     """Teachers of the right shape; their weights do not matter."""
     teachers = {}
     for name, settings in recipe.teachers.items():
         # What a checkpoint says of its model counts; one that is not there yet, or is downloaded, does not.
         known = settings.checkpoint if settings.checkpoint and Path(settings.checkpoint).is_file() else None
         bare = settings.model_copy(update={"pretrained": False, "checkpoint": known, "train": None})
-        teachers[name] = build_teacher(name, bare, classes)
+        teachers[name] = build_teacher(name, bare, class_names)
     return teachers
 
 

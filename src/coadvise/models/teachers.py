@@ -58,9 +58,13 @@ class FrozenTeacher(nn.Module):
         size = image_size or says.size
         self.image_size = size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
-    def again(self) -> FrozenTeacher:
-        """Another frozen teacher of the same model; fusing one leaves the other as it is."""
-        classes = None if self.classes is None else self.classes.tolist()
+    def again(self, classes: Sequence[int] | None = None) -> FrozenTeacher:
+        """Another frozen teacher of the same model, with another class map if one is given.
+
+        Fusing one leaves the other as it is.
+        """
+        if classes is None and self.classes is not None:
+            classes = self.classes.tolist()
         return FrozenTeacher(self.model, mean=self.mean, std=self.std, image_size=self.image_size, classes=classes)
 
     def train(self, mode: bool = True) -> FrozenTeacher:
@@ -102,9 +106,10 @@ class Teachers(nn.Module):
         teachers: name → classifier, or `FrozenTeacher` where its normalisation, resolution or classes differ.
         input_mean: per-channel mean with which the student's images are normalised.
         input_std: per-channel standard deviation, likewise.
+        may_be_none: whether there may be no teacher at all.
 
     Raises:
-        ModelError: a teacher named `class`, which is the class token's name.
+        ModelError: no teacher, one that is no module, or one named `class`, which is the class token's name.
     """
 
     def __init__(
@@ -113,10 +118,12 @@ class Teachers(nn.Module):
         *,
         input_mean: Sequence[float] = IMAGENET_MEAN,
         input_std: Sequence[float] = IMAGENET_STD,
+        may_be_none: bool = False,
     ) -> None:
         super().__init__()
-        if CLASS in teachers:
-            raise ModelError("a teacher may not be named 'class', the name of the class token; choose another")
+        check_teachers_given(teachers)
+        if not teachers and not may_be_none:
+            raise ModelError("no teachers are given: give a mapping of names to classifiers, as {'conv': cnn}")
         self.names = tuple(teachers)
         self.members = nn.ModuleList(
             model.again() if isinstance(model, FrozenTeacher) else FrozenTeacher(model) for model in teachers.values()
@@ -186,6 +193,23 @@ class Teachers(nn.Module):
         return len(self.names)
 
 
+def check_teachers_given(teachers: Mapping[str, nn.Module]) -> None:
+    """Raise ModelError for what cannot be teachers, by name."""
+    if not isinstance(teachers, Mapping):
+        found = type(teachers).__name__
+        raise ModelError(f"teachers are a mapping of names to classifiers, as {{'conv': cnn}}, not a {found}")
+    for name, model in teachers.items():
+        if name == CLASS:
+            raise ModelError("a teacher may not be named 'class', the name of the class token; choose another")
+        if not isinstance(name, str):
+            raise ModelError(f"a teacher is named {name!r}: give it a name in words, as 'conv'")
+        if not isinstance(model, nn.Module):
+            found = type(model).__name__
+            raise ModelError(
+                f"teacher '{name}' is no torch.nn.Module but {found}: give a classifier or a FrozenTeacher"
+            )
+
+
 def class_count_message(name: str, found: int, classes: int) -> str:
     """What to do about a teacher that knows `found` classes where the data has `classes`."""
     if found < classes:
@@ -195,3 +219,37 @@ def class_count_message(name: str, found: int, classes: int) -> str:
         f"give its index map, one teacher index for each class of the data: teachers.{name}.classes in a recipe, "
         "FrozenTeacher(classes=…) in Python"
     )
+
+
+def index_by_name(name: str, own: Sequence[str], class_names: Sequence[str]) -> list[int] | None:
+    """Index map of a teacher whose classes `own` are named as the data's; None where they stand in the same order.
+
+    Raises:
+        ModelError: they are not the same classes.
+    """
+    if tuple(own) == tuple(class_names):
+        return None
+    lacking = [one for one in class_names if one not in own]
+    foreign = [one for one in own if one not in class_names]
+    if not lacking and not foreign:
+        return [own.index(one) for one in class_names]
+    found = [f"{who} {_listed(names)}" for who, names in (("it lacks", lacking), ("the data lacks", foreign)) if names]
+    raise ModelError(
+        f"teacher '{name}' knows other classes than the data: {', '.join(found)}; train or choose one that knows the "
+        f"data's {len(class_names)}, or say which of its {len(own)} is which: teachers.{name}.classes in a recipe, "
+        "FrozenTeacher(classes=…) in Python, one teacher index for each class of the data"
+    )
+
+
+def _listed(names: Sequence[str], shown: int = 5) -> str:
+    listed = ", ".join(repr(name) for name in names[:shown])
+    return listed if len(names) <= shown else f"{listed} and {len(names) - shown} more"
+
+
+def named_classes(model: nn.Module) -> tuple[str, ...] | None:
+    """Names of a model's classes, as `load_checkpoint` found them in its file; None where they are not known."""
+    for module in model.modules():
+        names = vars(module).get("class_names")
+        if isinstance(names, tuple) and getattr(module, "num_classes", len(names)) == len(names):
+            return names
+    return None

@@ -10,6 +10,7 @@ from ..errors import ModelError
 from ..evaluation.evaluate import evaluate
 from ..models.factory import build_model
 from ..models.students import as_student
+from ..models.teachers import index_by_name, named_classes
 from ..names import CLASS, TOP1
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
@@ -22,7 +23,7 @@ def adopt(recipe: Recipe, folder: RunFolder) -> None:
     """Write the run folder of a model that `recipe.student` takes from timm or from a checkpoint.
 
     Raises:
-        ModelError: the weights are of another number of classes than the data.
+        ModelError: the weights are of other classes than the data, or of the same in another order.
         CheckpointError: weights that do not fit.
     """
     settings, (train, validation) = recipe.student, open_sources(recipe.data)
@@ -45,6 +46,9 @@ def adopt(recipe: Recipe, folder: RunFolder) -> None:
         if stored is not None and stored != classes:
             raise ModelError(f"{settings.checkpoint} is for {stored} classes, the data has {classes}; leave it out")
         load_checkpoint(model, settings.checkpoint)
+        names = named_classes(model)
+        if names is not None and index_by_name(recipe.name, names, train.class_names) is not None:
+            raise ModelError(f"{settings.checkpoint} has the data's classes in another order; leave it out")
     device = choose_device(recipe.run.device)
     student = as_student(model).eval().to(device)
     batches = EvalLoader(validation, recipe.data, recipe.run.eval_batch_size or 64, device=device)

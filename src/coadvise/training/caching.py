@@ -13,6 +13,7 @@ from ..advice.request import CacheRequest
 from ..advice.writer import require_possible, write_cache
 from ..data.sources.opening import open_sources
 from ..errors import Interrupted, RecipeError
+from ..models.teachers import check_teachers_given
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
 from ..system.progress import Display
@@ -42,6 +43,7 @@ def cache_advice(
     Raises:
         CoadviseError: bad input, a full disk, a cache of something else, a damaged or stale one.
     """
+    check_teachers_given(teachers or {})
     accelerator = start_processes(recipe.run, recipe.optim)
     display = display or Display(quiet=not accelerator.is_main_process)
     if not recipe.teachers and not teachers:

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.loader import EvalLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset, balanced_subset
 from ..evaluation.teacher_check import TeacherCheck, measure_teachers, require_able
-from ..models.teachers import FrozenTeacher, Teachers
+from ..models.teachers import FrozenTeacher, Teachers, index_by_name, named_classes
 from ..recipe.schema import Data, Optim, Run
 from ..system.devices import autocast_dtype
 from ..system.progress import Display
+
+
+def given_teacher(name: str, model: nn.Module, class_names: Sequence[str]) -> FrozenTeacher:
+    """A module that was given from Python as a teacher for data of these classes.
+
+    Raises:
+        ModelError: its file named other classes.
+    """
+    inside = model.model if isinstance(model, FrozenTeacher) else model
+    own = named_classes(inside)
+    if own is None or (isinstance(model, FrozenTeacher) and model.classes is not None):
+        return model if isinstance(model, FrozenTeacher) else FrozenTeacher(model)
+    index = index_by_name(name, own, class_names)
+    if isinstance(model, FrozenTeacher):
+        return model if index is None else model.again(index)
+    return FrozenTeacher(model, classes=index)
 
 
 def check_teachers(
@@ -64,7 +80,7 @@ def on_device(
     teachers: Mapping[str, FrozenTeacher], data: Data, fuse: bool, accelerator: Accelerator, display: Display
 ) -> Teachers:
     """The teachers where they advise, for images as `data` makes them; fused where that changes only the speed."""
-    ready = Teachers(teachers, input_mean=data.mean, input_std=data.std).to(accelerator.device)
+    ready = Teachers(teachers, input_mean=data.mean, input_std=data.std, may_be_none=True).to(accelerator.device)
     if fuse:
         shape = (4, 3, data.image_size, data.image_size)
         example = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(accelerator.device)

@@ -8,7 +8,7 @@ augmentation follow from the step, and everything else that decides the next ste
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -24,7 +24,7 @@ from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
 from ..data.views.finish import Batch
 from ..errors import Interrupted
-from ..models.teachers import FrozenTeacher, Teachers
+from ..models.teachers import FrozenTeacher, Teachers, check_teachers_given
 from ..recipe.schema import Recipe
 from ..recipe.teacher import teacher_recipe
 from ..run.folder import RunFolder
@@ -39,7 +39,7 @@ from .processes import Stop, on_main_process, start_processes
 from .setup import Advise, Setup, origin_of, prepare
 from .state import State
 from .student import new_student
-from .teachers import check_teachers, on_device
+from .teachers import check_teachers, given_teacher, on_device
 
 
 def train(
@@ -66,6 +66,7 @@ def train(
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
     require_trackers(recipe.run.trackers)
+    check_teachers_given(teachers or {})
     accelerator = start_processes(recipe.run, recipe.optim)
     display = display or Display(quiet=not accelerator.is_main_process)
     folder = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}"))
@@ -187,7 +188,7 @@ def load_teachers(
     display: Display,
 ) -> dict[str, FrozenTeacher]:
     """Train the teachers that the recipe says to train, unless an earlier start has; then load all of them."""
-    classes, world = len(sources[0].class_names), accelerator.num_processes
+    classes, world = sources[0].class_names, accelerator.num_processes
     # A cache keeps the teachers that were trained for it, whatever student it then serves.
     weights = kept_weights(CacheRequest.of(recipe)) if recipe.advice.source == "cache" else {}
     to_train = {
@@ -199,8 +200,8 @@ def load_teachers(
     for one in (*to_train.values(), recipe):
         TrainLoader(sources[0], one.data, one.optim.batch_size, world=world, accumulate=one.optim.accumulate)
     for one in to_train.values():
-        new_student(one, classes, world, None, ())
-    loaded = {name: model if isinstance(model, FrozenTeacher) else FrozenTeacher(model) for name, model in own.items()}
+        new_student(one, len(classes), world, None, ())
+    loaded = {name: given_teacher(name, model, classes) for name, model in own.items()}
     for name in recipe.teachers:
         if name not in own and name not in to_train:
             loaded[name] = _teacher(recipe, name, weights.get(name), classes)
@@ -227,7 +228,7 @@ def load_teachers(
     return {name: loaded[name] for name in (*names, *own)}
 
 
-def _teacher(recipe: Recipe, name: str, weights: Path | None, classes: int) -> FrozenTeacher:
+def _teacher(recipe: Recipe, name: str, weights: Path | None, classes: Sequence[str]) -> FrozenTeacher:
     """A teacher of the recipe, with the weights that its training gave, if it was trained."""
     settings = recipe.teachers[name]
     if weights is not None:

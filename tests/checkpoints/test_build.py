@@ -1,0 +1,104 @@
+"""Teachers from their files: the names of the classes decide, in whatever order."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from helpers.recipes import CNN, tiny
+from helpers.runs import run
+
+from coadvise.checkpoints.build import build_teacher
+from coadvise.checkpoints.loading import load_checkpoint
+from coadvise.checkpoints.model_file import save_model
+from coadvise.errors import ModelError
+from coadvise.models.students import small_stem
+from coadvise.models.teachers import FrozenTeacher
+from coadvise.recipe.schema import Teacher
+from coadvise.training.teachers import given_teacher
+
+OPTIONS = {"channels": [8, 8, 16, 16]}
+
+
+def teacher_file(path: Path, names: tuple[str, ...]) -> torch.nn.Module:
+    """A teacher of classes in that order, as a run writes it."""
+    model = timm.create_model("resnet10", num_classes=len(names), **OPTIONS).eval()
+    student = {"model": "resnet10", "options": OPTIONS}
+    save_model(path, model, tiny(path.parent, student=student), names, weights="student", epoch=1, metrics={})
+    return model
+
+
+def settings(path: Path, **more: object) -> Teacher:
+    return Teacher.model_validate({"model": "resnet10", "checkpoint": str(path), **more})
+
+
+def test_names_decide_the_order_of_the_classes(tmp_path: Path) -> None:
+    """Of every image, each of the data's classes gets the logit that the model itself gives the class of that name."""
+    own, data = ("cat", "dog", "owl", "cow"), ("cow", "dog", "cat", "owl")
+    model = teacher_file(tmp_path / "t.safetensors", own)
+    x = torch.randn(5, 3, 32, 32)
+    with torch.no_grad():
+        by_name = [dict(zip(own, row.tolist(), strict=True)) for row in model(x)]
+    expected = torch.tensor([[logits[name] for name in data] for logits in by_name])
+    found = build_teacher("t", settings(tmp_path / "t.safetensors", image_size=32), data)(x)
+    torch.testing.assert_close(found, expected)
+    again = timm.create_model("resnet10", num_classes=4, **OPTIONS)
+    load_checkpoint(again, tmp_path / "t.safetensors")
+    for given in (again, FrozenTeacher(again), torch.nn.Sequential(again)):
+        torch.testing.assert_close(given_teacher("t", given, data)(x), expected)
+    same = build_teacher("t", settings(tmp_path / "t.safetensors"), own)
+    assert same.classes is None and given_teacher("t", again, own).classes is None
+
+
+def test_other_classes_are_listed(tmp_path: Path) -> None:
+    model = teacher_file(tmp_path / "t.safetensors", ("cat", "dog", "owl"))
+    for data, words in (
+        (("cat", "dog", "eagle"), "it lacks 'eagle', the data lacks 'owl'"),
+        (("cat", "dog"), "the data lacks 'owl'"),
+        (("cat", "dog", "owl", *"abcdef"), "it lacks 'a', 'b', 'c', 'd', 'e' and 1 more"),
+    ):
+        with pytest.raises(ModelError, match=f"knows other classes than the data: {words}; .*teachers.t.classes"):
+            build_teacher("t", settings(tmp_path / "t.safetensors"), data)
+        load_checkpoint(model, tmp_path / "t.safetensors")
+        with pytest.raises(ModelError, match=words):
+            given_teacher("t", model, data)
+    # who says which is which is right
+    assert (
+        build_teacher("t", settings(tmp_path / "t.safetensors", classes=[2, 0]), ("eagle", "cat")).classes is not None
+    )
+    kept = FrozenTeacher(model, classes=[2, 0])
+    assert given_teacher("t", kept, ("eagle", "cat")) is kept
+
+
+def test_names_go_with_the_weights(tmp_path: Path) -> None:
+    """Weights of another file, or another classifier, have nothing to do with the names of the first."""
+    model = teacher_file(tmp_path / "t.safetensors", ("cat", "dog"))
+    load_checkpoint(model, tmp_path / "t.safetensors")
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    load_checkpoint(model, tmp_path / "bare.pth")
+    assert given_teacher("t", model, ("sun", "moon")).classes is None
+    load_checkpoint(model, tmp_path / "t.safetensors", new_classifier=True)
+    assert given_teacher("t", model, ("sun", "moon")).classes is None
+    load_checkpoint(model, tmp_path / "t.safetensors")
+    model.reset_classifier(3)
+    assert given_teacher("t", model, ("sun", "moon", "sky")).classes is None
+
+
+def test_a_run_with_a_teacher_in_another_order(tmp_path: Path, trained: Path) -> None:
+    """The same teacher with its classes and its classifier's rows turned round is as good, and advises the same."""
+    best = trained / "conv" / "best.safetensors"
+    model = timm.create_model("resnet10", num_classes=10, **CNN["options"])
+    load_checkpoint(small_stem(model), best)
+    order = [3, 1, 0, 2, 9, 8, 7, 6, 5, 4]
+    with torch.no_grad():
+        model.fc.weight.copy_(model.fc.weight[order].clone())
+        model.fc.bias.copy_(model.fc.bias[order].clone())
+    recipe = tiny(tmp_path, student={k: v for k, v in CNN.items() if k != "train"})
+    names = tuple(str(digit) for digit in order)
+    save_model(tmp_path / "turned.safetensors", model, recipe, names, weights="student", epoch=1, metrics={})
+    results = []
+    for path in (best, tmp_path / "turned.safetensors"):
+        teacher = {k: v for k, v in CNN.items() if k != "train"} | {"checkpoint": str(path)}
+        results.append(run(tiny(tmp_path / path.stem, {"schedule.epochs": 2}, teachers={"conv": teacher})))
+    assert results[0].teachers["conv"].accuracy == results[1].teachers["conv"].accuracy
+    assert results[0].final == results[1].final
