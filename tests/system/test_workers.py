@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import pytest
 from accelerate import Accelerator
 
-from coadvise.system.interrupts import StopRequest, Tasks, answered_by, late_signals
+from coadvise.system.interrupts import StopRequest, Tasks, answered_by, late_signals, leave_signals_to_parent
 from coadvise.system.workers import submit, supervised, worker_pool
 from coadvise.training.processes import Stop
 
@@ -96,6 +99,29 @@ def test_a_ctrl_c_that_a_launcher_hands_on_is_the_same_one() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
+
+
+def stubborn(ready: Event) -> None:
+    leave_signals_to_parent()
+    ready.set()
+    time.sleep(60)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not say who has sent a signal")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_worker_ends_on_its_parents_word_alone(method: str) -> None:
+    context = multiprocessing.get_context(method)
+    ready = context.Event()
+    worker = context.Process(target=stubborn, args=(ready,))
+    worker.start()
+    assert ready.wait(60)
+    for name in ("TERM", "INT", "TERM"):
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    worker.join(0.5)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
 
 
 def test_a_process_is_started_in_peace(answered: list[int]) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..errors import DataError, LoaderError, one_line
-from ..system.interrupts import answered_by, late_signals
+from ..system.interrupts import answered_by, late_signals, leave_signals_to_parent
 from ..system.shared_memory import PLACE, shared_memory
 from .parcel import Parcel, Undelivered, pack
 from .samples import Failure, Samples
@@ -165,6 +165,5 @@ def _as_it_is(batch: Unfinished | Failure) -> Unfinished | Failure:
 
 
 def _start_worker(worker: int) -> None:
-    """Ctrl-C reaches the whole process group: only the main process answers it, and then ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # not SIGTERM: it is how Python ends workers that are left over
+    leave_signals_to_parent()  # which ends the workers after its last batch
     torch.set_num_threads(1)

@@ -5,6 +5,7 @@ Python handles signals only in the main thread; in other threads these blocks ch
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -104,6 +105,26 @@ def stop_without_parent(seconds: float = 120.0) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name=name, daemon=True).start()
+
+
+def leave_signals_to_parent() -> None:
+    """In a process that works for another one: Ctrl-C and SIGTERM are for that one, which may want to save first.
+
+    Terminals, `timeout`, systemd and batch systems send them to all processes. SIGTERM from the parent itself ends this
+    one: so Python ends processes that are left over.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS does not say who has sent a signal
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # in this thread, and in all that follow
+
+    def obey() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent.pid:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=obey, daemon=True).start()
 
 
 class Tasks:
