@@ -35,7 +35,7 @@ for command in (
 
 
 # What typer raises for a command line that it cannot read; it has moved between typer's versions.
-_UsageError = typer.BadParameter.__mro__[1]
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float
 class _Problem(yaml.MarkedYAMLError):
     """Something that this reader refuses, and its place in the text."""
 
-    def __init__(self, problem: str, mark: yaml.Mark) -> None:
+    def __init__(self, problem: str, mark: Any) -> None:
         super().__init__(problem=problem, problem_mark=mark)  # type: ignore[no-untyped-call]
 
 
@@ -67,7 +67,7 @@ class _Loader(yaml.SafeLoader):
             self._measures[node] = self._count - before, depth
         return node
 
-    def _check(self, depth: int, mark: yaml.Mark) -> None:
+    def _check(self, depth: int, mark: Any) -> None:
         if depth > _DEEPEST:
             raise _Problem(f"more than {_DEEPEST} lists or mappings inside each other", mark)
         if self._count > _MOST:
