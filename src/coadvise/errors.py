@@ -55,5 +55,17 @@ def shortened(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def require(value: object, kind: type | tuple[type, ...], what: str, how: str, error: type[CoadviseError]) -> None:
+    """Refuse an argument of another kind, in words: `{what} is of type str ('digits'); {how}`.
+
+    Raises:
+        CoadviseError: of the class `error`.
+    """
+    if not isinstance(value, kind):
+        given = "None" if value is None else f"of type {type(value).__name__}"
+        shown = f" ({value!r})" if isinstance(value, (str, int, float)) and len(str(value)) <= 60 else ""
+        raise error(f"{what} is {given}{shown}; {how}")
+
+
 class Interrupted(Exception):
     """The user stopped a run; its state is saved. The message says how to resume."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, SupportsFloat
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .errors import ModelError, did_you_mean
+from .errors import ModelError, did_you_mean, require
 from .names import CLASS
 
 
@@ -83,9 +83,15 @@ def co_advise_loss(
     Raises:
         ModelError: names, shapes, λ or τ that do not fit.
     """
-    weights, temperatures = dict(weights or {}), dict(temperatures or {})
+    weights, temperatures = weights or {}, temperatures or {}
+    _check_kinds(logits, advice, target, weights, temperatures)
     _check(logits, advice, target, weights, temperatures, tokens)
-    terms = {CLASS: label_loss(logits[CLASS], target)}
+    try:
+        terms = {CLASS: label_loss(logits[CLASS], target)}
+    except IndexError:
+        raise ModelError(
+            f"target holds {int(target.max())}; the student has {logits[CLASS].shape[1]} classes"
+        ) from None
     for name in [*(name for name in logits if name != CLASS), *advice]:
         if name in terms:
             continue
@@ -124,6 +130,23 @@ class Objective:
         )  # fmt: skip
 
 
+def _check_kinds(logits: object, advice: object, target: object, weights: object, temperatures: object) -> None:
+    """Refuse what is no mapping of tensors or numbers: Python's own errors would not say which argument is meant."""
+    groups = {"logits": logits, "advice": advice, "weights": weights, "temperatures": temperatures}
+    for what, group in groups.items():
+        kind, example = ("tensors", "{'class': z, …}") if what in ("logits", "advice") else ("numbers", "{'conv': 2.0}")
+        require(
+            group, Mapping, f"co_advise_loss: {what}", f"give a mapping from names to {kind}, {example}", ModelError
+        )
+        for name, value in group.items() if isinstance(group, Mapping) else ():
+            wanted = Tensor if kind == "tensors" else SupportsFloat
+            require(value, wanted, f"co_advise_loss: {what} of '{name}'", f"give {kind}", ModelError)
+    how = "give a tensor of class indices (b,) or of soft targets (b, k)"
+    require(target, Tensor, "co_advise_loss: target", how, ModelError)
+    if isinstance(target, Tensor) and target.ndim == 1 and target.dtype not in (torch.int64, torch.uint8):
+        raise ModelError(f"co_advise_loss: target is of {target.dtype}; class indices are int64: target.long()")
+
+
 def _check(
     logits: Mapping[str, Tensor],
     advice: Mapping[str, Tensor],
@@ -141,7 +164,12 @@ def _check(
                 raise ModelError(
                     f"{what} '{name}' gives logits of shape {tuple(z.shape)}, expected {shape} like 'class'"
                 )
-    if target.shape[0] != shape[0] or (target.ndim == 2 and tuple(target.shape) != shape) or target.ndim > 2:
+    if (
+        target.ndim == 0
+        or target.shape[0] != shape[0]
+        or (target.ndim == 2 and tuple(target.shape) != shape)
+        or target.ndim > 2
+    ):
         raise ModelError(f"target has shape {tuple(target.shape)}, expected ({shape[0]},) or {shape}")
     if tokens == "own":
         for name in advice:

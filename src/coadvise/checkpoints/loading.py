@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ModelError, require
 from ..models.cit import CiT
 from ..models.published import fit_cit, fit_position, fit_rednet
 from ..models.rednet import RedNet
@@ -58,6 +58,9 @@ def load_checkpoint(
     Raises:
         CheckpointError: missing, unreadable or unsafe file, or keys and shapes that do not fit.
     """
+    require(model, nn.Module, "load_checkpoint's model", "give a module, and then the path of its weights", ModelError)
+    how = "give the path of a file; a state dict in memory goes into model.load_state_dict"
+    require(path, (str, os.PathLike), "a checkpoint's path", how, CheckpointError)
     path = Path(path)
     target = classifier_of(model)
     tensors, expected, metadata = _read_for(target, path)

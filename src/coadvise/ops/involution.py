@@ -14,6 +14,7 @@ Departure from the official code: sizes that the stride does not divide work, wi
 import functools
 import math
 import warnings
+from numbers import Integral
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, require
 from . import involution_cpu, involution_eager
 from .involution_eager import GROUP_CHANNELS
 
@@ -120,6 +121,12 @@ def _triton() -> ModuleType | None:
 
 
 def _check(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> None:
+    for name, tensor in (("x", x), ("kernel", kernel)):
+        require(tensor, Tensor, f"involution's {name}", "give a tensor", ModelError)
+        if tensor.ndim != 4:
+            raise ModelError(f"involution's {name} has shape {tuple(tensor.shape)}, expected four dimensions, b c h w")
+    for name, number in (("kernel_size", kernel_size), ("stride", stride)):
+        require(number, Integral, f"involution's {name}", "give a whole number", ModelError)
     if kernel_size < 1 or kernel_size % 2 == 0 or stride < 1:
         raise ModelError(f"involution needs an odd kernel size and a stride ≥ 1, got {kernel_size} and {stride}")
     b, c, h, w = x.shape

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_origin
 
 from pydantic import ValidationError
 
-from ..errors import RecipeError, did_you_mean, shortened
+from ..errors import RecipeError, did_you_mean, require, shortened
 from .fields import kinds
 from .problems import explain, part_in
 from .schema import Part, Recipe
@@ -38,6 +38,11 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: every problem at once, each with its place.
     """
+    require(source, (str, os.PathLike), "a recipe's source", "give the path of a YAML file, or a name", RecipeError)
+    how = 'give a list of texts, such as ["schedule.epochs=10"]'
+    require(overrides, (list, tuple), "overrides", how, RecipeError)
+    for override in overrides:
+        require(override, str, "an override", how, RecipeError)
     known = builtin_recipes()
     path, where = Path(source), str(source)
     if not os.path.isfile(path):  # unlike Path.is_file, it knows that no file has a name of 5000 letters

@@ -23,7 +23,7 @@ from ..data.loader import TrainLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
 from ..data.views.finish import Batch
-from ..errors import Interrupted
+from ..errors import Interrupted, RecipeError, require
 from ..models.teachers import FrozenTeacher, Teachers, check_teachers_given
 from ..recipe.schema import Recipe
 from ..recipe.teacher import teacher_recipe
@@ -65,6 +65,8 @@ def train(
         CoadviseError: bad input; nothing is lost or overwritten.
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
+    name = repr(recipe) if isinstance(recipe, str) else "NAME"
+    require(recipe, Recipe, "train's recipe", f"write coadvise.train(coadvise.load_recipe({name}))", RecipeError)
     require_trackers(recipe.run.trackers)
     check_teachers_given(teachers or {})
     accelerator = start_processes(recipe.run, recipe.optim)
