@@ -55,8 +55,8 @@ def test_inputs_follow_from_their_number() -> None:
     )
     found = {
         subprocess.run(
-            [sys.executable, "-c", code], cwd=TESTS, env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(TESTS)},
-            capture_output=True, text=True, check=True,
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(TESTS)},
+            cwd=TESTS, capture_output=True, text=True, check=True,
         ).stdout
         for seed in ("1", "2")
     }  # fmt: skip

@@ -18,10 +18,14 @@ from fuzz.engine import BrokenPromise, Input, Target
 from fuzz.mutate import json_bytes, mutate_bytes, mutate_tree
 
 _FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
-_FIELDS = {"name": (0, 100), "mode": (100, 8), "size": (124, 12), "time": (136, 12), "kind": (156, 1), "magic": (257, 8),
-           "link": (157, 100), "major": (329, 8), "prefix": (345, 155)}  # fmt: skip
-_VALUES = [b"\0", b" ", b"-1", b"77777777777", b"\x80" + b"\0" * 10 + b"\x01", b"\xff" * 12, b"9", b"../../x.jpg", b"\xff\xfe",
-           b"S", b"L", b"K", b"x", b"g", b"1", b"2", b"5", b"0", b"a" * 200, b"1.0", b"GNU.sparse.size"]  # fmt: skip
+# Where they begin, and their length: name, mode, size, time, kind, link, magic, device, prefix.
+_FIELDS = (
+    (0, 100), (100, 8), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8), (329, 8), (345, 155),
+)  # fmt: skip
+_VALUES = [
+    b"\0", b" ", b"-1", b"77777777777", b"\x80" + b"\0" * 10 + b"\x01", b"\xff" * 12, b"9", b"../../x.jpg", b"\xff\xfe",
+    b"S", b"L", b"K", b"x", b"g", b"1", b"2", b"5", b"0", b"a" * 200, b"1.0", b"GNU.sparse.size",
+]  # fmt: skip
 
 
 _LABEL = {"label": 0, "text": "é", "more": {"cls": [1, 2], "class": "x"}}
@@ -77,7 +81,7 @@ def _fields(rng: Random, raw: bytes) -> bytes:
     out = bytearray(raw)
     for _ in range(rng.choice((1, 1, 2))):
         at = 512 * rng.randrange(max(len(raw) // 512, 1))
-        start, size = rng.choice(list(_FIELDS.values()))
+        start, size = rng.choice(_FIELDS)
         value = rng.choice((rng.choice(_VALUES), mutate_bytes(rng, raw[at + start : at + start + size] or b"0")))
         out[at + start : at + start + size] = value[:size].ljust(size, b"\0")
         header = out[at : at + 512]

@@ -114,10 +114,9 @@ def training_state(folder: Path) -> Target:
     accelerator = Accelerator(cpu=True)
     images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
-    def fresh() -> State:
-        torch.manual_seed(0)
-        student = build_student(recipe.student, recipe.tokens(), len(_CLASSES), recipe.data.image_size)
-        return State(student, make_optimizer(student, recipe.optim), None)
+    torch.manual_seed(0)
+    student = build_student(recipe.student, recipe.tokens(), len(_CLASSES), recipe.data.image_size)
+    fresh = State(student, make_optimizer(student, recipe.optim), None)
 
     def step(state: State) -> None:
         loss = co_advise_loss(state.student.forward_tokens(images), {}, torch.arange(4))  # type: ignore[operator]
@@ -125,19 +124,22 @@ def training_state(folder: Path) -> Target:
         state.optimizer.step()
         state.optimizer.zero_grad()
 
-    first = fresh()
+    first = copy.deepcopy(fresh)
     step(first)
     saved = folder / "last.safetensors"
     checkpoint_of(saved, accelerator).save(first)
     raw = [saved.read_bytes()]
 
     def read(place: Path) -> None:
-        state = fresh()
-        before = copy.deepcopy(state.student.state_dict())
+        state = copy.deepcopy(fresh)
         try:
             checkpoint_of(place / "last.safetensors", accelerator).restore(state)
         except CoadviseError as error:
-            if not same(before, state.student.state_dict()) or state.optimizer.state or state.count != fresh().count:
+            if (
+                not same(fresh.student.state_dict(), state.student.state_dict())
+                or state.optimizer.state
+                or state.count != fresh.count
+            ):
                 raise BrokenPromise("a run was changed by a file that was refused") from error
             raise
         step(state)

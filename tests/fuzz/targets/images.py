@@ -37,14 +37,17 @@ def _images() -> list[bytes]:
     text.add_itxt("XML:com.adobe.xmp", _XMP.decode())
     wanted: list[tuple[Image.Image, str, dict[str, Any]]] = [
         (rgb, "JPEG", {}), (rgb, "JPEG", {"progressive": True, "quality": 50, "subsampling": 2}), (grey, "JPEG", {}),
-        (rgb, "JPEG", {"exif": exif}), (rgb, "JPEG", {"xmp": _XMP, "comment": b"x" * 99}), (rgb.convert("CMYK"), "JPEG", {}),
+        (rgb, "JPEG", {"exif": exif}), (rgb, "JPEG", {"xmp": _XMP, "comment": b"x" * 99}),
+        (rgb.convert("CMYK"), "JPEG", {}),
         (rgb, "PNG", {}), (alpha, "PNG", {}), (palette, "PNG", {"transparency": 3}), (deep, "PNG", {}),
-        (rgb, "PNG", {"exif": exif, "pnginfo": text}), (rgb.convert("1"), "PNG", {}), (grey, "PNG", {"transparency": 9}),
+        (rgb, "PNG", {"exif": exif, "pnginfo": text}), (rgb.convert("1"), "PNG", {}),
+        (grey, "PNG", {"transparency": 9}),
         (rgb, "WEBP", {}), (alpha, "WEBP", {"lossless": True, "exif": exif}), (palette, "GIF", {}),
         (palette, "GIF", {"save_all": True, "append_images": [grey.convert("P")], "transparency": 1}), (rgb, "BMP", {}),
         (palette, "BMP", {}), (rgb, "TIFF", {"compression": "tiff_lzw"}), (rgb, "TIFF", {"compression": "jpeg"}),
         (deep, "TIFF", {"compression": "tiff_deflate"}), (real, "TIFF", {}), (alpha, "TIFF", {"exif": exif}),
-        (rgb, "PPM", {}), (deep, "PPM", {}), (grey, "PPM", {}), (rgb, "JPEG2000", {}), (alpha, "JPEG2000", {"no_jp2": True}),
+        (rgb, "PPM", {}), (deep, "PPM", {}), (grey, "PPM", {}), (rgb, "JPEG2000", {}),
+        (alpha, "JPEG2000", {"no_jp2": True}),
         (rgb, "AVIF", {"speed": 10}), (rgb, "TGA", {"compression": "tga_rle"}), (rgb, "ICO", {"sizes": [(16, 16)]}),
         (rgb, "DIB", {}),
     ]  # fmt: skip

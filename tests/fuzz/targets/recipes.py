@@ -14,17 +14,25 @@ from fuzz.engine import BrokenPromise, Input, Target
 from fuzz.mutate import mutate_bytes, mutate_tree
 
 _WORDS = [
-    b"&a ", b"*a", b"<<: *a", b"!!int x", b"!!float .", b"!!python/object:os.system ", b"!!binary |\n aGk=", b"!!set {a}",
+    b"&a ", b"*a", b"<<: *a", b"!!int x", b"!!float .", b"!!python/object:os.system ", b"!!binary |\n aGk=",
+    b"!!set {a}",
     b"---\n", b"...\n", b"%YAML 9.9\n", b"? [a, b]\n: ", b"- ", b"[", b"]", b"{", b"}", b"'", b'"', b"|\n ", b">\n ",
-    b"\t", b"#", b"\xef\xbb\xbf", b"\xff\xfe", b"\x00", b"\xc2\x85", b".inf", b".nan", b"1e-3", b"010", b"0x1f", b"1_000",
+    b"\t", b"#", b"\xef\xbb\xbf", b"\xff\xfe", b"\x00", b"\xc2\x85", b".inf", b".nan", b"1e-3", b"010", b"0x1f",
+    b"1_000",
     b"2024-05-01", b"12:30:00", b"on", b"~", b"=", b"null", b"9" * 5000, b"1e400", b"\xf0\x9f\x90\x88",
 ]  # fmt: skip
-_MORE = "\nteachers:\n  conv: {model: resnet18, bias: conv, train: {epochs: 2}}\n  inv: {model: rednet26, bias: inv, train: {epochs: 1}}\n"
+_SHORT = """name: a
+data: {source: digits}
+student: {model: cit_tiny}
+teachers:
+  conv: {model: resnet18, bias: conv, train: {epochs: 2}}
+  inv: {model: rednet26, bias: inv, train: {epochs: 1}}
+"""
 
 
 def _texts() -> list[str]:
     found = [builtin_recipes()[name].read_text(encoding="utf-8") for name in ("folder", "cit-sak")]
-    return [*found, "name: a\ndata: {source: digits}\nstudent: {model: cit_tiny}" + _MORE]
+    return [*found, _SHORT]
 
 
 def _keys() -> list[str]:
@@ -88,9 +96,10 @@ def setting(folder: Path) -> Target:
     """`key=value` on the command line, one a line of the input."""
     keys = _keys()
     recipe_file = folder / "my.yaml"
-    recipe_file.write_text(_texts()[-1])
+    recipe_file.write_text(_SHORT)
     values: list[Any] = [
-        "1", "0", "-1", "1e-3", "null", "true", "[1, 2, 3]", "{a: 1}", "x", "'", "", "=", "#", "a #b", "cache", "digits",
+        "1", "0", "-1", "1e-3", "null", "true", "[1, 2, 3]", "{a: 1}", "x", "'", "", "=", "#", "a #b",
+        "cache", "digits",
     ]  # fmt: skip
 
     def make(rng: Random) -> Input:

@@ -53,8 +53,8 @@ def _odd(rng: Random) -> bytes:
         [[picture]] * 5, [{"bytes": "x"}] * 5, [{"path": "/dev/null"}] * 5, [{"path": "../" * 50}] * 5, [True] * 5,
     )  # fmt: skip
     labels = (
-        ["a", "b", "1_1", "11", " "], [0.5, 1.5, 0.5, float("nan"), 2.0], [None] * 5, [-1] * 5, [10**15] * 5, [True] * 5,
-        [[0]] * 5, [{"a": 1}] * 5, [b"\xff"] * 5, pa.array(["a", "b"] * 2 + ["a"]).dictionary_encode(),
+        ["a", "b", "1_1", "11", " "], [0.5, 1.5, 0.5, float("nan"), 2.0], [None] * 5, [-1] * 5, [10**15] * 5,
+        [True] * 5, [[0]] * 5, [{"a": 1}] * 5, [b"\xff"] * 5, pa.array(["a", "b"] * 2 + ["a"]).dictionary_encode(),
         pa.array([2**64 - 1] * 5, pa.uint64()), pa.array([0] * 5, pa.date32()), pa.nulls(5), [0, 0, 1, 1, 7],
     )  # fmt: skip
     if rng.random() < 0.5:
