@@ -1,5 +1,6 @@
 """Recipes: what a person writes is what is meant, and every problem is named at once."""
 
+import os
 import re
 
 import pytest
@@ -219,6 +220,12 @@ def test_guesses_are_met(setting: str, words: str) -> None:
     with pytest.raises(RecipeError, match=r"^1 problem on the command line: ") as caught:
         load_recipe("digits", [setting])
     assert words in str(caught.value)
+
+
+def test_a_setting_that_no_file_can_hold_is_refused_at_the_start() -> None:
+    with pytest.raises(RecipeError, match=r"^'run.output=r\\xe9n' is not UTF-8") as caught:
+        load_recipe("digits", [os.fsdecode(b"run.output=r\xe9n")])
+    str(caught.value).encode()
 
 
 @pytest.mark.parametrize("setting", ["optim..lr=1", ".lr=1", "optim.=1", "=1", "optim.lr", ""])

@@ -1,5 +1,6 @@
 """Atomic writing: the old file or all of the new one, and nothing else in the folder."""
 
+import json
 import os
 import stat
 
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 
 from coadvise.checkpoints.writing import save_safetensors_atomic
 from coadvise.errors import RunError
-from coadvise.system.files import atomic_file, write_atomic
+from coadvise.system.files import atomic_file, read_json, write_atomic, write_json
 
 
 def test_the_path_changes_once_and_at_the_end(tmp_path):
@@ -74,3 +75,13 @@ def test_text_bytes_and_folders_of_write_atomic(tmp_path):
     assert (tmp_path / "new" / "folder" / "a.txt").read_bytes() == b"\xc3\xa4\n"
     with pytest.raises(RunError, match=r"cannot write to .*a\.txt"):
         write_atomic(tmp_path / "new" / "folder" / "a.txt" / "b", b"")
+
+
+def test_names_that_are_not_utf_8_survive_in_json_and_are_escaped_in_text(tmp_path):
+    """As the names of files that a run could not read, at its end."""
+    names = [os.fsdecode(name) for name in (b"caf\xe9.png", "café.png".encode(), b"\xff\xfe", b"a\\b")]
+    write_json(tmp_path / "x.json", {"skipped": names})
+    assert json.loads((tmp_path / "x.json").read_text("utf-8"))["skipped"] == names
+    assert os.fsencode(read_json(tmp_path / "x.json")["skipped"][0]) == b"caf\xe9.png"
+    write_atomic(tmp_path / "x.md", f"{names[0]}, {names[1]}")
+    assert (tmp_path / "x.md").read_text("utf-8") == "caf\\udce9.png, café.png"

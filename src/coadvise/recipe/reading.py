@@ -72,6 +72,9 @@ def apply_setting(content: dict[str, Any], override: str) -> str:
     Raises:
         RecipeError: not of the form key=value, or a value that is not YAML.
     """
+    shown = override.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    if shown != override:
+        raise RecipeError(f"'{shown}' is not UTF-8, so no file of a run can hold it; rename that file, or link to it")
     key, equals, value = override.partition("=")
     key = key.strip()
     key = f"{key}.{SHORT[key]}" if key in SHORT else key

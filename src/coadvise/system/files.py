@@ -61,13 +61,16 @@ def _sync(path: Path) -> None:
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a whole file or nothing.
 
+    Names of files that are not UTF-8 are escaped: in JSON, `\\udce9` reads back as what it was.
+
     Raises:
         RunError: the folder cannot be written to, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            whole = content.encode(errors="backslashreplace") if isinstance(content, str) else content
+            temporary.write_bytes(whole)
     except OSError as error:
         raise RunError(f"cannot write to {path}: {error.strerror}") from error
 
