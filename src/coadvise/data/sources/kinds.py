@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from ...errors import DataError, did_you_mean
 from .base import ImageSource
+from .columns import Columns, split_columns
 from .digits import Digits
 from .folder import open_folder
 from .layout import folder_splits, holds_classes, look_deeper, require_splits_outside, unlabelled_splits
@@ -26,44 +27,46 @@ from .webdataset import Tars
 
 
 class Kind(NamedTuple):
-    """How one kind of source lists its splits and opens one; the argument is its string without the prefix."""
+    """How one kind of source lists its splits and opens one; the argument is its string without prefix and columns."""
 
     splits: Callable[[str], tuple[str, ...]]
-    open: Callable[[str, str | None], ImageSource]
+    open: Callable[[str, str | None, Columns], ImageSource]
     unlabelled: Callable[[str, tuple[str, ...]], tuple[str, ...]] = lambda rest, splits: ()
     """Which of the splits have no labels, as test sets of competitions."""
+    table: bool = False
+    """Whether it has columns, whose names may follow its string."""
 
 
-def _open_digits(rest: str, split: str | None) -> ImageSource:
+def _open_digits(rest: str, split: str | None, _: Columns) -> ImageSource:
     if rest:
         raise DataError(f"the source digits takes no further name, but has '{rest}'")
     return Digits(split)
 
 
-def _sharded(ending: str, what: str, build: Callable[[Sequence[Path]], ImageSource]) -> Kind:
+def _sharded(ending: str, what: str, build: Callable[[Sequence[Path], Columns], ImageSource]) -> Kind:
     def splits(rest: str) -> tuple[str, ...]:
         """Splits of shards; a single name that is none of the usual ones is no split."""
         names = tuple(shards(rest, ending, what))
         return names if len(names) > 1 or meaning(names[0]) else ()
 
-    def open_split(rest: str, split: str | None) -> ImageSource:
+    def open_split(rest: str, split: str | None, columns: Columns) -> ImageSource:
         groups = shards(rest, ending, what)
-        return build(groups[pick_split(split, groups, rest)])
+        return build(groups[pick_split(split, groups, rest)], columns)
 
-    return Kind(splits, open_split)
+    return Kind(splits, open_split, table=ending == ".parquet")
 
 
 KINDS = {
     "digits": Kind(lambda rest: Digits.splits, _open_digits),
     "folder": Kind(
         lambda rest: folder_splits(_folder(rest)),
-        lambda rest, split: open_folder(_folder(rest), split),
+        lambda rest, split, _: open_folder(_folder(rest), split),
         lambda rest, splits: unlabelled_splits(_folder(rest), splits),
     ),
     "parquet": _sharded(".parquet", "Parquet files", Parquet),
-    "wds": _sharded(".tar", "tars", Tars),
-    "hf": Kind(lambda rest: tuple(load_hf(rest)), open_hf),
-    "torchvision": Kind(torchvision_splits, open_torchvision),
+    "wds": _sharded(".tar", "tars", lambda files, _: Tars(files)),
+    "hf": Kind(lambda rest: tuple(load_hf(rest)), open_hf, table=True),
+    "torchvision": Kind(torchvision_splits, lambda rest, split, _: open_torchvision(rest, split)),
 }
 
 
@@ -72,15 +75,17 @@ class Found(NamedTuple):
 
     Attributes:
         name: of the kind.
-        rest: the string without its prefix.
+        rest: the string without its prefix and columns.
         asked: whether the string names its kind.
         notes: what the choice left out.
+        columns: names that follow the string.
     """
 
     name: str
     rest: str
     asked: bool
     notes: tuple[str, ...] = ()
+    columns: Columns = Columns()
 
     @property
     def kind(self) -> Kind:
@@ -91,8 +96,18 @@ def find_kind(source: str) -> Found:
     """The kind of a source and the string without its prefix; a folder is taken for what lies in it.
 
     Raises:
-        DataError: it does not exist, is of an unknown kind, or may be of two.
+        DataError: it does not exist, is of an unknown kind, may be of two, or has no columns that could be named.
     """
+    if Path(source).exists():
+        return _find_kind(source)
+    rest, columns = split_columns(source)
+    found = _find_kind(rest)
+    if columns != Columns() and not found.kind.table:
+        raise DataError(f"{source} names columns, but a source of the kind {found.name} has none; leave them out")
+    return found._replace(columns=columns)
+
+
+def _find_kind(source: str) -> Found:
     prefix, colon, rest = source.partition(":")
     if colon and prefix in KINDS:
         return Found(prefix, os.path.expanduser(rest), asked=True)

@@ -12,7 +12,8 @@ from PIL import Image
 
 from ...errors import DataError, did_you_mean, one_line
 from ...system.files import cache_folder
-from .base import IMAGE_COLUMNS, LABEL_COLUMNS, find_column, labels_from_values
+from .columns import Columns, choose_columns
+from .labels import label_column, labels_from_values
 from .splits import pick_split
 
 # --- Hugging Face ----------------------------------------------------------------------------------------
@@ -21,7 +22,7 @@ from .splits import pick_split
 class HuggingFace:
     """One split of a `datasets.Dataset` with an Image and a ClassLabel (or plain label) column."""
 
-    def __init__(self, dataset: Any, where: str) -> None:
+    def __init__(self, dataset: Any, where: str, columns: Columns) -> None:
         import datasets
 
         features = dataset.features
@@ -30,17 +31,13 @@ class HuggingFace:
             [name for name, feature in features.items() if isinstance(feature, kind)]
             for kind in (datasets.Image, datasets.ClassLabel)
         )
-        self.image_column = find_column(list(features), images, IMAGE_COLUMNS, where)
-        label_column = find_column(list(features), labels, LABEL_COLUMNS, where)
+        self.image_column, name = choose_columns(features.arrow_schema, images, labels, columns, where)
         if isinstance(features[self.image_column], datasets.Image):
             dataset = dataset.cast_column(self.image_column, datasets.Image(decode=False))
-        column = dataset.select_columns([label_column]).with_format("arrow")[:].column(label_column)
-        if column.null_count:
-            raise DataError(f"{where} has {column.null_count} rows without a label in column '{label_column}'")
-        values = np.asarray(column.to_pylist())
-        feature = features[label_column]
+        values = label_column(dataset.select_columns([name]).with_format("arrow")[:].column(name), name, where)
+        feature = features[name]
         if isinstance(feature, datasets.ClassLabel):
-            self.labels: NDArray[np.int64] = values.astype(np.int64)
+            self.labels: NDArray[np.int64] = values
             self.class_names = tuple(feature.names)
         else:
             self.labels, self.class_names = labels_from_values(values)
@@ -51,11 +48,11 @@ class HuggingFace:
 
     def read(self, index: int) -> bytes | Image.Image:
         value = self.dataset[int(index)][self.image_column]
-        if isinstance(value, dict):
-            if value.get("bytes") is not None:
+        if isinstance(value, (dict, str)):
+            if isinstance(value, dict) and value.get("bytes") is not None:
                 return value["bytes"]
             try:
-                return Path(value["path"]).read_bytes()
+                return Path(value if isinstance(value, str) else value["path"]).read_bytes()
             except (OSError, TypeError) as error:
                 raise DataError(f"{self.describe(index)} cannot be read: {error}") from error
         if not isinstance(value, (bytes, Image.Image)):
@@ -91,11 +88,11 @@ def load_hf(name: str) -> dict[str, Any]:
     return dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "all"): loaded}
 
 
-def open_hf(name: str, split: str | None) -> HuggingFace:
+def open_hf(name: str, split: str | None, columns: Columns) -> HuggingFace:
     """One split of a Hugging Face data set."""
     splits = load_hf(name)
     split = pick_split(split, splits, f"hf:{name}")
-    return HuggingFace(splits[split], f"hf:{name} {split}")
+    return HuggingFace(splits[split], f"hf:{name} {split}", columns)
 
 
 # --- torchvision -----------------------------------------------------------------------------------------

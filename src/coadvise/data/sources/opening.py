@@ -8,6 +8,8 @@
 | `[wds:]PATH` | WebDataset tars: a file, a folder or a pattern such as `train-{000..099}.tar` |
 | `hf:NAME[:CONFIG]` | a Hugging Face data set, from the Hub or from `save_to_disk` |
 | `torchvision:NAME[@ROOT]` | a torchvision data set |
+
+Columns of Parquet and Hugging Face data with unusual names are named behind the string: `PATH:image=foto:label=kind`.
 """
 
 from __future__ import annotations
@@ -120,7 +122,7 @@ def _find(source: str) -> Found:
 
 
 def _open(found: Found, source: str, split: str | None) -> ImageSource:
-    opened = found.kind.open(found.rest, split)
+    opened = found.kind.open(found.rest, split, found.columns)
     _check(opened, source if split is None else f"{source} ({split})")
     return opened
 
@@ -241,7 +243,7 @@ def _check(source: ImageSource, where: str) -> None:
     bad = np.flatnonzero((source.labels < 0) | (source.labels >= classes))
     if len(bad):
         first = int(bad[0])
-        hint = " (−1 marks images without a label)" if source.labels[first] == -1 else ""
+        hint = " (−1 marks images without a label: leave them out)" if source.labels[first] == -1 else ""
         raise DataError(
             f"{source.describe(first)} has label {source.labels[first]}{hint}, but there are {classes} "
             f"classes, 0 to {classes - 1}; {len(bad)} labels of {where} are out of range"

@@ -1,6 +1,6 @@
 """Local Parquet in the Hugging Face image format, through pyarrow alone.
 
-An image column of struct{bytes, path} or plain binary and a label column. Parquet compresses whole row
+An image column of struct{bytes, path}, plain binary or paths of files, and a label column. Parquet compresses whole row
 groups, which makes single rows costly. So the image column is held in memory up to `IN_MEMORY` bytes in all; beyond
 that, each file is unpacked once into an Arrow file in the cache folder, which is mapped into memory.
 """
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from ...errors import DataError, one_line
 from ...system.files import atomic_file, cache_folder
-from .base import IMAGE_COLUMNS, LABEL_COLUMNS, find_column, labels_from_values
+from .columns import Columns, choose_columns
+from .labels import label_column, labels_from_values
 
 IN_MEMORY = 2 << 30
 
@@ -29,24 +30,27 @@ IN_MEMORY = 2 << 30
 class Parquet:
     """The rows of one or more Parquet files with the same columns."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], columns: Columns = Columns()) -> None:
         self.files = [str(file) for file in files]
-        schema = _reading(self.files[0], pq.read_schema)
-        features = _features(schema)
+        metadata = [_reading(file, pq.read_metadata) for file in self.files]
+        schemas = [_reading(file, pq.read_schema) for file in self.files]
+        features = _features(schemas[0])
         images, labels = (
             [name for name, feature in features.items() if feature.get("_type") == kind]
             for kind in ("Image", "ClassLabel")
         )
-        self.image_column = find_column(schema.names, images, IMAGE_COLUMNS, self.files[0])
-        self.label_column = find_column(schema.names, labels, LABEL_COLUMNS, self.files[0])
-        metadata = [_reading(file, pq.read_metadata) for file in self.files]
+        self.image_column, self.label_column = choose_columns(schemas[0], images, labels, columns, self.files[0])
+        names = self._declared(schemas[0])
+        for file, schema in zip(self.files, schemas, strict=True):
+            self._require_alike(file, schema, names)
         self.starts = np.cumsum([0] + [part.num_rows for part in metadata])
         self.in_memory = _column_bytes(metadata, self.image_column) <= IN_MEMORY
-        values = np.concatenate([self._labels(position) for position in range(len(self.files))])
-        names = features.get(self.label_column, {}).get("names")
+        parts = [self._labels(file) for file in self.files]
+        kinds = {part.dtype.kind for part in parts if len(part)}
+        values = np.concatenate(parts if len(kinds) < 2 else [part.astype(str) for part in parts])
         if names is not None and values.dtype.kind == "i":
-            self.labels: NDArray[np.int64] = values.astype(np.int64)
-            self.class_names = tuple(str(name) for name in names)
+            self.labels: NDArray[np.int64] = values
+            self.class_names = names
         else:
             self.labels, self.class_names = labels_from_values(values)
         # Read here rather than at first use, so that forked workers share the memory.
@@ -66,9 +70,10 @@ class Parquet:
         value: Any = chunk[row].as_py()
         if isinstance(value, dict):
             value, path = value.get("bytes"), value.get("path")
-            if value is None and path:
-                return self._beside(position, path, index)
-        if value is None:
+            value = value if value is not None else path
+        if isinstance(value, str) and value:
+            return self._beside(position, value, index)
+        if not value:
             raise DataError(f"{self.describe(index)} holds no image")
         return value
 
@@ -84,15 +89,25 @@ class Parquet:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_images": {}}  # a spawned worker reads the files itself
 
-    def _labels(self, position: int) -> NDArray:
-        file = self.files[position]
-        column = _reading(file, lambda f: _table(f, self.label_column)).combine_chunks()
-        if column.null_count:
-            row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-            raise DataError(f"{file} row {row} has no label in column '{self.label_column}'")
-        if pa.types.is_integer(column.type):
-            return column.to_numpy(zero_copy_only=False).astype(np.int64)
-        return np.array([str(value) for value in column.to_pylist()], dtype=str)
+    def _declared(self, schema: pa.Schema) -> tuple[str, ...] | None:
+        """Class names that a file declares, in the order of its labels."""
+        names = _features(schema).get(self.label_column, {}).get("names")
+        return tuple(str(name) for name in names) if isinstance(names, list) else None
+
+    def _require_alike(self, file: str, schema: pa.Schema, names: tuple[str, ...] | None) -> None:
+        """Refuse a file without the columns of the first, or with other class names: its labels mean something else."""
+        for column in (self.image_column, self.label_column):
+            if schema.names.count(column) != 1:
+                what = "no" if column not in schema.names else "more than one"
+                raise DataError(f"{file} has {what} column '{column}' (its columns: {', '.join(schema.names)})")
+        if self._declared(schema) != names:
+            raise DataError(
+                f"{file} declares other classes than {self.files[0]}, or in another order; give files that belong "
+                "together, or write them with the same features"
+            )
+
+    def _labels(self, file: str) -> NDArray:
+        return label_column(_reading(file, lambda f: _table(f, self.label_column)), self.label_column, file)
 
     def _chunks(self, position: int) -> list[pa.Array]:
         """The image column of a file."""
@@ -104,11 +119,14 @@ class Parquet:
 
     def _beside(self, position: int, path: str, index: int) -> bytes:
         """An image that the file only names."""
+        folder = Path(self.files[position]).parent
         try:
-            return (Path(self.files[position]).parent / path).read_bytes()
-        except OSError as error:
+            return (folder / path).read_bytes()
+        except (OSError, ValueError) as error:  # a name with a zero in it is a ValueError
+            address = "; it is an address: download the images first" if "://" in path else ""
             raise DataError(
-                f"{self.describe(index)} names the file '{path}', which cannot be read: {error.strerror or error}"
+                f"{self.describe(index)} names the file '{path}', which cannot be read from {folder}: "
+                f"{one_line(error)}{address}"
             ) from error
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ...errors import DataError
 from ...system.files import atomic_file, cache_folder
-from .base import labels_from_values
+from .labels import labels_from_values
 
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 _VERSION = 1

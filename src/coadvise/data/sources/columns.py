@@ -1,0 +1,105 @@
+"""Which columns of a table hold the images and the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+
+from ...errors import DataError, did_you_mean
+
+_IMAGES = ("image", "img", "picture", "jpg", "png", "webp", "jpeg", "images", "photo", "image_bytes", "bytes")
+_PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img_path", "image_file")
+_LABELS = (
+    *("label", "labels", "fine_label", "class", "target", "cls"),
+    *("category", "class_id", "label_id", "category_id", "class_label", "target_label", "class_name", "label_name"),
+    *("classes", "species", "breed", "y"),
+)
+
+
+class Columns(NamedTuple):
+    """Names of columns that a source string gives; None is found by itself."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+def choose_columns(
+    schema: pa.Schema, images: Collection[str], labels: Collection[str], asked: Columns, where: str
+) -> tuple[str, str]:
+    """Names of the image and the label column.
+
+    A column counts if its type fits: bytes, bytes beside a path, or text (paths of files) for images, a single value
+    for labels. The usual names go first, in small or capital letters; then the only column that is declared as such;
+    then the only one with bytes.
+
+    Args:
+        images, labels: columns that the table itself declares as images or class labels.
+
+    Raises:
+        DataError: there is no such column, or one that is asked for is not there.
+    """
+    image = asked.image or _find(schema, images, (*_IMAGES, *_PATHS), _holds_bytes) or _only(schema, _holds_bytes)
+    image = image or _find(schema, (), (*_IMAGES, *_PATHS), _is_text)
+    rest = [field for field in schema if field.name != image]
+    label = asked.label or _find(pa.schema(rest), labels, _LABELS, _is_single)
+    for word, name in (("image", image), ("label", label)):
+        if name is None:
+            raise DataError(_not_found(schema, word, where))
+        if name not in schema.names:
+            raise DataError(f"{where} has no column '{name}'{did_you_mean(name, schema.names)}")
+    assert image is not None
+    assert label is not None
+    return image, label
+
+
+def _not_found(schema: pa.Schema, word: str, where: str) -> str:
+    return (
+        f"{where} has no {word} column (its columns: {', '.join(schema.names)}); name it '{word}', or say behind the "
+        f"source which one it is: data.source=…:{word}=NAME"
+    )
+
+
+def _find(
+    schema: pa.Schema, declared: Collection[str], usual: Sequence[str], fits: Callable[[pa.DataType], bool]
+) -> str | None:
+    fitting = [field.name for field in schema if fits(field.type)]
+    lower = {name.lower(): name for name in reversed(fitting)}
+    named = next((lower[name] for name in usual if name in lower), None)
+    declared = [name for name in declared if name in schema.names]
+    return named or (next(iter(declared)) if len(declared) == 1 else None)
+
+
+def _only(schema: pa.Schema, fits: Callable[[pa.DataType], bool]) -> str | None:
+    fitting = [field.name for field in schema if fits(field.type)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    return _is_bytes(kind) or (pa.types.is_struct(kind) and any(_is_bytes(field.type) for field in kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_single(kind: pa.DataType) -> bool:
+    return not pa.types.is_nested(kind)
+
+
+def split_columns(source: str) -> tuple[str, Columns]:
+    """A source string without `:image=NAME` and `:label=NAME` behind it, and these names."""
+    found: dict[Literal["image", "label"], str] = {}
+    words: tuple[Literal["image", "label"], ...] = ("image", "label")
+    while True:
+        front, _, last = source.rpartition(":")
+        word, equals, name = last.partition("=")
+        known = next((one for one in words if one == word), None)
+        if not front or not equals or not name or known is None or known in found:
+            return source, Columns(**found)
+        source, found[known] = front, name

@@ -1,0 +1,84 @@
+"""Labels as a file has them → class indices and class names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ...errors import DataError
+
+
+def labels_from_values(values: Sequence[str] | NDArray) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels and class names where a source declares no names: the distinct values, in order.
+
+    Numbers are ordered as numbers, and so are texts if each of them is a number as it is written by default: '10' is,
+    '010', '1_0' and ' 10' are not. Other texts are ordered as texts. A value keeps its own text as its name, so
+    different texts are different classes. Where −1 is the only negative number it marks images without a label, as in
+    many data sets: it is label −1 and no class.
+    """
+    distinct, found = np.unique(np.asarray(values), return_inverse=True)
+    names = [str(value) for value in distinct]
+    numbers = [number_of(name) for name in names]
+    order = list(range(len(names)))
+    first = 0
+    if None not in numbers:
+        order.sort(key=lambda place: numbers[place])  # type: ignore[arg-type,return-value]
+        negative = [number for number in numbers if number is not None and number < 0]
+        first = 1 if negative == [-1] else 0
+    labels = np.empty(len(order), dtype=np.int64)
+    labels[order] = np.arange(len(order)) - first
+    return labels[found.reshape(-1)], tuple(names[place] for place in order[first:])
+
+
+def number_of(text: str) -> int | float | None:
+    """The finite number that is written like this by default, else None."""
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except (ValueError, OverflowError):
+            continue
+        if str(number) == text and math.isfinite(number):
+            return number
+    return None
+
+
+def label_column(column: pa.ChunkedArray, name: str, rows: str) -> NDArray:
+    """Values of a table's label column: integers, or what `labels_from_values` takes.
+
+    Args:
+        rows: what the rows belong to, for messages.
+
+    Raises:
+        DataError: a row has no label, or the column holds something else than one label a row.
+    """
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_nested(kind):
+        raise DataError(
+            f"the column '{name}' of {rows} holds {kind}, and not one label a row; say which column has the labels: "
+            "data.source=…:label=NAME"
+        )
+    missing = column.is_null(nan_is_null=pa.types.is_floating(kind))
+    if pa.compute.any(missing).as_py():
+        row = pa.compute.index(missing, True).as_py()
+        count = pa.compute.sum(missing).as_py()
+        raise DataError(f"{rows} row {row} has no label in column '{name}' ({count} in all); leave such rows out")
+    column = column.cast(kind)
+    if pa.types.is_integer(kind) and kind != pa.uint64():
+        return column.to_numpy().astype(np.int64)
+    if pa.types.is_floating(kind):
+        return column.to_numpy().astype(np.float64)
+    return np.array([_text(value, name, rows) for value in column.to_pylist()], dtype=str)
+
+
+def _text(value: Any, name: str, rows: str) -> str:
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"the column '{name}' of {rows} holds bytes that are no text; give labels as text") from error
