@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ import torch
 from helpers.caches import QUIET, losses, opened, recipe_with, refused, write
 from PIL import Image
 
-from coadvise.advice.cache import FORMAT
+from coadvise.advice.cache import AdviceCache, require_undamaged
+from coadvise.advice.headers import FORMAT
 from coadvise.data.sources.opening import open_sources
 from coadvise.errors import RunError
 from coadvise.training.caching import cache_advice
@@ -144,3 +146,79 @@ def test_what_is_no_cache(complete, tmp_path, trained):
     folder.write_text("x")
     with pytest.raises(RunError, match="is a file; choose a folder"):
         write(complete)
+
+
+DAMAGED = (
+    None, True, "x", "", 0.5, float("nan"), -1, 0, 10**12, 10**30, float("inf"), [], {}, "x" * 10**6, "\ud800",
+    json.loads("[" * 400 + "]" * 400),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["header.json", "conv/teacher.json", "conv/column.json"])
+def test_any_other_content_of_a_header_is_one_message(complete, tmp_path, file):
+    """Every value missing or replaced, and files that are no JSON object: refused at once, whatever is in it."""
+    from coadvise.advice.request import CacheRequest
+
+    teachers = opened(complete)[2]
+    source, request = open_sources(complete.data)[0], CacheRequest.of(complete)
+    path = tmp_path / "cache" / file
+    good = path.read_text()
+    facts = json.loads(good)
+    inside = {"header.json": "data", "conv/column.json": "sha256"}.get(file)
+    places = [(key,) for key in facts] + ([(inside, key) for key in facts[inside]] if inside else [])
+    texts = [good[:50], "", "[]", "3", "null", '"x"', "[" * 10**5, "9" * 10**4, "\0", '{"format": 2}', '{"sha256": {}}']
+    # Versions that changed are no damage, nor how a teacher came by its weights.
+    for *outer, key in [place for place in places if place != ("train",)]:
+        for value in [KeyError, *DAMAGED]:
+            damaged = json.loads(good)
+            inner = damaged[outer[0]] if outer else damaged
+            if value is KeyError:
+                without = inner.pop(key) is not None
+            else:
+                without, inner[key] = inner[key] != value, value
+            if without and not (key == "versions" and value == {}):
+                texts.append(json.dumps(damaged))
+    start = time.monotonic()
+    for text in texts:
+        path.write_text(text)
+        with pytest.raises(RunError) as caught:
+            checked = AdviceCache(request, source, teachers)
+            require_undamaged(checked)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 3000, text[:200]
+        assert str(tmp_path / "cache") in str(caught.value)
+    assert (time.monotonic() - start) / len(texts) < 0.1
+    path.write_text(good)
+    AdviceCache(request, source, teachers)
+
+
+def test_a_number_of_views_that_is_not_that_of_the_files(complete, tmp_path):
+    header = tmp_path / "cache" / "header.json"
+    facts = json.loads(header.read_text())
+    for views in (facts["views"] + 1, 10**9):
+        header.write_text(json.dumps(facts | {"views": views}))
+        refused(complete, rf"header\.json is damaged: it says {views:,} views")
+        refused(complete, rf"header\.json is damaged: it says {views:,} views", cache_advice)
+
+
+@pytest.mark.parametrize("damage", ["not finite", "above the maximum"])
+def test_damaged_records_are_named_where_training_meets_them(complete, tmp_path, damage):
+    """Not taken for a learning rate that is too high."""
+    cache, loader, _ = opened(complete)
+    number = int(loader.keys(1, 0, 100).position[7]) + 100  # of the second view: not among those checked at the start
+    shard, row = divmod(number, cache.layout.per_shard)
+    path = tmp_path / "cache" / "conv" / f"{shard:05d}.bin"
+    values = np.frombuffer(path.read_bytes(), np.float16).reshape(-1, 10).copy()
+    values[row, 3] = np.nan if damage == "not finite" else 1.0
+    path.write_bytes(values.tobytes())
+    refused(complete, rf"conv/{shard:05d}\.bin is damaged: record {row} holds no logits of 10 classes", _read_all)
+
+
+def _read_all(recipe, display):
+    from coadvise.advice.request import CacheRequest
+    from coadvise.checkpoints.build import build_teacher
+
+    source = open_sources(recipe.data)[0]
+    teachers = {name: build_teacher(name, settings, 10) for name, settings in recipe.teachers.items()}
+    cache = AdviceCache(CacheRequest.of(recipe), source, teachers)
+    for view in range(cache.layout.views):
+        cache.read(view, np.arange(cache.layout.images))

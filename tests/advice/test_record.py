@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -80,3 +83,28 @@ def test_eq1_from_decoded_advice():
     live = co_advise_loss(z, teacher, target)
     stored = co_advise_loss(z, {"conv": record.decode(record.encode(teacher["conv"]))}, target)
     assert stored.total.item() == pytest.approx(live.total.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize(("classes", "top"), [(10, 10), (300, 5), (1000, 1), (70_000, 3)])
+def test_damaged_records_are_told_from_those_that_were_written(classes: int, top: int) -> None:
+    """Against the numbers themselves, decoded by hand: 16-bit floats, then classes, then one float."""
+    record = RecordFormat(classes, top)
+    written = record.encode(torch.cat([logits(40, classes), torch.zeros(1, classes), logits(2, classes, scale=1e9)]))
+    raw = written.numpy()
+    assert not record.damaged(raw).any()
+    rng = np.random.default_rng(0)
+    noise = raw.copy()
+    noise[rng.random(raw.shape) < 0.05] = rng.integers(0, 256)
+    noise[0], noise[1] = 0, 255
+    width = 2 if classes < 2**16 else 4
+    for row, found in zip(noise, record.damaged(noise), strict=True):
+        stored = row.tobytes()
+        count = classes if record.dense else top
+        kept = struct.unpack(f"<{count}e", stored[: 2 * count])
+        bad = any(not -65504 <= value <= 0 for value in kept)
+        if not record.dense:
+            index = struct.unpack(f"<{top}{'H' if width == 2 else 'I'}", stored[2 * top : (2 + width) * top])
+            (rest,) = struct.unpack("<e", stored[(2 + width) * top :])
+            bad |= any(value >= classes for value in index) or (top > 1 and index[0] == index[1])
+            bad |= not -65504 <= rest <= math.log(classes - top) + 0.1
+        assert bool(found) == bad

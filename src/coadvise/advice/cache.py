@@ -17,7 +17,7 @@ of processes. Nothing about the augmentation is stored: the views are made again
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,56 +30,11 @@ from torch import Tensor
 from ..data.sources.base import ImageSource
 from ..errors import RunError
 from ..models.teachers import FrozenTeacher
-from ..system.files import read_json
 from ..system.locks import locked_by_another
+from .headers import read_column, read_header, require_same_teacher
 from .identity import data_facts, differences, teacher_facts
 from .layout import Layout, profile_path, shard_path
 from .request import CacheRequest
-
-FORMAT = 2
-
-
-def read_header(folder: Path) -> dict[str, Any]:
-    """The header of a cache.
-
-    Raises:
-        RunError: there is no cache, or one of a newer format.
-    """
-    path = folder / "header.json"
-    if not path.is_file():
-        raise RunError(f"{folder} holds no advice cache; make one with `coadvise cache RECIPE`")
-    header: dict[str, Any] = read_json(path)
-    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
-        raise RunError(f"{path} is no header of an advice cache; choose another folder with advice.folder=FOLDER")
-    if header["format"] != FORMAT:
-        update = "update coadvise, or " if header["format"] > FORMAT else ""
-        raise RunError(
-            f"{folder} has format {header['format']}, this version of coadvise reads {FORMAT}; {update}"
-            "delete it and write the cache again, or elsewhere with advice.folder=FOLDER"
-        )
-    kinds = {"views": int, "data": dict, "versions": dict}
-    if not all(isinstance(header.get(key), kind) for key, kind in kinds.items()):
-        raise RunError(f"{path} is damaged; restore it, or delete {folder} and write the cache again")
-    return header
-
-
-def require_same_teacher(folder: Path, name: str, now: Mapping[str, Any]) -> None:
-    """Refuse a column of another teacher.
-
-    Raises:
-        RunError: names every fact that differs; or a damaged file.
-    """
-    path = folder / name / "teacher.json"
-    before = read_json(path)
-    if not isinstance(before, dict):
-        raise RunError(f"{path} is damaged; restore it, or delete {path.parent} and run `coadvise cache RECIPE`")
-    if before.get("train") is None or now["train"] is None:  # the same weights may come from a checkpoint
-        before, now = before | {"train": None}, {**now, "train": None}
-    if changes := differences(before, now):
-        raise RunError(
-            f"{folder} holds the advice of another teacher '{name}' ({'; '.join(changes)}); restore it, delete "
-            f"{path.parent} and run `coadvise cache RECIPE`, or choose another folder with advice.folder=FOLDER"
-        )
 
 
 def kept_weights(request: CacheRequest) -> dict[str, Path]:
@@ -126,6 +81,7 @@ class AdviceCache:
         self.folder, self.names = request.folder, tuple(teachers)
         self.header = require_fitting(request, source)
         self.layout = Layout(len(source), self.header["views"], request.record(len(source.class_names)))
+        require_same_number(self.folder, self.layout)
         for name, teacher in teachers.items():
             self._require_column(name, teacher_facts(request, name, teacher, len(source.class_names)))
         self._shards: dict[tuple[str, int], NDArray[np.uint8]] = {}
@@ -149,7 +105,8 @@ class AdviceCache:
         require_whole(self.folder, name, self.layout)
         if self.layout.record.profile_bytes:  # small enough to be read whole, and used for every image
             file = profile_path(self.folder, name)
-            if hashlib.sha256(file.read_bytes()).hexdigest() != read_json(path)["sha256"].get(file.name):
+            table = _mapped(file, np.float16)
+            if hashlib.sha256(table).hexdigest() != read_column(self.folder, name).get(file.name):
                 raise RunError(
                     f"{file} holds something else than was written; restore it, or delete {self.folder / name} and run "
                     "`coadvise cache RECIPE`"
@@ -158,13 +115,28 @@ class AdviceCache:
     def read(
         self, view: int, positions: Int64[np.ndarray, " b"], device: torch.device | str = "cpu"
     ) -> dict[str, Float[Tensor, "b k"]]:
-        """Logits of every teacher for samples of a view, up to a constant for each image."""
+        """Logits of every teacher for samples of a view, up to a constant for each image.
+
+        Raises:
+            RunError: a record that no teacher can have left.
+        """
         records = view * self.layout.images + positions
         advice = {}
         for name in self.names:
-            raw = torch.from_numpy(self._records(name, records)).to(device, non_blocking=True)
+            found = self._records(name, records)
+            if (bad := self.layout.record.damaged(found)).any():
+                raise RunError(self._damage(name, int(records[bad.argmax()])))
+            raw = torch.from_numpy(found).to(device, non_blocking=True)
             advice[name] = self.layout.record.decode(raw, self.profile(name, device))
         return advice
+
+    def _damage(self, name: str, record: int) -> str:
+        shard, row = divmod(record, self.layout.per_shard)
+        return (
+            f"{shard_path(self.folder, name, shard)} is damaged: record {row} holds no logits of "
+            f"{self.layout.record.classes} classes; restore it, or delete {self.folder / name} and run "
+            "`coadvise cache RECIPE`"
+        )
 
     def profile(self, name: str, device: torch.device | str = "cpu") -> Tensor | None:
         """A teacher's profile, read once for a device; None where records have no outside, or too many classes."""
@@ -199,11 +171,26 @@ def written_blocks(folder: Path, teacher: str) -> int:
     return path.read_bytes().count(1) if path.is_file() else 0
 
 
-def _sizes(folder: Path, teacher: str, layout: Layout) -> dict[Path, int]:
-    """Size in bytes of each shard and of the profile."""
-    sizes = {shard_path(folder, teacher, shard): layout.shard_bytes(shard) for shard in range(layout.shards)}
-    profile = layout.record.profile_bytes
-    return sizes | ({profile_path(folder, teacher): profile} if profile else {})
+def _sizes(folder: Path, teacher: str, layout: Layout) -> Iterator[tuple[Path, int]]:
+    """Each shard, and the profile, with its size in bytes."""
+    for shard in range(layout.shards):
+        yield shard_path(folder, teacher, shard), layout.shard_bytes(shard)
+    if layout.record.profile_bytes:
+        yield profile_path(folder, teacher), layout.record.profile_bytes
+
+
+def require_same_number(folder: Path, layout: Layout) -> None:
+    """Refuse a header whose number of views is not that of the files: there is a byte to lock for each block.
+
+    Raises:
+        RunError: another number.
+    """
+    lock = folder / "lock"
+    if lock.is_file() and lock.stat().st_size != layout.blocks + 1:
+        raise RunError(
+            f"{folder / 'header.json'} is damaged: it says {layout.views:,} views, and the files beside it were made "
+            f"for another number of views; restore it, or delete {folder} and write the cache again"
+        )
 
 
 def require_whole(folder: Path, teacher: str, layout: Layout) -> None:
@@ -212,11 +199,12 @@ def require_whole(folder: Path, teacher: str, layout: Layout) -> None:
     Raises:
         RunError: names the first such file.
     """
-    for file, expected in _sizes(folder, teacher, layout).items():
+    for file, expected in _sizes(folder, teacher, layout):
         found = file.stat().st_size if file.is_file() else 0
         if found != expected:
+            what = "was cut off" if found < expected else "has grown"
             raise RunError(
-                f"{file} has {found:,} bytes, should have {expected:,}: it was cut off; restore it, or delete "
+                f"{file} has {found:,} bytes, should have {expected:,}: it {what}; restore it, or delete "
                 f"{folder / teacher} and run `coadvise cache RECIPE`"
             )
 
@@ -224,7 +212,7 @@ def require_whole(folder: Path, teacher: str, layout: Layout) -> None:
 def checksums(folder: Path, teacher: str, layout: Layout) -> dict[str, str]:
     """Hash of the contents of each shard and of the profile, by the name of the file."""
     sums = {}
-    for path in _sizes(folder, teacher, layout):
+    for path, _ in _sizes(folder, teacher, layout):
         with path.open("rb") as file:
             sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums
@@ -238,8 +226,7 @@ def require_undamaged(cache: AdviceCache) -> None:
     """
     damaged = []
     for name in cache.names:
-        folder = cache.folder / name
-        expected = read_json(folder / "column.json")["sha256"]
+        folder, expected = cache.folder / name, read_column(cache.folder, name)
         found = checksums(cache.folder, name, cache.layout)
         damaged += [str(folder / file) for file, value in found.items() if expected.get(file) != value]
     if damaged:

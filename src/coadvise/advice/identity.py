@@ -105,5 +105,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    try:
+        text = str(value)
+    except RecursionError:  # a damaged file: brackets in brackets
+        text = type(value).__name__
     return text if len(text) <= 40 else text[:37] + "…"

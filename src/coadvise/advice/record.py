@@ -19,8 +19,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import torch
-from jaxtyping import Float, Float16, UInt8
+from jaxtyping import Bool, Float, Float16, UInt8, UInt16
 from torch import Tensor
 
 LOWEST = float(torch.finfo(torch.float16).min)
@@ -77,6 +78,22 @@ class RecordFormat:
         ]
         return torch.cat(parts, dim=1)
 
+    def damaged(self, records: UInt8[np.ndarray, "b r"]) -> Bool[np.ndarray, " b"]:
+        """Which records `encode` cannot have made: not finite, above the maximum, of a class that there is not.
+
+        What it can have made may be wrong, too; only the checksums of whole files tell (`coadvise cache --verify`).
+        """
+        if self.dense:
+            return _no_logits(records.view(np.uint16)).any(axis=1)
+        index_type = np.uint16 if self._index is torch.uint16 else np.uint32
+        first, second = 2 * self.top, (2 + self._index.itemsize) * self.top
+        index, outside = records[:, first:second].view(index_type), records[:, second:].view(np.float16)[:, 0]
+        bad = _no_logits(records[:, :first].view(np.uint16)).any(axis=1) | (index >= self.classes).any(axis=1)
+        if self.top > 1:  # bytes that were lost are read as zeros: one class, again and again
+            bad |= index[:, 0] == index[:, 1]
+        # None of the others is above the maximum either; a little room for rounding.
+        return bad | ~((outside >= LOWEST) & (outside <= math.log(self.classes - self.top) + 0.1))
+
     def decode(
         self, records: UInt8[Tensor, "b r"], profile: Float16[Tensor, "k k"] | None = None
     ) -> Float[Tensor, "b k"]:
@@ -105,6 +122,11 @@ class RecordFormat:
 def _as(part: Tensor, dtype: torch.dtype) -> Tensor:
     """View bytes as another type, after a copy: a slice may start at any address, a number may not."""
     return part.clone(memory_format=torch.contiguous_format).view(-1).view(dtype).view(len(part), -1)
+
+
+def _no_logits(bits: UInt16[np.ndarray, "b k"]) -> Bool[np.ndarray, "b k"]:
+    """Which float16 numbers are not in [LOWEST, 0], by their bits, which is faster than by their values."""
+    return (bits - np.uint16(0x8000) > np.uint16(0x7BFF)) & (bits != 0)
 
 
 def half(values: Tensor) -> Tensor:

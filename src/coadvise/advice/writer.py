@@ -28,8 +28,9 @@ from ..models.teachers import FrozenTeacher, Teachers
 from ..system.files import write_atomic, write_json
 from ..system.locks import lock_byte, unlock_byte
 from ..system.progress import Display
-from .cache import FORMAT, checksums, read_header, require_fitting, require_same_teacher, require_whole
+from .cache import checksums, require_fitting, require_same_number, require_whole
 from .claims import Claims
+from .headers import FORMAT, read_header, require_same_teacher
 from .identity import data_facts, differences, teacher_facts, versions
 from .layout import BATCH, Layout, profile_path, shard_path
 from .profile import ProfileSums
@@ -82,6 +83,7 @@ def write_cache(
     facts = {name: teacher_facts(request, name, teacher, classes) for name, teacher in loaded.items()}
     views = read_header(folder)["views"] if (folder / "header.json").is_file() else request.views
     layout = Layout(len(source), views, request.record(classes))
+    require_same_number(folder, layout)
     # The answer of one process for all: another launch may finish a column in between.
     missing = broadcast_object_list([_missing(folder, facts, layout)])[0]
     if not missing:
