@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import DataError
 from ..system.progress import Display
-from ..system.screen import Table
+from ..system.screen import Table, printable
 from .arguments import AsJson, accuracy_table, out
 
 if TYPE_CHECKING:
+    from ..evaluation.prediction import Prediction
     from ..evaluation.robustness import CorruptionErrors
 
 
@@ -70,29 +75,72 @@ def evaluate(
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="image files")],
+    images: Annotated[
+        list[str], typer.Argument(help="image files, folders of images, or patterns such as 'trip/*.jpg'")
+    ],
     model: Annotated[Path, typer.Option("--model", "-m", help="a run's folder, or its best.safetensors")],
     top: Annotated[int, typer.Option(min=1, help="classes to print")] = 5,
     as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV: image, rank, class, probability")] = False,
 ) -> None:
     """Name what is in images: the likeliest classes with their probabilities.
 
-    Example:
+    Examples:
 
         coadvise predict cat.jpg dog.png --model runs/pets
-    """
-    from ..checkpoints.trained import load_trained
-    from ..evaluation.inference import predict as run
-    from ..system.devices import choose_device
 
-    results = run(load_trained(model, choose_device()), images, top)
-    if as_json:
-        print(json.dumps([{"image": str(path), "classes": dict(named)} for path, named in results], indent=1))
-        return
-    for path, named in results:
-        out.print(str(path), style="bold")
-        for name, probability in named:
+        coadvise predict photographs --model runs/pets --top 1 --csv > classes.csv
+    """
+    if as_json and as_csv:
+        raise DataError("--json and --csv exclude each other; give one of them")
+    from ..evaluation.prediction import image_files
+    from ..evaluation.prediction import predict as run
+
+    files, problems = image_files(images)
+    given = len(files) + len(problems)
+    if files:
+        from ..checkpoints.trained import load_trained
+        from ..system.devices import choose_device
+
+        seen = run(load_trained(model, choose_device()), files, top)
+        show = _print_json if as_json else _print_csv if as_csv else _print_plain
+        problems += show(seen)
+        sys.stdout.flush()
+    if len(problems) > 1:
+        listed = "".join(f"\n  {printable(problem)}" for problem in problems)
+        raise DataError(f"{len(problems)} of {given} cannot be used:{listed}")
+    if problems:
+        raise DataError(printable(problems[0]))
+
+
+def _print_plain(seen: Iterable[Prediction]) -> list[str]:
+    problems = []
+    for one in seen:
+        if one.problem is not None:
+            problems.append(one.problem)
+            continue
+        out.print(str(one.path), style="bold")
+        for name, probability in one.classes:
             out.print(f"  {probability:6.1%}  {name}")
+    return problems
+
+
+def _print_json(seen: Iterable[Prediction]) -> list[str]:
+    found = list(seen)
+    shown = [{"image": str(one.path), "classes": dict(one.classes)} for one in found if one.problem is None]
+    print(json.dumps(shown, indent=1))
+    return [one.problem for one in found if one.problem is not None]
+
+
+def _print_csv(seen: Iterable[Prediction]) -> list[str]:
+    table, problems = csv.writer(sys.stdout, lineterminator="\n"), []
+    table.writerow(("image", "rank", "class", "probability"))
+    for one in seen:
+        if one.problem is not None:
+            problems.append(one.problem)
+        for rank, (name, probability) in enumerate(one.classes, start=1):
+            table.writerow((printable(str(one.path)), rank, printable(name), f"{probability:.6f}"))
+    return problems
 
 
 def _print_corruptions(errors: CorruptionErrors) -> None:

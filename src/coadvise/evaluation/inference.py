@@ -1,10 +1,9 @@
-"""Using trained models: evaluation on other data, and prediction for image files."""
+"""Using trained models: evaluation on other data, class probabilities, and images as evaluation sees them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from ..data.loader import EvalLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset
 from ..data.views.augment import eval_pixels
-from ..data.views.finish import Finish
 from ..errors import DataError, did_you_mean
 from ..models.students import student_tokens
 from ..system.progress import QUIET, Display
@@ -85,25 +83,3 @@ def eval_images(trained: TrainedModel, files: Iterable[tuple[bytes | Image, str]
     pixels = eval_pixels(trained.data)
     needed = pixels.needed if trained.data.shrink_on_load else None
     return np.stack([pixels(decode(content, name, needed)) for content, name in files])
-
-
-@torch.no_grad()
-def predict(
-    trained: TrainedModel, paths: Sequence[str | Path], top: int = 5
-) -> list[tuple[Path, list[tuple[str, float]]]]:
-    """The likeliest classes of image files: for each file (class name, probability in [0, 1]), best first.
-
-    Raises:
-        DataError: a file that is missing or no image.
-    """
-    normalise = Finish(trained.data, len(trained.classes), trained.device)
-    results = []
-    for path in map(Path, paths):
-        if not path.is_file():
-            raise DataError(f"{path}: there is no such image file")
-        image = torch.from_numpy(eval_images(trained, [(path.read_bytes(), str(path))]))
-        probabilities = trained.model(normalise.images(image)).float().softmax(dim=1)[0]
-        values, indices = probabilities.topk(min(top, len(trained.classes)))
-        named = [(trained.classes[i], v) for i, v in zip(indices.tolist(), values.tolist(), strict=True)]
-        results.append((path, named))
-    return results
