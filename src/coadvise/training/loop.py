@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from accelerate.utils import broadcast
@@ -106,7 +107,7 @@ class Evaluation:
 
     metrics: dict[str, float]
     ema: dict[str, float] | None
-    weights: str = "student"
+    weights: Literal["student", "ema"] = "student"
     skipped: int = 0
 
     @property
