@@ -127,6 +127,26 @@ def test_splits_inside_of_classes_are_refused(tmp_path):
     assert (len(train), len(val)) == (18, 2)
 
 
+def test_a_folder_that_holds_the_classes_again_is_refused(tmp_path):
+    """As archives that were packed twice have it: flowers/{rose,tulip} and flowers/flowers/{rose,tulip}."""
+    fill_all(tmp_path, "rose", "tulip", "flowers/rose", "flowers/tulip")
+    with pytest.raises(DataError, match=r"/flowers holds folders of the same names as .* \(rose, tulip\)"):
+        opened(tmp_path)
+    assert opened(tmp_path / "flowers")[0][0].class_names == ("rose", "tulip")
+    fill_all(tmp_path / "sets", "train/a", "train/b", "test/a", "test/b", "x/train/a", "x/train/b")
+    assert opened(tmp_path / "sets")[1][-1] == "note: not used: x"
+
+
+def test_folders_beside_the_one_with_the_images(tmp_path):
+    """Annotations beside images: the message names the folder to give."""
+    fill_all(tmp_path, "images/train/cat", "images/train/dog", "images/val/cat", "images/val/dog")
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(DataError, match=r"labels holds no images") as told:
+        opened(tmp_path)
+    way_out = re.findall(r"data\.source=(\S+)", str(told.value))
+    assert way_out == [str(tmp_path / "images")] and len(opened(way_out[0])[0][1]) == 10
+
+
 def test_classes_that_look_like_sets_are_pointed_out(tmp_path):
     fill_all(tmp_path, "fold1/cat", "fold1/dog", "fold2/cat", "fold2/dog")
     (train, _), said = opened(tmp_path)
@@ -159,7 +179,7 @@ def test_an_unlabelled_test_set_is_left_aside(tmp_path, test):
 
 def test_an_unlabelled_validation_set_is_a_mistake_with_a_way_out(tmp_path):
     fill_all(tmp_path, "train/cat", "train/dog", "val")
-    with pytest.raises(DataError, match=r"/val has no class folders; .*give the training folder alone"):
+    with pytest.raises(DataError, match=r"/val has no class folders; .* give the training folder alone"):
         opened(tmp_path)
     (train, val), _ = opened(tmp_path / "train")
     assert (len(train), len(val)) == (8, 2)
@@ -254,7 +274,7 @@ def test_files_that_are_left_out_are_counted(tmp_path):
     assert said[2].startswith(
         "note: 5 files of other kinds (3 .heic, 1 pipes or devices, 1 without an extension) in the class folders of "
     )
-    assert said[3] == f"note: 2 images of {tmp_path} lie in none of its class folders and are not read"
+    assert said[3] == f"note: 2 images of {tmp_path} in none of its class folders: not read"
     fill_all(tmp_path / "raw", "cat", "dog")
     for path in (tmp_path / "raw" / "cat").iterdir():
         path.rename(path.with_suffix(".HEIC"))

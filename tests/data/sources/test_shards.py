@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -120,7 +121,7 @@ def test_splits_of_other_names_are_left_as_they_were(tmp_path):
     assert set(source_splits(str(tmp_path))) == {"train", "test", "art_painting", "sketch", "bullet_train"}
     said: list[str] = []
     open_sources(Data(source=str(tmp_path)), said.append)
-    assert said[2:] == ["note: the splits art_painting, bullet_train, sketch are not used"]
+    assert said[2:] == ["note: not used: art_painting, bullet_train, sketch"]
     assert split_of(Path("/r/cats/0000.tar"), Path("/r")) == "cats"
     assert split_of(Path("/r/cats/fold2-03.tar"), Path("/r")) == "fold2"
 
@@ -149,3 +150,11 @@ def test_two_training_sets_are_a_question(tmp_path):
     said: list[str] = []
     open_sources(Data(source=str(tmp_path), train_split="mnist_train"), said.append)
     assert said[1].endswith(f"{tmp_path}, split mnist_test")
+
+
+@pytest.mark.parametrize("ending", [".tar", ".parquet"])
+def test_a_shard_whose_name_is_not_utf_8_is_refused(tmp_path, ending):
+    write_shard(tmp_path / f"x{ending}", 0, 4)
+    os.rename(tmp_path / f"x{ending}", os.fsencode(tmp_path) + b"/caf\xe9" + ending.encode())
+    with pytest.raises(DataError, match=r"caf\\xe9\..* is not UTF-8"):
+        open_source(str(tmp_path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...errors import DataError
 from .layout import folder_splits, same_inside, split_root
 from .listing import folders_in, images_in, is_image, walk
-from .splits import pick_split
+from .splits import for_training, pick_split
 
 
 class Folder:
@@ -28,10 +28,7 @@ class Folder:
         self.root = root
         names = folders_in(root)
         if not names:
-            raise DataError(
-                f"{root} has no class folders; put each class's images into a folder of its own (images without "
-                "labels are of no use here: give the training folder alone, and a tenth of it is held out)"
-            )
+            raise DataError(f"{root} has no class folders; put each class's images into a folder of its own")
         left_out: Counter[str] = Counter()
         files: list[bytes] = []
         counts: dict[str, int] = {}
@@ -46,7 +43,7 @@ class Folder:
             counts[name] = len(found)
         if not counts:
             first, instead = next(iter(self.empty.items()))
-            raise DataError(no_images(root / first, instead))
+            raise DataError(no_images(root, first, instead))
         self.class_names = tuple(counts)
         # One array instead of a million strings: forked workers then share its memory.
         self.files = np.array(files)
@@ -72,7 +69,14 @@ def open_folder(root: Path, split: str | None) -> Folder:
     splits = folder_splits(root)
     if not splits and split is None:
         return Folder(root)
-    return Folder(split_root(root, pick_split(split, splits, str(root))))
+    name = pick_split(split, splits, str(root))
+    place = split_root(root, name)
+    if not folders_in(place) and not for_training(name):
+        raise DataError(
+            f"{place} has no class folders; put each class's images into a folder of its own, or give the training "
+            "folder alone as data.source, so that a part of it is held out"
+        )
+    return Folder(place)
 
 
 def _images(folder: Path) -> tuple[list[str], Counter[str]]:
@@ -90,12 +94,13 @@ def _images(folder: Path) -> tuple[list[str], Counter[str]]:
     return sorted(found), other
 
 
-def no_images(folder: Path, instead: str) -> str:
-    """What is wrong with a class folder that holds something else, or nothing."""
+def no_images(root: Path, name: str, instead: str, others: Sequence[str] = ()) -> str:
+    """What is wrong with a class folder that holds something else, or nothing; `others` hold images."""
     but = f", but {instead}" if instead else ""
-    return (
-        f"the class folder {folder} holds no images (such as .jpg, .png or .webp){but}; add some, or remove the folder"
-    )
+    hint = "add some, or remove the folder"
+    if len(others) == 1 and folders_in(root / others[0]):
+        hint = f"give data.source={root / others[0]} if the classes are in there; else {hint}"
+    return f"the class folder {root / name} holds no images (.jpg, .png, .webp, …){but}; {hint}"
 
 
 def in_words(other: Counter[str]) -> str:
@@ -104,18 +109,20 @@ def in_words(other: Counter[str]) -> str:
         return ""
     ordered = sorted(other.items(), key=lambda item: (-item[1], item[0]))
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in ordered[:4])
-    return f"{other.total():,} files of other kinds ({kinds}{', …' if len(other) > 4 else ''})"
+    files = "1 file of another kind" if other.total() == 1 else f"{other.total():,} files of other kinds"
+    return f"{files} ({kinds}{', …' if len(other) > 4 else ''})"
 
 
 def _notes(root: Path, classes: list[str], left_out: Counter[str]) -> Iterator[str]:
     if left_out:
         yield (
-            f"{in_words(left_out)} in the class folders of {root} are not read: a file counts as an image by its "
-            "extension (.jpg, .png, .webp, .tif, …); convert or rename them"
+            f"{in_words(left_out)} in the class folders of {root}, not read: a file counts as an image by its "
+            "extension (.jpg, .png, .webp, .tif, …); convert or rename it"
         )
     loose = sum(1 for _ in images_in(root))
     if loose:
-        yield f"{loose:,} images of {root} lie in none of its class folders and are not read"
+        what = "1 image" if loose == 1 else f"{loose:,} images"
+        yield f"{what} of {root} in none of its class folders: not read"
     inside = same_inside(root, classes)
     if inside:
         yield (

@@ -17,7 +17,7 @@ from .base import ImageSource
 from .columns import Columns, split_columns
 from .digits import Digits
 from .folder import open_folder
-from .layout import folder_splits, holds_classes, look_deeper, require_splits_outside, unlabelled_splits
+from .layout import folder_splits, holds_classes, look_deeper, require_classes_once, unlabelled_splits
 from .listing import folders_in, is_image, is_litter
 from .named import load_hf, open_hf, open_torchvision, torchvision_splits
 from .parquet import Parquet
@@ -145,7 +145,7 @@ def _kind_of_folder(path: Path) -> Found:
     if kind != "folder":
         return Found(kind, str(path), asked=False)
     if not folder_splits(inner):
-        require_splits_outside(inner, folders_in(inner))
+        require_classes_once(inner)
     unread = [file for files in archives.values() for file in files]
     more = f" and {len(unread) - 1} more archives" if len(unread) > 1 else ""
     notes = (f"{unread[0]}{more} not read: the images in the class folders are",) if unread else ()
@@ -177,7 +177,8 @@ def _holds_images(files: Iterable[Path]) -> bool:
     """Whether Parquet files have a column that can hold images; a table of file names is not meant."""
     for file in list(files)[:_LOOKED_AT]:
         try:
-            types = pq.read_schema(file).types
+            with file.open("rb") as opened:  # by its name, Arrow may take it for an address
+                types = pq.read_schema(opened).types
         except (OSError, pa.ArrowException):
             continue
         if any(

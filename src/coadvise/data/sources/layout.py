@@ -82,12 +82,24 @@ def _unlabelled(place: Path, classes: set[str]) -> bool:
     return not inside or (len(inside) == 1 and len(classes) > 1 and inside[0] not in classes)
 
 
-def require_splits_outside(root: Path, classes: list[str]) -> None:
-    """Refuse `class/{train,test}/…`, of which all images would be taken together.
+def require_classes_once(root: Path) -> None:
+    """Refuse class folders of which images would be taken together, or twice, without a word.
 
     Raises:
-        DataError: every class folder has both, and no images of its own.
+        DataError: `class/{train,test}/…` for every class, or a folder that holds the other classes again.
     """
+    classes = folders_in(root)
+    _require_splits_outside(root, classes)
+    for name in classes:
+        inner = folders_in(root / name)
+        if len(inner) > 1 and set(inner) <= set(classes) and next(images_in(root / name), None) is None:
+            raise DataError(
+                f"{root / name} holds folders of the same names as {root} ({', '.join(inner[:5])}), so it is no class; "
+                f"remove it, or give it as data.source, or write data.source=folder:{root} to take it as a class"
+            )
+
+
+def _require_splits_outside(root: Path, classes: list[str]) -> None:
     for name in classes:
         says = {for_training(inner) for inner in folders_in(root / name) if meaning(inner)}
         if len(says) < 2 or next(images_in(root / name), None) is not None:

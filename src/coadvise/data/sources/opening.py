@@ -142,7 +142,7 @@ def _require_classes(train: ImageSource, found: Found, where: str) -> None:
     """Refuse training data that can teach nothing: a class without images, or a single class that nobody asked for."""
     if isinstance(train, Folder) and train.empty:
         name, instead = next(iter(train.empty.items()))
-        raise DataError(no_images(train.root / name, instead))
+        raise DataError(no_images(train.root, name, instead, train.class_names))
     if len(train.class_names) == 1 and not found.asked:
         own = "a folder" if isinstance(train, Folder) else "a label"
         raise DataError(
@@ -212,7 +212,7 @@ def _choose(data: Data, found: Found) -> _Chosen:
     split = choose_split([name for name in others if name not in unlabelled], VALIDATION_NAMES, [train or ""])
     unused = [name for name in others if name not in (*unlabelled, split)]
     notes = [f"{name} has images in no class folders, so it is no use for validation" for name in unlabelled]
-    notes += [f"the splits {', '.join(unused)} are not used"] if unused else []
+    notes += [f"not used: {', '.join(unused)}"] if unused else []
     if split is not None:
         return _Chosen(train, found, data.source, split, tuple(notes))
     if unused and data.train_split is not None:

@@ -87,6 +87,10 @@ def shards(source: str, ending: str, what: str) -> dict[str, list[Path]]:
         raise DataError(f"there are no {what} at {source}{reason}; check the path")
     if missing:
         raise DataError(f"some {what} are missing at {source}{reason}; check the pattern")
+    for file in files:
+        shown = str(file).encode(errors="surrogateescape").decode(errors="backslashreplace")
+        if shown != str(file):
+            raise DataError(f"the name of {shown} is not UTF-8, so it cannot be read; rename it")
     return group_by_split(files, root)
 
 
