@@ -84,6 +84,21 @@ def test_names_go_with_the_weights(tmp_path: Path) -> None:
     assert given_teacher("t", model, ("sun", "moon", "sky")).classes is None
 
 
+def test_a_recipe_says_which_weights(tmp_path: Path) -> None:
+    """A recipe that does not say keeps the fingerprint that it had before there was a choice."""
+    models = [timm.create_model("resnet10", num_classes=3, **OPTIONS).eval() for _ in range(2)]
+    torch.save({"state_dict": models[0].state_dict(), "state_dict_ema": models[1].state_dict()}, tmp_path / "t.pth.tar")
+    for weights, model in ((None, models[1]), ("ema", models[1]), ("plain", models[0])):
+        one = settings(tmp_path / "t.pth.tar", options=OPTIONS, checkpoint_weights=weights)
+        found = build_teacher("t", one, ("a", "b", "c")).model.state_dict()
+        assert all(torch.equal(found[key], value) for key, value in model.state_dict().items())
+    teacher = {"model": "resnet10", "checkpoint": "t.pth"}
+    plain = tiny(tmp_path, teachers={"conv": teacher})
+    assert "checkpoint_weights" not in str(plain.content())
+    said = tiny(tmp_path, teachers={"conv": teacher | {"checkpoint_weights": "ema"}})
+    assert said.fingerprint() != plain.fingerprint() and "checkpoint_weights" in str(said.content())
+
+
 def test_a_run_with_a_teacher_in_another_order(tmp_path: Path, trained: Path) -> None:
     """The same teacher with its classes and its classifier's rows turned round is as good, and advises the same."""
     best = trained / "conv" / "best.safetensors"

@@ -160,6 +160,40 @@ def test_safetensors_and_training_checkpoint(tmp_path):
     assert_same(source, target)
 
 
+@pytest.mark.parametrize(
+    "names", [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("state_dict", "model_ema")]
+)
+def test_timms_training_checkpoints_give_what_they_give_in_timm(tmp_path, caplog, names):
+    plain, averaged = make("resnet10", 1, num_classes=5), make("resnet10", 2, num_classes=5)
+    torch.save({names[0]: plain.state_dict(), names[1]: averaged.state_dict(), "epoch": 3}, tmp_path / "last.pth.tar")
+    for use_ema, weights in ((True, None), (True, "ema"), (False, "plain")):
+        expected, target = make("resnet10", 3, num_classes=5), make("resnet10", 4, num_classes=5)
+        timm.models.load_checkpoint(expected, str(tmp_path / "last.pth.tar"), use_ema=use_ema)
+        caplog.clear()
+        load_checkpoint(target, tmp_path / "last.pth.tar", weights=weights)
+        assert_same(expected, target)
+        taken = names[1 if use_ema else 0]
+        assert [f"taken are '{taken}'" in record.getMessage() for record in caplog.records] == [True]
+    torch.save({"state_dict": plain.state_dict(), "state_dict_ema": None}, tmp_path / "plain.pth.tar")
+    load_checkpoint(target, tmp_path / "plain.pth.tar")
+    assert_same(plain, target)
+    for path, weights in (("plain.pth.tar", "ema"), ("bare.pth", "plain")):
+        torch.save(plain.state_dict(), tmp_path / "bare.pth")
+        with pytest.raises(CheckpointError, match=f"weights='{weights}'"):
+            load_checkpoint(target, tmp_path / path, weights=weights)
+
+
+def test_both_weights_of_our_training_checkpoints(tmp_path, caplog):
+    plain, averaged, target = (make("rednet26", seed, **TINY) for seed in (1, 2, 3))
+    training = {f"model.{key}": value for key, value in plain.state_dict().items()}
+    training |= {f"ema.{key}": value for key, value in averaged.state_dict().items()}
+    save_file(training | {"optimizer.0.exp_avg": torch.zeros(3)}, tmp_path / "last.safetensors")
+    for weights, expected in ((None, plain), ("plain", plain), ("ema", averaged)):
+        load_checkpoint(target, tmp_path / "last.safetensors", weights=weights)
+        assert_same(expected, target)
+    assert len(caplog.records) == 3
+
+
 def test_single_head_student_both_ways(tmp_path):
     source, target = make("resnet10", 1, num_classes=5), make("resnet10", 2, num_classes=5)
     save_safetensors_atomic(tmp_path / "s.safetensors", as_student(source).state_dict())

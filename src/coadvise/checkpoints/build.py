@@ -46,7 +46,7 @@ def build_student(
         raise ModelError(f"student.tokens: {model_name} has no advised tokens; choose a CiT model, or leave tokens out")
     model = _built(settings, options, classes, image_size)
     if settings.checkpoint:
-        load_checkpoint(model, settings.checkpoint, new_classifier=True)
+        load_checkpoint(model, settings.checkpoint, new_classifier=True, weights=settings.checkpoint_weights)
     return as_student(model)
 
 
@@ -94,12 +94,12 @@ def build_teacher(name: str, settings: TeacherSettings, class_names: Sequence[st
         own_classes = own_classes or max(published.num_classes if published else 1000, max(settings.classes) + 1)
     model = _built(settings, settings.options, own_classes, settings.image_size)
     if settings.checkpoint:
-        stored = stored_classes(settings.checkpoint, model)
+        stored = stored_classes(settings.checkpoint, model, settings.checkpoint_weights)
         if stored is not None and stored != own_classes:
             if settings.classes is None:
                 raise ModelError(f"{settings.checkpoint}: {class_count_message(name, stored, classes)}")
             model = _built(settings, settings.options, stored, settings.image_size)
-        load_checkpoint(model, settings.checkpoint)
+        load_checkpoint(model, settings.checkpoint, weights=settings.checkpoint_weights)
     return FrozenTeacher(
         model, mean=settings.mean, std=settings.std, image_size=settings.image_size, classes=settings.classes
     )

@@ -6,9 +6,9 @@ wrapper prefixes, renames published keys to ours, and checks every key and shape
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,8 +25,14 @@ from .model_file import header_in
 
 _log = logging.getLogger(__name__)
 
-# Where published files keep the weights, in the order in which they are looked for.
-_INSIDE = ("model", "state_dict", "model_state", "model_state_dict", "state_dict_ema", "model_ema")
+Say = Callable[[str], None]
+Weights = Literal["ema", "plain"]
+"""Of a file that has both: the averaged weights, or those that were trained."""
+# Where files keep their weights, in the order in which they are looked for: that of timm, then others' names.
+_INSIDE: Mapping[Weights, tuple[str, ...]] = {
+    "ema": ("state_dict_ema", "model_ema"),
+    "plain": ("state_dict", "model", "model_state", "model_state_dict"),
+}
 # What DistributedDataParallel and torch.compile put before every key.
 _WRAPPERS = ("module.", "_orig_mod.")
 # Beside `model.…`, these mark a training checkpoint of ours.
@@ -35,7 +41,12 @@ _SHOWN = 10
 
 
 def load_checkpoint(
-    model: nn.Module, path: str | os.PathLike[str], *, strict: bool = True, new_classifier: bool = False
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    strict: bool = True,
+    new_classifier: bool = False,
+    weights: Weights | None = None,
 ) -> dict[str, str]:
     """Load weights from a file into a model, all or nothing.
 
@@ -51,6 +62,8 @@ def load_checkpoint(
             log the rest.
         new_classifier: for fine-tuning; where the file knows another number of classes, its classifier is left
             out and the model keeps its own.
+        weights: of a training checkpoint with averaged weights, `ema` takes those and `plain` the others. By default
+            timm's files give the averaged ones, as in timm, and ours the others; where there are both, that is logged.
 
     Returns:
         The metadata of a safetensors file, else an empty mapping.
@@ -63,7 +76,7 @@ def load_checkpoint(
     require(path, (str, os.PathLike), "a checkpoint's path", how, CheckpointError)
     path = Path(path)
     target = classifier_of(model)
-    tensors, expected, metadata = _read_for(target, path)
+    tensors, expected, metadata = _read_for(target, path, weights)
     header = header_in(metadata, path)
     # Very old BatchNorm checkpoints lack the step counter, which plays no part with a fixed momentum.
     missing = [k for k in expected if k not in tensors and not k.endswith(".num_batches_tracked")]
@@ -103,14 +116,17 @@ def _forget_derived(model: nn.Module) -> None:
         module.train(mode)
 
 
-def stored_classes(path: str | os.PathLike[str], model: nn.Module) -> int | None:
+def stored_classes(path: str | os.PathLike[str], model: nn.Module, weights: Weights | None = None) -> int | None:
     """Number of classes of a checkpoint, read off the classifier that it has for `model`; None where it has none.
+
+    Args:
+        weights: see `load_checkpoint`, which also says which are taken.
 
     Raises:
         CheckpointError: as for `load_checkpoint`, when the file cannot be read.
     """
     target = classifier_of(model)
-    tensors, expected, _ = _read_for(target, path)
+    tensors, expected, _ = _read_for(target, path, weights, say=lambda _: None)
     classes = getattr(target, "num_classes", None)
     last = list(model.get_classifier().parameters()) if hasattr(model, "get_classifier") else []  # type: ignore[operator]
     heads = {k for k, p in target.named_parameters() if any(p is one for one in last)}
@@ -121,19 +137,25 @@ def stored_classes(path: str | os.PathLike[str], model: nn.Module) -> int | None
 
 
 def _read_for(
-    model: nn.Module, path: str | os.PathLike[str]
+    model: nn.Module, path: str | os.PathLike[str], weights: Weights | None, say: Say = _log.warning
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
     """A file's weights under the names of `model`, the model's own, and the file's metadata."""
-    tensors, metadata = read_checkpoint(path)
+    tensors, metadata = read_checkpoint(path, weights, say)
     expected = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
     return _fit(_strip(tensors, expected), model), expected, metadata
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_checkpoint(
+    path: str | os.PathLike[str], weights: Weights | None = None, say: Say = _log.warning
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Weights and metadata of a file, keys as they are but for `module.` and `_orig_mod.`, on the CPU.
 
+    Args:
+        weights: see `load_checkpoint`.
+        say: is told which weights are taken of a file that has averaged and other ones.
+
     Raises:
-        CheckpointError: if the file is missing, unreadable, unsafe or holds no weights.
+        CheckpointError: if the file is missing, unreadable, unsafe or holds no weights, or not those.
     """
     path = Path(path)
     if not path.is_file():
@@ -143,8 +165,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
         raise CheckpointError(f"checkpoint {path} is empty: it was not written completely, get it again")
     if _is_safetensors(path):
         tensors, metadata = _read_safetensors(path)
+        tensors = _of_training(tensors, path, weights, say)
     else:
-        tensors, metadata = _weights_inside(load_inert(path), path), {}
+        tensors, metadata = _weights_inside(load_inert(path), path, weights, say), {}
     for key, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise CheckpointError(f"checkpoint {path}: {key} is no plain tensor, save it dense and unquantised")
@@ -169,23 +192,60 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"checkpoint {path} is no readable safetensors file ({error}): get it again") from error
 
 
-def _weights_inside(content: Any, path: Path) -> dict[str, Tensor]:
+def _weights_inside(content: Any, path: Path, weights: Weights | None, say: Say) -> dict[str, Tensor]:
     """The state dict of an unpickled file, bare or in one of the usual places."""
+    found: dict[Weights, str] = {}
     for _ in range(3):
         if not isinstance(content, Mapping):
             break
-        inner = next((content[name] for name in _INSIDE if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
+        inside = {
+            kind: name
+            for kind, names in _INSIDE.items()
+            if (name := next((one for one in names if isinstance(content.get(one), Mapping)), None))
+        }
+        if not inside:
             break
-        content = inner
+        found |= inside
+        content = content[inside[_choice(inside, weights or "ema", path, say)]]
+    if weights is not None and weights not in found:
+        raise _has_not(path, weights)
     if isinstance(content, Mapping):
         tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
         if tensors:
             return tensors
+    places = ", ".join(name for names in _INSIDE.values() for name in names)
     raise CheckpointError(
         f"checkpoint {path} holds no state dict (a mapping of names to tensors, bare or under "
-        f"{', '.join(_INSIDE)}): save model.state_dict(), not the model itself"
+        f"{places}): save model.state_dict(), not the model itself"
     )
+
+
+def _of_training(tensors: dict[str, Tensor], path: Path, weights: Weights | None, say: Say) -> dict[str, Tensor]:
+    """The model's part of a training checkpoint of ours; other files as they are."""
+    prefixes: Mapping[Weights, str] = {"plain": "model.", "ema": "ema."}
+    parts = {kind: one for kind, one in prefixes.items() if any(key.startswith(one) for key in tensors)}
+    if not any(key.startswith(_TRAINING) for key in tensors) or "plain" not in parts:
+        parts = {}
+    if weights is not None and weights not in parts:
+        raise _has_not(path, weights)
+    if not parts:
+        return tensors
+    prefix = parts[_choice(parts, weights or "plain", path, say)]
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _choice(places: Mapping[Weights, str], wanted: Weights, path: Path, say: Say) -> Weights:
+    """Which weights to take of those that are there; said where there are both."""
+    if len(places) < 2:
+        return next(iter(places))
+    taken, left = places[wanted], next(place for kind, place in places.items() if kind != wanted)
+    say(f"{path} has averaged and other weights; taken are '{taken}' (weights={wanted!r}), not '{left}'")
+    return wanted
+
+
+def _has_not(path: Path, weights: Weights) -> CheckpointError:
+    what = "averaged weights" if weights == "ema" else "weights under the name of a training checkpoint's"
+    return CheckpointError(f"checkpoint {path} has no {what}, as weights={weights!r} asks for: leave that out")
 
 
 def _strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -197,9 +257,7 @@ def _strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _strip(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take the model's part of a training checkpoint, and prefixes that the model itself does not have."""
-    if any(key.startswith(_TRAINING) for key in tensors) and any(key.startswith("model.") for key in tensors):
-        tensors = {key: value for key, value in tensors.items() if key.startswith("model.")}
+    """Take off prefixes that the model itself does not have."""
     own = any(key.startswith("model.") for key in expected)
     while tensors and not own and all(key.startswith("model.") for key in tensors):
         tensors = _strip_wrappers({key[len("model.") :]: value for key, value in tensors.items()})

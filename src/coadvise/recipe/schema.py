@@ -31,7 +31,8 @@ FREE = (
 
 
 # Settings that runs of earlier versions do not name: at these values a run is the one that it was without them.
-LATER: dict[str, Any] = {"optim.token_lr": 1.0, "run.trackers": []}
+LATER: dict[str, Any] = {"optim.token_lr": 1.0, "run.trackers": [], "student.checkpoint_weights": None}
+LATER_OF_TEACHERS: dict[str, Any] = {"checkpoint_weights": None}
 
 
 class Augmentation(Part):
@@ -112,6 +113,10 @@ class Data(Part):
     """An unreadable image stops the run, or is counted and replaced by the next readable one."""
 
 
+CheckpointWeights = Literal["ema", "plain"] | None
+"""Which weights of a training checkpoint that has averaged ones too; by default `ema` of timm's, `plain` of ours."""
+
+
 class Student(Part):
     """The model that is trained."""
 
@@ -126,6 +131,7 @@ class Student(Part):
     pretrained: bool = False
     checkpoint: str | None = None
     """Weights to start from."""
+    checkpoint_weights: CheckpointWeights = None
 
 
 class TeacherTraining(Part):
@@ -155,6 +161,7 @@ class Teacher(Part):
     """timm's published weights; with `train`, they are fine-tuned."""
     checkpoint: str | None = None
     """Path to weights; with `train`, they are fine-tuned."""
+    checkpoint_weights: CheckpointWeights = None
     train: TeacherTraining | None = None
     """Train this teacher first, on the recipe's data, labels only."""
     classes: list[Annotated[int, Field(ge=0, le=10**9)]] | None = None
@@ -303,6 +310,10 @@ class Recipe(Part):
             part, name = key.split(".")
             if content[part][name] == value:
                 del content[part][name]
+        for teacher in content["teachers"].values():
+            for name, value in LATER_OF_TEACHERS.items():
+                if teacher[name] == value:
+                    del teacher[name]
         return content
 
     def fingerprint(self) -> str:

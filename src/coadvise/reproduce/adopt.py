@@ -42,10 +42,10 @@ def adopt(recipe: Recipe, folder: RunFolder) -> None:
         options=settings.options,
     )
     if settings.checkpoint:
-        stored = stored_classes(settings.checkpoint, model)
+        stored = stored_classes(settings.checkpoint, model, settings.checkpoint_weights)
         if stored is not None and stored != classes:
             raise ModelError(f"{settings.checkpoint} is for {stored} classes, the data has {classes}; leave it out")
-        load_checkpoint(model, settings.checkpoint)
+        load_checkpoint(model, settings.checkpoint, weights=settings.checkpoint_weights)
         names = named_classes(model)
         if names is not None and index_by_name(recipe.name, names, train.class_names) is not None:
             raise ModelError(f"{settings.checkpoint} has the data's classes in another order; leave it out")
