@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from helpers import processes
@@ -94,6 +95,10 @@ def test_help_shows_an_example(command: str) -> None:
 def test_models_recipes_schema_doctor() -> None:
     models = coadvise("models", "rednet").stdout
     assert "rednet101" in models and "25.65 M" in models
+    regnets = coadvise("models", "regnet").stdout
+    assert all(f" {name} " in regnets for name in timm.list_models("*regnet*")) and "coadvise" not in regnets
+    assert coadvise("models", "*patch16*dinov3").stdout.count("timm") == len(timm.list_models("*patch16*dinov3"))
+    assert "did you mean regnet" in refused("models", "regnte")
     assert "cit-sak" in coadvise("recipes").stdout
     assert "optim" in json.loads(coadvise("schema").stdout)["properties"]
     found = coadvise("doctor").stdout
@@ -119,6 +124,16 @@ def recipe(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def test_names_of_experiments_are_listed_once() -> None:
+    message = refused("reproduce", "nosuch")
+    assert message.count("table7") == 1 and "or all (of the paper)" in message
+    assert "there is no 'tabel6' (did you mean table6?)" in refused("reproduce", "tabel6")
+
+
+def test_a_folder_that_cannot_be_written_names_the_setting(recipe: Callable[..., Path]) -> None:
+    assert "choose another folder with run.output=FOLDER" in refused("train", recipe(), "run.output=/proc/x")
 
 
 def test_recipes_that_do_not_fit(recipe: Callable[..., Path], tmp_path: Path) -> None:

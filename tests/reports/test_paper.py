@@ -19,6 +19,7 @@ from coadvise.paper.declared import Claim, Column, Experiment, Help, Near, Row, 
 from coadvise.paper.imagenet import CIT_S, EXPERIMENTS
 from coadvise.reports.claims import NO_MEANING, NOT_MEASURED, judge
 from coadvise.reports.experiment import experiment_table, help_table
+from coadvise.reports.headline import headline
 from coadvise.reports.paper import write_paper_report
 from coadvise.reports.pictures import pictures_of
 from coadvise.reports.results import About, Results
@@ -469,3 +470,19 @@ def test_markup_in_names_is_inert(tmp_path: Path, everything: dict[str, dict[str
     evil = {name: {**r, "data": {**r["data"], "classes": ["<script>x</script>"]}} for name, r in everything.items()}
     page = write_paper_report(tmp_path, typed(evil), ALL, replace(SCALE, title="<script>alert(1)</script>"))
     assert "<script>alert" not in page.read_text()
+
+
+def test_the_headline_of_a_stopped_call_is_what_is_there() -> None:
+    """Not "0 hold, 0 do not": nothing was tested, or too little to decide."""
+    wanted = [experiment(claim(CROSS, LABELS_ONLY), claim(ONE_CONV, LABELS_ONLY), claim(SINGLE, LABELS_ONLY))]
+
+    def said(values: dict[Arm, list[float]]) -> str:
+        results = known(files(values))
+        return headline(wanted, judge(wanted[0], results), results)
+
+    assert said({LABELS_ONLY: [0.5]}) == "1 run finished; of 3 claims of the paper none is decided yet"
+    some = {LABELS_ONLY: [0.5], CROSS: [0.6]}
+    assert said(some) == "2 runs finished; of 3 claims of the paper 1 is undecided and the others wait"
+    sure = {LABELS_ONLY: [0.5, 0.51, 0.5, 0.49], CROSS: [0.6, 0.63, 0.61, 0.58]}
+    holds = "Of 3 claims of the paper 1 holds here, 0 do not, 0 are undecided and 2 are not measured"
+    assert said(sure) == holds

@@ -145,6 +145,7 @@ def test_ctrl_c_saves_what_runs(tmp_path: Path, send: Callable[[int, int], None]
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 130, said
     assert "everything is saved; the same command goes on" in said and "Traceback" not in said
+    assert f"report of what is finished: {output / 'report.html'}" in said
     (folder,) = output.glob("runs/transformer_tiny.s0.*")
     assert (folder / "last.safetensors").is_file(), "the running one was saved"
     assert (output / "report.html").is_file()

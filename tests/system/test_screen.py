@@ -49,3 +49,12 @@ def test_titles_and_notes_of_progress_are_printed_as_they_are(monkeypatch) -> No
     assert shown.count(printable(HOSTILE)) >= 6 and "\nsecond line" in shown
     assert set(re.findall(r"[\x00-\x1f\x7f-\x9f\u202e\u2028]", shown)) <= {"\n", "\r"}
     assert isinstance(console, Console)
+
+
+def test_the_time_that_is_left_is_never_negative(monkeypatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("coadvise.system.progress.console", Screen(file=stream, width=100))
+    with Display(every=0).bar("steps", 3) as bar:
+        for _ in range(5):
+            bar.advance()
+    assert stream.getvalue().count("eta 0:00:0") == 5 and "eta -" not in stream.getvalue()

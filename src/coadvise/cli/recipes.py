@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
@@ -63,30 +64,40 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=1))
 
 
-def models(pattern: Annotated[str, typer.Argument(help="part of a name; `*` lists timm's models too")] = "") -> None:
-    """List coadvise's models, with their parameters at 1000 classes. Any timm model works too.
+def models(
+    pattern: Annotated[
+        str, typer.Argument(help="part of a name, or a pattern such as 'vit_*_patch16_*'; `*` is all")
+    ] = "",
+) -> None:
+    """List coadvise's models, with their parameters at 1000 classes, and timm's that have a word in their names.
 
-    Example:
+    Examples:
 
-        coadvise models rednet
+        coadvise models
+
+        coadvise models regnet
     """
     import timm
     import torch
 
-    from ..errors import ModelError
+    from ..errors import ModelError, did_you_mean
     from ..models import cit, rednet, students
     from ..recipe.schema import guess_bias
 
-    table = Table("model", "parameters", "bias")
-    if pattern == "*":
-        for name in timm.list_models():
-            table.add_row(name, "", guess_bias(name) or "")
-    else:
-        for name in sorted({*cit.default_cfgs, *rednet.default_cfgs, *students.default_cfgs}):
-            if pattern in name:
+    ours = sorted({*cit.default_cfgs, *rednet.default_cfgs, *students.default_cfgs})
+    known = [*ours, *(name for name in timm.list_models() if name not in ours)] if pattern else ours
+    whole = any(letter in pattern for letter in "*?[")
+    table = Table("model", "parameters", "bias", "of")
+    for name in known:
+        if fnmatch(name, pattern) if whole else pattern.lower() in name:
+            parameters = ""
+            if name in ours:
                 with torch.device("meta"):  # no weights are made
                     count = sum(parameter.numel() for parameter in timm.create_model(name).parameters())
-                table.add_row(name, f"{count / 1e6:.2f} M", guess_bias(name) or "")
+                parameters = f"{count / 1e6:.2f} M"
+            table.add_row(name, parameters, guess_bias(name) or "", "coadvise" if name in ours else "timm")
     if not table.row_count:
-        raise ModelError(f"no model of coadvise has '{pattern}' in its name; `coadvise models` lists all")
+        near = did_you_mean(pattern, known)
+        hint = near if "did you mean" in near else "; `coadvise models '*'` lists all"
+        raise ModelError(f"no model of coadvise or timm has '{pattern}' in its name{hint}")
     out.print(table)

@@ -124,12 +124,17 @@ def plan(
     from ..system.clock import short_bytes, short_time
 
     found = plan_run(loaded, rounds=rounds, display=Display())
-    out.print(
-        f"{found.steps:,} steps of {loaded.optim.batch_size} images: {short_time(found.live_s)} with live teachers, "
-        f"{short_time(found.cached_s)} with stored advice",
-    )
+    steps = f"{found.steps:,} steps of {loaded.optim.batch_size} images"
     if not loaded.teachers:
+        out.print(f"{steps}: {short_time(found.live_s)} (no teachers: labels alone)")
         return
+    out.print(
+        f"{steps}: {short_time(found.live_s)} with live teachers, {short_time(found.cached_s)} with stored advice"
+    )
+    if found.teachers:
+        each = ", ".join(f"{name} {short_time(one.seconds)}" for name, one in found.teachers.items())
+        whole = found.live_s + sum(one.seconds for one in found.teachers.values())
+        out.print(f"before that its teachers are trained: {each}; in all {short_time(whole)} with live teachers")
     columns = ("views", "cache", "to write", "first student", "pays from")
     table = Table(*columns, title="advice cache", title_justify="left")
     for way in found.ways:

@@ -15,10 +15,12 @@ from ..advice.record import RecordFormat
 from ..advice.request import CacheRequest, views_of
 from ..checkpoints.build import build_student, build_teacher
 from ..data.loader import TrainLoader
+from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
 from ..models.students import student_tokens
 from ..models.teachers import Teachers
 from ..recipe.schema import Recipe
+from ..recipe.teacher import teacher_recipe
 from ..run.folder import RunFolder
 from ..system.devices import DTYPES, choose_device, resolve_precision
 from ..system.progress import QUIET, Display
@@ -44,10 +46,19 @@ class CacheCost:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainingCost:
+    """Steps and seconds of a training, as the input and the device allow."""
+
+    steps: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
 class RunCost:
     """Seconds of one student's training, with live teachers and with stored advice, and what a cache costs.
 
     Attributes:
+        teachers: what it costs to train the teachers that are trained before the student, and are not yet.
         cosines: k → cosine of the gradients of the advice at initialisation, for every k that takes less room than
             all logits; None while teachers are to be trained.
         recommended: k to keep; None without `cosines`.
@@ -57,6 +68,7 @@ class RunCost:
     steps: int
     live_s: float
     cached_s: float
+    teachers: dict[str, TrainingCost]
     ways: list[CacheCost]
     cosines: dict[int, float] | None
     recommended: int | None
@@ -70,17 +82,15 @@ def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display = QUIET) -> Ru
     """
     cost = step_cost(recipe, rounds=rounds, display=display)
     source, _ = open_sources(recipe.data)
-    images, accumulate = len(source), recipe.optim.accumulate
-    steps = recipe.schedule.epochs * (images // recipe.optim.batch_size)
-    loader = TrainLoader(source, recipe.data, 1)
-    beside = recipe.data.workers > 0 and not loader.stays  # the input is made while the device computes
+    images, step = len(source), cost.whole
     teachers = sum(seconds for name, seconds in cost.parts.items() if name.startswith("teacher "))
-
-    def together(compute: float) -> float:
-        return max(cost.parts["input"], compute) if beside else cost.parts["input"] + compute
-
-    live = steps * accumulate * together(cost.whole)
-    cached = steps * accumulate * together(max(cost.whole - teachers, 0.0))
+    live = _training_cost(recipe, cost, source, step)
+    cached = _training_cost(recipe, cost, source, max(step - teachers, 0.0))
+    first = {}
+    for name, folder in _untrained(recipe).items():
+        own = teacher_recipe(recipe, name, folder.path)
+        own_cost = step_cost(own, rounds=rounds, display=display)
+        first[name] = _training_cost(own, own_cost, source, own_cost.whole)
     cosines = gradient_cosines(recipe) if recipe.teachers else None
     classes = len(source.class_names)
     good = [top for top, cosine in (cosines or {}).items() if cosine >= GOOD]
@@ -89,9 +99,28 @@ def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display = QUIET) -> Ru
     ways = []
     for views in sorted({*(v for v in VIEWS if v < recipe.schedule.epochs), views_of(recipe.data, recipe.schedule)}):
         size = len(recipe.teachers) * Layout(images, views, record).bytes
-        write = views * images * together(teachers) / cost.batch_size
-        ways.append(CacheCost(views, size, write, write / (live - cached) if live > cached else float("inf")))
-    return RunCost(cost, steps, live, cached, ways, cosines, recommended)
+        write = views * images * _with_input(recipe, cost, source, teachers) / cost.batch_size
+        saved = live.seconds - cached.seconds
+        ways.append(CacheCost(views, size, write, write / saved if saved > 0 else float("inf")))
+    return RunCost(cost, live.steps, live.seconds, cached.seconds, first, ways, cosines, recommended)
+
+
+def _with_input(recipe: Recipe, cost: StepCost, source: ImageSource, compute: float) -> float:
+    """Seconds of a step that computes for so long: the input is made meanwhile, where there are loader processes."""
+    beside = recipe.data.workers > 0 and not TrainLoader(source, recipe.data, 1).stays
+    return max(cost.parts["input"], compute) if beside else cost.parts["input"] + compute
+
+
+def _training_cost(recipe: Recipe, cost: StepCost, source: ImageSource, compute: float) -> TrainingCost:
+    steps = recipe.schedule.epochs * (len(source) // recipe.optim.batch_size)
+    return TrainingCost(steps, steps * recipe.optim.accumulate * _with_input(recipe, cost, source, compute))
+
+
+def _untrained(recipe: Recipe) -> dict[str, RunFolder]:
+    """Teachers that are still to be trained, and the folders of their runs."""
+    output = Path(recipe.run.output or f"runs/{recipe.name}")
+    folders = {name: RunFolder(output / "teachers" / name) for name, one in recipe.teachers.items() if one.train}
+    return {name: folder for name, folder in folders.items() if not folder.finished}
 
 
 def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:

@@ -111,7 +111,7 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> S
     parts = {"input": input_s}
     for name in teachers.names:
         parts[f"teacher {name}"] = seconds_of(partial(step.advise, {name}), device, rounds)
-    with display.bar("steps", rounds) as bar:
+    with display.bar("steps", rounds + 1) as bar:
         times = _timed_steps(step, device, rounds, bar.advance)
     whole = times.pop("whole")
     counter = FlopCounterMode(display=False)

@@ -30,18 +30,23 @@ def headline(experiments: Sequence[Experiment], judged: Sequence[Judged], result
         return "No finished run yet"
     papers = [one.name for one in experiments if one.of_paper]
     if claims := [one for one in judged if one.experiment in papers]:
-        return _count_of_claims(claims)
+        return _count_of_claims(claims, len(results.files))
     main = next((one for one in judged if one.claim in [of.main for of in experiments]), None)
     if not papers and main is not None and main.differences:
         return _gain(main, results)
     return f"{_runs(len(results.files))} finished"
 
 
-def _count_of_claims(judged: Sequence[Judged]) -> str:
+def _count_of_claims(judged: Sequence[Judged], runs: int) -> str:
     verdicts = [one.verdict for one in judged]
     holds, fails, absent, void = map(verdicts.count, (HOLDS, DOES_NOT_HOLD, NOT_MEASURED, NO_MEANING))
     undecided = len(judged) - holds - fails - absent - void
     plural = lambda n, one, many: f"{n} {one if n == 1 else many}"
+    if absent and not holds + fails:  # cut off early: what is there comes first
+        begun = (
+            f"{plural(undecided, 'is', 'are')} undecided and the others wait" if undecided else "none is decided yet"
+        )
+        return f"{_runs(runs)} finished; of {plural(len(judged), 'claim', 'claims')} of the paper {begun}"
     parts = [f"{plural(holds, 'holds', 'hold')} here", f"{plural(fails, 'does', 'do')} not"]
     parts += [f"{plural(undecided, 'is', 'are')} undecided"]
     parts += [f"{plural(void, 'means', 'mean')} nothing at this scale"] if void else []

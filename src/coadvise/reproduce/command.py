@@ -38,8 +38,9 @@ def find_experiments(names: Sequence[str]) -> list[Experiment]:
     known = EXPERIMENTS | {one.name: one for one in BEYOND}
     for name in names:
         if name != "all" and name not in known:
-            choice = f"choose one of {', '.join(known)}, or all (of the paper)"
-            raise RecipeError(f"there is no '{name}'{did_you_mean(name, known)}; {choice}")
+            hint = did_you_mean(name, known)
+            choice = hint if "did you mean" in hint else f"; choose one of {', '.join(known)}, or all (of the paper)"
+            raise RecipeError(f"there is no '{name}'{choice}")
     return [one for name, one in known.items() if name in names or ("all" in names and one.of_paper)]
 
 
@@ -87,7 +88,8 @@ def reproduce(
     try:
         whole = not jobs or run_jobs(jobs, orders, display)
     except (Interrupted, CoadviseError) as error:
-        _report(planner, experiments, runs, orders, whole=not isinstance(error, Interrupted))
+        page = _report(planner, experiments, runs, orders, whole=not isinstance(error, Interrupted))
+        display.say(f"report of what is finished: {page}")
         raise
     if not whole:
         display.say("the budget is spent; the same command goes on")

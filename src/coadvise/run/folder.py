@@ -111,7 +111,9 @@ class RunFolder:
                 except HeldByAnother as error:
                     raise RunError(self._in_use(str(error))) from None
                 except OSError as error:
-                    raise RunError(f"cannot write to {self.path}: {error.strerror}") from error
+                    raise RunError(
+                        f"cannot write to {self.path}: {error.strerror}; choose another folder with run.output=FOLDER"
+                    ) from error
                 self._require_free(recipe, resume)
                 if locked:
                     remove_leftovers(self.path, WRITTEN)

@@ -88,5 +88,5 @@ class Bar:
         done = self._done - self._first
         if done <= 0:
             return "?"
-        seconds = (time.monotonic() - self._start) / done * (self._total - self._done)
+        seconds = (time.monotonic() - self._start) / done * max(self._total - self._done, 0)
         return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"
