@@ -3,7 +3,7 @@ PYTHON ?= python3
 export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo bench test lint types clean
+.PHONY: demo bench test fuzz torture lint types clean
 
 demo: .venv/installed
 	.venv/bin/coadvise demo --output runs/demo
@@ -13,6 +13,13 @@ bench: .venv/installed
 
 test: .venv/installed
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+
+# 10,000 damaged inputs of each format, and 100 kills; what came of them is written to results/.
+fuzz: .venv/installed
+	cd tests && ../.venv/bin/python -m fuzz
+
+torture: .venv/installed
+	cd tests && ../.venv/bin/python -m torture
 
 lint: .venv/installed
 	.venv/bin/ruff check .
