@@ -2,36 +2,51 @@
 
 A tar has no table of contents. Its headers are read once, and where each image lies is kept in a small file
 beside it (`train-000.tar.coadvise.npz`), or in the cache folder where that place is read-only. An index is
-made again when the tar's size or time has changed. Members belong together by their name up to the first dot.
+made again when the tar's size or time has changed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tarfile
-import zipfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DataError
-from ...system.files import atomic_file, cache_folder
+from ...errors import DataError, one_line
+from ...system.files import atomic_file, cache_folder, text_of
 from .labels import labels_from_values
+from .members import Member, Sample, find_samples
 
-IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
-_VERSION = 1
+_VERSION = 2
 _Index = dict[str, NDArray]
+_KINDS = {"stamp": "i", "name": "S", "offset": "i", "size": "i", "label": "U", "reason": "U", "count": "i"}
+_ROWS = ("name", "offset", "size", "label")
+_LONGEST = {"cls": 1000, "json": 1 << 24}
+"""Bytes of a member that holds a label."""
+
+_REASONS = {
+    "beside": "stand beside another image of the sample and have no label of their own",
+    "several": "share one label with other images: give each a label that has its whole name",
+    "doubled": "have the name of another one, and no label of their own",
+    "hidden": "are hidden",
+}
 
 
 class Tars:
-    """The samples of one or more tars: an image (jpg, jpeg, png, webp) with a `cls` or a `json` label.
+    """The samples of one or more tars: an image with a `cls` or a `json` label.
 
     Class names come one per line from a file `classes.txt` beside the tars, else from the labels themselves.
+
+    Attributes:
+        notes: what was left out, and why.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -42,6 +57,12 @@ class Tars:
         self.name = np.concatenate([index["name"] for index in indexes])
         self.offset = np.concatenate([index["offset"] for index in indexes])
         self.size = np.concatenate([index["size"] for index in indexes])
+        left_out: Counter[str] = Counter()
+        for index in indexes:
+            left_out.update(dict(zip(index["reason"].tolist(), index["count"].tolist(), strict=True)))
+        self.notes = tuple(_notes(left_out, self.files))
+        if not len(self.name):
+            raise DataError(f"{self.files[0]} has no images with labels{''.join('; ' + note for note in self.notes)}")
         values = np.concatenate([index["label"] for index in indexes])
         self.labels, self.class_names = labels_from_values(values)
         listed = Path(self.files[0]).parent / "classes.txt"
@@ -50,17 +71,22 @@ class Tars:
 
     def _rename(self, values: NDArray, listed: Path) -> None:
         """Labels as indices into, or names of, the classes of the file."""
-        names = tuple(line.strip() for line in listed.read_text("utf-8").splitlines() if line.strip())
+        try:
+            lines = text_of(listed.read_bytes()).splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{listed} cannot be read: {one_line(error)}; it has one class name a line") from error
+        names = tuple(line.strip() for line in lines if line.strip())
         place = {name: position for position, name in enumerate(names)}
-        if all(value in place for value in self.class_names):
-            self.labels = np.array([place[name] for name in self.class_names], dtype=np.int64)[self.labels]
+        distinct, found = np.unique(values, return_inverse=True)
+        texts = distinct.tolist()
+        if all(text in place for text in texts):
+            labels = [place[text] for text in texts]
         else:
-            try:
-                self.labels = values.astype(np.int64)
-            except ValueError:
-                unknown = sorted(set(self.class_names) - place.keys())
-                raise DataError(f"the label '{unknown[0]}' in {self.files[0]} is not in {listed}") from None
-        self.class_names = names
+            unknown = next((text for text in texts if not (text.isascii() and text.isdigit() and len(text) < 10)), None)
+            if unknown is not None:
+                raise DataError(f"the label '{unknown}' in {self.files[0]} is not in {listed}")
+            labels = [int(text) for text in texts]
+        self.labels, self.class_names = np.array(labels, dtype=np.int64)[found.reshape(-1)], names
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -104,46 +130,53 @@ def _index(tar: Path) -> _Index:
 
 
 def _load(place: Path, stamp: NDArray[np.int64]) -> _Index | None:
+    """The index that lies there; None where it is missing, damaged or of another state of the tar."""
     try:
         with np.load(place, allow_pickle=False) as stored:
-            index = {name: stored[name] for name in ("stamp", "name", "offset", "size", "label")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # missing or damaged: it is made again
-    return index if np.array_equal(index["stamp"], stamp) else None
+            index = {name: stored[name] for name in _KINDS}
+    # Whatever is wrong with it (an archive of any kind raises what it likes): it is made again.
+    except Exception:
+        return None
+    if any(array.ndim != 1 or array.dtype.kind != _KINDS[name] for name, array in index.items()):
+        return None
+    rows, reasons = ({len(index[name]) for name in names} for names in (_ROWS, ("reason", "count")))
+    return index if len(rows) == len(reasons) == 1 and np.array_equal(index["stamp"], stamp) else None
 
 
 def _scan(tar: Path) -> _Index:
     """Read every header, and the small label members."""
-    rows: list[tuple[bytes, int, int, str]] = []
-    sample: dict[str, tarfile.TarInfo] = {}
-    previous, end = "", tar.stat().st_size
+    end = tar.stat().st_size
     try:
         with tarfile.open(tar, mode="r:") as archive:
-            for member in archive:
-                if not member.isreg():
-                    continue
-                if member.offset_data + member.size > end:
-                    raise tarfile.ReadError(f"it ends inside of {member.name}")
-                folder, slash, name = member.name.rpartition("/")
-                base, _, extension = name.partition(".")
-                if (folder, slash, base) != previous and sample:
-                    rows += _row(archive, sample, tar)
-                    sample = {}
-                previous = (folder, slash, base)  # type: ignore[assignment]
-                sample[extension.lower()] = member
-            rows += _row(archive, sample, tar)
+            infos = []
+            for info in archive:
+                if info.isreg() and info.offset_data + info.size > end:
+                    raise tarfile.ReadError(f"it ends inside of {info.name}")
+                infos.append(info)
             _check_end(tar, archive.offset)
-    except (tarfile.TarError, OSError, EOFError) as error:
+        found = find_samples(infos)
+        with tar.open("rb") as file:
+            labels = [_label_of(sample, tar, file) for sample in found.samples]
+            reasons = Counter({f"{reason}|": count for reason, count in found.left_out.items()})
+            for members, instead in found.imageless:
+                label = next(filter(None, (_label(member, tar, file) for member in members)), None)
+                reasons.update([f"imageless|{instead}", f"class|{label}"] if label is not None else [])
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         with open(tar, "rb") as file:
             packed = file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7")
         hint = "; it is compressed, which rules out random access: unpack it to a plain .tar" if packed else ""
-        raise DataError(f"{tar} is no readable tar: {error}{hint}") from error
-    names, offsets, sizes, labels = zip(*rows, strict=True) if rows else ((), (), (), ())
+        raise DataError(f"{tar} is no readable tar: {one_line(error)}{hint}") from error
+    images = [sample.image for sample in found.samples]
+    for lost in {key for key in reasons if key.startswith("class|")}:
+        if lost.removeprefix("class|") in labels:
+            del reasons[lost]
     return {
-        "name": np.array(names, dtype=bytes),
-        "offset": np.array(offsets, dtype=np.int64),
-        "size": np.array(sizes, dtype=np.int64),
+        "name": np.array([os.fsencode(image.name) for image in images], dtype=bytes),
+        "offset": np.array([image.offset for image in images], dtype=np.int64),
+        "size": np.array([image.size for image in images], dtype=np.int64),
         "label": np.array(labels, dtype=str),
+        "reason": np.array(list(reasons), dtype=str),
+        "count": np.array(list(reasons.values()), dtype=np.int64),
     }
 
 
@@ -158,28 +191,68 @@ def _check_end(tar: Path, offset: int) -> None:
         raise tarfile.ReadError(f"its contents after byte {offset} are damaged, or another tar joined to it")
 
 
-def _row(archive: tarfile.TarFile, sample: dict[str, tarfile.TarInfo], tar: Path) -> list[tuple[bytes, int, int, str]]:
-    """One sample as (name, offset, size, label); nothing where it has no image."""
-    image = next((sample[key] for key in IMAGE_KEYS if key in sample), None)
-    if image is None:
-        return []
-    for key in ("cls", "json"):
-        if key in sample:
-            payload = archive.extractfile(sample[key])
-            text = payload.read().decode("utf-8", "replace").strip() if payload else ""
-            label = text if key == "cls" else _json_label(text)
-            if label:
-                return [(os.fsencode(image.name), image.offset_data, image.size, label)]
+def _label_of(sample: Sample, tar: Path, file: BinaryIO) -> str:
+    """The first label of a sample that is not empty."""
+    for member in sample.labels:
+        label = _label(member, tar, file)
+        if label:
+            return label
     raise DataError(
-        f'{tar} member {image.name} has no label; add a member with the extension .cls, or .json with {{"label": …}}'
+        f"{tar} member {sample.image.name} has no label; add a member with the extension .cls, or .json with "
+        '{"label": …}'
     )
 
 
-def _json_label(text: str) -> str:
+def _label(member: Member, tar: Path, file: BinaryIO) -> str:
+    """The label that a member holds, without white space around it; nothing where it holds none.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    kind = "json" if member.name.lower().endswith(".json") else "cls"
+    where = f"{tar} member {member.name}"
+    if member.size > _LONGEST[kind]:
+        raise DataError(f"{where} has {member.size} bytes, which is no label; write the class's name or number")
+    file.seek(member.offset)
+    try:
+        text = text_of(file.read(member.size)).strip()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is no text in UTF-8 ({error}); write the class's name or number") from error
+    return text if kind == "cls" else _json_label(text, where)
+
+
+def _json_label(text: str, where: str) -> str:
     try:
         value: Any = json.loads(text)
-    except ValueError:
-        return ""
+    except (ValueError, RecursionError) as error:
+        raise DataError(f'{where} is no readable JSON: {one_line(error)}; write {{"label": …}}') from error
     if isinstance(value, dict):
-        value = next((value[key] for key in ("label", "cls", "class") if key in value), None)
-    return "" if value is None or isinstance(value, (dict, list)) else str(value)
+        value = next((value[key] for key in ("label", "cls", "class") if value.get(key) is not None), None)
+    if value is None:
+        return ""
+    if isinstance(value, (dict, list)) or (isinstance(value, float) and not math.isfinite(value)):
+        what = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else str(value)
+        raise DataError(f"{where} has {what} as its label; write the class's name or number")
+    return str(value)
+
+
+def _notes(left_out: Counter[str], files: Sequence[str]) -> Iterator[str]:
+    """What was left out of tars, a sentence for each reason."""
+    place = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    for reason, why in _REASONS.items():
+        if left_out[f"{reason}|"]:
+            yield f"{left_out[f'{reason}|']:,} images in {place} are not read: they {why}"
+    if left_out["links|"]:
+        yield (
+            f"{left_out['links|']:,} links in {place} lead to nothing that is in there; make the tar with --dereference"
+        )
+    imageless = {key.partition("|")[2]: count for key, count in left_out.items() if key.startswith("imageless|")}
+    if imageless:
+        kinds = ", ".join(sorted(filter(None, imageless))[:4])
+        classes = sorted(key.partition("|")[2] for key in left_out if key.startswith("class|"))
+        gone = f"; a file has no image at all of '{classes[0]}'" if classes else ""
+        more = f" and {len(classes) - 1} more classes" if len(classes) > 1 else ""
+        yield (
+            f"{sum(imageless.values()):,} labels in {place} have no image of a known kind"
+            f"{f' (but {kinds})' if kinds else ''}{gone}{more}"
+        )
