@@ -3,6 +3,11 @@
 import copy
 import os
 import pickle
+import struct
+import time
+import tracemalloc
+import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -72,6 +77,101 @@ def test_stand_ins_cannot_be_altered_by_a_pickle(tmp_path):
         with pytest.raises(CheckpointError):
             read_checkpoint(tmp_path / "b.pth")
     assert not hasattr(torch._utils._rebuild_tensor_v2, "marked") and not hasattr(os.system, "marked")
+
+
+def peak_megabytes(action):
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def legacy(pickled):
+    """A file of the format before 2020 with that pickle in place of its content."""
+    heads = [pickle.dumps(one, 2) for one in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+    return b"".join([*heads, pickled, pickle.dumps([], 2)])
+
+
+def test_a_file_reserves_no_memory_that_it_only_names(tmp_path):
+    """A memo index of a million, which the unpickler in C makes room for; a string and an array of 8 GB."""
+    index = b"\x80\x02}r" + struct.pack("<I", 1_000_000) + b"."
+    assert peak_megabytes(lambda: pickle.loads(index)) > 10
+    length = struct.pack("<Q", 2**33)
+    for number, pickled in enumerate((index, b"\x80\x04\x8d" + length + b".", b"\x80\x05\x96" + length + b".")):
+        path = tmp_path / f"{number}.pth"
+        for content in (pickled, legacy(pickled)):
+            path.write_bytes(content)
+
+            def read(path=path):
+                with pytest.raises(CheckpointError):
+                    read_checkpoint(path)
+
+            assert peak_megabytes(read) < 5
+
+
+def with_size(weights, name, **change):
+    """A PyTorch file of which one tensor claims another size or storage than there is."""
+
+    class Claims:
+        def __reduce__(self):
+            storage = change.get("storage", weights[name].untyped_storage())
+            typed = torch.storage.TypedStorage(wrap_storage=storage, dtype=torch.float32, _internal=True)
+            return torch._utils._rebuild_tensor_v2, (typed, 0, change["size"], change["stride"], False, OrderedDict())
+
+    return {**weights, name: Claims()}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("size", "stride"), [((10**9,), (1,)), ((2, 10**6), (10**6, 1)), ((10**6, 10**6), (0, 0)), ((-1,), (1,))]
+)
+def test_tensors_lie_inside_of_what_is_stored(tmp_path, zipped, size, stride):
+    weights = {"a": torch.zeros(3), "b": torch.zeros(4)}
+    path = tmp_path / "a.pth"
+    torch.save(with_size(weights, "a", size=size, stride=stride), path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="no readable PyTorch file"):
+        read_checkpoint(path)
+    torch.save(with_size(weights, "a", size=(2,), stride=(2,)), path, _use_new_zipfile_serialization=zipped)
+    assert read_checkpoint(path)[0]["a"].shape == (2,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_storage_is_no_larger_than_the_file(tmp_path, zipped):
+    """The number of a storage's elements, found in the pickle and multiplied."""
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.zeros(12345)}, path, _use_new_zipfile_serialization=zipped)
+    raw = path.read_bytes()
+    assert raw.count(b"M90") >= 1  # BININT2 of 12345
+    path.write_bytes(raw.replace(b"M90", b"M\xff\xff"))
+    with pytest.raises(CheckpointError, match="no readable PyTorch file"):
+        read_checkpoint(path)
+
+
+def test_tensors_with_attributes_are_read(tmp_path):
+    parameter, tensor = nn.Parameter(torch.randn(3)), torch.randn(2)
+    parameter.lr_scale = tensor.note = 0.5
+    torch.save({"a": parameter, "b": tensor}, tmp_path / "a.pth")
+    found = read_checkpoint(tmp_path / "a.pth")[0]
+    assert torch.equal(found["a"], parameter.detach()) and torch.equal(found["b"], tensor)
+
+
+def test_compressed_files_and_endless_hashes_are_refused(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.zeros(10**6)}, path)
+    with zipfile.ZipFile(path) as plain, zipfile.ZipFile(tmp_path / "b.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for one in plain.infolist():
+            packed.writestr(one.filename, plain.read(one))
+    with pytest.raises(CheckpointError, match="is compressed"):
+        read_checkpoint(tmp_path / "b.pth")
+    nested = b"\x80\x02}" + b"K\x01" + b"2\x86" * 60  # a pair of pairs of …, whose hash takes 2^60 steps
+    for end in (b"K\x01s.", b"\x85)\x81."):
+        path.write_bytes(legacy(nested + end))
+        before = time.monotonic()
+        with pytest.raises(CheckpointError):
+            read_checkpoint(path)
+        assert time.monotonic() - before < 5
 
 
 def test_programs_and_foreign_files_are_refused(tmp_path):

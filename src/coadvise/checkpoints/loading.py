@@ -20,7 +20,7 @@ from ..models.cit import CiT
 from ..models.published import fit_cit, fit_position, fit_rednet
 from ..models.rednet import RedNet
 from ..models.students import classifier_of
-from .inert_pickle import load_inert
+from .inert_pickle import Unplain, load_inert
 from .model_file import header_in
 
 _log = logging.getLogger(__name__)
@@ -210,6 +210,8 @@ def _weights_inside(content: Any, path: Path, weights: Weights | None, say: Say)
     if weights is not None and weights not in found:
         raise _has_not(path, weights)
     if isinstance(content, Mapping):
+        if unplain := next((key for key, value in content.items() if isinstance(value, Unplain)), None):
+            raise CheckpointError(f"checkpoint {path}: {unplain} is no plain tensor, save it dense and unquantised")
         tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
         if tensors:
             return tensors
