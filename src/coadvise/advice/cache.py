@@ -180,13 +180,13 @@ def _sizes(folder: Path, teacher: str, layout: Layout) -> Iterator[tuple[Path, i
 
 
 def require_same_number(folder: Path, layout: Layout) -> None:
-    """Refuse a header whose number of views is not that of the files: there is a byte to lock for each block.
+    """Refuse a header whose number of views is not that of the files: a column has a byte for each block of views.
 
     Raises:
         RunError: another number.
     """
-    lock = folder / "lock"
-    if lock.is_file() and lock.stat().st_size != layout.blocks + 1:
+    sizes = [path.stat().st_size for path in folder.glob("*/progress")]
+    if any(size not in (0, layout.blocks) for size in sizes):  # 0: another process is just making it
         raise RunError(
             f"{folder / 'header.json'} is damaged: it says {layout.views:,} views, and the files beside it were made "
             f"for another number of views; restore it, or delete {folder} and write the cache again"
