@@ -13,6 +13,7 @@ from coadvise.errors import CheckpointError, ModelError, RecipeError
 
 Z = {"class": torch.zeros(2, 5), "conv": torch.zeros(2, 5)}
 Y = torch.tensor([0, 1])
+MODEL = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
 MAP, KERNEL = torch.zeros(1, 16, 4, 4), torch.zeros(1, 9, 4, 4)
 
 
@@ -97,6 +98,28 @@ def test_dir_lists_the_public_names_and_nothing_else() -> None:
             "involution's x has shape (16, 4, 4), expected four",
         ),
         (lambda: coadvise.involution(MAP, KERNEL, "3"), ModelError, "involution's kernel_size is of type str ('3')"),
+        (lambda: coadvise.FrozenTeacher("resnet18"), ModelError, "FrozenTeacher's model is of type str ('resnet18')"),
+        (lambda: coadvise.FrozenTeacher(MODEL, mean="imagenet"), ModelError, "FrozenTeacher's mean is 'imagenet'"),
+        (lambda: coadvise.Teachers([MODEL]), ModelError, "teachers are a mapping of names to classifiers"),
+        (lambda: coadvise.Teachers({"conv": "resnet18"}), ModelError, "teacher 'conv' is no torch.nn.Module but str"),
+        (
+            lambda: coadvise.Teachers({"conv": MODEL}, input_mean=None),
+            ModelError,
+            "Teachers' input_mean is None; give a",
+        ),
+        (
+            lambda: coadvise.Teachers({"conv": MODEL}, input_std="x"),
+            ModelError,
+            "Teachers' input_std is 'x'; give a number",
+        ),
+        (lambda: coadvise.Teachers({"conv": MODEL}, input_mean=(1, 2)), ModelError, "give one number for each channel"),
+        (
+            lambda: coadvise.Teachers({"conv": MODEL})(MAP.numpy()),
+            ModelError,
+            "what the teachers see is of type ndarray",
+        ),
+        (lambda: coadvise.Teachers({"conv": MODEL})(MAP[0]), ModelError, "of shape (16, 4, 4) and torch.float32"),
+        (lambda: coadvise.Teachers({"conv": MODEL})(MAP.byte()), ModelError, "torch.uint8; give normalised ones"),
         (lambda: coadvise.small_stem("resnet18"), ModelError, "no small-image stem is known for str"),
     ],
 )

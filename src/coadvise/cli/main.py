@@ -72,7 +72,7 @@ def _misused(error: Any) -> str:
     """What is wrong with a command line; for options that are settings of a recipe, how those are written."""
     command = error.ctx.info_name if error.ctx is not None and error.ctx.parent is not None else ""
     option = getattr(error, "option_name", "")
-    if option and command in ("train", "cache", "plan", "recipe"):
+    if option and command in ("train", "cache", "plan", "recipe", "reproduce", "bench"):
         from ..recipe.problems import meant
 
         setting = meant(option.lstrip("-"))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import ModelError, require
 from ..names import CLASS
 from ..recipe.schema import IMAGENET_MEAN, IMAGENET_STD
 from .fuse import fused
@@ -49,6 +49,10 @@ class FrozenTeacher(nn.Module):
         classes: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        require(model, nn.Module, "FrozenTeacher's model", "give a classifier: timm.create_model makes one", ModelError)
+        for what, values in (("mean", mean), ("std", std)):
+            if values is not None:
+                _per_channel(values, f"FrozenTeacher's {what}")
         self.model = model.requires_grad_(False)
         self.register_buffer("classes", None if classes is None else torch.tensor(classes), persistent=False)
         self.eval()
@@ -128,7 +132,7 @@ class Teachers(nn.Module):
         self.members = nn.ModuleList(
             model.again() if isinstance(model, FrozenTeacher) else FrozenTeacher(model) for model in teachers.values()
         )
-        mean, std = torch.tensor(input_mean), torch.tensor(input_std)
+        mean, std = _per_channel(input_mean, "Teachers' input_mean"), _per_channel(input_std, "Teachers' input_std")
         for i, (name, teacher) in enumerate(self.items()):
             if teacher.mean is None or teacher.std is None:
                 _log.warning(
@@ -138,6 +142,12 @@ class Teachers(nn.Module):
             # x is (pixel − mean) / std of the student; scale·x + shift is the same pixel in the teacher's terms.
             own_mean = torch.tensor(teacher.mean) if teacher.mean is not None else mean
             own_std = torch.tensor(teacher.std) if teacher.std is not None else std
+            counts = [one.numel() for one in (own_mean, own_std, mean, std)]
+            if len(set(counts) - {1}) > 1:
+                raise ModelError(
+                    f"teacher '{name}' has {counts[0]} means and {counts[1]} standard deviations, the student's images "
+                    f"{counts[2]} and {counts[3]}; give one number for each channel"
+                )
             same = torch.equal(own_mean, mean) and torch.equal(own_std, std)
             affine = None if same else torch.stack([std / own_std, (mean - own_mean) / own_std]).view(2, 1, -1, 1, 1)
             self.register_buffer(f"affine_{i}", affine, persistent=False)
@@ -152,6 +162,12 @@ class Teachers(nn.Module):
         self, x: Float[Tensor, "b c h w"], names: Container[str] | None = None
     ) -> dict[str, Float[Tensor, "b k"]]:
         """Advice for a batch: teacher name → logits (b, k) in float32, without gradient; of all, or of some."""
+        require(x, Tensor, "what the teachers see", "give normalised images, a tensor (b, 3, h, w)", ModelError)
+        if x.ndim != 4 or not x.is_floating_point():
+            raise ModelError(
+                f"the teachers see images of shape {tuple(x.shape)} and {x.dtype}; give normalised ones, "
+                "floating-point numbers (b, 3, h, w)"
+            )
         return {
             name: teacher(self._seen(i, x))
             for i, (name, teacher) in enumerate(self.items())
@@ -191,6 +207,17 @@ class Teachers(nn.Module):
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def _per_channel(values: object, what: str) -> Tensor:
+    """A number for each channel, or one for all."""
+    try:
+        found = torch.as_tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.empty(0, 0)
+    if found.ndim > 1 or not bool(found.isfinite().all()):
+        raise ModelError(f"{what} is {values!r}; give a number for each channel, such as {IMAGENET_MEAN}")
+    return found
 
 
 def check_teachers_given(teachers: Mapping[str, nn.Module]) -> None:

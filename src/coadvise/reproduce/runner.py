@@ -199,7 +199,8 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
                     if isinstance(error, Exception) and not isinstance(error, BrokenProcessPool):
                         failed.append((job.title, error))
                         said = str(error) if isinstance(error, CoadviseError) else "".join(format_exception(error))
-                        display.say(f"{job.title} failed: {said}")
+                        for line in f"{job.title} failed: {said}".splitlines():
+                            display.say(line)
                     elif future.result():
                         done.add(job.key)
                     else:

@@ -122,14 +122,15 @@ def set_up(
     settings = [re.sub(r"^\s*school\.", "teachers.", setting) for setting in settings]
     if any(setting.startswith("teachers.augment.") for setting in settings):  # changes of what the students see
         content["teachers"].setdefault("augment", copy.deepcopy(content["data"].get("augment", {})))
+    given = []
     for setting in settings:
         _require_free(setting)
-        apply_setting(content, setting)
+        given.append(apply_setting(content, setting))
     teachers = validated(ScaleTeachers, content["teachers"], "the settings teachers.*")
     content["teachers"] = {}
     if unknown := [name for name in weights or {} if not is_model(name)]:
         raise RecipeError(f"--weights {unknown[0]}: no model has that name; write for example rednet101=rednet101.pth")
-    recipe = recipe_from(content, where=f"scale {scale.name}")
+    recipe = recipe_from(content, where=f"scale {scale.name}", given=given)
     for part in ("optim", "schedule"):  # arms compute with them: numbers, whatever they were written as
         plain = recipe.model_dump(mode="json")[part]
         content[part] = {key: plain[key] for key in content[part]}

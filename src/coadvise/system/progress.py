@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .screen import Screen, printable
 
-console = Screen(stderr=True, lines=True)
+console = Screen(stderr=True)
 
 
 class Display:
@@ -27,7 +27,7 @@ class Display:
         self._said: set[str] = set()
 
     def say(self, message: str) -> None:
-        """One line of text."""
+        """One line of text; a new line in a name does not begin another."""
         if not self.quiet:
             console.print(message, soft_wrap=True)
 

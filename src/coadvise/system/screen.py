@@ -50,19 +50,14 @@ def _steers(letter: str) -> bool:
 
 
 class Screen(Console):
-    """A console that prints texts as they are: no markup, no emoji codes, nothing that steers a terminal.
+    """A console that prints texts as they are: no markup, no emoji codes, nothing that steers a terminal."""
 
-    Args:
-        lines: a text may have several lines, as messages have.
-    """
-
-    def __init__(self, *, lines: bool = False, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, **options)
-        self._lines = lines
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as `Console.print` does."""
-        shown = (Text(printable(one, self._lines)) if isinstance(one, str) else one for one in objects)
+        shown = (Text(printable(one)) if isinstance(one, str) else one for one in objects)
         super().print(*shown, **options)
 
 
