@@ -156,6 +156,15 @@ def test_classes_that_look_like_sets_are_pointed_out(tmp_path):
     assert len(opened(tmp_path)[1]) == 2
 
 
+@pytest.mark.parametrize("classes", [("bus", "car", "train"), ("beaker", "funnel", "test_tube"), ("eval_kit", "plane")])
+def test_a_class_may_be_named_like_a_set(tmp_path, classes):
+    fill_all(tmp_path, *classes)
+    (train, val), _ = opened(tmp_path)
+    assert train.class_names == val.class_names == classes
+    each = len(list((tmp_path / classes[0]).iterdir()))
+    assert len(train) + len(val) == each * len(classes)
+
+
 def test_sets_without_classes_are_refused(tmp_path):
     fill_all(tmp_path / "two", "train", "test", "more")
     fill_all(tmp_path / "named", "dogs_train", "dogs_test")
