@@ -5,7 +5,7 @@
 # Happens:  `quantize_static` takes every kind of operation that it knows, with 8 bits for a whole tensor. Trained ViTs carry a
 #           few channels far larger than the rest through all residual sums; at their scale the others keep few steps. With
 #           `op_types_to_quantize=["MatMul", "Gemm", "Conv"]` the error is several times smaller, and there are fewer
-#           conversions to compute. No message tells that the defaults are meant for CNNs.
+#           conversions to compute. No message.
 # Matters:  the usual call on a DeiT loses points of accuracy that are then blamed on int8 itself.
 # Versions: onnx 1.23.2, onnxruntime 1.32.0, NumPy 2.4.6, Python 3.11; a small ViT with random weights, one channel of which
 #           is at 60 for all patches, in place of those of trained ones; calibrated on the very images that are measured.
