@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -64,8 +65,10 @@ class Tally:
 
 
 def _kind_of(outcome: Outcome) -> str:
-    """What failures of one cause have in common: unnamed errors differ by the values that they quote."""
-    return outcome.what[:60] if outcome.kind == "unnamed" else outcome.what
+    """What failures of one cause have in common: messages differ by the values that they quote."""
+    return (
+        re.sub(r"'.*?'|\d+", "…", outcome.what)[:80] if outcome.kind in ("unnamed", "broken promise") else outcome.what
+    )
 
 
 def tally(outcomes: Iterable[Outcome]) -> Tally:

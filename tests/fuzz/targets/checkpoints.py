@@ -133,7 +133,7 @@ def training_state(folder: Path) -> Target:
     def read(place: Path) -> None:
         state = copy.deepcopy(fresh)
         try:
-            checkpoint_of(place / "last.safetensors", accelerator).restore(state)
+            checkpoint_of(place / "last.safetensors", accelerator).restore(state, 20)
         except CoadviseError as error:
             if (
                 not same(fresh.student.state_dict(), state.student.state_dict())

@@ -61,12 +61,17 @@ def _images() -> list[bytes]:
     return found
 
 
+_SIDES = (0, 1, 2, 3_000, 13_000, 60_000, 2**24, 2**31 - 1)
+
+
 def image(folder: Path) -> Target:
     """An encoded image."""
     raw = _images()
 
     def make(rng: Random) -> Input:
         one = rng.choice(raw)
+        if rng.random() < 0.15:
+            return {"a.img": _resized(rng, one)}
         if one.startswith(b"\x89PNG") and rng.random() < 0.6:
             return {"a.img": _chunks(rng, one)}
         if one.startswith(b"\xff\xd8") and rng.random() < 0.4:
@@ -87,6 +92,18 @@ def image(folder: Path) -> Target:
     return Target([{"a.img": one} for one in raw], make, read)
 
 
+def _resized(rng: Random, raw: bytes) -> bytes:
+    """Another width or height in the header, wherever it says 32 or 24."""
+    codes = [(code, struct.pack(code, side)) for code in ("<H", ">H", "<I", ">I") for side in (32, 24)]
+    places = [(at, code) for code, said in codes for at in range(256) if raw[at : at + len(said)] == said]
+    out = bytearray(raw)
+    for at, code in rng.sample(places, min(len(places), rng.choice((1, 2, 3)))):
+        struct.pack_into(code, out, at, rng.choice(_SIDES[: 6 if code[1] == "H" else len(_SIDES)]))
+    if raw.startswith(b"\x89PNG"):  # the checksum of the first chunk
+        out[29:33] = struct.pack(">I", zlib.crc32(bytes(out[12:29])))
+    return bytes(out)
+
+
 def _chunks(rng: Random, raw: bytes) -> bytes:
     """A PNG with chunks changed, doubled, moved or left out; lengths and checksums are right."""
     chunks, at = [], 8
@@ -99,10 +116,7 @@ def _chunks(rng: Random, raw: bytes) -> bytes:
         name, content = chunks[place]
         if way < 2:
             chunks[place] = (name, mutate_bytes(rng, content) if content else b"x")
-        elif way == 2 and name == b"IHDR":  # a size that nobody has
-            sides = [rng.choice((0, 1, 40, 60_000, 2**31 - 1)), rng.choice((1, 2, 24, 3_000, 2**31 - 1))]
-            chunks[place] = (name, struct.pack(">II", *sides) + content[8:])
-        elif way == 3:
+        elif way < 4:
             chunks.insert(rng.randint(0, len(chunks)), chunks[place])
         elif way == 4 and len(chunks) > 1:
             chunks.pop(place)

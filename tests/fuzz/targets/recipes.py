@@ -122,7 +122,8 @@ def setting(folder: Path) -> Target:
         _whole(load_recipe(recipe_file, words))
 
     def names(place: Path, message: str) -> bool:
-        words = (place / "settings").read_bytes().decode("utf-8", "surrogateescape").split("\n")
+        # What is not UTF-8 can only be shown by its bytes.
+        words = (place / "settings").read_bytes().decode("utf-8", "backslashreplace").split("\n")
         keys = [word.partition("=")[0].strip() for word in words]
         said = (str(recipe_file), "command line", *(f"'{word}'" for word in words), *filter(None, keys))
         return any(one in message for one in said)
