@@ -81,15 +81,21 @@ def image(folder: Path) -> Target:
     def read(place: Path) -> None:
         content, what = (place / "a.img").read_bytes(), str(place / "a.img")
         needed = lambda width, height: min(width, height) / 8
-        image = decode(content, what)
-        if image.mode != "RGB" or image.width < 1 or image.height < 1:
-            raise BrokenPromise(f"an image of mode {image.mode}, {image.width}×{image.height}")
-        pixels = np.asarray(decode_pixels(content, what))
-        if pixels.shape != (image.height, image.width, 3) or pixels.dtype != np.uint8:
-            raise BrokenPromise(f"{pixels.shape} {pixels.dtype} from one decoder, {image.size} from the other")
+        first = _form(decode(content, what))  # and not the image: one at a time is in memory
+        second = _form(decode_pixels(content, what))
+        if first != second or first[0] != "RGB" or min(first[1:]) < 1:
+            raise BrokenPromise(f"{first} from one decoder, {second} from the other")
         decode_pixels(content, what, needed)
 
     return Target([{"a.img": one} for one in raw], make, read)
+
+
+def _form(image: Image.Image | np.ndarray) -> tuple[str, int, int]:
+    """Mode, width and height."""
+    if isinstance(image, Image.Image):
+        return image.mode, image.width, image.height
+    height, width, colours = image.shape
+    return "RGB" if colours == 3 and image.dtype == np.uint8 else str(image.dtype), width, height
 
 
 def _resized(rng: Random, raw: bytes) -> bytes:
