@@ -1,6 +1,7 @@
 """A run from start to end: what it learns, what it writes, and which folders it refuses."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from helpers.runs import run, weights
 from coadvise.errors import ModelError, RunError
 from coadvise.recipe.reading import dump_recipe
 from coadvise.run.folder import read_metrics
+from coadvise.system.progress import Display
 from coadvise.training.checkpoint import Checkpoint
+from coadvise.training.train import train
 
 
 def test_the_whole_chain(tmp_path: Path) -> None:
@@ -35,6 +38,28 @@ def test_the_whole_chain(tmp_path: Path) -> None:
         assert line["loss"] == pytest.approx(sum(line["terms"].values()), rel=1e-5)
         assert set(line["terms"]) == {"class", "conv", "inv"}
     assert [line["epoch"] for line in lines if line["kind"] == "eval"] == [1, 2, 3, 4]
+
+
+def test_the_data_are_told_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, however many runs of one command share them."""
+
+    class Told(Display):
+        lines: ClassVar[list[str]] = []
+
+        def say(self, message: str) -> None:
+            self.lines.append(message)
+
+    def built(*_: object) -> None:
+        raise RunError("something is built")
+
+    monkeypatch.setattr("coadvise.training.train.new_student", built)
+    display = Told()
+    for number in range(2):
+        with pytest.raises(RunError, match="something is built"):
+            train(tiny(tmp_path / f"run{number}"), display=display)
+    assert [line.partition(" (")[0] for line in display.lines] == [
+        "training: 100 images of 10 classes", "validation: 101 images of 10 classes",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("every", [3, 5, 10])

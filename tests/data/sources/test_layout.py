@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -186,6 +187,25 @@ def test_an_unlabelled_test_set_is_left_aside(tmp_path, test):
     assert said[-1] == f"note: {test.split('/')[0]} has images in no class folders, so it is no use for validation"
 
 
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_test_set_whose_labels_are_all_minus_one_is_left_aside(tmp_path, split):
+    """As public data sets have them; in a validation set they are a mistake."""
+    features = {"label": {"_type": "ClassLabel", "names": ["a", "b"]}}
+    for name, labels in (("train", [0, 1] * 10), (split, [-1] * 6)):
+        table = pa.table({"image": pa.array([b"x"] * len(labels), pa.binary()), "label": labels})
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        pq.write_table(table, tmp_path / f"{name}-00000-of-00001.parquet")
+    if split == "validation":
+        with pytest.raises(DataError, match="marks images without a label"):
+            opened(tmp_path)
+        return
+    (train, val), said = opened(tmp_path)
+    assert np.bincount(train.labels).tolist() == [9, 9] and np.bincount(val.labels).tolist() == [1, 1]
+    assert said[-1] == "note: test has no labels, so it is no use for validation"
+    with pytest.raises(DataError, match="marks images without a label"):
+        opened(tmp_path, val_split="test")
+
+
 def test_an_unlabelled_validation_set_is_a_mistake_with_a_way_out(tmp_path):
     fill_all(tmp_path, "train/cat", "train/dog", "val")
     with pytest.raises(DataError, match=r"/val has no class folders; .* give the training folder alone"):
@@ -310,9 +330,11 @@ def test_links(tmp_path):
     (tmp_path / "data" / "cat" / "linked.png").symlink_to(tmp_path / "elsewhere" / "dogs" / "0.png")
     (train, val), _ = opened(tmp_path / "data")
     assert len(train) + len(val) == 11
-    (tmp_path / "data" / "cat" / "up").symlink_to(tmp_path / "data")
-    with pytest.raises(DataError, match=r"cat/up is a link that leads back to a folder it lies in"):
-        opened(tmp_path / "data")
+    for place in (tmp_path / "data", tmp_path / "data" / "cat", Path("/")):  # a folder around counts, too
+        (tmp_path / "data" / "cat" / "up").symlink_to(place)
+        with pytest.raises(DataError, match=r"cat/up is a link that leads back to a folder it lies in"):
+            opened(tmp_path / "data")
+        (tmp_path / "data" / "cat" / "up").unlink()
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):

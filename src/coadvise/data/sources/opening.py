@@ -9,6 +9,7 @@
 | `hf:NAME[:CONFIG]` | a Hugging Face data set, from the Hub or from `save_to_disk` |
 | `torchvision:NAME[@ROOT]` | a torchvision data set |
 
+A folder without a prefix may also lie in a folder of its own; with `folder:` it is taken as it is, also with one class.
 Columns of Parquet and Hugging Face data with unusual names are named behind the string: `PATH:image=foto:label=kind`.
 """
 
@@ -27,7 +28,7 @@ from ...system.files import text_of
 from .base import ImageSource, Noted
 from .folder import Folder, no_images
 from .kinds import Found, find_kind
-from .splits import TRAIN_NAMES, VALIDATION_NAMES, choose_split, find_split
+from .splits import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES, choose_split, find_split, meaning
 from .subsets import Subset, balanced_subset, hold_out
 from .summary import few, summary
 
@@ -81,19 +82,15 @@ def open_sources(data: Data, say: Callable[[str], None] | None = None) -> tuple[
     _require_classes(train, found, _place(train, data.source, chosen.train))
     notes = [*found.notes, *_notes_of(train), *chosen.notes]
     places = [f"from {_place(train, data.source, chosen.train)}"]
-    if chosen.validation is not None:
-        validation = _open(chosen.validation, chosen.source, chosen.val_split)
+    validation = _open_validation(chosen, asked=data.val_split is not None or data.val_source is not None)
+    if validation is not None and chosen.validation is not None:
         places.append(f"from {_place(validation, chosen.source, chosen.val_split)}")
         notes += [note for note in (*chosen.validation.notes, *_notes_of(validation)) if note not in notes]
         validation = _same_classes(train, validation, chosen.source)
     else:
-        kept, held = hold_out(train.labels, data.val_fraction)
-        if not len(held):
-            raise DataError(
-                f"{data.source}: no class has two images, so nothing can be held out and the validation set "
-                "is empty; give data.val_source"
-            )
-        train, validation = Subset(train, kept), Subset(train, held)
+        if chosen.val_split is not None:
+            notes.append(f"{chosen.val_split} has no labels, so it is no use for validation")
+        train, validation = _held_out(train, data)
         places.append(f"held out of the training images (data.val_fraction={data.val_fraction:g})")
     if data.classes is not None:
         names = _class_list(Path(data.classes), train.class_names)
@@ -106,6 +103,17 @@ def open_sources(data: Data, say: Callable[[str], None] | None = None) -> tuple[
         for note in (*notes, *_without_images(train, validation)):
             say(f"note: {note}")
     return train, validation
+
+
+def _held_out(train: ImageSource, data: Data) -> tuple[ImageSource, ImageSource]:
+    """The training source in two parts."""
+    kept, held = hold_out(train.labels, data.val_fraction)
+    if not len(held):
+        raise DataError(
+            f"{data.source}: no class has two images, so nothing can be held out and the validation set "
+            "is empty; give data.val_source"
+        )
+    return Subset(train, kept), Subset(train, held)
 
 
 def _find(source: str) -> Found:
@@ -124,6 +132,18 @@ def _find(source: str) -> Found:
 def _open(found: Found, source: str, split: str | None) -> ImageSource:
     opened = found.kind.open(found.rest, split, found.columns)
     _check(opened, source if split is None else f"{source} ({split})")
+    return opened
+
+
+def _open_validation(chosen: _Chosen, asked: bool) -> ImageSource | None:
+    """The validation source; None where there is none, or a test set that nobody asked for, with the label −1 only."""
+    if chosen.validation is None:
+        return None
+    split = chosen.val_split
+    opened = chosen.validation.kind.open(chosen.validation.rest, split, chosen.validation.columns)
+    if not asked and split is not None and meaning(split) in TEST_NAMES and len(opened) and (opened.labels == -1).all():
+        return None
+    _check(opened, chosen.source if split is None else f"{chosen.source} ({split})")
     return opened
 
 
