@@ -132,10 +132,13 @@ def test_images_beside_the_table(tmp_path, write_folder):
 
 
 def test_columns_that_are_not_there(tmp_path, write_folder):
-    pq.write_table(pa.table({"foto": BYTES, "mask": BYTES, "age": KINDS}), tmp_path / "a.parquet")
+    table = {"foto": BYTES, "mask": pa.array([b"\xff", b"x"]), "age": KINDS, "size": pa.array([3, 4])}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
     for columns, message in (
-        ("", r"no image column \(its columns: foto, mask, age\).*:image=NAME"),
-        (":image=foto", r"no label column \(its columns: foto, mask, age\).*:label=NAME"),
+        ("", r"no image column \(its columns: foto, mask, age, size\).*:image=NAME"),
+        (":image=foto", r"no label column \(its columns: foto, mask, age, size\).*:label=NAME"),
+        (":image=foto:label=mask", r"the column 'mask' of .* holds bytes that are no text"),
+        (":image=size:label=age", r"the column 'size' holds int64, and not images; its columns are foto \(binary\)"),
         (":image=fotos:label=age", r"no column 'fotos' \(did you mean foto\?\)"),
     ):
         with pytest.raises(DataError, match=message):

@@ -51,7 +51,16 @@ def choose_columns(
             raise DataError(f"{where} has no column '{name}'{did_you_mean(name, schema.names)}")
     assert image is not None
     assert label is not None
+    kind = schema.field(schema.names.index(image)).type
+    if not (_holds_bytes(kind) or _is_text(kind)):
+        raise DataError(
+            f"{where}: the column '{image}' holds {kind}, and not images; its columns are {_listed(schema)}"
+        )
     return image, label
+
+
+def _listed(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} ({field.type})" for field in schema)
 
 
 def _not_found(schema: pa.Schema, word: str, where: str) -> str:

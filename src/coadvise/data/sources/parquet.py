@@ -67,14 +67,18 @@ class Parquet:
             if row < len(chunk):
                 break
             row -= len(chunk)
-        value: Any = chunk[row].as_py()
+        try:
+            value: Any = chunk[row].as_py()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.describe(index)} is damaged: {error}; write the file again") from error
         if isinstance(value, dict):
-            value, path = value.get("bytes"), value.get("path")
-            value = value if value is not None else path
+            held = value.get("bytes")
+            value = held if held is not None else value.get("path")
         if isinstance(value, str) and value:
             return self._beside(position, value, index)
-        if not value:
-            raise DataError(f"{self.describe(index)} holds no image")
+        if not isinstance(value, bytes) or not value:
+            what = f" but {type(value).__name__}" if value else ""
+            raise DataError(f"{self.describe(index)} holds no image{what}")
         return value
 
     def describe(self, index: int) -> str:
@@ -177,5 +181,7 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
     try:
         features = json.loads(raw)["info"]["features"] if raw else {}
     except (ValueError, KeyError, TypeError):
+        return {}
+    if not isinstance(features, dict):
         return {}
     return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
