@@ -147,7 +147,8 @@ def test_as_webdataset_groups_them(tmp_path):
         (b"A", "1"), (b"B", "2"), (b"A2", "3"), (b"C", "1"),
     ]  # fmt: skip
     assert source.notes == (
-        f"2 images in {tar} are not read: they stand beside another image of the sample and have no label of their own",
+        f"images in {tar} that are not read: 2, which stand beside another image of the sample and have no label of "
+        "their own",
     )
 
 
@@ -164,14 +165,16 @@ def test_what_is_left_out_is_counted(tmp_path):
     source = open_source(str(tar), say=said.append)
     assert len(source) == 2 and len(read(source)) == 2
     for words in (
-        "1 images in .*x.tar are not read: they are hidden",
-        "2 images .* share one label with other images",
-        "2 links .* lead to nothing that is in there; make the tar with --dereference",
-        r"4 labels .* have no image of a known kind \(but .heic\); a file has no image at all of 'cow'",
+        "images in .*x.tar that are not read: 1, which are hidden",
+        "images in .*x.tar that are not read: 2, which share one label with other images",
+        "links in .*x.tar that lead to nothing in there: 2; make the tar with --dereference",
+        r"labels in .*x.tar without an image of a known kind \(but .heic\): 4; no image is left of 'cow'",
     ):
         assert sum(bool(re.search(words, line)) for line in said) == 1, (words, said)
     write(tmp_path / "y.tar", [("a.npy", b"x"), ("a.cls", b"1")])
-    with pytest.raises(DataError, match=r"y.tar has no images with labels; 1 labels .*\(but .npy\)"):
+    with pytest.raises(
+        DataError, match=r"y.tar has no images with labels; labels in .*\(but .npy\): 1; no image is left of '1'"
+    ):
         open_source(str(tmp_path / "y.tar"))
 
 

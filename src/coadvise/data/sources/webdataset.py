@@ -24,6 +24,7 @@ from ...errors import DataError, one_line
 from ...system.files import atomic_file, cache_folder, text_of
 from .labels import labels_from_values
 from .members import Member, Sample, find_samples
+from .summary import few
 
 _VERSION = 2
 _Index = dict[str, NDArray]
@@ -60,10 +61,10 @@ class Tars:
         left_out: Counter[str] = Counter()
         for index in indexes:
             left_out.update(dict(zip(index["reason"].tolist(), index["count"].tolist(), strict=True)))
-        self.notes = tuple(_notes(left_out, self.files))
+        values = np.concatenate([index["label"] for index in indexes])
+        self.notes = tuple(_notes(left_out, self.files, set(values.tolist())))
         if not len(self.name):
             raise DataError(f"{self.files[0]} has no images with labels{''.join('; ' + note for note in self.notes)}")
-        values = np.concatenate([index["label"] for index in indexes])
         self.labels, self.class_names = labels_from_values(values)
         listed = Path(self.files[0]).parent / "classes.txt"
         if listed.is_file():
@@ -236,23 +237,22 @@ def _json_label(text: str, where: str) -> str:
     return str(value)
 
 
-def _notes(left_out: Counter[str], files: Sequence[str]) -> Iterator[str]:
-    """What was left out of tars, a sentence for each reason."""
+def _notes(left_out: Counter[str], files: Sequence[str], known: set[str]) -> Iterator[str]:
+    """What was left out of tars, a sentence for each reason.
+
+    Args:
+        known: labels that have images.
+    """
     place = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     for reason, why in _REASONS.items():
         if left_out[f"{reason}|"]:
-            yield f"{left_out[f'{reason}|']:,} images in {place} are not read: they {why}"
+            yield f"images in {place} that are not read: {left_out[f'{reason}|']:,}, which {why}"
     if left_out["links|"]:
-        yield (
-            f"{left_out['links|']:,} links in {place} lead to nothing that is in there; make the tar with --dereference"
-        )
+        yield f"links in {place} that lead to nothing in there: {left_out['links|']:,}; make the tar with --dereference"
     imageless = {key.partition("|")[2]: count for key, count in left_out.items() if key.startswith("imageless|")}
     if imageless:
         kinds = ", ".join(sorted(filter(None, imageless))[:4])
-        classes = sorted(key.partition("|")[2] for key in left_out if key.startswith("class|"))
-        gone = f"; a file has no image at all of '{classes[0]}'" if classes else ""
-        more = f" and {len(classes) - 1} more classes" if len(classes) > 1 else ""
-        yield (
-            f"{sum(imageless.values()):,} labels in {place} have no image of a known kind"
-            f"{f' (but {kinds})' if kinds else ''}{gone}{more}"
-        )
+        gone = sorted({key.partition("|")[2] for key in left_out if key.startswith("class|")} - known)
+        classes = f"; no image is left of {few(gone)}" if gone else ""
+        beside = f" (but {kinds})" if kinds else ""
+        yield f"labels in {place} without an image of a known kind{beside}: {sum(imageless.values()):,}{classes}"
