@@ -72,6 +72,14 @@ def test_label_columns_of_all_types(column, names, labels, tmp_path):
     assert source.class_names == names and source.labels.tolist() == labels
 
 
+def test_one_long_label_does_not_make_all_of_them_long(tmp_path):
+    """Text of a fixed width would take 8 GB."""
+    texts = ["x" * 100_000, *("ab" * 10_000)]
+    pq.write_table(pa.table({"image": [b"x"] * len(texts), "label": texts}), tmp_path / "a.parquet")
+    source = open_source(f"parquet:{tmp_path}/a.parquet")
+    assert [source.class_names[label] for label in source.labels] == texts
+
+
 @pytest.mark.parametrize(
     ("column", "message"),
     [

@@ -190,6 +190,7 @@ def test_what_is_left_out_is_counted(tmp_path):
         ("json", b'{"label": {"id": 1}}', "member a.json has an object as its label"),
         ("json", b'{"label": NaN}', "member a.json has nan as its label"),
         ("json", b'{"label": 1', "member a.json is no readable JSON"),
+        ("json", b'{"label": "' + b"x" * 5000 + b'"}', "member a.json has a label of 5000 characters"),
         ("json", b"[" * 100_000, "member a.json is no readable JSON"),
         ("json", b'{"label": ' + b"9" * 5000 + b"}", "member a.json is no readable JSON"),
     ],

@@ -72,7 +72,8 @@ def label_column(column: pa.ChunkedArray, name: str, rows: str) -> NDArray:
         return column.to_numpy().astype(np.int64)
     if pa.types.is_floating(kind):
         return column.to_numpy().astype(np.float64)
-    return np.array([_text(value, name, rows) for value in column.to_pylist()], dtype=str)
+    # Objects: an array of text would give every row the length of the longest one.
+    return np.array([_text(value, name, rows) for value in column.to_pylist()], dtype=object)
 
 
 def _text(value: Any, name: str, rows: str) -> str:

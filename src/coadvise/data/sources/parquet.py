@@ -47,7 +47,7 @@ class Parquet:
         self.in_memory = _column_bytes(metadata, self.image_column) <= IN_MEMORY
         parts = [self._labels(file) for file in self.files]
         kinds = {part.dtype.kind for part in parts if len(part)}
-        values = np.concatenate(parts if len(kinds) < 2 else [part.astype(str) for part in parts])
+        values = np.concatenate(parts if len(kinds) < 2 else [part.astype(str).astype(object) for part in parts])
         if names is not None and values.dtype.kind == "i":
             self.labels: NDArray[np.int64] = values
             self.class_names = names

@@ -219,7 +219,10 @@ def _label(member: Member, tar: Path, file: BinaryIO) -> str:
         text = text_of(file.read(member.size)).strip()
     except UnicodeDecodeError as error:
         raise DataError(f"{where} is no text in UTF-8 ({error}); write the class's name or number") from error
-    return text if kind == "cls" else _json_label(text, where)
+    label = text if kind == "cls" else _json_label(text, where)
+    if len(label) > _LONGEST["cls"]:
+        raise DataError(f"{where} has a label of {len(label)} characters; write the class's name or number")
+    return label
 
 
 def _json_label(text: str, where: str) -> str:
