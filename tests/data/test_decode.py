@@ -290,6 +290,18 @@ def test_a_decompression_bomb_is_refused(monkeypatch, photo):
         decode(encode(photo(), "PNG"), "x.png")
 
 
+@pytest.mark.filterwarnings("ignore:Image size")
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG2000"])
+def test_formats_that_take_much_memory_may_have_half_the_pixels(kind, rgb, monkeypatch):
+    raw = encode(Image.fromarray(rgb), kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(rgb[..., 0].size * 0.7))
+    if kind == "PNG":
+        assert pixels(raw).shape == rgb.shape
+        return
+    with pytest.raises(DataError, match=r"too large to be a normal image \(1280 pixels.*; shrink it"):
+        pixels(raw)
+
+
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_a_png_with_a_large_profile_and_large_texts(rgb, place, monkeypatch):
     """They stand before the pixels or after them; the orientation is that of a small packet beside them."""

@@ -27,6 +27,9 @@ from .rgb import match_transparency, to_rgb
 # Pillow tries every plugin on unknown bytes, EPS (which starts Ghostscript) among them: name what we accept.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
 
+# Their decoders take 16 bytes a pixel: they may have Pillow's limit of pixels, and others twice as many, as in Pillow.
+_COSTLY = ("WEBP", "JPEG2000")
+
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -80,6 +83,9 @@ def decode(raw: bytes | Image.Image, what: str, needed: Needed | None = None) ->
 
 def _upright_rgb(raw: bytes | Image.Image, needed: Needed | None) -> Image.Image:
     image = raw if isinstance(raw, Image.Image) else Image.open(io.BytesIO(raw), formats=_formats())
+    pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
+    if image.format in _COSTLY and most and pixels > most:
+        raise Image.DecompressionBombError(f"{pixels} pixels, of {image.format} at most {most}")
     if needed is not None and image.format == "JPEG":
         _shrink(image, needed)
     match_transparency(image)
