@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coadvise.errors import ModelError
-from coadvise.losses import co_advise_loss
+from coadvise.losses import co_advise_loss, soft_advice
 
 
 def log_softmax(z: np.ndarray) -> np.ndarray:
@@ -61,6 +61,22 @@ def test_equation_1(z: dict[str, np.ndarray], tau: float, soft: bool) -> None:
     assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected, rel=2e-6)
     assert float(terms.total) == pytest.approx(sum(weights[n] * v for n, v in expected.items()), rel=2e-6)
     assert list(terms) == ["class", "conv", "inv"]
+
+
+@pytest.mark.parametrize("tau", [1.0, 3.0])
+def test_classes_that_a_teacher_masks_add_nothing(z: dict[str, np.ndarray], tau: float) -> None:
+    """The divergence over the classes that are left, in float64; the gradient pushes the masked ones down."""
+    z["t_conv"][:, [1, 3]] = -np.inf
+    left, log_q = [0, 2, 4], log_softmax(z["conv"] / tau)
+    p = np.exp(log_softmax(z["t_conv"][:, left] / tau))
+    expected = tau**2 * (p * (np.log(p) - log_q[:, left])).sum() / len(p)
+    student = torch.tensor(z["conv"], dtype=torch.float32, requires_grad=True)
+    loss = soft_advice(student, torch.tensor(z["t_conv"], dtype=torch.float32), tau)
+    assert np.isclose(loss.item(), expected, rtol=1e-5)
+    loss.backward()
+    q, full = np.exp(log_q), np.zeros_like(log_q)
+    full[:, left] = p
+    assert np.allclose(student.grad.numpy(), tau * (q - full) / len(p), atol=1e-6)
 
 
 def test_hard_advice_is_cross_entropy_to_the_top_class(z: dict[str, np.ndarray]) -> None:

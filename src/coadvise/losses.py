@@ -20,6 +20,8 @@ from torch import Tensor
 from .errors import ModelError, did_you_mean, require
 from .names import CLASS
 
+_LOWEST = torch.finfo(torch.float32).min
+
 
 class LossTerms(dict[str, Tensor]):
     """Every term of the loss by token or teacher name, unweighted (τ² included), and their weighted sum.
@@ -44,7 +46,8 @@ def label_loss(logits: Float[Tensor, "b k"], target: Float[Tensor, "b k"] | Int[
 def soft_advice(student: Float[Tensor, "b k"], teacher: Float[Tensor, "b k"], temperature: float) -> Float[Tensor, ""]:
     """τ² · KL(teacher ‖ student) at temperature τ, mean over the batch (Eq. 1, second and third term)."""
     # Half precision loses small probabilities and the difference of two logs cancels: always float32.
-    log_p = F.log_softmax(teacher.float() / temperature, dim=1)
+    # A class that the teacher masks (−inf) has no probability and adds nothing: 0 · −inf would be NaN.
+    log_p = F.log_softmax(teacher.float() / temperature, dim=1).clamp_min(_LOWEST)
     log_q = F.log_softmax(student.float() / temperature, dim=1)
     return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.caches import logits
 
+from coadvise.advice.profile import ProfileSums
 from coadvise.advice.record import RecordFormat
 from coadvise.losses import co_advise_loss, soft_advice
 
@@ -108,3 +109,21 @@ def test_damaged_records_are_told_from_those_that_were_written(classes: int, top
             bad |= any(value >= classes for value in index) or (top > 1 and index[0] == index[1])
             bad |= not -65504 <= rest <= math.log(classes - top) + 0.1
         assert bool(found) == bad
+
+
+@pytest.mark.parametrize(("classes", "top"), [(20, 10), (300, 10), (300, 200)])
+def test_classes_that_a_teacher_masks_stay_without_probability(classes, top):
+    """Of 300 classes 150 are masked; where more are kept than left, nothing lies outside."""
+    z = logits(6, classes)
+    z[:, ::2] = -torch.inf
+    record, sums = RecordFormat(classes, top), ProfileSums(classes)
+    sums.add(z)
+    profile = sums.profile()
+    expected = z.double().softmax(1)
+    for table in (None, profile) if not record.dense else (None,):
+        found = record.decode(record.encode(z), table)
+        loss = soft_advice(torch.zeros(6, classes), found, 2.0)
+        assert torch.isfinite(found).all() and torch.isfinite(loss)
+        if table is not None or record.dense or top > classes // 2:
+            assert found.double().softmax(1)[:, ::2].max() < 1e-6
+            assert (found.double().softmax(1) - expected).abs().sum(1).max() < 0.3

@@ -6,7 +6,7 @@ import torch
 from scipy.special import log_softmax, softmax
 
 from coadvise.evaluation.evaluate import metric_names
-from coadvise.evaluation.metrics import Sums, batch_metrics, means
+from coadvise.evaluation.metrics import Sums, batch_metrics, kl_rows, means
 
 
 def test_uneven_batches_weigh_every_sample_alike() -> None:
@@ -45,3 +45,16 @@ def test_uneven_batches_weigh_every_sample_alike() -> None:
 def test_a_metric_without_samples_is_left_out() -> None:
     names = ["accuracy/class"]
     assert means(names, Sums().state(names, torch.device("cpu"))) == {}
+
+
+def test_divergence_from_masked_logits() -> None:
+    """Over the classes that are left, in float64; what puts mass on a masked class is infinitely far."""
+    p, q = np.random.default_rng(0).normal(size=(2, 4, 5))
+    p[:, 2] = -np.inf
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_p = p - np.log(np.exp(p).sum(1, keepdims=True))
+        log_q = q - np.log(np.exp(q).sum(1, keepdims=True))
+        expected = np.nansum(np.exp(log_p) * (log_p - log_q), axis=1)
+    found = kl_rows(torch.tensor(p), torch.tensor(q))
+    assert np.allclose(found.numpy(), expected, rtol=1e-5)
+    assert torch.isinf(kl_rows(torch.tensor(q), torch.tensor(p))).all()

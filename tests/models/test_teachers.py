@@ -147,6 +147,32 @@ def test_too_few_and_too_many_classes() -> None:
         measure(Oracle([0, 1, 2, 3, 4], 9), class_map=[0, 1, 2, 3, 9])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_images_in_half_precision_are_resized_as_in_full(dtype: torch.dtype) -> None:
+    class Half(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.dtype == dtype
+            return x.float().flatten(1)
+
+    x = torch.randn(2, 3, 12, 12).to(dtype)
+    expected = nn.functional.interpolate(x.double(), size=(8, 8), mode="bicubic", antialias=True).flatten(1)
+    found = FrozenTeacher(Half(), image_size=8)(x)
+    assert (found - expected).abs().max() <= torch.finfo(dtype).eps * expected.abs().max()
+
+
+def test_a_teacher_may_mask_classes_but_not_all() -> None:
+    class Masked(Oracle):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).masked_fill(torch.arange(self.num_classes) == self.masked, -math.inf)
+
+    model = Masked([0, 1, 2, 3, 4], 5)
+    model.masked = torch.tensor(2)
+    assert measure(model)["t"].accuracy == 0.8
+    model.masked = torch.arange(5)
+    with pytest.raises(ModelError, match="not finite"):
+        measure(model)
+
+
 def test_logits_that_are_not_finite_are_refused() -> None:
     class Broken(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -89,7 +89,8 @@ class FrozenTeacher(nn.Module):
         size = (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
         if size is None or tuple(x.shape[-2:]) == size:
             return x
-        return F.interpolate(x, size=size, mode="bicubic", antialias=True)
+        # In float32: there is no such kernel for half precision on the CPU, and it rounds at every tap elsewhere.
+        return F.interpolate(x.float(), size=size, mode="bicubic", antialias=True).to(x.dtype)
 
     @torch.no_grad()
     def fuse(self, example: Float[Tensor, "b c h w"], dtype: torch.dtype | None = None) -> bool:
