@@ -352,3 +352,13 @@ def test_an_adapter_in_the_last_block_is_not_passed_over():
     attention.qkv = adapter
     x = images()
     assert torch.equal(model(x), model.forward_head(model.forward_features(x)))
+
+
+def test_export_with_a_free_batch():
+    """What is exported for two images answers for any number as the model itself does."""
+    model = scatter(CiT(**{**BOTH, "depth": 1})).eval()
+    free = torch.export.export(model, (images(),), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    for batch in (2, 5):
+        x = images(batch=batch)
+        with torch.no_grad():
+            torch.testing.assert_close(free(x), model(x))

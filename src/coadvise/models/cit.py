@@ -189,8 +189,9 @@ class CiT(VisionTransformer):
                 num_prefix_tokens=self.num_prefix_tokens,
             )
             patches = patches.flatten(1, 2)
-        advised = [self._advised_token(name, x.means, len(patches)) for name in self.teachers]
-        tokens = [self.cls_token.expand(len(patches), -1, -1), *advised]
+        batch = patches.shape[0]  # `len` would fix it for torch.export
+        advised = [self._advised_token(name, x.means, batch) for name in self.teachers]
+        tokens = [self.cls_token.expand(batch, -1, -1), *advised]
         return self.pos_drop(torch.cat([*tokens, patches], dim=1) + position)  # b (1+t+n) d
 
     def _advised_token(self, name: str, means: dict[str, Tensor], batch: int) -> Float[Tensor, "b 1 d"]:
