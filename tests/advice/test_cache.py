@@ -112,8 +112,8 @@ def test_the_order_of_views_does_not_depend_on_who_reads(trained, tmp_path):
 
 
 def test_unreadable_images_are_replaced_in_the_cache_too(trained, tmp_path, write_folder):
-    source = write_folder(tmp_path / "photos", tuple("abcdefghij"), 4, (8, 8))
-    broken = sorted(source.glob("c/*.png"))[1]
+    source = write_folder(tmp_path / "photos", tuple("0123456789"), 4, (8, 8))
+    broken = sorted(source.glob("2/*.png"))[1]
     broken.write_bytes(b"no image")
     changes = {"data.source": str(source), "data.train_size": None, "data.val_size": None, "data.val_fraction": 0.25,
                "optim.batch_size": 10, "advice.source": "cache", "data.on_error": "skip",

@@ -11,6 +11,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from ..errors import ModelError
+from .hub import require_reachable
 from .stems import check_image_size
 from .students import small_stem
 
@@ -43,6 +44,7 @@ def build_model(
     arguments: dict[str, Any] = {**(options or {}), "num_classes": num_classes}
     if image_size is not None and _has_fixed_size(name):
         arguments.setdefault("img_size", image_size)
+    require_reachable(name, pretrained)
     model = _create(name, pretrained, arguments)
     if image_size is not None:
         _check_patches(name, model, image_size)

@@ -79,8 +79,9 @@ class Bar:
     def advance(self, count: int = 1) -> None:
         """Go on by `count`."""
         self._done += count
+        self._total = max(self._total, self._done)  # a bar that runs past its end was told too small a number
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=count, note=self._note)
+            self._progress.update(self._task, advance=count, total=self._total, note=self._note)
         elif not self._display.quiet and self._display.due():
             self._display.say(f"{self._title}  {self._done}/{self._total}  eta {self._eta()}  {self._note}")
 
@@ -88,5 +89,5 @@ class Bar:
         done = self._done - self._first
         if done <= 0:
             return "?"
-        seconds = (time.monotonic() - self._start) / done * max(self._total - self._done, 0)
+        seconds = (time.monotonic() - self._start) / done * (self._total - self._done)
         return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"

@@ -1,0 +1,49 @@
+"""Whether published weights can be had, asked once: the Hub's own client tries for a minute without a network."""
+
+from __future__ import annotations
+
+from timm.models import get_pretrained_cfg
+
+from ..errors import ModelError, one_line
+
+# Seconds to wait for an answer.
+PATIENCE = 5.0
+# Names under which timm looks for weights, in its order.
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def require_reachable(name: str, pretrained: bool) -> None:
+    """Refuse a model whose files lie on the Hub, are not on this machine yet, and cannot be asked for.
+
+    Raises:
+        ModelError: the Hub does not answer, or may not be asked.
+    """
+    prefix, colon, rest = name.partition(":")
+    if prefix in ("hf-hub", "hf_hub"):
+        repository, files = rest.partition("@")[0], ("config.json",)
+    elif pretrained and not colon:
+        try:
+            cfg = get_pretrained_cfg(name, allow_unregistered=True)
+        except RuntimeError:  # a tag that timm does not know, as it says when the model is made
+            return
+        if cfg is None or not cfg.hf_hub_id or cfg.file:
+            return
+        repository, files = cfg.hf_hub_id, (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _WEIGHTS
+    else:
+        return
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        if any(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
+            return
+        get_hf_file_metadata(hf_hub_url(repository, files[0]), timeout=PATIENCE)
+    except HfHubHTTPError:  # an answer: what it means is said by those who ask for the file
+        return
+    # Which errors a missing network causes depends on the version: those of httpx, of requests or OSErrors.
+    except Exception as error:
+        what = "the published weights" if pretrained else "the settings"
+        raise ModelError(
+            f"{what} of {name} cannot be had (no answer from the Hugging Face Hub: {one_line(error)}): connect to "
+            f"the internet, set pretrained: false, or give a checkpoint file"
+        ) from error
