@@ -53,8 +53,9 @@ def expected(root: Path, path: Path) -> dict[str, float]:
 
 
 def test_folders_files_and_patterns(place: Path) -> None:
-    photos = place / "photos"
-    assert image_files([str(photos)]) == ([photos / name for name in FOUND], [])
+    photos, said = place / "photos", list[str]()
+    assert image_files([str(photos)], said.append) == ([photos / name for name in FOUND], [])
+    assert said == [f"left out of {photos}: 1 file of another kind (1 .txt)"]
     one = str(photos / "sp ace [1].png")  # a name that is a pattern, too
     files, problems = image_files([one, str(photos / "*.png"), str(photos / "**" / "*.bmp"), one])
     assert [str(path.relative_to(photos)) for path in files] == [FOUND[4], "a.png", "b.png", "deeper/d.bmp"]
@@ -62,7 +63,8 @@ def test_folders_files_and_patterns(place: Path) -> None:
 
 
 def test_what_is_no_file_is_said_in_words(place: Path) -> None:
-    (place / "empty").mkdir(exist_ok=True)
+    (place / "empty").mkdir()
+    (place / "empty" / "IMG_1.HEIC").touch()
     places = ["https://a.b/c.jpg", "s3://a/b.png", str(place / "empty"), str(place / "*.gif"), "none.jpg", "/dev/null"]
     files, problems = image_files([*places, str(place / "photos" / "a.png")])
     words = [

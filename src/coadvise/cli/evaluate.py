@@ -96,7 +96,7 @@ def predict(
     from ..evaluation.prediction import image_files
     from ..evaluation.prediction import predict as run
 
-    files, problems = image_files(images)
+    files, problems = image_files(images, Display().say)
     given = len(files) + len(problems)
     if files:
         from ..checkpoints.trained import load_trained

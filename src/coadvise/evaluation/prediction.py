@@ -7,12 +7,14 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from ..checkpoints.trained import TrainedModel
+from ..data.sources.folder import in_words
 from ..data.sources.listing import is_image, walk
 from ..data.views.finish import Finish
 from ..errors import DataError
@@ -35,8 +37,11 @@ class Prediction:
     problem: str | None = None
 
 
-def image_files(places: Iterable[str]) -> tuple[list[Path], list[str]]:
+def image_files(places: Iterable[str], say: Callable[[str], None] = lambda note: None) -> tuple[list[Path], list[str]]:
     """The files that are meant by paths of images, of folders (all images below them, by name), and by patterns.
+
+    Args:
+        say: is told what is left out of a folder.
 
     Returns:
         The files in the order given, each once, and what cannot be used, in words.
@@ -45,21 +50,25 @@ def image_files(places: Iterable[str]) -> tuple[list[Path], list[str]]:
     problems = []
     for place in places:
         try:
-            files |= dict.fromkeys(_files_of(place))
+            files |= dict.fromkeys(_files_of(place, say))
         except DataError as error:
             problems.append(str(error))
     return list(files), problems
 
 
-def _files_of(place: str) -> list[Path]:
+def _files_of(place: str, say: Callable[[str], None]) -> list[Path]:
     if os.path.isfile(place):
         return [Path(place)]
     if os.path.isdir(place):
-        found = sorted(Path(entry.path) for entry in walk(Path(place)) if is_image(entry.name) and entry.is_file())
+        entries = list(walk(Path(place)))
+        found = sorted(Path(entry.path) for entry in entries if is_image(entry.name) and entry.is_file())
+        others = [os.path.splitext(entry.name)[1].lower() for entry in entries if not is_image(entry.name)]
+        left_out = in_words(Counter(ending or "without an extension" for ending in others))
         if not found:
-            raise DataError(
-                f"{place}: the folder holds no images; give the files themselves if theirs are other endings"
-            )
+            instead = f" but {left_out}" if left_out else ""
+            raise DataError(f"{place}: the folder holds no images (.jpg, .png, .webp, .tif, …){instead}")
+        if left_out:
+            say(f"left out of {place}: {left_out}")
         return found
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", place):
         raise DataError(f"{place}: predict reads files and nothing from the network; download it, and give the file")
@@ -68,7 +77,7 @@ def _files_of(place: str) -> list[Path]:
     if glob.has_magic(place):
         matches = sorted(glob.glob(place, recursive=True))
         found = [
-            path for match in matches if os.path.isfile(match) or os.path.isdir(match) for path in _files_of(match)
+            path for match in matches if os.path.isfile(match) or os.path.isdir(match) for path in _files_of(match, say)
         ]
         if found:
             return found
