@@ -9,7 +9,7 @@
 #           blocks moves 270 times as far in one step as it was told to.
 # Versions: timm 1.0.31, torch 2.15.0, Python 3.11.
 # Seen 2026-11-27 (how far the weights of the patch embedding move in one step of AdamW, median):
-# @@
+#   asked for 3.70e-06; timm's scheduler 3.70e-06, torch's 1.00e-03, none 1.00e-03
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
