@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import timm
 import torch
+from helpers.recipes import tiny
 from helpers.weights import CIT, TINY, assert_same, images, make
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from coadvise.checkpoints.loading import load_checkpoint
+from coadvise.checkpoints.model_file import save_model
 from coadvise.checkpoints.writing import save_safetensors_atomic
 from coadvise.errors import CheckpointError
 from coadvise.models.students import SingleHead, as_student
+from coadvise.models.teachers import Teachers
 
 # mmcls' names, written out (BatchNorm `x` stands for x.weight, x.bias, x.running_mean, x.running_var).
 MMCLS_STEM = [
@@ -324,3 +327,15 @@ def test_no_attention_bias_of_old_weights_is_kept(tmp_path, name):
         assert frozen.training
         frozen.training = False
         assert torch.equal(model(x), donor(x))
+
+
+def test_a_file_of_ours_brings_its_normalisation(tmp_path):
+    recipe = tiny(tmp_path, {"data.mean": [0.1, 0.2, 0.3], "data.std": [0.4, 0.5, 0.6]})
+    model, again = (timm.create_model("resnet10t", num_classes=3).eval() for _ in range(2))
+    save_model(tmp_path / "best.safetensors", model, recipe, ("a", "b", "c"), weights="student", epoch=1, metrics={})
+    load_checkpoint(again, tmp_path / "best.safetensors")
+    pixels = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(own).view(3, 1, 1) for own in ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    advice = Teachers({"conv": again}, input_mean=(0.5,) * 3, input_std=(0.5,) * 3)((pixels - 0.5) / 0.5)
+    with torch.no_grad():
+        assert torch.allclose(advice["conv"], model((pixels - mean) / std), atol=1e-4)
