@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -127,13 +128,18 @@ def _chunks(rng: Random, raw: bytes) -> bytes:
         elif way == 4 and len(chunks) > 1:
             chunks.pop(place)
         else:  # little that unpacks to much
-            text = zlib.compress(b"a" * rng.choice((10, 2_000_000, 90_000_000)), 9)
+            text = _packed(rng.choice((10, 2_000_000, 90_000_000)))
             chunks.insert(1, (rng.choice((b"zTXt", b"iCCP")), b"a\0\0" + text))
     body = [
         struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
         for name, content in chunks
     ]
     return raw[:8] + b"".join(body)
+
+
+@lru_cache
+def _packed(size: int) -> bytes:
+    return zlib.compress(b"a" * size, 1)
 
 
 def _segments(rng: Random, raw: bytes) -> bytes:
