@@ -69,8 +69,8 @@ class Parquet:
             row -= len(chunk)
         try:
             value: Any = chunk[row].as_py()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{self.describe(index)} is damaged: {error}; write the file again") from error
+        except ValueError as error:  # text that is none
+            raise DataError(f"{self.describe(index)} cannot be read: {one_line(error)}; replace it") from error
         if isinstance(value, dict):
             held = value.get("bytes")
             value = held if held is not None else value.get("path")
@@ -78,7 +78,7 @@ class Parquet:
             return self._beside(position, value, index)
         if not isinstance(value, bytes) or not value:
             what = f" but {type(value).__name__}" if value else ""
-            raise DataError(f"{self.describe(index)} holds no image{what}")
+            raise DataError(f"{self.describe(index)} holds no image in column '{self.image_column}'{what}")
         return value
 
     def describe(self, index: int) -> str:
@@ -180,7 +180,7 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
     raw = (schema.metadata or {}).get(b"huggingface")
     try:
         features = json.loads(raw)["info"]["features"] if raw else {}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     if not isinstance(features, dict):
         return {}

@@ -1,0 +1,53 @@
+"""Parquet files that other programs wrote, or that were damaged: read, or refused with the file and the row."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from coadvise.data.sources.opening import open_source
+from coadvise.errors import DataError
+
+
+def picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (200, 30, 90)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(path: Path, images: Any, metadata: str | None = None) -> Path:
+    table = pa.table({"image": images, "label": ["a", "b"]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": metadata} if metadata else None), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    ["x", "[]", '{"info": 1}', '{"info": {"features": "image"}}', '{"info": {"features": [1]}}', "[" * 100000, json.dumps({"info": {"features": {"image": 1, "label": {"_type": "ClassLabel", "names": "ab"}}}})],
+)  # fmt: skip
+def test_features_of_another_form_declare_nothing(tmp_path: Path, metadata: str) -> None:
+    source = open_source(str(write(tmp_path / "a.parquet", [picture()] * 2, metadata)))
+    assert source.class_names == ("a", "b") and source.read(1) == picture()
+
+
+@pytest.mark.parametrize("images", [[[b"x"]] * 2, [[1]] * 2, [1, 2], [{"bytes": 7}] * 2, [{"bytes": [1]}] * 2])
+def test_columns_without_images_are_refused(tmp_path: Path, images: list[Any]) -> None:
+    path = write(tmp_path / "a.parquet", images)
+    with pytest.raises(DataError, match=r"a\.parquet"):
+        open_source(str(path)).read(1)
+
+
+def test_text_that_is_none_is_refused(tmp_path: Path) -> None:
+    damaged = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"a\xff")]
+    )
+    path = write(tmp_path / "a.parquet", damaged)
+    with pytest.raises(DataError, match=r"a\.parquet row 1 cannot be read"):
+        open_source(str(path)).read(1)
