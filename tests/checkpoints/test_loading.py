@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
-from coadvise.checkpoints.loading import load_checkpoint
+from coadvise.checkpoints.loading import load_checkpoint, stored_classes
 from coadvise.checkpoints.model_file import save_model
 from coadvise.checkpoints.writing import save_safetensors_atomic
 from coadvise.errors import CheckpointError
@@ -147,6 +147,41 @@ def test_wrappers(tmp_path, wrapper, inside):
     torch.save(weights if inside is None else {inside: weights, "epoch": 3}, tmp_path / "a.pt")
     load_checkpoint(target, tmp_path / "a.pt")
     assert_same(source, target)
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    ["model.", "net.", "timm_model.", "backbone.", "module.net.", "model.timm_model.", "_orig_mod.model.model."],
+)
+@pytest.mark.parametrize("name", ["resnet10", "rednet26", "cit_tiny"])
+def test_whatever_the_wrapper_was_called(tmp_path, wrapper, name):
+    options = {"rednet26": TINY, "cit_tiny": CIT}.get(name, {"num_classes": 5})
+    source, target = make(name, 1, **options), make(name, 2, **options)
+    torch.save({wrapper + key: value for key, value in source.state_dict().items()}, tmp_path / "a.pth")
+    load_checkpoint(target, tmp_path / "a.pth")
+    assert_same(source, target)
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "resnet10", "deit_tiny_distilled_patch16_224"])
+def test_classes_are_counted_by_one_classifier_or_two(tmp_path, name):
+    torch.save(timm.create_model(name, num_classes=4).state_dict(), tmp_path / "a.pth")
+    assert stored_classes(tmp_path / "a.pth", timm.create_model(name, num_classes=9)) == 4
+
+
+@pytest.mark.parametrize("name", ["resnet10", "vit_tiny_patch16_224", "convnext_atto", "cit_tiny"])
+def test_a_backbone_starts_a_student(tmp_path, name):
+    """As timm saves it with num_classes=0; everything but the classifier is its own, in timm's model, too."""
+    options = {"drop_path_rate": 0.0} | ({"depth": 1} if "tiny" in name else {})
+    source = make(name, 1, num_classes=0, **options)
+    torch.save({f"net.{key}": value for key, value in source.state_dict().items()}, tmp_path / "b.pth")
+    target = make(name, 2, num_classes=7, **options)
+    before = copy.deepcopy(target.state_dict())
+    with pytest.raises(CheckpointError, match="backbone without classifier"):
+        load_checkpoint(target, tmp_path / "b.pth")
+    assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
+    load_checkpoint(target, tmp_path / "b.pth", new_classifier=True)
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, source.state_dict().get(key, before[key]))
 
 
 def test_safetensors_and_training_checkpoint(tmp_path):

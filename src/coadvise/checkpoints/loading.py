@@ -61,7 +61,7 @@ def load_checkpoint(
         strict: every key of the model and of the file must fit. Otherwise load what fits by name and shape and
             log the rest.
         new_classifier: for fine-tuning; where the file knows another number of classes, its classifier is left
-            out and the model keeps its own.
+            out and the model keeps its own, as it does where the file has none.
         weights: of a training checkpoint with averaged weights, `ema` takes those and `plain` the others. By default
             timm's files give the averaged ones, as in timm, and ours the others; where there are both, that is logged.
 
@@ -82,7 +82,10 @@ def load_checkpoint(
     missing = [k for k in expected if k not in tensors and not k.endswith(".num_batches_tracked")]
     unexpected = [k for k in tensors if k not in expected]
     misshapen = [k for k in tensors if k in expected and tensors[k].shape != expected[k].shape]
+    classifier = _classifier(target)
     if new_classifier:
+        if classifier <= set(missing):  # a backbone alone
+            missing = [k for k in missing if k not in classifier]
         heads = [k for k in misshapen if _is_head(k, getattr(target, "num_classes", None), tensors, expected)]
         misshapen = [k for k in misshapen if k not in heads]
         tensors = {k: v for k, v in tensors.items() if k not in heads}
@@ -91,6 +94,8 @@ def load_checkpoint(
     problems = _describe({"missing": missing, "unexpected": unexpected, "wrongly shaped": shapes})
     if problems and (strict or not fitting):
         hint = _class_hint(target, misshapen, tensors, expected)
+        if not (unexpected or misshapen) and classifier and classifier == set(missing):
+            hint = "it is a backbone without classifier, with which only a student can start (new_classifier=True)"
         found = "\n".join(f"  {line}" for line in problems)
         raise CheckpointError(f"{path} does not fit {type(target).__name__}: {hint}\n{found}")
     if problems:
@@ -128,12 +133,22 @@ def stored_classes(path: str | os.PathLike[str], model: nn.Module, weights: Weig
     target = classifier_of(model)
     tensors, expected, _ = _read_for(target, path, weights, say=lambda _: None)
     classes = getattr(target, "num_classes", None)
-    last = list(model.get_classifier().parameters()) if hasattr(model, "get_classifier") else []  # type: ignore[operator]
-    heads = {k for k, p in target.named_parameters() if any(p is one for one in last)}
+    heads = {key for key in _classifier(target) if expected[key].shape[:1] == (classes,)}
     if not all(k in tensors and _is_head(k, classes, tensors, expected) for k in heads):
         return None  # another architecture, of which `load_checkpoint` says more
     found = {tensors[k].shape[0] for k in heads}
     return found.pop() if len(found) == 1 else None
+
+
+def _classifier(model: nn.Module) -> set[str]:
+    """Names of the parameters of a model's classifier, as far as it says which one that is."""
+    if not hasattr(model, "get_classifier"):
+        return set()
+    found = model.get_classifier()  # type: ignore[operator]
+    parts = found if isinstance(found, (tuple, list)) else (found,)  # timm's distilled models have two
+    last = [p for part in parts if isinstance(part, nn.Module) for p in part.parameters()]
+    heads = {key for key, one in model.named_parameters() if any(one is p for p in last)}
+    return heads | {key for key, _ in model.named_parameters() if heads and key.startswith("advised_heads.")}
 
 
 def _read_for(
@@ -259,11 +274,14 @@ def _strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _strip(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off prefixes that the model itself does not have."""
-    own = any(key.startswith("model.") for key in expected)
-    while tensors and not own and all(key.startswith("model.") for key in tensors):
-        tensors = _strip_wrappers({key[len("model.") :]: value for key, value in tensors.items()})
-    return tensors
+    """Take off what stands before every name, as a wrapper's attribute does, where the model has no such names."""
+    bare = tensors
+    while bare and not any(key in expected for key in bare):
+        first = next(iter(bare)).partition(".")[0] + "."
+        if not all(key.startswith(first) and len(key) > len(first) for key in bare):
+            break
+        bare = {key[len(first) :]: value for key, value in bare.items()}
+    return bare if any(key in expected for key in bare) or all(key.startswith("model.") for key in tensors) else tensors
 
 
 def _fit(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
