@@ -9,7 +9,10 @@
 #           that fill the usual range the logits change as below. What works: set `model.pretrained_cfg` before saving.
 # Versions: timm 1.0.31, torch 2.15.0, Python 3.11.
 # Seen 2026-11-27:
-# @@
+#   written: {'mean': [0.1307, 0.1307, 0.1307], 'std': [0.3081, 0.3081, 0.3081], 'input_size': [3, 32, 32]}
+#   asked:   {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225], 'input_size': [3, 224, 224]}
+#   same weights: True with pretrained=True, False without
+#   relative error of the logits: 0.446
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
