@@ -9,7 +9,8 @@
 #           again. A teacher fed from tensors sees other pixels than the accuracy in its model card was measured with.
 # Versions: torch 2.15.0, Pillow 13.0.0, Python 3.11.
 # Seen 2026-11-27:
-# @@
+#   32 → 224 px, antialias=False: 0.0683 from Pillow, values -0.173 … 1.202
+#   32 → 224 px, antialias=True : 0.0000 from Pillow, values -0.116 … 1.133
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
