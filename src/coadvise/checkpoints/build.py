@@ -92,7 +92,12 @@ def build_teacher(name: str, settings: TeacherSettings, class_names: Sequence[st
         # With an index map the teacher keeps its own classes, at least as many as the map needs.
         published = is_model(settings.model) and get_pretrained_cfg(settings.model, allow_unregistered=True)
         own_classes = own_classes or max(published.num_classes if published else 1000, max(settings.classes) + 1)
-    model = _built(settings, settings.options, own_classes, settings.image_size)
+    try:
+        model = _built(settings, settings.options, own_classes, settings.image_size)
+    except ModelError as error:
+        if header is None:
+            raise
+        raise ModelError(f"teacher {name}, as {settings.checkpoint} and the recipe describe it: {error}") from error
     if settings.checkpoint:
         stored = stored_classes(settings.checkpoint, model, settings.checkpoint_weights)
         if stored is not None and stored != own_classes:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ModelError
 from ..recipe.schema import Data, Recipe
 from .build import build_student
 from .loading import load_checkpoint
@@ -66,6 +66,9 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     recipe = header.recipe
     # The weights come from this file: whatever the training started from is not needed any more.
     student = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
-    model = build_student(student, recipe.tokens(), len(header.classes), recipe.data.image_size)
+    try:
+        model = build_student(student, recipe.tokens(), len(header.classes), recipe.data.image_size)
+    except ModelError as error:
+        raise CheckpointError(f"{path} describes a model that cannot be made: {error}") from error
     load_checkpoint(model, path)
     return TrainedModel(model.eval().to(device), recipe, header.classes, path)
