@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -70,7 +71,7 @@ def start(places: Places, run: Path, how: Callable[..., Launched] = launch.alone
 def one_message(done: Done) -> list[str]:
     """What is wrong with the end of a run that could not go on."""
     found = [f"exit code {done.returncode}"] if done.returncode != 2 else []
-    if "Traceback" in done.stderr or done.stderr.count("error:") != 1:
+    if "Traceback" in done.stderr or len(re.findall(r"^(?:\[process \d+\] )?error: ", done.stderr, re.M)) != 1:
         found.append(f"no single message: {done.stderr[-1500:]}")
     return found
 

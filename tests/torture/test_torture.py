@@ -86,7 +86,8 @@ def test_caches_are_compared_byte_for_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "text", "fine"),
     [
-        (2, "error: no space left; free some\n", True),
+        (2, "error: no space left (I/O error: 28); free some\n", True),
+        (2, "[process 0] error: no space left; free some\n", True),
         (1, "error: no space left; free some\n", False),
         (0, "", False),
         (2, "Traceback (most recent call last):\nerror: x\n", False),
