@@ -449,3 +449,30 @@ print(sorted({{"torch", "timm", "torchvision"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+WRONG = ["3", "[]", "true", '"x"', "1e400", "9" * 4000, '{"a": {"b": [1]}}', '{"class": "x"}', '{"class": 1e999}']
+
+
+def test_lines_of_metrics_of_any_form_are_left_out_and_counted(tmp_path: Path) -> None:
+    """Numbers in place of mappings, text in place of numbers, unknown kinds, and nothing but such lines."""
+    make_run(tmp_path / "run", 0, 0.9, ["conv"])
+    (tmp_path / "run" / "result.json").unlink()
+    path = tmp_path / "run" / "metrics.jsonl"
+    good = path.read_text()
+    whole = check_page(run_report(tmp_path / "run").read_text())
+    wrong = ["{}", '{"kind": 3}', '{"kind": "other", "step": 1}', '{"kind": ["eval"]}', "[" * 10**5, "\0", "no JSON"]
+    for value in ("3", "[]", "true", '"x"'):
+        wrong += [f'{{"kind": "train", "step": 9, "lr": 1, "terms": {value}}}']
+        wrong += [f'{{"kind": "eval", "step": 9, "epoch": 1, "metrics": {value}, "ema": {{}}}}']
+        wrong += [f'{{"kind": "eval", "step": 9, "epoch": 1, "metrics": {{}}, "ema": {value}}}']
+    for value in WRONG:  # what is no number in its place is as if it were not there
+        wrong += [f'{{"kind": "train", "step": {value}, "terms": {{}}}}'] * (value != "3")
+        good += f'{{"kind": "train", "step": 9, "lr": {value}, "terms": {{"class": {value}}}}}\n' * (len(value) < 9)
+    path.write_text(good + "\n".join(wrong) + "\n")
+    page = check_page(run_report(tmp_path / "run").read_text())
+    assert f"{len(wrong)} unreadable line(s) of metrics.jsonl are left out." in page.text
+    assert re.search(r"Not finished: [\d.]+ % top-1", whole.text)[0] in page.text  # type: ignore[index]
+    path.write_text("\n".join(wrong))
+    page = check_page(run_report(tmp_path / "run").read_text())
+    assert f"{len(wrong)} unreadable line(s)" in page.text and "No accuracy has been measured yet" in page.text

@@ -87,3 +87,19 @@ def test_the_first_versions_did_not_name_the_direction(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(json.dumps(content))
     result = RunResult.read(tmp_path / "result.json")
     assert result.kl("conv", "inv", "teacher‖token") is None and result.kl("inv", "conv", "token‖teacher") is None
+
+
+@pytest.mark.parametrize("content", ["3", "[]", "null", '{"student": 3}'])
+def test_what_is_no_object_is_said_in_words(tmp_path: Path, content: str) -> None:
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(RunError) as error:
+        RunResult.read(tmp_path / "result.json")
+    assert "instance of" not in str(error.value) and "runresult" not in str(error.value).lower()
+
+
+def test_a_resume_drops_lines_of_metrics_of_another_form(tmp_path: Path) -> None:
+    good = ['{"kind": "train", "step": 1, "terms": {}}', '{"kind": "eval", "step": 1, "epoch": 1, "metrics": {}}']
+    late = ['{"kind": "train", "step": 9, "terms": {}}', '{"kind": "train", "terms": 3}', "{}", '{"step": "x"}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(good + late))
+    RunFolder(tmp_path).rewind(5)
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == good

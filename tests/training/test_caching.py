@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from helpers import processes
 from helpers.caches import QUIET, recipe_with, refused, verify, write
 from helpers.recipes import CNN, INN, tiny
@@ -51,3 +52,11 @@ def test_two_writers_train_their_teachers_once(tmp_path):
     assert (tmp_path / "cache" / "conv" / "column.json").is_file()
     steps = [line["step"] for line in read_metrics(tmp_path / "run" / "teachers" / "conv" / "metrics.jsonl")]
     assert steps == sorted(steps) and len(steps) == len(set(steps)) + 1  # the evaluation has the last step's number
+
+
+def test_stored_advice_without_teachers_is_refused(tmp_path):
+    from coadvise.errors import RecipeError
+
+    with pytest.raises(RecipeError, match="advice=cache, but recipe tiny has no teachers"):
+        train(tiny(tmp_path / "run", {"advice.source": "cache"}), display=QUIET)
+    assert not (tmp_path / "run").exists()

@@ -21,8 +21,9 @@ from typing import Any
 from ..errors import RunError
 from ..recipe.reading import dump_recipe, load_recipe
 from ..recipe.schema import FREE, Recipe, flat
-from ..system.files import read_json, read_json_lines, remove_leftovers, write_atomic, write_json
+from ..system.files import read_json, remove_leftovers, write_atomic, write_json
 from ..system.locks import HeldByAnother, held, locked_by_another
+from .reading import finite, read_metric_lines
 from .result import RunResult
 
 WRITTEN = (
@@ -166,7 +167,7 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Drop metrics after `step`, and a line that a crash left half written."""
-        kept = [line for line in read_metrics(self.metrics) if line["step"] <= step]
+        kept = [line for line in read_metrics(self.metrics) if (finite(line.get("step")) or 0) <= step]
         write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def finish(self, result: RunResult) -> None:
@@ -182,4 +183,4 @@ class RunFolder:
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Lines of a metrics file; a last line cut off by a crash is left out."""
-    return iter(read_json_lines(path)[0])
+    return iter(read_metric_lines(path)[0])

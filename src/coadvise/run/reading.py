@@ -35,9 +35,32 @@ class RunFiles:
 
 def finite(value: object) -> float | None:
     """`value` as a float; None unless it is a finite number."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            return None
+        return number if math.isfinite(number) else None
     return None
+
+
+def read_metric_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines of a metrics file that have the form of one, and how many others there are."""
+    objects, bad = read_json_lines(path)
+    lines = [line for line in objects if _is_metrics(line)]
+    return lines, bad + len(objects) - len(lines)
+
+
+def _is_metrics(line: Mapping[str, Any]) -> bool:
+    """Whether a line has the places and the mappings of names to numbers that its kind has."""
+    needed = {"train": (("step",), ("terms",)), "eval": (("step", "epoch"), ("metrics", "ema"))}
+    kind = line.get("kind")
+    if not isinstance(kind, str) or kind not in needed:
+        return False
+    places, mappings = needed[kind]
+    return all(finite(line.get(key)) is not None for key in places) and all(
+        line.get(key) is None or isinstance(line[key], Mapping) for key in mappings
+    )
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -49,7 +72,7 @@ def read_run(folder: Path) -> RunFiles:
     result_file, metrics_file, recipe_file = (folder / n for n in ("result.json", "metrics.jsonl", "recipe.yaml"))
     if not result_file.is_file() and not metrics_file.is_file():
         raise RunError(f"{folder} is no run: it has neither result.json nor metrics.jsonl; name a run's folder")
-    lines, bad = read_json_lines(metrics_file)
+    lines, bad = read_metric_lines(metrics_file)
     recipe = recipe_file.read_text(encoding="utf-8", errors="replace") if recipe_file.is_file() else None
     result = RunResult.read(result_file) if result_file.is_file() else None
     return RunFiles(folder.name, result, lines, recipe, bad)

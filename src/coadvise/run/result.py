@@ -156,9 +156,9 @@ def parsed(adapter: TypeAdapter[Any], content: Any, path: Path) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
+        what = "should be an object" if first["type"].startswith("dataclass") else first["msg"].lower()
         raise RunError(
-            f"{path} does not have the form of a result ({place}: {first['msg'].lower()}); run the command that "
-            "writes it again"
+            f"{path} does not have the form of a result ({place}: {what}); run the command that writes it again"
         ) from error
 
 

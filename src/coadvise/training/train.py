@@ -76,7 +76,9 @@ def train(
     with accelerator.local_main_process_first():  # a data set is downloaded once
         sources = open_sources(recipe.data, display.say_once)
     names = [*recipe.teachers, *(teachers or {})]
-    if recipe.advice.source == "cache" and names:  # before hours go into teachers
+    if recipe.advice.source == "cache" and not names:
+        raise RecipeError(f"advice=cache, but recipe {recipe.name} has no teachers; add some, or leave it out")
+    if recipe.advice.source == "cache":  # before hours go into teachers
         require_fitting(CacheRequest.of(recipe), sources[0])
     given = None if student is None else type(student).__name__
     student = new_student(recipe, len(sources[0].class_names), accelerator.num_processes, student, names)
