@@ -28,9 +28,15 @@ def write(path: Path, images: Any, metadata: str | None = None) -> Path:
     return path
 
 
+NAMES_THAT_ARE_NO_LIST = {"info": {"features": {"image": 1, "label": {"_type": "ClassLabel", "names": "ab"}}}}
+
+
 @pytest.mark.parametrize(
     "metadata",
-    ["x", "[]", '{"info": 1}', '{"info": {"features": "image"}}', '{"info": {"features": [1]}}', "[" * 100000, json.dumps({"info": {"features": {"image": 1, "label": {"_type": "ClassLabel", "names": "ab"}}}})],
+    [
+        "x", "[]", '{"info": 1}', '{"info": {"features": "image"}}', '{"info": {"features": [1]}}', "[" * 100_000,
+        json.dumps(NAMES_THAT_ARE_NO_LIST),
+    ],
 )  # fmt: skip
 def test_features_of_another_form_declare_nothing(tmp_path: Path, metadata: str) -> None:
     source = open_source(str(write(tmp_path / "a.parquet", [picture()] * 2, metadata)))
