@@ -1,5 +1,19 @@
 """`python -m coadvise`, as `torchrun -m coadvise` needs it."""
 
-from .cli.main import main
+import signal
+import sys
 
-main()
+
+def main() -> None:
+    """The command line; a signal gets its answer from the first moment on."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        from .cli.main import main as run
+    except KeyboardInterrupt:
+        print("stopped; the same command starts again", file=sys.stderr)
+        raise SystemExit(130) from None
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -36,6 +36,10 @@ class LoaderError(RunError):
     """Loader processes that have ended or cannot be started. Nothing is wrong with what the run has computed so far."""
 
 
+class WriteError(RunError, CheckpointError):
+    """A file that cannot be written: the disk is full or read-only, or the folder is gone."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint ` (did you mean X?)`, or the known words when none is near."""
     known = sorted(known)
@@ -67,5 +71,13 @@ def require(value: object, kind: type | tuple[type, ...], what: str, how: str, e
         raise error(f"{what} is {given}{shown}; {how}")
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error is PyTorch's or Python's word for too little memory, on a GPU or on the CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # PyTorch's, by its name
+        return True
+    words = ("DefaultCPUAllocator", "can't allocate memory", "bad_alloc", "CUDA out of memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
 class Interrupted(Exception):
-    """The user stopped a run; its state is saved. The message says how to resume."""
+    """The user stopped a run. The message says what is saved, and how to go on."""

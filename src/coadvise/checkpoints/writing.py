@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import WriteError
 from ..system.files import atomic_file
 
 
@@ -27,7 +27,7 @@ def save_safetensors_atomic(
         metadata: strings only.
 
     Raises:
-        CheckpointError: if the file cannot be written (the old one is kept).
+        WriteError: if the file cannot be written (the old one is kept).
     """
     path = Path(path)
     # safetensors refuses views of one storage; a clone of each makes tied weights plain.
@@ -39,7 +39,7 @@ def save_safetensors_atomic(
                 _order_metadata(temporary, list(metadata))
     except (OSError, SafetensorError) as error:
         hint = "check the folder and free space"
-        raise CheckpointError(f"checkpoint {path} cannot be written ({error}): {hint}") from error
+        raise WriteError(f"checkpoint {path} cannot be written ({error}): {hint}") from error
 
 
 def _order_metadata(path: Path, keys: Sequence[str]) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+import threading
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import CoadviseError, Interrupted
+from ..errors import CoadviseError, Interrupted, one_line, out_of_memory
 from ..names import VERSION
 from ..system.screen import ReaderGone, guarded_streams, printable
 from .bench import bench
@@ -18,6 +20,9 @@ from .evaluate import evaluate, predict, report
 from .recipes import models, recipe, recipes, schema
 from .reproduce import demo, reproduce
 from .train import cache, plan, train
+
+STOPPED = "stopped; the same command starts again"
+FULL_OR_GONE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOENT, errno.EACCES, errno.ESTALE)
 
 app = typer.Typer(
     name="coadvise",
@@ -40,32 +45,44 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 def main() -> None:
     """Entry point: our errors become one message and exit code 2, without a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a training answers it itself
+    threading.excepthook = _told_elsewhere
     rank = os.environ.get("RANK")
     prefix = "" if rank is None else f"[process {rank}] "
     message = ""
     try:
         with guarded_streams():
             code = app(standalone_mode=False) or 0
-        message = "stopped" if code == 130 else ""
+        message = STOPPED if code == 130 else ""
     except CoadviseError as error:
         message, code = f"error: {error}", 2
     except Interrupted as stop:
         message, code = str(stop) if rank in (None, "0") else "", 130
     except KeyboardInterrupt:
-        message, code = "stopped", 130
+        message, code = STOPPED, 130
     except ReaderGone:
         code = 128 + signal.SIGPIPE  # what the shell says of other commands before a closed pipe
     except _UsageError as error:
         message, code = _misused(error), 2
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # by its name: importing PyTorch takes seconds
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
         hint = "Give a smaller batch, or with accumulation the same in parts: optim.accumulate=2"
-        message, code = f"error: out of memory: {str(error).splitlines()[0]} {hint}", 2
+        message, code = f"error: out of memory: {one_line(error)[:300]} {hint}", 2
+    except OSError as error:
+        if error.errno not in FULL_OR_GONE:
+            raise
+        message, code = f"error: cannot read or write {error.filename or 'a file'}: {error.strerror}", 2
     if message:
         with guarded_streams():
             print(f"{prefix}{printable(message, lines=True)}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def _told_elsewhere(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread hands its error on to the main one, and would print it with a traceback, too."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def _misused(error: Any) -> str:

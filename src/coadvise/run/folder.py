@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
+from ..errors import RunError, WriteError
 from ..recipe.reading import dump_recipe, load_recipe
 from ..recipe.schema import FREE, Recipe, flat
 from ..system.files import read_json, remove_leftovers, write_atomic, write_json
@@ -112,8 +112,9 @@ class RunFolder:
                 except HeldByAnother as error:
                     raise RunError(self._in_use(str(error))) from None
                 except OSError as error:
-                    raise RunError(
-                        f"cannot write to {self.path}: {error.strerror}; choose another folder with run.output=FOLDER"
+                    raise WriteError(
+                        f"cannot write to {self.path}: {error.strerror or error}; choose another folder with "
+                        "run.output=FOLDER"
                     ) from error
                 self._require_free(recipe, resume)
                 if locked:
@@ -161,9 +162,16 @@ class RunFolder:
         self.rewind(0)
 
     def log(self, line: dict[str, Any]) -> None:
-        """Append one line to the metrics."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        """Append one line to the metrics.
+
+        Raises:
+            WriteError: the disk is full or read-only, or the folder is gone.
+        """
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise WriteError(f"cannot write to {self.metrics}: {error.strerror or error}") from error
 
     def rewind(self, step: int) -> None:
         """Drop metrics after `step`, and a line that a crash left half written."""
@@ -175,10 +183,20 @@ class RunFolder:
         result.write(self._result)
 
     def how_to_resume(self, processes: int) -> str:
-        """The command that goes on with a run that was saved, for a message."""
+        """What is said of a run that was saved: the command that goes on."""
+        return f"everything is saved; go on with:\n  {self._command(processes)}"
+
+    def way_on(self, processes: int) -> str:
+        """What to do with a run that was not saved just now, for a message."""
+        if not (self.path / "recipe.yaml").is_file():
+            return "use the same command again"
+        start = "go on from the last checkpoint" if self.last.is_file() else "start again (no checkpoint is there yet)"
+        return f"{start} with:\n  {self._command(processes)}"
+
+    def _command(self, processes: int) -> str:
         launcher = f"torchrun --nproc-per-node {processes} -m " if processes > 1 else ""
         words = ["coadvise", "train", str(self.path / "recipe.yaml"), f"run.output={self.path}", "--resume"]
-        return f"everything is saved; go on with:\n  {launcher}{shlex.join(words)}"
+        return launcher + shlex.join(words)
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from ..errors import RunError
+from ..errors import RunError, WriteError, one_line
 from .folder import RunFolder
 
 
@@ -55,10 +56,24 @@ class Tracker:
     def _plot(self, step: int, scalars: Mapping[str, float]) -> None:
         if self._started is None:
             # Only now: before the first step the folder must stay free.
-            self._started = [self._start(name, step) for name in self._wanted]
-        for tracker in self._started:
-            # MLflow refuses a name with a bar.
-            tracker.log({name.replace("|", "_"): value for name, value in scalars.items()}, step=step)
+            started = []
+            for name in self._wanted:
+                with self._told(name):
+                    started.append(self._start(name, step))
+            self._started = started
+        # MLflow refuses a name with a bar.
+        named = {name.replace("|", "_"): value for name, value in scalars.items()}
+        for name, tracker in zip(self._wanted, self._started, strict=True):
+            with self._told(name):
+                tracker.log(named, step=step)
+
+    @contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or one_line(error)
+            raise WriteError(f"cannot write to {name} of {self._folder.path}: {why}") from error
 
     def _start(self, name: str, step: int) -> Any:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -79,7 +94,12 @@ class Tracker:
                 import mlflow
 
                 mlflow.end_run("FAILED")  # what Accelerate ends is FINISHED
-            tracker.finish()
+            if not failed:
+                with self._told(name):
+                    tracker.finish()
+            else:
+                with suppress(OSError):  # of which the failure is the first word
+                    tracker.finish()
         self._started = []
 
 

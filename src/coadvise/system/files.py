@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
+from ..errors import RunError, WriteError
 
 
 @contextlib.contextmanager
@@ -64,7 +64,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     Names of files that are not UTF-8 are escaped: in JSON, `\\udce9` reads back as what it was.
 
     Raises:
-        RunError: the folder cannot be written to, or the disk is full.
+        WriteError: the folder cannot be written to, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             whole = content.encode(errors="backslashreplace") if isinstance(content, str) else content
             temporary.write_bytes(whole)
     except OSError as error:
-        raise RunError(f"cannot write to {path}: {error.strerror}") from error
+        raise WriteError(f"cannot write to {path}: {error.strerror or error}") from error
 
 
 def write_json(path: Path, content: Any) -> None:

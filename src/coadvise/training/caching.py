@@ -44,6 +44,15 @@ def cache_advice(
         CoadviseError: bad input, a full disk, a cache of something else, a damaged or stale one.
     """
     check_teachers_given(teachers or {})
+    try:
+        return _cache(recipe, teachers or {}, verify, display)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; everything written so far is kept, the same command goes on") from None
+
+
+def _cache(
+    recipe: Recipe, teachers: Mapping[str, nn.Module], verify: bool, display: Display | None
+) -> tuple[Path, int]:
     accelerator = start_processes(recipe.run, recipe.optim)
     display = display or Display(quiet=not accelerator.is_main_process)
     if not recipe.teachers and not teachers:
@@ -55,7 +64,7 @@ def cache_advice(
     (require_fitting if verify else require_possible)(request, sources[0])
     cached = recipe.model_copy(update={"advice": recipe.advice.model_copy(update={"source": "cache"})})
     try:
-        loaded = load_teachers(cached, run, sources, accelerator, teachers or {}, display)
+        loaded = load_teachers(cached, run, sources, accelerator, teachers, display)
     except Interrupted as stopped:
         raise Interrupted(
             "stopped while a teacher was trained; everything is saved, the same command goes on"

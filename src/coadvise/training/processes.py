@@ -60,6 +60,14 @@ def _launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def process_count() -> int:
+    """Number of processes that train together; of those that should, as long as they have not joined."""
+    if AcceleratorState._shared_state:
+        return int(AcceleratorState().num_processes)
+    world = os.environ.get("WORLD_SIZE", "1")
+    return int(world) if world.isdecimal() else 1
+
+
 def on_any_process(accelerator: Accelerator, yes: bool) -> bool:
     """Whether any process says yes; the same answer on all, which wait for each other."""
     if accelerator.num_processes == 1:

@@ -33,6 +33,7 @@ from ..run.result import RunResult
 from ..run.tracking import require_trackers
 from ..system.locks import one_at_a_time
 from ..system.progress import Display
+from .failures import explained
 from .loop import Evaluation, stopped, train_epoch, validate
 from .outcome import run_result, teacher_facts
 from .processes import Stop, on_main_process, start_processes
@@ -67,15 +68,27 @@ def train(
     """
     name = repr(recipe) if isinstance(recipe, str) else "NAME"
     require(recipe, Recipe, "train's recipe", f"write coadvise.train(coadvise.load_recipe({name}))", RecipeError)
+    folder = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}"))
+    with explained(folder):
+        return _train(recipe, folder, resume, student, teachers or {}, display)
+
+
+def _train(
+    recipe: Recipe,
+    folder: RunFolder,
+    resume: bool,
+    student: nn.Module | None,
+    teachers: Mapping[str, nn.Module],
+    display: Display | None,
+) -> RunResult:
     require_trackers(recipe.run.trackers)
-    check_teachers_given(teachers or {})
+    check_teachers_given(teachers)
     accelerator = start_processes(recipe.run, recipe.optim)
     display = display or Display(quiet=not accelerator.is_main_process)
-    folder = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}"))
     folder.check(recipe, resume)
     with accelerator.local_main_process_first():  # a data set is downloaded once
         sources = open_sources(recipe.data, display.say_once)
-    names = [*recipe.teachers, *(teachers or {})]
+    names = [*recipe.teachers, *teachers]
     if recipe.advice.source == "cache" and not names:
         raise RecipeError(f"advice=cache, but recipe {recipe.name} has no teachers; add some, or leave it out")
     if recipe.advice.source == "cache":  # before hours go into teachers
@@ -85,7 +98,7 @@ def train(
     with on_main_process(accelerator, folder.owned(recipe, resume)) as locked:
         if locked is False:
             display.say(f"{folder.path} is on a file system without locks; take care not to start this run twice")
-        return _train_student(recipe, folder, sources, accelerator, student, given, teachers or {}, display)
+        return _train_student(recipe, folder, sources, accelerator, student, given, teachers, display)
 
 
 def _train_student(
@@ -220,7 +233,7 @@ def load_teachers(
             else:
                 display.say(f"training teacher {name} ({one.student.model}, {one.schedule.epochs} epochs)")
                 try:
-                    train(one, resume=place.last.is_file(), display=display)
+                    _train(one, place, place.last.is_file(), None, {}, display)
                 except Interrupted as interrupted:  # the command it names would go on with this teacher alone
                     if accelerator.is_main_process:
                         folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))

@@ -1,0 +1,139 @@
+"""A run that cannot go on says in one message what happened, and how to go on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import processes
+from helpers.recipes import CNN, tiny
+from helpers.runs import interrupted, run
+from safetensors import SafetensorError
+
+from coadvise.checkpoints import writing
+from coadvise.errors import Interrupted, RunError, WriteError
+from coadvise.recipe.reading import dump_recipe
+from coadvise.run.folder import RunFolder
+from coadvise.training import train as training
+from coadvise.training.failures import explained
+
+BEGIN = RunFolder.begin
+
+
+def full_disk(folder: RunFolder) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    folder.metrics = Path("/dev/full")
+
+
+def gone(folder: RunFolder) -> None:
+    shutil.rmtree(folder.path)
+
+
+def no_tensorboard(folder: RunFolder) -> None:
+    (folder.path / "tensorboard").touch()
+
+
+def no_result(folder: RunFolder) -> None:
+    (folder.path / "result.json" / "in the way").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("happens", "file", "reason"),
+    [
+        (full_disk, "/dev/full", "No space left on device"),
+        (gone, "metrics.jsonl", "No such file or directory"),
+        (no_tensorboard, "tensorboard of .*run", "File exists|Not a directory"),
+        (no_result, "result.json", "Is a directory"),
+    ],
+)
+def test_a_file_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happens: Callable[[RunFolder], None], file: str, reason: str
+) -> None:
+    monkeypatch.setattr(RunFolder, "begin", lambda self, *facts: (BEGIN(self, *facts), happens(self)))
+    with pytest.raises(WriteError, match=f"cannot write to .*{file}: ({reason}); once that is mended, ") as caught:
+        run(tiny(tmp_path / "run", {"run.tensorboard": happens is no_tensorboard}))
+    way = str(caught.value).partition("; once that is mended, ")[2]
+    if happens is gone:
+        assert way == "use the same command again"
+    elif happens is no_result:
+        assert way.startswith("go on from the last checkpoint with:\n  coadvise train ") and way.endswith(" --resume")
+    else:
+        assert way.startswith("start again (no checkpoint is there yet) with:\n  coadvise train ")
+
+
+def test_a_checkpoint_for_which_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(tiny(tmp_path / "run"), 7)
+    before = (tmp_path / "run" / "last.safetensors").read_bytes()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(writing, "save_file", refuse)
+    with pytest.raises(WriteError, match=r"No space left on device.*; once that is mended, go on from the last"):
+        run(tiny(tmp_path / "run"), resume=True)
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == before
+    assert not [name for name in os.listdir(tmp_path / "run") if name.endswith(".tmp")]
+
+
+def test_a_teachers_failure_names_the_command_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunFolder, "begin", lambda self, *facts: (BEGIN(self, *facts), full_disk(self)))
+    with pytest.raises(WriteError, match=r"; once that is mended, use the same command again$"):
+        run(tiny(tmp_path / "run", teachers={"conv": CNN}))
+
+
+def test_an_interruption_at_once_says_what_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "load_teachers", stop)
+        with pytest.raises(Interrupted, match=r"^stopped without saving; use the same command again$"):
+            run(tiny(tmp_path / "run"))
+    interrupted(tiny(tmp_path / "run"), 7)
+    monkeypatch.setattr(training, "train_epoch", stop)
+    with pytest.raises(Interrupted, match=r"^stopped without saving; go on from the last checkpoint with:\n  coadvise"):
+        run(tiny(tmp_path / "run"), resume=True)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("gloo: Connection closed by peer"), RuntimeError("a bug")])
+def test_only_the_loss_of_another_process_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    with pytest.raises(RuntimeError), explained(RunFolder(tmp_path)):
+        raise error  # there is no other
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.state.AcceleratorState._shared_state", {})
+    lost = "gloo" in str(error)
+    with pytest.raises(RunError if lost else RuntimeError), explained(RunFolder(tmp_path)):
+        raise error
+
+
+KILLED = """
+import os, signal, sys, torch
+from coadvise.cli.main import main
+real, steps, killed = torch.optim.AdamW.step, [], sys.argv.pop(1)
+def step(self, *args, **options):
+    steps.append(1)
+    if len(steps) == 4 and os.environ["RANK"] == killed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, *args, **options)
+torch.optim.AdamW.step = step
+main()
+"""
+
+
+@pytest.mark.parametrize("killed", ["0", "1"])
+def test_the_others_of_a_killed_process_say_how_to_go_on(tmp_path: Path, killed: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(tiny(tmp_path / "run", {"run.checkpoint_every": 2})))
+    done = processes.run_together("-c", KILLED, killed, "train", str(path), "--quiet")
+    assert done[int(killed)].returncode == -9
+    other = done[1 - int(killed)]
+    assert other.returncode == 2 and "Traceback" not in other.stderr, other.stderr
+    said = "another process of this run has ended; if it has given no message it was killed"
+    assert said in other.stderr and "torchrun --nproc-per-node 2 -m coadvise train" in other.stderr
+    assert "go on from the last checkpoint with:" in other.stderr
