@@ -1,5 +1,6 @@
 """A run from start to end: what it learns, what it writes, and which folders it refuses."""
 
+import shlex
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from helpers.recipes import CNN, INN, tiny
 from helpers.runs import run, weights
 
 from coadvise.errors import ModelError, RunError
-from coadvise.recipe.reading import dump_recipe
+from coadvise.recipe.reading import dump_recipe, load_recipe
 from coadvise.run.folder import read_metrics
 from coadvise.system.progress import Display
 from coadvise.training.checkpoint import Checkpoint
@@ -86,6 +87,22 @@ def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="holds a finished run"):
             run(recipe, resume=resume)
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_finished_run_that_is_to_go_on_for_longer(tmp_path: Path) -> None:
+    """The printed command trains on from its weights, in another folder."""
+    short = {"schedule.epochs": 2}
+    before = run(tiny(tmp_path / "run", short))
+    for resume in (False, True):
+        with pytest.raises(RunError, match="finished after 2 epochs, and cannot go on to 3: ") as caught:
+            run(tiny(tmp_path / "run", {"schedule.epochs": 3}), resume=resume)
+    _, name, recipe, *settings = shlex.split(str(caught.value).splitlines()[-1])
+    best, output = (f"{tmp_path}/run{end}" for end in ("/best.safetensors", "-more"))
+    assert name == "train" and settings[:2] == ["schedule.epochs=1", "schedule.warmup_epochs=0"]
+    assert settings[2:] == [f"student.checkpoint={best}", f"run.output={output}"]
+    more = load_recipe(recipe, [*settings, "schedule.min_lr=1e-12", "optim.lr=1e-12"])
+    after = run(more)
+    assert after.final["accuracy/class"] == before.best.value and after.epochs == 1
 
 
 def test_other_refusals(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ class RunFolder:
             if any(path.name not in ours and not path.name.startswith(".") for path in self.path.iterdir()):
                 raise RunError(f"{self.path} holds other files; choose another folder with run.output=FOLDER")
             return
+        if self.finished:
+            self._require_no_more_epochs(recipe)
         if self.finished or self.last.is_file():
             self.require_same(recipe)
         if self.finished:
@@ -154,6 +156,20 @@ class RunFolder:
                 f"{self.path} holds a run of another recipe ({'; '.join(changes)}); "
                 "use the same settings, or choose another folder with run.output=FOLDER"
             )
+
+    def _require_no_more_epochs(self, recipe: Recipe) -> None:
+        schedule, wanted = load_recipe(self.path / "recipe.yaml").schedule, recipe.schedule.epochs
+        if wanted <= schedule.epochs:
+            return
+        more = wanted - schedule.epochs
+        words = ["coadvise", "train", str(self.path / "recipe.yaml"), f"schedule.epochs={more}"]
+        words += ["schedule.warmup_epochs=0"] if schedule.warmup_epochs >= more else []
+        words += [f"student.checkpoint={self.best}", f"run.output={self.path}-more"]
+        raise RunError(
+            f"{self.path} holds a run that finished after {schedule.epochs} epochs, and cannot go on to {wanted}: its "
+            f"learning rate has come down for the last time. Train all {wanted} in another folder (run.output=FOLDER), "
+            f"or begin a new run from its best weights:\n  {shlex.join(words)}"
+        )
 
     def begin(self, recipe: Recipe, manifest: dict[str, Any]) -> None:
         """Write the recipe and the provenance; metrics of a start that left no checkpoint are dropped."""
