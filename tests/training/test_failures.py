@@ -6,14 +6,18 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from helpers import processes
 from helpers.recipes import CNN, tiny
 from helpers.runs import interrupted, run
 from safetensors import SafetensorError
+from torch import nn
 
 from coadvise.checkpoints import writing
+from coadvise.checkpoints.build import build_student
 from coadvise.errors import Interrupted, RunError, WriteError
 from coadvise.recipe.reading import dump_recipe
 from coadvise.run.folder import RunFolder
@@ -110,6 +114,27 @@ def test_only_the_loss_of_another_process_is_called_so(
     lost = "gloo" in str(error)
     with pytest.raises(RunError if lost else RuntimeError), explained(RunFolder(tmp_path)):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("room", "words"), [(6, "; 5 would fit: optim.accumulate=4 makes the same updates ("), (0, "; give a smaller")]
+)
+def test_too_little_memory_for_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, words: str) -> None:
+    """Twenty images at once: ten do not fit either, five do."""
+
+    def refuse(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if torch.is_grad_enabled() and len(inputs[0]) > room:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
+
+    def built(*args: Any) -> nn.Module:
+        student = build_student(*args)
+        next(student.children()).register_forward_pre_hook(refuse)
+        return student
+
+    monkeypatch.setattr("coadvise.training.student.build_student", built)
+    with pytest.raises(RunError, match=r"^out of memory with 20 images at once") as caught:
+        run(tiny(tmp_path / "run"))
+    assert words in str(caught.value) and "DefaultCPUAllocator" in str(caught.value)
 
 
 KILLED = """

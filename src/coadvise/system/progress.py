@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -29,7 +29,8 @@ class Display:
     def say(self, message: str) -> None:
         """One line of text; a new line in a name does not begin another."""
         if not self.quiet:
-            console.print(message, soft_wrap=True)
+            with suppress(OSError):  # a full disk or a closed terminal is no reason to stop the work
+                console.print(message, soft_wrap=True)
 
     def say_once(self, message: str) -> None:
         """One line of text, unless it has been said: the runs of one command often share their data."""

@@ -23,7 +23,7 @@ from ..data.loader import TrainLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
 from ..data.views.finish import Batch
-from ..errors import Interrupted, RecipeError, require
+from ..errors import Interrupted, RecipeError, out_of_memory, require
 from ..models.teachers import FrozenTeacher, Teachers, check_teachers_given
 from ..recipe.schema import Recipe
 from ..recipe.teacher import teacher_recipe
@@ -35,6 +35,7 @@ from ..system.locks import one_at_a_time
 from ..system.progress import Display
 from .failures import explained
 from .loop import Evaluation, stopped, train_epoch, validate
+from .memory import too_large
 from .outcome import run_result, teacher_facts
 from .processes import Stop, on_main_process, start_processes
 from .setup import Advise, Setup, origin_of, prepare
@@ -145,7 +146,12 @@ def _train_epochs(recipe: Recipe, setup: Setup, state: State, given: str | None)
     with Stop(setup.accelerator) as stop, setup.display.bar(recipe.name, setup.total_steps, count.step) as bar:
         while count.step < setup.total_steps:
             epoch = count.step // steps
-            train_epoch(setup, state, epoch, stop, bar)
+            try:
+                train_epoch(setup, state, epoch, stop, bar)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise too_large(setup, state, error) from None
             evaluate_now = (epoch + 1) % recipe.run.eval_every == 0 or epoch + 1 == epochs
             if evaluate_now:
                 last = validate(setup, state, epoch + 1)
