@@ -29,6 +29,13 @@ def test_learning_rate_follows_warm_up_and_cosine(tmp_path: Path) -> None:
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_single_step_is_at_the_peak_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    changes = {"optim.batch_size": 100, "schedule.epochs": 1, "schedule.warmup_epochs": 0, "run.log_every": 1}
+    run(tiny(tmp_path / "run", changes))
+    found = [line["lr"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "train"]
+    assert found == [1e-3] and not caplog.records
+
+
 def test_decay_spares_norms_biases_tokens_and_positions(tmp_path: Path) -> None:
     """One step of AdamW with zero gradient shrinks decayed weights alone: read off the optimizer's groups."""
     from timm.optim import create_optimizer_v2

@@ -47,7 +47,7 @@ def make_scheduler(
     """Cosine by update: linear warm-up from `warmup_lr` to `peak`, then down to `min_lr` (never above the peak)."""
     return CosineLRScheduler(
         optimizer,
-        t_initial=schedule.epochs * steps_per_epoch,
+        t_initial=max(schedule.epochs * steps_per_epoch, 2),  # timm warns of 1, which is the same
         lr_min=min(schedule.min_lr, peak),
         warmup_t=round(schedule.warmup_epochs * steps_per_epoch),
         warmup_lr_init=min(schedule.warmup_lr, peak),
