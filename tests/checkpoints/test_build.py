@@ -1,5 +1,6 @@
 """Teachers from their files: the names of the classes decide, in whatever order."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,14 @@ import timm
 import torch
 from helpers.recipes import CNN, tiny
 from helpers.runs import run
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from coadvise.checkpoints.build import build_teacher
 from coadvise.checkpoints.loading import load_checkpoint
 from coadvise.checkpoints.model_file import save_model
-from coadvise.errors import ModelError
+from coadvise.checkpoints.trained import load_trained
+from coadvise.errors import CheckpointError, ModelError
 from coadvise.models.students import small_stem
 from coadvise.models.teachers import FrozenTeacher
 from coadvise.recipe.schema import Teacher
@@ -82,6 +86,36 @@ def test_names_go_with_the_weights(tmp_path: Path) -> None:
     load_checkpoint(model, tmp_path / "t.safetensors")
     model.reset_classifier(3)
     assert given_teacher("t", model, ("sun", "moon", "sky")).classes is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": 5}, {"classes": []}, {"classes": ["a", 3]}, {"classes": ["a", "a", "b"]}, {"recipe": 3},
+        {"recipe": {}}, {"recipe": None}, {"given": 4},
+        {"recipe": {"name": "x", "data": 3}}, [], 7, None, "{", "[" * 100_000, "\ud800",
+    ],
+    ids=lambda change: str(change)[:30],
+)  # fmt: skip
+def test_damaged_headers_are_one_message_and_leave_the_model_alone(tmp_path: Path, change: object) -> None:
+    model = teacher_file(tmp_path / "t.safetensors", ("a", "b", "c"))
+    with safe_open(tmp_path / "t.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    content = json.loads(metadata["coadvise"])
+    text = change if isinstance(change, str) else json.dumps(content | change if isinstance(change, dict) else change)
+    bad = tmp_path / "bad.safetensors"
+    save_file(model.state_dict(), bad, {**metadata, "coadvise": text.encode(errors="replace").decode()})
+    other = timm.create_model("resnet10", num_classes=3, **OPTIONS)
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    for action in (
+        lambda: load_checkpoint(other, bad),
+        lambda: load_trained(bad),
+        lambda: build_teacher("t", settings(bad), ("a", "b", "c")),
+    ):
+        with pytest.raises(CheckpointError, match="damaged header"):
+            action()
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+    assert getattr(other, "class_names", None) is None
 
 
 def test_a_recipe_says_which_weights(tmp_path: Path) -> None:

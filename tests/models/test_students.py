@@ -8,7 +8,7 @@ from torch import nn
 from coadvise.errors import ModelError
 from coadvise.models.cit import CiT
 from coadvise.models.factory import build_model
-from coadvise.models.students import SingleHead, as_student, small_stem
+from coadvise.models.students import SingleHead, as_student, small_stem, student_tokens
 
 
 def test_resnet10_is_one_basic_block_per_stage():
@@ -120,3 +120,33 @@ def test_weights_that_cannot_be_downloaded(monkeypatch):
 def test_no_classes():
     with pytest.raises(ModelError, match="at least one class"):
         build_model("resnet10", 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "words"),
+    [
+        ("mvitv2_tiny", 112, "112×112: index 5 is out of bounds"),
+        ("halonet26t", 64, r"\(ByobNet\) .* 64×64: AssertionError;"),
+    ],
+)
+def test_a_size_that_a_student_cannot_take_is_one_message(name, size, words):
+    """Whatever the model raises, also where it says nothing."""
+    with torch.no_grad(), pytest.raises((IndexError, AssertionError)):
+        timm.create_model(name, img_size=size)(torch.zeros(1, 3, size, size))
+    student = as_student(timm.create_model(name, img_size=size))
+    with pytest.raises(ModelError, match=words):
+        student_tokens(student, size, torch.device("cpu"))
+
+
+def test_another_number_of_classes_is_named():
+    student, device = as_student(nn.Sequential(nn.Flatten(), nn.Linear(48, 7))), torch.device("cpu")
+    assert student_tokens(student, 4, device, 7) == ("class",)
+    with pytest.raises(ModelError, match=r"'class' has 7 classes, the data has 10 classes: .*num_classes=10"):
+        student_tokens(student, 4, device, 10)
+
+
+def test_outputs_that_are_no_mapping_are_named():
+    student = nn.Linear(1, 1)
+    student.forward_tokens = lambda x: x.mean((2, 3))
+    with pytest.raises(ModelError, match="must give a mapping"):
+        student_tokens(student, 4, torch.device("cpu"))

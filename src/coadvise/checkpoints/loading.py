@@ -133,11 +133,12 @@ def stored_classes(path: str | os.PathLike[str], model: nn.Module, weights: Weig
     target = classifier_of(model)
     tensors, expected, _ = _read_for(target, path, weights, say=lambda _: None)
     classes = getattr(target, "num_classes", None)
-    heads = {key for key in _classifier(target) if expected[key].shape[:1] == (classes,)}
+    found = {key for key in _classifier(target) if not key.startswith("advised_heads.")}
+    heads = {key for key in found if expected[key].shape[:1] == (classes,)}
     if not all(k in tensors and _is_head(k, classes, tensors, expected) for k in heads):
         return None  # another architecture, of which `load_checkpoint` says more
-    found = {tensors[k].shape[0] for k in heads}
-    return found.pop() if len(found) == 1 else None
+    counts = {tensors[k].shape[0] for k in heads}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _classifier(model: nn.Module) -> set[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, one_line
 from ..models.teachers import Teachers, class_count_message
 
 
@@ -84,10 +84,12 @@ def _advice_that_fits(teachers: Teachers, images: Tensor) -> dict[str, Tensor]:
     for i, (name, member) in enumerate(teachers.items()):
         try:
             advice[name] = member(teachers._seen(i, images))
-        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        except (ModelError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # models refuse a size in many ways, some without a word
             size = f"{images.shape[-2]}×{images.shape[-1]}"
             raise ModelError(
-                f"teacher '{name}' cannot take images of {size}: {str(error).splitlines()[0]}; "
+                f"teacher '{name}' cannot take images of {size}: {one_line(error)}; "
                 f"set the resolution it was made for: teachers.{name}.image_size"
             ) from error
     return advice

@@ -95,7 +95,9 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
-    return text.splitlines()[0] if text and not isinstance(error, KeyError) else f"{type(error).__name__} {text}"
+    return (
+        text.splitlines()[0] if text and not isinstance(error, KeyError) else f"{type(error).__name__} {text}".strip()
+    )
 
 
 def _check_patches(name: str, model: nn.Module, image_size: int) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from timm.models.regnet import RegNet
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import ModelError, one_line
 from ..names import CLASS
 from .cit import create_cit
 from .published import untrained
@@ -167,19 +168,37 @@ def transformer_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 @torch.no_grad()
-def student_tokens(student: nn.Module, image_size: int, device: torch.device) -> tuple[str, ...]:
+def student_tokens(
+    student: nn.Module, image_size: int, device: torch.device, classes: int | None = None
+) -> tuple[str, ...]:
     """Names of the student's outputs, found by one forward pass on zeros.
 
     Raises:
-        ModelError: the student does not take images of that size (in pixels), or has no class output.
+        ModelError: the student does not take images of that size (in pixels), has no class output, or not one logit for
+            each of `classes`.
     """
     was_training = student.training
     try:
         logits = student.eval().forward_tokens(torch.zeros(1, 3, image_size, image_size, device=device))  # type: ignore[operator]
-    except (RuntimeError, AssertionError, ValueError, AttributeError, TypeError) as error:
-        raise ModelError(f"the student cannot take images of {image_size}×{image_size}: {error}") from error
+    except (ModelError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # models refuse a size in many ways, some without a word
+        kind = type(classifier_of(student)).__name__
+        raise ModelError(
+            f"the student ({kind}) cannot take images of {image_size}×{image_size}: {one_line(error)}; choose another "
+            "data.image_size, model or option of it"
+        ) from error
     finally:
         student.train(was_training)
+    if not isinstance(logits, Mapping) or not all(isinstance(z, Tensor) for z in logits.values()):
+        raise ModelError("the student's forward_tokens must give a mapping of output names to logits (batch, classes)")
     if CLASS not in logits:
         raise ModelError(f"the student's forward_tokens gives no '{CLASS}' (it gives: {', '.join(logits)})")
+    for name, z in logits.items() if classes is not None else ():
+        if tuple(z.shape) != (1, classes):
+            found = f"{z.shape[1]} classes" if z.ndim == 2 else f"values of shape {tuple(z.shape)}"
+            raise ModelError(
+                f"the student's output '{name}' has {found}, the data has {classes} classes: make the student with "
+                f"num_classes={classes}"
+            )
     return tuple(logits)
