@@ -106,7 +106,7 @@ class AdviceCache:
         if self.layout.record.profile_bytes:  # small enough to be read whole, and used for every image
             file = profile_path(self.folder, name)
             table = _mapped(file, np.float16)
-            if hashlib.sha256(table).hexdigest() != read_column(self.folder, name).get(file.name):
+            if hashlib.sha256(table.tobytes()).hexdigest() != read_column(self.folder, name).get(file.name):
                 raise RunError(
                     f"{file} holds something else than was written; restore it, or delete {self.folder / name} and run "
                     "`coadvise cache RECIPE`"

@@ -22,6 +22,7 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float16, UInt8, UInt16
+from numpy.typing import NDArray
 from torch import Tensor
 
 LOWEST = float(torch.finfo(torch.float16).min)
@@ -84,11 +85,12 @@ class RecordFormat:
         What it can have made may be wrong, too; only the checksums of whole files tell (`coadvise cache --verify`).
         """
         if self.dense:
-            return _no_logits(records.view(np.uint16)).any(axis=1)
+            return np.any(_no_logits(records.view(np.uint16)), axis=1)
         index_type = np.uint16 if self._index is torch.uint16 else np.uint32
         first, second = 2 * self.top, (2 + self._index.itemsize) * self.top
-        index, outside = records[:, first:second].view(index_type), records[:, second:].view(np.float16)[:, 0]
-        bad = _no_logits(records[:, :first].view(np.uint16)).any(axis=1) | (index >= self.classes).any(axis=1)
+        index: NDArray[np.integer] = records[:, first:second].view(index_type)
+        outside: NDArray[np.float16] = records[:, second:].view(np.float16)[:, 0]
+        bad = np.any(_no_logits(records[:, :first].view(np.uint16)), axis=1) | np.any(index >= self.classes, axis=1)
         if self.top > 1:  # bytes that were lost are read as zeros: one class, again and again
             bad |= index[:, 0] == index[:, 1]
         # None of the others is above the maximum either; a little room for rounding.

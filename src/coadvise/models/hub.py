@@ -18,6 +18,7 @@ def require_reachable(name: str, pretrained: bool) -> None:
     Raises:
         ModelError: the Hub does not answer, or may not be asked.
     """
+    files: tuple[str, ...]
     prefix, colon, rest = name.partition(":")
     if prefix in ("hf-hub", "hf_hub"):
         repository, files = rest.partition("@")[0], ("config.json",)
