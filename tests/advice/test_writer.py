@@ -85,3 +85,19 @@ def test_only_the_teacher_that_is_added_is_asked(trained, tmp_path, monkeypatch)
     monkeypatch.setattr(FrozenTeacher, "forward", counted)
     write(both)
     assert sorted(asked.values()) == [101, 101 + 4 * 100]  # both are measured, one says something of 4 views
+
+
+def test_what_killed_writers_left_is_removed(complete, tmp_path):
+    """By whoever completes the column; files of other names are not touched."""
+    folder = tmp_path / "cache"
+    (folder / "conv" / "column.json").unlink()
+    left = [
+        folder / ".header.json.7.ab.tmp",
+        folder / "conv" / ".column.json.7.ab.tmp",
+        folder / "conv" / ".teacher.json.7.ab.tmp",
+    ]
+    for path in (*left, folder / "conv" / ".mine.tmp"):
+        path.touch()
+    write(complete)
+    assert not any(path.exists() for path in left)
+    assert (folder / "conv" / "column.json").is_file() and (folder / "conv" / ".mine.tmp").exists()

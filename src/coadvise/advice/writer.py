@@ -25,7 +25,7 @@ from ..data.sources.base import ImageSource
 from ..errors import RunError
 from ..evaluation.teacher_check import finite
 from ..models.teachers import FrozenTeacher, Teachers
-from ..system.files import write_atomic, write_json
+from ..system.files import remove_leftovers, write_atomic, write_json
 from ..system.locks import lock_byte, unlock_byte
 from ..system.progress import Display
 from .cache import checksums, require_fitting, require_same_number, require_whole
@@ -267,5 +267,8 @@ def _finish(task: _Task, lock: int) -> None:
             done = (folder / name / "progress").read_bytes()
             if done.count(1) == layout.blocks and not (folder / name / "column.json").is_file():
                 write_json(folder / name / "column.json", {"sha256": checksums(folder, name, layout)})
+                # All of these are there: nobody writes them any more.
+                remove_leftovers(folder / name, ["teacher.json", "weights.safetensors", "profile.bin", "column.json"])
+        remove_leftovers(folder, ["header.json"])
     finally:
         unlock_byte(lock, layout.blocks)
