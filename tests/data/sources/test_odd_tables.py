@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import processes
 from PIL import Image
 
 from coadvise.data.sources.opening import open_source
@@ -57,3 +58,34 @@ def test_text_that_is_none_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", damaged)
     with pytest.raises(DataError, match=r"a\.parquet row 1 cannot be read"):
         open_source(str(path)).read(1)
+
+
+FOOTERS = """
+import sys
+from pathlib import Path
+from coadvise.data.sources.opening import open_source
+from coadvise.errors import DataError
+
+path = Path(sys.argv[1])
+raw = path.read_bytes()
+start, read, refused = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little"), 0, 0
+for place in range(start, len(raw) - 8):
+    if raw[place] == 12:  # the code of binary columns, among others; 4 is that of integers
+        path.write_bytes(raw[:place] + b"\\x04" + raw[place + 1 :])
+        try:
+            open_source(str(path)).read(1)
+            read += 1
+        except DataError as error:
+            assert str(path) in str(error)
+            refused += 1
+print(read, refused)
+"""
+
+
+def test_a_damaged_footer_does_not_end_the_process(tmp_path: Path) -> None:
+    """pyarrow's column().total_uncompressed_size does, where the type of a column is another than its pages'."""
+    path = write(tmp_path / "a.parquet", [picture()] * 2)
+    done = processes.run("-c", FOOTERS, str(path))
+    assert done.returncode == 0, done.stderr
+    read, refused = map(int, done.stdout.split())
+    assert refused > 0 and read + refused > 3

@@ -44,7 +44,7 @@ class Parquet:
         for file, schema in zip(self.files, schemas, strict=True):
             self._require_alike(file, schema, names)
         self.starts = np.cumsum([0] + [part.num_rows for part in metadata])
-        self.in_memory = _column_bytes(metadata, self.image_column) <= IN_MEMORY
+        self.in_memory = _fits(metadata, self.image_column)
         parts = [self._labels(file) for file in self.files]
         kinds = {part.dtype.kind for part in parts if len(part)}
         values = np.concatenate(parts if len(kinds) < 2 else [part.astype(str).astype(object) for part in parts])
@@ -169,10 +169,16 @@ def _unpack(file: str, column: str, target: Path) -> None:
             writer.write_batch(batch.cast(schema))
 
 
-def _column_bytes(metadata: Sequence[pq.FileMetaData], column: str) -> int:
-    groups = (part.row_group(group) for part in metadata for group in range(part.num_row_groups))
+def _fits(metadata: Sequence[pq.FileMetaData], column: str) -> bool:
+    """Whether a column is small enough to be held in memory."""
+    groups = [part.row_group(group) for part in metadata for group in range(part.num_row_groups)]
+    # Single columns are asked for their size only where it matters: pyarrow ends the process at some damaged ones.
+    if sum(group.total_byte_size for group in groups) <= IN_MEMORY:
+        return True
     columns = (group.column(i) for group in groups for i in range(group.num_columns))
-    return sum(one.total_uncompressed_size for one in columns if one.path_in_schema.split(".")[0] == column)
+    return (
+        sum(one.total_uncompressed_size for one in columns if one.path_in_schema.split(".")[0] == column) <= IN_MEMORY
+    )
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
