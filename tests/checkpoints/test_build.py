@@ -1,7 +1,10 @@
 """Teachers from their files: the names of the classes decide, in whatever order."""
 
 import json
+import time
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import timm
@@ -15,7 +18,7 @@ from coadvise.checkpoints.build import build_teacher
 from coadvise.checkpoints.loading import load_checkpoint
 from coadvise.checkpoints.model_file import save_model
 from coadvise.checkpoints.trained import load_trained
-from coadvise.errors import CheckpointError, ModelError
+from coadvise.errors import CheckpointError, CoadviseError, ModelError
 from coadvise.models.students import small_stem
 from coadvise.models.teachers import FrozenTeacher
 from coadvise.recipe.schema import Teacher
@@ -116,6 +119,33 @@ def test_damaged_headers_are_one_message_and_leave_the_model_alone(tmp_path: Pat
             action()
     assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
     assert getattr(other, "class_names", None) is None
+
+
+@pytest.mark.parametrize(
+    ("student", "words"),
+    [
+        ({"model": "hf-hub:timm/resnet18.a1_in1k"}, "names the model 'hf-hub:.* elsewhere"),
+        ({"model": "local-dir:/tmp"}, "elsewhere"),
+        ({"model": "resnet10", "options": {"checkpoint_path": "/etc/passwd"}}, "asks for checkpoint_path"),
+        ({"model": "resnet10", "options": {"pretrained_cfg": {"hf_hub_id": "x/y"}}}, "asks for pretrained_cfg"),
+        ({"model": "cit_tiny", "options": {"depth": 10**9}}, "asks for depth=1000000000"),
+        ({"model": "cit_tiny", "options": {"patch_size": 2, "depth": 10_000}}, "far larger than the weights"),
+        ({"model": "cit_tiny", "options": {"patch_size": 2, "embed_dim": 16_000, "num_heads": 1}}, "far larger"),
+        ({"model": "resnet10", "options": {"channels": [16_000] * 4}}, "far larger than the weights"),
+        ({"model": "vit_giant_patch14_224"}, "far larger than the weights"),
+    ],
+)
+def test_a_file_can_ask_for_no_more_than_it_has(tmp_path: Path, student: dict[str, Any], words: str) -> None:
+    """Nothing is fetched, and no memory used: a socket would be an error, too."""
+    path, recipe = tmp_path / "m.safetensors", tiny(tmp_path, student=student)
+    save_model(path, torch.nn.Linear(2, 2), recipe, ("a", "b"), weights="student", epoch=1, metrics={})
+    start = time.monotonic()
+    with (
+        mock.patch("socket.socket", side_effect=AssertionError("contacted")),
+        pytest.raises(CoadviseError, match=words),
+    ):
+        load_trained(path)
+    assert time.monotonic() - start < 5
 
 
 def test_a_recipe_says_which_weights(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from timm.models import get_pretrained_cfg, is_model
@@ -16,6 +17,7 @@ from ..models.teachers import FrozenTeacher, class_count_message, index_by_name
 from ..recipe.schema import Recipe
 from ..recipe.schema import Student as StudentSettings
 from ..recipe.schema import Teacher as TeacherSettings
+from .bounds import require_local
 from .loading import load_checkpoint, stored_classes
 from .model_file import read_header
 
@@ -119,6 +121,7 @@ def _as_recorded(settings: TeacherSettings, recipe: Recipe) -> TeacherSettings:
         "image_size": settings.image_size or recipe.data.image_size,
     }
     if recipe.student.model == settings.model:
+        require_local(recipe.student, Path(str(settings.checkpoint)))
         recorded["options"] = {**recipe.student.options, **settings.options}
         recorded["small_stem"] = settings.small_stem or recipe.student.small_stem
     if takes_tokens(settings.model):

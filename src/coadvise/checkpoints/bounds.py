@@ -1,0 +1,84 @@
+"""What a model file may ask for when its model is built: no more than it has weights for, nothing from elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from ..errors import CheckpointError, ModelError
+from ..recipe.schema import Student
+
+# Arguments of timm's factory that name files and addresses, or run more than the model.
+_ELSEWHERE = (
+    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable",
+    "exportable", "no_jit", "features_only",
+)  # fmt: skip
+_LARGEST = 2**14
+# A model under construction has parts that are replaced, and buffers that are not stored.
+_SLACK_NUMBERS, _SLACK_TENSORS = 2**24, 1000
+
+
+def require_local(student: Student, path: Path) -> None:
+    """Refuse settings of a file that name another place, or numbers that no model has.
+
+    Raises:
+        CheckpointError: names the setting.
+    """
+    if ":" in student.model:
+        raise CheckpointError(
+            f"{path} names the model {student.model!r}, which is elsewhere; make it yourself, and load the weights "
+            "with coadvise.load_checkpoint(model, path)"
+        )
+    for name, value in student.options.items():
+        if name in _ELSEWHERE or _too_large(value):
+            raise CheckpointError(
+                f"{path} asks for {name}={str(value)[:40]}, which a file may not; make the model yourself, and load "
+                "the weights with coadvise.load_checkpoint(model, path)"
+            )
+
+
+def _too_large(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_too_large(one) for one in value.values())
+    if isinstance(value, (list, tuple)):
+        return len(value) > 256 or any(_too_large(one) for one in value)
+    return isinstance(value, (int, float)) and not abs(value) <= _LARGEST
+
+
+@contextmanager
+def within(path: Path) -> Iterator[None]:
+    """Stop the making of a model that outgrows its file, before memory is used for it.
+
+    Raises:
+        ModelError: the model has far more numbers or tensors than the file.
+    """
+    with safe_open(str(path), framework="pt") as file:
+        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118 (no mapping)
+    numbers, tensors = 4 * sum(map(math.prod, shapes)) + _SLACK_NUMBERS, 4 * len(shapes) + _SLACK_TENSORS
+
+    def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        nonlocal numbers, tensors
+        tensors -= 1
+        numbers -= tensor.numel() if isinstance(tensor, Tensor) else 0
+        if numbers < 0 or tensors < 0:
+            raise ModelError("it is far larger than the weights in the file, which is damaged; get it again")
+
+    hooks = (
+        register_module_parameter_registration_hook(count),
+        register_module_buffer_registration_hook(count),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
