@@ -37,7 +37,7 @@ def experiments(one: Path, other: Path) -> list[str]:
     found = list(_left_over(other))
     for kind in ("results/*.json", "runs/*/last.safetensors", "runs/*/best.safetensors"):
         names = [sorted(str(path.relative_to(top)) for path in top.glob(kind)) for top in (one, other)]
-        if names[0] != names[1] or not names[0]:
+        if names[0] != names[1] or not (names[0] or "last" in kind):  # of finished runs it may have been removed
             found.append(f"{kind}: {names[0]} and {names[1]}")
             continue
         for name in names[0]:
