@@ -107,7 +107,8 @@ def test_damaged_records_are_told_from_those_that_were_written(classes: int, top
             index = struct.unpack(f"<{top}{'H' if width == 2 else 'I'}", stored[2 * top : (2 + width) * top])
             (rest,) = struct.unpack("<e", stored[(2 + width) * top :])
             bad |= any(value >= classes for value in index) or (top > 1 and index[0] == index[1])
-            bad |= not -65504 <= rest <= math.log(classes - top) + 0.1
+            # Each of the others is at most the last that is kept.
+            bad |= not -65504 <= rest <= math.log(classes - top) + kept[-1] + 0.1 + 0.002 * abs(kept[-1])
         assert bool(found) == bad
 
 
@@ -127,3 +128,14 @@ def test_classes_that_a_teacher_masks_stay_without_probability(classes, top):
         if table is not None or record.dense or top > classes // 2:
             assert found.double().softmax(1)[:, ::2].max() < 1e-6
             assert (found.double().softmax(1) - expected).abs().sum(1).max() < 0.3
+
+
+def test_a_record_whose_others_outweigh_the_last_is_damaged() -> None:
+    """Spread below the last, they would have no room: 0 · ∞."""
+    record = RecordFormat(10, 2)
+    raw = record.encode(logits(3, 10)).numpy().copy()
+    raw[1, 2:4] = np.frombuffer(struct.pack("<e", -512.0), np.uint8)  # the second logit
+    raw[1, 8:10] = np.frombuffer(struct.pack("<e", 2.0), np.uint8)  # all others together
+    assert record.damaged(raw).tolist() == [False, True, False]
+    profile = torch.zeros(10, 10, dtype=torch.float16)
+    assert not torch.isfinite(record.decode(torch.from_numpy(raw), profile)[1]).all(), "so it must not be read"

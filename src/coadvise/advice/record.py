@@ -93,8 +93,10 @@ class RecordFormat:
         bad = np.any(_no_logits(records[:, :first].view(np.uint16)), axis=1) | np.any(index >= self.classes, axis=1)
         if self.top > 1:  # bytes that were lost are read as zeros: one class, again and again
             bad |= index[:, 0] == index[:, 1]
-        # None of the others is above the maximum either; a little room for rounding.
-        return bad | ~((outside >= LOWEST) & (outside <= math.log(self.classes - self.top) + 0.1))
+        # None of the others is above the last that is kept; a little room for rounding.
+        last = records[:, first - 2 : first].view(np.float16)[:, 0].astype(np.float32)
+        most = math.log(self.classes - self.top) + last + 0.1 + 0.002 * np.abs(last)
+        return bad | ~((outside >= LOWEST) & (outside <= most))
 
     def decode(
         self, records: UInt8[Tensor, "b r"], profile: Float16[Tensor, "k k"] | None = None
