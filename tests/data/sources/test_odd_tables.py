@@ -1,11 +1,14 @@
-"""Parquet files that other programs wrote, or that were damaged: read, or refused with the file and the row."""
+"""Parquet files and tars of other programs, or damaged: read, or refused with the file and the row."""
 
 from __future__ import annotations
 
 import io
 import json
+import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +16,7 @@ import pytest
 from helpers import processes
 from PIL import Image
 
+import coadvise.data.sources.parquet as parquet_module
 from coadvise.data.sources.opening import open_source
 from coadvise.errors import DataError
 
@@ -63,6 +67,7 @@ def test_text_that_is_none_is_refused(tmp_path: Path) -> None:
 FOOTERS = """
 import sys
 from pathlib import Path
+import coadvise.data.sources.parquet as parquet_module
 from coadvise.data.sources.opening import open_source
 from coadvise.errors import DataError
 
@@ -89,3 +94,48 @@ def test_a_damaged_footer_does_not_end_the_process(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     read, refused = map(int, done.stdout.split())
     assert refused > 0 and read + refused > 3
+
+
+def test_more_rows_than_images_are_noticed(tmp_path: Path) -> None:
+    """A footer that says 3 rows of two."""
+    path = write(tmp_path / "a.parquet", [picture()] * 2)
+    real = parquet_module.pq.read_metadata
+
+    class Longer:
+        """The footer of the file, but for one number."""
+
+        def __init__(self, file: str) -> None:
+            self._real = real(file)
+
+        num_rows = 3
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+    with (
+        mock.patch.object(parquet_module.pq, "read_metadata", Longer),
+        pytest.raises(DataError, match=r"a\.parquet is damaged"),
+    ):
+        open_source(str(path))
+
+
+def test_a_tar_header_of_any_size_takes_no_memory(tmp_path: Path) -> None:
+    """An extended header that says it is 300 MB long, in a tar of a few kB."""
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("é" * 80 + ".png")
+        info.size = len(picture())
+        archive.addfile(info, io.BytesIO(picture()))
+    raw = bytearray(path.read_bytes())
+    assert raw[156:157] == b"x"
+    raw[124:136] = b"%011o\0" % 300_000_000
+    raw[148:156] = b" " * 8
+    raw[148:156] = b"%06o\0 " % sum(raw[:512])
+    path.write_bytes(raw)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"a\.tar"):
+            open_source(f"wds:{path}")
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()

@@ -23,7 +23,7 @@ from .named import load_hf, open_hf, open_torchvision, torchvision_splits
 from .parquet import Parquet
 from .shards import shards
 from .splits import meaning, pick_split
-from .webdataset import Tars
+from .webdataset import Tars, open_tar
 
 
 class Kind(NamedTuple):
@@ -200,7 +200,7 @@ def _holds_samples(files: Iterable[Path]) -> bool:
 def _has_sample(tar: Path) -> bool:
     images, labels = set(), set()
     try:
-        with tarfile.open(tar, mode="r:") as archive:
+        with open_tar(tar) as archive:
             for _, member in zip(range(_MEMBERS), archive, strict=False):
                 base, _, extension = member.name.rpartition(".")
                 if extension.lower() in ("cls", "json"):

@@ -119,6 +119,9 @@ class Parquet:
             file = self.files[position]
             load = _table if self.in_memory else _mapped
             self._images[position] = _reading(file, lambda f: load(f, self.image_column)).chunks
+            rows = self.starts[position + 1] - self.starts[position]
+            if sum(map(len, self._images[position])) != rows:
+                raise DataError(f"{file} is damaged: it has not the {rows} images that it says; get it again")
         return self._images[position]
 
     def _beside(self, position: int, path: str, index: int) -> bytes:

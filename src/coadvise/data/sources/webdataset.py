@@ -8,12 +8,14 @@ made again when the tar's size or time has changed.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -144,11 +146,27 @@ def _load(place: Path, stamp: NDArray[np.int64]) -> _Index | None:
     return index if len(rows) == len(reasons) == 1 and np.array_equal(index["stamp"], stamp) else None
 
 
+class _Bounded(io.BufferedReader):
+    """A file of which no more is asked for than it has: tarfile makes room for whatever size a header names."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, os.fstat(self.fileno()).st_size)
+        return super().read(size)
+
+
+@contextmanager
+def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """A plain tar, of whose members the headers are read."""
+    with _Bounded(io.FileIO(path)) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        yield archive
+
+
 def _scan(tar: Path) -> _Index:
     """Read every header, and the small label members."""
     end = tar.stat().st_size
     try:
-        with tarfile.open(tar, mode="r:") as archive:
+        with open_tar(tar) as archive:
             infos = []
             for info in archive:
                 if info.isreg() and info.offset_data + info.size > end:
