@@ -218,7 +218,7 @@ def _read_all(recipe, display):
     from coadvise.checkpoints.build import build_teacher
 
     source = open_sources(recipe.data)[0]
-    teachers = {name: build_teacher(name, settings, 10) for name, settings in recipe.teachers.items()}
+    teachers = {name: build_teacher(name, settings, source.class_names) for name, settings in recipe.teachers.items()}
     cache = AdviceCache(CacheRequest.of(recipe), source, teachers)
     for view in range(cache.layout.views):
         cache.read(view, np.arange(cache.layout.images))
