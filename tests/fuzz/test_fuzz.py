@@ -18,4 +18,4 @@ INPUTS = {"recipe": 200, "setting": 200, "training state": 200, "pickle": 200}
 def test_damaged_inputs_are_read_or_refused(name: str) -> None:
     found = tally(read_inputs(name, TARGETS[name], range(INPUTS.get(name, 300)), Limits()))
     assert not found.failed, "\n".join(found.lines())
-    assert found.outcomes["read"] > 10 and found.outcomes["refused"] > 40, "both must be tried"
+    assert found.outcomes["read"] > 2 and found.outcomes["refused"] > 40, "both must be tried"
