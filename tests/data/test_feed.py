@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import resource
 import signal
 import time
+from multiprocessing.synchronize import SemLock
 from typing import Any
 
 import numpy as np
@@ -138,6 +141,23 @@ def test_processes_that_cannot_be_started() -> None:
             list(feed(2).batches(KEYS))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_locks_that_cannot_be_made_are_one_message(monkeypatch, capfd) -> None:
+    """The system refuses one lock more than PyTorch's iterator has made after its first queue."""
+    make, made = SemLock.__init__, []
+
+    def limited(lock: SemLock, *arguments: Any, **options: Any) -> None:
+        made.append(lock)
+        if len(made) > 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        make(lock, *arguments, **options)
+
+    monkeypatch.setattr(SemLock, "__init__", limited)
+    with pytest.raises(LoaderError, match=r"cannot be started: No space left on device.*data\.workers=0"):
+        list(feed(2).batches(KEYS))
+    gc.collect()
+    assert capfd.readouterr().err == ""
 
 
 def test_the_size_of_the_shared_memory(tmp_path) -> None:

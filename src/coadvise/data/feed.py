@@ -90,12 +90,19 @@ class Feed(Generic[K]):
                 return iter(self._loader)
         self._loader, others = self._start(), multiprocessing.active_children()
         try:
+            self._try_queues()
             with self._watched():
                 batches = iter(self._loader)
         except OSError as error:  # the system's limits of processes, memory and open files
             raise LoaderError(f"the loader processes cannot be started: {_why(error)}; {_FEWER}") from error
         self._workers = [child for child in multiprocessing.active_children() if child not in others]
         return batches
+
+    def _try_queues(self) -> None:
+        """Make the queues that PyTorch is about to make: where they cannot be had, it prints a traceback of its own."""
+        if self._count:
+            context = multiprocessing.get_context()
+            _ = context.Event(), [context.Queue() for _ in range(1 + self._count)]
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
