@@ -13,7 +13,10 @@ from typing import Any
 
 from ..system.native import cpu_info
 
-PACKAGES = ("coadvise", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "safetensors")
+PACKAGES = (
+    "coadvise", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "simplejpeg", "pyarrow", "pyyaml",
+    "safetensors",
+)  # fmt: skip
 
 
 def git_commit() -> str | None:
