@@ -162,3 +162,30 @@ def test_the_others_of_a_killed_process_say_how_to_go_on(tmp_path: Path, killed:
     said = "another process of this run has ended; if it has given no message it was killed"
     assert said in other.stderr and "torchrun --nproc-per-node 2 -m coadvise train" in other.stderr
     assert "go on from the last checkpoint with:" in other.stderr
+
+
+FULL = """
+import os, torch
+from coadvise.cli.main import main
+from coadvise.training.setup import TokenLogits
+real, steps = TokenLogits.forward, []
+def refuse(_):
+    raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
+def forward(self, x):
+    steps.append(1)
+    if len(steps) == 3 and os.environ["RANK"] == "1":  # in the middle of the third backward pass
+        middle = list(self.student.parameters())[2]
+        middle.register_hook(lambda grad: refuse(grad) if len(x) > 5 else None)
+    return real(self, x)
+TokenLogits.forward = forward
+main()
+"""
+
+
+def test_a_process_without_memory_says_so_while_the_others_wait_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(tiny(tmp_path / "run")))
+    waits, full = processes.run_together("-c", FULL, "train", str(path), "--quiet")
+    assert waits.returncode == full.returncode == 2 and "Traceback" not in waits.stderr + full.stderr
+    assert "error: out of memory with 10 images at once; " in full.stderr, full.stderr
+    assert "error: another process of this run has ended" in waits.stderr, waits.stderr

@@ -25,8 +25,8 @@ def explained(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        if _lost_another(stop):  # whose launcher then stops this one, too
-            raise RunError(_ALONE + folder.way_on(process_count())) from stop
+        if lost := _loss_of_another(stop):  # whose launcher then stops this one, too
+            raise _alone(folder, lost) from stop
         raise Interrupted(f"stopped without saving; {folder.way_on(process_count())}") from None
     except WriteError as error:
         raise WriteError(f"{error}; once that is mended, {folder.way_on(process_count())}") from error
@@ -37,18 +37,20 @@ def explained(folder: RunFolder) -> Iterator[None]:
         what = f"cannot read or write{where}: {error.strerror or one_line(error)}"
         raise RunError(f"{what}; once that is mended, {folder.way_on(process_count())}") from error
     except RuntimeError as error:
-        if not _lost_another(error):
-            raise
-        raise RunError(_ALONE + folder.way_on(process_count())) from error
+        if lost := _loss_of_another(error):
+            raise _alone(folder, lost) from error
+        raise
 
 
-_ALONE = "another process of this run has ended; if it has given no message it was killed, perhaps for want of memory; "
+def _alone(folder: RunFolder, lost: BaseException) -> RunError:
+    what = "another process of this run has ended; if it has given no message it was killed, perhaps for want of memory"
+    return RunError(f"{what} ({one_line(lost)[:200]}); {folder.way_on(process_count())}")
 
 
-def _lost_another(error: BaseException | None) -> bool:
-    """Whether this process has learnt that it cannot reach another one."""
+def _loss_of_another(error: BaseException | None) -> BaseException | None:
+    """The error, or one before it, by which this process has learnt that it cannot reach another one."""
     if error is None or process_count() == 1:
-        return False
+        return None
     words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
     lost = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    return lost or isinstance(error, DistError) or _lost_another(error.__context__)
+    return error if lost or isinstance(error, DistError) else _loss_of_another(error.__context__)

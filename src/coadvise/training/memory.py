@@ -29,7 +29,10 @@ def too_large(setup: Setup, state: State, error: BaseException) -> RunError:
 
 
 def _fits(setup: Setup, state: State, images: int) -> bool:
-    """Whether there is memory to learn from so many images at once, on this process alone."""
+    """Whether there is memory to learn from so many images at once, on this process alone.
+
+    `grad` in place of `backward`, on which DistributedDataParallel would wait for the others.
+    """
     device, size = setup.accelerator.device, setup.loader.data.image_size
     state.optimizer.zero_grad()
     gc.collect()
@@ -40,7 +43,9 @@ def _fits(setup: Setup, state: State, images: int) -> bool:
         with setup.accelerator.autocast():
             setup.validation.teachers(batch)
             logits = state.student.forward_tokens(batch)  # type: ignore[operator]
-        sum(one.float().sum() for one in logits.values()).backward()
+        total = torch.stack([one.float().sum() for one in logits.values()]).sum()
+        learnt = [parameter for parameter in state.student.parameters() if parameter.requires_grad]
+        torch.autograd.grad(total, learnt, allow_unused=True)
     except (RuntimeError, MemoryError, ValueError) as error:
         if not out_of_memory(error) and not isinstance(error, ValueError):  # BatchNorm of a single image
             raise
