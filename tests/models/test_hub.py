@@ -71,3 +71,15 @@ def test_weights_on_this_machine_need_no_hub(silent: list[int], tmp_path) -> Non
     (folder / "snapshots" / "abc" / "model.safetensors").touch()
     hub.require_reachable("regnety_002", pretrained=True)
     assert not silent
+
+
+def test_a_revision_on_this_machine_is_another_one(silent: list[int], tmp_path) -> None:
+    folder = tmp_path / "models--me--mine"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "v2").write_text("abc")
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "snapshots" / "abc" / "config.json").touch()
+    hub.require_reachable("hf-hub:me/mine@v2", pretrained=True)
+    assert not silent
+    with pytest.raises(ModelError, match="no answer"):
+        hub.require_reachable("hf-hub:me/mine", pretrained=True)

@@ -19,9 +19,9 @@ def require_reachable(name: str, pretrained: bool) -> None:
         ModelError: the Hub does not answer, or may not be asked.
     """
     files: tuple[str, ...]
-    prefix, colon, rest = name.partition(":")
+    prefix, colon, address = name.partition(":")
     if prefix in ("hf-hub", "hf_hub"):
-        repository, files = rest.partition("@")[0], ("config.json",)
+        files = ("config.json",)
     elif pretrained and not colon:
         try:
             cfg = get_pretrained_cfg(name, allow_unregistered=True)
@@ -29,16 +29,18 @@ def require_reachable(name: str, pretrained: bool) -> None:
             return
         if cfg is None or not cfg.hf_hub_id or cfg.file:
             return
-        repository, files = cfg.hf_hub_id, (cfg.hf_hub_filename,) if cfg.hf_hub_filename else _WEIGHTS
+        address, files = cfg.hf_hub_id, _WEIGHTS
     else:
         return
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
 
+    repository, _, tag = address.partition("@")
+    revision = tag or None
     try:
-        if any(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
+        if any(isinstance(try_to_load_from_cache(repository, file, revision=revision), str) for file in files):
             return
-        get_hf_file_metadata(hf_hub_url(repository, files[0]), timeout=PATIENCE)
+        get_hf_file_metadata(hf_hub_url(repository, files[0], revision=revision), timeout=PATIENCE)
     except HfHubHTTPError:  # an answer: what it means is said by those who ask for the file
         return
     # Which errors a missing network causes depends on the version: those of httpx, of requests or OSErrors.
