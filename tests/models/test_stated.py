@@ -151,6 +151,26 @@ def test_a_wrapped_teacher_keeps_its_normalisation_and_size(wrap: Any, caplog: p
     assert FrozenTeacher(wrap(model)).image_size == 32 and not caplog.records
 
 
+class OfOneSize(nn.Module):
+    """A user's own network, made for images of one size."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.img_size, self.head = side, nn.Linear(3 * side * side, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.flatten(1))
+
+
+def test_a_models_normalisation_says_nothing_about_its_size() -> None:
+    """`load_checkpoint` leaves only that in `pretrained_cfg` of a module which is not timm's."""
+    fixed, free = OfOneSize(20), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    free.img_size = 20
+    for model in (fixed, free):
+        model.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    assert FrozenTeacher(fixed).image_size == 20 and FrozenTeacher(free).image_size is None
+
+
 @pytest.mark.parametrize("kind", ["plain", "two", "normalises"])
 def test_what_cannot_be_found_is_said(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     cnn = timm.create_model("resnet10", num_classes=3)

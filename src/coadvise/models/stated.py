@@ -89,7 +89,7 @@ def _size_of(model: nn.Module, cfg: Mapping[str, Any]) -> Size | None:
     """The size that a model is made for, as far as it is made for one."""
     published = cfg.get("input_size")
     recorded = _recorded(model)
-    if cfg and not cfg.get("fixed_input_size"):
+    if published and not cfg.get("fixed_input_size"):
         return None
     if getattr(model, "dynamic_img_size", False):  # made to take any, says timm
         return None
@@ -98,7 +98,7 @@ def _size_of(model: nn.Module, cfg: Mapping[str, Any]) -> Size | None:
         return None
     takes = _Trial(model, published[0] if published else 3)
     # Where timm writes nothing down, a model that takes a second size, too, is not made for the published one.
-    if not (cfg and recorded) and takes(_smaller(likely[0])) and takes(likely[0]):
+    if not (published and recorded) and takes(_smaller(likely[0])) and takes(likely[0]):
         return None
     for trial, sizes in (takes, likely), (takes.really, likely), (takes, _hinted(model, likely[-1])[:_TRIALS]):
         for size in sizes:
