@@ -78,6 +78,7 @@ def test_dir_lists_the_public_names_and_nothing_else() -> None:
         ),
         (lambda: coadvise.co_advise_loss(Z, {}, Y.int()), ModelError, "target.long()"),
         (lambda: coadvise.co_advise_loss(Z, {}, Y + 6), ModelError, "target holds 7; the student has 5 classes"),
+        (lambda: coadvise.co_advise_loss(Z, {}, Y - 3), ModelError, "target holds -3; the student has 5 classes"),
         (lambda: coadvise.co_advise_loss(Z, {}, Y[0]), ModelError, "target has shape ()"),
         (lambda: coadvise.co_advise_loss(Z, Z, Y, weights=[1]), ModelError, "co_advise_loss: weights is of type list"),
         (

@@ -92,9 +92,9 @@ def co_advise_loss(
     try:
         terms = {CLASS: label_loss(logits[CLASS], target)}
     except IndexError:
-        raise ModelError(
-            f"target holds {int(target.max())}; the student has {logits[CLASS].shape[1]} classes"
-        ) from None
+        classes, lowest, highest = logits[CLASS].shape[1], int(target.min()), int(target.max())
+        wrong = highest if highest >= classes else lowest
+        raise ModelError(f"target holds {wrong}; the student has {classes} classes") from None
     for name in [*(name for name in logits if name != CLASS), *advice]:
         if name in terms:
             continue
