@@ -20,7 +20,7 @@ from coadvise.checkpoints.model_file import save_model
 from coadvise.checkpoints.trained import load_trained
 from coadvise.errors import CheckpointError, CoadviseError, ModelError
 from coadvise.models.students import small_stem
-from coadvise.models.teachers import FrozenTeacher
+from coadvise.models.teachers import FrozenTeacher, named_classes
 from coadvise.recipe.schema import Teacher
 from coadvise.training.teachers import given_teacher
 
@@ -118,7 +118,17 @@ def test_damaged_headers_are_one_message_and_leave_the_model_alone(tmp_path: Pat
         with pytest.raises(CheckpointError, match="damaged header"):
             action()
     assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
-    assert getattr(other, "class_names", None) is None
+    assert named_classes(other) is None
+
+
+def test_a_models_own_attributes_are_left_alone(tmp_path: Path) -> None:
+    """`class_names` of a user's model is how that user calls them, and no word about the order of the data's."""
+    teacher_file(tmp_path / "t.safetensors", ("a", "b", "c"))
+    model: Any = timm.create_model("resnet10", num_classes=3, **OPTIONS)
+    model.class_names = ("Ant", "Bee", "Cow")
+    given_teacher("t", model, ("a", "b", "c"))
+    load_checkpoint(model, tmp_path / "t.safetensors")
+    assert model.class_names == ("Ant", "Bee", "Cow") and named_classes(model) == ("a", "b", "c")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from ..models.cit import CiT
 from ..models.published import fit_cit, fit_position, fit_rednet
 from ..models.rednet import RedNet
 from ..models.students import classifier_of
+from ..models.teachers import CLASSES_OF_FILE
 from .inert_pickle import Unplain, load_inert
 from .model_file import header_in
 
@@ -103,7 +104,7 @@ def load_checkpoint(
     target.load_state_dict(fitting, strict=False)
     _forget_derived(target)
     # What a model that becomes a teacher is asked for: its classes, and where timm keeps it, how it sees images.
-    target.class_names = header.classes if header and not new_classifier else None  # type: ignore[assignment]
+    setattr(target, CLASSES_OF_FILE, header.classes if header and not new_classifier else None)
     if header is not None:
         seen = {"mean": header.recipe.data.mean, "std": header.recipe.data.std}
         target.pretrained_cfg = dict(getattr(target, "pretrained_cfg", None) or {}) | seen  # type: ignore[assignment]

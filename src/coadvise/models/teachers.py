@@ -22,6 +22,8 @@ from .fuse import fused
 from .stated import stated
 
 _log = logging.getLogger(__name__)
+# Attribute under which a model keeps the names of the classes of the file that it was loaded from.
+CLASSES_OF_FILE = "coadvise_classes"
 
 
 class FrozenTeacher(nn.Module):
@@ -257,10 +259,11 @@ def index_by_name(name: str, own: Sequence[str], class_names: Sequence[str]) -> 
     """
     if tuple(own) == tuple(class_names):
         return None
-    lacking = [one for one in class_names if one not in own]
-    foreign = [one for one in own if one not in class_names]
+    places, wanted = {one: place for place, one in enumerate(own)}, set(class_names)
+    lacking = [one for one in class_names if one not in places]
+    foreign = [one for one in own if one not in wanted]
     if not lacking and not foreign:
-        return [own.index(one) for one in class_names]
+        return [places[one] for one in class_names]
     found = [f"{who} {_listed(names)}" for who, names in (("it lacks", lacking), ("the data lacks", foreign)) if names]
     raise ModelError(
         f"teacher '{name}' knows other classes than the data: {', '.join(found)}; train or choose one that knows the "
@@ -277,7 +280,7 @@ def _listed(names: Sequence[str], shown: int = 5) -> str:
 def named_classes(model: nn.Module) -> tuple[str, ...] | None:
     """Names of a model's classes, as `load_checkpoint` found them in its file; None where they are not known."""
     for module in model.modules():
-        names = vars(module).get("class_names")
+        names = vars(module).get(CLASSES_OF_FILE)
         if isinstance(names, tuple) and getattr(module, "num_classes", len(names)) == len(names):
             return names
     return None
