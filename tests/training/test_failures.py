@@ -18,9 +18,10 @@ from torch import nn
 
 from coadvise.checkpoints import writing
 from coadvise.checkpoints.build import build_student
-from coadvise.errors import Interrupted, RunError, WriteError
+from coadvise.errors import Interrupted, LoaderError, RunError, WriteError
 from coadvise.recipe.reading import dump_recipe
 from coadvise.run.folder import RunFolder
+from coadvise.training import caching
 from coadvise.training import train as training
 from coadvise.training.failures import explained
 
@@ -101,6 +102,40 @@ def test_an_interruption_at_once_says_what_is_lost(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(training, "train_epoch", stop)
     with pytest.raises(Interrupted, match=r"^stopped without saving; go on from the last checkpoint with:\n  coadvise"):
         run(tiny(tmp_path / "run"), resume=True)
+
+
+WITH = "with:\n  torchrun --nproc-per-node 2 -m coadvise train RUN/recipe.yaml run.output=RUN --resume"
+
+
+@pytest.mark.parametrize(
+    ("there", "way"),
+    [
+        ((), "use the same command again"),
+        (("teachers/conv/last.safetensors",), "use the same command again"),
+        (("recipe.yaml",), f"start again (no checkpoint is there yet) {WITH}"),
+        (("recipe.yaml", "last.safetensors"), f"go on from the last checkpoint {WITH}"),
+    ],
+)
+def test_ended_loader_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: Any, way: str) -> None:
+    """Whatever they were working for, the message has one way on, with the launcher of two processes."""
+    for name in there:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def lost(*_: object, **__: object) -> None:
+        raise LoaderError("a loader process has ended (SIGKILL)")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.state.AcceleratorState._shared_state", {})
+    monkeypatch.setattr(training, "_train", lost)
+    monkeypatch.setattr(caching, "_cache", lost)
+    with pytest.raises(LoaderError) as caught:
+        run(tiny(tmp_path))
+    assert str(caught.value) == f"a loader process has ended (SIGKILL); {way}".replace("RUN", str(tmp_path))
+    with pytest.raises(
+        LoaderError, match=r"^a loader process has ended .*; everything written so far is kept, the same"
+    ):
+        caching.cache_advice(tiny(tmp_path))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("gloo: Connection closed by peer"), RuntimeError("a bug")])

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ..errors import LoaderError
 from ..system.progress import Display
 from ..system.screen import Table
 from .arguments import Quiet, RecipeName, Settings, accuracy_table, out
-
-if TYPE_CHECKING:
-    from ..recipe.schema import Recipe
 
 
 def _on_main_process() -> bool:
@@ -27,24 +18,6 @@ def _on_main_process() -> bool:
 
 def _display(quiet: bool) -> Display:
     return Display(quiet=quiet or not _on_main_process())
-
-
-@contextmanager
-def _with_the_way_on(recipe: Recipe) -> Iterator[None]:
-    """Where loader processes end, add to the message what is kept and the command that goes on."""
-    try:
-        yield
-    except LoaderError as error:
-        folder = Path(recipe.run.output or f"runs/{recipe.name}")
-        saved, words = next(folder.glob("**/last.safetensors"), None), sys.argv[1:]
-        if saved is not None and words[:1] == ["train"] and "--resume" not in words:
-            words = [*words, "--resume"]
-        kept = "nothing was saved yet" if saved is None else "everything up to the last checkpoint is kept"
-        if words[:1] == ["cache"]:
-            kept = "what is written is kept"
-        count = os.environ.get("WORLD_SIZE", "1")
-        launcher = "" if count == "1" else f"torchrun --nproc-per-node {count} -m "
-        raise LoaderError(f"{error}\n{kept}; go on with:\n  {launcher}{shlex.join(['coadvise', *words])}") from error
 
 
 def train(
@@ -68,8 +41,7 @@ def train(
     loaded = load_recipe(recipe, settings or [])  # before PyTorch is imported: a mistake is told at once
     from ..training.train import train as run
 
-    with _with_the_way_on(loaded):
-        result = run(loaded, resume=resume, display=_display(quiet))
+    result = run(loaded, resume=resume, display=_display(quiet))
     if _on_main_process():
         out.print(accuracy_table(f"{result.name}: validation after {result.epochs} epochs", result.final))
         best = result.best
@@ -99,8 +71,7 @@ def cache(
     loaded = load_recipe(recipe, settings or [])
     from ..training.caching import cache_advice
 
-    with _with_the_way_on(loaded):
-        folder, size = cache_advice(loaded, verify=verify, display=_display(quiet))
+    folder, size = cache_advice(loaded, verify=verify, display=_display(quiet))
     if _on_main_process():
         done = "is sound" if verify else "is complete"
         out.print(f"{folder} {done} ({size / 1e6:,.1f} MB); train from it with advice=cache")

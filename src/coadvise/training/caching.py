@@ -12,7 +12,7 @@ from ..advice.checking import VERIFIED, check_cache
 from ..advice.request import CacheRequest
 from ..advice.writer import require_possible, write_cache
 from ..data.sources.opening import open_sources
-from ..errors import Interrupted, RecipeError
+from ..errors import Interrupted, LoaderError, RecipeError
 from ..models.teachers import check_teachers_given
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
@@ -48,6 +48,8 @@ def cache_advice(
         return _cache(recipe, teachers or {}, verify, display)
     except KeyboardInterrupt:
         raise Interrupted("stopped; everything written so far is kept, the same command goes on") from None
+    except LoaderError as error:
+        raise LoaderError(f"{error}; everything written so far is kept, the same command goes on") from error
 
 
 def _cache(
