@@ -23,7 +23,7 @@ from ..recipe.reading import dump_recipe, load_recipe
 from ..recipe.schema import FREE, Recipe, flat
 from ..system.files import read_json, remove_leftovers, write_atomic, write_json
 from ..system.locks import HeldByAnother, held, locked_by_another
-from .reading import finite, read_metric_lines
+from .reading import read_metric_lines
 from .result import RunResult
 
 WRITTEN = (
@@ -191,7 +191,7 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Drop metrics after `step`, and a line that a crash left half written."""
-        kept = [line for line in read_metrics(self.metrics) if (finite(line.get("step")) or 0) <= step]
+        kept = [line for line in read_metrics(self.metrics) if line["step"] <= step]
         write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def finish(self, result: RunResult) -> None:

@@ -53,13 +53,12 @@ def read_metric_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 def _is_metrics(line: Mapping[str, Any]) -> bool:
     """Whether a line has the places and the mappings of names to numbers that its kind has."""
-    needed = {"train": (("step",), ("terms",)), "eval": (("step", "epoch"), ("metrics", "ema"))}
-    kind = line.get("kind")
-    if not isinstance(kind, str) or kind not in needed:
-        return False
-    places, mappings = needed[kind]
-    return all(finite(line.get(key)) is not None for key in places) and all(
-        line.get(key) is None or isinstance(line[key], Mapping) for key in mappings
+    places = {"train": ("step",), "eval": ("step", "epoch")}.get(str(line.get("kind")))
+    mappings = [line.get(key) for key in ("terms", "metrics", "ema")]
+    return (
+        places is not None
+        and all(finite(line.get(key)) is not None for key in places)
+        and all(value is None or isinstance(value, Mapping) for value in mappings)
     )
 
 

@@ -94,12 +94,8 @@ class Tracker:
                 import mlflow
 
                 mlflow.end_run("FAILED")  # what Accelerate ends is FINISHED
-            if not failed:
-                with self._told(name):
-                    tracker.finish()
-            else:
-                with suppress(OSError):  # of which the failure is the first word
-                    tracker.finish()
+            with suppress(OSError) if failed else self._told(name):  # the failure was the first word
+                tracker.finish()
         self._started = []
 
 

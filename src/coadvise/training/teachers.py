@@ -25,14 +25,10 @@ def given_teacher(name: str, model: nn.Module, class_names: Sequence[str]) -> Fr
     Raises:
         ModelError: its file named other classes.
     """
-    inside = model.model if isinstance(model, FrozenTeacher) else model
-    own = named_classes(inside)
-    if own is None or (isinstance(model, FrozenTeacher) and model.classes is not None):
-        return model if isinstance(model, FrozenTeacher) else FrozenTeacher(model)
-    index = index_by_name(name, own, class_names)
-    if isinstance(model, FrozenTeacher):
-        return model if index is None else model.again(index)
-    return FrozenTeacher(model, classes=index)
+    teacher = model if isinstance(model, FrozenTeacher) else FrozenTeacher(model)
+    own = named_classes(teacher) if teacher.classes is None else None
+    index = None if own is None else index_by_name(name, own, class_names)
+    return teacher if index is None else teacher.again(index)
 
 
 def check_teachers(
