@@ -101,6 +101,7 @@ def test_dir_lists_the_public_names_and_nothing_else() -> None:
         (lambda: coadvise.involution(MAP, KERNEL, "3"), ModelError, "involution's kernel_size is of type str ('3')"),
         (lambda: coadvise.FrozenTeacher("resnet18"), ModelError, "FrozenTeacher's model is of type str ('resnet18')"),
         (lambda: coadvise.FrozenTeacher(MODEL, mean="imagenet"), ModelError, "FrozenTeacher's mean is 'imagenet'"),
+        (lambda: coadvise.FrozenTeacher(MODEL, mean=0.5), ModelError, "FrozenTeacher's mean is 0.5; give a number for"),
         (lambda: coadvise.Teachers([MODEL]), ModelError, "teachers are a mapping of names to classifiers"),
         (lambda: coadvise.Teachers({"conv": "resnet18"}), ModelError, "teacher 'conv' is no torch.nn.Module but str"),
         (

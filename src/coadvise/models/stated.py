@@ -43,7 +43,7 @@ def stated(model: nn.Module, *, ask_size: bool = True) -> Stated:
     Models that state different normalisations, and a wrapper that normalises itself, are not guessed about.
 
     Args:
-        ask_size: find the size, too; takes some milliseconds for models of a fixed size.
+        ask_size: find the size, too; takes up to a second for a model of a fixed size, and nothing for others.
     """
     parts = list(_described(model))
     cfgs = [_cfg(part) for part in parts]
@@ -147,7 +147,7 @@ def _hinted(model: nn.Module, published: Size) -> list[Size]:
 
 
 class _Trial:
-    """Whether a model takes images of a size; asked of a copy without weights, so that it costs milliseconds."""
+    """Whether a model takes images of a size; asked of a copy without weights, whose forward pass computes nothing."""
 
     def __init__(self, model: nn.Module, channels: int) -> None:
         self.model, self.channels = model, channels

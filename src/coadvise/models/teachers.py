@@ -213,12 +213,12 @@ class Teachers(nn.Module):
 
 
 def _per_channel(values: object, what: str) -> Tensor:
-    """A number for each channel, or one for all."""
+    """A sequence of numbers, one for each channel or one for all."""
     try:
         found = torch.as_tensor(values, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError):
         found = torch.empty(0, 0)
-    if found.ndim > 1 or not bool(found.isfinite().all()):
+    if found.ndim != 1 or not bool(found.isfinite().all()):
         raise ModelError(f"{what} is {values!r}; give a number for each channel, such as {IMAGENET_MEAN}")
     return found
 
