@@ -111,12 +111,12 @@ class Checkpoint:
             CheckpointError: a damaged file, or one that does not fit.
         """
         saved = read_saved(self.path)
-        parts, numbers = saved.parts, saved.numbers
+        numbers = saved.numbers
         self._require_same(numbers)
         saved.require_fitting(state, total_steps)
         rank, device, scaler = self._accelerator.process_index, self._accelerator.device, self._accelerator.scaler
-        generator = parts["rng"][f"cpu.{rank}"]
-        on_device = parts["rng"].get(f"cuda.{rank}") if device.type == "cuda" else None
+        generator = saved.tensors[f"rng.cpu.{rank}"]
+        on_device = saved.tensors.get(f"rng.cuda.{rank}") if device.type == "cuda" else None
         try:
             torch.Generator().set_state(generator)  # on trial
             if on_device is not None:
@@ -125,14 +125,14 @@ class Checkpoint:
                 scaler.load_state_dict(numbers.scaler)
         except (RuntimeError, TypeError, KeyError) as error:
             raise does_not_fit(self.path, one_line(error)) from error
-        state.student.load_state_dict(parts["model"])
-        load_optimizer(state.optimizer, parts.get("optimizer", {}))
+        state.student.load_state_dict(saved.part("model"))
+        load_optimizer(state.optimizer, saved.part("optimizer"))
         if state.ema is not None:
-            state.ema.module.load_state_dict(parts["ema"])
+            state.ema.module.load_state_dict(saved.part("ema"))
         state.count = numbers.count
         # The saved window is the sum over all processes; the others start theirs at zero.
         share = 1.0 if rank == 0 else 0.0
-        state.window = {name: value.to(device) * share for name, value in parts.get("window", {}).items()}
+        state.window = {name: value.to(device) * share for name, value in saved.part("window").items()}
         torch.set_rng_state(generator)
         if on_device is not None:
             torch.cuda.set_rng_state(on_device, device)

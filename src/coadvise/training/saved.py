@@ -44,11 +44,16 @@ _NUMBERS = TypeAdapter(Numbers)
 
 @dataclass(frozen=True)
 class Saved:
-    """A file's tensors by part and name, and its numbers. The tensors lie in the file: copy what is to be kept."""
+    """A file's tensors by name, and its numbers. The tensors lie in the file: copy what is to be kept."""
 
     path: Path
-    parts: Mapping[str, Mapping[str, Tensor]]
+    tensors: Mapping[str, Tensor]
     numbers: Numbers
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under a prefix, by the rest of their names."""
+        found = {name.partition(".")[::2]: tensor for name, tensor in self.tensors.items()}
+        return {rest: tensor for (first, rest), tensor in found.items() if first == prefix}
 
     def require_fitting(self, state: State, total_steps: int) -> None:
         """Compare every name, shape and type with those of a run.
@@ -56,46 +61,36 @@ class Saved:
         Raises:
             CheckpointError: names the first that does not fit.
         """
-        count = self.numbers.count
+        count, losses, expected = self.numbers.count, self.part("window"), dict(self._expected(state))
         if count.step > total_steps:
             raise does_not_fit(self.path, f"it is at step {count.step} of a run of {total_steps}")
-        known = {"model", "ema", "optimizer", "rng", "window"}
-        if unknown := sorted(self.parts.keys() - known):
+        if unknown := sorted(self.tensors.keys() - expected.keys()):
             raise does_not_fit(self.path, f"nothing is known of '{unknown[0]}'")
-        ema = {} if state.ema is None else state.ema.module.state_dict()
-        self._require("model", state.student.state_dict())
-        self._require("ema", ema)
-        self._require("optimizer", dict(self._moments(state)))
-        generator = torch.get_rng_state()
-        ranks = range(self.numbers.world)
-        cuda = {name: value for name, value in self.parts.get("rng", {}).items() if name.startswith("cuda.")}
-        self._require("rng", {f"cpu.{rank}": generator for rank in ranks} | cuda)
-        if unknown := sorted(cuda.keys() - {f"cuda.{rank}" for rank in ranks}):
-            raise does_not_fit(self.path, f"nothing is known of 'rng.{unknown[0]}'")
-        names = self.parts.get("window", {}).keys()
-        self._require("window", dict.fromkeys(names, torch.tensor(0.0, dtype=torch.float64)))
-        if bool(names) != bool(count.window) or not all(n == "total" or n.startswith("term.") for n in names):
-            raise does_not_fit(self.path, f"losses of {count.window} batches are {', '.join(sorted(names)) or 'none'}")
-
-    def _moments(self, state: State) -> Iterator[tuple[str, Tensor]]:
-        """What the optimizer keeps of each parameter; none of one that has had no gradient."""
-        kept = {name.partition(".")[0] for name in self.parts.get("optimizer", {})}
-        for index, parameter in enumerate(p for group in state.optimizer.param_groups for p in group["params"]):
-            if str(index) in kept:
-                yield f"{index}.step", torch.tensor(0.0)
-                yield from ((f"{index}.{moment}", parameter) for moment in MOMENTS)
-
-    def _require(self, part: str, expected: Mapping[str, Tensor]) -> None:
-        found = self.parts.get(part, {})
         for name, like in expected.items():
-            value = found.get(name)
+            value = self.tensors.get(name)
             if value is None:
-                raise does_not_fit(self.path, f"{part}.{name} is missing")
+                raise does_not_fit(self.path, f"{name} is missing")
             if value.shape != like.shape or value.dtype != like.dtype:
                 was, wanted = (f"{one.dtype} {tuple(one.shape)}".removeprefix("torch.") for one in (value, like))
-                raise does_not_fit(self.path, f"{part}.{name} is {was}, must be {wanted}")
-        if unknown := sorted(found.keys() - expected.keys()):
-            raise does_not_fit(self.path, f"nothing is known of '{part}.{unknown[0]}'")
+                raise does_not_fit(self.path, f"{name} is {was}, must be {wanted}")
+        if bool(losses) != bool(count.window) or not all(n == "total" or n.startswith("term.") for n in losses):
+            raise does_not_fit(self.path, f"losses of {count.window} batches are {', '.join(sorted(losses)) or 'none'}")
+
+    def _expected(self, state: State) -> Iterator[tuple[str, Tensor]]:
+        """Every name that belongs into the file, and a tensor of the form that is wanted there."""
+        modules = {"model": state.student} | ({} if state.ema is None else {"ema": state.ema.module})
+        for prefix, module in modules.items():
+            yield from ((f"{prefix}.{name}", value) for name, value in module.state_dict().items())
+        updated = {name.partition(".")[0] for name in self.part("optimizer")}  # those that have had a gradient
+        for index, parameter in enumerate(p for group in state.optimizer.param_groups for p in group["params"]):
+            if str(index) in updated:
+                yield f"optimizer.{index}.step", torch.tensor(0.0)
+                yield from ((f"optimizer.{index}.{moment}", parameter) for moment in MOMENTS)
+        for rank in range(self.numbers.world):
+            yield f"rng.cpu.{rank}", torch.get_rng_state()
+            if (name := f"rng.cuda.{rank}") in self.tensors:
+                yield name, self.tensors[name]
+        yield from ((f"window.{name}", torch.tensor(0.0).double()) for name in self.part("window"))
 
 
 def read_saved(path: Path) -> Saved:
@@ -109,11 +104,8 @@ def read_saved(path: Path) -> Saved:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise CheckpointError(f"{path} is no training state of this version of coadvise")
-            parts: dict[str, dict[str, Tensor]] = {}
-            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                prefix, _, rest = name.partition(".")
-                parts.setdefault(prefix, {})[rest] = file.get_tensor(name)
-        return Saved(path, parts, _NUMBERS.validate_json(header.get("state", "")))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        return Saved(path, tensors, _NUMBERS.validate_json(header.get("state", "")))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     except ValidationError as error:
