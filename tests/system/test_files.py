@@ -33,6 +33,15 @@ def test_whatever_is_raised_the_old_file_stays_alone(tmp_path, error):
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.bin"]
 
 
+def test_a_file_system_without_modes_takes_files(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    write_atomic(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "new" and os.listdir(tmp_path) == ["a"]
+
+
 def test_a_rename_that_fails_leaves_no_temporary_file(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(OSError), atomic_file(tmp_path / "a"):

@@ -30,7 +30,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         mode = temporary.stat().st_mode
         yield temporary
-        os.chmod(temporary, mode)  # a writer that puts another file in its place (safetensors, ld) chose its own
+        with contextlib.suppress(PermissionError):  # file systems that know no modes
+            os.chmod(temporary, mode)  # a writer that puts another file in its place (safetensors, ld) chose its own
         _sync(temporary)
         os.replace(temporary, path)
         if os.name != "nt":  # Windows cannot open a folder, and needs no more than the rename
