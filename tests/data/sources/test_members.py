@@ -152,6 +152,15 @@ def test_as_webdataset_groups_them(tmp_path):
     )
 
 
+@pytest.mark.parametrize("body", [b'["cat", "dog"]', b'{"label": {"0": "cat"}}', b"no JSON", b'{"count": 2}'])
+def test_json_beside_the_samples_is_none_of_them(tmp_path, body):
+    image, other = (content for name, content in pictures("jpg png") if not name.endswith(".cls"))
+    members = [("about.json", body), ("a.jpg", image), ("a.cls", b"0"), ("b.png", other), ("b.cls", b"1")]
+    source = Tars([write(tmp_path / "t.tar", members)])
+    assert read(source) == [("a.jpg", image, "0"), ("b.png", other, "1")] == unpacked(tmp_path / "t.tar", tmp_path)
+    assert not source.notes
+
+
 def test_what_is_left_out_is_counted(tmp_path):
     tar = write(
         tmp_path / "x.tar",

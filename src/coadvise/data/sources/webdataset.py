@@ -7,6 +7,7 @@ made again when the tar's size or time has changed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -64,7 +65,7 @@ class Tars:
         for index in indexes:
             left_out.update(dict(zip(index["reason"].tolist(), index["count"].tolist(), strict=True)))
         values = np.concatenate([index["label"] for index in indexes])
-        self.notes = tuple(_notes(left_out, self.files, set(values.tolist())))
+        self.notes = tuple(_notes(left_out, self.files, values))
         if not len(self.name):
             raise DataError(f"{self.files[0]} has no images with labels{''.join('; ' + note for note in self.notes)}")
         self.labels, self.class_names = labels_from_values(values)
@@ -178,17 +179,17 @@ def _scan(tar: Path) -> _Index:
             labels = [_label_of(sample, tar, file) for sample in found.samples]
             reasons = Counter({f"{reason}|": count for reason, count in found.left_out.items()})
             for members, instead in found.imageless:
-                label = next(filter(None, (_label(member, tar, file) for member in members)), None)
-                reasons.update([f"imageless|{instead}", f"class|{label}"] if label is not None else [])
+                with contextlib.suppress(DataError):  # what has no image may be no label at all, as `classes.json`
+                    if label := _first_label(members, tar, file):
+                        reasons.update((f"imageless|{instead}", f"class|{label}"))
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         with open(tar, "rb") as file:
             packed = file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7")
         hint = "; it is compressed, which rules out random access: unpack it to a plain .tar" if packed else ""
         raise DataError(f"{tar} is no readable tar: {one_line(error)}{hint}") from error
     images = [sample.image for sample in found.samples]
-    for lost in {key for key in reasons if key.startswith("class|")}:
-        if lost.removeprefix("class|") in labels:
-            del reasons[lost]
+    for label in labels:
+        reasons.pop(f"class|{label}", None)
     return {
         "name": np.array([os.fsencode(image.name) for image in images], dtype=bytes),
         "offset": np.array([image.offset for image in images], dtype=np.int64),
@@ -211,15 +212,17 @@ def _check_end(tar: Path, offset: int) -> None:
 
 
 def _label_of(sample: Sample, tar: Path, file: BinaryIO) -> str:
-    """The first label of a sample that is not empty."""
-    for member in sample.labels:
-        label = _label(member, tar, file)
-        if label:
-            return label
+    if label := _first_label(sample.labels, tar, file):
+        return label
     raise DataError(
         f"{tar} member {sample.image.name} has no label; add a member with the extension .cls, or .json with "
         '{"label": …}'
     )
+
+
+def _first_label(members: Sequence[Member], tar: Path, file: BinaryIO) -> str:
+    """The first label that is not empty; nothing where there is none."""
+    return next(filter(None, (_label(member, tar, file) for member in members)), "")
 
 
 def _label(member: Member, tar: Path, file: BinaryIO) -> str:
@@ -258,11 +261,11 @@ def _json_label(text: str, where: str) -> str:
     return str(value)
 
 
-def _notes(left_out: Counter[str], files: Sequence[str], known: set[str]) -> Iterator[str]:
+def _notes(left_out: Counter[str], files: Sequence[str], labels: NDArray) -> Iterator[str]:
     """What was left out of tars, a sentence for each reason.
 
     Args:
-        known: labels that have images.
+        labels: those that have images.
     """
     place = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     for reason, why in _REASONS.items():
@@ -273,7 +276,7 @@ def _notes(left_out: Counter[str], files: Sequence[str], known: set[str]) -> Ite
     imageless = {key.partition("|")[2]: count for key, count in left_out.items() if key.startswith("imageless|")}
     if imageless:
         kinds = ", ".join(sorted(filter(None, imageless))[:4])
-        gone = sorted({key.partition("|")[2] for key in left_out if key.startswith("class|")} - known)
+        gone = sorted({key.partition("|")[2] for key in left_out if key.startswith("class|")} - set(labels.tolist()))
         classes = f"; no image is left of {few(gone)}" if gone else ""
         beside = f" (but {kinds})" if kinds else ""
         yield f"labels in {place} without an image of a known kind{beside}: {sum(imageless.values()):,}{classes}"
