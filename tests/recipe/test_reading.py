@@ -2,12 +2,14 @@
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 
 from coadvise.errors import RecipeError
 from coadvise.recipe.reading import apply_setting, builtin_recipes, dump_recipe, json_schema, load_recipe, recipe_from
 from coadvise.recipe.schema import FREE, Recipe, flat
+from coadvise.recipe.teacher import teacher_recipe
 from coadvise.recipe.yaml import parse_yaml
 
 MINIMAL = "name: mine\ndata: {source: digits}\n"
@@ -249,3 +251,9 @@ def test_a_mistake_is_blamed_on_what_holds_it(tmp_path) -> None:
     (tmp_path / "recipe.yaml").write_text(MINIMAL)
     with pytest.raises(RecipeError, match=r"is a folder; the recipe of that run is .*recipe\.yaml"):
         load_recipe(tmp_path)
+
+
+def test_a_teacher_starts_from_the_weights_that_it_names() -> None:
+    teacher = "{model: resnet10, checkpoint: t.pth, checkpoint_weights: plain, train: {epochs: 9}}"
+    own = teacher_recipe(read(MINIMAL + f"teachers: {{conv: {teacher}}}"), "conv", Path("runs/conv"))
+    assert (own.student.checkpoint, own.student.checkpoint_weights) == ("t.pth", "plain")

@@ -8,6 +8,8 @@ from typing import Any
 from .reading import recipe_from
 from .schema import Recipe, TeacherTraining
 
+_START = {"model", "small_stem", "pretrained", "checkpoint", "checkpoint_weights"}
+
 
 def apply_training(content: dict[str, Any], train: TeacherTraining) -> None:
     """Put the settings of a teacher in place of the student's, in the content of a recipe."""
@@ -38,7 +40,7 @@ def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
     content["name"] = f"{recipe.name}-{name}"[:200]
     content["teachers"], content["loss"], content["advice"] = {}, {}, {}
     content["optim"]["token_lr"] = 1.0  # of the student's tokens
-    start = settings.model_dump(mode="json", include={"model", "small_stem", "pretrained", "checkpoint"})
+    start = settings.model_dump(mode="json", include=_START)
     content["student"] = start | {"options": options}
     apply_training(content, train)
     for key in ("mean", "std", "image_size"):
