@@ -58,3 +58,4 @@ def test_divergence_from_masked_logits() -> None:
     found = kl_rows(torch.tensor(p), torch.tensor(q))
     assert np.allclose(found.numpy(), expected, rtol=1e-5)
     assert torch.isinf(kl_rows(torch.tensor(q), torch.tensor(p))).all()
+    assert kl_rows(torch.tensor(p), torch.tensor(p)).tolist() == [0, 0, 0, 0]

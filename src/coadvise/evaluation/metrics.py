@@ -43,8 +43,8 @@ def correct(logits: Float[Tensor, "b k"], label: Int[Tensor, " b"]) -> Float[Ten
 def kl_rows(p_logits: Float[Tensor, "b k"], q_logits: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
     """KL(p ‖ q) of each row, in nats (Table 5; the paper leaves the direction open, so callers take both)."""
     log_p, log_q = F.log_softmax(p_logits.float(), dim=1), F.log_softmax(q_logits.float(), dim=1)
-    # What p masks (−inf) adds nothing, and not 0 · −inf.
-    return (log_p.exp() * (log_p.clamp_min(torch.finfo(log_p.dtype).min) - log_q)).sum(dim=1)
+    terms = log_p.exp() * (log_p - log_q)
+    return terms.masked_fill(log_p == -torch.inf, 0).sum(dim=1)  # what p masks adds nothing, and not 0 · −inf
 
 
 def batch_metrics(
