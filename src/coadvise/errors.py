@@ -40,13 +40,16 @@ class WriteError(RunError, CheckpointError):
     """A file that cannot be written: the disk is full or read-only, or the folder is gone."""
 
 
+_LISTED = 30  # words that a hint lists; a data set may have thousands of classes
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint ` (did you mean X?)`, or the known words when none is near."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
         return f" (did you mean {near[0]}?)"
-    return f" (known: {', '.join(known)})" if known else ""
+    return f" (known: {', '.join(known[:_LISTED])}{', …' if len(known) > _LISTED else ''})" if known else ""
 
 
 def one_line(error: BaseException) -> str:

@@ -65,7 +65,7 @@ def with_classes(source: ImageSource, classes: tuple[str, ...]) -> ImageSource:
     if unknown:
         raise DataError(
             f"the model does not know {len(unknown)} of the data's {len(source.class_names)} classes, such as "
-            f"'{unknown[0]}'{did_you_mean(unknown[0], classes[:50])}; evaluate it on data of its own classes"
+            f"'{unknown[0]}'{did_you_mean(unknown[0], classes)}; evaluate it on data of its own classes"
         )
     return source if tuple(source.class_names) == classes else Subset(source, np.arange(len(source)), classes)
 

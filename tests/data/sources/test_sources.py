@@ -468,6 +468,7 @@ def test_a_pattern_of_which_a_file_is_missing(tmp_path, ending):
 def test_missing_sources(tmp_path):
     for source, message in (
         ("nowhere/at/all", "nowhere/at/all does not exist"),
+        ("x" * 5000, "the data source x{299}… does not exist"),
         ("digit", r"digit does not exist \(did you mean digits\?\)"),
         ("tochvision:CIFAR10", r"unknown kind 'tochvision' \(did you mean torchvision\?\)"),
         ("folder:/nope", "/nope does not exist"),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...errors import DataError, did_you_mean
+from ...errors import DataError, did_you_mean, shortened
 from .base import ImageSource
 from .columns import Columns, split_columns
 from .digits import Digits
@@ -98,7 +98,7 @@ def find_kind(source: str) -> Found:
     Raises:
         DataError: it does not exist, is of an unknown kind, may be of two, or has no columns that could be named.
     """
-    if Path(source).exists():
+    if os.path.exists(source):  # unlike Path.exists, it knows that no file has a name of 5000 letters
         return _find_kind(source)
     rest, columns = split_columns(source)
     found = _find_kind(rest)
@@ -114,14 +114,13 @@ def _find_kind(source: str) -> Found:
     source = os.path.expanduser(source)
     if source == "digits":
         return Found("digits", "", asked=True)
-    path = Path(source)
-    if path.is_dir():
-        return _kind_of_folder(path)
+    if os.path.isdir(source):
+        return _kind_of_folder(Path(source))
     if source.endswith(".parquet"):
         return Found("parquet", source, asked=False)
     if re.search(r"\.tar(\.\w+)?$", source):
         return Found("wds", source, asked=False)
-    if path.exists():
+    if os.path.exists(source):
         raise DataError(f"the source {source} is a file of an unknown kind; expected a folder, .parquet or .tar")
     # A prefix of a single letter is a drive on Windows.
     if colon and len(prefix) > 1 and "/" not in prefix:
@@ -216,7 +215,7 @@ _USABLE = {"parquet": _holds_images, "wds": _holds_samples}
 
 
 def _folder(path: str) -> Path:
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):
         raise _no_folder(path)
     return Path(path)
 
@@ -224,7 +223,8 @@ def _folder(path: str) -> Path:
 def _no_folder(path: str) -> DataError:
     near = did_you_mean(path, KINDS) if "/" not in path else ""
     hint = near if near.startswith(" (did") else ""
-    what = "is no folder" if Path(path).exists() else "does not exist"
+    what = "is no folder" if os.path.exists(path) else "does not exist"
     return DataError(
-        f"the data source {path} {what}{hint}; give digits, a folder, a Parquet file, tars, hf:NAME or torchvision:NAME"
+        f"the data source {shortened(path, 300)} {what}{hint}; give digits, a folder, a Parquet file, tars, hf:NAME or "
+        "torchvision:NAME"
     )
