@@ -24,8 +24,9 @@ _FLOAT = re.compile(
 )
 
 
-# A recipe is a page of text; class maps of large data sets are the longest part of any: ImageNet-21k has 21,841. What is
-# larger is refused before it costs more than a second or two, also where aliases make little text mean much.
+# A recipe is a page of text; class maps of large data sets are the longest part of any: ImageNet-21k has 21,841
+# classes. What is larger is refused before it costs more than a second or two, also where aliases make little text
+# mean much.
 _LONGEST = 2**19  # characters
 _MOST = 30_000  # values, those that aliases repeat counted each time
 _DEEPEST = 32  # values inside values
