@@ -60,6 +60,8 @@ def test_folders_files_and_patterns(place: Path) -> None:
     files, problems = image_files([one, str(photos / "*.png"), str(photos / "**" / "*.bmp"), one])
     assert [str(path.relative_to(photos)) for path in files] == [FOUND[4], "a.png", "b.png", "deeper/d.bmp"]
     assert not problems
+    (place / "empty one").mkdir()
+    assert image_files([str(place / "[ep]*")]) == ([photos / name for name in FOUND], [])
 
 
 def test_what_is_no_file_is_said_in_words(place: Path) -> None:

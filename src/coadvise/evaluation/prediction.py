@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import itertools
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from ..checkpoints.trained import TrainedModel
-from ..data.sources.folder import in_words
-from ..data.sources.listing import is_image, walk
+from ..data.sources.folder import images_below, in_words
 from ..data.views.finish import Finish
 from ..errors import DataError
 from .inference import eval_images
@@ -60,27 +57,22 @@ def _files_of(place: str, say: Callable[[str], None]) -> list[Path]:
     if os.path.isfile(place):
         return [Path(place)]
     if os.path.isdir(place):
-        entries = list(walk(Path(place)))
-        found = sorted(Path(entry.path) for entry in entries if is_image(entry.name) and entry.is_file())
-        others = [os.path.splitext(entry.name)[1].lower() for entry in entries if not is_image(entry.name)]
-        left_out = in_words(Counter(ending or "without an extension" for ending in others))
+        found, other = images_below(Path(place))
         if not found:
-            instead = f" but {left_out}" if left_out else ""
+            instead = f" but {in_words(other)}" if other else ""
             raise DataError(f"{place}: the folder holds no images (.jpg, .png, .webp, .tif, …){instead}")
-        if left_out:
-            say(f"left out of {place}: {left_out}")
-        return found
+        if other:
+            say(f"left out of {place}: {in_words(other)}")
+        return [Path(path) for path in found]
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", place):
         raise DataError(f"{place}: predict reads files and nothing from the network; download it, and give the file")
     if os.path.exists(place):
         raise DataError(f"{place}: this is neither a file nor a folder")
     if glob.has_magic(place):
         matches = sorted(glob.glob(place, recursive=True))
-        found = [
-            path for match in matches if os.path.isfile(match) or os.path.isdir(match) for path in _files_of(match, say)
-        ]
-        if found:
-            return found
+        inside = [path for match in matches if os.path.isdir(match) for path in images_below(Path(match))[0]]
+        if files := [match for match in matches if os.path.isfile(match)] + inside:
+            return [Path(path) for path in files]
         raise DataError(f"{place}: no image file has a name of that pattern")
     raise DataError(f"{place}: there is no such image file")
 
@@ -92,9 +84,7 @@ def predict(trained: TrainedModel, paths: Sequence[Path], top: int = 5) -> Itera
     for start in range(0, len(paths), BATCH):
         read = [_read(trained, path) for path in paths[start : start + BATCH]]
         images = [one for one in read if isinstance(one, torch.Tensor)]
-        rows: Iterator[torch.Tensor] = itertools.repeat(torch.empty(0))
-        if images:
-            rows = iter(trained.model(normalise.images(torch.cat(images))).float().softmax(dim=1))
+        rows = iter(trained.model(normalise.images(torch.cat(images))).float().softmax(dim=1) if images else ())
         for path, one in zip(paths[start : start + BATCH], read, strict=True):
             if isinstance(one, str):
                 yield Prediction(path, problem=one)

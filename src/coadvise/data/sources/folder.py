@@ -34,7 +34,7 @@ class Folder:
         counts: dict[str, int] = {}
         self.empty: dict[str, str] = {}
         for name in names:
-            found, other = _images(root / name)
+            found, other = images_below(root / name)
             left_out += other
             if not found:
                 self.empty[name] = in_words(other)
@@ -79,8 +79,8 @@ def open_folder(root: Path, split: str | None) -> Folder:
     return Folder(place)
 
 
-def _images(folder: Path) -> tuple[list[str], Counter[str]]:
-    """Paths of the images below a class folder, sorted, and the number of other files of each kind."""
+def images_below(folder: Path) -> tuple[list[str], Counter[str]]:
+    """Paths of the images below a folder, sorted, and the number of other files of each kind."""
     found: list[str] = []
     other: Counter[str] = Counter()
     for entry in walk(folder):
