@@ -62,6 +62,11 @@ def shortened(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def escaped(text: str) -> str:
+    """Text of which bytes that are not UTF-8, as names of files may have them, are written out: `caf\\xe9`."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def require(value: object, kind: type | tuple[type, ...], what: str, how: str, error: type[CoadviseError]) -> None:
     """Refuse an argument of another kind, in words: `{what} is of type str ('digits'); {how}`.
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_origin
 
 from pydantic import ValidationError
 
-from ..errors import RecipeError, did_you_mean, require, shortened
+from ..errors import RecipeError, did_you_mean, escaped, require, shortened
 from .fields import kinds
 from .problems import explain, part_in
 from .schema import Part, Recipe
@@ -72,9 +72,10 @@ def apply_setting(content: dict[str, Any], override: str) -> str:
     Raises:
         RecipeError: not of the form key=value, or a value that is not YAML.
     """
-    shown = override.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    if shown != override:
-        raise RecipeError(f"'{shown}' is not UTF-8, so no file of a run can hold it; rename that file, or link to it")
+    if escaped(override) != override:
+        raise RecipeError(
+            f"'{escaped(override)}' is not UTF-8, so no file of a run can hold it; rename that file, or link to it"
+        )
     key, equals, value = override.partition("=")
     key = key.strip()
     key = f"{key}.{SHORT[key]}" if key in SHORT else key

@@ -32,14 +32,6 @@ class ImageSource(Protocol):
         ...
 
 
-@runtime_checkable
-class Noted(Protocol):
-    """A source that has something to say before anything is trained on it."""
-
-    notes: tuple[str, ...]
-    """What was left out, and why; a sentence each, without a full stop."""
-
-
 def encoded_bytes(source: ImageSource, index: int) -> bytes:
     """Contents of an image: its file, or its pixels where the source holds it decoded."""
     raw = source.read(index)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -40,7 +41,7 @@ def choose_columns(
     Raises:
         DataError: there is no such column, or one that is asked for is not there.
     """
-    image = asked.image or _find(schema, images, (*_IMAGES, *_PATHS), _holds_bytes) or _only(schema, _holds_bytes)
+    image = asked.image or _find(schema, images, (*_IMAGES, *_PATHS), holds_bytes) or _only(schema, holds_bytes)
     image = image or _find(schema, (), (*_IMAGES, *_PATHS), _is_text)
     rest = [field for field in schema if field.name != image]
     label = asked.label or _find(pa.schema(rest), labels, _LABELS, _is_single)
@@ -52,7 +53,7 @@ def choose_columns(
     assert image is not None
     assert label is not None
     kind = schema.field(schema.names.index(image)).type
-    if not (_holds_bytes(kind) or _is_text(kind)):
+    if not (holds_bytes(kind) or _is_text(kind)):
         raise DataError(
             f"{where}: the column '{image}' holds {kind}, and not images; its columns are {_listed(schema)}"
         )
@@ -89,7 +90,8 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Whether a column may hold encoded images: bytes, or bytes beside a path."""
     return _is_bytes(kind) or (pa.types.is_struct(kind) and any(_is_bytes(field.type) for field in kind))
 
 
@@ -103,12 +105,7 @@ def _is_single(kind: pa.DataType) -> bool:
 
 def split_columns(source: str) -> tuple[str, Columns]:
     """A source string without `:image=NAME` and `:label=NAME` behind it, and these names."""
-    found: dict[Literal["image", "label"], str] = {}
-    words: tuple[Literal["image", "label"], ...] = ("image", "label")
-    while True:
-        front, _, last = source.rpartition(":")
-        word, equals, name = last.partition("=")
-        known = next((one for one in words if one == word), None)
-        if not front or not equals or not name or known is None or known in found:
-            return source, Columns(**found)
-        source, found[known] = front, name
+    found: dict[str, str] = {}
+    while (match := re.fullmatch(r"(.+):(image|label)=([^:]+)", source)) and match[2] not in found:
+        source, found[match[2]] = match[1], match[3]
+    return source, Columns(**found)

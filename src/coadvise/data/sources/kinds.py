@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ...errors import DataError, did_you_mean, shortened
 from .base import ImageSource
-from .columns import Columns, split_columns
+from .columns import Columns, holds_bytes, split_columns
 from .digits import Digits
 from .folder import open_folder
 from .layout import folder_splits, holds_classes, look_deeper, require_classes_once, unlabelled_splits
@@ -131,7 +131,7 @@ def _find_kind(source: str) -> Found:
 def _kind_of_folder(path: Path) -> Found:
     """Class folders with images win over archives beside them, unless these are data of their own."""
     inner = look_deeper(path)
-    archives = _archives(path, inner, {".parquet": "parquet", ".tar": "wds"})
+    archives = _archives(path, inner)
     ways = {kind: str(path) for kind, files in archives.items() if _USABLE[kind](files)}
     if not archives or holds_classes(inner):
         ways = {"folder": str(inner), **ways}
@@ -151,12 +151,11 @@ def _kind_of_folder(path: Path) -> Found:
     return Found("folder", str(inner), asked=False, notes=notes)
 
 
-def _archives(path: Path, inner: Path, kinds: dict[str, str]) -> dict[str, list[Path]]:
+def _archives(path: Path, inner: Path) -> dict[str, list[Path]]:
     """Archives of a folder, of what it wraps and of their folders, by the kind of source that they may be."""
-    wrapped = [inner] if inner != path else []
-    places = {place / name: None for place in (path, *wrapped) for name in ("", *folders_in(place))}
+    kinds = {".parquet": "parquet", ".tar": "wds"}
     found: dict[str, list[Path]] = {}
-    for place in places:
+    for place in dict.fromkeys(root / name for root in (path, inner) for name in ("", *folders_in(root))):
         try:
             names = sorted(name for name in os.listdir(place) if not is_litter(name))
         except OSError:  # a folder that may not be read, or has gone, is no source of archives
@@ -180,15 +179,9 @@ def _holds_images(files: Iterable[Path]) -> bool:
                 types = pq.read_schema(opened).types
         except (OSError, pa.ArrowException):
             continue
-        if any(
-            _is_binary(kind) or (pa.types.is_struct(kind) and any(_is_binary(f.type) for f in kind)) for kind in types
-        ):
+        if any(map(holds_bytes, types)):
             return True
     return False
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _holds_samples(files: Iterable[Path]) -> bool:

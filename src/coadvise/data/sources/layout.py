@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from .listing import folders_in, has_image, images_in
-from .splits import TEST_NAMES, for_training, marked, meaning, paired
+from .splits import TEST_NAMES, for_training, meaning, paired, split_word
 
 
 def look_deeper(root: Path) -> Path:
@@ -53,13 +53,9 @@ def split_root(root: Path, split: str) -> Path:
     """The folder of a split's class folders: `root/split`, or `root/train_set/train_set` where it is wrapped."""
     place = root / split
     inside = folders_in(place)
-    if len(inside) == 1 and _names_a_split(inside[0]) and _wrapped(place / inside[0]):
+    if len(inside) == 1 and split_word(inside[0]) and _wrapped(place / inside[0]):
         return place / inside[0]
     return place
-
-
-def _names_a_split(name: str) -> bool:
-    return meaning(name) is not None or marked(name) is not None
 
 
 def unlabelled_splits(root: Path, splits: tuple[str, ...]) -> tuple[str, ...]:
@@ -67,14 +63,9 @@ def unlabelled_splits(root: Path, splits: tuple[str, ...]) -> tuple[str, ...]:
 
     The same in a validation split is a mistake, and is not among them.
     """
-    tests = [name for name in splits if _is_test(name)]
+    tests = [name for name in splits if split_word(name) in TEST_NAMES]
     classes = {name for split in splits if for_training(split) for name in folders_in(split_root(root, split))}
     return tuple(name for name in tests if _unlabelled(split_root(root, name), classes))
-
-
-def _is_test(split: str) -> bool:
-    mark = marked(split)
-    return (meaning(split) or (mark.word if mark else None)) in TEST_NAMES
 
 
 def _unlabelled(place: Path, classes: set[str]) -> bool:

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import DataError, did_you_mean
+from ...errors import DataError, did_you_mean, escaped
 from ...recipe.schema import Data
 from ...system.files import text_of
-from .base import ImageSource, Noted
+from .base import ImageSource
 from .folder import Folder, no_images
 from .kinds import Found, find_kind
 from .splits import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES, choose_split, find_split, meaning
@@ -122,10 +122,8 @@ def _find(source: str) -> Found:
     Raises:
         DataError: see `find_kind`; or a path that no file of a run could hold.
     """
-    try:
-        source.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"the data source {_escaped(source)} is not UTF-8; rename the folder or link to it") from error
+    if escaped(source) != source:
+        raise DataError(f"the data source {escaped(source)} is not UTF-8; rename the folder or link to it")
     return find_kind(source)
 
 
@@ -155,7 +153,8 @@ def _place(opened: ImageSource, source: str, split: str | None) -> str:
 
 
 def _notes_of(source: ImageSource) -> tuple[str, ...]:
-    return source.notes if isinstance(source, Noted) else ()
+    """What was left out, and why; a sentence each, without a full stop."""
+    return getattr(source, "notes", ())
 
 
 def _require_classes(train: ImageSource, found: Found, where: str) -> None:
@@ -269,9 +268,9 @@ def _check(source: ImageSource, where: str) -> None:
             f"classes, 0 to {classes - 1}; {len(bad)} labels of {where} are out of range"
         )
     for name in source.class_names:
-        if _escaped(name) != name:
+        if escaped(name) != name:
             raise DataError(
-                f"{where}: the class name {_escaped(name)} is not UTF-8, so no file of a run can hold it; rename it "
+                f"{where}: the class name {escaped(name)} is not UTF-8, so no file of a run can hold it; rename it "
                 "(all of them from Latin-1: convmv -r -f latin1 -t utf8 --notest FOLDER)"
             )
     doubled = sorted(name for name, count in Counter(source.class_names).items() if count > 1)
@@ -302,11 +301,6 @@ def _without_images(train: ImageSource, validation: ImageSource) -> list[str]:
         absent = [name for name, count in zip(source.class_names, counts, strict=True) if not count]
         notes += [f"there are no {word} images of {few(absent)}"] if absent else []
     return notes
-
-
-def _escaped(text: str) -> str:
-    """Text whose undecodable bytes are written out, as in `caf\\xe9`."""
-    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _resize(source: ImageSource, size: int | None, setting: str) -> ImageSource:

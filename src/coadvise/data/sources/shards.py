@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from ...errors import DataError
+from ...errors import DataError, escaped
 from .listing import is_litter
 from .splits import for_training, meaning, paired
 
@@ -88,9 +88,8 @@ def shards(source: str, ending: str, what: str) -> dict[str, list[Path]]:
     if missing:
         raise DataError(f"some {what} are missing at {source}{reason}; check the pattern")
     for file in files:
-        shown = str(file).encode(errors="surrogateescape").decode(errors="backslashreplace")
-        if shown != str(file):
-            raise DataError(f"the name of {shown} is not UTF-8, so it cannot be read; rename it")
+        if escaped(str(file)) != str(file):
+            raise DataError(f"the name of {escaped(str(file))} is not UTF-8, so it cannot be read; rename it")
     return group_by_split(files, root)
 
 

@@ -58,10 +58,15 @@ def marked(name: str) -> Marked | None:
     return None
 
 
+def split_word(name: str) -> str | None:
+    """The split that a name stands for or is marked with; None where it says nothing."""
+    mark = marked(name)
+    return meaning(name) or (mark.word if mark else None)
+
+
 def for_training(name: str) -> bool | None:
     """Whether a name is that of a split for training, or one for validation; None where it says nothing."""
-    mark = marked(name)
-    word = meaning(name) or (mark.word if mark else None)
+    word = split_word(name)
     return None if word is None else word in TRAIN_NAMES
 
 
@@ -112,7 +117,7 @@ def choose_split(known: Sequence[str], wanted: Iterable[str], beside: Collection
     if exact is not None:
         return exact
     pairs = [name for name in known if paired(name, beside)]
-    for names, word_of in ((known, meaning), (pairs, lambda name: marked(name).word)):  # type: ignore[union-attr]
+    for names, word_of in ((known, meaning), (pairs, split_word)):
         for word in wanted:
             found = [name for name in names if word_of(name) == word]
             if found:
