@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
-_METADATA = (b"XML:com.adobe.xmp", b"Raw profile type exif")
+_XMP = b"XML:com.adobe.xmp\0\0"
 
 
 def without_texts(raw: bytes) -> bytes:
     """The file without colour profile and texts, which change no pixel.
 
-    The metadata that may note an orientation stay, once each, unless they are too large themselves.
+    The first packet of XMP stays, which may note an orientation, unless it is compressed or too large itself.
     """
-    kept, seen = [SIGNATURE], set()
+    kept, has_xmp = [SIGNATURE], False
     for name, body, whole in _chunks(raw):
-        keyword, _, text = body.partition(b"\0")
-        if name in _TEXTS and (keyword not in _METADATA or keyword in seen or not _accepted(name, text)):
-            continue
         if name in _TEXTS:
-            seen.add(keyword)
+            if has_xmp or not body.startswith(_XMP) or len(body) > MAX_TEXT_CHUNK:
+                continue
+            has_xmp = True
         kept.append(whole)
     return b"".join(kept)
 
@@ -35,19 +33,3 @@ def _chunks(raw: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
         end = at + 12 + int.from_bytes(raw[at : at + 4], "big")
         yield raw[at + 4 : at + 8], raw[at + 8 : end - 4], raw[at:end]
         at = end
-
-
-def _accepted(name: bytes, text: bytes) -> bool:
-    """Whether Pillow accepts a text by its size."""
-    if name == b"iTXt" and text[:1] == b"\1":
-        packed = text[2:].split(b"\0", 2)[-1]
-    elif name == b"zTXt":
-        packed = text[1:]
-    else:
-        return len(text) <= 16 * MAX_TEXT_CHUNK  # as it is; Pillow allows 64 times as much in all
-    unpacking = zlib.decompressobj()
-    try:
-        unpacking.decompress(packed, MAX_TEXT_CHUNK)
-    except zlib.error:
-        return True  # Pillow passes over it
-    return not unpacking.unconsumed_tail
