@@ -46,10 +46,15 @@ _LISTED = 30  # words that a hint lists; a data set may have thousands of classe
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint ` (did you mean X?)`, or the known words when none is near."""
     known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if near:
-        return f" (did you mean {near[0]}?)"
+    if near := nearest(word, known):
+        return near
     return f" (known: {', '.join(known[:_LISTED])}{', …' if len(known) > _LISTED else ''})" if known else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint ` (did you mean X?)`, or nothing when no known word is near."""
+    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def one_line(error: BaseException) -> str:

@@ -80,7 +80,7 @@ def models(
     import timm
     import torch
 
-    from ..errors import ModelError, did_you_mean
+    from ..errors import ModelError, nearest
     from ..models import cit, rednet, students
     from ..recipe.schema import guess_bias
 
@@ -97,7 +97,6 @@ def models(
                 parameters = f"{count / 1e6:.2f} M"
             table.add_row(name, parameters, guess_bias(name) or "", "coadvise" if name in ours else "timm")
     if not table.row_count:
-        near = did_you_mean(pattern, known)
-        hint = near if "did you mean" in near else "; `coadvise models '*'` lists all"
+        hint = nearest(pattern, known) or "; `coadvise models '*'` lists all"
         raise ModelError(f"no model of coadvise or timm has '{pattern}' in its name{hint}")
     out.print(table)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..checkpoints.trained import load_trained
-from ..errors import CoadviseError, Interrupted, RecipeError, RunError, did_you_mean
+from ..errors import CoadviseError, Interrupted, RecipeError, RunError, nearest
 from ..evaluation.attention import attention_on
 from ..evaluation.disagreement import disagreements
 from ..paper.ablations import CONV, CROSS, INV, LABELS_ONLY
@@ -38,8 +38,7 @@ def find_experiments(names: Sequence[str]) -> list[Experiment]:
     known = EXPERIMENTS | {one.name: one for one in BEYOND}
     for name in names:
         if name != "all" and name not in known:
-            hint = did_you_mean(name, known)
-            choice = hint if "did you mean" in hint else f"; choose one of {', '.join(known)}, or all (of the paper)"
+            choice = nearest(name, known) or f"; choose one of {', '.join(known)}, or all (of the paper)"
             raise RecipeError(f"there is no '{name}'{choice}")
     return [one for name, one in known.items() if name in names or ("all" in names and one.of_paper)]
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...errors import DataError, did_you_mean, shortened
+from ...errors import DataError, did_you_mean, nearest, shortened
 from .base import ImageSource
 from .columns import Columns, holds_bytes, split_columns
 from .digits import Digits
@@ -214,8 +214,7 @@ def _folder(path: str) -> Path:
 
 
 def _no_folder(path: str) -> DataError:
-    near = did_you_mean(path, KINDS) if "/" not in path else ""
-    hint = near if near.startswith(" (did") else ""
+    hint = nearest(path, KINDS) if "/" not in path else ""
     what = "is no folder" if os.path.exists(path) else "does not exist"
     return DataError(
         f"the data source {shortened(path, 300)} {what}{hint}; give digits, a folder, a Parquet file, tars, hf:NAME or "

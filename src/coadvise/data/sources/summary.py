@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...system.screen import printable
 from .base import ImageSource
 
 SHOWN = 10
@@ -16,7 +15,7 @@ SHOWN = 10
 def summary(word: str, source: ImageSource, place: str) -> str:
     """One line: `training: 200 images of 2 classes (cat 120, dog 80) from /data/pets/train`."""
     counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
-    names = [printable(name) for name in source.class_names]
+    names = source.class_names
     if len(counts) <= SHOWN:
         classes = ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
     else:
