@@ -32,8 +32,7 @@ class Parquet:
 
     def __init__(self, files: Sequence[Path], columns: Columns = Columns()) -> None:
         self.files = [str(file) for file in files]
-        metadata = [_reading(file, pq.read_metadata) for file in self.files]
-        schemas = [_reading(file, pq.read_schema) for file in self.files]
+        metadata, schemas = zip(*(_reading(file, _footer) for file in self.files), strict=True)
         features = _features(schemas[0])
         images, labels = (
             [name for name, feature in features.items() if feature.get("_type") == kind]
@@ -143,6 +142,11 @@ def _reading(file: str, read: Any) -> Any:
         return read(file)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file} is no readable Parquet file: {one_line(error)}") from error
+
+
+def _footer(file: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    metadata = pq.read_metadata(file)
+    return metadata, metadata.schema.to_arrow_schema()
 
 
 def _table(file: str, column: str) -> pa.ChunkedArray:
