@@ -31,6 +31,7 @@ _LONGEST = 2**19  # characters
 _MOST = 30_000  # values, those that aliases repeat counted each time
 _DEEPEST = 32  # values inside values
 _DIGITS = 100
+_NEVER = re.compile("[\0\ud800-\udfff]")  # letters that no name of a file can have
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
 
 
@@ -115,9 +116,8 @@ def _number(text: str) -> float:
 
 def _text(loader: _Loader, node: yaml.Node) -> str:
     text: str = loader.construct_scalar(node)  # type: ignore[arg-type, no-untyped-call]
-    for letter in text:
-        if letter == "\0" or "\ud800" <= letter <= "\udfff":  # no file can have it in its name
-            raise _Problem(f"a text with the character U+{ord(letter):04X}", node.start_mark)
+    if found := _NEVER.search(text):
+        raise _Problem(f"a text with the character U+{ord(found[0]):04X}", node.start_mark)
     return text
 
 
