@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from coadvise.data.sources.opening import open_source, open_sources, source_splits
+from coadvise.data.sources.kinds import find_kind
+from coadvise.data.sources.opening import open_source, open_sources
 from coadvise.data.sources.shards import split_of
 from coadvise.data.sources.splits import choose_split, find_split, meaning
 from coadvise.errors import DataError
@@ -74,7 +75,7 @@ def test_no_validation_image_is_trained_on(tmp_path, training, validation, endin
     write_shard(tmp_path / f"{training}{ending}", 0, 8)
     write_shard(tmp_path / f"{validation}{ending}", 100, 4)
     if training.startswith("part"):  # a part file beside a folder: its split has no usual name
-        known = source_splits(str(tmp_path))
+        known = find_kind(str(tmp_path)).splits()
         assert set(known) == {"all", "val"}
         data = Data(source=str(tmp_path), train_split="all")
     else:
@@ -118,7 +119,7 @@ def test_files_of_other_programs_are_no_shards(tmp_path):
 def test_splits_of_other_names_are_left_as_they_were(tmp_path):
     for name in ("train", "test", "art_painting", "sketch", "bullet_train"):
         write_shard(tmp_path / f"{name}-00000-of-00001.parquet", 0, 4)
-    assert set(source_splits(str(tmp_path))) == {"train", "test", "art_painting", "sketch", "bullet_train"}
+    assert set(find_kind(str(tmp_path)).splits()) == {"train", "test", "art_painting", "sketch", "bullet_train"}
     said: list[str] = []
     open_sources(Data(source=str(tmp_path)), said.append)
     assert said[2:] == ["note: not used: art_painting, bullet_train, sketch"]

@@ -17,7 +17,8 @@ from PIL import Image
 
 from coadvise.data.decode import decode
 from coadvise.data.sources import parquet as parquet_module
-from coadvise.data.sources.opening import open_source, open_sources, source_splits
+from coadvise.data.sources.kinds import find_kind
+from coadvise.data.sources.opening import open_source, open_sources
 from coadvise.data.sources.shards import expand, split_of
 from coadvise.data.sources.subsets import balanced_subset, hold_out
 from coadvise.errors import DataError
@@ -156,7 +157,7 @@ def test_parquet_splits_shards_and_a_worker_of_its_own(tmp_path):
     write_parquet(tmp_path / "train-00001-of-00002.parquet", ["a", "b"], [1, 1])
     write_parquet(tmp_path / "test-00000-of-00001.parquet", ["a", "b"], [0, 1])
     write_parquet(tmp_path / "sketch.parquet", ["a", "b"], [1])
-    assert set(source_splits(str(tmp_path))) == {"train", "test", "sketch"}
+    assert set(find_kind(str(tmp_path)).splits()) == {"train", "test", "sketch"}
     train, validation = sources(tmp_path)
     assert train.labels.tolist() == [0, 1, 1, 0, 1, 1, 1] and validation.labels.tolist() == [0, 1]
     assert open_source(f"parquet:{tmp_path}", "sketch").labels.tolist() == [1]

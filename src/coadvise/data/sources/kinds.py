@@ -87,9 +87,13 @@ class Found(NamedTuple):
     notes: tuple[str, ...] = ()
     columns: Columns = Columns()
 
-    @property
-    def kind(self) -> Kind:
-        return KINDS[self.name]
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits; () where there are none."""
+        return KINDS[self.name].splits(self.rest)
+
+    def open(self, split: str | None) -> ImageSource:
+        """One split, or all where there are none."""
+        return KINDS[self.name].open(self.rest, split, self.columns)
 
 
 def find_kind(source: str) -> Found:
@@ -102,7 +106,7 @@ def find_kind(source: str) -> Found:
         return _find_kind(source)
     rest, columns = split_columns(source)
     found = _find_kind(rest)
-    if columns != Columns() and not found.kind.table:
+    if columns != Columns() and not KINDS[found.name].table:
         raise DataError(f"{source} names columns, but a source of the kind {found.name} has none; leave them out")
     return found._replace(columns=columns)
 

@@ -27,7 +27,7 @@ from ...recipe.schema import Data
 from ...system.files import text_of
 from .base import ImageSource
 from .folder import Folder, no_images
-from .kinds import Found, find_kind
+from .kinds import KINDS, Found, find_kind
 from .splits import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES, choose_split, find_split, meaning
 from .subsets import Subset, balanced_subset, hold_out
 from .summary import few, summary
@@ -51,16 +51,6 @@ def open_source(source: str, split: str | None = None, say: Callable[[str], None
         for note in (*found.notes, *_notes_of(opened)):
             say(f"note: {note}")
     return opened
-
-
-def source_splits(source: str) -> tuple[str, ...]:
-    """Names of the splits of a source; () where it has none.
-
-    Raises:
-        DataError: the source is not there.
-    """
-    found = _find(source)
-    return found.kind.splits(found.rest)
 
 
 def open_sources(data: Data, say: Callable[[str], None] | None = None) -> tuple[ImageSource, ImageSource]:
@@ -128,7 +118,7 @@ def _find(source: str) -> Found:
 
 
 def _open(found: Found, source: str, split: str | None) -> ImageSource:
-    opened = found.kind.open(found.rest, split, found.columns)
+    opened = found.open(split)
     _check(opened, source if split is None else f"{source} ({split})")
     return opened
 
@@ -138,7 +128,7 @@ def _open_validation(chosen: _Chosen, asked: bool) -> ImageSource | None:
     if chosen.validation is None:
         return None
     split = chosen.val_split
-    opened = chosen.validation.kind.open(chosen.validation.rest, split, chosen.validation.columns)
+    opened = chosen.validation.open(split)
     if not asked and split is not None and meaning(split) in TEST_NAMES and len(opened) and (opened.labels == -1).all():
         return None
     _check(opened, chosen.source if split is None else f"{chosen.source} ({split})")
@@ -209,11 +199,11 @@ class _Chosen:
 
 def _choose(data: Data, found: Found) -> _Chosen:
     """The splits for training and validation: those that the recipe names, else those with the usual names."""
-    known = found.kind.splits(found.rest)
+    known = found.splits()
     train = _training_split(data, known)
     if data.val_source is not None:
         other = _find(data.val_source)
-        splits = other.kind.splits(other.rest)
+        splits = other.splits()
         split = data.val_split
         if split is None and splits:
             split = choose_split(splits, VALIDATION_NAMES, splits) or (splits[0] if len(splits) == 1 else None)
@@ -227,7 +217,7 @@ def _choose(data: Data, found: Found) -> _Chosen:
             )
         return _Chosen(train, found, data.source, split)
     others = [name for name in known if name != train]
-    unlabelled = found.kind.unlabelled(found.rest, known)
+    unlabelled = KINDS[found.name].unlabelled(found.rest, known)
     split = choose_split([name for name in others if name not in unlabelled], VALIDATION_NAMES, [train or ""])
     unused = [name for name in others if name not in (*unlabelled, split)]
     notes = [f"{name} has images in no class folders, so it is no use for validation" for name in unlabelled]
