@@ -44,13 +44,13 @@ def test_a_cache_of_something_else(complete, tmp_path, trained):
 
 
 def test_other_images_under_the_same_names(small, trained, tmp_path, write_folder):
-    source = write_folder(tmp_path / "photos", tuple("abcdefghij"), 4)
+    source = write_folder(tmp_path / "photos", tuple("0123456789"), 4)
     changes = {"data.source": str(source), "data.train_size": None, "data.val_size": None, "data.val_fraction": 0.25,
                "optim.batch_size": 10, "advice.source": "cache"}  # fmt: skip
     recipe = recipe_with(trained, tmp_path, changes)
     write(recipe)
-    for path in source.glob("a/*.png"):
-        shutil.copy(next(source.glob("b/*.png")), path)
+    for path in source.glob("0/*.png"):
+        shutil.copy(next(source.glob("1/*.png")), path)
     refused(recipe, "image contents")
 
 

@@ -16,7 +16,15 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
-from coadvise.system.interrupts import StopRequest, Tasks, answered_by, late_signals, leave_signals_to_parent
+from coadvise.system.interrupts import (
+    SENDER_KNOWN,
+    StopRequest,
+    Tasks,
+    answered_by,
+    deaf_children,
+    late_signals,
+    leave_signals_to_parent,
+)
 from coadvise.system.workers import submit, supervised, worker_pool
 from coadvise.training.processes import Stop
 
@@ -102,18 +110,20 @@ def test_a_ctrl_c_that_a_launcher_hands_on_is_the_same_one() -> None:
 
 
 def stubborn(ready: Event) -> None:
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # as libraries do when they are imported
     leave_signals_to_parent()
     ready.set()
     time.sleep(60)
 
 
-@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not say who has sent a signal")
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.skipif(not SENDER_KNOWN, reason="this system does not say who has sent a signal")
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_worker_ends_on_its_parents_word_alone(method: str) -> None:
     context = multiprocessing.get_context(method)
     ready = context.Event()
     worker = context.Process(target=stubborn, args=(ready,))
-    worker.start()
+    with deaf_children():
+        worker.start()
     assert ready.wait(60)
     for name in ("TERM", "INT", "TERM"):
         subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)

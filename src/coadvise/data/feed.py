@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..errors import DataError, LoaderError, one_line
-from ..system.interrupts import answered_by, late_signals, leave_signals_to_parent
+from ..system.interrupts import answered_by, deaf_children, late_signals, leave_signals_to_parent
 from ..system.shared_memory import PLACE, shared_memory
 from .parcel import Parcel, Undelivered, pack
 from .samples import Failure, Samples
@@ -91,7 +91,7 @@ class Feed(Generic[K]):
         self._loader, others = self._start(), multiprocessing.active_children()
         try:
             self._try_queues()
-            with self._watched():
+            with self._watched(), deaf_children():
                 batches = iter(self._loader)
         except OSError as error:  # the system's limits of processes, memory and open files
             raise LoaderError(f"the loader processes cannot be started: {_why(error)}; {_FEWER}") from error

@@ -107,6 +107,23 @@ def stop_without_parent(seconds: float = 120.0) -> None:
     threading.Thread(target=watch, name=name, daemon=True).start()
 
 
+SENDER_KNOWN = hasattr(signal, "sigwaitinfo")
+"""Whether the system says who has sent a signal; macOS and Windows do not."""
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes started in this block hold SIGTERM back from their first thread on; for `leave_signals_to_parent`."""
+    if not SENDER_KNOWN:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_signals_to_parent() -> None:
     """In a process that works for another one: Ctrl-C and SIGTERM are for that one, which may want to save first.
 
@@ -115,9 +132,10 @@ def leave_signals_to_parent() -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS does not say who has sent a signal
+    if parent is None or not SENDER_KNOWN:
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # in this thread, and in all that follow
+    # In this thread and in all that follow; those that libraries have started before have it from `deaf_children`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
     def obey() -> None:
         while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent.pid:
