@@ -12,6 +12,7 @@ teachers/NAME/     runs of the teachers that the recipe trains first
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -210,7 +211,9 @@ class RunFolder:
         return f"{start} with:\n  {self._command(processes)}"
 
     def _command(self, processes: int) -> str:
-        launcher = f"torchrun --nproc-per-node {processes} -m " if processes > 1 else ""
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))  # of this machine
+        nodes = f"--nnodes {processes // here} " if 0 < here < processes else ""
+        launcher = f"torchrun {nodes}--nproc-per-node {here} -m " if processes > 1 else ""
         words = ["coadvise", "train", str(self.path / "recipe.yaml"), f"run.output={self.path}", "--resume"]
         return launcher + shlex.join(words)
 

@@ -69,8 +69,8 @@ def test_a_folder_around_the_classes_is_looked_into(tmp_path, wrapper):
         str(path) for path in tmp_path.rglob("*.png")
     )
     assert said == [
-        f"training: 8 images of 2 classes (Cat 4, Dog 4) from {tmp_path / wrapper}",
-        "validation: 2 images of 2 classes (Cat 1, Dog 1) held out of the training images (data.val_fraction=0.1)",
+        f"training: 8 images of 2 classes (Cat: 4, Dog: 4) from {tmp_path / wrapper}",
+        "validation: 2 images of 2 classes (Cat: 1, Dog: 1) held out of the training images (data.val_fraction=0.1)",
     ]
     for index in range(len(train)):
         assert Path(train.describe(index)).parent.name == train.class_names[train.labels[index]]
@@ -97,8 +97,8 @@ def test_sets_are_no_classes(tmp_path, training, validation, prefix):
     assert files(val) == sorted(str(path) for path in (tmp_path / validation).rglob("*.png"))
     assert train.class_names == val.class_names == ("cats", "dogs")
     assert said == [
-        f"training: 8 images of 2 classes (cats 4, dogs 4) from {tmp_path / training}",
-        f"validation: 4 images of 2 classes (cats 2, dogs 2) from {tmp_path / validation}",
+        f"training: 8 images of 2 classes (cats: 4, dogs: 4) from {tmp_path / training}",
+        f"validation: 4 images of 2 classes (cats: 2, dogs: 2) from {tmp_path / validation}",
     ]
 
 
@@ -222,7 +222,7 @@ def test_validation_may_lack_a_class(tmp_path):
         assert val.class_names == train.class_names == ("ant", "bee", "cow")
         names = [Path(val.describe(index)).parent.name for index in range(len(val))]
         assert [val.class_names[label] for label in val.labels] == names and set(names) == {"ant", "cow"}
-        assert said[1].startswith("validation: 10 images of 3 classes (ant 5, bee 0, cow 5)")
+        assert said[1].startswith("validation: 10 images of 3 classes (ant: 5, bee: 0, cow: 5)")
         assert said[-1] == "note: there are no validation images of 'bee'"
         (tmp_path / "val" / "bee").mkdir(exist_ok=True)
 
@@ -362,7 +362,9 @@ def test_a_class_list_as_windows_writes_it(tmp_path, encoding):
     fill_all(tmp_path / "data", "cat", "dög", "eel")
     (tmp_path / "classes.txt").write_bytes("cat\r\ndög  # a comment\r\n".encode(encoding))
     (train, _), said = opened(tmp_path / "data", classes=str(tmp_path / "classes.txt"))
-    assert train.class_names == ("cat", "dög") and said[0].startswith("training: 8 images of 2 classes (cat 4, dög 4)")
+    assert train.class_names == ("cat", "dög") and said[0].startswith(
+        "training: 8 images of 2 classes (cat: 4, dög: 4)"
+    )
 
 
 def test_many_classes_are_summed_up(tmp_path):

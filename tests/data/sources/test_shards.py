@@ -83,8 +83,8 @@ def test_no_validation_image_is_trained_on(tmp_path, training, validation, endin
     said: list[str] = []
     train, val = open_sources(data, said.append)
     assert greys(train) == list(range(8)) and greys(val) == list(range(100, 104))
-    assert said[0].startswith("training: 8 images of 2 classes (0 4, 1 4) from ")
-    assert said[1].startswith("validation: 4 images of 2 classes (0 2, 1 2) from ") and len(said) == 2
+    assert said[0].startswith("training: 8 images of 2 classes (0: 4, 1: 4) from ")
+    assert said[1].startswith("validation: 4 images of 2 classes (0: 2, 1: 2) from ") and len(said) == 2
 
 
 @pytest.mark.parametrize("ending", [".tar", ".parquet"])

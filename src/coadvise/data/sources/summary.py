@@ -13,11 +13,11 @@ SHOWN = 10
 
 
 def summary(word: str, source: ImageSource, place: str) -> str:
-    """One line: `training: 200 images of 2 classes (cat 120, dog 80) from /data/pets/train`."""
+    """One line: `training: 200 images of 2 classes (cat: 120, dog: 80) from /data/pets/train`."""
     counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
     names = source.class_names
     if len(counts) <= SHOWN:
-        classes = ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
+        classes = ", ".join(f"{name}: {count:,}" for name, count in zip(names, counts, strict=True))
     else:
         low, high = min(counts), max(counts)
         each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
