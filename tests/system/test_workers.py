@@ -117,7 +117,7 @@ def stubborn(ready: Event) -> None:
 
 
 @pytest.mark.skipif(not SENDER_KNOWN, reason="this system does not say who has sent a signal")
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_worker_ends_on_its_parents_word_alone(method: str) -> None:
     context = multiprocessing.get_context(method)
     ready = context.Event()

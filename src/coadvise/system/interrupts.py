@@ -113,7 +113,10 @@ SENDER_KNOWN = hasattr(signal, "sigwaitinfo")
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """Processes started in this block hold SIGTERM back from their first thread on; for `leave_signals_to_parent`."""
+    """Processes started in this block hold SIGTERM back from their first thread on; for `leave_signals_to_parent`.
+
+    Those of a fork server do if the server itself was started in such a block.
+    """
     if not SENDER_KNOWN:
         yield
         return
