@@ -215,3 +215,14 @@ def test_truncated_files(tmp_path, name):
         path.write_bytes(whole[:length])
         with pytest.raises(CheckpointError):
             load_checkpoint(model, path)
+
+
+@pytest.mark.parametrize("version", [b"9" * 30, b"three", b""])
+def test_versions_that_are_no_numbers(tmp_path, version):
+    whole, path = tmp_path / "whole.pth", tmp_path / "odd.pth"
+    torch.save({"weight": torch.zeros(2)}, whole)
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, version if name.endswith("/version") else old.read(name))
+    with pytest.raises(CheckpointError, match=r"odd\.pth is no readable PyTorch file"):
+        read_checkpoint(path)

@@ -274,7 +274,7 @@ def _records(path: Path) -> dict[str, int] | None:
         # Its reader, too, so that both see the same records.
         reader = torch._C.PyTorchFileReader(str(path))
         sizes = {name: reader.get_record_size(name) for name in reader.get_all_records()}
-    except (RuntimeError, ValueError) as error:  # names that are no text are ValueErrors
+    except (RuntimeError, ValueError, IndexError) as error:  # names that are no text, numbers that are too large
         raise CheckpointError(f"checkpoint {path} is no readable PyTorch file ({error}): get it again") from error
     if "constants.pkl" in sizes:
         raise CheckpointError(f"checkpoint {path} is a TorchScript program: save model.state_dict() instead")

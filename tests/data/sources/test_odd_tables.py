@@ -119,6 +119,28 @@ def test_more_rows_than_images_are_noticed(tmp_path: Path) -> None:
         open_source(str(path))
 
 
+def test_fewer_labels_than_rows_are_noticed(tmp_path: Path) -> None:
+    """A page of the label column that has lost its last value."""
+    path = write(tmp_path / "a.parquet", [picture()] * 2)
+    whole = parquet_module._table
+
+    def shorter(file: str, column: str) -> pa.ChunkedArray:
+        return whole(file, column).slice(0, 1 if column == "label" else 2)
+
+    with (
+        mock.patch.object(parquet_module, "_table", shorter),
+        pytest.raises(DataError, match=r"a\.parquet is damaged: it has not the 2 labels"),
+    ):
+        open_source(str(path))
+
+
+def test_names_of_columns_that_are_no_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", [picture()] * 2)
+    path.write_bytes(path.read_bytes().replace(b"label", b"\x80abel"))
+    with pytest.raises(DataError, match=r"a\.parquet is no readable Parquet file"):
+        open_source(str(path))
+
+
 def test_a_tar_header_of_any_size_takes_no_memory(tmp_path: Path) -> None:
     """An extended header that says it is 300 MB long, in a tar of a few kB."""
     path = tmp_path / "a.tar"

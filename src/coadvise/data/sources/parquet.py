@@ -44,7 +44,7 @@ class Parquet:
             self._require_alike(file, schema, names)
         self.starts = np.cumsum([0] + [part.num_rows for part in metadata])
         self.in_memory = _fits(metadata, self.image_column)
-        parts = [self._labels(file) for file in self.files]
+        parts = [self._labels(position) for position in range(len(self.files))]
         kinds = {part.dtype.kind for part in parts if len(part)}
         values = np.concatenate(parts if len(kinds) < 2 else [part.astype(str).astype(object) for part in parts])
         if names is not None and values.dtype.kind == "i":
@@ -109,8 +109,18 @@ class Parquet:
                 "together, or write them with the same features"
             )
 
-    def _labels(self, file: str) -> NDArray:
-        return label_column(_reading(file, lambda f: _table(f, self.label_column)), self.label_column, file)
+    def _labels(self, position: int) -> NDArray:
+        file = self.files[position]
+        column = _reading(file, lambda f: _table(f, self.label_column))
+        self._require_rows(position, len(column), "labels")
+        return label_column(column, self.label_column, file)
+
+    def _require_rows(self, position: int, found: int, what: str) -> None:
+        rows = self.starts[position + 1] - self.starts[position]
+        if found != rows:
+            raise DataError(
+                f"{self.files[position]} is damaged: it has not the {rows} {what} that it says; get it again"
+            )
 
     def _chunks(self, position: int) -> list[pa.Array]:
         """The image column of a file."""
@@ -118,9 +128,7 @@ class Parquet:
             file = self.files[position]
             load = _table if self.in_memory else _mapped
             self._images[position] = _reading(file, lambda f: load(f, self.image_column)).chunks
-            rows = self.starts[position + 1] - self.starts[position]
-            if sum(map(len, self._images[position])) != rows:
-                raise DataError(f"{file} is damaged: it has not the {rows} images that it says; get it again")
+            self._require_rows(position, sum(map(len, self._images[position])), "images")
         return self._images[position]
 
     def _beside(self, position: int, path: str, index: int) -> bytes:
@@ -140,7 +148,7 @@ def _reading(file: str, read: Any) -> Any:
     """Run a pyarrow call; its errors become a DataError that names the file."""
     try:
         return read(file)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # names of columns that are no text
         raise DataError(f"{file} is no readable Parquet file: {one_line(error)}") from error
 
 
