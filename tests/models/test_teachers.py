@@ -148,6 +148,19 @@ def test_too_few_and_too_many_classes() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_teacher_in_half_precision_with_another_normalisation(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)).to(dtype)
+    teacher = FrozenTeacher(model, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5), image_size=8)
+    x = torch.rand(2, 3, 8, 8).to(dtype)
+    found = Teachers({"m": teacher}, input_mean=(0.5,) * 3, input_std=(0.25,) * 3)(x)["m"]
+    pixels = x.double() * 0.25 + 0.5
+    seen = (pixels - torch.tensor((0.1, 0.2, 0.3)).view(3, 1, 1)) / 0.5
+    expected = seen.mean((2, 3)) @ model[2].weight.double().T + model[2].bias.double()
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_images_in_half_precision_are_resized_as_in_full(dtype: torch.dtype) -> None:
     class Half(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

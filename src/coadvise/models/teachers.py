@@ -184,7 +184,8 @@ class Teachers(nn.Module):
     def _seen(self, i: int, x: Tensor) -> Tensor:
         """Images in the normalisation of the i-th teacher."""
         affine = getattr(self, f"affine_{i}")
-        return x if affine is None else x * affine[0] + affine[1]
+        # The buffers are float32: images in half precision stay it, for teachers that compute in it.
+        return x if affine is None else (x * affine[0] + affine[1]).to(x.dtype)
 
     @torch.no_grad()
     def fuse(self, example: Float[Tensor, "b c h w"], dtype: torch.dtype | None = None) -> tuple[str, ...]:
