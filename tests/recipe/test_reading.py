@@ -243,6 +243,9 @@ def test_a_mistake_is_blamed_on_what_holds_it(tmp_path) -> None:
         load_recipe(path, ["schedule.epochs=9"])
     with pytest.raises(RecipeError, match=re.escape(f"2 problems in {path} with the settings of the command line: ")):
         load_recipe(path, ["schedule.epochs=0"])
+    path.write_text(MINIMAL)
+    with pytest.raises(RecipeError, match=re.escape(f"1 problem in {path} with the settings of the command line: ")):
+        load_recipe(path, ["student.options.drop_rate=.inf"])  # options are one field
     between = "1 problem in the built-in recipe digits with the settings of the command line: optim.batch_size"
     with pytest.raises(RecipeError, match=between):
         load_recipe("digits", ["optim.accumulate=7"])

@@ -177,6 +177,19 @@ def test_a_number_of_another_kind(saved: list[Any], tmp_path: Path, place: str, 
     refused(tmp_path, words)
 
 
+def test_an_optimizer_that_is_missing_as_a_whole(saved: list[Any], tmp_path: Path) -> None:
+    def forget(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith("optimizer.")]:
+            del tensors[name]
+
+    change(tmp_path, forget, nothing)
+    state = trained(1)
+    before = everything(state)
+    with pytest.raises(CheckpointError, match="it is at step 5 without a state of the optimizer"):
+        checkpoint(tmp_path).restore(state, 100)
+    assert same(everything(state), before)
+
+
 def test_a_header_without_numbers(saved: list[Any], tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     content = load_file(path)

@@ -152,7 +152,8 @@ def _at(items: list[dict[str, Any]], where: str, given: Sequence[str]) -> str:
     typed = [any(f"{place}.".startswith(f"{key}.") for key in given) for place in places]
     if given and all(typed):
         return "on the command line"
-    mixed = any(typed) or (given and "" in places)  # a problem between fields has no place
+    inside = any(key.startswith(f"{place}.") for place in places for key in given)  # of options, which are one field
+    mixed = any(typed) or inside or (given and "" in places)  # a problem between fields has no place
     return f"in {where} with the settings of the command line" if mixed else f"in {where}"
 
 

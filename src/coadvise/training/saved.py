@@ -66,6 +66,8 @@ class Saved:
             raise does_not_fit(self.path, f"it is at step {count.step} of a run of {total_steps}")
         if unknown := sorted(self.tensors.keys() - expected.keys()):
             raise does_not_fit(self.path, f"nothing is known of '{unknown[0]}'")
+        if count.step and not self.part("optimizer"):
+            raise does_not_fit(self.path, f"it is at step {count.step} without a state of the optimizer")
         for name, like in expected.items():
             value = self.tensors.get(name)
             if value is None:
