@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,15 @@ def test_a_model_that_cannot_be_made_is_that_of_its_file(tmp_path: Path) -> None
     settings = Teacher(model="resnet10", checkpoint=str(path))
     with pytest.raises(ModelError, match=r"teacher conv, as .*other.safetensors and the recipe describe it: .*depths"):
         build_teacher("conv", settings, ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_answer_nothing(tmp_path: Path, value: float) -> None:
+    recipe = tiny(tmp_path / "run", student={key: CNN[key] for key in ("model", "options", "small_stem")})
+    model = build_student(recipe.student, {}, 3, 8)
+    last = list(model.parameters())[-1]
+    last.data.view(-1)[-1] = value
+    path = tmp_path / "odd.safetensors"
+    save_model(path, model, recipe, ("a", "b", "c"), weights="student", epoch=1, metrics={})
+    with pytest.raises(CheckpointError, match=r"odd\.safetensors is damaged .* is not finite"):
+        load_trained(path)
