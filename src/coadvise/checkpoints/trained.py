@@ -75,5 +75,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
         raise CheckpointError(f"{path} describes a model that cannot be made: {error}") from error
     load_checkpoint(model, path)
     if bad := next((name for name, value in model.state_dict().items() if not value.isfinite().all()), None):
-        raise CheckpointError(f"{path} is damaged or of a training that diverged: {bad} is not finite; take another file")
+        raise CheckpointError(
+            f"{path} is damaged or of a training that diverged: {bad} is not finite; take another file"
+        )
     return TrainedModel(model.eval().to(device), recipe, header.classes, path)
