@@ -107,7 +107,8 @@ def _disturb(folder: Path, options: argparse.Namespace, display: Display) -> dic
                 one = dataclasses.asdict(condition(places))
             except Exception as error:  # one that cannot be set up does not hide the others
                 one = {"said": "", "seconds": 0.0, "failures": [f"not tried: {type(error).__name__}: {error}"]}
-            found[name] = {**one, "seconds": round(one["seconds"], 1)}
+            said = one["said"].replace(str(folder.parent), "FOLDER")
+            found[name] = {**one, "said": said, "seconds": round(one["seconds"], 1)}
             bar.advance()
             display.say(f"{name}: {one['said'][-160:]} {_marked(one['failures'])}")
     return found
