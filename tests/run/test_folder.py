@@ -94,15 +94,15 @@ def test_a_file_system_without_locks_trains_all_the_same(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("local", "launcher"),
-    [(None, "torchrun --nproc-per-node 8 -m "), ("8", "torchrun --nproc-per-node 8 -m "),
-     ("4", "torchrun --nnodes 2 --nproc-per-node 4 -m ")],
+    ("machines", "launcher"),
+    [(None, "torchrun --nproc-per-node 8 -m "), ("1", "torchrun --nproc-per-node 8 -m "),
+     ("2", "torchrun --nnodes 2 --nproc-per-node 4 -m ")],
 )  # fmt: skip
 def test_the_command_that_goes_on_starts_as_many_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: str | None, launcher: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machines: str | None, launcher: str
 ) -> None:
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    if local:
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    monkeypatch.delenv("GROUP_WORLD_SIZE", raising=False)
+    if machines:
+        monkeypatch.setenv("GROUP_WORLD_SIZE", machines)
     command = RunFolder(tmp_path).how_to_resume(8).splitlines()[1].strip()
     assert command == f"{launcher}coadvise train {tmp_path}/recipe.yaml run.output={tmp_path} --resume"

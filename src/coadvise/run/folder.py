@@ -211,9 +211,9 @@ class RunFolder:
         return f"{start} with:\n  {self._command(processes)}"
 
     def _command(self, processes: int) -> str:
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))  # of this machine
-        nodes = f"--nnodes {processes // here} " if 0 < here < processes else ""
-        launcher = f"torchrun {nodes}--nproc-per-node {here} -m " if processes > 1 else ""
+        machines = int(os.environ.get("GROUP_WORLD_SIZE", 1))  # as torchrun counts them
+        nodes = f"--nnodes {machines} " if machines > 1 else ""
+        launcher = f"torchrun {nodes}--nproc-per-node {processes // machines} -m " if processes > 1 else ""
         words = ["coadvise", "train", str(self.path / "recipe.yaml"), f"run.output={self.path}", "--resume"]
         return launcher + shlex.join(words)
 
