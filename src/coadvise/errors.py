@@ -5,7 +5,7 @@ traceback, and exits with code 2. An `assert` elsewhere means a bug in this pack
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class CoadviseError(Exception):
@@ -60,6 +60,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def one_line(error: BaseException) -> str:
     """What an error says, on one line; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names in quotation marks, and how many more there are."""
+    shown = ", ".join(f"'{name}'" for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def shortened(text: str, length: int = 60) -> str:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import ModelError, require
+from ..errors import ModelError, few, require
 from ..names import CLASS
 from ..recipe.schema import IMAGENET_MEAN, IMAGENET_STD
 from .fuse import fused
@@ -265,17 +265,12 @@ def index_by_name(name: str, own: Sequence[str], class_names: Sequence[str]) -> 
     foreign = [one for one in own if one not in wanted]
     if not lacking and not foreign:
         return [places[one] for one in class_names]
-    found = [f"{who} {_listed(names)}" for who, names in (("it lacks", lacking), ("the data lacks", foreign)) if names]
+    found = [f"{who} {few(names)}" for who, names in (("it lacks", lacking), ("the data lacks", foreign)) if names]
     raise ModelError(
         f"teacher '{name}' knows other classes than the data: {', '.join(found)}; train or choose one that knows the "
         f"data's {len(class_names)}, or say which of its {len(own)} is which: teachers.{name}.classes in a recipe, "
         "FrozenTeacher(classes=…) in Python, one teacher index for each class of the data"
     )
-
-
-def _listed(names: Sequence[str], shown: int = 5) -> str:
-    listed = ", ".join(repr(name) for name in names[:shown])
-    return listed if len(names) <= shown else f"{listed} and {len(names) - shown} more"
 
 
 def named_classes(model: nn.Module) -> tuple[str, ...] | None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import DataError, did_you_mean, escaped
+from ...errors import DataError, did_you_mean, escaped, few
 from ...recipe.schema import Data
 from ...system.files import text_of
 from .base import ImageSource
@@ -30,7 +30,7 @@ from .folder import Folder, no_images
 from .kinds import KINDS, Found, find_kind
 from .splits import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES, choose_split, find_split, meaning
 from .subsets import Subset, balanced_subset, hold_out
-from .summary import few, summary
+from .summary import summary
 
 
 def open_source(source: str, split: str | None = None, say: Callable[[str], None] | None = None) -> ImageSource:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from .base import ImageSource
@@ -25,9 +23,3 @@ def summary(word: str, source: ImageSource, place: str) -> str:
     what = "1 class" if len(counts) == 1 else f"{len(counts):,} classes"
     images = "1 image" if len(source) == 1 else f"{len(source):,} images"
     return f"{word}: {images} of {what} ({classes}) {place}"
-
-
-def few(names: Sequence[str]) -> str:
-    """The first names in quotation marks, and how many more there are."""
-    shown = ", ".join(f"'{name}'" for name in names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -23,11 +23,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DataError, one_line
+from ...errors import DataError, few, one_line
 from ...system.files import atomic_file, cache_folder, text_of
 from .labels import labels_from_values
 from .members import Member, Sample, find_samples
-from .summary import few
 
 _VERSION = 2
 _Index = dict[str, NDArray]
