@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import ModelError
 from ..models import cit
+from ..models.advised import add_tokens
 from ..models.factory import build_model
 from ..models.students import as_student
 from ..models.teachers import FrozenTeacher, class_count_message, index_by_name
@@ -28,27 +29,31 @@ def takes_tokens(model: str) -> bool:
 
 
 def build_student(
-    settings: StudentSettings, tokens: Mapping[str, str | None], classes: int, image_size: int
+    settings: StudentSettings, tokens: Mapping[str, str | None], classes: int, image_size: int, *, add: bool = False
 ) -> nn.Module:
     """A student with `forward_tokens`; its weights come from the global generator or from its checkpoint.
 
     Args:
         tokens: advised tokens, name → bias, for a model that takes them.
         image_size: side of the images in pixels.
+        add: add the tokens to a ViT of timm, too; see `models.advised`.
 
     Raises:
-        ModelError: unknown model or option, or declared tokens for a model that takes none.
+        ModelError: unknown model or option, or tokens for a model that takes none.
         CheckpointError: weights that do not fit.
     """
     options: dict[str, Any] = dict(settings.options)
     if takes_tokens(settings.model):
         options.setdefault("teachers", dict(tokens))
-    elif settings.tokens:
-        model_name = settings.model
-        raise ModelError(f"student.tokens: {model_name} has no advised tokens; choose a CiT model, or leave tokens out")
+        add = False
     model = _built(settings, options, classes, image_size)
     if settings.checkpoint:
         load_checkpoint(model, settings.checkpoint, new_classifier=True, weights=settings.checkpoint_weights)
+    if add and tokens:
+        try:
+            return add_tokens(model, tokens)
+        except ModelError as error:
+            raise ModelError(f"student {settings.model}: {error} (loss.tokens=single), or choose a ViT") from error
     return as_student(model)
 
 

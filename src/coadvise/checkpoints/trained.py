@@ -70,7 +70,9 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     require_local(student, path)
     try:
         with within(path):
-            model = build_student(student, recipe.tokens(), len(header.classes), recipe.data.image_size)
+            model = build_student(
+                student, recipe.tokens(), len(header.classes), recipe.data.image_size, add=recipe.adds_tokens
+            )
     except ModelError as error:
         raise CheckpointError(f"{path} describes a model that cannot be made: {error}") from error
     load_checkpoint(model, path)

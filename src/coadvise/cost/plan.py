@@ -143,7 +143,11 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
     teachers = Teachers(loaded, input_mean=recipe.data.mean, input_std=recipe.data.std, may_be_none=True).to(device)
     torch.manual_seed(recipe.run.seed)
-    student = build_student(recipe.student, recipe.tokens(), classes, recipe.data.image_size).to(device).train()
+    student = (
+        build_student(recipe.student, recipe.tokens(), classes, recipe.data.image_size, add=recipe.adds_tokens)
+        .to(device)
+        .train()
+    )
     objective = make_objective(recipe.loss, student_tokens(student, recipe.data.image_size, device), loaded)
     size = min(recipe.optim.batch_size // recipe.optim.accumulate, len(source), 256)
     data = recipe.data.model_copy(update={"workers": 0})

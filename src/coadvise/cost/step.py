@@ -98,7 +98,11 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> S
     loaded = _teachers_to_time(recipe, names)
     teachers = Teachers(loaded, input_mean=recipe.data.mean, input_std=recipe.data.std, may_be_none=True).to(device)
     fresh = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
-    student = build_student(fresh, recipe.tokens(), len(names), recipe.data.image_size).to(device).train()
+    student = (
+        build_student(fresh, recipe.tokens(), len(names), recipe.data.image_size, add=recipe.adds_tokens)
+        .to(device)
+        .train()
+    )
     plain_attention(student, device, dtype)
     compile_blocks(student, recipe.run.compile, device, WORTHWHILE_STEPS)
     objective = make_objective(recipe.loss, student_tokens(student, recipe.data.image_size, device), teachers.names)

@@ -126,7 +126,8 @@ class Student(Part):
     options: Options = {}
     """Keyword arguments of the model: patch_size, embed_dim, depth, num_heads, stem, align, …"""
     tokens: dict[str, str | None] | None = None
-    """Advised tokens, name → bias. By default one for each teacher, with the teacher's bias."""
+    """Advised tokens, name → bias. By default one for each teacher, with the teacher's bias. A ViT of timm gets them
+    where they are named here, or with `loss.tokens: own`."""
     small_stem: bool = False
     """Small-image stem (3×3, stride 1, no pooling) for convolutional students."""
     pretrained: bool = False
@@ -188,8 +189,8 @@ class Loss(Part):
     advice: Literal["soft", "hard"] = "soft"
     """`soft`: KL to the teacher's distribution. `hard`: cross entropy to the teacher's top class."""
     tokens: Literal["auto", "own", "single"] = "auto"
-    """`own`: each teacher advises its own token. `single`: every term acts on the class output (Table 7).
-    `auto`: `own` for a token student, `single` for a model with one head."""
+    """`own`: each teacher advises its own token, which is added to a ViT of timm. `single`: every term acts on the
+    class output (Table 7). `auto`: `own` for a token student, `single` for a model with one head."""
 
 
 class Advice(Part):
@@ -295,6 +296,11 @@ class Recipe(Part):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def adds_tokens(self) -> bool:
+        """Whether a student without advised tokens of its own is given some."""
+        return self.student.tokens is not None or self.loss.tokens == "own"
 
     def tokens(self) -> dict[str, str | None]:
         """Advised tokens of the student, name → bias."""

@@ -54,7 +54,9 @@ def new_student(
     """
     torch.manual_seed(recipe.run.seed)
     if own is None:
-        student = build_student(recipe.student, recipe.tokens(), classes, recipe.data.image_size)
+        student = build_student(
+            recipe.student, recipe.tokens(), classes, recipe.data.image_size, add=recipe.adds_tokens
+        )
     else:
         student = as_student(own)
     if recipe.optim.token_lr != 1.0 and not token_parameters(student):

@@ -1,0 +1,135 @@
+"""Co-advised fine-tuning against plain fine-tuning of the same pretrained ViT, on natural images with few labels.
+
+A small ViT and two small teachers learn six classes of CIFAR-10. The other four are the user's data, with few labels:
+the teachers are fine-tuned on them, and the ViT with labels alone, or with each teacher advising a token that is added
+to it. Paired over seeds; every finished run is kept, and the same command goes on where it was cut off.
+
+python benchmarks/finetune.py data.source=FOLDER
+python benchmarks/finetune.py data.source=FOLDER --labels 200 --seeds 5 --lr 1e-4 3e-4 1e-3
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coadvise.recipe.reading import load_recipe
+from coadvise.run.provenance import manifest
+from coadvise.run.result import RunResult
+from coadvise.significance import paired_difference, summarise
+from coadvise.system.files import write_json
+from coadvise.system.progress import Display
+from coadvise.training.train import train
+
+RESULT = Path(__file__).resolve().parents[1] / "results" / "finetune" / "cifar10.json"
+BEFORE = ("airplane", "bird", "cat", "deer", "frog", "truck")
+AFTER = ("automobile", "dog", "horse", "ship")
+MODELS = {
+    "vit": "student={model: vit_tiny_patch16_224, options: {patch_size: 4, embed_dim: 96, depth: 6, num_heads: 3}}",
+    "conv": "student={model: resnet10, small_stem: true, options: {channels: [16, 32, 64, 128]}}",
+    "inv": "student={model: rednet26, small_stem: true, options: {layers: [1, 1, 1], width: 32}}",
+}
+TEACHERS, TEACHER_LR = ("conv teacher", "inv teacher"), 1e-3
+# What the ViT learns from: labels; both teachers on its class output; one teacher, or both, by tokens that are added.
+ARMS: dict[str, list[str]] = {
+    "labels": ["teachers={}"],
+    "class": ["loss.tokens=single"],
+    "conv": ["loss.tokens=own", "teachers.inv=null"],
+    "both": ["loss.tokens=own"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", help="of all runs, such as data.source=FOLDER")
+    parser.add_argument("--labels", type=int, default=200, help="labelled images of the four classes")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--pretrain", type=int, default=20, help="epochs on the six classes")
+    parser.add_argument("--lr", type=float, nargs="+", default=[3e-4], help="labels alone choose the best")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, default=Path("runs/finetune"))
+    parser.add_argument("--output", type=Path, default=RESULT)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for name, classes in (("before", BEFORE), ("after", AFTER)):
+        (options.folder / f"{name}.txt").write_text("\n".join(classes) + "\n")
+    pretrained = {name: _pretrained(name, options) for name in MODELS}
+    rates = {lr: _finetuned("labels", 1000, lr, options).final["accuracy/class"] for lr in options.lr}
+    best = max(rates, key=rates.__getitem__)
+    found: dict[str, list[float]] = {arm: [] for arm in (*TEACHERS, *options.arms)}
+    for seed in range(options.seeds):
+        for arm in found:
+            lr = TEACHER_LR if arm in TEACHERS else best
+            found[arm].append(_finetuned(arm, seed, lr, options).final["accuracy/class"])
+        _write(options, pretrained, rates, found)
+
+
+def _run(name: str, settings: list[str], options: argparse.Namespace) -> RunResult:
+    output = options.folder / name
+    if not (output / "result.json").is_file():
+        every = [f"name={name}", f"run.output={output}", "run.tensorboard=false", "data.workers=0", *settings]
+        recipe = load_recipe("cifar10-cpu", [*every, *options.settings])
+        train(recipe, resume=(output / "last.safetensors").is_file(), display=Display(every=60.0))
+    return RunResult.read(output / "result.json")
+
+
+def _pretrained(name: str, options: argparse.Namespace) -> float:
+    settings = [
+        MODELS[name], "teachers={}", f"data.classes={options.folder / 'before.txt'}", "data.train_size=null",
+        "data.val_size=2000", "optim.batch_size=200", f"schedule.epochs={options.pretrain}",
+        "schedule.warmup_epochs=0.5", f"run.eval_every={options.pretrain}",
+    ]  # fmt: skip
+    return _run(f"pretrained-{name}", settings, options).final["accuracy/class"]
+
+
+def _finetuned(arm: str, seed: int, lr: float, options: argparse.Namespace) -> RunResult:
+    name = "vit" if arm in ARMS else arm.removesuffix(" teacher")
+    settings = [
+        MODELS[name], f"student.checkpoint={options.folder / f'pretrained-{name}' / 'best.safetensors'}",
+        f"data.classes={options.folder / 'after.txt'}", f"data.train_size={options.labels}", f"data.seed={seed}",
+        f"run.seed={seed}", f"optim.lr={lr}", "optim.batch_size=50", f"schedule.epochs={options.epochs}",
+        "schedule.warmup_epochs=5", f"run.eval_every={options.epochs}",
+    ]  # fmt: skip
+    for teacher in TEACHERS:
+        kind = teacher.removesuffix(" teacher")
+        weights = options.folder / _name(teacher, seed, TEACHER_LR, options) / "best.safetensors"
+        settings += [f"teachers.{kind}.checkpoint={weights}", f"teachers.{kind}.train=null"]
+    return _run(_name(arm, seed, lr, options), [*settings, *ARMS.get(arm, ["teachers={}"])], options)
+
+
+def _name(arm: str, seed: int, lr: float, options: argparse.Namespace) -> str:
+    return f"{arm.replace(' ', '-')}-{options.labels}-e{options.epochs}-lr{lr:g}-s{seed}"
+
+
+def _write(
+    options: argparse.Namespace, pretrained: dict[str, float], rates: dict[float, float], found: dict[str, list[float]]
+) -> None:
+    arms: dict[str, Any] = {}
+    for arm, values in found.items():
+        summary = summarise(values)
+        arms[arm] = {"accuracy": values, "mean": summary.mean, "sd": summary.sd}
+        told = f"{arm}: {summary.mean:.2%} over {len(values)} seeds"
+        if arm in ARMS and arm != "labels" and "labels" in found:
+            apart = paired_difference(values, found["labels"])
+            arms[arm]["against labels"] = {"difference": apart.mean, "low": apart.low, "high": apart.high, "p": apart.p}
+            told += f", against labels {apart.mean:+.2%} (p = {apart.p})"
+        print(told, flush=True)
+    content = {
+        "pretrained on": list(BEFORE), "fine-tuned on": list(AFTER), "labels": options.labels,
+        "epochs": options.epochs, "accuracy after pretraining": pretrained,
+        "learning rates, labels alone, seed 1000": {f"{lr:g}": value for lr, value in rates.items()}, "arms": arms,
+        "provenance": manifest(command=shlex.join(["python", "benchmarks/finetune.py", *sys.argv[1:]])),
+    }  # fmt: skip
+    write_json(options.output, content)
+
+
+if __name__ == "__main__":
+    main()
