@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
 from collections.abc import Iterator
 
 import pytest
-from huggingface_hub import constants
+from helpers.hub import silent_hub
 
 from coadvise.errors import ModelError
 from coadvise.models import hub
@@ -17,33 +15,9 @@ from coadvise.models.factory import build_model
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[list[int]]:
-    """A Hub that takes questions about files (HEAD) and never answers; notes them. None of its files is here."""
-    taken: list[int] = []
-    held: list[socket.socket] = []
-    server = socket.create_server(("127.0.0.1", 0))
-
-    def take() -> None:
-        while True:
-            try:
-                held.append(server.accept()[0])
-            except OSError:
-                return
-            if held[-1].recv(4) == b"HEAD":  # its client has other questions, about itself
-                taken.append(1)
-
-    threading.Thread(target=take, daemon=True).start()
-    address = f"http://127.0.0.1:{server.getsockname()[1]}"
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "PATIENCE", 0.3)
-    yield taken
-    server.shutdown(socket.SHUT_RDWR)
-    server.close()
-    for one in held:
-        one.close()
+    """Questions that a silent Hub was asked; none of its files is here."""
+    with silent_hub(monkeypatch, tmp_path) as taken:
+        yield taken
 
 
 @pytest.mark.parametrize("name", ["regnety_002", "hf-hub:timm/regnety_002.pycls_in1k"])
@@ -83,3 +57,9 @@ def test_a_revision_on_this_machine_is_another_one(silent: list[int], tmp_path) 
     assert not silent
     with pytest.raises(ModelError, match="no answer"):
         hub.require_reachable("hf-hub:me/mine", pretrained=True)
+
+
+def test_a_name_that_no_repository_can_have_is_no_silence(silent: list[int]) -> None:
+    with pytest.raises(ModelError, match="Repo id must") as caught:
+        build_model("hf-hub:a b/c", 10)
+    assert not silent and "no answer" not in str(caught.value)

@@ -1,13 +1,12 @@
-"""Whether published weights can be had, asked once: the Hub's own client tries for a minute without a network."""
+"""Whether published weights can be had, before timm asks for them."""
 
 from __future__ import annotations
 
 from timm.models import get_pretrained_cfg
 
 from ..errors import ModelError, one_line
+from ..system.hub import silence
 
-# Seconds to wait for an answer.
-PATIENCE = 5.0
 # Names under which timm looks for weights, in its order.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -32,19 +31,17 @@ def require_reachable(name: str, pretrained: bool) -> None:
         address, files = cfg.hf_hub_id, _WEIGHTS
     else:
         return
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import try_to_load_from_cache
 
     repository, _, tag = address.partition("@")
     revision = tag or None
     try:
         if any(isinstance(try_to_load_from_cache(repository, file, revision=revision), str) for file in files):
             return
-        get_hf_file_metadata(hf_hub_url(repository, files[0], revision=revision), timeout=PATIENCE)
-    except HfHubHTTPError:  # an answer: what it means is said by those who ask for the file
+    except ValueError:  # a name that no repository can have, as timm says when the model is made
         return
-    # Which errors a missing network causes depends on the version: those of httpx, of requests or OSErrors.
-    except Exception as error:
+    error = silence(repository, files[0], revision=revision)
+    if error is not None:
         what = "the published weights" if pretrained else "the settings"
         raise ModelError(
             f"{what} of {name} cannot be had (no answer from the Hugging Face Hub: {one_line(error)}): connect to "

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from PIL import Image
 
 from ...errors import DataError, did_you_mean, one_line
 from ...system.files import cache_folder
+from ...system.hub import silence
 from .columns import Columns, choose_columns
 from .labels import label_column, labels_from_values
 from .splits import pick_split
@@ -66,6 +70,8 @@ class HuggingFace:
 def load_hf(name: str) -> dict[str, Any]:
     """All splits of a data set on the Hub, or of one that `save_to_disk` wrote, by split.
 
+    Where the Hub does not answer, a copy in the cache of `datasets` serves.
+
     Args:
         name: `NAME`, `NAME:CONFIG` or the path of a folder.
 
@@ -76,16 +82,37 @@ def load_hf(name: str) -> dict[str, Any]:
         import datasets
     except ImportError as error:
         raise DataError(f"hf:{name} needs the datasets library; install it with: pip install datasets") from error
+    silent: Exception | None = None
     try:
         if Path(name).is_dir() and any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json")):
             loaded = datasets.load_from_disk(name)
         else:
-            name, _, config = name.partition(":")
-            loaded = datasets.load_dataset(name, config or None)
+            address, _, config = name.partition(":")
+            # `datasets` takes a name with one stroke at most for one on the Hub, and first for a folder here.
+            if not (datasets.config.HF_HUB_OFFLINE or address.count("/") > 1 or os.path.exists(address)):
+                silent = silence(address, "README.md", "dataset")
+            with nullcontext() if silent is None else _offline(datasets.config):
+                loaded = datasets.load_dataset(address, config or None)
+    except ConnectionError as error:
+        raise DataError(
+            f"hf:{name} cannot be had (no answer from the Hugging Face Hub: {one_line(silent or error)}), and there is "
+            "no copy in the cache of `datasets`: connect to the internet, or write the data set with "
+            "save_to_disk(FOLDER) where there is a network and give hf:FOLDER"
+        ) from error
     # `datasets` raises whatever the network, the Hub, or a reader of some format raises.
     except Exception as error:
         raise DataError(f"hf:{name} cannot be loaded: {one_line(error)}") from error
     return dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "all"): loaded}
+
+
+@contextmanager
+def _offline(config: Any) -> Iterator[None]:
+    """Have `datasets` look into its cache at once; it has no argument for that, and else tries for half a minute."""
+    config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = False
 
 
 def open_hf(name: str, split: str | None, columns: Columns) -> HuggingFace:
