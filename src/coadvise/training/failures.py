@@ -11,6 +11,9 @@ from ..errors import Interrupted, LoaderError, RunError, WriteError, one_line
 from ..run.folder import RunFolder
 from .processes import process_count
 
+# What gloo says when the other end of a connection is no longer there.
+_GONE = ("Connection closed by peer", "Connection reset by peer")
+
 
 @contextmanager
 def explained(folder: RunFolder) -> Iterator[None]:
@@ -44,13 +47,14 @@ def explained(folder: RunFolder) -> Iterator[None]:
 
 def _alone(folder: RunFolder, lost: BaseException) -> RunError:
     what = "another process of this run has ended; if it has given no message it was killed, perhaps for want of memory"
-    return RunError(f"{what} ({one_line(lost)[:200]}); {folder.way_on(process_count())}")
+    gone = any(word in str(lost) for word in _GONE)  # which is what was just said, in other words
+    reason = "" if gone else f" ({one_line(lost)[:200]})"
+    return RunError(f"{what}{reason}; {folder.way_on(process_count())}")
 
 
 def _loss_of_another(error: BaseException | None) -> BaseException | None:
     """The error, or one before it, by which this process has learnt that it cannot reach another one."""
     if error is None or process_count() == 1:
         return None
-    words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
-    lost = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    lost = isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", *_GONE))
     return error if lost or isinstance(error, DistError) else _loss_of_another(error.__context__)
