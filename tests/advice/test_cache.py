@@ -14,6 +14,7 @@ import torch
 from helpers.caches import QUIET, losses, opened, recipe_with, refused, write
 from PIL import Image
 
+from coadvise.advice import headers
 from coadvise.advice.cache import AdviceCache, require_undamaged
 from coadvise.advice.headers import FORMAT
 from coadvise.data.sources.opening import open_sources
@@ -131,6 +132,24 @@ def test_unreadable_images_are_replaced_in_the_cache_too(trained, tmp_path, writ
             with torch.no_grad():
                 assert torch.allclose(stored.softmax(1), teachers[name](pixels).softmax(1), atol=5e-3)
     train(recipe, display=QUIET)  # which asks the teachers about some views again
+
+
+@pytest.mark.parametrize("broken", ["", '{"format": 2,', "\0\0"])
+def test_a_file_that_is_no_json_says_what_to_delete(tmp_path, broken):
+    """Every file of JSON in a cache, with the folder that has to go: a column, or all of it."""
+    folder = tmp_path / "cache"
+    (folder / "conv").mkdir(parents=True)
+    for name in ("header.json", "conv/teacher.json", "conv/column.json"):
+        (folder / name).write_text(broken)
+    reads = (
+        (folder, lambda: headers.read_header(folder)),
+        (folder / "conv", lambda: headers.require_same_teacher(folder, "conv", {})),
+        (folder / "conv", lambda: headers.read_column(folder, "conv")),
+    )
+    for gone, read in reads:
+        with pytest.raises(RunError, match=r"json is no valid JSON: .*coadvise cache RECIPE`$") as caught:
+            read()
+        assert f"; restore it, or delete {gone} and " in str(caught.value)
 
 
 def test_what_is_no_cache(complete, tmp_path, trained):

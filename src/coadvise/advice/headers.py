@@ -24,7 +24,8 @@ def read_header(folder: Path) -> dict[str, Any]:
     path = folder / "header.json"
     if not path.is_file():
         raise RunError(f"{folder} holds no advice cache; make one with `coadvise cache RECIPE`")
-    header = read_json(path)
+    anew = f"restore it, or delete {folder} and write the cache again with `coadvise cache RECIPE`"
+    header = read_json(path, anew)
     if not isinstance(header, dict) or not _count(header.get("format"), 10**6):
         raise RunError(f"{path} is no header of an advice cache; choose another folder with advice.folder=FOLDER")
     if header["format"] != FORMAT:
@@ -36,9 +37,7 @@ def read_header(folder: Path) -> dict[str, Any]:
     wrong = [key for key in ("data", "versions") if not isinstance(header.get(key), dict)]
     if wrong or not _count(header.get("views"), MOST_VIEWS):
         wrong = wrong or ["views"]
-        raise RunError(
-            f"{path} is damaged ({', '.join(wrong)}); restore it, or delete {folder} and write the cache again"
-        )
+        raise RunError(f"{path} is damaged ({', '.join(wrong)}); {anew}")
     return header
 
 
@@ -54,9 +53,9 @@ def require_same_teacher(folder: Path, name: str, now: Mapping[str, Any]) -> Non
         RunError: names every fact that differs; or a damaged file.
     """
     path = folder / name / "teacher.json"
-    before = read_json(path)
+    before = read_json(path, _column_anew(path))
     if not isinstance(before, dict):
-        raise RunError(f"{path} is damaged; restore it, or delete {path.parent} and run `coadvise cache RECIPE`")
+        raise RunError(f"{path} is damaged; {_column_anew(path)}")
     if before.get("train") is None or now["train"] is None:  # the same weights may come from a checkpoint
         before, now = before | {"train": None}, {**now, "train": None}
     if changes := differences(before, now):
@@ -73,8 +72,13 @@ def read_column(folder: Path, name: str) -> dict[str, str]:
         RunError: a damaged file.
     """
     path = folder / name / "column.json"
-    column = read_json(path)
+    column = read_json(path, _column_anew(path))
     sums = column.get("sha256") if isinstance(column, dict) else None
     if not isinstance(sums, dict) or not all(isinstance(value, str) for value in sums.values()):
-        raise RunError(f"{path} is damaged; restore it, or delete {path.parent} and run `coadvise cache RECIPE`")
+        raise RunError(f"{path} is damaged; {_column_anew(path)}")
     return sums
+
+
+def _column_anew(path: Path) -> str:
+    """What to do about a damaged file of a column."""
+    return f"restore it, or delete {path.parent} and run `coadvise cache RECIPE`"

@@ -163,7 +163,7 @@ def _write_pictures(planner: Planner) -> None:
     runs = {label: planner.run(one, 0) for label, one in shown.items()}
     ids = [run.id for run in runs.values()]
     path = planner.setup.output / IMAGES
-    if path.is_file() and read_json(path).get("runs") == ids:
+    if path.is_file() and read_json(path, "delete it and use the same command again").get("runs") == ids:
         return
     folders = [RunFolder(run.folder) for run in runs.values()]
     if all(folder.finished and folder.best.is_file() for folder in folders):

@@ -150,7 +150,7 @@ def _store(recipe: Recipe, name: str) -> None:
     folder, weights = Path(str(recipe.advice.folder)), file_digest(Path(str(recipe.teachers[name].checkpoint)))
     marker = folder.parent / f".{folder.name}.{name}.json"
     with one_at_a_time(folder.parent / f".{folder.name}.lock"):  # another call may want the same
-        stored = read_json(marker) if marker.is_file() else {}
+        stored = read_json(marker, "delete it and use the same command again") if marker.is_file() else {}
         if stored == {"weights": weights, "complete": True} and (folder / name / "column.json").is_file():
             return
         if stored.get("weights", weights) != weights:

@@ -81,8 +81,11 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, way_on: str = "restore it") -> Any:
     """Read JSON.
+
+    Args:
+        way_on: what to do about a file that is none, for the message.
 
     Raises:
         RunError: the file is missing or no JSON.
@@ -92,7 +95,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # the latter of thousands of brackets
-        raise RunError(f"{path} is no valid JSON: {error}") from error
+        raise RunError(f"{path} is no valid JSON: {error}; {way_on}") from error
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
