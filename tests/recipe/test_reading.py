@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+import threading
 from pathlib import Path
 
 import pytest
@@ -252,8 +254,35 @@ def test_a_mistake_is_blamed_on_what_holds_it(tmp_path) -> None:
     with pytest.raises(RecipeError, match="built-in recipe of that name"):
         load_recipe("x" * 5000)
     (tmp_path / "recipe.yaml").write_text(MINIMAL)
-    with pytest.raises(RecipeError, match=r"is a folder; the recipe of that run is .*recipe\.yaml"):
+    with pytest.raises(RecipeError, match=r"is a folder; the recipe of that run is .*recipe\.yaml") as caught:
         load_recipe(tmp_path)
+    command = shlex.split(str(caught.value).splitlines()[1])
+    assert command == ["coadvise", "train", f"{tmp_path}/recipe.yaml", f"run.output={tmp_path}", "--resume"]
+
+
+def test_folders_and_other_things_that_are_no_files(tmp_path):
+    with pytest.raises(RecipeError, match=r"is a folder without recipes; .*\n  coadvise train folder data\.source=/"):
+        load_recipe(tmp_path)
+    (tmp_path / "mine.yml").touch()
+    with pytest.raises(RecipeError, match=r"is a folder, not a recipe; give a file in it: 'mine\.yml'$"):
+        load_recipe(tmp_path)
+    if os.path.exists("/dev/zero"):
+        with pytest.raises(RecipeError, match="/dev/zero is no file that can be read to its end"):
+            load_recipe("/dev/zero")
+    with pytest.raises(RecipeError, match="there is no recipe file"):
+        load_recipe("a\0b")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_read(tmp_path):
+    """As a shell gives it for `coadvise train <(…)`."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(MINIMAL,), daemon=True)
+    writer.start()
+    piped = load_recipe(tmp_path / "pipe", ["schedule.epochs=30"])
+    writer.join()
+    (tmp_path / "file.yaml").write_text(MINIMAL)
+    assert piped == load_recipe(tmp_path / "file.yaml", ["schedule.epochs=30"])
 
 
 def test_a_teacher_starts_from_the_weights_that_it_names() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import shlex
+import stat
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, TypeVar, get_origin
 
 from pydantic import ValidationError
 
-from ..errors import RecipeError, did_you_mean, escaped, require, shortened
+from ..errors import RecipeError, did_you_mean, escaped, few, require, shortened
 from .fields import kinds
 from .problems import explain, part_in
 from .schema import Part, Recipe
@@ -45,7 +47,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         require(override, str, "an override", how, RecipeError)
     known = builtin_recipes()
     path, where = Path(source), str(source)
-    if not os.path.isfile(path):  # unlike Path.is_file, it knows that no file has a name of 5000 letters
+    if not _readable(path):
         if where not in known:
             raise RecipeError(_no_recipe(path, known))
         path, where = known[where], f"the built-in recipe {where}"
@@ -56,9 +58,28 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe_from(content, where, given)
 
 
+def _readable(path: Path) -> bool:
+    """Whether it is a file, or a pipe as shells make of `<(…)`."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # no file has a name of 5000 letters, or one with a NUL
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
+
+
 def _no_recipe(path: Path, known: Collection[str]) -> str:
     if os.path.isfile(path / "recipe.yaml"):
-        return f"{path} is a folder; the recipe of that run is {path / 'recipe.yaml'}"
+        recipe = path / "recipe.yaml"
+        words = shlex.join(["coadvise", "train", str(recipe), f"run.output={path}", "--resume"])
+        return f"{path} is a folder; the recipe of that run is {recipe}. To go on with the run:\n  {words}"
+    if os.path.isdir(path):
+        inside = sorted(file.name for file in path.glob("*.y*ml"))
+        if inside:
+            return f"{path} is a folder, not a recipe; give a file in it: {few(inside)}"
+        images = shlex.join(["coadvise", "train", "folder", f"data.source={path}"])
+        return f"{path} is a folder without recipes; give a YAML file. To train on images in that folder:\n  {images}"
+    if os.path.exists(path):
+        return f"{path} is no file that can be read to its end; give a YAML file, or a pipe"
     hint = did_you_mean(shortened(str(path)), known)
     return f"there is no recipe file '{shortened(str(path), 200)}', and no built-in recipe of that name{hint}"
 
