@@ -167,6 +167,16 @@ def transformer_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return create_cit("transformer_small", pretrained, kwargs, embed_dim=384, num_heads=6, teachers={})
 
 
+def _described(model: nn.Module) -> str:
+    """A model's class, and what timm knows of it: its name, and the size of the images that it was made for."""
+    kind, cfg = type(model).__name__, getattr(model, "pretrained_cfg", None)
+    if not isinstance(cfg, Mapping) or not cfg.get("architecture"):
+        return kind
+    size: Any = cfg.get("input_size")
+    made = f", made for {size[1]}×{size[2]}" if size and len(size) == 3 else ""
+    return f"{cfg['architecture']}, {kind}{made}"
+
+
 @torch.no_grad()
 def student_tokens(
     student: nn.Module, image_size: int, device: torch.device, classes: int | None = None
@@ -183,10 +193,10 @@ def student_tokens(
     except (ModelError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # models refuse a size in many ways, some without a word
-        kind = type(classifier_of(student)).__name__
+        reason = one_line(error) if str(error).strip() else f"{type(error).__name__} without a reason"
         raise ModelError(
-            f"the student ({kind}) cannot take images of {image_size}×{image_size}: {one_line(error)}; choose another "
-            "data.image_size, model or option of it"
+            f"the student ({_described(classifier_of(student))}) cannot take images of {image_size}×{image_size}: "
+            f"{reason}; choose another data.image_size, model or option of it"
         ) from error
     finally:
         student.train(was_training)
