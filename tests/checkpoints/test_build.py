@@ -14,14 +14,15 @@ from helpers.runs import run
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from coadvise.checkpoints.build import build_teacher
+from coadvise.checkpoints.build import build_student, build_teacher
 from coadvise.checkpoints.loading import load_checkpoint
 from coadvise.checkpoints.model_file import save_model
 from coadvise.checkpoints.trained import load_trained
 from coadvise.errors import CheckpointError, CoadviseError, ModelError
 from coadvise.models.students import small_stem
 from coadvise.models.teachers import FrozenTeacher, named_classes
-from coadvise.recipe.schema import Teacher
+from coadvise.recipe.schema import Student, Teacher
+from coadvise.training.student import new_student
 from coadvise.training.teachers import given_teacher
 
 OPTIONS = {"channels": [8, 8, 16, 16]}
@@ -171,6 +172,27 @@ def test_a_recipe_says_which_weights(tmp_path: Path) -> None:
     assert "checkpoint_weights" not in str(plain.content())
     said = tiny(tmp_path, teachers={"conv": teacher | {"checkpoint_weights": "ema"}})
     assert said.fingerprint() != plain.fingerprint() and "checkpoint_weights" in str(said.content())
+
+
+def test_messages_name_the_setting_of_the_recipe(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`weights=` is the keyword of a function, which a recipe does not have."""
+    state = timm.create_model("resnet10", num_classes=3, **OPTIONS).state_dict()
+    torch.save({"state_dict": state, "state_dict_ema": state}, tmp_path / "both.pth")
+    torch.save({"state_dict": state}, tmp_path / "one.pth")
+    part = {"model": "resnet10", "options": OPTIONS, "checkpoint": str(tmp_path / "both.pth")}
+    as_teacher, as_student = Teacher(**part), Student(**part)
+    build_teacher("cnn", as_teacher, ("a", "b", "c"))
+    build_student(as_student, {}, 3, 32)
+    new_student(tiny(tmp_path, student=part), 3, 1, None, (), "teachers.cnn")
+    settings = ("teachers.cnn", "student", "teachers.cnn")
+    assert [record.getMessage().count(f"({setting}.checkpoint_weights=ema)") for record, setting in zip(
+        caplog.records, settings, strict=True
+    )] == [1, 1, 1]  # fmt: skip
+    wanted = {"checkpoint": str(tmp_path / "one.pth"), "checkpoint_weights": "ema"}
+    with pytest.raises(CheckpointError, match=r"as teachers\.cnn\.checkpoint_weights=ema asks for"):
+        build_teacher("cnn", as_teacher.model_copy(update=wanted), ("a", "b", "c"))
+    with pytest.raises(CheckpointError, match=r"as student\.checkpoint_weights=ema asks for"):
+        build_student(as_student.model_copy(update=wanted), {}, 3, 32)
 
 
 def test_a_run_with_a_teacher_in_another_order(tmp_path: Path, trained: Path) -> None:

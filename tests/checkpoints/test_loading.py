@@ -221,6 +221,38 @@ def test_timms_training_checkpoints_give_what_they_give_in_timm(tmp_path, caplog
             load_checkpoint(target, tmp_path / path, weights=weights)
 
 
+@pytest.mark.parametrize(
+    ("name", "form"), [("ema_state_dict", "bare"), ("ema_model", "averaged model"), ("ema", "module")]
+)
+def test_averaged_weights_under_others_names_are_not_left_out_in_silence(tmp_path, caplog, name, form):
+    """timm takes the weights that were trained; the others are named, and can be had."""
+    plain, averaged = make("resnet10", 1, num_classes=5), make("resnet10", 2, num_classes=5)
+    state = averaged.state_dict()
+    if form == "averaged model":  # as PyTorch itself makes it
+        state = torch.optim.swa_utils.AveragedModel(averaged).state_dict()
+    elif form == "module":
+        state = {"module": state, "updates": 7}
+    torch.save({"state_dict": plain.state_dict(), name: state}, tmp_path / "last.pth")
+    target = make("resnet10", 4, num_classes=5)
+    for weights, wanted, taken in (
+        (None, plain, "state_dict"),
+        ("plain", plain, "state_dict"),
+        ("ema", averaged, name),
+    ):
+        caplog.clear()
+        load_checkpoint(target, tmp_path / "last.pth", weights=weights)
+        assert_same(wanted, target)
+        assert [f"taken are '{taken}'" in record.getMessage() for record in caplog.records] == [True]
+    torch.save({name: state}, tmp_path / "alone.pth")
+    load_checkpoint(target, tmp_path / "alone.pth")
+    with pytest.raises(CheckpointError, match="weights='plain'"):
+        load_checkpoint(target, tmp_path / "alone.pth", weights="plain")
+    caplog.clear()
+    torch.save({"state_dict": plain.state_dict(), name: {"decay": 0.999}}, tmp_path / "settings.pth")
+    load_checkpoint(target, tmp_path / "settings.pth")
+    assert not caplog.records
+
+
 def test_both_weights_of_our_training_checkpoints(tmp_path, caplog):
     plain, averaged, target = (make("rednet26", seed, **TINY) for seed in (1, 2, 3))
     training = {f"model.{key}": value for key, value in plain.state_dict().items()}

@@ -29,7 +29,13 @@ def takes_tokens(model: str) -> bool:
 
 
 def build_student(
-    settings: StudentSettings, tokens: Mapping[str, str | None], classes: int, image_size: int, *, add: bool = False
+    settings: StudentSettings,
+    tokens: Mapping[str, str | None],
+    classes: int,
+    image_size: int,
+    *,
+    add: bool = False,
+    section: str = "student",
 ) -> nn.Module:
     """A student with `forward_tokens`; its weights come from the global generator or from its checkpoint.
 
@@ -37,6 +43,7 @@ def build_student(
         tokens: advised tokens, name → bias, for a model that takes them.
         image_size: side of the images in pixels.
         add: add the tokens to a ViT of timm, too; see `models.advised`.
+        section: where the user's recipe has these settings, for messages.
 
     Raises:
         ModelError: unknown model or option, or tokens for a model that takes none.
@@ -48,7 +55,10 @@ def build_student(
         add = False
     model = _built(settings, options, classes, image_size)
     if settings.checkpoint:
-        load_checkpoint(model, settings.checkpoint, new_classifier=True, weights=settings.checkpoint_weights)
+        load_checkpoint(
+            model, settings.checkpoint, new_classifier=True, weights=settings.checkpoint_weights,
+            setting=f"{section}.checkpoint_weights",
+        )  # fmt: skip
     if add and tokens:
         try:
             return add_tokens(model, tokens)
@@ -106,12 +116,13 @@ def build_teacher(name: str, settings: TeacherSettings, class_names: Sequence[st
             raise
         raise ModelError(f"teacher {name}, as {settings.checkpoint} and the recipe describe it: {error}") from error
     if settings.checkpoint:
-        stored = stored_classes(settings.checkpoint, model, settings.checkpoint_weights)
+        weights, setting = settings.checkpoint_weights, f"teachers.{name}.checkpoint_weights"
+        stored = stored_classes(settings.checkpoint, model, weights, setting)
         if stored is not None and stored != own_classes:
             if settings.classes is None:
                 raise ModelError(f"{settings.checkpoint}: {class_count_message(name, stored, classes)}")
             model = _built(settings, settings.options, stored, settings.image_size)
-        load_checkpoint(model, settings.checkpoint, weights=settings.checkpoint_weights)
+        load_checkpoint(model, settings.checkpoint, weights=weights, setting=setting)
     return FrozenTeacher(
         model, mean=settings.mean, std=settings.std, image_size=settings.image_size, classes=settings.classes
     )

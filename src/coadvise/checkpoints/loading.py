@@ -6,9 +6,8 @@ wrapper prefixes, renames published keys to ours, and checks every key and shape
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,23 +20,15 @@ from ..models.published import fit_cit, fit_position, fit_rednet
 from ..models.rednet import RedNet
 from ..models.students import classifier_of
 from ..models.teachers import CLASSES_OF_FILE
-from .inert_pickle import Unplain, load_inert
+from .inert_pickle import load_inert
+from .inside import IN_PYTHON, Choice, Say, Weights, of_training, weights_inside
 from .model_file import header_in
 
 _log = logging.getLogger(__name__)
-
-Say = Callable[[str], None]
-Weights = Literal["ema", "plain"]
-"""Of a file that has both: the averaged weights, or those that were trained."""
-# Where files keep their weights, in the order in which they are looked for: that of timm, then others' names.
-_INSIDE: Mapping[Weights, tuple[str, ...]] = {
-    "ema": ("state_dict_ema", "model_ema"),
-    "plain": ("state_dict", "model", "model_state", "model_state_dict"),
-}
 # What DistributedDataParallel and torch.compile put before every key.
 _WRAPPERS = ("module.", "_orig_mod.")
-# Beside `model.…`, these mark a training checkpoint of ours.
-_TRAINING = ("optimizer.", "ema.", "rng.", "scheduler.", "scaler.")
+# What averages count beside the weights.
+_COUNTERS = ("n_averaged", "steps")
 _SHOWN = 10
 
 
@@ -48,6 +39,7 @@ def load_checkpoint(
     strict: bool = True,
     new_classifier: bool = False,
     weights: Weights | None = None,
+    setting: str = IN_PYTHON,
 ) -> dict[str, str]:
     """Load weights from a file into a model, all or nothing.
 
@@ -64,7 +56,9 @@ def load_checkpoint(
         new_classifier: for fine-tuning; where the file knows another number of classes, its classifier is left
             out and the model keeps its own, as it does where the file has none.
         weights: of a training checkpoint with averaged weights, `ema` takes those and `plain` the others. By default
-            timm's files give the averaged ones, as in timm, and ours the others; where there are both, that is logged.
+            timm's files give the averaged ones, as in timm, and all others the trained ones; where there are both, that
+            is logged.
+        setting: what messages call that choice: in a recipe it is made elsewhere.
 
     Returns:
         The metadata of a safetensors file, else an empty mapping.
@@ -77,7 +71,7 @@ def load_checkpoint(
     require(path, (str, os.PathLike), "a checkpoint's path", how, CheckpointError)
     path = Path(path)
     target = classifier_of(model)
-    tensors, expected, metadata = _read_for(target, path, weights)
+    tensors, expected, metadata = _read_for(target, path, Choice(weights, setting, _log.warning))
     header = header_in(metadata, path)
     # Very old BatchNorm checkpoints lack the step counter, which plays no part with a fixed momentum.
     missing = [k for k in expected if k not in tensors and not k.endswith(".num_batches_tracked")]
@@ -122,17 +116,19 @@ def _forget_derived(model: nn.Module) -> None:
         module.train(mode)
 
 
-def stored_classes(path: str | os.PathLike[str], model: nn.Module, weights: Weights | None = None) -> int | None:
+def stored_classes(
+    path: str | os.PathLike[str], model: nn.Module, weights: Weights | None = None, setting: str = IN_PYTHON
+) -> int | None:
     """Number of classes of a checkpoint, read off the classifier that it has for `model`; None where it has none.
 
     Args:
-        weights: see `load_checkpoint`, which also says which are taken.
+        weights, setting: see `load_checkpoint`, which also says which are taken.
 
     Raises:
         CheckpointError: as for `load_checkpoint`, when the file cannot be read.
     """
     target = classifier_of(model)
-    tensors, expected, _ = _read_for(target, path, weights, say=lambda _: None)
+    tensors, expected, _ = _read_for(target, path, Choice(weights, setting, lambda _: None))
     classes = getattr(target, "num_classes", None)
     found = {key for key in _classifier(target) if not key.startswith("advised_heads.")}
     heads = {key for key in found if expected[key].shape[:1] == (classes,)}
@@ -154,10 +150,10 @@ def _classifier(model: nn.Module) -> set[str]:
 
 
 def _read_for(
-    model: nn.Module, path: str | os.PathLike[str], weights: Weights | None, say: Say = _log.warning
+    model: nn.Module, path: str | os.PathLike[str], choice: Choice
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
     """A file's weights under the names of `model`, the model's own, and the file's metadata."""
-    tensors, metadata = read_checkpoint(path, weights, say)
+    tensors, metadata = _read(Path(path), choice)
     expected = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
     return _fit(_strip(tensors, expected), model), expected, metadata
 
@@ -174,7 +170,10 @@ def read_checkpoint(
     Raises:
         CheckpointError: if the file is missing, unreadable, unsafe or holds no weights, or not those.
     """
-    path = Path(path)
+    return _read(Path(path), Choice(weights, IN_PYTHON, say))
+
+
+def _read(path: Path, choice: Choice) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         state = "is no file" if path.exists() else "does not exist"
         raise CheckpointError(f"checkpoint {path} {state}: check the path")
@@ -182,9 +181,9 @@ def read_checkpoint(
         raise CheckpointError(f"checkpoint {path} is empty: it was not written completely, get it again")
     if _is_safetensors(path):
         tensors, metadata = _read_safetensors(path)
-        tensors = _of_training(tensors, path, weights, say)
+        tensors = of_training(tensors, path, choice)
     else:
-        tensors, metadata = _weights_inside(load_inert(path), path, weights, say), {}
+        tensors, metadata = weights_inside(load_inert(path), path, choice), {}
     for key, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise CheckpointError(f"checkpoint {path}: {key} is no plain tensor, save it dense and unquantised")
@@ -209,70 +208,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"checkpoint {path} is no readable safetensors file ({error}): get it again") from error
 
 
-def _weights_inside(content: Any, path: Path, weights: Weights | None, say: Say) -> dict[str, Tensor]:
-    """The state dict of an unpickled file, bare or in one of the usual places."""
-    found: dict[Weights, str] = {}
-    for _ in range(3):
-        if not isinstance(content, Mapping):
-            break
-        inside = {
-            kind: name
-            for kind, names in _INSIDE.items()
-            if (name := next((one for one in names if isinstance(content.get(one), Mapping)), None))
-        }
-        if not inside:
-            break
-        found |= inside
-        content = content[inside[_choice(inside, weights or "ema", path, say)]]
-    if weights is not None and weights not in found:
-        raise _has_not(path, weights)
-    if isinstance(content, Mapping):
-        if unplain := next((key for key, value in content.items() if isinstance(value, Unplain)), None):
-            raise CheckpointError(f"checkpoint {path}: {unplain} is no plain tensor, save it dense and unquantised")
-        tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-        if tensors:
-            return tensors
-    places = ", ".join(name for names in _INSIDE.values() for name in names)
-    raise CheckpointError(
-        f"checkpoint {path} holds no state dict (a mapping of names to tensors, bare or under "
-        f"{places}): save model.state_dict(), not the model itself"
-    )
-
-
-def _of_training(tensors: dict[str, Tensor], path: Path, weights: Weights | None, say: Say) -> dict[str, Tensor]:
-    """The model's part of a training checkpoint of ours; other files as they are."""
-    prefixes: Mapping[Weights, str] = {"plain": "model.", "ema": "ema."}
-    parts = {kind: one for kind, one in prefixes.items() if any(key.startswith(one) for key in tensors)}
-    if not any(key.startswith(_TRAINING) for key in tensors) or "plain" not in parts:
-        parts = {}
-    if weights is not None and weights not in parts:
-        raise _has_not(path, weights)
-    if not parts:
-        return tensors
-    prefix = parts[_choice(parts, weights or "plain", path, say)]
-    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _choice(places: Mapping[Weights, str], wanted: Weights, path: Path, say: Say) -> Weights:
-    """Which weights to take of those that are there; said where there are both."""
-    if len(places) < 2:
-        return next(iter(places))
-    taken, left = places[wanted], next(place for kind, place in places.items() if kind != wanted)
-    say(f"{path} has averaged and other weights; taken are '{taken}' (weights={wanted!r}), not '{left}'")
-    return wanted
-
-
-def _has_not(path: Path, weights: Weights) -> CheckpointError:
-    what = "averaged weights" if weights == "ema" else "weights under the name of a training checkpoint's"
-    return CheckpointError(f"checkpoint {path} has no {what}, as weights={weights!r} asks for: leave that out")
-
-
 def _strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     while True:
-        prefix = next((p for p in _WRAPPERS if tensors and all(k.startswith(p) for k in tensors)), None)
+        names = [key for key in tensors if key not in _COUNTERS]
+        prefix = next((p for p in _WRAPPERS if names and all(k.startswith(p) for k in names)), None)
         if prefix is None:
             return tensors
-        tensors = {key[len(prefix) :]: value for key, value in tensors.items()}
+        tensors = {key[len(prefix) :]: tensors[key] for key in names}
 
 
 def _strip(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -42,10 +42,11 @@ def adopt(recipe: Recipe, folder: RunFolder) -> None:
         options=settings.options,
     )
     if settings.checkpoint:
-        stored = stored_classes(settings.checkpoint, model, settings.checkpoint_weights)
+        weights, setting = settings.checkpoint_weights, "student.checkpoint_weights"
+        stored = stored_classes(settings.checkpoint, model, weights, setting)
         if stored is not None and stored != classes:
             raise ModelError(f"{settings.checkpoint} is for {stored} classes, the data has {classes}; leave it out")
-        load_checkpoint(model, settings.checkpoint, weights=settings.checkpoint_weights)
+        load_checkpoint(model, settings.checkpoint, weights=weights, setting=setting)
         names = named_classes(model)
         if names is not None and index_by_name(recipe.name, names, train.class_names) is not None:
             raise ModelError(f"{settings.checkpoint} has the data's classes in another order; leave it out")

@@ -39,7 +39,12 @@ def make_objective(settings: Loss, tokens: Sequence[str], teachers: Iterable[str
 
 
 def new_student(
-    recipe: Recipe, classes: int, processes: int, own: nn.Module | None, teachers: Iterable[str]
+    recipe: Recipe,
+    classes: int,
+    processes: int,
+    own: nn.Module | None,
+    teachers: Iterable[str],
+    section: str = "student",
 ) -> nn.Module:
     """The student before its first step, checked against the recipe before hours go into its teachers.
 
@@ -48,6 +53,7 @@ def new_student(
         processes: that share a batch.
         own: module in place of the recipe's.
         teachers: names of all of them.
+        section: where the user's recipe has its settings; a teacher is trained as the student of its own recipe.
 
     Raises:
         ModelError, CheckpointError: settings that do not fit each other.
@@ -55,7 +61,7 @@ def new_student(
     torch.manual_seed(recipe.run.seed)
     if own is None:
         student = build_student(
-            recipe.student, recipe.tokens(), classes, recipe.data.image_size, add=recipe.adds_tokens
+            recipe.student, recipe.tokens(), classes, recipe.data.image_size, add=recipe.adds_tokens, section=section
         )
     else:
         student = as_student(own)

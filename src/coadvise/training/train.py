@@ -81,6 +81,7 @@ def _train(
     student: nn.Module | None,
     teachers: Mapping[str, nn.Module],
     display: Display | None,
+    section: str = "student",
 ) -> RunResult:
     require_trackers(recipe.run.trackers)
     check_teachers_given(teachers)
@@ -95,7 +96,8 @@ def _train(
     if recipe.advice.source == "cache":  # before hours go into teachers
         require_fitting(CacheRequest.of(recipe), sources[0])
     given = None if student is None else type(student).__name__
-    student = new_student(recipe, len(sources[0].class_names), accelerator.num_processes, student, names)
+    classes = len(sources[0].class_names)
+    student = new_student(recipe, classes, accelerator.num_processes, student, names, section)
     with on_main_process(accelerator, folder.owned(recipe, resume)) as locked:
         if locked is False:
             display.say(f"{folder.path} is on a file system without locks; take care not to start this run twice")
@@ -222,8 +224,8 @@ def load_teachers(
     # What can fail, fails before the first of them is trained for hours.
     for one in (*to_train.values(), recipe):
         TrainLoader(sources[0], one.data, one.optim.batch_size, world=world, accumulate=one.optim.accumulate)
-    for one in to_train.values():
-        new_student(one, len(classes), world, None, ())
+    for name, one in to_train.items():
+        new_student(one, len(classes), world, None, (), f"teachers.{name}")
     loaded = {name: given_teacher(name, model, classes) for name, model in own.items()}
     for name in recipe.teachers:
         if name not in own and name not in to_train:
@@ -239,7 +241,7 @@ def load_teachers(
             else:
                 display.say(f"training teacher {name} ({one.student.model}, {one.schedule.epochs} epochs)")
                 try:
-                    _train(one, place, place.last.is_file(), None, {}, display)
+                    _train(one, place, place.last.is_file(), None, {}, display, f"teachers.{name}")
                 except Interrupted as interrupted:  # the command it names would go on with this teacher alone
                     if accelerator.is_main_process:
                         folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
