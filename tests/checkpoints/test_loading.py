@@ -348,6 +348,23 @@ def test_not_strict_loads_what_fits(tmp_path, caplog):
     assert "fc.weight" in caplog.text
 
 
+@pytest.mark.parametrize("key", ["head.bias", "pos_embed"])
+def test_no_imaginary_part_is_dropped(tmp_path, key, recwarn):
+    """Also where position embeddings would be resampled first."""
+    source, target = (timm.create_model("vit_tiny_patch16_224", img_size=s, depth=1, num_classes=3) for s in (32, 64))
+    before, state = copy.deepcopy(target.state_dict()), source.state_dict()
+    torch.save(state | {key: torch.complex(state[key], state[key])}, tmp_path / "c.pth")
+    for strict in (True, False):
+        with pytest.raises(CheckpointError, match=rf"c\.pth: {key} has complex numbers"):
+            load_checkpoint(target, tmp_path / "c.pth", strict=strict)
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+    assert not [one for one in recwarn if "imaginary" in str(one.message)]
+    complex_model = nn.ParameterDict({"a": torch.complex(torch.ones(2), torch.ones(2))})
+    torch.save({"a": torch.tensor([1 + 2j, 3.0])}, tmp_path / "own.pth")
+    load_checkpoint(complex_model, tmp_path / "own.pth")
+    assert complex_model["a"].tolist() == [1 + 2j, 3.0]
+
+
 def test_weights_take_the_models_type(tmp_path):
     source = make("rednet26", 1, **TINY)
     torch.save(copy.deepcopy(source).half().state_dict(), tmp_path / "half.pth")

@@ -155,7 +155,21 @@ def _read_for(
     """A file's weights under the names of `model`, the model's own, and the file's metadata."""
     tensors, metadata = _read(Path(path), choice)
     expected = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
-    return _fit(_strip(tensors, expected), model), expected, metadata
+    stripped = _strip(tensors, expected)
+    _require_real(stripped, expected, path)
+    fitted = _fit(stripped, model)
+    _require_real(fitted, expected, path)  # under the names that they have now
+    return fitted, expected, metadata
+
+
+def _require_real(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """PyTorch would copy a complex tensor into a real one without its imaginary part."""
+    for key, tensor in tensors.items():
+        if tensor.is_complex() and key in expected and not expected[key].is_complex():
+            raise CheckpointError(
+                f"{path}: {key} has complex numbers, the model real ones; it was made for another architecture, or is "
+                "damaged: take another file, or save real numbers"
+            )
 
 
 def read_checkpoint(
