@@ -125,6 +125,16 @@ def test_nothing_of_a_resumed_run_lies_in_the_file(saved: list[Any], tmp_path: P
         ("window.total", torch.zeros(2).double(), "must be float64 ()"),
         ("window.total", torch.tensor(0.0), "is float32"),
         ("window.other", torch.tensor(0.0).double(), "losses of 2 batches are other"),
+        ("optimizer.1.exp_avg_sq", torch.full((3, 4), -1e-12), "exp_avg_sq has negative numbers, it is damaged"),
+        ("optimizer.1.exp_avg_sq", torch.full((3, 4), torch.nan), "exp_avg_sq has numbers that are not finite"),
+        ("optimizer.1.exp_avg", torch.full((3, 4), -torch.inf), "exp_avg has numbers that are not finite"),
+        ("optimizer.1.step", torch.tensor(-5.0), "optimizer.1.step has negative numbers"),
+        (
+            "model.0.weight",
+            torch.tensor([0.0] * 11 + [torch.nan]).view(3, 4),
+            "model.0.weight has numbers that are not",
+        ),
+        ("ema.0.bias", torch.tensor([0.0, torch.inf, 0.0]), "ema.0.bias has numbers that are not finite"),
         ("stray", torch.zeros(1), "nothing is known of 'stray'"),
     ],
 )

@@ -5,6 +5,7 @@ A tensor of a wrong shape would otherwise make the fused optimizer read and writ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from ..errors import CheckpointError
 from .state import Counters, State
 
 FORMAT = "coadvise-training-1"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+FIRST_MOMENT = "exp_avg"
+MOMENTS = (FIRST_MOMENT, "exp_avg_sq")
 
 
 @with_config(ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
@@ -56,7 +58,7 @@ class Saved:
         return {rest: tensor for (first, rest), tensor in found.items() if first == prefix}
 
     def require_fitting(self, state: State, total_steps: int) -> None:
-        """Compare every name, shape and type with those of a run.
+        """Compare every name, shape and type with those of a run, and look for numbers that no training writes.
 
         Raises:
             CheckpointError: names the first that does not fit.
@@ -77,6 +79,25 @@ class Saved:
                 raise does_not_fit(self.path, f"{name} is {was}, must be {wanted}")
         if bool(losses) != bool(count.window) or not all(n == "total" or n.startswith("term.") for n in losses):
             raise does_not_fit(self.path, f"losses of {count.window} batches are {', '.join(sorted(losses)) or 'none'}")
+        self._require_sound(state)
+
+    def _require_sound(self, state: State) -> None:
+        """Weights are saved where they are finite alone, and an optimizer's mean of squares is never negative.
+
+        Such numbers would end the run some steps later, where the learning rate is blamed for them.
+        """
+        modules = {"model": state.student} | ({} if state.ema is None else {"ema": state.ema.module})
+        # A model's buffers may be infinite, as masks are.
+        trained = {f"{prefix}.{name}" for prefix, one in modules.items() for name, _ in one.named_parameters()}
+        for name, value in self.tensors.items():
+            of_optimizer = name.startswith("optimizer.")
+            if not (of_optimizer or name in trained) or not value.is_floating_point() or not value.numel():
+                continue
+            least, most = (float(one) for one in torch.aminmax(value))  # NaN where there is one
+            if not (math.isfinite(least) and math.isfinite(most)):
+                raise does_not_fit(self.path, f"{name} has numbers that are not finite, it is damaged")
+            if of_optimizer and least < 0 and not name.endswith(f".{FIRST_MOMENT}"):
+                raise does_not_fit(self.path, f"{name} has negative numbers, it is damaged")
 
     def _expected(self, state: State) -> Iterator[tuple[str, Tensor]]:
         """Every name that belongs into the file, and a tensor of the form that is wanted there."""
