@@ -1,6 +1,8 @@
 """Teachers from their files: the names of the classes decide, in whatever order."""
 
 import json
+import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 from helpers.recipes import CNN, tiny
 from helpers.runs import run
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from coadvise.checkpoints.build import build_student, build_teacher
 from coadvise.checkpoints.loading import load_checkpoint
@@ -90,6 +92,32 @@ def test_names_go_with_the_weights(tmp_path: Path) -> None:
     load_checkpoint(model, tmp_path / "t.safetensors")
     model.reset_classifier(3)
     assert given_teacher("t", model, ("sun", "moon", "sky")).classes is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("mean", 1e300, "is 1e+300, must be ≤ 1000"), ("mean", -1e30, "is -1e+30, must be ≥ -1000"),
+        ("std", 1e300, "is 1e+300, must be ≤ 1000"), ("std", 1e-300, "is 1e-300, must be ≥ 1e-06"),
+        ("std", 0, "is 0, must be ≥"), ("std", -1, "is -1, must be ≥"), ("mean", math.nan, "is nan"),
+    ],
+)  # fmt: skip
+def test_a_file_normalises_images_by_numbers_that_images_have(
+    tmp_path: Path, key: str, value: float, words: str
+) -> None:
+    teacher_file(tmp_path / "t.safetensors", ("a", "b"))
+    with safe_open(tmp_path / "t.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    content = json.loads(metadata["coadvise"])
+    content["recipe"]["data"][key] = [0.5, value, 0.5]
+    save_file(load_file(tmp_path / "t.safetensors"), tmp_path / "bad.safetensors", metadata | {
+        "coadvise": json.dumps(content)
+    })  # fmt: skip
+    for read in (load_trained, lambda path: build_teacher("t", settings(path), ("a", "b"))):
+        with pytest.raises(
+            CheckpointError, match=rf"bad\.safetensors has a damaged header .*data\.{key}\.1 {re.escape(words)}"
+        ):
+            read(tmp_path / "bad.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,13 @@ def test_what_cannot_teach_is_refused(teachers: Any, words: str) -> None:
         Teachers(teachers)
 
 
+@pytest.mark.parametrize("std", [(0.2, 0.0, 0.2), (0.2, -0.2, 0.2)])
+def test_a_standard_deviation_is_above_zero(std: tuple[float, ...]) -> None:
+    for make in (lambda: FrozenTeacher(Probe(), std=std), lambda: Teachers({"t": Probe()}, input_std=std)):
+        with pytest.raises(ModelError, match=r"std is .*; give a number above 0 for each channel"):
+            make()
+
+
 class Oracle(nn.Module):
     """Reads the class off the image, and answers with `answers[class]`."""
 

@@ -54,7 +54,7 @@ class FrozenTeacher(nn.Module):
         require(model, nn.Module, "FrozenTeacher's model", "give a classifier: timm.create_model makes one", ModelError)
         for what, values in (("mean", mean), ("std", std)):
             if values is not None:
-                _per_channel(values, f"FrozenTeacher's {what}")
+                _per_channel(values, f"FrozenTeacher's {what}", positive=what == "std")
         self.model = model.requires_grad_(False)
         self.register_buffer("classes", None if classes is None else torch.tensor(classes), persistent=False)
         self.eval()
@@ -135,7 +135,8 @@ class Teachers(nn.Module):
         self.members = nn.ModuleList(
             model.again() if isinstance(model, FrozenTeacher) else FrozenTeacher(model) for model in teachers.values()
         )
-        mean, std = _per_channel(input_mean, "Teachers' input_mean"), _per_channel(input_std, "Teachers' input_std")
+        mean = _per_channel(input_mean, "Teachers' input_mean")
+        std = _per_channel(input_std, "Teachers' input_std", positive=True)
         for i, (name, teacher) in enumerate(self.items()):
             if teacher.mean is None or teacher.std is None:
                 _log.warning(
@@ -213,7 +214,7 @@ class Teachers(nn.Module):
         return len(self.names)
 
 
-def _per_channel(values: object, what: str) -> Tensor:
+def _per_channel(values: object, what: str, positive: bool = False) -> Tensor:
     """A sequence of numbers, one for each channel or one for all."""
     try:
         found = torch.as_tensor(values, dtype=torch.float32)
@@ -221,6 +222,8 @@ def _per_channel(values: object, what: str) -> Tensor:
         found = torch.empty(0, 0)
     if found.ndim != 1 or not bool(found.isfinite().all()):
         raise ModelError(f"{what} is {values!r}; give a number for each channel, such as {IMAGENET_MEAN}")
+    if positive and not bool((found > 0).all()):
+        raise ModelError(f"{what} is {values!r}; give a number above 0 for each channel, such as {IMAGENET_STD}")
     return found
 
 

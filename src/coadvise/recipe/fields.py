@@ -16,6 +16,11 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 """How many of something, at least one."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Triple = tuple[float, float, float]
+# Of pixels in [0, 1], and with room for whoever counts them up to 255: beyond, nothing is left of an image in float32.
+_Mean = Annotated[float, Field(ge=-1000, le=1000)]
+_Deviation = Annotated[float, Field(ge=1e-6, le=1000)]
+Means = tuple[_Mean, _Mean, _Mean]
+Deviations = tuple[_Deviation, _Deviation, _Deviation]
 
 
 class Part(BaseModel):

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from ..errors import did_you_mean
 from ..names import CLASS
 from ..system.digests import json_digest
-from .fields import Count, Momentum, NonNegative, Options, Part, Positive, Probability, Seed, Triple
+from .fields import Count, Deviations, Means, Momentum, NonNegative, Options, Part, Positive, Probability, Seed, Triple
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -100,9 +100,9 @@ class Data(Part):
     resizer: Literal["torch", "pillow"] = "torch"
     """What resizes the random crops of the `deit` policy: PyTorch is three times faster than Pillow; a pixel in seventy
     differs a little. Evaluation always resizes by Pillow, as timm does."""
-    mean: Triple = IMAGENET_MEAN
+    mean: Means = IMAGENET_MEAN
     """Per-channel mean for normalisation, of pixels in [0, 1]."""
-    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    std: Deviations = IMAGENET_STD
     augment: Augmentation = Augmentation()
     seed: Seed = 0
     """Seed of order and augmentation, apart from the model's (`run.seed`)."""
@@ -168,10 +168,10 @@ class Teacher(Part):
     """Train this teacher first, on the recipe's data, labels only."""
     classes: list[Annotated[int, Field(ge=0, le=10**9)]] | None = None
     """Index map for a teacher with more classes: entry c is the teacher's index of the student's class c."""
-    mean: Triple | None = None
+    mean: Means | None = None
     """Normalisation the teacher was trained with. By default what its checkpoint of ours records, else what timm states
     for the model (ImageNet's for most), else the data's."""
-    std: tuple[Positive, Positive, Positive] | None = None
+    std: Deviations | None = None
     image_size: Annotated[int, Field(ge=4, le=4096)] | None = None
     """Resolution the teacher wants; the student's images are resized when it differs. By default what its checkpoint
     was trained with, the published one for models of a fixed size, else the data's."""
