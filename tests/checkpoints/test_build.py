@@ -171,6 +171,11 @@ def test_a_models_own_attributes_are_left_alone(tmp_path: Path) -> None:
         ({"model": "cit_tiny", "options": {"patch_size": 2, "depth": 10_000}}, "far larger than the weights"),
         ({"model": "cit_tiny", "options": {"patch_size": 2, "embed_dim": 16_000, "num_heads": 1}}, "far larger"),
         ({"model": "resnet10", "options": {"channels": [16_000] * 4}}, "far larger than the weights"),
+        ({"model": "vit_tiny_patch16_224", "options": {"img_size": 16384, "patch_size": 1, "depth": 1}}, "far larger"),
+        ({"model": "mixer_tiny", "options": {"img_size": 16384, "patch_size": 1}}, "far larger than the weights"),
+        ({"model": "cit_tiny", "options": {"img_size": 16384, "patch_size": 1, "depth": 1}}, "far larger than the"),
+        ({"model": "beit_base_patch16_224", "options": {"img_size": 16384, "patch_size": 4}}, "far larger than the"),
+        ({"model": "swin_tiny_patch4_window7_224", "options": {"img_size": 16384, "window_size": 4096}}, "far larger"),
         ({"model": "vit_giant_patch14_224"}, "far larger than the weights"),
     ],
 )
@@ -179,11 +184,13 @@ def test_a_file_can_ask_for_no_more_than_it_has(tmp_path: Path, student: dict[st
     path, recipe = tmp_path / "m.safetensors", tiny(tmp_path, student=student)
     save_model(path, torch.nn.Linear(2, 2), recipe, ("a", "b"), weights="student", epoch=1, metrics={})
     start = time.monotonic()
-    with (
-        mock.patch("socket.socket", side_effect=AssertionError("contacted")),
-        pytest.raises(CoadviseError, match=words),
-    ):
-        load_trained(path)
+    teacher = Teacher(model=str(student["model"]), checkpoint=str(path))
+    for read in (load_trained, lambda path: build_teacher("t", teacher, ("a", "b"))):
+        with (
+            mock.patch("socket.socket", side_effect=AssertionError("contacted")),
+            pytest.raises(CoadviseError, match=words),
+        ):
+            read(path)
     assert time.monotonic() - start < 5
 
 

@@ -14,6 +14,8 @@ from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import CheckpointError, ModelError
 from ..recipe.schema import Student
@@ -26,6 +28,7 @@ _ELSEWHERE = (
 _LARGEST = 2**14
 # A model under construction has parts that are replaced, and buffers that are not stored.
 _SLACK_NUMBERS, _SLACK_TENSORS = 2**24, 1000
+_LARGER = "it is far larger than the weights in the file, which is damaged; get it again"
 
 
 def require_local(student: Student, path: Path) -> None:
@@ -55,6 +58,37 @@ def _too_large(value: Any) -> bool:
     return isinstance(value, (int, float)) and not abs(value) <= _LARGEST
 
 
+class _Small(TorchDispatchMode):
+    """Nothing that PyTorch computes has more than so many numbers: asked on its meta device, before memory is taken.
+
+    A parameter is registered only when it has been filled.
+    """
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not func._schema.is_mutable:
+            sizes = [one.numel() for one in tree_leaves(_on_meta(func, args, kwargs)) if isinstance(one, Tensor)]
+            if max(sizes, default=0) > self.numbers:
+                raise ModelError(_LARGER)
+        return func(*args, **kwargs)
+
+
+def _on_meta(func: Any, args: Any, kwargs: Any) -> Any:
+    """What an operation would give, without its numbers; None where that depends on the numbers."""
+    bare = {name: value for name, value in kwargs.items() if name != "generator"}
+    if any(one.name == "device" for one in func._schema.arguments):
+        bare["device"] = "meta"
+    args, bare = tree_map_only(Tensor, lambda one: one.to("meta"), (args, bare))
+    try:
+        return func(*args, **bare)
+    except (RuntimeError, NotImplementedError, TypeError, IndexError, ValueError):  # the real one says what is wrong
+        return None
+
+
 @contextmanager
 def within(path: Path) -> Iterator[None]:
     """Stop the making of a model that outgrows its file, before memory is used for it.
@@ -65,20 +99,22 @@ def within(path: Path) -> Iterator[None]:
     with safe_open(str(path), framework="pt") as file:
         shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118 (no mapping)
     numbers, tensors = 4 * sum(map(math.prod, shapes)) + _SLACK_NUMBERS, 4 * len(shapes) + _SLACK_TENSORS
+    small = _Small(numbers)
 
     def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
         nonlocal numbers, tensors
         tensors -= 1
         numbers -= tensor.numel() if isinstance(tensor, Tensor) else 0
         if numbers < 0 or tensors < 0:
-            raise ModelError("it is far larger than the weights in the file, which is damaged; get it again")
+            raise ModelError(_LARGER)
 
     hooks = (
         register_module_parameter_registration_hook(count),
         register_module_buffer_registration_hook(count),
     )
     try:
-        yield
+        with small:
+            yield
     finally:
         for hook in hooks:
             hook.remove()

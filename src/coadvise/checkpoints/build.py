@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..models.teachers import FrozenTeacher, class_count_message, index_by_name
 from ..recipe.schema import Recipe
 from ..recipe.schema import Student as StudentSettings
 from ..recipe.schema import Teacher as TeacherSettings
-from .bounds import require_local
+from .bounds import require_local, within
 from .loading import load_checkpoint, stored_classes
 from .model_file import read_header
 
@@ -110,7 +111,8 @@ def build_teacher(name: str, settings: TeacherSettings, class_names: Sequence[st
         published = is_model(settings.model) and get_pretrained_cfg(settings.model, allow_unregistered=True)
         own_classes = own_classes or max(published.num_classes if published else 1000, max(settings.classes) + 1)
     try:
-        model = _built(settings, settings.options, own_classes, settings.image_size)
+        with contextlib.nullcontext() if header is None else within(Path(str(settings.checkpoint))):
+            model = _built(settings, settings.options, own_classes, settings.image_size)
     except ModelError as error:
         if header is None:
             raise
