@@ -88,6 +88,43 @@ def test_what_cannot_teach_is_refused(teachers: Any, words: str) -> None:
         Teachers(teachers)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "fixed", "words"),
+    [
+        # timm 1.0 makes these for sizes at which its own forward pass fails.
+        ("crossvit_tiny_240", {"img_size": 64}, None, r"\(CrossVit\) cannot take images of 64×64: .*for 240×240, make"),
+        ("vit_tiny_patch16_224", {"depth": 1}, 100, r"\(VisionTransformer\) cannot .* 100×100: .*; it takes 224×224: "),
+    ],
+)
+def test_a_model_that_cannot_run_is_refused_before_it_advises(
+    name: str, options: dict[str, Any], fixed: int | None, words: str
+) -> None:
+    model = timm.create_model(name, num_classes=3, **options).eval()
+    with pytest.raises((RuntimeError, AssertionError)):  # timm itself
+        model(torch.zeros(1, 3, fixed or 64, fixed or 64))
+    with pytest.raises(ModelError, match=words + ".*teachers.t.image_size in a recipe, in Python image_size="):
+        Teachers({"t": FrozenTeacher(model, image_size=fixed)})
+
+
+def test_a_size_that_only_the_images_tell_is_refused_in_words() -> None:
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3 * 8 * 8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.shape[0] == 2:
+                raise RuntimeError("something else")
+            return self.fc(x.flatten(1))
+
+    teachers = Teachers({"t": Head()})
+    assert teachers(torch.zeros(1, 3, 8, 8))["t"].shape == (1, 5)
+    with pytest.raises(ModelError, match=r"teacher 't' \(Head\) cannot take images of 9×9: .*choose the size"):
+        teachers(torch.zeros(1, 3, 9, 9))
+    with pytest.raises(RuntimeError, match="something else"):  # has nothing to do with the size
+        teachers(torch.zeros(2, 3, 8, 8))
+
+
 @pytest.mark.parametrize("std", [(0.2, 0.0, 0.2), (0.2, -0.2, 0.2)])
 def test_a_standard_deviation_is_above_zero(std: tuple[float, ...]) -> None:
     for make in (lambda: FrozenTeacher(Probe(), std=std), lambda: Teachers({"t": Probe()}, input_std=std)):

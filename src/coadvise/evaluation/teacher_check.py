@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, one_line
-from ..models.teachers import Teachers, class_count_message
+from ..models.teachers import Teachers, class_count_message, require_size
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def _advice_that_fits(teachers: Teachers, images: Tensor) -> dict[str, Tensor]:
         except (ModelError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # models refuse a size in many ways, some without a word
+            require_size(name, member, (images.shape[-2], images.shape[-1]))  # which says more
             size = f"{images.shape[-2]}×{images.shape[-1]}"
             raise ModelError(
                 f"teacher '{name}' cannot take images of {size}: {one_line(error)}; "

@@ -56,6 +56,30 @@ def stated(model: nn.Module, *, ask_size: bool = True) -> Stated:
     return Stated(mean, std, size)
 
 
+def refusal(model: nn.Module, size: Size) -> Exception | None:
+    """What a classifier in evaluation mode raises at images of a size; None where it takes them.
+
+    Asked of a copy without weights first, so that it costs little where all is well.
+    """
+    first = next((p.shape[1] for p in model.parameters() if p.ndim == 4), 3)  # of a convolution, usually
+    error: Exception | None = None
+    for channels in dict.fromkeys((3, first)):
+        trial = _Trial(model, channels)
+        if trial(size):
+            return None
+        error = _raised(model, channels, size)
+        if error is None:
+            return None
+    return error
+
+
+def sizes_named(model: nn.Module) -> list[Size]:
+    """Sizes that a model names, which it may take: of itself, then those for which timm publishes its weights."""
+    parts = list(_described(model)) or [model]
+    published = [_pair(tuple(_cfg(part).get("input_size") or ())[-2:]) for part in parts]
+    return [size for size in (*(one for part in parts for one in _recorded(part)), *published) if size is not None]
+
+
 def _described(model: nn.Module) -> Iterator[nn.Module]:
     """The outermost modules that timm's configuration is attached to."""
     if _cfg(model):
@@ -177,11 +201,15 @@ def _without_weights(model: nn.Module) -> nn.Module | None:
     return bare
 
 
-@torch.no_grad()
 def _runs(model: nn.Module, channels: int, size: Size) -> bool:
+    return _raised(model, channels, size) is None
+
+
+@torch.no_grad()
+def _raised(model: nn.Module, channels: int, size: Size) -> Exception | None:
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     try:
         model(torch.zeros(1, channels, *size, device=first.device, dtype=first.dtype))
-    except Exception:  # models refuse a size in many ways
-        return False
-    return True
+    except Exception as error:  # models refuse a size in many ways
+        return error
+    return None

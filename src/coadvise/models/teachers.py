@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import ModelError, few, require
+from ..errors import ModelError, few, one_line, out_of_memory, require
 from ..names import CLASS
 from ..recipe.schema import IMAGENET_MEAN, IMAGENET_STD
 from .fuse import fused
-from .stated import stated
+from .stated import Size, refusal, sizes_named, stated
 
 _log = logging.getLogger(__name__)
 # Attribute under which a model keeps the names of the classes of the file that it was loaded from.
@@ -138,6 +138,7 @@ class Teachers(nn.Module):
         mean = _per_channel(input_mean, "Teachers' input_mean")
         std = _per_channel(input_std, "Teachers' input_std", positive=True)
         for i, (name, teacher) in enumerate(self.items()):
+            require_size(name, teacher)
             if teacher.mean is None or teacher.std is None:
                 _log.warning(
                     "teacher '%s' (%s) does not say how its images were normalised: it sees them as the student does; "
@@ -172,11 +173,16 @@ class Teachers(nn.Module):
                 f"the teachers see images of shape {tuple(x.shape)} and {x.dtype}; give normalised ones, "
                 "floating-point numbers (b, 3, h, w)"
             )
-        return {
-            name: teacher(self._seen(i, x))
-            for i, (name, teacher) in enumerate(self.items())
-            if names is None or name in names
-        }
+        advice = {}
+        for i, (name, teacher) in enumerate(self.items()):
+            if names is not None and name not in names:
+                continue
+            try:
+                advice[name] = teacher(self._seen(i, x))
+            except Exception:
+                require_size(name, teacher, (x.shape[-2], x.shape[-1]))  # whether that is why
+                raise
+        return advice
 
     def items(self) -> Iterable[tuple[str, FrozenTeacher]]:
         """Names and teachers."""
@@ -242,6 +248,36 @@ def check_teachers_given(teachers: Mapping[str, nn.Module]) -> None:
             raise ModelError(
                 f"teacher '{name}' is no torch.nn.Module but {found}: give a classifier or a FrozenTeacher"
             )
+
+
+def require_size(name: str, teacher: FrozenTeacher, images: Size | None = None) -> None:
+    """Try a teacher's model at the size that it is given.
+
+    Args:
+        images: height and width of the student's images, which a teacher without a size of its own takes as they are;
+            None leaves such a teacher out.
+
+    Raises:
+        ModelError: it cannot run.
+    """
+    own = (teacher.image_size, teacher.image_size) if isinstance(teacher.image_size, int) else teacher.image_size
+    size = own or images
+    error = None if size is None else refusal(teacher.model, size)
+    if size is None or error is None or out_of_memory(error):
+        return
+    others = [one for one in dict.fromkeys(sizes_named(teacher.model)) if one != size]
+    fit = next((one for one in others if refusal(teacher.model, one) is None), None)
+    if fit:
+        hint = f"it takes {fit[0]}×{fit[1]}"
+    elif others:
+        hint = f"its weights are published for {others[-1][0]}×{others[-1][1]}, make it for that size, or another"
+    else:
+        hint = "choose the size that it was made for"
+    raise ModelError(
+        f"teacher '{name}' ({type(teacher.model).__name__}) cannot take images of {size[0]}×{size[1]}: "
+        f"{one_line(error)}; {hint}: teachers.{name}.image_size in a recipe, in Python image_size=… of FrozenTeacher "
+        "or img_size=… of timm.create_model"
+    ) from error
 
 
 def class_count_message(name: str, found: int, classes: int) -> str:

@@ -24,7 +24,7 @@ from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
 from ..data.views.finish import Batch
 from ..errors import Interrupted, RecipeError, out_of_memory, require
-from ..models.teachers import FrozenTeacher, Teachers, check_teachers_given
+from ..models.teachers import FrozenTeacher, Teachers, check_teachers_given, require_size
 from ..recipe.schema import Recipe
 from ..recipe.teacher import teacher_recipe
 from ..run.folder import RunFolder
@@ -230,6 +230,9 @@ def load_teachers(
     for name in recipe.teachers:
         if name not in own and name not in to_train:
             loaded[name] = _teacher(recipe, name, weights.get(name), classes)
+    side = recipe.data.image_size
+    for name, teacher in loaded.items():
+        require_size(name, teacher, (side, side))
     for name, one in to_train.items():
         place = RunFolder(folder.path / "teachers" / name)
         # Several processes that share no group, such as those that write a cache, train a teacher once.
