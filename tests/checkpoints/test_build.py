@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def test_a_file_normalises_images_by_numbers_that_images_have(
     "change",
     [
         {"classes": 5}, {"classes": []}, {"classes": ["a", 3]}, {"classes": ["a", "a", "b"]}, {"recipe": 3},
-        {"recipe": {}}, {"recipe": None}, {"given": 4},
+        {"recipe": {}}, {"recipe": None}, {"given": 4}, {"built_as": 3}, {"built_as": {"model": "resnet10"}},
         {"recipe": {"name": "x", "data": 3}}, [], 7, None, "{", "[" * 100_000, "\ud800",
     ],
     ids=lambda change: str(change)[:30],
@@ -163,10 +164,10 @@ def test_a_models_own_attributes_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("student", "words"),
     [
-        ({"model": "hf-hub:timm/resnet18.a1_in1k"}, "names the model 'hf-hub:.* elsewhere"),
+        ({"model": "hf-hub:me/resnet18.a1_in1k"}, "names the model 'hf-hub:.* elsewhere"),
+        ({"model": "hf-hub:timm/vit_giant_patch14_224"}, "far larger than the weights"),
         ({"model": "local-dir:/tmp"}, "elsewhere"),
-        ({"model": "resnet10", "options": {"checkpoint_path": "/etc/passwd"}}, "asks for checkpoint_path"),
-        ({"model": "resnet10", "options": {"pretrained_cfg": {"hf_hub_id": "x/y"}}}, "asks for pretrained_cfg"),
+        ({"model": "resnet10", "options": {"features_only": True}}, "asks for features_only"),
         ({"model": "cit_tiny", "options": {"depth": 10**9}}, "asks for depth=1000000000"),
         ({"model": "cit_tiny", "options": {"patch_size": 2, "depth": 10_000}}, "far larger than the weights"),
         ({"model": "cit_tiny", "options": {"patch_size": 2, "embed_dim": 16_000, "num_heads": 1}}, "far larger"),
@@ -192,6 +193,49 @@ def test_a_file_can_ask_for_no_more_than_it_has(tmp_path: Path, student: dict[st
         ):
             read(path)
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        {"model": "hf-hub:timm/resnet10.untrained@main"},
+        {"model": "resnet10", "options": {"checkpoint_path": "/nowhere", "cache_dir": "/nowhere"}},
+        {"model": "resnet10", "options": {"pretrained_cfg": {"hf_hub_id": "x/y", "url": "http://x"}}},
+        {"model": "resnet10", "options": {"pretrained_cfg_overlay": {"file": "/nowhere", "global_pool": "max"}}},
+    ],
+)
+def test_where_weights_once_came_from_is_no_matter(tmp_path: Path, student: dict[str, Any]) -> None:
+    """They come from the file now; nothing is asked or read elsewhere."""
+    options = {key: value for key, value in student.get("options", {}).items() if key == "pretrained_cfg_overlay"}
+    pool = options["pretrained_cfg_overlay"]["global_pool"] if options else "avg"
+    student = {**student, "options": {**student.get("options", {}), **OPTIONS}}
+    model = timm.create_model("resnet10", num_classes=2, global_pool=pool, **OPTIONS).eval()
+    path = tmp_path / "m.safetensors"
+    save_model(path, model, tiny(tmp_path, student=student), ("a", "b"), weights="student", epoch=1, metrics={})
+    x = torch.randn(2, 3, 32, 32)
+    with mock.patch("socket.socket", side_effect=AssertionError("contacted")):
+        found = load_trained(path).model
+        teacher = build_teacher("t", Teacher(model=student["model"], checkpoint=str(path)), ("a", "b"))
+    with torch.no_grad():
+        assert torch.equal(found(x), model(x)) and torch.equal(teacher.model(x), model(x))
+
+
+def test_a_model_of_another_place_is_rebuilt_when_that_is_gone(tmp_path: Path) -> None:
+    """What its own files say of it goes into the model file."""
+    place = tmp_path / "mine"
+    place.mkdir()
+    cfg = {"input_size": [3, 32, 32], "fixed_input_size": True, "mean": [0.5] * 3, "std": [0.5] * 3}
+    args = {"depth": 1, "patch_size": 8, "num_heads": 3}
+    content = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "pretrained_cfg": cfg, "model_args": args}
+    (place / "config.json").write_text(json.dumps(content))
+    recipe = tiny(tmp_path, {"data.image_size": 32}, student={"model": f"local-dir:{place}"})
+    model = build_student(recipe.student, {}, 3, 32).eval()
+    path = tmp_path / "m.safetensors"
+    save_model(path, model, recipe, ("a", "b", "c"), weights="student", epoch=1, metrics={})
+    shutil.rmtree(place)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load_trained(path).model(x), model(x))
 
 
 def test_a_recipe_says_which_weights(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from timm.models import is_model
 from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
@@ -19,35 +20,53 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import CheckpointError, ModelError
 from ..recipe.schema import Student
+from .model_file import BuiltAs
 
-# Arguments of timm's factory that name files and addresses, or run more than the model.
-_ELSEWHERE = (
-    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable",
-    "exportable", "no_jit", "features_only",
-)  # fmt: skip
+# Arguments of timm's factory that name files and addresses of weights, which come from the file itself.
+_SOURCES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+# Those that make something else of a model.
+_OTHERWISE = ("scriptable", "exportable", "no_jit", "features_only")
 _LARGEST = 2**14
 # A model under construction has parts that are replaced, and buffers that are not stored.
 _SLACK_NUMBERS, _SLACK_TENSORS = 2**24, 1000
 _LARGER = "it is far larger than the weights in the file, which is damaged; get it again"
 
 
-def require_local(student: Student, path: Path) -> None:
-    """Refuse settings of a file that name another place, or numbers that no model has.
+def local(student: Student, built_as: BuiltAs | None, path: Path) -> Student:
+    """Settings by which a file's model is made from what is here: nothing says where weights come from any more.
+
+    Args:
+        built_as: what the file says a model of another place was.
 
     Raises:
-        CheckpointError: names the setting.
+        CheckpointError: nothing says what the model was, or settings that a file may not have; names the setting.
     """
-    if ":" in student.model:
+    model, options = student.model, dict(student.options)
+    if ":" in model and (known := built_as or _of_timm(model)) is not None:
+        model, options = known.model, {**known.options, **options}
+    if ":" in model:
         raise CheckpointError(
-            f"{path} names the model {student.model!r}, which is elsewhere; make it yourself, and load the weights "
+            f"{path} names the model {model!r}, which is elsewhere; make it yourself, and load the weights "
             "with coadvise.load_checkpoint(model, path)"
         )
-    for name, value in student.options.items():
-        if name in _ELSEWHERE or _too_large(value):
+    for source in ("pretrained_cfg", "pretrained_cfg_overlay"):
+        if isinstance(cfg := options.get(source), dict) and "global_pool" in cfg:  # which is no matter of weights
+            options.setdefault("global_pool", cfg["global_pool"])
+    options = {name: value for name, value in options.items() if name not in _SOURCES}
+    for name, value in options.items():
+        if name in _OTHERWISE or _too_large(value):
             raise CheckpointError(
                 f"{path} asks for {name}={str(value)[:40]}, which a file may not; make the model yourself, and load "
                 "the weights with coadvise.load_checkpoint(model, path)"
             )
+    return student.model_copy(update={"model": model, "options": options})
+
+
+def _of_timm(model: str) -> BuiltAs | None:
+    """A model of timm's own place on the Hub, where files are called as the model and its weights are."""
+    prefix, _, address = model.partition(":")
+    owner, _, name = address.partition("@")[0].partition("/")
+    return BuiltAs(name, {}) if prefix in ("hf-hub", "hf_hub") and owner == "timm" and is_model(name) else None
 
 
 def _too_large(value: Any) -> bool:

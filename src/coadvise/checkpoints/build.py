@@ -16,12 +16,11 @@ from ..models.advised import add_tokens
 from ..models.factory import build_model
 from ..models.students import as_student
 from ..models.teachers import FrozenTeacher, class_count_message, index_by_name
-from ..recipe.schema import Recipe
 from ..recipe.schema import Student as StudentSettings
 from ..recipe.schema import Teacher as TeacherSettings
-from .bounds import require_local, within
+from .bounds import local, within
 from .loading import load_checkpoint, stored_classes
-from .model_file import read_header
+from .model_file import Header, read_header
 
 
 def takes_tokens(model: str) -> bool:
@@ -92,7 +91,7 @@ def build_teacher(name: str, settings: TeacherSettings, class_names: Sequence[st
     """
     header = read_header(settings.checkpoint) if settings.checkpoint else None
     if header is not None:
-        settings = _as_recorded(settings, header.recipe)
+        settings = _as_recorded(settings, header)
     elif takes_tokens(settings.model):
         settings = settings.model_copy(update={"options": {"teachers": {}, **settings.options}})
     classes, own_classes = len(class_names), 0 if header is None else len(header.classes)
@@ -130,8 +129,9 @@ def build_teacher(name: str, settings: TeacherSettings, class_names: Sequence[st
     )
 
 
-def _as_recorded(settings: TeacherSettings, recipe: Recipe) -> TeacherSettings:
+def _as_recorded(settings: TeacherSettings, header: Header) -> TeacherSettings:
     """Settings completed by what the checkpoint says of its model."""
+    recipe = header.recipe
     recorded: dict[str, Any] = {
         "options": dict(settings.options),
         "mean": settings.mean or recipe.data.mean,
@@ -139,8 +139,9 @@ def _as_recorded(settings: TeacherSettings, recipe: Recipe) -> TeacherSettings:
         "image_size": settings.image_size or recipe.data.image_size,
     }
     if recipe.student.model == settings.model:
-        require_local(recipe.student, Path(str(settings.checkpoint)))
-        recorded["options"] = {**recipe.student.options, **settings.options}
+        student = local(recipe.student, header.built_as, Path(str(settings.checkpoint)))
+        settings = settings.model_copy(update={"model": student.model})
+        recorded["options"] = {**student.options, **settings.options}
         recorded["small_stem"] = settings.small_stem or recipe.student.small_stem
     if takes_tokens(settings.model):
         recorded["options"].setdefault("teachers", recipe.tokens())

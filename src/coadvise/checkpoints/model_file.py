@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -44,9 +45,33 @@ def save_model(
         "metrics": dict(metrics),
         "given": given,
     }
+    if ":" in recipe.student.model and (built_as := _built_as(classifier_of(student))):
+        header["built_as"] = built_as
     save_safetensors_atomic(
         path, classifier_of(student).state_dict(), {"format": FORMAT, "coadvise": json.dumps(header)}
     )
+
+
+def _built_as(model: nn.Module) -> dict[str, Any] | None:
+    """What timm made of a name such as `hf-hub:…`, of which only another place says it."""
+    cfg = getattr(model, "pretrained_cfg", None)
+    if not isinstance(cfg, Mapping) or not isinstance(cfg.get("architecture"), str):
+        return None
+    options: dict[str, Any] = {}
+    if cfg.get("global_pool") is not None:
+        options["global_pool"] = cfg["global_pool"]
+    if cfg.get("fixed_input_size") and cfg.get("input_size"):
+        options["img_size"] = list(cfg["input_size"][-2:])
+    options |= getattr(model, "pretrained_model_args", {})
+    return {"model": cfg["architecture"], "options": json.loads(json.dumps(options, default=str))}
+
+
+@dataclass(frozen=True)
+class BuiltAs:
+    """Name and options of the model here that a model of another place is made as."""
+
+    model: str
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,11 +81,13 @@ class Header:
     Attributes:
         classes: names of the model's classes, in the order of its outputs.
         given: class of a module that was given from Python, else None.
+        built_as: of a model whose name is an address.
     """
 
     recipe: Recipe
     classes: tuple[str, ...]
     given: str | None
+    built_as: BuiltAs | None = None
 
 
 def read_header(path: str | Path) -> Header | None:
@@ -109,4 +136,11 @@ def header_in(metadata: Mapping[str, str], path: Path) -> Header | None:
         recipe = recipe_from(content["recipe"], where=f"the header of {path}")
     except (RecipeError, RecursionError) as error:
         raise CheckpointError(f"{damaged} ({one_line(error)}): {hint}") from error
-    return Header(recipe, tuple(classes), given or None)
+    found = content.get("built_as")
+    if found is not None:
+        if not isinstance(found, dict) or not isinstance(found.get("model"), str):
+            raise CheckpointError(f"{damaged} (built_as names no model): {hint}")
+        if not isinstance(found.get("options"), dict):
+            raise CheckpointError(f"{damaged} (built_as.options are no settings): {hint}")
+    built_as = BuiltAs(found["model"], found["options"]) if found else None
+    return Header(recipe, tuple(classes), given or None, built_as)

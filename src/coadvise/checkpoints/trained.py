@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ModelError
 from ..recipe.schema import Data, Recipe
-from .bounds import require_local, within
+from .bounds import local, within
 from .build import build_student
 from .loading import load_checkpoint
 from .model_file import read_header
@@ -67,7 +67,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     recipe = header.recipe
     # The weights come from this file: whatever the training started from is not needed any more.
     student = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
-    require_local(student, path)
+    student = local(student, header.built_as, path)
     try:
         with within(path):
             model = build_student(
