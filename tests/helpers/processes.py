@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import runpy
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -41,6 +42,12 @@ class Started:
     process: ForkServerProcess
     folder: Path
 
+    @property
+    def pid(self) -> int:
+        pid = self.process.pid
+        assert pid is not None
+        return pid
+
     def wait(self, timeout: float = 120) -> Done:
         """Wait for its end; a process that takes longer is killed, and has a negative exit code."""
         self.process.join(timeout)
@@ -54,19 +61,22 @@ class Started:
         return Done(code, *texts)
 
 
-def start(module: str, *arguments: str, environment: Mapping[str, str | None] | None = None) -> Started:
+def start(
+    module: str, *arguments: str, environment: Mapping[str, str | None] | None = None, group: bool = False
+) -> Started:
     """Start `python -m MODULE ARGUMENTS` with one thread, in this process's folder and environment.
 
     With "-c" as module, the first argument is code.
 
     Args:
         environment: variables that are added, or removed where the value is None.
+        group: it leads a session and a group of processes, as a command that a shell starts leads its group.
     """
     folder = Path(tempfile.mkdtemp(prefix="process-"))
     for name in ("stdout", "stderr"):
         (folder / name).touch()
     variables = {key: value for key, value in {**os.environ, **(environment or {})}.items() if value is not None}
-    process = CONTEXT.Process(target=_run, args=(module, arguments, variables, os.getcwd(), folder))
+    process = CONTEXT.Process(target=_run, args=(module, arguments, variables, os.getcwd(), folder, group))
     process.start()
     return Started(process, folder)
 
@@ -91,9 +101,14 @@ def run_together(module: str, *arguments: str, processes: int = 2) -> list[Done]
     return [one.wait() for one in started]
 
 
-def _run(module: str, arguments: tuple[str, ...], variables: dict[str, str], folder: str, output: Path) -> None:
+def _run(
+    module: str, arguments: tuple[str, ...], variables: dict[str, str], folder: str, output: Path, group: bool
+) -> None:
     import torch
 
+    if group:
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes have it ignored
     for number, name in ((1, "stdout"), (2, "stderr")):
         target = os.open(output / name, os.O_WRONLY)
         os.dup2(target, number)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from helpers import processes
 from helpers.experiments import SHORT, orders, short_setup
 from PIL import Image
 from safetensors import safe_open
@@ -100,16 +101,15 @@ def test_a_spent_budget_stops_cleanly(setup: ExperimentSetup) -> None:
 def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
     output = tmp_path / "out"
     words = ["reproduce", "table7", "--output", str(output), "--jobs", "1", *SHORT]
-    command = [sys.executable, "-m", "coadvise", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+    started = processes.start("coadvise", *words, group=True)
     deadline = time.monotonic() + 120
     while not list((output / "results").glob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    os.killpg(started.pid, signal.SIGKILL)
+    assert started.wait().returncode == -signal.SIGKILL
     first = {path.name: path.read_bytes() for path in (output / "results").glob("*.json")}
     assert first
+    command, environment = [sys.executable, "-m", "coadvise", *words], {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for name, content in first.items():
@@ -118,21 +118,17 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
     assert verdicts
 
 
-def long_run(output: Path) -> subprocess.Popen[str]:
+def long_run(output: Path) -> processes.Started:
     """A call of `reproduce` whose first student trains for long, and has begun to."""
     long = ["schedule.epochs=3000", "run.eval_every=3000"]
     words = ["reproduce", "table7", "--output", str(output), "--jobs", "1", *SHORT, *long]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "coadvise", *words], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-        stderr=subprocess.PIPE, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    started = processes.start("coadvise", *words, group=True)
     deadline = time.monotonic() + 120
     while not list(output.glob("runs/transformer_tiny.s0.*/metrics.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1.0)
     assert not list(output.glob("runs/transformer_tiny.s0.*/last.safetensors")), "it is not saved before it is asked to"
-    return process
+    return started
 
 
 @pytest.mark.parametrize("send", [os.killpg, os.kill])
@@ -140,10 +136,11 @@ def long_run(output: Path) -> subprocess.Popen[str]:
 def test_ctrl_c_saves_what_runs(tmp_path: Path, send: Callable[[int, int], None], number: int) -> None:
     """From a terminal it reaches all processes, from `kill` or a cluster's scheduler perhaps the parent alone."""
     output = tmp_path / "out"
-    process = long_run(output)
-    send(process.pid, number)
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == 130, said
+    started = long_run(output)
+    send(started.pid, number)
+    done = started.wait()
+    said = done.stderr
+    assert done.returncode == 130, said
     assert "everything is saved; the same command goes on" in said and "Traceback" not in said
     assert f"report of what is finished: {output / 'report.html'}" in said
     (folder,) = output.glob("runs/transformer_tiny.s0.*")
@@ -153,11 +150,11 @@ def test_ctrl_c_saves_what_runs(tmp_path: Path, send: Callable[[int, int], None]
 
 def test_workers_save_and_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    process = long_run(output)
-    family = psutil.Process(process.pid).children(recursive=True)
+    started = long_run(output)
+    family = psutil.Process(started.pid).children(recursive=True)
     assert family
-    process.kill()
-    process.communicate(timeout=60)  # workers hold its end of the pipe, too
+    os.kill(started.pid, signal.SIGKILL)
+    assert started.wait().returncode == -signal.SIGKILL
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
     (folder,) = output.glob("runs/transformer_tiny.s0.*")
@@ -166,10 +163,7 @@ def test_workers_save_and_end_when_their_parent_is_killed(tmp_path: Path) -> Non
 
 def test_another_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    done = subprocess.run(
-        [sys.executable, "-m", "coadvise", "reproduce", "table7", "--output", str(tmp_path)],
-        capture_output=True, text=True,
-    )  # fmt: skip
+    done = processes.run("coadvise", "reproduce", "table7", "--output", str(tmp_path))
     assert done.returncode == 2 and "holds other files" in done.stderr and "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -323,12 +317,8 @@ def test_two_calls_at_once_do_each_run_once(tmp_path: Path) -> None:
     """Both have the same jobs to do; what one is doing, the other waits for and then takes as done."""
     output = tmp_path / "out"
     words = ["reproduce", "table7", "--output", str(output), "--jobs", "1", *SHORT]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    calls = [
-        subprocess.Popen([sys.executable, "-m", "coadvise", *words], env=environment, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [call.communicate(timeout=300)[1] for call in calls]
+    calls = [call.wait(300) for call in [processes.start("coadvise", *words) for _ in range(2)]]
+    said = [call.stderr for call in calls]
     assert [call.returncode for call in calls] == [0, 0], said
     assert any("jobs to do" in one for one in said)
     logs = list(output.glob("runs/*/metrics.jsonl"))
