@@ -204,9 +204,11 @@ sys.path.insert(0, {tests!r})
 from ops.test_involution import draw, naive
 from coadvise.ops import involution_triton
 
-for k, stride, (h, w), dtype in itertools.product(
-    (3, 5, 7), (1, 2), ((5, 4), (1, 9), (5, 7)), (torch.float32, torch.bfloat16, torch.float16)
-):
+kernels, sizes = tuple(itertools.product((3, 5, 7), (1, 2))), ((5, 4), (1, 9), (5, 7))
+dtypes = (torch.float32, torch.bfloat16, torch.float16)
+for (a, (k, stride)), (b, (h, w)), (c, dtype) in itertools.product(*map(enumerate, (kernels, sizes, dtypes))):
+    if k > 3 and (a + b + c) % 3:  # of large kernels each pair of kernel, size and type once
+        continue
     x, kernel = draw(2, 32, h, w, k, stride, dtype)
     exact_x, exact_kernel = (t.detach().double().requires_grad_() for t in (x, kernel))
     expected = naive(exact_x, exact_kernel, k, stride)
