@@ -254,6 +254,24 @@ def test_an_archive_beside_class_folders_is_left_aside(tmp_path, archive, place)
     assert any("not read: the images in the class folders are" in line for line in said)
 
 
+@pytest.mark.parametrize(
+    ("names", "asks"), [(("0.view.png", "0.cls"), True), (("._0.png", "._0.cls"), False)], ids=["dotted", "litter"]
+)
+def test_an_archive_has_samples_where_a_source_would_read_some(tmp_path, names, asks):
+    """A name ends at its first dot, as for webdataset; what a Mac leaves behind is no sample."""
+    fill_all(tmp_path, "cat", "dog")
+    with tarfile.open(tmp_path / "shard-0.tar", "w") as archive:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            archive.addfile(info, io.BytesIO(b"1"))
+    if asks:
+        with pytest.raises(DataError, match="may be read in 2 ways"):
+            opened(tmp_path)
+    else:
+        assert opened(tmp_path)[0][0].class_names == ("cat", "dog")
+
+
 def test_two_ways_to_read_a_folder_are_a_question(tmp_path):
     fill_all(tmp_path, "wrapped/cat", "wrapped/dog")
     write_tar(tmp_path / "shard-0.tar", label=True)

@@ -44,7 +44,7 @@ def choose_columns(
     image = asked.image or _find(schema, images, (*_IMAGES, *_PATHS), holds_bytes) or _only(schema, holds_bytes)
     image = image or _find(schema, (), (*_IMAGES, *_PATHS), _is_text)
     rest = [field for field in schema if field.name != image]
-    label = asked.label or _find(pa.schema(rest), labels, _LABELS, _is_single)
+    label = asked.label or _find(pa.schema(rest), labels, _LABELS, lambda kind: not pa.types.is_nested(kind))
     for word, name in (("image", image), ("label", label)):
         if name is None:
             raise DataError(_not_found(schema, word, where))
@@ -97,10 +97,6 @@ def holds_bytes(kind: pa.DataType) -> bool:
 
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _is_single(kind: pa.DataType) -> bool:
-    return not pa.types.is_nested(kind)
 
 
 def split_columns(source: str) -> tuple[str, Columns]:

@@ -6,6 +6,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ from .columns import Columns, holds_bytes, split_columns
 from .digits import Digits
 from .folder import open_folder
 from .layout import folder_splits, holds_classes, look_deeper, require_classes_once, unlabelled_splits
-from .listing import folders_in, is_image, is_litter
+from .listing import folders_in, is_litter
+from .members import find_samples
 from .named import load_hf, open_hf, open_torchvision, torchvision_splits
 from .parquet import Parquet
 from .shards import shards
@@ -190,22 +192,15 @@ def _holds_images(files: Iterable[Path]) -> bool:
 
 def _holds_samples(files: Iterable[Path]) -> bool:
     """Whether tars have images with labels; an archive of class folders has none."""
-    return any(_has_sample(file) for file in list(files)[:_LOOKED_AT])
-
-
-def _has_sample(tar: Path) -> bool:
-    images, labels = set(), set()
-    try:
-        with open_tar(tar) as archive:
-            for _, member in zip(range(_MEMBERS), archive, strict=False):
-                base, _, extension = member.name.rpartition(".")
-                if extension.lower() in ("cls", "json"):
-                    labels.add(base)
-                elif is_image(member.name):
-                    images.add(base)
-    except (tarfile.TarError, OSError, EOFError):
-        return False
-    return bool(images & labels)
+    for file in list(files)[:_LOOKED_AT]:
+        try:
+            with open_tar(file) as archive:
+                found = find_samples(list(islice(archive, _MEMBERS)))
+        except (tarfile.TarError, OSError, EOFError):
+            continue
+        if any(sample.labels for sample in found.samples):
+            return True
+    return False
 
 
 _USABLE = {"parquet": _holds_images, "wds": _holds_samples}

@@ -21,25 +21,23 @@ def labels_from_values(values: Sequence[str] | NDArray) -> tuple[NDArray[np.int6
     different texts are different classes. Where −1 is the only negative number it marks images without a label, as in
     many data sets: it is label −1 and no class.
     """
-    array = np.asarray(values)
-    if array.dtype.kind == "O":  # of texts; NumPy would sort all of them, which takes six times as long
-        distinct = sorted(set(array.tolist()))
-        place = {value: number for number, value in enumerate(distinct)}
-        found = np.array([place[value] for value in array.tolist()], dtype=np.int64)
-    else:
-        sorted_values, found = np.unique(array, return_inverse=True)
-        distinct = sorted_values.tolist()
-    names = [str(value) for value in distinct]
-    numbers = [number_of(name) for name in names]
-    order = list(range(len(names)))
+    given = np.asarray(values).tolist()
+    distinct = sorted(set(given))
+    numbers = [number for value in distinct if (number := number_of(str(value))) is not None]
     first = 0
-    if None not in numbers:
-        order.sort(key=lambda place: numbers[place])  # type: ignore[arg-type,return-value]
-        negative = [number for number in numbers if number is not None and number < 0]
-        first = 1 if negative == [-1] else 0
-    labels = np.empty(len(order), dtype=np.int64)
-    labels[order] = np.arange(len(order)) - first
-    return labels[found.reshape(-1)], tuple(names[place] for place in order[first:])
+    if len(numbers) == len(distinct):
+        distinct = [value for _, value in sorted(zip(numbers, distinct, strict=True))]
+        first = 1 if [number for number in numbers if number < 0] == [-1] else 0
+    place = {value: number - first for number, value in enumerate(distinct)}
+    labels = np.array([place[value] for value in given], dtype=np.int64)
+    return labels, tuple(str(value) for value in distinct[first:])
+
+
+def labels_and_names(values: NDArray, names: Sequence[str] | None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels and class names by the names that a source declares for the numbers 0, 1, …; without, by the values."""
+    if names is not None and values.dtype.kind in "iu":
+        return values.astype(np.int64), tuple(names)
+    return labels_from_values(values)
 
 
 def number_of(text: str) -> int | float | None:

@@ -16,14 +16,15 @@ def look_deeper(root: Path) -> Path:
     """
     for _ in range(3):
         inside = folders_in(root)
-        if len(inside) != 1 or meaning(inside[0]) or not _wrapped(root / inside[0]):
+        if len(inside) != 1 or meaning(inside[0]) or not _only_folders(root / inside[0]):
             break
         root = root / inside[0]
     return root
 
 
-def _wrapped(folder: Path) -> bool:
-    return bool(folders_in(folder)) and next(images_in(folder), None) is None
+def _only_folders(place: Path) -> list[str]:
+    """The folders of a folder that has no images beside them; none of any other."""
+    return [] if next(images_in(place), None) is not None else folders_in(place)
 
 
 def folder_splits(root: Path) -> tuple[str, ...]:
@@ -53,7 +54,7 @@ def split_root(root: Path, split: str) -> Path:
     """The folder of a split's class folders: `root/split`, or `root/train_set/train_set` where it is wrapped."""
     place = root / split
     inside = folders_in(place)
-    if len(inside) == 1 and split_word(inside[0]) and _wrapped(place / inside[0]):
+    if len(inside) == 1 and split_word(inside[0]) and _only_folders(place / inside[0]):
         return place / inside[0]
     return place
 
@@ -82,8 +83,8 @@ def require_classes_once(root: Path) -> None:
     classes = folders_in(root)
     _require_splits_outside(root, classes)
     for name in classes:
-        inner = folders_in(root / name)
-        if len(inner) > 1 and set(inner) <= set(classes) and next(images_in(root / name), None) is None:
+        inner = _only_folders(root / name)
+        if len(inner) > 1 and set(inner) <= set(classes):
             raise DataError(
                 f"{root / name} holds folders of the same names as {root} ({', '.join(inner[:5])}), so it is no class; "
                 f"remove it, or give it as data.source, or write data.source=folder:{root} to take it as a class"
@@ -91,11 +92,8 @@ def require_classes_once(root: Path) -> None:
 
 
 def _require_splits_outside(root: Path, classes: list[str]) -> None:
-    for name in classes:
-        says = {for_training(inner) for inner in folders_in(root / name) if meaning(inner)}
-        if len(says) < 2 or next(images_in(root / name), None) is not None:
-            return
-    if classes:
+    inside = ([one for one in _only_folders(root / name) if meaning(one)] for name in classes)
+    if classes and all(len(set(map(for_training, inner))) == 2 for inner in inside):
         inner = [one for one in folders_in(root / classes[0]) if meaning(one)]
         raise DataError(
             f"every class folder of {root} has {' and '.join(inner)} inside; put these outside and the classes inside "
@@ -105,15 +103,9 @@ def _require_splits_outside(root: Path, classes: list[str]) -> None:
 
 def same_inside(root: Path, classes: list[str]) -> list[str]:
     """Folders that every class folder has, where all have the same ones, two at least, and no images beside them."""
-    if len(classes) < 2:
-        return []
-    first = folders_in(root / classes[0])
-    if len(first) < 2:
-        return []
-    for name in classes:
-        if folders_in(root / name) != first or next(images_in(root / name), None) is not None:
-            return []
-    return first
+    inside = (_only_folders(root / name) for name in classes)
+    first = next(inside, [])
+    return first if len(classes) > 1 and len(first) > 1 and all(other == first for other in inside) else []
 
 
 def holds_classes(root: Path) -> bool:

@@ -17,7 +17,7 @@ from ...errors import DataError, did_you_mean, one_line
 from ...system.files import cache_folder
 from ...system.hub import silence
 from .columns import Columns, choose_columns
-from .labels import label_column, labels_from_values
+from .labels import label_column, labels_and_names
 from .splits import pick_split
 
 # --- Hugging Face ----------------------------------------------------------------------------------------
@@ -40,11 +40,8 @@ class HuggingFace:
             dataset = dataset.cast_column(self.image_column, datasets.Image(decode=False))
         values = label_column(dataset.select_columns([name]).with_format("arrow")[:].column(name), name, where)
         feature = features[name]
-        if isinstance(feature, datasets.ClassLabel):
-            self.labels: NDArray[np.int64] = values
-            self.class_names = tuple(feature.names)
-        else:
-            self.labels, self.class_names = labels_from_values(values)
+        declared = feature.names if isinstance(feature, datasets.ClassLabel) else None
+        self.labels, self.class_names = labels_and_names(values, declared)
         self.dataset = dataset.select_columns([self.image_column])
 
     def __len__(self) -> int:
@@ -156,14 +153,8 @@ class TorchVision:
     def __init__(self, dataset: Any, where: str) -> None:
         self.dataset, self.where = dataset, where
         self.paths = _paths(dataset)
-        values = _targets(dataset)
-        names = getattr(dataset, "classes", None)
-        self.labels: NDArray[np.int64]
-        if names:
-            self.labels = values.astype(np.int64)
-            self.class_names = tuple(name if isinstance(name, str) else str(name[0]) for name in names)
-        else:
-            self.labels, self.class_names = labels_from_values(values)
+        names = [name if isinstance(name, str) else str(name[0]) for name in getattr(dataset, "classes", None) or ()]
+        self.labels, self.class_names = labels_and_names(_targets(dataset), names or None)
 
     def __len__(self) -> int:
         return len(self.labels)

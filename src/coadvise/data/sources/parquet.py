@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ...errors import DataError, one_line
 from ...system.files import atomic_file, cache_folder
 from .columns import Columns, choose_columns
-from .labels import label_column, labels_from_values
+from .labels import label_column, labels_and_names
 
 IN_MEMORY = 2 << 30
 
@@ -47,11 +47,7 @@ class Parquet:
         parts = [self._labels(position) for position in range(len(self.files))]
         kinds = {part.dtype.kind for part in parts if len(part)}
         values = np.concatenate(parts if len(kinds) < 2 else [part.astype(str).astype(object) for part in parts])
-        if names is not None and values.dtype.kind == "i":
-            self.labels: NDArray[np.int64] = values
-            self.class_names = names
-        else:
-            self.labels, self.class_names = labels_from_values(values)
+        self.labels, self.class_names = labels_and_names(values, names)
         # Read here rather than at first use, so that forked workers share the memory.
         self._images: dict[int, list[pa.Array]] = {}
         for position in range(len(self.files)):

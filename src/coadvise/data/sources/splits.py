@@ -76,10 +76,10 @@ def paired(name: str, beside: Iterable[str]) -> bool:
     A mark alone says little: `bullet_train` may be a class.
     """
     mark = marked(name)
-    others = [marked(other) for other in beside] if mark else []
-    return any(
-        o and mark and o.rest == mark.rest and (o.word in TRAIN_NAMES) != (mark.word in TRAIN_NAMES) for o in others
-    )
+    if mark is None:
+        return False
+    alike = (other for other in map(marked, beside) if other is not None and other.rest == mark.rest)
+    return any((other.word in TRAIN_NAMES) != (mark.word in TRAIN_NAMES) for other in alike)
 
 
 def find_split(split: str, known: Iterable[str], where: str) -> str:
@@ -92,9 +92,7 @@ def find_split(split: str, known: Iterable[str], where: str) -> str:
     if split in known:
         return split
     lower = {name.lower(): name for name in known}
-    if split.lower() in lower:
-        return lower[split.lower()]
-    group = next((group for group in _SAME if split.lower() in group), (split.lower(),))
+    group = (split.lower(), *next((group for group in _SAME if split.lower() in group), ()))
     for name in group:
         if name in lower:
             return lower[name]
