@@ -70,7 +70,8 @@ def meant(word: str, inside: str = "") -> str | None:
 def _hint(location: Sequence[str], whole: type[Part]) -> str:
     """What may be meant by an unknown key: a setting of that name elsewhere, or one with a name like it."""
     *parts, word = location
-    near = did_you_mean(word, _fields_at(parts, whole))
+    part = part_in(type_at(parts, whole))
+    near = did_you_mean(word, part.model_fields if part else ())
     if whole is not Recipe:
         return near
     name = parts[1] if parts[:1] == ["teachers"] and len(parts) > 1 else "NAME"
@@ -105,18 +106,18 @@ def _paths(part: type[Part], prefix: str = "") -> Iterator[str]:
         yield from _paths(inner, place)
 
 
-def _fields_at(location: Sequence[str], whole: type[Part]) -> list[str]:
-    """Known keys at a place of the recipe."""
-    part, names = whole, iter(location)
+def type_at(location: Sequence[str], whole: type[Part] = Recipe) -> Any:
+    """The type of what stands at a place of the recipe; None where nothing can stand."""
+    found: Any = whole
+    names = iter(location)
     for name in names:
-        annotation = part.model_fields[name].annotation
-        found = part_in(annotation)
-        if found is None:
-            return []
-        part = found
-        if get_origin(annotation) is dict:
+        part = part_in(found)
+        if part is None or name not in part.model_fields:
+            return None
+        found = part.model_fields[name].annotation
+        if part_in(found) and get_origin(found) is dict:
             next(names, None)  # a teacher's name
-    return list(part.model_fields)
+    return found
 
 
 def part_in(annotation: Any) -> type[Part] | None:

@@ -9,13 +9,13 @@ import stat
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from ..errors import RecipeError, did_you_mean, escaped, few, require, shortened
 from .fields import kinds
-from .problems import explain, part_in
+from .problems import explain, type_at
 from .schema import Part, Recipe
 from .yaml import dump_yaml, parse_yaml, read_text
 
@@ -120,17 +120,7 @@ def apply_setting(content: dict[str, Any], override: str) -> str:
 
 def _takes_text(key: str) -> bool:
     """Whether a setting takes text alone, such as a path or a name."""
-    part: type[Part] = Recipe
-    names = iter(key.split("."))
-    for name in names:
-        annotation = part.model_fields[name].annotation if name in part.model_fields else None
-        inner = part_in(annotation)
-        if inner is None:
-            return next(names, None) is None and kinds(annotation) - {type(None)} == {str}
-        if get_origin(annotation) is dict:
-            next(names, None)  # a teacher's name
-        part = inner
-    return False
+    return kinds(type_at(key.split("."))) - {type(None)} == {str}
 
 
 def recipe_from(content: Mapping[str, Any], where: str = "recipe", given: Sequence[str] = ()) -> Recipe:
