@@ -124,6 +124,15 @@ def text_of(content: bytes) -> str:
     return content.decode("utf-16" if marked else "utf-8-sig")
 
 
+def lines_of(path: Path) -> list[str]:
+    """The lines of a file that a person made, without white space around them; empty ones are left out.
+
+    Raises:
+        OSError, UnicodeDecodeError: the file cannot be read, or is no text.
+    """
+    return [stripped for line in text_of(path.read_bytes()).splitlines() if (stripped := line.strip())]
+
+
 def cache_folder() -> Path:
     """Folder for what can be made again: `$XDG_CACHE_HOME/coadvise` or `~/.cache/coadvise`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coadvise"

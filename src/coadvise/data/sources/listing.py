@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import DataError
@@ -38,11 +39,8 @@ def folders_in(root: Path) -> list[str]:
     Raises:
         DataError: it cannot be listed.
     """
-    try:
-        with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if not is_litter(entry.name) and entry.is_dir())
-    except OSError as error:
-        raise _unlisted(root, error) from error
+    with _told(root), os.scandir(root) as entries:
+        return sorted(entry.name for entry in entries if not is_litter(entry.name) and entry.is_dir())
 
 
 def images_in(root: Path) -> Iterator[str]:
@@ -51,11 +49,8 @@ def images_in(root: Path) -> Iterator[str]:
     Raises:
         DataError: it cannot be listed.
     """
-    try:
-        with os.scandir(root) as entries:
-            yield from (one.name for one in entries if is_image(one.name) and not is_litter(one.name) and one.is_file())
-    except OSError as error:
-        raise _unlisted(root, error) from error
+    with _told(root), os.scandir(root) as entries:
+        yield from (one.name for one in entries if is_image(one.name) and not is_litter(one.name) and one.is_file())
 
 
 def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -64,10 +59,9 @@ def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
     Raises:
         DataError: a folder that cannot be listed, or a link that leads back to a folder that it lies in.
     """
-    place = str(folder)
-    try:
+    with _told(folder):
         real = folder.resolve()
-        waiting = [(place, frozenset(map(_identity, (real, *real.parents))))]
+        waiting = [(str(folder), frozenset(map(_identity, (real, *real.parents))))]
         while waiting:
             place, above = waiting.pop()
             with os.scandir(place) as entries:
@@ -84,8 +78,6 @@ def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
                             "read again and again; remove the link"
                         )
                     waiting.append((entry.path, above | {identity}))
-    except OSError as error:
-        raise _unlisted(Path(place), error) from error
 
 
 def has_image(folder: Path) -> bool:
@@ -98,7 +90,11 @@ def _identity(path: str | Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _unlisted(place: Path, error: OSError) -> DataError:
-    return DataError(
-        f"{error.filename or place} cannot be listed: {error.strerror or error}; give a folder that may be read"
-    )
+@contextmanager
+def _told(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or place} cannot be listed: {error.strerror or error}; give a folder that may be read"
+        ) from error

@@ -24,7 +24,7 @@ import numpy as np
 
 from ...errors import DataError, did_you_mean, escaped, few
 from ...recipe.schema import Data
-from ...system.files import text_of
+from ...system.files import lines_of
 from .base import ImageSource
 from .folder import Folder, no_images
 from .kinds import KINDS, Found, find_kind
@@ -163,10 +163,10 @@ def _require_classes(train: ImageSource, found: Found, where: str) -> None:
 def _class_list(path: Path, known: Sequence[str]) -> tuple[str, ...]:
     """Class names of a file, in the data's order; what follows a name on its line is a comment."""
     try:
-        lines = text_of(path.read_bytes()).splitlines()
+        lines = lines_of(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.classes: {path} cannot be read ({error}); give a text file, one class a line") from error
-    names = {line.strip() if line.strip() in known else line.split()[0] for line in lines if line.strip()}
+    names = {line if line in known else line.split()[0] for line in lines}
     unknown = sorted(names - set(known))
     if unknown or not names:
         first = f"'{unknown[0]}' is none of the data's classes{did_you_mean(unknown[0], known)}" if unknown else "empty"

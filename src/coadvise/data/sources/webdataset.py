@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError, few, one_line
-from ...system.files import atomic_file, cache_folder, text_of
+from ...system.files import atomic_file, cache_folder, lines_of, text_of
 from .labels import labels_from_values
 from .members import Member, Sample, find_samples
 
@@ -57,13 +57,12 @@ class Tars:
         indexes = [_index(Path(file)) for file in self.files]
         counts = [len(index["offset"]) for index in indexes]
         self.tar: NDArray[np.int64] = np.repeat(np.arange(len(counts)), counts)
-        self.name = np.concatenate([index["name"] for index in indexes])
-        self.offset = np.concatenate([index["offset"] for index in indexes])
-        self.size = np.concatenate([index["size"] for index in indexes])
+        self.name, self.offset, self.size, values = (
+            np.concatenate([index[column] for index in indexes]) for column in _ROWS
+        )
         left_out: Counter[str] = Counter()
         for index in indexes:
             left_out.update(dict(zip(index["reason"].tolist(), index["count"].tolist(), strict=True)))
-        values = np.concatenate([index["label"] for index in indexes])
         self.notes = tuple(_notes(left_out, self.files, values))
         if not len(self.name):
             raise DataError(f"{self.files[0]} has no images with labels{''.join('; ' + note for note in self.notes)}")
@@ -75,10 +74,9 @@ class Tars:
     def _rename(self, values: NDArray, listed: Path) -> None:
         """Labels as indices into, or names of, the classes of the file."""
         try:
-            lines = text_of(listed.read_bytes()).splitlines()
+            names = tuple(lines_of(listed))
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{listed} cannot be read: {one_line(error)}; it has one class name a line") from error
-        names = tuple(line.strip() for line in lines if line.strip())
         place = {name: position for position, name in enumerate(names)}
         distinct, found = np.unique(values, return_inverse=True)
         texts = distinct.tolist()
