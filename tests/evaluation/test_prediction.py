@@ -64,6 +64,16 @@ def test_folders_files_and_patterns(place: Path) -> None:
     assert image_files([str(place / "[ep]*")]) == ([photos / name for name in FOUND], [])
 
 
+@pytest.mark.parametrize("name", ["trip", "tri*"])
+def test_what_is_left_out_is_said_of_folders_and_of_patterns(tmp_path: Path, name: str) -> None:
+    (tmp_path / "trip").mkdir()
+    for file in ("a.png", "b.HEIC", "c.heic"):
+        (tmp_path / "trip" / file).touch()
+    said: list[str] = []
+    assert image_files([str(tmp_path / name)], said.append) == ([tmp_path / "trip" / "a.png"], [])
+    assert said == [f"left out of {tmp_path / 'trip'}: 2 files of other kinds (2 .heic)"]
+
+
 def test_what_is_no_file_is_said_in_words(place: Path) -> None:
     (place / "empty").mkdir()
     (place / "empty" / "IMG_1.HEIC").touch()

@@ -57,24 +57,28 @@ def _files_of(place: str, say: Callable[[str], None]) -> list[Path]:
     if os.path.isfile(place):
         return [Path(place)]
     if os.path.isdir(place):
-        found, other = images_below(Path(place))
-        if not found:
-            instead = f" but {in_words(other)}" if other else ""
-            raise DataError(f"{place}: the folder holds no images (.jpg, .png, .webp, .tif, …){instead}")
-        if other:
-            say(f"left out of {place}: {in_words(other)}")
-        return [Path(path) for path in found]
+        if found := _below(place, say):
+            return found
+        raise DataError(f"{place}: the folder holds no images (.jpg, .png, .webp, .tif, …)")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", place):
         raise DataError(f"{place}: predict reads files and nothing from the network; download it, and give the file")
     if os.path.exists(place):
         raise DataError(f"{place}: this is neither a file nor a folder")
     if glob.has_magic(place):
         matches = sorted(glob.glob(place, recursive=True))
-        inside = [path for match in matches if os.path.isdir(match) for path in images_below(Path(match))[0]]
-        if files := [match for match in matches if os.path.isfile(match)] + inside:
-            return [Path(path) for path in files]
+        inside = [path for match in matches if os.path.isdir(match) for path in _below(match, say)]
+        if files := [Path(match) for match in matches if os.path.isfile(match)] + inside:
+            return files
         raise DataError(f"{place}: no image file has a name of that pattern")
     raise DataError(f"{place}: there is no such image file")
+
+
+def _below(folder: str, say: Callable[[str], None]) -> list[Path]:
+    """Images below a folder; what else lies there is said."""
+    found, other = images_below(Path(folder))
+    if other:
+        say(f"left out of {folder}: {in_words(other)}")
+    return [Path(path) for path in found]
 
 
 @torch.no_grad()
