@@ -13,6 +13,7 @@ from helpers import SHARED
 from PIL import Image
 
 from coadvise.checkpoints.trained import TrainedModel
+from coadvise.cli.evaluate import evaluate
 from coadvise.data.decode import decode
 from coadvise.data.sources.opening import open_source, open_sources
 from coadvise.data.views.augment import eval_pixels
@@ -126,3 +127,25 @@ def test_imagenets_200_classes_are_some_of_the_thousand(name: str) -> None:
     assert len(wnids) == 200 and wnids <= set(info.label_names())
     timms = importlib.resources.files("timm.data._info").joinpath(f"imagenet_{name}_synsets.txt").read_text()
     assert set(timms.split()) == wnids
+
+
+def test_the_command_takes_batches_of_the_size_that_is_asked_for(
+    trained: TrainedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = replace(trained, recipe=load_recipe("digits", ["data.val_size=10"]))
+    sizes, answer = [], small.model.forward_tokens
+
+    def seen(images: torch.Tensor) -> object:
+        sizes.append(len(images))
+        return answer(images)
+
+    monkeypatch.setattr(small.model, "forward_tokens", seen)
+    monkeypatch.setattr("coadvise.checkpoints.trained.load_trained", lambda path, device: small)
+    for options, passes in (({}, 1), ({"only": True}, 1), ({"corruptions": True}, 76)):
+        sizes.clear()
+        evaluate(Path("run"), batch_size=5, as_json=True, **options)
+        measured = [size for size in sizes if size > 1]  # before, one image tells the tokens
+        assert measured == [5, 5] * passes
+    assert small.with_workers(2).data.workers == 2 and small.with_workers(None) is small
+    with pytest.raises(DataError, match="exclude each other"):
+        evaluate(Path("run"), only=True, corruptions=True)

@@ -37,6 +37,13 @@ class TrainedModel:
         """How the model was trained to see images."""
         return self.recipe.data
 
+    def with_workers(self, workers: int | None) -> TrainedModel:
+        """The same model, whose images are read by so many processes; None leaves it to the recipe."""
+        if workers is None:
+            return self
+        data = self.data.model_copy(update={"workers": workers})
+        return dataclasses.replace(self, recipe=self.recipe.model_copy(update={"data": data}))
+
     def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b k"]]:
         """Logits by token of normalised images."""
         return self.model.forward_tokens(images)  # type: ignore[operator]

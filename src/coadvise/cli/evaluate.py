@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,25 +44,28 @@ def evaluate(
 
         coadvise evaluate runs/cit-s --data /data/imagenet-r --only-its-classes
     """
+    if only and corruptions:
+        raise DataError("--corruptions and --only-its-classes exclude each other; give one of them")
     from ..checkpoints.trained import load_trained
     from ..data.sources.opening import open_source, open_sources
     from ..evaluation.inference import evaluate_trained, with_classes
     from ..evaluation.robustness import corruption_errors, subset_accuracy
     from ..system.devices import choose_device
 
-    trained, display = load_trained(model, choose_device()), Display(quiet=as_json)
+    trained, display = load_trained(model, choose_device()).with_workers(workers), Display(quiet=as_json)
     whole = data is None and split is None
     source = open_sources(trained.data)[1] if whole else open_source(data or trained.data.source, split, display.say)
     if only:
-        shares = subset_accuracy(trained, source, display=display)
+        shares = subset_accuracy(trained, source, batch_size=batch_size, display=display)
         metrics = {f"accuracy/{token}": share for token, share in shares.items()}
         title = f"{len(source)} images, counted among {len(source.class_names)} classes"
     else:
-        metrics = evaluate_trained(trained, source, batch_size=batch_size, workers=workers, display=display)
+        metrics = evaluate_trained(trained, source, batch_size=batch_size, display=display)
         title = f"{trained.path}: {metrics['samples']:.0f} images"
     errors = None
-    if corruptions and not only:
-        errors = corruption_errors(trained, with_classes(source, trained.classes), limit=None, display=display)
+    if corruptions:
+        matched = with_classes(source, trained.classes)
+        errors = corruption_errors(trained, matched, limit=None, batch_size=batch_size, display=display)
     if as_json:
         corrupted = {} if errors is None else {"corruptions": {"mean": errors.mean, **asdict(errors)}}
         print(json.dumps(metrics | corrupted, indent=1))
@@ -102,9 +105,8 @@ def predict(
         from ..checkpoints.trained import load_trained
         from ..system.devices import choose_device
 
-        seen = run(load_trained(model, choose_device()), files, top)
         show = _print_json if as_json else _print_csv if as_csv else _print_plain
-        problems += show(seen)
+        show(_readable(run(load_trained(model, choose_device()), files, top), problems))
         sys.stdout.flush()
     if len(problems) > 1:
         listed = "".join(f"\n  {printable(problem)}" for problem in problems)
@@ -113,34 +115,32 @@ def predict(
         raise DataError(printable(problems[0]))
 
 
-def _print_plain(seen: Iterable[Prediction]) -> list[str]:
-    problems = []
+def _readable(seen: Iterable[Prediction], problems: list[str]) -> Iterator[Prediction]:
+    """The images that can be read; what is wrong with the others joins `problems`."""
     for one in seen:
-        if one.problem is not None:
+        if one.problem is None:
+            yield one
+        else:
             problems.append(one.problem)
-            continue
+
+
+def _print_plain(seen: Iterable[Prediction]) -> None:
+    for one in seen:
         out.print(str(one.path), style="bold")
         for name, probability in one.classes:
             out.print(f"  {probability:6.1%}  {name}")
-    return problems
 
 
-def _print_json(seen: Iterable[Prediction]) -> list[str]:
-    found = list(seen)
-    shown = [{"image": str(one.path), "classes": dict(one.classes)} for one in found if one.problem is None]
-    print(json.dumps(shown, indent=1))
-    return [one.problem for one in found if one.problem is not None]
+def _print_json(seen: Iterable[Prediction]) -> None:
+    print(json.dumps([{"image": str(one.path), "classes": dict(one.classes)} for one in seen], indent=1))
 
 
-def _print_csv(seen: Iterable[Prediction]) -> list[str]:
-    table, problems = csv.writer(sys.stdout, lineterminator="\n"), []
+def _print_csv(seen: Iterable[Prediction]) -> None:
+    table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(("image", "rank", "class", "probability"))
     for one in seen:
-        if one.problem is not None:
-            problems.append(one.problem)
         for rank, (name, probability) in enumerate(one.classes, start=1):
             table.writerow((printable(str(one.path)), rank, printable(name), f"{probability:.6f}"))
-    return problems
 
 
 def _print_corruptions(errors: CorruptionErrors) -> None:

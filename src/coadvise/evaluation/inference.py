@@ -28,26 +28,20 @@ def evaluate_trained(
     source: ImageSource,
     *,
     batch_size: int = 64,
-    workers: int | None = None,
     display: Display = QUIET,
 ) -> dict[str, float]:
     """Accuracy and cross entropy of every token on a source.
 
     Classes are matched by name; the source may have fewer than the model.
 
-    Args:
-        workers: loader processes; by default as many as in the training.
-
     Raises:
         DataError: classes that the model does not know.
     """
-    images, data = with_classes(source, trained.classes), trained.data
-    if workers is not None:
-        data = data.model_copy(update={"workers": workers})
+    images = with_classes(source, trained.classes)
     with display.bar("evaluating", len(images)) as bar:
         metrics, skipped = evaluate(
             trained.model.forward_tokens,  # type: ignore[arg-type]
-            EvalLoader(images, data, batch_size, device=trained.device),
+            EvalLoader(images, trained.data, batch_size, device=trained.device),
             tokens=student_tokens(trained.model, trained.data.image_size, trained.device),
             device=trained.device,
             advance=bar.advance,
@@ -71,10 +65,10 @@ def with_classes(source: ImageSource, classes: tuple[str, ...]) -> ImageSource:
 
 
 @torch.no_grad()
-def class_probabilities(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -> Float[Tensor, "n k"]:
+def class_probabilities(trained: TrainedModel, source: ImageSource) -> Float[Tensor, "n k"]:
     """Class probabilities for every image of a source, with the model's own preprocessing, on the CPU."""
     data = trained.data.model_copy(update={"on_error": "raise"})
-    with closing(EvalLoader(source, data, batch_size, device=trained.device)) as loader:
+    with closing(EvalLoader(source, data, 250, device=trained.device)) as loader:
         return torch.cat([trained.model(batch.images).float().softmax(dim=1).cpu() for batch in loader])
 
 
