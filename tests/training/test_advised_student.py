@@ -1,0 +1,57 @@
+"""A ViT of timm as a student with added tokens: trained, resumed, rebuilt."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from helpers.recipes import CNN, INN, tiny
+from helpers.runs import run
+
+from coadvise.checkpoints.trained import load_trained
+from coadvise.errors import ModelError
+from coadvise.models.advised import AdvisedViT
+from coadvise.models.students import classifier_of
+
+VIT = {
+    "model": "vit_tiny_patch16_224",
+    "options": {"patch_size": 2, "embed_dim": 24, "depth": 2, "num_heads": 2, "drop_path_rate": 0.1},
+}
+
+
+def advised(output: Path, changes: dict[str, Any] | None = None) -> Any:
+    teachers = {"conv": CNN, "inv": INN}
+    return tiny(output, changes, student=VIT, teachers=teachers, loss={"tokens": "own"})
+
+
+def test_it_starts_from_weights_and_is_rebuilt_with_its_tokens(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    sizes: Any = VIT["options"]
+    model = timm.create_model(VIT["model"], num_classes=10, img_size=8, **sizes)
+    torch.save(model.state_dict(), tmp_path / "vit.pth")
+    result = run(advised(tmp_path / "run", {"schedule.epochs": 2, "student.checkpoint": str(tmp_path / "vit.pth")}))
+    assert result.student.tokens == {"conv": "conv", "inv": "inv"}
+    assert {"accuracy/class", "accuracy/conv", "accuracy/inv"} <= result.final.keys()
+    trained = load_trained(tmp_path / "run")
+    assert isinstance(trained.model, AdvisedViT)
+    images = torch.randn(3, 3, 8, 8)
+    # The file's `model.` part is a state of timm's own model, which answers alike.
+    own = {k.removeprefix("model."): v for k, v in trained.model.state_dict().items() if k.startswith("model.")}
+    model.eval().load_state_dict(own)
+    assert torch.equal(model(images), trained.model(images))
+    assert set(trained.tokens(images)) == {"class", "conv", "inv"}
+
+
+def test_the_default_stays_one_head(tmp_path: Path) -> None:
+    recipe = advised(tmp_path / "run", {"schedule.epochs": 2, "loss.tokens": "auto"})
+    run(recipe)
+    trained = load_trained(tmp_path / "run")
+    assert not isinstance(classifier_of(trained.model), AdvisedViT)
+    assert set(trained.tokens(torch.randn(1, 3, 8, 8))) == {"class"}
+
+
+def test_a_student_that_takes_no_tokens_says_why(tmp_path: Path) -> None:
+    recipe = advised(tmp_path / "run", {"student": {"model": "resnet10", "options": {"channels": [8, 8, 8, 8]}}})
+    with pytest.raises(ModelError, match="ResNet is no ViT"):
+        run(recipe)
