@@ -30,7 +30,7 @@ RESULT = Path(__file__).resolve().parents[1] / "results" / "finetune" / "cifar10
 BEFORE = ("airplane", "bird", "cat", "deer", "frog", "truck")
 AFTER = ("automobile", "dog", "horse", "ship")
 MODELS = {
-    "vit": "student={model: vit_tiny_patch16_224, options: {patch_size: 4, embed_dim: 96, depth: 6, num_heads: 3}}",
+    "vit": "student={model: vit_tiny_patch16_224, options: {patch_size: 8, embed_dim: 96, depth: 6, num_heads: 3}}",
     "conv": "student={model: resnet10, small_stem: true, options: {channels: [16, 32, 64, 128]}}",
     "inv": "student={model: rednet26, small_stem: true, options: {layers: [1, 1, 1], width: 32}}",
 }
