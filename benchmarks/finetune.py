@@ -32,7 +32,7 @@ AFTER = ("automobile", "dog", "horse", "ship")
 MODELS = {
     "vit": "student={model: vit_tiny_patch16_224, options: {patch_size: 8, embed_dim: 96, depth: 6, num_heads: 3}}",
     "conv": "student={model: resnet10, small_stem: true, options: {channels: [16, 32, 64, 128]}}",
-    "inv": "student={model: rednet26, small_stem: true, options: {layers: [1, 1, 1], width: 32}}",
+    "inv": "student={model: rednet26, small_stem: true, options: {layers: [1, 1, 1], width: 16}}",
 }
 TEACHERS, TEACHER_LR = ("conv teacher", "inv teacher"), 1e-3
 # What the ViT learns from: labels; both teachers on its class output; one teacher, or both, by tokens that are added.
@@ -49,8 +49,9 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="of all runs, such as data.source=FOLDER")
     parser.add_argument("--labels", type=int, default=200, help="labelled images of the four classes")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--pretrain", type=int, default=20, help="epochs on the six classes")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--pretrain", type=int, default=12_000, help="images of the six classes")
+    parser.add_argument("--pretrain-epochs", type=int, nargs=3, default=[40, 6, 6], help="of vit, conv, inv")
     parser.add_argument("--lr", type=float, nargs="+", default=[3e-4], help="labels alone choose the best")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--threads", type=int, default=1)
@@ -82,10 +83,11 @@ def _run(name: str, settings: list[str], options: argparse.Namespace) -> RunResu
 
 
 def _pretrained(name: str, options: argparse.Namespace) -> float:
+    epochs = dict(zip(MODELS, options.pretrain_epochs, strict=True))[name]
     settings = [
-        MODELS[name], "teachers={}", f"data.classes={options.folder / 'before.txt'}", "data.train_size=null",
-        "data.val_size=2000", "optim.batch_size=200", f"schedule.epochs={options.pretrain}",
-        "schedule.warmup_epochs=0.5", f"run.eval_every={options.pretrain}",
+        MODELS[name], "teachers={}", f"data.classes={options.folder / 'before.txt'}", "data.val_size=2000",
+        f"data.train_size={options.pretrain}", "optim.lr=2e-3", f"schedule.epochs={epochs}",
+        "schedule.warmup_epochs=1", f"run.eval_every={epochs}",
     ]  # fmt: skip
     return _run(f"pretrained-{name}", settings, options).final["accuracy/class"]
 
@@ -124,7 +126,8 @@ def _write(
         print(told, flush=True)
     content = {
         "pretrained on": list(BEFORE), "fine-tuned on": list(AFTER), "labels": options.labels,
-        "epochs": options.epochs, "accuracy after pretraining": pretrained,
+        "epochs": options.epochs, "images and epochs of pretraining": [options.pretrain, *options.pretrain_epochs],
+        "accuracy after pretraining": pretrained,
         "learning rates, labels alone, seed 1000": {f"{lr:g}": value for lr, value in rates.items()}, "arms": arms,
         "provenance": manifest(command=shlex.join(["python", "benchmarks/finetune.py", *sys.argv[1:]])),
     }  # fmt: skip
