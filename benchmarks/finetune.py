@@ -32,7 +32,7 @@ AFTER = ("automobile", "dog", "horse", "ship")
 MODELS = {
     "vit": "student={model: vit_tiny_patch16_224, options: {patch_size: 8, embed_dim: 96, depth: 6, num_heads: 3}}",
     "conv": "student={model: resnet10, small_stem: true, options: {channels: [16, 32, 64, 128]}}",
-    "inv": "student={model: rednet26, small_stem: true, options: {layers: [1, 1, 1], width: 16}}",
+    "inv": "student={model: rednet26, options: {layers: [1, 1, 1], width: 16, stem: small}}",
 }
 TEACHERS, TEACHER_LR = ("conv teacher", "inv teacher"), 1e-3
 # What the ViT learns from: labels; both teachers on its class output; one teacher, or both, by tokens that are added.
