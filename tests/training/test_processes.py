@@ -10,8 +10,11 @@ import pytest
 from helpers import processes
 from helpers.recipes import tiny
 
+from coadvise.errors import RunError
 from coadvise.recipe.reading import dump_recipe
+from coadvise.recipe.schema import Optim, Run
 from coadvise.run.folder import RunFolder
+from coadvise.training.processes import start_processes
 
 
 def test_world_size_that_was_not_joined(tmp_path: Path) -> None:
@@ -22,6 +25,13 @@ def test_world_size_that_was_not_joined(tmp_path: Path) -> None:
     done = processes.run("coadvise", "train", str(path), environment=environment)
     assert done.returncode == 2 and "WORLD_SIZE is 2" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("count", ["0", "two", "²", ""])
+def test_what_is_no_number_of_processes_is_refused(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", count)
+    with pytest.raises(RunError, match="no number of processes; unset it"):
+        start_processes(Run(device="cpu"), Optim())
 
 
 ASK = """

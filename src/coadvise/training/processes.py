@@ -32,7 +32,7 @@ def start_processes(run: Run, optim: Optim) -> Accelerator:
     cpu = choose_device(run.device).type == "cpu"
     precision = resolve_precision(run.precision, cpu)
     world = os.environ.get("WORLD_SIZE", "1")
-    if not world.isdigit() or not int(world):
+    if not world.isdecimal() or not int(world):
         raise RunError(f"WORLD_SIZE is '{world}', which is no number of processes; unset it")
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if int(world) > 1 and missing:
