@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..recipe.schema import Data, Recipe, Schedule, Teacher
+from ..run.folder import RunFolder
 from .record import RecordFormat
 
 
@@ -36,7 +37,7 @@ class CacheRequest:
             views=views_of(recipe.data, recipe.schedule),
             top_k=recipe.advice.top_k,
             teachers=recipe.teachers,
-            trained=Path(recipe.run.output or f"runs/{recipe.name}") / "teachers",
+            trained=RunFolder.of(recipe).teachers,
         )
 
     def record(self, classes: int) -> RecordFormat:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -118,8 +117,7 @@ def _training_cost(recipe: Recipe, cost: StepCost, source: ImageSource, compute:
 
 def _untrained(recipe: Recipe) -> dict[str, RunFolder]:
     """Teachers that are still to be trained, and the folders of their runs."""
-    output = Path(recipe.run.output or f"runs/{recipe.name}")
-    folders = {name: RunFolder(output / "teachers" / name) for name, one in recipe.teachers.items() if one.train}
+    folders = {name: RunFolder.of(recipe).teacher(name) for name, one in recipe.teachers.items() if one.train}
     return {name: folder for name, folder in folders.items() if not folder.finished}
 
 
@@ -129,15 +127,15 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
     At initialisation, over one batch of the training set. None where a teacher is still to be trained: what random
     weights say tells nothing.
     """
+    if _untrained(recipe):
+        return None
     source, _ = open_sources(recipe.data)
     classes = len(source.class_names)
     loaded = {}
     for name, settings in recipe.teachers.items():
         if settings.train is not None:
-            place = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}") / "teachers" / name)
-            if not place.finished:
-                return None
-            settings = settings.model_copy(update={"checkpoint": str(place.best), "pretrained": False, "train": None})
+            best = str(RunFolder.of(recipe).teacher(name).best)
+            settings = settings.model_copy(update={"checkpoint": best, "pretrained": False, "train": None})
         loaded[name] = build_teacher(name, settings, source.class_names)
     device = choose_device(recipe.run.device)
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]

@@ -27,6 +27,7 @@ from ..system.locks import HeldByAnother, held, locked_by_another
 from .reading import read_metric_lines
 from .result import RunResult
 
+_ELSEWHERE = "choose another folder with run.output=FOLDER"
 WRITTEN = (
     "recipe.yaml", "manifest.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "result.json",
 )  # fmt: skip
@@ -40,8 +41,18 @@ class RunFolder:
         self.last = path / "last.safetensors"
         self.best = path / "best.safetensors"
         self.metrics = path / "metrics.jsonl"
+        self.teachers = path / "teachers"
         self._result = path / "result.json"
         self._lock = path / ".run.lock"
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> RunFolder:
+        """The folder in which a recipe's run lies."""
+        return cls(Path(recipe.run.output or f"runs/{recipe.name}"))
+
+    def teacher(self, name: str) -> RunFolder:
+        """The folder of a teacher's run."""
+        return RunFolder(self.teachers / name)
 
     @property
     def finished(self) -> bool:
@@ -67,7 +78,7 @@ class RunFolder:
                 raise RunError(f"nothing to resume: {self.path} does not exist; start without --resume")
             return
         if not self.path.is_dir():
-            raise RunError(f"{self.path} is a file; choose another folder with run.output=FOLDER")
+            raise RunError(f"{self.path} is a file; {_ELSEWHERE}")
         if locked_by_another(self._lock):  # before a message says how to go on with it
             raise RunError(self._in_use(self._lock.read_text(errors="replace")))
         self._require_free(recipe, resume)
@@ -78,22 +89,17 @@ class RunFolder:
             # `begin` may have been killed between its two files; the first says whose it is.
             ours = {"teachers", "manifest.json"} if self._begun() else {"teachers"}
             if any(path.name not in ours and not path.name.startswith(".") for path in self.path.iterdir()):
-                raise RunError(f"{self.path} holds other files; choose another folder with run.output=FOLDER")
+                raise RunError(f"{self.path} holds other files; {_ELSEWHERE}")
             return
         if self.finished:
             self._require_no_more_epochs(recipe)
         if self.finished or self.last.is_file():
             self.require_same(recipe)
         if self.finished:
-            raise RunError(
-                f"{self.path} holds a finished run; see it with `coadvise report {self.path}`, "
-                "or choose another folder with run.output=FOLDER"
-            )
+            how = f"see it with `coadvise report {self.path}`"
+            raise RunError(f"{self.path} holds a finished run; {how}, or {_ELSEWHERE}")
         if self.last.is_file() and not resume:
-            raise RunError(
-                f"{self.path} holds an unfinished run; go on with --resume, "
-                "or choose another folder with run.output=FOLDER"
-            )
+            raise RunError(f"{self.path} holds an unfinished run; go on with --resume, or {_ELSEWHERE}")
 
     @contextmanager
     def owned(self, recipe: Recipe, resume: bool) -> Iterator[bool]:
@@ -115,10 +121,8 @@ class RunFolder:
                 except HeldByAnother as error:
                     raise RunError(self._in_use(str(error))) from None
                 except OSError as error:
-                    raise WriteError(
-                        f"cannot write to {self.path}: {error.strerror or error}; choose another folder with "
-                        "run.output=FOLDER"
-                    ) from error
+                    why = error.strerror or error
+                    raise WriteError(f"cannot write to {self.path}: {why}; {_ELSEWHERE}") from error
                 self._require_free(recipe, resume)
                 if locked:
                     remove_leftovers(self.path, WRITTEN)
@@ -131,7 +135,7 @@ class RunFolder:
     def _in_use(self, owner: str) -> str:
         return (
             f"{self.path} is being trained by {owner}; wait for its end or stop it, and then go on with "
-            "--resume, or choose another folder with run.output=FOLDER"
+            f"--resume, or {_ELSEWHERE}"
         )
 
     def _begun(self) -> bool:
@@ -155,7 +159,7 @@ class RunFolder:
         if changes:
             raise RunError(
                 f"{self.path} holds a run of another recipe ({'; '.join(changes)}); "
-                "use the same settings, or choose another folder with run.output=FOLDER"
+                f"use the same settings, or {_ELSEWHERE}"
             )
 
     def _require_no_more_epochs(self, recipe: Recipe) -> None:

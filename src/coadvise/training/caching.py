@@ -61,7 +61,7 @@ def _cache(
         raise RecipeError(f"recipe {recipe.name} has no teachers, so there is no advice to store")
     with accelerator.local_main_process_first():
         sources = open_sources(recipe.data, display.say_once)
-    run, request = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}")), CacheRequest.of(recipe)
+    run, request = RunFolder.of(recipe), CacheRequest.of(recipe)
     # Before hours go into teachers; and a student's command would not go on with this one.
     (require_fitting if verify else require_possible)(request, sources[0])
     cached = recipe.model_copy(update={"advice": recipe.advice.model_copy(update={"source": "cache"})})

@@ -69,7 +69,7 @@ def train(
     """
     name = repr(recipe) if isinstance(recipe, str) else "NAME"
     require(recipe, Recipe, "train's recipe", f"write coadvise.train(coadvise.load_recipe({name}))", RecipeError)
-    folder = RunFolder(Path(recipe.run.output or f"runs/{recipe.name}"))
+    folder = RunFolder.of(recipe)
     with explained(folder):
         return _train(recipe, folder, resume, student, teachers or {}, display)
 
@@ -217,7 +217,7 @@ def load_teachers(
     # A cache keeps the teachers that were trained for it, whatever student it then serves.
     weights = kept_weights(CacheRequest.of(recipe)) if recipe.advice.source == "cache" else {}
     to_train = {
-        name: teacher_recipe(recipe, name, folder.path / "teachers" / name)
+        name: teacher_recipe(recipe, name, folder.teacher(name).path)
         for name, settings in recipe.teachers.items()
         if settings.train is not None and name not in own and name not in weights
     }
@@ -234,9 +234,9 @@ def load_teachers(
     for name, teacher in loaded.items():
         require_size(name, teacher, (side, side))
     for name, one in to_train.items():
-        place = RunFolder(folder.path / "teachers" / name)
+        place = folder.teacher(name)
         # Several processes that share no group, such as those that write a cache, train a teacher once.
-        alone = one_at_a_time(folder.path / "teachers" / f".{name}.lock")
+        alone = one_at_a_time(folder.teachers / f".{name}.lock")
         with alone if accelerator.is_main_process else contextlib.nullcontext():
             accelerator.wait_for_everyone()
             if place.finished:
