@@ -11,7 +11,7 @@ from typing import Any
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from ..recipe.schema import IMAGENET_MEAN, IMAGENET_STD
+from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD
 
 
 def untrained(**overrides: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, few, one_line, out_of_memory, require
 from ..names import CLASS
-from ..recipe.schema import IMAGENET_MEAN, IMAGENET_STD
+from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from .fuse import fused
 from .stated import Size, refusal, sizes_named, stated
 
