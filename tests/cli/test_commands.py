@@ -222,17 +222,28 @@ def test_sigterm_for_all_processes_says_how_to_resume(recipe: Callable[..., Path
 
 def test_ctrl_c_while_a_teacher_is_trained(recipe: Callable[..., Path], tmp_path: Path) -> None:
     """The printed command goes on with the whole run, not with the teacher alone."""
-    teacher = {**CNN, "train": {"epochs": 300}}
-    mine = recipe(teachers={"conv": teacher}, run={**TINY["run"], "eval_every": 100})
-    printed = stop_and_read(["train", mine], tmp_path / "run" / "teachers" / "conv" / "metrics.jsonl")
-    done = coadvise(*printed, timeout=300)
+    teacher = {**CNN, "train": {"epochs": 3}}
+    there = tmp_path / "there"
+    started = processes.start(
+        "helpers.wait_at_step", str(there), "train", str(recipe(teachers={"conv": teacher})), group=True
+    )
+    while not there.exists():
+        time.sleep(0.01)
+        assert started.process.is_alive()
+    os.killpg(started.pid, signal.SIGINT)
+    there.unlink()
+    stopped = started.wait(60)
+    printed = command_printed(stopped.returncode, stopped.stderr)
+    begun = tmp_path / "run" / "teachers" / "conv"
+    assert (begun / "last.safetensors").exists() and not (begun / "result.json").exists()
+    done = coadvise(*printed)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 20 and set(result["teachers"]) == {"conv"}
 
 
-def stop_and_read(arguments: list[str | Path], metrics: Path, number: int = signal.SIGINT) -> list[str]:
-    """Press Ctrl-C once the metrics have a line, which all processes get; the arguments of the printed command."""
+def stop_and_read(arguments: list[str | Path], metrics: Path, number: int) -> list[str]:
+    """Send a signal once the metrics have a line, which all processes get; the arguments of the printed command."""
     process = subprocess.Popen(
         [sys.executable, "-m", "coadvise", *map(str, arguments)],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -243,7 +254,11 @@ def stop_and_read(arguments: list[str | Path], metrics: Path, number: int = sign
         assert process.poll() is None
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "--resume" in errors and "Traceback" not in errors, errors
+    return command_printed(process.returncode, errors)
+
+
+def command_printed(code: int, errors: str) -> list[str]:
+    assert code == 130 and "--resume" in errors and "Traceback" not in errors, errors
     printed = errors.splitlines()[-1].split()
     assert printed[:2] == ["coadvise", "train"]
     return printed[1:]
