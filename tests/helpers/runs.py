@@ -61,8 +61,8 @@ def interrupted(recipe: Recipe, step: int) -> None:
         if module.training and seen == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def built(*args: Any) -> nn.Module:
-        student = build_student(*args)
+    def built(*args: Any, **options: Any) -> nn.Module:
+        student = build_student(*args, **options)
         next(student.children()).register_forward_pre_hook(hook)
         return student
 

@@ -161,8 +161,8 @@ def test_too_little_memory_for_a_batch(tmp_path: Path, monkeypatch: pytest.Monke
         if torch.is_grad_enabled() and len(inputs[0]) > room:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
 
-    def built(*args: Any) -> nn.Module:
-        student = build_student(*args)
+    def built(*args: Any, **options: Any) -> nn.Module:
+        student = build_student(*args, **options)
         next(student.children()).register_forward_pre_hook(refuse)
         return student
 
