@@ -17,6 +17,7 @@ from ..system.screen import ReaderGone, guarded_streams, printable
 from .bench import bench
 from .doctor import doctor
 from .evaluate import evaluate, predict, report
+from .export import export
 from .recipes import models, recipe, recipes, schema
 from .reproduce import demo, reproduce
 from .train import cache, plan, train
@@ -34,7 +35,8 @@ app = typer.Typer(
 )
 # The help lists the commands in this order.
 for command in (
-    demo, train, cache, plan, evaluate, predict, report, reproduce, recipes, recipe, schema, models, bench, doctor,
+    demo, train, cache, plan, evaluate, predict, report, export, reproduce, recipes, recipe, schema, models, bench,
+    doctor,
 ):  # fmt: skip
     app.command()(command)
 

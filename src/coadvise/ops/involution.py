@@ -6,7 +6,8 @@ with zeros outside the image. The group of a channel is `c // 16`: neighbouring 
 
 One function, `involution`, gives the same numbers everywhere: by compiled code on the CPU (involution_cpu.py), by
 Triton on the GPU (involution_triton.py), and by PyTorch's own operations elsewhere (involution_eager.py). It is a
-PyTorch operator, `coadvise::involution`, so that autocast, `torch.compile` and `torch.export` know it.
+PyTorch operator, `coadvise::involution`, so that autocast and `torch.compile` know it; `torch.export`, and with it
+ONNX, gets PyTorch's own operations in its place.
 
 Departure from the official code: sizes that the stride does not divide work, with ceil(H / s) outputs.
 """
@@ -50,7 +51,10 @@ def involution(
     """
     _check(x, kernel, kernel_size, stride)
     dtype = torch.promote_types(x.dtype, kernel.dtype)
-    out: Tensor = torch.ops.coadvise.involution(x.to(dtype), kernel.to(dtype), kernel_size, stride)
+    x, kernel = x.to(dtype), kernel.to(dtype)
+    if torch.compiler.is_exporting():  # a program that leaves PyTorch can take only operators that all know with it
+        return involution_eager.forward(x, kernel, kernel_size, stride)
+    out: Tensor = torch.ops.coadvise.involution(x, kernel, kernel_size, stride)
     return out
 
 

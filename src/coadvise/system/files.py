@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,29 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # already renamed
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """An empty temporary folder to fill; it becomes `path` when the block ends, and is removed when the block raises.
+
+    Raises:
+        OSError: `path` is there and not an empty folder, its folder is missing or cannot be written to, or the disk is
+            full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for place in (*temporary.rglob("*"), temporary):
+            if not place.is_dir() or os.name != "nt":
+                _sync(place)
+        os.replace(temporary, path)
+        if os.name != "nt":
+            with contextlib.suppress(PermissionError):
+                _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # gone, when it was renamed
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:

@@ -1,0 +1,40 @@
+"""`coadvise export`: a trained model in the form in which it runs elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..system.progress import Display
+from .arguments import Quiet, out
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="a finished run's folder, or its best.safetensors")],
+    to: Annotated[str, typer.Option("--to", help="onnx, …")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="by default in RUN/export")] = None,
+    images: Annotated[
+        list[str] | None, typer.Option("--images", help="images to check it on; by default validation images")
+    ] = None,
+    max_drop: Annotated[float, typer.Option(min=0, help="points of accuracy that int8 may lose")] = 0.5,
+    quiet: Quiet = False,
+) -> None:
+    """Write the model so that it runs elsewhere; what was written is checked on real images first.
+
+    Examples:
+
+        coadvise export runs/pets --to onnx
+
+        coadvise export runs/pets --to int8 --max-drop 0.3
+    """
+    from ..export.exporting import export as run
+    from ..export.targets import target_named
+
+    target = target_named(to)
+    display = Display(quiet=quiet)
+    place, written = run(model, target, output, images=tuple(images or ()), max_drop=max_drop, display=display)
+    for line in written.lines:
+        display.say(line)
+    out.print(f"wrote {place}")

@@ -1,0 +1,91 @@
+"""A trained model leaves: one target's file, checked before it gets its final name."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..checkpoints.trained import load_trained
+from ..errors import RunError, WriteError
+from ..run.folder import RunFolder
+from ..system.files import atomic_file, atomic_folder
+from ..system.progress import QUIET, Display
+from .job import Job, Target, Written
+
+
+def export(
+    source: Path,
+    target: Target,
+    output: Path | None = None,
+    *,
+    images: tuple[str, ...] = (),
+    max_drop: float = 0.5,
+    display: Display = QUIET,
+) -> tuple[Path, Written]:
+    """Write a trained model in another form.
+
+    Args:
+        source: folder of a finished run, or a file of a model of ours.
+        output: the file or folder to write; by default in a folder `export` beside the model's file.
+        images: see `Job`.
+        max_drop: see `Job`.
+
+    Returns:
+        What was written, and what came of it.
+
+    Raises:
+        RunError: the run is unfinished, a package is missing, or the output is there already.
+        CheckpointError: the model's file is missing or damaged.
+        ModelError: the model cannot be written so, or what was written does not compute the same.
+        WriteError: the folder cannot be written to, or the disk is full.
+    """
+    require_packages(target)
+    weights = source
+    if source.is_dir():
+        weights = _weights_of(source)
+    place = weights.parent / "export" / target.place if output is None else output
+    if place.exists() or place.is_symlink():
+        raise RunError(f"{place} exists; delete it, or choose another place with --output")
+    job = Job(load_trained(weights), images, max_drop, display)
+    try:
+        with _temporary(place, target) as temporary:
+            return place, target.write(job, temporary)
+    except OSError as error:
+        raise WriteError(
+            f"cannot write to {place}: {error.strerror or error}; check the folder and free space"
+        ) from error
+
+
+def require_packages(target: Target) -> None:
+    """Refuse a target that needs packages which are not installed.
+
+    Raises:
+        RunError: names them, and how to get them.
+    """
+    missing = [name for name in target.packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RunError(f'--to {target.name} needs {", ".join(missing)}: pip install "coadvise[export]"')
+
+
+def _weights_of(folder: Path) -> Path:
+    run = RunFolder(folder)
+    if not run.finished and (folder / "recipe.yaml").is_file():
+        best = f", or export what it has so far: coadvise export {run.best}" if run.best.is_file() else ""
+        raise RunError(f"{folder} holds an unfinished run; finish it with --resume{best}")
+    return run.best if run.finished else folder / run.best.name
+
+
+@contextlib.contextmanager
+def _temporary(place: Path, target: Target) -> Iterator[Path]:
+    made = [folder for folder in (place.parent, *place.parent.parents) if not folder.exists()]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with atomic_folder(place) if target.folder else atomic_file(place) as temporary:
+            yield temporary
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):  # something else was put there
+                folder.rmdir()
+        raise

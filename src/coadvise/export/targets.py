@@ -1,0 +1,20 @@
+"""All targets, by name."""
+
+from __future__ import annotations
+
+from ..errors import RunError, did_you_mean
+from .job import Target
+from .onnx_file import ONNX
+
+TARGETS: dict[str, Target] = {target.name: target for target in (ONNX,)}
+
+
+def target_named(name: str) -> Target:
+    """The target of that name.
+
+    Raises:
+        RunError: there is none.
+    """
+    if name not in TARGETS:
+        raise RunError(f"--to is '{name}', must be one of {', '.join(TARGETS)}{did_you_mean(name, TARGETS)}")
+    return TARGETS[name]

@@ -1,0 +1,88 @@
+"""A trained model as a program: `torch.export` with a free batch, and ONNX of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from ..checkpoints.trained import TrainedModel
+from ..errors import ModelError, one_line
+from ..models.students import classifier_of
+from .card import INPUT, OUTPUT, Card
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 20
+"""The first one with GELU as an operator."""
+
+
+def program_of(trained: TrainedModel) -> ExportedProgram:
+    """`forward` of a model: images (b, 3, h, w), normalised → logits (b, k), for any b.
+
+    Raises:
+        ModelError: PyTorch cannot follow the model.
+    """
+    side = trained.data.image_size
+    # Two images, since PyTorch takes a size of 1 for a constant.
+    example = torch.zeros(2, 3, side, side, device=trained.device)
+    model = classifier_of(trained.model)
+    try:
+        with torch.no_grad(), _hushed():
+            return torch.export.export(model, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
+    except Exception as error:  # a foreign model fails in many ways
+        raise ModelError(
+            f"{trained.recipe.student.model} cannot be exported with a free batch: {one_line(error)[:300]}"
+        ) from error
+
+
+def onnx_model(trained: TrainedModel, card: Card) -> onnx.ModelProto:
+    """The same as ONNX.
+
+    Raises:
+        ModelError: PyTorch cannot translate the model.
+    """
+    program = program_of(trained)
+    try:
+        with _hushed():
+            made = torch.onnx.export(
+                program, dynamo=True, external_data=False, verbose=False, input_names=[INPUT], output_names=[OUTPUT],
+                opset_version=OPSET, dynamic_shapes=({0: "batch"},),
+            )  # fmt: skip
+    except Exception as error:  # of PyTorch's exporter and of the libraries under it
+        raise ModelError(
+            f"{trained.recipe.student.model} cannot be translated to ONNX: {one_line(error)[:300]}"
+        ) from error
+    assert made is not None
+    model = made.model_proto
+    for key, text in card.metadata().items():
+        model.metadata_props.add(key=key, value=text)
+    return model
+
+
+def onnx_bytes(trained: TrainedModel, card: Card) -> bytes:
+    """The content of an ONNX file."""
+    return onnx_model(trained, card).SerializeToString()
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Without what exporters say to their own developers."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
