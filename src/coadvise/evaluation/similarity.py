@@ -20,10 +20,9 @@ from ..checkpoints.trained import TrainedModel
 from ..data.loader import EvalLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset, balanced_subset
-from ..errors import ModelError
 from ..models.cit import CiT
-from ..models.students import classifier_of
 from ..names import CLASS
+from .features import watched
 from .metrics import calibration_error, ensemble, error_consistency, linear_cka
 
 
@@ -55,7 +54,7 @@ def answers(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -
     features: dict[str, list[Tensor]] = {}
     labels, cosines = [], []
     loader = contextlib.closing(EvalLoader(source, data, batch_size, device=trained.device))
-    with loader as batches, _watching(trained.model) as (seen, blocks):
+    with loader as batches, watched(trained.model) as seen, _blocks(trained.model) as blocks:
         for batch in batches:
             blocks.clear()
             for token, z in trained.tokens(batch.images).items():
@@ -82,34 +81,19 @@ def _cosines(tokens: Float[Tensor, "l b t d"]) -> Float[Tensor, "l p"]:
 
 
 @contextlib.contextmanager
-def _watching(model: nn.Module) -> Iterator[tuple[dict[str, Tensor], list[Tensor]]]:
-    """The last input of every classifier by token, and the outputs of a token student's blocks in order."""
-    seen: dict[str, Tensor] = {}
+def _blocks(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Outputs of a token student's blocks, in order; nothing for another model."""
     blocks: list[Tensor] = []
     handles = []
-    for token, head in _classifiers(model).items():
-        keep = lambda _, inputs, token=token: seen.__setitem__(token, inputs[0].detach())  # type: ignore[misc]
-        handles.append(head.register_forward_pre_hook(keep))
     if isinstance(model, CiT) and model.num_prefix_tokens > 1:
         prefix = model.num_prefix_tokens
         for block in model.blocks:
             handles.append(block.register_forward_hook(lambda _, __, x: blocks.append(x[:, :prefix].detach())))
     try:
-        yield seen, blocks
+        yield blocks
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _classifiers(model: nn.Module) -> dict[str, nn.Module]:
-    if isinstance(model, CiT):
-        return {CLASS: model.head, **dict(model.advised_heads.items())}
-    inner = classifier_of(model)
-    find: Any = getattr(inner, "get_classifier", None)
-    if find is None:
-        name = type(inner).__name__
-        raise ModelError(f"{name} has no get_classifier(), as timm's models have; add one that returns its last layer")
-    return {CLASS: find()}
 
 
 def likeness(
