@@ -95,6 +95,20 @@ def _upright_rgb(raw: bytes | Image.Image, needed: Needed | None) -> Image.Image
     return image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
 
 
+def open_encoded(raw: bytes) -> Image.Image:
+    """The image of an encoded file of which the head alone is read so far, as `decode` opens it.
+
+    Raises:
+        Exception: nearly any, of Pillow's decoders, where `decode` raises DataError.
+    """
+    try:
+        return Image.open(io.BytesIO(raw), formats=_formats())
+    except ValueError as error:
+        if not (raw.startswith(SIGNATURE) and "MAX_TEXT_" in str(error)):
+            raise
+        return Image.open(io.BytesIO(without_texts(raw)), formats=_formats())
+
+
 def _shrink(image: Image.Image, needed: Needed) -> None:
     """Make Pillow decode a JPEG at a part of its size."""
     width, height = image.size
