@@ -189,3 +189,11 @@ def _said(error: yaml.YAMLError) -> str:
 def dump_yaml(content: Any) -> str:
     """YAML that `parse_yaml` and PyYAML read in the same way."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def flow_yaml(value: Any) -> str:
+    """A value on one line: `{patch_size: 8, depth: 6}`."""
+    text: str = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=2**30
+    )
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -100,6 +100,39 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise WriteError(f"cannot write to {path}: {error.strerror or error}") from error
 
 
+def require_absent(*paths: Path) -> None:
+    """Refuse to begin work whose files are there already, or have no folder.
+
+    Raises:
+        WriteError: names the first such file.
+    """
+    for path in paths:
+        if os.path.lexists(path):
+            raise WriteError(f"{path} exists, and nothing is overwritten; remove it, or give another name")
+        if not path.parent.is_dir():
+            raise WriteError(f"{path} cannot be written: there is no folder {path.parent}; make it, or give another")
+
+
+def write_new(path: Path, content: str | bytes) -> None:
+    """Write a file that is not there yet, whole or not at all; never over another one.
+
+    Raises:
+        WriteError: there is such a file, the folder is missing or cannot be written to, or the disk is full.
+    """
+    try:
+        with path.open("xb") as file:
+            try:
+                file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+                file.flush()
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
+    except FileExistsError as error:
+        raise WriteError(f"{path} exists, and nothing is overwritten; remove it, or give another name") from error
+    except OSError as error:
+        raise WriteError(f"cannot write to {path}: {error.strerror or error}") from error
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, indented, as people also read it."""
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
