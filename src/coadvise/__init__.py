@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from . import models
     from .checkpoints.loading import load_checkpoint
     from .errors import CoadviseError
+    from .evaluation.inference import load
     from .losses import LossTerms, co_advise_loss
     from .models.students import small_stem
     from .models.teachers import FrozenTeacher, Teachers
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 __all__ = [
-    "CoadviseError", "FrozenTeacher", "LossTerms", "Teachers", "co_advise_loss", "involution", "load_checkpoint",
-    "load_recipe", "models", "small_stem", "train",
+    "CoadviseError", "FrozenTeacher", "LossTerms", "Teachers", "co_advise_loss", "involution", "load",
+    "load_checkpoint", "load_recipe", "models", "small_stem", "train",
 ]  # fmt: skip
 
 _HOMES = {
@@ -34,6 +35,7 @@ _HOMES = {
     "Teachers": "models.teachers",
     "co_advise_loss": "losses",
     "involution": "ops.involution",
+    "load": "evaluation.inference",
     "load_checkpoint": "checkpoints.loading",
     "load_recipe": "recipe.reading",
     "small_stem": "models.students",

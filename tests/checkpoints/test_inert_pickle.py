@@ -194,7 +194,7 @@ def test_programs_and_foreign_files_are_refused(tmp_path):
         "text.pth": "no readable PyTorch file",
         "text.safetensors": "no readable safetensors",
         "zero.pth": "is empty",
-        "folder.pth": "is no file",
+        "folder.pth": "holds no best.safetensors",
         "missing.pth": "does not exist",
     }
     for name, message in expected.items():

@@ -11,6 +11,7 @@ from helpers import processes
 from helpers.recipes import tiny
 from PIL import Image
 
+import coadvise
 from coadvise.checkpoints.build import build_student
 from coadvise.checkpoints.model_file import save_model
 from coadvise.checkpoints.trained import load_trained
@@ -96,7 +97,7 @@ def test_predictions_are_those_of_a_plain_loop(place: Path) -> None:
     files, _ = image_files([str(place / "photos")])
     (place / "bad.jpg").write_bytes(b"\xff\xd8 nothing")
     files = [place / "bad.jpg", *files * 5, place / "gone.png"]  # more than a batch
-    seen = list(predict(load_trained(place), files, top=6))
+    seen = list(predict(coadvise.load(place), files, top=6))
     assert [one.path for one in seen] == files
     assert "bad.jpg cannot be read as an image" in str(seen[0].problem)
     assert "gone.png cannot be read: No such file" in str(seen[-1].problem)

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ModelError, require
 from ..models.cit import CiT
+from ..models.described import describe
 from ..models.published import fit_cit, fit_position, fit_rednet
 from ..models.rednet import RedNet
 from ..models.students import classifier_of
 from ..models.teachers import CLASSES_OF_FILE
 from .inert_pickle import load_inert
 from .inside import IN_PYTHON, Choice, Say, Weights, of_training, weights_inside
-from .model_file import header_in
+from .model_file import header_in, weights_file
 
 _log = logging.getLogger(__name__)
 # What DistributedDataParallel and torch.compile put before every key.
@@ -50,7 +51,7 @@ def load_checkpoint(
 
     Args:
         model: receives the weights, converted to its own types and devices; unchanged after an error.
-        path: the file.
+        path: the file, or a run's folder, of which its best weights are taken.
         strict: every key of the model and of the file must fit. Otherwise load what fits by name and shape and
             log the rest.
         new_classifier: for fine-tuning; where the file knows another number of classes, its classifier is left
@@ -69,7 +70,7 @@ def load_checkpoint(
     require(model, nn.Module, "load_checkpoint's model", "give a module, and then the path of its weights", ModelError)
     how = "give the path of a file; a state dict in memory goes into model.load_state_dict"
     require(path, (str, os.PathLike), "a checkpoint's path", how, CheckpointError)
-    path = Path(path)
+    path = weights_file(path)
     target = classifier_of(model)
     tensors, expected, metadata = _read_for(target, path, Choice(weights, setting, _log.warning))
     header = header_in(metadata, path)
@@ -100,8 +101,7 @@ def load_checkpoint(
     # What a model that becomes a teacher is asked for: its classes, and where timm keeps it, how it sees images.
     setattr(target, CLASSES_OF_FILE, header.classes if header and not new_classifier else None)
     if header is not None:
-        seen = {"mean": header.recipe.data.mean, "std": header.recipe.data.std}
-        target.pretrained_cfg = dict(getattr(target, "pretrained_cfg", None) or {}) | seen  # type: ignore[assignment]
+        describe(target, header.recipe.data)
     return metadata
 
 

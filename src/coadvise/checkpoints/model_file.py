@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..recipe.schema import Recipe
 from .writing import save_safetensors_atomic
 
 FORMAT = "coadvise-model-1"
+BEST = "best.safetensors"
 
 
 def save_model(
@@ -50,6 +52,20 @@ def save_model(
     save_safetensors_atomic(
         path, classifier_of(student).state_dict(), {"format": FORMAT, "coadvise": json.dumps(header)}
     )
+
+
+def weights_file(path: str | os.PathLike[str]) -> Path:
+    """The file that is meant by a path: of a run's folder, its best weights.
+
+    Raises:
+        CheckpointError: a folder that has none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if not (path / BEST).is_file():
+        raise CheckpointError(f"{path} holds no {BEST}; it comes with the first evaluation of a run")
+    return path / BEST
 
 
 def _built_as(model: nn.Module) -> dict[str, Any] | None:

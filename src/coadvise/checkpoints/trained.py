@@ -15,7 +15,7 @@ from ..recipe.schema import Data, Recipe
 from .bounds import local, within
 from .build import build_student
 from .loading import load_checkpoint
-from .model_file import read_header
+from .model_file import read_header, weights_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +55,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     Raises:
         CheckpointError: missing, damaged, or not written by `coadvise train`.
     """
-    path = Path(path)
-    if path.is_dir():
-        if not (path / "best.safetensors").is_file():
-            raise CheckpointError(f"{path} holds no best.safetensors; it comes with the first evaluation of a run")
-        path = path / "best.safetensors"
+    path = weights_file(path)
     header = read_header(path)
     if header is None:
         raise CheckpointError(

@@ -102,11 +102,11 @@ def predict(
     files, problems = image_files(images, Display().say)
     given = len(files) + len(problems)
     if files:
-        from ..checkpoints.trained import load_trained
+        from ..evaluation.inference import load
         from ..system.devices import choose_device
 
         show = _print_json if as_json else _print_csv if as_csv else _print_plain
-        show(_readable(run(load_trained(model, choose_device()), files, top), problems))
+        show(_readable(run(load(model, choose_device()), files, top), problems))
         sys.stdout.flush()
     if len(problems) > 1:
         listed = "".join(f"\n  {printable(problem)}" for problem in problems)

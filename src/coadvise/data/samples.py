@@ -13,17 +13,11 @@ from ..errors import DataError
 from ..recipe.schema import Data
 from .decode import decode, decode_pixels
 from .sources.base import ImageSource
-from .views.augment import (
-    CropAndMore,
-    PixelTransform,
-    eval_pixels,
-    preserved_generators,
-    seed_generators,
-    train_pixels,
-)
+from .views.augment import CropAndMore, preserved_generators, seed_generators, train_pixels
 from .views.draws import Mixes, Stream, mixes, unmixed
 from .views.finish import Unfinished, mixing_table, plain_table, view_table
 from .views.order import partner
+from .views.square import PixelTransform, eval_pixels
 
 K = TypeVar("K")
 

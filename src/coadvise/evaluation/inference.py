@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,16 +13,44 @@ from jaxtyping import Float, UInt8
 from PIL.Image import Image
 from torch import Tensor
 
-from ..checkpoints.trained import TrainedModel
+from ..checkpoints.trained import TrainedModel, load_trained
 from ..data.decode import decode
 from ..data.loader import EvalLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset
-from ..data.views.augment import eval_pixels
-from ..errors import DataError, did_you_mean
-from ..models.students import student_tokens
+from ..data.views.finish import Finish
+from ..data.views.square import eval_pixels
+from ..errors import CheckpointError, DataError, did_you_mean, require
+from ..models.students import classifier_of, student_tokens
 from ..system.progress import QUIET, Display
 from .evaluate import evaluate
+from .prediction import Classifier
+
+
+def classifier(trained: TrainedModel) -> Classifier:
+    """A trained model, ready to be shown images."""
+    finish = Finish(trained.data, len(trained.classes), trained.device)
+
+    @torch.no_grad()
+    def logits(pixels: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b k"]:
+        return trained.model(finish.images(torch.from_numpy(pixels))).float().cpu().numpy()  # type: ignore[no-any-return]
+
+    return Classifier(classifier_of(trained.model), trained.classes, trained.data, trained.path, logits)
+
+
+def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Classifier:
+    """A trained model with its transform, the names of its classes and `predict`, in one line.
+
+    Args:
+        path: a run's folder, or its `best.safetensors`.
+        device: where the model computes.
+
+    Raises:
+        CheckpointError: missing, damaged, or not written by `coadvise train`.
+    """
+    how = "give a run's folder, or its best.safetensors"
+    require(path, (str, os.PathLike), "load's path", how, CheckpointError)
+    return classifier(load_trained(Path(path), device))
 
 
 def evaluate_trained(

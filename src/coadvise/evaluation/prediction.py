@@ -1,4 +1,7 @@
-"""Predictions for image files: which files are meant, what each one shows, and which cannot be read."""
+"""A classifier in use: which images are meant, what each one shows, and which cannot be read.
+
+Nothing here needs PyTorch: exported models run without it.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,151 @@ import dataclasses
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
 
-from ..checkpoints.trained import TrainedModel
+from ..data.decode import decode
 from ..data.sources.folder import images_below, in_words
-from ..data.views.finish import Finish
+from ..data.views.square import PixelTransform, eval_pixels, normalised
 from ..errors import DataError
-from .inference import eval_images
+from ..recipe.schema import Data
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BATCH = 16
+Picture = str | os.PathLike[str] | Image.Image
+"""A file of an image, or an image that Pillow has opened."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a model sees in an image file.
+    """What a model sees in an image.
 
     Attributes:
+        path: the file; None for an image that was given itself.
         classes: (name, probability in [0, 1]) of the likeliest classes, best first.
-        problem: why the file cannot be read; None where it can.
+        problem: why the image cannot be read; None where it can.
     """
 
-    path: Path
+    path: Path | None
     classes: tuple[tuple[str, float], ...] = ()
     problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the likeliest class."""
+        return self.classes[0][0]
+
+    @property
+    def probability(self) -> float:
+        """Probability of the likeliest class, in [0, 1]."""
+        return self.classes[0][1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A trained model, ready to be shown images.
+
+    Attributes:
+        model: what computes: a module in evaluation mode; of an exported file, that which its runtime loaded.
+        classes: names of the classes, in the order of the logits.
+        data: how the model was trained to see images.
+        path: the file.
+        logits: 8-bit RGB pixels of images that were resized and cropped → logits.
+    """
+
+    model: Any
+    classes: tuple[str, ...]
+    data: Data
+    path: Path
+    logits: Callable[[UInt8[np.ndarray, "b h w 3"]], Float[np.ndarray, "b k"]] = dataclasses.field(repr=False)
+
+    @cached_property
+    def _square(self) -> PixelTransform:
+        return eval_pixels(self.data)
+
+    def pixels(self, image: Picture) -> UInt8[np.ndarray, "h w 3"]:
+        """An image as evaluation sees it: upright, RGB, resized and cropped.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        if isinstance(image, Image.Image):
+            return self._square(decode(image, "the image"))
+        if not isinstance(image, (str, os.PathLike)):
+            kind = type(image).__name__
+            raise DataError(
+                f"an image is of type {kind}; give a path, or an image of Pillow (Image.fromarray makes one)"
+            )
+        try:
+            content = Path(image).read_bytes()
+        except OSError as error:
+            raise DataError(f"{os.fspath(image)} cannot be read: {error.strerror or error}") from error
+        return self._square(
+            decode(content, os.fspath(image), self._square.needed if self.data.shrink_on_load else None)
+        )
+
+    def transform(self, image: Picture) -> Float[Tensor, "3 h w"]:
+        """What the model is given of an image: `model(transform(image)[None])` gives the logits.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        import torch
+
+        return torch.from_numpy(normalised(self.pixels(image)[None], self.data)[0].copy())
+
+    def predict(self, images: Picture | Iterable[Picture], top: int = 5) -> list[Prediction]:
+        """The likeliest classes of images.
+
+        Args:
+            images: one or several: paths of images, of folders, patterns such as `trip/*.jpg`, images of Pillow.
+            top: number of classes of each, at most all.
+
+        Raises:
+            DataError: an image that is missing or cannot be read.
+        """
+        found = list(predict(self, _all(images), top))
+        if problem := next((one.problem for one in found if one.problem is not None), None):
+            raise DataError(problem)
+        return found
+
+    def probabilities(self, images: Picture | Iterable[Picture]) -> Float[np.ndarray, "n k"]:
+        """The probability of every class, images and classes in their order.
+
+        Args:
+            images: as of `predict`.
+
+        Raises:
+            DataError: an image that is missing or cannot be read.
+        """
+        pictures = _all(images)
+        if not pictures:
+            return np.zeros((0, len(self.classes)))
+        batches = (pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH))
+        return np.concatenate([_odds(self.logits(np.stack([self.pixels(one) for one in batch]))) for batch in batches])
+
+
+def _all(images: Picture | Iterable[Picture]) -> list[Picture]:
+    one_alone = isinstance(images, (str, os.PathLike, Image.Image)) or not isinstance(images, Iterable)
+    given: list[Any] = [images] if one_alone else list(images)
+    found: list[Picture] = []
+    for one in given:
+        found += _files_of(os.fspath(one), lambda note: None) if isinstance(one, (str, os.PathLike)) else [one]
+    return found
+
+
+def _odds(logits: Float[np.ndarray, "b k"]) -> Float[np.ndarray, "b k"]:
+    odds = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]
 
 
 def image_files(places: Iterable[str], say: Callable[[str], None] = lambda note: None) -> tuple[list[Path], list[str]]:
@@ -81,28 +203,26 @@ def _below(folder: str, say: Callable[[str], None]) -> list[Path]:
     return [Path(path) for path in found]
 
 
-@torch.no_grad()
-def predict(trained: TrainedModel, paths: Sequence[Path], top: int = 5) -> Iterator[Prediction]:
-    """The likeliest classes of image files, in the order of `paths`; a file that cannot be read stops no other."""
-    normalise = Finish(trained.data, len(trained.classes), trained.device)
-    for start in range(0, len(paths), BATCH):
-        read = [_read(trained, path) for path in paths[start : start + BATCH]]
-        images = [one for one in read if isinstance(one, torch.Tensor)]
-        rows = iter(trained.model(normalise.images(torch.cat(images))).float().softmax(dim=1) if images else ())
-        for path, one in zip(paths[start : start + BATCH], read, strict=True):
+def predict(model: Classifier, images: Iterable[Picture], top: int = 5) -> Iterator[Prediction]:
+    """The likeliest classes of images, in their order; one that cannot be read stops no other."""
+    remaining = iter(images)
+    while batch := list(islice(remaining, BATCH)):
+        read = [_read(model, image) for image in batch]
+        pixels = [one for one in read if not isinstance(one, str)]
+        rows = iter(_odds(model.logits(np.stack(pixels))) if pixels else ())
+        for image, one in zip(batch, read, strict=True):
+            path = Path(image) if isinstance(image, (str, os.PathLike)) else None
             if isinstance(one, str):
                 yield Prediction(path, problem=one)
                 continue
-            values, indices = next(rows).topk(min(top, len(trained.classes)))
-            named = zip((trained.classes[i] for i in indices.tolist()), values.tolist(), strict=True)
-            yield Prediction(path, tuple(named))
+            row = next(rows)
+            best = np.argsort(-row, kind="stable")[:top]
+            yield Prediction(path, tuple((model.classes[i], float(row[i])) for i in best))
 
 
-def _read(trained: TrainedModel, path: Path) -> torch.Tensor | str:
-    """An image as the model's evaluation sees it (1, h, w, 3), or why there is none."""
+def _read(model: Classifier, image: Picture) -> UInt8[np.ndarray, "h w 3"] | str:
+    """An image as evaluation sees it, or why there is none."""
     try:
-        return torch.from_numpy(eval_images(trained, [(path.read_bytes(), str(path))]))
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror or error}"
+        return model.pixels(image)
     except DataError as error:
         return str(error)

@@ -112,7 +112,7 @@ def _normalises(model: nn.Module, parts: list[nn.Module]) -> bool:
 def _size_of(model: nn.Module, cfg: Mapping[str, Any]) -> Size | None:
     """The size that a model is made for, as far as it is made for one."""
     published = cfg.get("input_size")
-    recorded = _recorded(model)
+    recorded = recorded_sizes(model)
     if published and not cfg.get("fixed_input_size"):
         return None
     if getattr(model, "dynamic_img_size", False):  # made to take any, says timm
@@ -137,7 +137,7 @@ def _smaller(size: Size) -> Size:
     return height, width
 
 
-def _recorded(model: nn.Module) -> list[Size]:
+def recorded_sizes(model: nn.Module) -> list[Size]:
     """Image sizes that a model has written down: its own, then that of what first sees the image."""
     places = [model, *(child for child in model.children() if not isinstance(child, nn.ModuleList))]
     places += [child[0] for child in model.children() if isinstance(child, nn.ModuleList) and len(child)]

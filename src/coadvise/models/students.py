@@ -91,6 +91,11 @@ class SingleHead(nn.Module):
         """Number of classes as the model states it, or None."""
         return getattr(self.model, "num_classes", None)
 
+    @property
+    def pretrained_cfg(self) -> Mapping[str, Any]:
+        """What timm knows of the model, as of the images it wants."""
+        return getattr(self.model, "pretrained_cfg", None) or {}
+
     def no_weight_decay(self) -> set[str]:
         names: Any = getattr(self.model, "no_weight_decay", set)
         return {f"model.{name}" for name in names()}

@@ -18,7 +18,7 @@ from torchvision.transforms import functional as F
 from coadvise.data.decode import decode
 from coadvise.data.loader import sample
 from coadvise.data.sources.opening import open_sources
-from coadvise.data.views import augment
+from coadvise.data.views import square
 from coadvise.data.views.augment import eval_pixels, keyed, train_pixels
 from coadvise.data.views.finish import Finish
 from coadvise.errors import DataError
@@ -263,6 +263,6 @@ def test_a_very_long_image_takes_little_memory(size, policy):
 def test_the_square_of_a_long_image_is_that_of_the_whole(size, photo, monkeypatch):
     image = photo(5, size)
     whole = F.center_crop(F.resize(image, [256], InterpolationMode.BICUBIC, antialias=True), [224, 224])
-    monkeypatch.setattr(augment, "RESIZED_WHOLE", 0)
+    monkeypatch.setattr(square, "RESIZED_WHOLE", 0)
     found = eval_pixels(Data(source="x"))(image)
     assert np.abs(found.astype(int) - np.asarray(whole)).max() <= 1

@@ -12,11 +12,10 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from PIL import Image
 from timm.data.auto_augment import posterize as timm_posterize
 from timm.data.transforms import RandomResizedCropAndInterpolation
@@ -27,14 +26,10 @@ from torchvision.transforms.functional import InterpolationMode, pil_modes_mappi
 
 from ...errors import DataError
 from ...recipe.schema import Data
+from .square import SHRINK_GAP, FitSquare, Pixels, PixelTransform, eval_pixels
 from .warp import AFFINE, Affine, library
 
 _RANDAUGMENT = r"rand(-(m\d+|n\d+|p[\d.]+|mstd[\d.]+|mmax\d+|inc[01]|t\w+))*"
-
-Pixels = UInt8[np.ndarray, "h w 3"]
-# A JPEG may be decoded smaller while each side keeps so many times the pixels that are wanted. Pillow's thumbnails
-# use the same number: a difference is hardly visible then.
-SHRINK_GAP = 2.0
 
 
 def train_pixels(data: Data) -> PixelTransform:
@@ -57,28 +52,6 @@ def train_pixels(data: Data) -> PixelTransform:
     crop, *rest = _deit(data)
     augment = data.augment
     return CropAndMore(data.image_size, augment.scale, augment.ratio, crop.interpolation, rest, data.resizer)
-
-
-def eval_pixels(data: Data) -> PixelTransform:
-    """RGB image → pixels: shorter side to round(image_size / eval_crop), centre crop.
-
-    An image that already has the size keeps its pixels.
-    """
-    return FitSquare(round(data.image_size / data.eval_crop), data.image_size, data.interpolation)
-
-
-class PixelTransform(Protocol):
-    """RGB image → pixels (size, size, 3)."""
-
-    def __call__(self, image: Image.Image) -> Pixels: ...
-
-    def forget(self) -> None:
-        """Drop what was drawn for an image that could not be read."""
-        ...
-
-    def needed(self, width: int, height: int) -> float:
-        """Factor by which an image of that size may be decoded smaller; called first, it draws the random crop."""
-        ...
 
 
 # What `interpolate(…, antialias=True)` calls; it has no argument for the place of the result.
@@ -181,45 +154,6 @@ def _deit(data: Data) -> list[Any]:
 def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
     """timm's posterize. At full strength it asks for 0 bits, which is black; Pillow ≥ 13 refuses to do that."""
     return timm_posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
-
-
-# Pixels of a resized image up to which it is made whole, before its square is cut out.
-RESIZED_WHOLE = 1 << 26
-
-
-class FitSquare:
-    """Resize the shorter side to `resized` pixels, then cut the central square of `size` pixels."""
-
-    def __init__(self, resized: int, size: int, interpolation: str) -> None:
-        self.resized, self.size, self.mode = resized, size, InterpolationMode(interpolation)
-
-    def forget(self) -> None:
-        pass
-
-    def needed(self, width: int, height: int) -> float:
-        return min(width, height) / self.resized / SHRINK_GAP
-
-    def __call__(self, image: Image.Image) -> Pixels:
-        if not image.size == (self.size, self.size) == (self.resized, self.resized):
-            shorter, longer = sorted(image.size)
-            if self.resized * self.resized * longer > RESIZED_WHOLE * shorter:
-                return np.array(self._square(image))
-            image = F.resize(image, [self.resized], self.mode, antialias=True)
-            image = F.center_crop(image, [self.size, self.size])
-        return np.array(image)
-
-    def _square(self, image: Image.Image) -> Image.Image:
-        """The square of a very long image, without resizing the rest of it.
-
-        Equal up to rounding, where Pillow does not choose to resize the axes in the other order.
-        """
-        spans = []
-        for side in image.size:
-            whole = int(self.resized * side / min(image.size))  # as torchvision rounds
-            first = round((whole - self.size) / 2)
-            spans.append((first * side / whole, (first + self.size) * side / whole))
-        (left, right), (top, bottom) = spans
-        return image.resize((self.size, self.size), pil_modes_mapping[self.mode], box=(left, top, right, bottom))
 
 
 # --- randomness from keys --------------------------------------------------------------------------------
