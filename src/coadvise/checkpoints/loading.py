@@ -23,7 +23,7 @@ from ..models.students import classifier_of
 from ..models.teachers import CLASSES_OF_FILE
 from .inert_pickle import load_inert
 from .inside import IN_PYTHON, Choice, Say, Weights, of_training, weights_inside
-from .model_file import header_in, weights_file
+from .model_file import header_in, is_safetensors, weights_file
 
 _log = logging.getLogger(__name__)
 # What DistributedDataParallel and torch.compile put before every key.
@@ -193,7 +193,7 @@ def _read(path: Path, choice: Choice) -> tuple[dict[str, Tensor], dict[str, str]
         raise CheckpointError(f"checkpoint {path} {state}: check the path")
     if path.stat().st_size == 0:
         raise CheckpointError(f"checkpoint {path} is empty: it was not written completely, get it again")
-    if _is_safetensors(path):
+    if is_safetensors(path):
         tensors, metadata = _read_safetensors(path)
         tensors = of_training(tensors, path, choice)
     else:
@@ -202,15 +202,6 @@ def _read(path: Path, choice: Choice) -> tuple[dict[str, Tensor], dict[str, str]
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise CheckpointError(f"checkpoint {path}: {key} is no plain tensor, save it dense and unquantised")
     return _strip_wrappers(tensors), metadata
-
-
-def _is_safetensors(path: Path) -> bool:
-    if path.suffix == ".safetensors":
-        return True
-    with path.open("rb") as file:
-        start = file.read(9)
-    # Length of the header, then the header itself, which is JSON.
-    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

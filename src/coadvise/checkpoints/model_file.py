@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,16 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
     return path / BEST
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is of that format, by its name or else by its first bytes."""
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        start = file.read(9)
+    # Length of the header, then the header itself, which is JSON.
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+
+
 def _built_as(model: nn.Module) -> dict[str, Any] | None:
     """What timm made of a name such as `hf-hub:…`, of which only another place says it."""
     cfg = getattr(model, "pretrained_cfg", None)
@@ -98,12 +108,16 @@ class Header:
         classes: names of the model's classes, in the order of its outputs.
         given: class of a module that was given from Python, else None.
         built_as: of a model whose name is an address.
+        weights, epoch, metrics: see `save_model`; for the record, as far as they have the form of one.
     """
 
     recipe: Recipe
     classes: tuple[str, ...]
     given: str | None
     built_as: BuiltAs | None = None
+    weights: str = "student"
+    epoch: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_header(path: str | Path) -> Header | None:
@@ -115,7 +129,7 @@ def read_header(path: str | Path) -> Header | None:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist: check the path")
-    if path.suffix != ".safetensors":
+    if not is_safetensors(path):
         return None
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -159,4 +173,12 @@ def header_in(metadata: Mapping[str, str], path: Path) -> Header | None:
         if not isinstance(found.get("options"), dict):
             raise CheckpointError(f"{damaged} (built_as.options are no settings): {hint}")
     built_as = BuiltAs(found["model"], found["options"]) if found else None
-    return Header(recipe, tuple(classes), given or None, built_as)
+    return Header(recipe, tuple(classes), given or None, built_as, **_record(content))
+
+
+def _record(content: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {"weights": str, "epoch": int, "metrics": dict}
+    record = {name: content[name] for name, kind in kinds.items() if isinstance(content.get(name), kind)}
+    if "metrics" in record:
+        record["metrics"] = {k: float(v) for k, v in record["metrics"].items() if isinstance(v, (int, float))}
+    return record

@@ -5,8 +5,10 @@ from __future__ import annotations
 from ..errors import RunError, did_you_mean
 from .job import Target
 from .onnx_file import ONNX
+from .safetensors_file import SAFETENSORS
+from .timm_folder import TIMM
 
-TARGETS: dict[str, Target] = {target.name: target for target in (ONNX,)}
+TARGETS: dict[str, Target] = {target.name: target for target in (SAFETENSORS, TIMM, ONNX)}
 
 
 def target_named(name: str) -> Target:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import timm
 import torch
 from jaxtyping import Float
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -217,3 +218,13 @@ def student_tokens(
                 f"num_classes={classes}"
             )
     return tuple(logits)
+
+
+@register_model
+def small_stem_classifier(pretrained: bool = False, *, base: str = "resnet18", **kwargs: Any) -> nn.Module:
+    """The timm model `base` with the stem for small images, as an architecture that has a name."""
+    return build_model_with_cfg(_with_small_stem, "small_stem_classifier", pretrained, base=base, **kwargs)
+
+
+def _with_small_stem(*, base: str, **options: Any) -> nn.Module:
+    return small_stem(timm.create_model(base, **options))

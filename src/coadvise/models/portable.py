@@ -1,0 +1,93 @@
+"""A trained student as a model that timm can make again from a name and arguments, without its advised heads.
+
+A ViT whose advised tokens look on answers by itself. A CiT with plain patches and learned tokens is timm's ViT with
+register tokens: the same weights under other names. Nothing of this package is needed for those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from timm.models import model_entrypoint
+from torch import nn
+
+from ..recipe.schema import Student
+from .cit import CiT
+from .rednet import RedNet
+from .students import classifier_of
+
+# Arguments of a CiT that timm's ViT does not have.
+_OF_CIT = ("teachers", "stem", "align", "inference", "token_std", "weight_init")
+
+
+@dataclass(frozen=True)
+class Portable:
+    """A model that gives the student's answer, and how timm makes it.
+
+    Attributes:
+        model: as `timm.create_model(architecture, num_classes=…, **arguments)` makes it, with the student's weights.
+        arguments: beside the number of classes.
+    """
+
+    model: nn.Module
+    architecture: str
+    arguments: Mapping[str, Any]
+
+    @property
+    def ours(self) -> bool:
+        """Whether timm knows the architecture only after `import coadvise`."""
+        return model_entrypoint(self.architecture).__module__.startswith(f"{__package__.partition('.')[0]}.")
+
+
+def portable(student: nn.Module, settings: Student) -> Portable:
+    """The student's class output as a model of timm.
+
+    Args:
+        student: in evaluation mode.
+        settings: that it was made from.
+    """
+    model = classifier_of(student)
+    name = settings.model.partition(".")[0]
+    options = {key: value for key, value in settings.options.items() if not key.endswith(("drop_rate", "path_rate"))}
+    inside = getattr(model, "model", None)
+    if isinstance(inside, nn.Module) and getattr(inside, "pretrained_cfg", None):  # advised tokens that look on
+        model = inside
+        options.pop("teachers", None)
+    if isinstance(model, CiT):
+        if not (model.patch_embed.biases or model.aligned) and model.inference == "class":
+            return _with_registers(model, options)
+        options["teachers"] = model.teachers
+    if isinstance(model, RedNet) and settings.small_stem:
+        options["stem"] = "small"
+    elif settings.small_stem:
+        return Portable(model, "small_stem_classifier", {"base": name, **options})
+    if name == "resnet10":
+        return Portable(model, "resnet18", {"layers": [1, 1, 1, 1], **options})
+    size = getattr(getattr(model, "patch_embed", getattr(model, "stem", None)), "img_size", None)
+    return Portable(model, name, options | ({} if size is None else {"img_size": size}))
+
+
+def _with_registers(model: CiT, options: Mapping[str, Any]) -> Portable:
+    """timm's ViT whose registers are the advised tokens."""
+    attention: Any = model.blocks[0].attn
+    arguments = {
+        **{key: value for key, value in options.items() if key not in _OF_CIT},
+        "img_size": model.patch_embed.img_size,
+        "patch_size": model.patch_embed.patch_size,
+        "embed_dim": model.embed_dim,
+        "depth": len(model.blocks),
+        "num_heads": attention.num_heads,
+        "reg_tokens": len(model.tokens),
+    }
+    architecture = "vit_small_patch16_224"
+    plain = timm.create_model(architecture, num_classes=model.num_classes, **arguments)
+    ours = ("tokens.", "offsets.", "advised_heads.")
+    weights = {key: value for key, value in model.state_dict().items() if not key.startswith(ours)}
+    if model.tokens:
+        weights["reg_token"] = torch.cat([model.tokens[name] for name in model.teachers], dim=1).detach()
+    plain.load_state_dict(weights)
+    return Portable(plain.eval(), architecture, arguments)
