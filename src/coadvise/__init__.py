@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from . import models
     from .checkpoints.loading import load_checkpoint
     from .errors import CoadviseError
-    from .evaluation.inference import load
+    from .export.opening import load
     from .losses import LossTerms, co_advise_loss
     from .models.students import small_stem
     from .models.teachers import FrozenTeacher, Teachers
@@ -35,7 +35,7 @@ _HOMES = {
     "Teachers": "models.teachers",
     "co_advise_loss": "losses",
     "involution": "ops.involution",
-    "load": "evaluation.inference",
+    "load": "export.opening",
     "load_checkpoint": "checkpoints.loading",
     "load_recipe": "recipe.reading",
     "small_stem": "models.students",

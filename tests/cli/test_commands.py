@@ -64,8 +64,8 @@ def test_predict_prints_classes_with_probabilities(trained: Path, tmp_path: Path
     lines = done.stdout.splitlines()
     assert lines[0].endswith("dark.jpg") and lines[1].endswith("%  night sky") and lines[2].endswith("%  snow")
     shown = json.loads(coadvise("predict", tmp_path / "dark.jpg", "-m", trained / "run", "--json").stdout)
-    assert shown[0]["classes"]["night sky"] > 0.5
-    assert sum(shown[0]["classes"].values()) == pytest.approx(1, abs=1e-5)
+    assert shown["classes"]["night sky"] > 0.5
+    assert sum(shown["classes"].values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_evaluate_prints_what_training_measured(trained: Path) -> None:

@@ -1,24 +1,19 @@
-"""`coadvise evaluate`, `predict` and `report`: accuracy, predictions and the page of a trained model."""
+"""`coadvise evaluate` and `report`: accuracy and the page of a trained model."""
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import DataError
 from ..system.progress import Display
-from ..system.screen import Table, printable
+from ..system.screen import Table
 from .arguments import AsJson, accuracy_table, out
 
 if TYPE_CHECKING:
-    from ..evaluation.prediction import Prediction
     from ..evaluation.robustness import CorruptionErrors
 
 
@@ -75,72 +70,6 @@ def evaluate(
         out.print(f"{metrics['skipped']:.0f} unreadable images were left out")
     if errors is not None:
         _print_corruptions(errors)
-
-
-def predict(
-    images: Annotated[
-        list[str], typer.Argument(help="image files, folders of images, or patterns such as 'trip/*.jpg'")
-    ],
-    model: Annotated[Path, typer.Option("--model", "-m", help="a run's folder, or its best.safetensors")],
-    top: Annotated[int, typer.Option(min=1, help="classes to print")] = 5,
-    as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV: image, rank, class, probability")] = False,
-) -> None:
-    """Name what is in images: the likeliest classes with their probabilities.
-
-    Examples:
-
-        coadvise predict cat.jpg dog.png --model runs/pets
-
-        coadvise predict photographs --model runs/pets --top 1 --csv > classes.csv
-    """
-    if as_json and as_csv:
-        raise DataError("--json and --csv exclude each other; give one of them")
-    from ..evaluation.prediction import image_files
-    from ..evaluation.prediction import predict as run
-
-    files, problems = image_files(images, Display().say)
-    given = len(files) + len(problems)
-    if files:
-        from ..evaluation.inference import load
-        from ..system.devices import choose_device
-
-        show = _print_json if as_json else _print_csv if as_csv else _print_plain
-        show(_readable(run(load(model, choose_device()), files, top), problems))
-        sys.stdout.flush()
-    if len(problems) > 1:
-        listed = "".join(f"\n  {printable(problem)}" for problem in problems)
-        raise DataError(f"{len(problems)} of {given} cannot be used:{listed}")
-    if problems:
-        raise DataError(printable(problems[0]))
-
-
-def _readable(seen: Iterable[Prediction], problems: list[str]) -> Iterator[Prediction]:
-    """The images that can be read; what is wrong with the others joins `problems`."""
-    for one in seen:
-        if one.problem is None:
-            yield one
-        else:
-            problems.append(one.problem)
-
-
-def _print_plain(seen: Iterable[Prediction]) -> None:
-    for one in seen:
-        out.print(str(one.path), style="bold")
-        for name, probability in one.classes:
-            out.print(f"  {probability:6.1%}  {name}")
-
-
-def _print_json(seen: Iterable[Prediction]) -> None:
-    print(json.dumps([{"image": str(one.path), "classes": dict(one.classes)} for one in seen], indent=1))
-
-
-def _print_csv(seen: Iterable[Prediction]) -> None:
-    table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(("image", "rank", "class", "probability"))
-    for one in seen:
-        for rank, (name, probability) in enumerate(one.classes, start=1):
-            table.writerow((printable(str(one.path)), rank, printable(name), f"{probability:.6f}"))
 
 
 def _print_corruptions(errors: CorruptionErrors) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -11,17 +10,18 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..checkpoints.trained import TrainedModel, load_trained
+from ..checkpoints.trained import TrainedModel
 from ..data.decode import decode
 from ..data.loader import EvalLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset
 from ..data.views.finish import Finish
 from ..data.views.square import eval_pixels
-from ..errors import CheckpointError, DataError, did_you_mean, require
+from ..errors import DataError, did_you_mean
 from ..models.students import classifier_of, student_tokens
+from ..recipe.schema import Data
 from ..system.progress import QUIET, Display
 from .evaluate import evaluate
 from .prediction import Classifier
@@ -29,28 +29,27 @@ from .prediction import Classifier
 
 def classifier(trained: TrainedModel) -> Classifier:
     """A trained model, ready to be shown images."""
-    finish = Finish(trained.data, len(trained.classes), trained.device)
+    model = classifier_of(trained.model)
+    return module_classifier(model, trained.classes, trained.data, trained.path, trained.device)
+
+
+def module_classifier(
+    model: nn.Module, classes: tuple[str, ...], data: Data, path: Path, device: str | torch.device = "cpu"
+) -> Classifier:
+    """A module in evaluation mode, images (b, 3, h, w) → logits (b, k), ready to be shown images.
+
+    Args:
+        data: how it was trained to see images.
+        path: its file.
+    """
+    place = torch.device(device)
+    model, finish = model.to(place), Finish(data, len(classes), place)
 
     @torch.no_grad()
     def logits(pixels: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b k"]:
-        return trained.model(finish.images(torch.from_numpy(pixels))).float().cpu().numpy()  # type: ignore[no-any-return]
+        return np.asarray(model(finish.images(torch.from_numpy(pixels))).float().cpu())
 
-    return Classifier(classifier_of(trained.model), trained.classes, trained.data, trained.path, logits)
-
-
-def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Classifier:
-    """A trained model with its transform, the names of its classes and `predict`, in one line.
-
-    Args:
-        path: a run's folder, or its `best.safetensors`.
-        device: where the model computes.
-
-    Raises:
-        CheckpointError: missing, damaged, or not written by `coadvise train`.
-    """
-    how = "give a run's folder, or its best.safetensors"
-    require(path, (str, os.PathLike), "load's path", how, CheckpointError)
-    return classifier(load_trained(Path(path), device))
+    return Classifier(model, classes, data, path, logits)
 
 
 def evaluate_trained(

@@ -143,8 +143,12 @@ class Classifier:
 
 
 def _all(images: Picture | Iterable[Picture]) -> list[Picture]:
-    one_alone = isinstance(images, (str, os.PathLike, Image.Image)) or not isinstance(images, Iterable)
-    given: list[Any] = [images] if one_alone else list(images)
+    single: tuple[type, ...] = (str, os.PathLike, Image.Image)
+    given: list[Any]
+    if isinstance(images, single) or not isinstance(images, Iterable):
+        given = [images]
+    else:
+        given = list(images)
     found: list[Picture] = []
     for one in given:
         found += _files_of(os.fspath(one), lambda note: None) if isinstance(one, (str, os.PathLike)) else [one]
@@ -203,10 +207,12 @@ def _below(folder: str, say: Callable[[str], None]) -> list[Path]:
     return [Path(path) for path in found]
 
 
-def predict(model: Classifier, images: Iterable[Picture], top: int = 5) -> Iterator[Prediction]:
+def predict(
+    model: Classifier, images: Iterable[Picture], top: int = 5, batch_size: int = BATCH
+) -> Iterator[Prediction]:
     """The likeliest classes of images, in their order; one that cannot be read stops no other."""
     remaining = iter(images)
-    while batch := list(islice(remaining, BATCH)):
+    while batch := list(islice(remaining, batch_size)):
         read = [_read(model, image) for image in batch]
         pixels = [one for one in read if not isinstance(one, str)]
         rows = iter(_odds(model.logits(np.stack(pixels))) if pixels else ())

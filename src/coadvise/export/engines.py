@@ -33,11 +33,16 @@ def _onnx(path: Path) -> tuple[dict[str, str], Logits]:
     return metadata, lambda images: np.asarray(session.run(None, {INPUT: images})[0])
 
 
-def open_exported(path: Path) -> tuple[Card, Logits]:
+def open_exported(path: Path, card: Card | None = None) -> tuple[Card, Logits]:
     """A file or folder that `coadvise export` wrote: what it says of itself, and what runs it.
 
     Raises:
         CheckpointError: it is damaged, or of another kind.
     """
     metadata, logits = _onnx(path)
-    return card_in(metadata, str(path)), logits
+    return card or card_in(metadata, str(path)), logits
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a path has the form of an exported file or folder that an engine runs."""
+    return path.suffix in (".onnx", ".xml", ".pt2") or (path.is_dir() and any(path.glob("*.xml")))

@@ -1,0 +1,136 @@
+"""What was exported is used like a run: by `load`, `predict`, and the lines of docs/export.md without PyTorch."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import processes
+from helpers.untrained import CLASSES, untrained_run
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import coadvise
+from coadvise.errors import CheckpointError
+from coadvise.export.exporting import export
+from coadvise.export.targets import TARGETS
+
+DOCS = Path(__file__).parents[2] / "docs" / "export.md"
+FORMS = [name for name in TARGETS if name != "int8"]
+WITHOUT_TORCH = "import sys\nfor name in ('torch', 'torchvision', 'timm', 'coadvise'):\n    sys.modules[name] = None\n"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    student = {"model": "resnet10", "options": {"channels": [8, 8, 16, 16]}, "small_stem": True}
+    return untrained_run(
+        tmp_path_factory.mktemp("run"), student, data__image_size=24, data__eval_crop=0.8, data__val_size=9
+    )
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scanned digits in folders, more than a batch, of several sizes and modes, one of them lying on its side."""
+    folder = tmp_path_factory.mktemp("digits")
+    for number, pixels in enumerate(load_digits().images[:20]):
+        grey = Image.fromarray((pixels * 15).astype(np.uint8)).resize((40 + number, 37), Image.Resampling.BICUBIC)
+        exif = Image.Exif()
+        exif[274] = 6 if number == 3 else 1
+        (folder / str(number % 3)).mkdir(exist_ok=True)
+        grey.save(folder / str(number % 3) / f"{number:02}.{'jpg' if number % 2 else 'png'}", exif=exif)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path) -> dict[str, Path]:
+    pytest.importorskip("onnxruntime")
+    return {name: export(run, TARGETS[name])[0] for name in FORMS}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_sees_what_the_run_sees(form: str, exported: dict[str, Path], run: Path, images: Path) -> None:
+    model = coadvise.load(exported[form])
+    expected = coadvise.load(run).probabilities(images)
+    assert model.classes == CLASSES and np.ptp(expected, axis=0).max() > 0.01
+    np.testing.assert_allclose(model.probabilities(images), expected, atol=2e-5)
+
+
+def test_the_lines_of_the_documentation_need_no_pytorch(exported: dict[str, Path], images: Path) -> None:
+    (code,) = [block for block in DOCS.read_text().split("```python\n") if "onnxruntime" in block.partition("```")[0]]
+    model = coadvise.load(exported["onnx"])
+    for image in sorted(images.rglob("0[0-3].*")):
+        lines = code.partition("```")[0].replace("model.onnx", str(exported["onnx"])).replace("cat.jpg", str(image))
+        done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH + lines], capture_output=True, text=True)
+        shown = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
+        (seen,) = model.predict(image)
+        assert [name for _, name in shown] == [name for name, _ in seen.classes], done.stderr
+        assert [float(p) for p, _ in shown] == pytest.approx([p for _, p in seen.classes], abs=2e-5)
+
+
+def test_predict_on_an_onnx_file_needs_no_pytorch(exported: dict[str, Path], run: Path, images: Path) -> None:
+    code = WITHOUT_TORCH.replace(", 'coadvise'", "") + "from coadvise.cli.main import main; main()"
+    words = [str(images / "*"), "--model", str(exported["onnx"]), "--top", "2"]
+    done = subprocess.run([sys.executable, "-c", code, "predict", *words, "--csv"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    expected = [p for one in coadvise.load(run).predict(images, top=2) for _, p in one.classes]
+    assert len(rows) == 40 and [float(row["probability"]) for row in rows] == pytest.approx(expected, abs=2e-5)
+
+
+def test_a_foreign_file_asks_for_what_it_does_not_say(
+    exported: dict[str, Path], run: Path, images: Path, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    content = onnx.load(exported["onnx"])
+    del content.metadata_props[:]
+    onnx.save(content, tmp_path / "foreign.onnx")
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    one = str(next(images.rglob("00.png")))
+    refused = processes.run("coadvise", "predict", one, "-m", str(tmp_path / "foreign.onnx"))
+    assert refused.returncode == 2 and "--classes FILE" in refused.stderr and "--image-size" in refused.stderr
+    told = [
+        "--classes",
+        str(tmp_path / "classes.txt"),
+        "--image-size",
+        "24",
+        "--mean",
+        "0.5,0.5,0.5",
+        "--std",
+        "0.5,.5,.5",
+    ]
+    done = processes.run("coadvise", "predict", one, "-m", str(tmp_path / "foreign.onnx"), *told, "--json")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert sum(json.loads(line)["classes"].values()) <= 1.0001
+    for words, message in (
+        (["--classes", str(tmp_path / "classes.txt")], "--image-size"),
+        ([*told[:4], "--mean", "1,2"], "--mean is '1,2', must be three numbers"),
+        (["--classes", str(images), *told[2:4]], "cannot be read"),
+    ):
+        done = processes.run("coadvise", "predict", one, "-m", str(tmp_path / "foreign.onnx"), *words)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+    done = processes.run("coadvise", "predict", one, "-m", str(run), *told)
+    assert done.returncode == 2 and "says itself which images it wants" in done.stderr
+
+
+def test_folders_of_timm_by_others(exported: dict[str, Path], run: Path, images: Path, tmp_path: Path) -> None:
+    """A folder as timm writes it, without our own metadata."""
+    folder = tmp_path / "timm"
+    folder.mkdir()
+    config = json.loads((exported["timm"] / "config.json").read_text())
+    del config["coadvise"]
+    (folder / "model.safetensors").write_bytes((exported["timm"] / "model.safetensors").read_bytes())
+    (folder / "config.json").write_text(json.dumps(config))
+    expected = coadvise.load(run).probabilities(images)
+    np.testing.assert_allclose(coadvise.load(folder).probabilities(images), expected, atol=2e-5)
+    names = config.pop("label_names")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="does not say which classes it knows: give --classes"):
+        coadvise.load(folder)
+    config["label_names"], config["pretrained_cfg"]["crop_mode"] = names, "squash"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="cropped by squash"):
+        coadvise.load(folder)
