@@ -16,8 +16,10 @@ from ..names import VERSION
 from ..system.screen import ReaderGone, guarded_streams, printable
 from .bench import bench
 from .doctor import doctor
-from .evaluate import evaluate, predict, report
+from .evaluate import evaluate, report
 from .export import export
+from .predict import predict
+from .push import push
 from .recipes import models, recipe, recipes, schema
 from .reproduce import demo, reproduce
 from .train import cache, plan, train
@@ -35,8 +37,8 @@ app = typer.Typer(
 )
 # The help lists the commands in this order.
 for command in (
-    demo, train, cache, plan, evaluate, predict, report, export, reproduce, recipes, recipe, schema, models, bench,
-    doctor,
+    demo, train, cache, plan, evaluate, predict, report, export, push, reproduce, recipes, recipe, schema, models,
+    bench, doctor,
 ):  # fmt: skip
     app.command()(command)
 

@@ -70,7 +70,14 @@ def markdown(page: Page) -> str:
     blocks += [markdown_text(" ".join(page.lead))] if page.lead else []
     if page.warnings:
         blocks.append("\n".join(["Missing or left out:", "", *(f"- {markdown_text(w)}" for w in page.warnings)]))
-    for section in page.sections:
+    blocks += [markdown_sections(page.sections)] if page.sections else []
+    return "\n\n".join(blocks) + "\n"
+
+
+def markdown_sections(sections: Sequence[Section]) -> str:
+    """Sections alone, without a new line at the end; figures are linked as `figures/NAME.png`."""
+    blocks = []
+    for section in sections:
         blocks.append(f"## {markdown_text(section.title)}")
         for part in section.parts:
             if isinstance(part, Table):
@@ -79,7 +86,7 @@ def markdown(page: Page) -> str:
                 blocks.append(f"![{markdown_text(part.alt)}](figures/{part.name}.png)")
             else:
                 blocks.append(_fenced(part.text) if part.kind == "code" else markdown_text(part.text))
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(blocks)
 
 
 def _fenced(text: str) -> str:

@@ -1,0 +1,135 @@
+"""The model card of an uploaded model: what it knows, how good it is, how it was made, how to load it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from ..checkpoints.model_file import Header
+from ..names import TOP1
+from ..recipe.reading import dump_recipe
+from ..reports.page import Section, Text, markdown_sections
+from ..reports.plots.style import Drawing
+from ..reports.run import run_page
+from ..reports.tables import count, markdown_text, percent
+from ..run.reading import RunFiles
+from ..system.files import write_atomic
+from .safetensors_file import public
+
+# Of a run's report, what may be shown to everybody: no photographs, no folders of the machine.
+SHOWN = ("curves", "accuracy", "per-class", "classes")
+_LISTED = 40
+
+LOADING = """\
+import timm, torch{imports}
+from PIL import Image
+
+model = timm.create_model("hf-hub:{repository}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+image = Image.open("image.jpg").convert("RGB")
+with torch.no_grad():
+    probabilities = model(transform(image)[None]).softmax(dim=1)[0]
+best = int(probabilities.argmax())
+print(model.pretrained_cfg["label_names"][best], float(probabilities[best]))
+"""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a card is about.
+
+    Attributes:
+        repository: OWNER/NAME.
+        licence: of the weights, if it is known.
+        header: of the model's file.
+        run: the run, if there is more than the file.
+        ours: whether timm makes the model only after `import coadvise`.
+    """
+
+    repository: str
+    licence: str | None
+    header: Header
+    run: RunFiles | None
+    ours: bool
+
+    @property
+    def name(self) -> str:
+        """The last part of the repository's name."""
+        return self.repository.rpartition("/")[2]
+
+
+def write_model_card(folder: Path, subject: Subject) -> None:
+    """Write README.md, and the figures that it shows, into the folder of a model."""
+    sections = [section for section in _sections(subject.run) if section.id in SHOWN]
+    for section in sections:
+        for part in section.parts:
+            if isinstance(part, Drawing):
+                write_atomic(folder / "figures" / f"{part.name}.png", part.png)
+    recipe = Section("recipe", "Recipe", [Text(dump_recipe(public(subject.header.recipe)), "code")])
+    blocks = [
+        f"---\n{_front_matter(subject)}\n---",
+        f"# {markdown_text(subject.name)}",
+        *_lead(subject),
+        f"## How to use it\n\n```python\n{_loading(subject)}```",
+        markdown_sections([*sections, recipe]),
+    ]
+    write_atomic(folder / "README.md", "\n\n".join(blocks) + "\n")
+
+
+def _sections(run: RunFiles | None) -> list[Section]:
+    return [] if run is None else list(run_page(run).sections)
+
+
+def _front_matter(subject: Subject) -> str:
+    recipe, accuracy = subject.header.recipe, subject.header.metrics.get(TOP1)
+    source = public(recipe).data.source
+    results = []
+    if accuracy is not None:
+        task, dataset = "image-classification", source.removeprefix("hf:")
+        results = [
+            EvalResult(
+                task_type=task, dataset_type=dataset, dataset_name=dataset, dataset_split="validation",
+                metric_type="accuracy", metric_value=round(accuracy, 4),
+            )
+        ]  # fmt: skip
+    data = ModelCardData(
+        license=subject.licence,
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "timm", "coadvise", "knowledge-distillation"],
+        datasets=[source.removeprefix("hf:")] if source.startswith("hf:") else None,
+        metrics=["accuracy"] if results else None,
+        model_name=subject.name,
+        eval_results=results or None,
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _lead(subject: Subject) -> list[str]:
+    recipe, classes, metrics = public(subject.header.recipe), subject.header.classes, subject.header.metrics
+    shown = ", ".join(markdown_text(name) for name in classes[:_LISTED])
+    more = f" and {count(len(classes) - _LISTED)} more" if len(classes) > _LISTED else ""
+    size = recipe.data.image_size
+    result = subject.run.result if subject.run is not None else None
+    teachers = ", ".join(f"{name} ({facts.model})" for name, facts in result.teachers.items()) if result else ""
+    blocks = []
+    if TOP1 in metrics:
+        on = f" on {count(result.data.val)} validation images" if result else " on its validation images"
+        blocks.append(
+            f"**{percent(metrics[TOP1])} % top-1{on}**, measured after epoch {subject.header.epoch}, the best of its "
+            "run; picked on these very images, it is no fair estimate."
+        )
+    trained = f" trained on {count(result.data.train)} images" if result else ""
+    advised = f" Its teachers were {markdown_text(teachers)}." if teachers else ""
+    blocks.append(
+        f"An image classifier: {markdown_text(recipe.student.model)} at {size}×{size} pixels,{trained} with "
+        f"coadvise, cross inductive bias distillation.{advised} It tells {count(len(classes))} classes apart: "
+        f"{shown}{more}."
+    )
+    return blocks
+
+
+def _loading(subject: Subject) -> str:
+    return LOADING.format(imports=", coadvise" if subject.ours else "", repository=subject.repository)

@@ -1,0 +1,127 @@
+"""Uploads to a stand-in for the Hub, and the model card, whose lines of Python are run."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import yaml
+from helpers import processes
+from helpers.hub_server import TOKEN, Hub, hub
+from helpers.recipes import tiny
+from helpers.runs import photographs, run
+from helpers.untrained import untrained_run
+from PIL import Image
+
+import coadvise
+from coadvise.export.hub import HubError, parcel, upload
+
+OFFLINE = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": TOKEN}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was really trained, on photographs in a folder whose name nobody has to know."""
+    root = tmp_path_factory.mktemp("secret-place")
+    source = photographs(root / "pets", 4)
+    teachers = {
+        "conv": {
+            "model": "resnet10",
+            "options": {"channels": [8, 8, 16, 16]},
+            "small_stem": True,
+            "train": {"epochs": 1},
+        }
+    }
+    changes = {"data.source": source, "data.train_size": None, "data.val_size": None, "schedule.epochs": 2}
+    run(tiny(root / "run", changes, teachers=teachers))
+    return root / "run"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with hub() as state:
+        monkeypatch.setenv("HF_ENDPOINT", state.address)
+        yield state
+
+
+def test_what_lies_on_the_hub_is_what_was_sent(trained: Path, server: Hub, tmp_path: Path) -> None:
+    with parcel(trained, "me/pets") as files:
+        sent = {name: path.read_bytes() for name, path in files.files().items()}
+        assert files.address == f"{server.address}/me/pets"
+        said = upload(files, private=True)
+    assert not files.folder.exists()
+    assert (
+        server.repositories["me/pets"] == sent and server.private == {"me/pets"} and said == f"{server.address}/me/pets"
+    )
+    assert set(sent) == {"README.md", "config.json", "model.safetensors", "figures/training.png"}
+    assert len(sent["model.safetensors"]) > server.limit  # it went the other way
+    for name, content in sent.items():
+        assert b"secret-place" not in content, name
+
+    server.repositories["me/pets"]["README.md"] = b"my own words"
+    with parcel(trained, "me/pets", "mit") as files:
+        assert "README.md there was kept" in upload(files)
+        assert server.repositories["me/pets"]["README.md"] == b"my own words"
+        upload(files, replace_card=True)
+    assert b"license: mit" in server.repositories["me/pets"]["README.md"]
+
+
+def test_the_card_says_how_good_and_how_to_load(trained: Path, tmp_path: Path) -> None:
+    with parcel(trained, "me/my-pets") as files:
+        text = (files.folder / "README.md").read_text()
+        (tmp_path / "model").mkdir()
+        for name, path in files.files().items():
+            (tmp_path / "model" / Path(name).name).write_bytes(path.read_bytes())
+    _, front, body = text.split("---\n", 2)
+    data = yaml.safe_load(front)
+    assert data["library_name"] == "timm" and data["pipeline_tag"] == "image-classification" and "license" not in data
+    model = coadvise.load(trained)
+    best = coadvise.load(trained).path.read_bytes()
+    (result,) = data["model-index"][0]["results"]
+    accuracy = result["metrics"][0]["value"]
+    assert result["dataset"]["name"] == "pets" and result["metrics"][0]["type"] == "accuracy"
+    assert f'"accuracy/class": {accuracy}'[:24].encode() in best.replace(b"\\", b"")
+    assert f"**{100 * accuracy:.1f} % top-1 on 12 validation images**" in body
+    for words in ("dark, grey, light", "conv (resnet10)", "| conv ", "![Loss terms", "schedule:", "hf-hub:me/my-pets"):
+        assert words in body, words
+
+    lines = body.partition("```python\n")[2].partition("```")[0]
+    image = tmp_path / "image.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)).save(image)
+    lines = lines.replace("hf-hub:me/my-pets", f"local-dir:{tmp_path / 'model'}").replace("image.jpg", str(image))
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True)
+    (seen,) = model.predict(image, top=1)
+    name, probability = done.stdout.split()
+    assert name == seen.name and float(probability) == pytest.approx(seen.probability, abs=1e-4), done.stderr
+
+
+def test_a_dry_run_needs_no_network(trained: Path) -> None:
+    done = processes.run(
+        "coadvise", "push", str(trained), "me/pets", "--dry-run", "--license", "mit", environment=OFFLINE
+    )
+    assert done.returncode == 0, done.stderr
+    assert "model.safetensors" in done.stdout and "would go to http://127.0.0.1:9/me/pets" in done.stdout
+    assert "license: mit" in done.stdout and "nothing was sent" in done.stdout
+
+
+def test_what_fails_is_one_message(trained: Path, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, words in (("pets", "it has no owner"), ("me/a b", "no name of a repository"), ("a/b/c", "no name of a")):
+        with pytest.raises(HubError, match=words), parcel(trained, name):
+            pass
+    with parcel(trained, "you/pets") as files, pytest.raises(HubError, match="the token may not write there"):
+        upload(files)
+    with parcel(trained, "me/pets") as files:
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+        with pytest.raises(HubError, match=r"me/pets cannot be uploaded to .*log in with `hf auth login`"):
+            upload(files)
+    assert server.repositories == {}
+    bare = untrained_run(tmp_path / "bare", {"model": "resnet10", "options": {"channels": [8, 8, 16, 16]}})
+    with parcel(bare / "best.safetensors", "me/pets") as files:  # a file alone has a card, too
+        assert "50.0 % top-1" in (files.folder / "README.md").read_text()
+    done = processes.run("coadvise", "push", str(trained), "me/pets", environment=OFFLINE)
+    assert done.returncode == 2 and done.stderr.count("error:") == 1 and "check the network" in done.stderr, done.stderr
