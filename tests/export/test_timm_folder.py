@@ -27,6 +27,14 @@ STUDENTS = {
     "labels": ("timm", {"model": "transformer_tiny", "options": SMALL}),
     "resnet": ("timm", {"model": "resnet10", "options": CNN}),
     "vit": ("timm", {"model": "vit_tiny_patch16_224", "options": {"depth": 1, "patch_size": 8}}),
+    "looking on": (
+        "timm",
+        {"model": "vit_tiny_patch16_224", "options": {"depth": 1, "patch_size": 8}, "tokens": TOKENS},
+    ),
+    "distilled": (
+        "timm",
+        {"model": "deit_tiny_distilled_patch16_224", "options": {"depth": 1, "patch_size": 8}, "tokens": TOKENS},
+    ),
     "aligned": ("timm, coadvise", {"model": "cit_tiny_sa", "options": SMALL, "tokens": TOKENS}),
     "average": (
         "timm, coadvise",

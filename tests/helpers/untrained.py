@@ -25,7 +25,8 @@ def untrained_run(
     folder.mkdir(parents=True, exist_ok=True)
     recipe = tiny(folder, {key.replace("__", "."): value for key, value in changes.items()}, student=student)
     torch.manual_seed(0)
-    model = build_student(recipe.student, recipe.tokens(), len(classes), recipe.data.image_size)
+    size, add = recipe.data.image_size, recipe.adds_tokens
+    model = build_student(recipe.student, recipe.tokens(), len(classes), size, add=add)
     for parameter in model.parameters():
         parameter.data += noise * torch.randn_like(parameter)
     save_model(

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from ..checkpoints.trained import TrainedModel
 from ..errors import CheckpointError
 from ..names import VERSION
 from ..recipe.schema import Data
+
+if TYPE_CHECKING:
+    from ..checkpoints.trained import TrainedModel
 
 FORMAT = "coadvise-export-1"
 INPUT, OUTPUT = "images", "logits"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import CheckpointError, one_line
 from .card import INPUT, Card, card_in
-from .parity import Logits
+
+if TYPE_CHECKING:
+    from .parity import Logits
 
 
 def onnx_logits(path: Path) -> Logits:

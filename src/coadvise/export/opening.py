@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from ..data.views.square import normalised
 from ..errors import CheckpointError, DataError, require
 from ..evaluation.prediction import Classifier
-from ..recipe.schema import IMAGENET_MEAN, IMAGENET_STD
-from ..system.files import read_json, text_of
+from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD
+from ..system.files import lines_of, read_json
 from .card import Card, card_in
 from .engines import is_exported, open_exported
 
@@ -90,7 +90,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         DataError: the file cannot be read, has no names, or one twice.
     """
     try:
-        names = tuple(line.strip() for line in text_of(path.read_bytes()).splitlines() if line.strip())
+        names = tuple(lines_of(path))
     except (OSError, UnicodeError) as error:
         raise DataError(f"the classes of {path} cannot be read: {error}") from error
     if not names or len(set(names)) < len(names):

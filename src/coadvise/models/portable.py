@@ -16,6 +16,7 @@ from timm.models import model_entrypoint
 from torch import nn
 
 from ..recipe.schema import Student
+from .advised import AdvisedViT
 from .cit import CiT
 from .rednet import RedNet
 from .students import classifier_of
@@ -50,13 +51,13 @@ def portable(student: nn.Module, settings: Student) -> Portable:
         student: in evaluation mode.
         settings: that it was made from.
     """
-    model = classifier_of(student)
-    name = settings.model.partition(".")[0]
-    options = {key: value for key, value in settings.options.items() if not key.endswith(("drop_rate", "path_rate"))}
-    inside = getattr(model, "model", None)
-    if isinstance(inside, nn.Module) and getattr(inside, "pretrained_cfg", None):  # advised tokens that look on
-        model = inside
-        options.pop("teachers", None)
+    model: Any = classifier_of(student)
+    if isinstance(model, AdvisedViT):
+        model = model.model
+    name, options = settings.model.partition(".")[0], dict(settings.options)
+    if ":" in settings.model:  # an address, of which timm made what it says there
+        name, options = model.pretrained_cfg["architecture"], {**_recorded(model), **options}
+    options = {key: value for key, value in options.items() if not key.endswith(("drop_rate", "path_rate"))}
     if isinstance(model, CiT):
         if not (model.patch_embed.biases or model.aligned) and model.inference == "class":
             return _with_registers(model, options)
@@ -69,6 +70,12 @@ def portable(student: nn.Module, settings: Student) -> Portable:
         return Portable(model, "resnet18", {"layers": [1, 1, 1, 1], **options})
     size = getattr(getattr(model, "patch_embed", getattr(model, "stem", None)), "img_size", None)
     return Portable(model, name, options | ({} if size is None else {"img_size": size}))
+
+
+def _recorded(model: nn.Module) -> dict[str, Any]:
+    """Arguments that timm has noted of a model."""
+    noted: Any = getattr(model, "_model_args", None) or getattr(model, "pretrained_model_args", None) or {}
+    return {key: value for key, value in noted.items() if key not in ("num_classes", "in_chans")}
 
 
 def _with_registers(model: CiT, options: Mapping[str, Any]) -> Portable:
