@@ -21,9 +21,7 @@ def test_what_is_written_is_what_is_read() -> None:
         ("optim.lr_batch", None, "null\nis off"),
     ]
     text = commented(["first", "second"], settings)
-    assert text.startswith("# first\n# second\nname") or text.startswith(
-        "# first\n# second\n# of the run\nname: mine\n"
-    )
+    assert text.startswith(("# first\n# second\nname", "# first\n# second\n# of the run\nname: mine\n"))
     assert max(map(len, text.splitlines())) <= 120
     wanted: dict = {}
     for key, value, _ in settings:

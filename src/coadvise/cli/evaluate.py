@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import DataError
 from ..system.progress import Display
 from ..system.screen import Table
 from .arguments import AsJson, accuracy_table, out

@@ -77,7 +77,7 @@ def sizes_named(model: nn.Module) -> list[Size]:
     """Sizes that a model names, which it may take: of itself, then those for which timm publishes its weights."""
     parts = list(_described(model)) or [model]
     published = [_pair(tuple(_cfg(part).get("input_size") or ())[-2:]) for part in parts]
-    return [size for size in (*(one for part in parts for one in _recorded(part)), *published) if size is not None]
+    return [size for size in (*(one for part in parts for one in recorded_sizes(part)), *published) if size is not None]
 
 
 def _described(model: nn.Module) -> Iterator[nn.Module]:
