@@ -70,9 +70,9 @@ class Classifier:
         logits: 8-bit RGB pixels of images that were resized and cropped → logits.
     """
 
-    model: Any
+    model: Any = dataclasses.field(repr=False)
     classes: tuple[str, ...]
-    data: Data
+    data: Data = dataclasses.field(repr=False)
     path: Path
     logits: Callable[[UInt8[np.ndarray, "b h w 3"]], Float[np.ndarray, "b k"]] = dataclasses.field(repr=False)
 

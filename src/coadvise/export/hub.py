@@ -73,7 +73,7 @@ def parcel(source: Path, repository: str, licence: str | None = None, display: D
             display.say(line)
         header = read_header(weights_file(source))
         assert header is not None, "what was exported has one"
-        write_model_card(folder, Subject(repository, licence, header, run, bool(written.facts["ours"])))
+        write_model_card(folder, Subject(repository, licence, header, run, source, bool(written.facts["ours"])))
         yield Parcel(folder, repository)
 
 

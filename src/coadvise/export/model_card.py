@@ -19,7 +19,7 @@ from ..system.files import write_atomic
 from .safetensors_file import public
 
 # Of a run's report, what may be shown to everybody: no photographs, no folders of the machine.
-SHOWN = ("curves", "accuracy", "per-class", "classes")
+SHOWN = ("curves", "accuracy", "classes", "calibration")
 _LISTED = 40
 
 LOADING = """\
@@ -44,7 +44,7 @@ class Subject:
         repository: OWNER/NAME.
         licence: of the weights, if it is known.
         header: of the model's file.
-        run: the run, if there is more than the file.
+        run: the run, and its folder, if there is more than the file.
         ours: whether timm makes the model only after `import coadvise`.
     """
 
@@ -52,6 +52,7 @@ class Subject:
     licence: str | None
     header: Header
     run: RunFiles | None
+    folder: Path
     ours: bool
 
     @property
@@ -62,7 +63,7 @@ class Subject:
 
 def write_model_card(folder: Path, subject: Subject) -> None:
     """Write README.md, and the figures that it shows, into the folder of a model."""
-    sections = [section for section in _sections(subject.run) if section.id in SHOWN]
+    sections = [section for section in _sections(subject) if section.id in SHOWN]
     for section in sections:
         for part in section.parts:
             if isinstance(part, Drawing):
@@ -78,8 +79,8 @@ def write_model_card(folder: Path, subject: Subject) -> None:
     write_atomic(folder / "README.md", "\n\n".join(blocks) + "\n")
 
 
-def _sections(run: RunFiles | None) -> list[Section]:
-    return [] if run is None else list(run_page(run).sections)
+def _sections(subject: Subject) -> list[Section]:
+    return [] if subject.run is None else list(run_page(subject.run).sections)
 
 
 def _front_matter(subject: Subject) -> str:
