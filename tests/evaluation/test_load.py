@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = build_student(recipe.student, {}, len(CLASSES), 24)
     for parameter in model.parameters():
-        parameter.data += 0.3 * torch.randn_like(parameter)  # so that images differ in their classes
+        parameter.data += 0.05 * torch.randn_like(parameter)  # so that images differ
     save_model(root / "best.safetensors", model, recipe, CLASSES, weights="student", epoch=1, metrics={})
     return root
 
@@ -48,7 +48,7 @@ def test_one_line_from_a_run_to_predictions(run: Path, tmp_path: Path, photo) ->
     model = coadvise.load(run)
     assert not model.model.training and model.classes == CLASSES
     odds = np.stack([expected(run, image) for image in images])
-    assert odds.std(axis=0).max() > 1e-3  # images are told apart
+    assert odds.std(axis=0).max() > 0.01  # images are told apart
     for given in (images, tmp_path, [tmp_path], str(tmp_path / "*.png"), sorted(tmp_path.iterdir()), iter(images)):
         np.testing.assert_allclose(model.probabilities(given), odds, atol=1e-5)
     seen = model.predict(tmp_path, top=2)

@@ -26,7 +26,7 @@ OFFLINE = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": TOKEN}
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was really trained, on photographs in a folder whose name nobody has to know."""
     root = tmp_path_factory.mktemp("secret-place")
-    source = photographs(root / "pets", 4)
+    source = photographs(root / "pets", 10)
     teachers = {
         "conv": {
             "model": "resnet10",
@@ -86,7 +86,7 @@ def test_the_card_says_how_good_and_how_to_load(trained: Path, tmp_path: Path) -
     accuracy = result["metrics"][0]["value"]
     assert result["dataset"]["name"] == "pets" and result["metrics"][0]["type"] == "accuracy"
     assert f'"accuracy/class": {accuracy}'[:24].encode() in best.replace(b"\\", b"")
-    assert f"**{100 * accuracy:.1f} % top-1 on 12 validation images**" in body
+    assert f"**{100 * accuracy:.1f} % top-1 on 30 validation images**" in body
     for words in ("dark, grey, light", "conv (resnet10)", "| conv ", "![Loss terms", "schedule:", "hf-hub:me/my-pets"):
         assert words in body, words
 

@@ -27,7 +27,7 @@ WITHOUT_TORCH = "import sys\nfor name in ('torch', 'torchvision', 'timm', 'coadv
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     student = {"model": "resnet10", "options": {"channels": [8, 8, 16, 16]}, "small_stem": True}
     return untrained_run(
-        tmp_path_factory.mktemp("run"), student, data__image_size=24, data__eval_crop=0.8, data__val_size=9
+        tmp_path_factory.mktemp("run"), student, noise=0.05, data__image_size=24, data__eval_crop=0.8, data__val_size=9
     )
 
 

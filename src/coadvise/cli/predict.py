@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.cells import cell_len
 
 from ..errors import DataError
 from ..system.progress import Display
-from ..system.screen import Table, printable
+from ..system.screen import printable
 from .arguments import out
 
 if TYPE_CHECKING:
@@ -110,26 +111,19 @@ def _readable(seen: Iterable[Prediction], problems: list[str]) -> Iterator[Predi
 
 
 def _print_plain(seen: Iterable[Prediction]) -> None:
-    """The classes of one image as a list, of several as a table."""
+    """The classes of one image as a list; of several, a line for each image."""
     found = list(seen)
     if len(found) == 1:
         out.print(str(found[0].path), style="bold")
         for name, probability in found[0].classes:
             out.print(f"  {probability:6.1%}  {name}")
-    elif found:
-        out.print(_table(found))
-
-
-def _table(found: list[Prediction]) -> Table:
-    table = Table("image", "class", box=None, pad_edge=False)
-    table.add_column("", justify="right")
-    others = len(found[0].classes) > 1
-    if others:
-        table.add_column("then")
-    for one in found:
-        rest = ", ".join(f"{name} {probability:.1%}" for name, probability in one.classes[1:])
-        table.add_row(str(one.path), one.name, f"{one.probability:.1%}", *([rest] if others else []))
-    return table
+        return
+    paths = [printable(str(one.path)) for one in found]
+    width = max(map(cell_len, paths), default=0)
+    for path, one in zip(paths, found, strict=True):
+        space = " " * (width - cell_len(path))
+        rest = "".join(f", {name} {probability:.1%}" for name, probability in one.classes[1:])
+        out.print(f"{path}{space}  {one.probability:6.1%}  {one.name}{rest}")
 
 
 def _print_json(seen: Iterable[Prediction]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..system.progress import Display
+from ..system.screen import printable
 from .arguments import Quiet, out
 
 
@@ -38,7 +39,7 @@ def push(
         if dry_run:
             for name, size in files.sizes().items():
                 out.print(f"{size:>12,} bytes  {name}")
-            out.print(f"would go to {files.address}; nothing was sent. The model card:\n")
-            out.print((files.folder / "README.md").read_text(encoding="utf-8"))
+            out.print(f"would go to {files.address}; nothing was sent. The model card:")
+            print(printable(files.card.read_text(encoding="utf-8"), lines=True), end="")
             return
         out.print(f"uploaded to {upload(files, private=private, replace_card=replace_card)}")

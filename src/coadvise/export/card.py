@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from ..checkpoints.trained import TrainedModel
 
 FORMAT = "coadvise-export-1"
+GIVE = (
+    "give --classes FILE (the name of one class a line, in the order of the outputs) and --image-size PIXELS, and "
+    "where they are not ImageNet's --mean and --std (three numbers each, of pixels in [0, 1])"
+)
+"""How to use a model that does not say what it wants."""
 INPUT, OUTPUT = "images", "logits"
 _WORDS = ("model", "interpolation", "precision", "version")
 
@@ -87,7 +92,7 @@ def card_in(metadata: Mapping[str, str], where: str) -> Card:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{where} does not say which images it wants and which classes it knows; give a file that "
-            "`coadvise export` wrote"
+            f"`coadvise export` wrote, or {GIVE}"
         )
     try:
         values: dict[str, Any] = {

@@ -37,6 +37,11 @@ class Parcel:
     repository: str
 
     @property
+    def card(self) -> Path:
+        """The model card."""
+        return self.folder / CARD
+
+    @property
     def address(self) -> str:
         """Where people will find it."""
         return f"{_endpoint()}/{self.repository}"

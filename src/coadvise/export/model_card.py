@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from ..checkpoints.model_file import Header
 from ..names import TOP1
 from ..recipe.reading import dump_recipe
-from ..reports.page import Section, Text, markdown_sections
+from ..reports.page import Section, markdown_sections
 from ..reports.plots.style import Drawing
 from ..reports.run import run_page
 from ..reports.tables import count, markdown_text, percent
@@ -68,13 +68,13 @@ def write_model_card(folder: Path, subject: Subject) -> None:
         for part in section.parts:
             if isinstance(part, Drawing):
                 write_atomic(folder / "figures" / f"{part.name}.png", part.png)
-    recipe = Section("recipe", "Recipe", [Text(dump_recipe(public(subject.header.recipe)), "code")])
     blocks = [
         f"---\n{_front_matter(subject)}\n---",
         f"# {markdown_text(subject.name)}",
         *_lead(subject),
-        f"## How to use it\n\n```python\n{_loading(subject)}```",
-        markdown_sections([*sections, recipe]),
+        f"## How to use it\n\n{_needs(subject)}```python\n{_loading(subject)}```",
+        *([markdown_sections(sections)] if sections else []),
+        f"<details><summary>Recipe</summary>\n\n```yaml\n{dump_recipe(public(subject.header.recipe))}```\n\n</details>",
     ]
     write_atomic(folder / "README.md", "\n\n".join(blocks) + "\n")
 
@@ -130,6 +130,10 @@ def _lead(subject: Subject) -> list[str]:
         f"{shown}{more}."
     )
     return blocks
+
+
+def _needs(subject: Subject) -> str:
+    return "timm makes this architecture once the package coadvise is imported.\n\n" if subject.ours else ""
 
 
 def _loading(subject: Subject) -> str:

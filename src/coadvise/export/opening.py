@@ -19,17 +19,13 @@ from ..errors import CheckpointError, DataError, require
 from ..evaluation.prediction import Classifier
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from ..system.files import lines_of, read_json
-from .card import Card, card_in
+from .card import GIVE, Card, card_in
 from .engines import is_exported, open_exported
 
 if TYPE_CHECKING:
     import torch
 
 _MEANT = "a run's folder, its best.safetensors, or what `coadvise export` wrote"
-GIVE = (
-    "give --classes FILE (the name of one class a line, in the order of the outputs) and --image-size PIXELS, and "
-    "where they are not ImageNet's --mean and --std (three numbers each, of pixels in [0, 1])"
-)
 
 
 @dataclass(frozen=True)
