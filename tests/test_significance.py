@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from coadvise.significance import DOES_NOT_HOLD, HOLDS, holm, paired_difference, summarise, verdict
+from coadvise.significance import (
+    DOES_NOT_HOLD,
+    HOLDS,
+    holm,
+    mcnemar,
+    paired_difference,
+    summarise,
+    verdict,
+    wilson,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("n", [2, 3, 10])
@@ -73,3 +82,24 @@ def test_verdicts() -> None:
     assert verdict(up, 0.05) == "undecided at n = 3"
     assert verdict(one, None) == "undecided (one seed)"
     assert verdict(None, None) == "undecided (no seed in common)"
+
+
+def test_mcnemar_is_the_binomial_test_of_the_images_on_which_two_models_differ() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.random(200) < 0.8, rng.random(200) < 0.7
+    found = mcnemar(first, second)
+    one, other = int((first & ~second).sum()), int((second & ~first).sum())
+    assert (found.first, found.second) == (one, other)
+    tail = stats.binom.cdf(min(one, other), one + other, 0.5)
+    assert found.p == pytest.approx(min(1, 2 * tail))
+    assert mcnemar(second, first).p == found.p
+    assert mcnemar([True, False], [True, False]).p is None
+    with pytest.raises(ValueError, match="equal lengths"):
+        mcnemar([True], [True, False])
+
+
+@pytest.mark.parametrize(("right", "of"), [(0, 5), (5, 5), (3, 10), (172, 175), (1, 1)])
+def test_wilsons_interval_is_scipys(right: int, of: int) -> None:
+    expected = stats.binomtest(right, of).proportion_ci(0.95, "wilson")
+    assert wilson(right, of) == pytest.approx((expected.low, expected.high))
+    assert wilson(0, 0) == (0, 1)

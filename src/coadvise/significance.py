@@ -1,4 +1,4 @@
-"""Paired tests over seeds: whether a difference between two ways of training is more than chance.
+"""Tests over seeds and over images: whether a difference between two ways of training is more than chance.
 
 Runs with the same seed are compared in pairs: mean difference, Student's t-interval, two-sided paired t-test, and
 Holm's correction over all comparisons that were planned. Where nothing can be tested (one seed, or differences without
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 ALPHA = 0.05
 
@@ -96,6 +97,53 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
             largest = max(largest, min(1.0, (len(p_values) - rank) * p))
             corrected[i] = largest
     return corrected
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Two models on the same images.
+
+    Attributes:
+        first: images that the first alone names rightly; `second` likewise.
+        p: McNemar's exact test, two-sided: whether both are as often right. None where they never differ.
+    """
+
+    first: int
+    second: int
+    p: float | None
+
+
+def mcnemar(first: Sequence[bool] | Any, second: Sequence[bool] | Any) -> Changed:
+    """McNemar's exact test of whether two models are right equally often, image by image.
+
+    Only images on which one of the two is right and the other is not count: were both as good, each would be right on
+    half of these, by the binomial distribution.
+
+    Raises:
+        ValueError: different numbers of images.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"pairs need equal lengths, got {len(first)} and {len(second)}")
+    pairs = [(bool(a), bool(b)) for a, b in zip(first, second, strict=True)]
+    one, other = pairs.count((True, False)), pairs.count((False, True))
+    if not one + other:
+        return Changed(0, 0, None)
+    from scipy.stats import binomtest
+
+    return Changed(one, other, float(binomtest(one, one + other, 0.5).pvalue))
+
+
+def wilson(right: int, of: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, 95 % by default; (0, 1) of nothing.
+
+    It keeps its coverage for few images and for shares near 0 and 1, where the usual ± interval is a point.
+    """
+    if not of:
+        return 0.0, 1.0
+    share, spread = right / of, z * z / of
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / of + spread / (4 * of)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def verdict(paired: Paired | None, corrected_p: float | None) -> str:

@@ -190,7 +190,7 @@ class Page(HTMLParser):
 def check_page(text: str) -> Page:
     page = Page(text)
     for link in [*page.links, *re.findall(r"url\(([^)]*)\)", text)]:
-        assert link.startswith(("#", "data:image/png;base64,")), link
+        assert link.startswith(("#", "data:image/png;base64,", "data:image/jpeg;base64,")), link
     assert "@import" not in text and "script" not in page.tags
     assert len(page.ids) == len(set(page.ids))
     assert all(link[1:] in page.ids for link in page.links if link.startswith("#"))
@@ -402,7 +402,9 @@ def test_wrong_folders_are_errors_for_people(tmp_path: Path) -> None:
 def test_report_of_one_run(tmp_path: Path, teachers: list[str]) -> None:
     accuracy = make_run(tmp_path / "run", 0, 0.9, teachers)
     page = check_page(run_report(tmp_path / "run").read_text())
-    assert f"{pct(accuracy)} % top-1 of the class token after 40 epochs" in page.text
+    right = round(accuracy * 1597)
+    assert f"right on {right:,} of 1,597 validation images ({pct(accuracy)} %) after 40 epochs" in page.text
+    assert ("behind teacher conv (97.5 %) and teacher inv (97.5 %)" in page.text) == bool(teachers)
     assert page.row("class", 3)[1] == pct(accuracy)
     assert ("nearest to" in page.text) == bool(teachers)
     assert "name: x" in page.text, "the recipe"

@@ -15,7 +15,7 @@ from ..data.views.draws import Stream
 from ..errors import DataError
 from ..models.teachers import FrozenTeacher
 from ..recipe.schema import Data, flat
-from ..system.digests import digest
+from ..system.digests import digest, json_digest
 from .request import CacheRequest
 
 # Images whose contents are part of the fingerprint.
@@ -51,6 +51,12 @@ def data_facts(data: Data, source: ImageSource) -> dict[str, Any]:
         **_image_digests(source),
     }
     return settings | facts
+
+
+def images_digest(source: ImageSource) -> str:
+    """Hash that tells whether two sources hold the same images in the same order, by names, labels and a sample."""
+    facts = {"images": len(source), "classes": list(source.class_names), "labels": digest([source.labels])}
+    return json_digest(facts | _image_digests(source))
 
 
 _DIGESTS: WeakKeyDictionary[ImageSource, dict[str, str]] = WeakKeyDictionary()

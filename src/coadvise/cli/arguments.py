@@ -17,6 +17,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, only er
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
+def next_steps(*steps: str) -> None:
+    """Say how to go on, a line each."""
+    for step in steps:
+        out.print(f"next: {step}")
+
+
 def accuracy_table(title: str, metrics: Mapping[str, float]) -> Table:
     """Accuracy of every token and, where it is among the metrics, its cross entropy."""
     table = Table("token", title=title, title_justify="left")

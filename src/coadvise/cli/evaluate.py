@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,8 @@ import typer
 from ..errors import DataError
 from ..system.progress import Display
 from ..system.screen import Table
-from .arguments import AsJson, accuracy_table, out
+from .arguments import AsJson, accuracy_table, next_steps, out
+from .classes import classes_as_json, print_classes
 
 if TYPE_CHECKING:
     from ..evaluation.robustness import CorruptionErrors
@@ -26,6 +28,7 @@ def evaluate(
     workers: Annotated[int | None, typer.Option(min=0)] = None,
     corruptions: Annotated[bool, typer.Option("--corruptions", help="on 15 corruptions at 5 severities, too")] = False,
     only: Annotated[bool, typer.Option("--only-its-classes", help="count among the source's own classes")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="recall, precision and F1 of each class, too")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure the accuracy of every token.
@@ -33,6 +36,8 @@ def evaluate(
     Examples:
 
         coadvise evaluate runs/pets
+
+        coadvise evaluate runs/pets --per-class
 
         coadvise evaluate runs/pets --data /data/pets-sketches
 
@@ -42,8 +47,11 @@ def evaluate(
     """
     if only and corruptions:
         raise DataError("--corruptions and --only-its-classes exclude each other; give one of them")
+    if only and per_class:
+        raise DataError("--only-its-classes and --per-class exclude each other; give one of them")
     from ..checkpoints.trained import load_trained
     from ..data.sources.opening import open_source, open_sources
+    from ..evaluation.answers import Collected
     from ..evaluation.inference import evaluate_trained, with_classes
     from ..evaluation.robustness import corruption_errors, subset_accuracy
     from ..system.devices import choose_device
@@ -56,21 +64,29 @@ def evaluate(
         metrics = {f"accuracy/{token}": share for token, share in shares.items()}
         title = f"{len(source)} images, counted among {len(source.class_names)} classes"
     else:
-        metrics = evaluate_trained(trained, source, batch_size=batch_size, display=display)
+        collected = Collected() if per_class else None
+        metrics = evaluate_trained(trained, source, batch_size=batch_size, display=display, collected=collected)
         title = f"{trained.path}: {metrics['samples']:.0f} images"
     errors = None
     if corruptions:
         matched = with_classes(source, trained.classes)
         errors = corruption_errors(trained, matched, limit=None, batch_size=batch_size, display=display)
+    found = None if only or collected is None else collected.answers("", trained.classes)
     if as_json:
         corrupted = {} if errors is None else {"corruptions": {"mean": errors.mean, **asdict(errors)}}
-        print(json.dumps(metrics | corrupted, indent=1))
+        classes = {} if found is None else {"classes": classes_as_json(found)}
+        print(json.dumps(metrics | corrupted | classes, indent=1))
         return
     out.print(accuracy_table(title, metrics))
     if metrics.get("skipped"):
         out.print(f"{metrics['skipped']:.0f} unreadable images were left out")
     if errors is not None:
         _print_corruptions(errors)
+    if found is not None:
+        print_classes(found)
+    more, use = ["coadvise", "evaluate", str(model), "--per-class"], ["coadvise", "predict", "IMAGE", "-m", str(model)]
+    ways = [] if per_class or only else [f"which classes it mistakes: {shlex.join(more)}"]
+    next_steps(*ways, f"name what is in your images: {shlex.join(use)}")
 
 
 def _print_corruptions(errors: CorruptionErrors) -> None:
@@ -83,7 +99,7 @@ def _print_corruptions(errors: CorruptionErrors) -> None:
 
 
 def report(folder: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
-    """Write report.html for a run: tables, curves, similarity to the teachers.
+    """Write report.html for a run: how good it is and against what, single classes and images, curves.
 
     Example:
 
@@ -92,3 +108,5 @@ def report(folder: Annotated[Path, typer.Argument(help="a run's folder")]) -> No
     from ..reports.run import run_report
 
     out.print(f"wrote {run_report(folder)}")
+    words = ["coadvise", "compare", str(folder), "RUN"]
+    next_steps(f"open it in a browser, or compare the run with another: {shlex.join(words)}")

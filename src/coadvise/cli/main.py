@@ -15,6 +15,7 @@ from ..errors import CoadviseError, Interrupted, one_line, out_of_memory
 from ..names import VERSION
 from ..system.screen import ReaderGone, guarded_streams, printable
 from .bench import bench
+from .compare import compare
 from .doctor import doctor
 from .evaluate import evaluate, report
 from .export import export
@@ -37,8 +38,8 @@ app = typer.Typer(
 )
 # The help lists the commands in this order.
 for command in (
-    demo, train, cache, plan, evaluate, predict, report, export, push, reproduce, recipes, recipe, schema, models,
-    bench, doctor,
+    demo, train, cache, plan, evaluate, predict, report, compare, export, push, reproduce, recipes, recipe, schema,
+    models, bench, doctor,
 ):  # fmt: skip
     app.command()(command)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..system.progress import Display
 from ..system.screen import Table
-from .arguments import Quiet, RecipeName, Settings, accuracy_table, out
+from .arguments import Quiet, RecipeName, Settings, accuracy_table, next_steps, out
 
 
 def _on_main_process() -> bool:
@@ -39,6 +41,7 @@ def train(
     from ..recipe.reading import load_recipe
 
     loaded = load_recipe(recipe, settings or [])  # before PyTorch is imported: a mistake is told at once
+    from ..run.standing import verdict_of
     from ..training.train import train as run
 
     result = run(loaded, resume=resume, display=_display(quiet))
@@ -46,6 +49,11 @@ def train(
         out.print(accuracy_table(f"{result.name}: validation after {result.epochs} epochs", result.final))
         best = result.best
         out.print(f"best {best.value:.2%} after epoch {best.epoch} ({best.weights} weights)")
+        said = verdict_of(result, Path(loaded.run.output or f"runs/{loaded.name}"))
+        if said is not None:
+            for sentence in said.sentences:
+                out.print(sentence)
+            next_steps(*said.advice)
 
 
 def cache(
@@ -74,7 +82,9 @@ def cache(
     folder, size = cache_advice(loaded, verify=verify, display=_display(quiet))
     if _on_main_process():
         done = "is sound" if verify else "is complete"
-        out.print(f"{folder} {done} ({size / 1e6:,.1f} MB); train from it with advice=cache")
+        out.print(f"{folder} {done} ({size / 1e6:,.1f} MB)")
+        words = ["coadvise", "train", recipe, *(settings or []), "advice=cache"]
+        next_steps(f"train any student from it: {shlex.join(words)}")
 
 
 def plan(

@@ -33,6 +33,7 @@ def evaluate(
     teacher_names: Iterable[str] = (),
     reduce: Callable[[Tensor], Tensor] = lambda state: state,
     advance: Callable[[int], None] = lambda samples: None,
+    keep: Callable[[Batch, Mapping[str, Tensor], Mapping[str, Tensor]], None] = lambda batch, tokens, advice: None,
 ) -> tuple[dict[str, float], int]:
     """Evaluate over all samples of all processes.
 
@@ -41,6 +42,7 @@ def evaluate(
         batches: this process's share of the validation set, each sample once.
         reduce: sums a float64 tensor over the processes.
         advance: called with the number of samples done, for a progress bar.
+        keep: called with each batch and the logits of its tokens and teachers.
 
     Returns:
         Metrics as in `metrics.batch_metrics`, and the number of unreadable images that were left out.
@@ -52,8 +54,10 @@ def evaluate(
             continue
         images, label = batch.images, batch.label
         advice = teachers(images) if teachers is not None else {}
-        for name, values in batch_metrics(forward_tokens(images), advice, label).items():
+        logits = forward_tokens(images)
+        for name, values in batch_metrics(logits, advice, label).items():
             sums.add(name, values)
+        keep(batch, logits, advice)
         advance(len(batch.label))
     names = metric_names(tokens, teacher_names)
     state = torch.cat([sums.state(names, device), torch.tensor([[skipped, 0.0]], dtype=torch.float64, device=device)])

@@ -23,6 +23,7 @@ from ..errors import DataError, did_you_mean
 from ..models.students import classifier_of, student_tokens
 from ..recipe.schema import Data
 from ..system.progress import QUIET, Display
+from .answers import Collected
 from .evaluate import evaluate
 from .prediction import Classifier
 
@@ -58,10 +59,14 @@ def evaluate_trained(
     *,
     batch_size: int = 64,
     display: Display = QUIET,
+    collected: Collected | None = None,
 ) -> dict[str, float]:
     """Accuracy and cross entropy of every token on a source.
 
     Classes are matched by name; the source may have fewer than the model.
+
+    Args:
+        collected: where the answers to single images are kept, if they are wanted.
 
     Raises:
         DataError: classes that the model does not know.
@@ -74,6 +79,7 @@ def evaluate_trained(
             tokens=student_tokens(trained.model, trained.data.image_size, trained.device),
             device=trained.device,
             advance=bar.advance,
+            keep=(Collected() if collected is None else collected).add,
         )
     return metrics | {"samples": float(len(images) - skipped), "skipped": float(skipped)}
 

@@ -19,16 +19,17 @@ from ..system.digests import json_digest
 from .data import Augmentation, Data
 from .fields import Count, Deviations, Means, Momentum, NonNegative, Options, Part, Positive, Probability, Seed
 
-# Settings that may change when a run is resumed: where and how often is written, what is checked before it starts,
-# and on what it runs. They do not decide what is computed.
+# Settings that may change when a run is resumed: where and how often is written, what else is measured, and on what it
+# runs. They do not decide what is computed.
 FREE = (
     "run.output", "run.log_every", "run.checkpoint_every", "run.tensorboard", "run.device", "run.allow_weak",
-    "run.teacher_check_size", "run.eval_batch_size", "run.trackers", "data.workers", "data.on_error", "advice.folder",
+    "run.teacher_check_size", "run.eval_batch_size", "run.trackers", "run.baselines", "data.workers", "data.on_error",
+    "advice.folder",
 )  # fmt: skip
-
-
 # Settings that runs of earlier versions do not name: at these values a run is the one that it was without them.
-LATER: dict[str, Any] = {"optim.token_lr": 1.0, "run.trackers": [], "student.checkpoint_weights": None}
+LATER: dict[str, Any] = {
+    "optim.token_lr": 1.0, "run.trackers": [], "run.baselines": ["auto"], "student.checkpoint_weights": None,
+}  # fmt: skip
 LATER_OF_TEACHERS: dict[str, Any] = {"checkpoint_weights": None}
 
 
@@ -188,6 +189,8 @@ class Run(Part):
     tensorboard: bool = True
     trackers: Annotated[tuple[Literal["wandb", "mlflow", "trackio"], ...], BeforeValidator(_listed)] = ()
     """Trackers that are told every metric as well, where they are installed."""
+    baselines: Annotated[tuple[Literal["auto", "probe"], ...], BeforeValidator(_listed)] = ("auto",)
+    """What one would do instead: `probe` on all models with weights, `auto` not on those from Python, or [] nothing."""
 
 
 class Recipe(Part):

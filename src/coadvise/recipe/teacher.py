@@ -46,5 +46,6 @@ def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
     for key in ("mean", "std", "image_size"):
         if getattr(settings, key) is not None:
             content["data"][key] = getattr(settings, key)
+    content["run"] |= {"baselines": []}  # the run of the student measures them
     content["run"] |= {"output": str(output), "seed": train.seed if train.seed is not None else recipe.run.seed}
     return recipe_from(content, where=f"teachers.{name}.train")

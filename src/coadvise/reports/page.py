@@ -22,7 +22,25 @@ class Text:
     kind: str = ""
 
 
-Part = Text | Table | Drawing
+@dataclass(frozen=True)
+class Photograph:
+    """A JPEG in base64, what it shows, and what is said about it; `name` is that of its file."""
+
+    jpeg: str
+    title: str
+    lines: Sequence[str]
+    name: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Photographs side by side, as many as there is room for, under a caption."""
+
+    caption: str
+    photographs: Sequence[Photograph]
+
+
+Part = Text | Table | Drawing | Gallery
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,8 @@ def html(page: Page) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.tests.update(text=lambda part: isinstance(part, Text), table=lambda part: isinstance(part, Table))
+    kinds = {"text": Text, "table": Table, "gallery": Gallery}
+    environment.tests.update({name: lambda part, kind=kind: isinstance(part, kind) for name, kind in kinds.items()})
     environment.filters["kind"] = lambda cell: getattr(cell, "kind", "")
     # Our own SVG is the only text that reaches the page unescaped; what it quotes was escaped when drawn.
     environment.filters["inline"] = lambda drawing: Markup(drawing.svg)
@@ -82,6 +101,9 @@ def markdown_sections(sections: Sequence[Section]) -> str:
         for part in section.parts:
             if isinstance(part, Table):
                 blocks.append(markdown_table(part))
+            elif isinstance(part, Gallery):
+                lines = [f"- {markdown_text('; '.join([one.title, *one.lines]))}" for one in part.photographs]
+                blocks.append("\n".join([markdown_text(part.caption), "", *lines]))
             elif isinstance(part, Drawing):
                 blocks.append(f"![{markdown_text(part.alt)}](figures/{part.name}.png)")
             else:

@@ -6,8 +6,12 @@ from pathlib import Path
 
 from ..errors import RunError
 from ..names import CLASS, TOP1
+from ..run.answers import Answers
+from ..run.pictures import read_pictures
 from ..run.reading import RunFiles, finite, read_run
 from ..run.result import RunResult
+from ..run.standing import Verdict, verdict_of
+from .classes import better_known, calibration_section, classes_section, pictures_section
 from .page import Page, Section, Text, write_page
 from .plots.accuracy import Curve, run_curves
 from .plots.style import draw
@@ -16,8 +20,8 @@ from .similarity import Outputs, similarity_section
 from .tables import ABSENT, Table, count, duration, number, parameters, percent
 
 
-def run_page(run: RunFiles) -> Page:
-    """One run's report as data."""
+def run_page(run: RunFiles, folder: Path) -> Page:
+    """One run's report as data; what was answered for single images stands in its folder."""
     result = run.result
     name = run.path if result is None else result.name
     warnings = [] if result else ["This run has not finished; the page shows what it has logged so far."]
@@ -29,25 +33,39 @@ def run_page(run: RunFiles) -> Page:
     sections = [_curves_section(run)]
     if result is not None:
         groups = [(name, [Outputs(tuple(result.teachers), result.final)])]
-        sections += [_accuracy_section(result), similarity_section("similarity", groups, {}, "Run")]
+        answers, pictures = None, {}
+        try:
+            answers = Answers.read(folder / "answers.safetensors")
+            pictures = read_pictures(folder / "pictures.json")
+        except RunError as error:
+            warnings += [] if not result.per_class else [f"What depends on single images is left out: {error}."]
+        accuracy = _accuracy_section(result, None if answers is None else better_known(answers))
+        sections = [accuracy, *sections]
+        if answers is not None:
+            sections[1:1] = [classes_section(answers), pictures_section(pictures)]
+            sections.append(calibration_section(answers))
+        sections.append(similarity_section("similarity", groups, {}, "Run"))
         sections.append(provenance_section([(name, run.path, result)]))
     sections += [Section("recipe", "Recipe", [Text(run.recipe, "code")], folded=True)] if run.recipe else []
-    return Page(name, _headline(run), _lead(result), [s for s in sections if s is not None], warnings)
+    said = None if result is None else verdict_of(result, folder)
+    headline = _headline(run) if said is None else said.headline
+    return Page(name, headline, _lead(result, said), [s for s in sections if s is not None], warnings)
 
 
 def _headline(run: RunFiles) -> str:
-    if run.result is not None and run.result.accuracy is not None:
-        return f"{percent(run.result.accuracy)} % top-1 of the class token after {count(run.result.epochs)} epochs"
     if curve := run.curve(TOP1):
         return f"Not finished: {percent(curve[-1][1])} % top-1 of the class token after {curve[-1][0]:g} epochs"
     return "No accuracy has been measured yet"
 
 
-def _lead(result: RunResult | None) -> list[str]:
+def _lead(result: RunResult | None, said: Verdict | None) -> list[str]:
     if result is None:
         return []
     student, data, best = result.student, result.data, result.best
-    sentences = [
+    sentences = [*(said.sentences[1:] if said is not None else [])]
+    if said is not None and said.advice:
+        sentences.append(f"What to do next: {'; '.join(said.advice)}.")
+    sentences += [
         f"{student.model} ({parameters(student.parameters)} parameters) was trained on {count(data.train)} images of "
         f"{data.source} and measured on {count(data.val)} held-out images."
     ]
@@ -81,7 +99,7 @@ def _curves_section(run: RunFiles) -> Section | None:
     return Section("curves", "Training", [draw("training", alt, lambda: run_curves(terms, rate, accuracy))])
 
 
-def _accuracy_section(result: RunResult) -> Section | None:
+def _accuracy_section(result: RunResult, known: Table | None) -> Section | None:
     if not result.tokens:
         return None
     columns, rows = ["Output", "Top-1, %", "Cross entropy, nats"], []
@@ -90,7 +108,31 @@ def _accuracy_section(result: RunResult) -> Section | None:
         if result.ema:
             rows[-1].append(percent(result.ema.get(f"accuracy/{name}")))
     table = Table("After the last epoch", [*columns, *(["Top-1 of EMA weights, %"] if result.ema else [])], rows)
-    return Section("accuracy", "Accuracy", [table, *([_teachers_table(result)] if result.teachers else [])])
+    others = [_teachers_table(result)] if result.teachers else []
+    others += [] if known is None else [known]
+    others += _probes_table(result)
+    return Section("accuracy", "Accuracy", [table, *others])
+
+
+def _probes_table(result: RunResult) -> list[Table]:
+    """Linear probes, and what every model costs to ask."""
+    if result.baselines is None:
+        return []
+    speeds, tables = result.baselines.images_per_s, []
+    rows = [
+        [f"{one.model} ({one.of})", f"{count(one.right)} of {count(one.samples)}", percent(one.accuracy),
+         count(one.train), f"{one.image_size} px", parameters(one.parameters), count(speeds.get(f"probe {one.of}")),
+         duration(one.seconds)]
+        for one in result.baselines.probes
+    ]  # fmt: skip
+    columns = ["Linear probe on", "Right", "Top-1, %", "Fitted to", "Sees", "Parameters", "Images/s", "Took"]
+    if rows:
+        tables.append(Table("What one would do instead: logistic regression on the features", columns, rows))
+    asked = [[name, count(speed)] for name, speed in speeds.items() if not name.startswith("probe ")]
+    if asked:
+        caption = "Speed of the models of this run, in batches of eight on the device of the training"
+        tables.append(Table(caption, ["Model", "Images/s"], asked))
+    return tables
 
 
 def _teachers_table(result: RunResult) -> Table:
@@ -123,4 +165,4 @@ def run_report(run_folder: Path) -> Path:
             f"{run_folder} holds experiments and no single run; the command that made them (`coadvise reproduce` or "
             "`coadvise demo`) writes their report anew"
         )
-    return write_page(run_page(read_run(run_folder)), run_folder, with_markdown=False)
+    return write_page(run_page(read_run(run_folder), run_folder), run_folder, with_markdown=False)

@@ -117,7 +117,13 @@ def set_up(
     for part, changes in scale.settings.items():
         content[part] = {**content.get(part, {}), **changes}
     content["data"] |= {"views": scale.views, "classes": classes, "source": source or scale.source}
-    content["run"] = {**content.get("run", {}), "tensorboard": False, "allow_weak": True, "compile": "auto"}
+    content["run"] = {
+        **content.get("run", {}),
+        "tensorboard": False,
+        "allow_weak": True,
+        "compile": "auto",
+        "baselines": [],
+    }
     content["teachers"] = copy.deepcopy(dict(scale.teachers))
     settings = [re.sub(r"^\s*school\.", "teachers.", setting) for setting in settings]
     if any(setting.startswith("teachers.augment.") for setting in settings):  # changes of what the students see

@@ -5,8 +5,10 @@ manifest.json      provenance
 metrics.jsonl      one line for each log step and each evaluation
 last.safetensors   everything a resume needs
 best.safetensors   weights with the best validation accuracy, ready for `coadvise predict`
+answers.safetensors   what was answered for each validation image at the end, and pictures.json some of these images
 result.json        written last: its presence means the run is finished
 teachers/NAME/     runs of the teachers that the recipe trains first
+baselines/         what one would do instead: measured.json, and NAME/best.safetensors with a linear probe as last layer
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from .result import RunResult
 
 _ELSEWHERE = "choose another folder with run.output=FOLDER"
 WRITTEN = (
-    "recipe.yaml", "manifest.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "result.json",
+    "recipe.yaml", "manifest.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "answers.safetensors",
+    "pictures.json", "result.json",
 )  # fmt: skip
 
 
@@ -42,6 +45,9 @@ class RunFolder:
         self.best = path / "best.safetensors"
         self.metrics = path / "metrics.jsonl"
         self.teachers = path / "teachers"
+        self.answers = path / "answers.safetensors"
+        self.pictures = path / "pictures.json"
+        self.baselines = path / "baselines"
         self._result = path / "result.json"
         self._lock = path / ".run.lock"
 

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, 
 from ..errors import RunError
 from ..names import CLASS, TOP1
 from ..system.files import read_json, write_json
+from .per_class import ClassCounts
 
 
 def _without_nulls(metrics: Any) -> Any:
@@ -76,6 +77,66 @@ class Skipped:
     names: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Probe:
+    """A linear probe on the features of a model as it starts, without any training of the model.
+
+    Attributes:
+        of: whose features: `student`, or the name of a teacher.
+        right: validation images named rightly, of so many `samples`.
+        train: training images that it was fitted to, which it saw in `image_size` pixels.
+        strength: scikit-learn's `C`, chosen by cross-validation among the training images.
+        expected: the accuracy in that cross-validation, as a share.
+        parameters: of the model with the probe in place of its last layer.
+        seconds: that the whole probe took.
+    """
+
+    of: str
+    model: str
+    right: int
+    samples: int
+    train: int
+    image_size: int
+    features: int
+    strength: float
+    expected: float
+    parameters: int
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of validation images named rightly."""
+        return self.right / self.samples
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What one would do instead of training the student.
+
+    Attributes:
+        images_per_s: answered by the student, the teachers (by name) and the probes' models (`probe NAME`), on the
+            device of the training, in batches of eight, without reading.
+        failed: name of a model → why there is no probe of it.
+    """
+
+    probes: tuple[Probe, ...] = ()
+    images_per_s: Mapping[str, float] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write them atomically as a file of their own."""
+        write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Baselines:
+        """Read a file that `write` wrote.
+
+        Raises:
+            RunError: the file is missing, no JSON, or has fields of another form.
+        """
+        return parsed(TypeAdapter(cls), read_json(path), path)  # type: ignore[no-any-return]
+
+
 @with_config(ConfigDict(extra="ignore"))
 @dataclass(frozen=True)
 class RunResult:
@@ -88,6 +149,8 @@ class RunResult:
         final: metrics after the last epoch, by name (see `evaluation.metrics.batch_metrics`).
         ema: the same of the averaged weights, if there are any.
         provenance: commit, command, versions and hardware (see `run.provenance.manifest`).
+        baselines: what one would do instead; None where it was not measured.
+        per_class: counts of each class after the last epoch, as the class token answers; empty in earlier versions.
     """
 
     name: str
@@ -105,6 +168,8 @@ class RunResult:
     best: Best
     skipped: Skipped = Skipped()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    baselines: Baselines | None = None
+    per_class: Mapping[str, ClassCounts] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> float | None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, gather_object
 from torch import nn
 
+from ..advice.identity import images_digest
 from ..errors import DataError, Interrupted, RunError
+from ..evaluation.answers import Collected
 from ..evaluation.evaluate import evaluate
 from ..losses import LossTerms
 from ..system.progress import Bar
@@ -131,7 +133,10 @@ def validate(setup: Setup, state: State, epoch: int) -> Evaluation:
             for buffer in module.buffers():
                 broadcast(buffer, from_process=0)
     last, answer = epoch == setup.schedule.epochs, setup.validation.answer
-    metrics, skipped = _evaluate(setup, state.student, with_teachers=last)
+    collected = Collected() if last else None
+    metrics, skipped = _evaluate(setup, state.student, with_teachers=last, collected=collected)
+    if collected is not None:  # before anything says that this evaluation is done
+        _keep_answers(setup, collected)
     ema = _evaluate(setup, state.ema.module, with_teachers=last)[0] if state.ema is not None else None
     setup.tracker.evaluation(state.count.step, epoch, metrics, ema)
     averaged = ema is not None and ema.get(answer, 0.0) > metrics.get(answer, 0.0)
@@ -143,7 +148,17 @@ def validate(setup: Setup, state: State, epoch: int) -> Evaluation:
     return found
 
 
-def _evaluate(setup: Setup, module: nn.Module, with_teachers: bool) -> tuple[dict[str, float], int]:
+def _keep_answers(setup: Setup, collected: Collected) -> None:
+    """Write what was answered for each validation image."""
+    source, main = setup.validation.source, setup.accelerator.is_main_process
+    found = collected.answers(images_digest(source) if main else "", source.class_names, gather_object)
+    if main:
+        found.write(setup.folder.answers)
+
+
+def _evaluate(
+    setup: Setup, module: nn.Module, with_teachers: bool, collected: Collected | None = None
+) -> tuple[dict[str, float], int]:
     accelerator, validation, training = setup.accelerator, setup.validation, module.training
     module.eval()
     with accelerator.autocast():
@@ -155,8 +170,9 @@ def _evaluate(setup: Setup, module: nn.Module, with_teachers: bool) -> tuple[dic
             teachers=validation.teachers if with_teachers else None,
             teacher_names=validation.teachers.names if with_teachers else (),
             reduce=lambda sums: accelerator.reduce(sums, "sum"),  # type: ignore[arg-type,return-value]
+            **({} if collected is None else {"keep": collected.add}),
         )
     module.train(training)
-    if skipped == validation.size:
+    if skipped == len(validation.source):
         raise DataError("none of the validation images can be read; repair them, or give another data.val_source")
     return metrics, skipped

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 
 from ..data.sources.base import ImageSource
+from ..evaluation.pictures import pictures_of
 from ..evaluation.teacher_check import TeacherCheck
 from ..models.teachers import FrozenTeacher
 from ..names import CLASS
 from ..recipe.schema import Recipe, guess_bias
+from ..run.answers import Answers
 from ..run.folder import read_metrics
+from ..run.per_class import class_counts
+from ..run.pictures import write_pictures
 from ..run.provenance import manifest
-from ..run.result import Best, DataFacts, RunResult, Skipped, StudentFacts, TeacherFacts
+from ..run.result import Baselines, Best, DataFacts, RunResult, Skipped, StudentFacts, TeacherFacts
 from .checkpoint import gather_skipped
 from .loop import Evaluation
 from .setup import Setup
@@ -43,6 +47,7 @@ def run_result(
     sources: tuple[ImageSource, ImageSource],
     teachers: Mapping[str, TeacherFacts],
     given: str | None,
+    baselines: Baselines | None = None,
 ) -> RunResult:
     """The result of a run whose last step is done; on every process, as unreadable images are gathered from all."""
     count, (train_source, val_source) = state.count, sources
@@ -52,7 +57,10 @@ def run_result(
     if last is None:  # resumed after the last evaluation was written, but not the result
         line = [line for line in read_metrics(setup.folder.metrics) if line["kind"] == "eval"][-1]
         last = Evaluation(line["metrics"], line["ema"])
-    tokens = recipe.tokens()
+    tokens, answers = recipe.tokens(), setup.folder.answers
+    seen = Answers.read(answers) if answers.is_file() else None  # which earlier versions did not write
+    if seen is not None and setup.accelerator.is_main_process:
+        write_pictures(setup.folder.pictures, pictures_of(seen, val_source))
     return RunResult(
         name=recipe.name,
         fingerprint=recipe.fingerprint(),
@@ -75,4 +83,6 @@ def run_result(
         provenance=manifest(
             precision=str(setup.accelerator.mixed_precision), processes=setup.accelerator.num_processes
         ),
+        baselines=baselines,
+        per_class={} if seen is None else class_counts(seen.label, seen.outputs[CLASS], seen.classes),
     )

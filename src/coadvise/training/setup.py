@@ -52,13 +52,13 @@ class Validation:
     """What a student is evaluated on.
 
     Attributes:
-        size: number of images over all processes.
+        source: the images, of all processes.
         tokens: names of the student's outputs.
         answer: the metric by which weights are better than others: that of the output which answers at inference.
     """
 
     loader: EvalLoader
-    size: int
+    source: ImageSource
     tokens: tuple[str, ...]
     teachers: Teachers
     answer: str
@@ -153,7 +153,7 @@ def prepare(
         objective=make_objective(recipe.loss, tokens, teachers.names),
         advise=advise,
         loader=loader,
-        validation=Validation(val_loader, len(sources[1]), tokens, teachers, AVERAGE if averages else TOP1),
+        validation=Validation(val_loader, sources[1], tokens, teachers, AVERAGE if averages else TOP1),
         folder=folder,
         checkpoint=Checkpoint(folder.last, accelerator, origin),
         tracker=Tracker(folder, recipe.name, active=accelerator.is_main_process, trackers=trackers),

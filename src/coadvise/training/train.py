@@ -33,6 +33,7 @@ from ..run.result import RunResult
 from ..run.tracking import require_trackers
 from ..system.locks import one_at_a_time
 from ..system.progress import Display
+from .baselines import measure_baselines
 from .failures import explained
 from .loop import Evaluation, stopped, train_epoch, validate
 from .memory import too_large
@@ -134,9 +135,10 @@ def _train_student(
             display.say(f"resuming {folder.path} at step {state.count.step} of {setup.total_steps}")
         elif accelerator.is_main_process:
             folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
+        instead = measure_baselines(recipe, folder, sources, state.student, loaded, own, accelerator, display)
         last = _train_epochs(recipe, setup, state, given)
         facts = teacher_facts(recipe, loaded, checks, own=own)
-        result = run_result(recipe, setup, state, last, sources, facts, given)
+        result = run_result(recipe, setup, state, last, sources, facts, given, instead)
         if accelerator.is_main_process:
             folder.finish(result)
     return result

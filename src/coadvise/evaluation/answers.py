@@ -1,0 +1,55 @@
+"""Answers of an evaluation, image by image, as `run.answers` keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.views.finish import Batch
+from ..names import AVERAGE
+from ..run.answers import Answers
+
+Gather = Callable[[list[Any]], list[Any]]
+"""Brings together lists of all processes, on all of them."""
+
+
+class Collected:
+    """Likeliest classes and their probabilities, collected batch by batch on the device that computed them."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Tensor]] = []
+
+    @torch.no_grad()
+    def add(self, batch: Batch, tokens: Mapping[str, Tensor], advice: Mapping[str, Tensor]) -> None:
+        """Keep what is answered for a batch: logits (b, k) by token and by teacher."""
+        row = {"index": batch.index, "label": batch.label}
+        outputs = dict(tokens)
+        if len(tokens) > 1:
+            outputs[AVERAGE.removeprefix("accuracy/")] = torch.stack([z.float() for z in tokens.values()]).mean(dim=0)
+        for name, z in outputs.items():
+            # The largest logit, not the largest probability: as the accuracy decides between equal ones.
+            row[f"output.{name}"] = z.argmax(dim=1)
+            row[f"confidence.{name}"] = z.float().softmax(dim=1).max(dim=1).values
+        for name, z in advice.items():
+            row[f"teacher.{name}"] = z.argmax(dim=1)
+        self._rows.append(row)
+
+    def answers(self, data: str, classes: Sequence[str], gather: Gather = lambda rows: rows) -> Answers:
+        """All of them, over all processes, in the order of the images.
+
+        Args:
+            data: digest of the validation images.
+        """
+        own = {name: torch.cat([row[name].cpu() for row in self._rows]).numpy() for name in (self._rows or [{}])[0]}
+        parts = [part for part in gather([own]) if part]
+        rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        _, order = np.unique(rows["index"], return_index=True)
+        rows = {name: values[order] for name, values in rows.items()}
+        of = lambda kind: {n.partition(".")[2]: v for n, v in rows.items() if n.startswith(f"{kind}.")}
+        return Answers(
+            data, tuple(classes), rows["index"], rows["label"], of("output"), of("confidence"), of("teacher")
+        )

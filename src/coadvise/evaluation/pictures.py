@@ -1,0 +1,52 @@
+"""Small pictures of validation images, for a report that needs neither the images nor PyTorch."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+
+from PIL import Image
+
+from ..data.decode import decode
+from ..data.sources.base import ImageSource
+from ..errors import DataError, escaped
+from ..names import CLASS
+from ..run.answers import Answers
+from ..run.pictures import Picture, chosen
+
+SIDE = 112
+"""Pixels of the longer side; smaller images stay as they are."""
+
+
+def pictures_of(answers: Answers, source: ImageSource) -> dict[str, list[Picture]]:
+    """The images worth looking at, by kind (`run.pictures.chosen`); one that cannot be read any more is left out."""
+    return {kind: list(_pictures(answers, source, rows.tolist())) for kind, rows in chosen(answers).items()}
+
+
+def _pictures(answers: Answers, source: ImageSource, rows: Iterable[int]) -> Iterable[Picture]:
+    names = answers.classes
+    for row in rows:
+        index = int(answers.index[row])
+        try:
+            jpeg = thumbnail(decode(source.read(index), source.describe(index)))
+        except DataError:
+            continue
+        yield Picture(
+            jpeg=base64.b64encode(jpeg).decode(),
+            name=escaped(source.describe(index).replace("\\", "/").rpartition("/")[2]),
+            index=index,
+            label=names[answers.label[row]],
+            answer=names[answers.outputs[CLASS][row]],
+            confidence=round(float(answers.confidence[CLASS][row]), 4),
+            teachers={name: names[values[row]] for name, values in answers.teachers.items()},
+        )
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """An RGB image as a small JPEG."""
+    image = image.copy()
+    image.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

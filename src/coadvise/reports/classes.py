@@ -1,0 +1,152 @@
+"""Sections on single classes and images: what a student mistakes for what, how sure it is, who knows better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ..names import CLASS
+from ..run.answers import Answers
+from ..run.per_class import ClassCounts, Interval, chance, class_counts, confusion, macro_f1
+from ..run.pictures import Picture
+from ..significance import mcnemar
+from .page import Gallery, Part, Photograph, Section, Text
+from .plots.classes import Bin, ClassBar, class_bars, confusion_figure, reliability_figure
+from .plots.style import draw
+from .tables import ABSENT, Table, count, p_value, percent
+
+MOST = 24
+"""Classes that a figure shows; of more than these, those with the most mistakes."""
+BINS = 15
+
+
+def classes_section(answers: Answers) -> Section | None:
+    """Recall, precision and F1 of every class, and which classes are taken for which."""
+    if not len(answers.label):
+        return None
+    names, label, answer = answers.classes, answers.label, answers.outputs[CLASS]
+    counts, table = class_counts(label, answer, names), confusion(label, answer, len(names))
+    shown = _shown(table)
+    whole, guessed = float(np.trace(table) / table.sum()), chance(counts) / int(table.sum())
+    bars = [
+        ClassBar(names[i], one.recall, *one.recall_interval, one.support)
+        for i in shown
+        if (one := counts[names[i]]).recall is not None
+    ]
+    bars.sort(key=lambda bar: bar.recall)
+    said = ", ".join(f"{bar.label} {percent(bar.recall)} %" for bar in bars)
+    parts: list[Part] = [draw("classes", f"Recall of each class: {said}.", lambda: class_bars(bars, whole, guessed))]
+    never = [name for name, one in counts.items() if one.support and not one.right]
+    if never:
+        parts.append(Text(f"Not one image is named rightly of: {', '.join(never)}.", "warning"))
+    part = table[np.ix_(shown, shown)]
+    alt = f"Confusion matrix. The commonest mistakes: {_commonest(table, names)}."
+    parts += [
+        Text(_note(len(shown) < len(names))),
+        _table(counts),
+        draw("confusion", alt, lambda: confusion_figure(part, [names[i] for i in shown])),
+        Text(f"The commonest mistakes: {_commonest(table, names)}.", "note"),
+    ]
+    return Section("classes", "Classes", parts)
+
+
+def _shown(table: np.ndarray) -> list[int]:
+    """Places of the classes that figures show, in their order."""
+    if len(table) <= MOST:
+        return list(range(len(table)))
+    wrong = table.sum(axis=0) + table.sum(axis=1) - 2 * np.diag(table)
+    return sorted(np.argsort(-wrong, kind="stable")[:MOST].tolist())
+
+
+def _note(cut: bool) -> str:
+    shown = f" Figures show the {MOST} classes with the most mistakes." if cut else ""
+    return (
+        "Lines and brackets are 95 % intervals: Wilson's for recall and precision; that of F1 follows from Wilson's "
+        f"for the share of images that are both of the class and answered as it.{shown}"
+    )
+
+
+def _commonest(table: np.ndarray, names: Sequence[str]) -> str:
+    wrong = table - np.diag(np.diag(table))
+    places = np.argsort(-wrong, axis=None, kind="stable")[:3]
+    pairs = [(int(wrong.flat[i]), *divmod(int(i), len(names))) for i in places]
+    return ", ".join(f"{names[a]} taken for {names[b]} ({count(n)})" for n, a, b in pairs if n) or "none"
+
+
+def _table(counts: Mapping[str, ClassCounts]) -> Table:
+    rows = [
+        [
+            name, count(one.support), _with_interval(one.recall, one.recall_interval),
+            _with_interval(one.precision, one.precision_interval), _with_interval(one.f1, one.f1_interval),
+            count(one.answered),
+        ]
+        for name, one in counts.items()
+    ]  # fmt: skip
+    columns = ["Class", "Images", "Recall, %", "Precision, %", "F1, %", "Answered"]
+    caption = f"Each class, as the class token answers after the last epoch; mean F1 {percent(macro_f1(counts))} %"
+    return Table(caption, columns, rows)
+
+
+def _with_interval(share: float | None, interval: Interval) -> str:
+    return ABSENT if share is None else f"{percent(share)} [{percent(interval[0])}, {percent(interval[1])}]"
+
+
+def calibration(confidence: Float[np.ndarray, " n"], right: Bool[np.ndarray, " n"]) -> tuple[float, list[Bin]]:
+    """Expected calibration error over equally wide bins of confidence, and the bins that are not empty."""
+    place = np.clip(np.ceil(confidence.astype(float) * BINS), 1, BINS).astype(int) - 1
+    bins = [Bin(float(confidence[at].mean()), float(right[at].mean()), int(at.sum()))
+            for i in range(BINS) if (at := place == i).any()]  # fmt: skip
+    return sum(one.count * abs(one.accuracy - one.confidence) for one in bins) / max(len(right), 1), bins
+
+
+def calibration_section(answers: Answers) -> Section | None:
+    """How far the class token's confidence can be believed."""
+    if not len(answers.label):
+        return None
+    error, bins = calibration(answers.confidence[CLASS], answers.right())
+    mean, share = float(answers.confidence[CLASS].mean()), float(answers.right().mean())
+    how = "too sure of itself" if mean > share else "less sure than it could be"
+    said = (
+        f"The expected calibration error is {percent(error)} points: on average the class token is {percent(mean)} % "
+        f"sure and {percent(share)} % right" + (f", so it is {how}." if error > 0.02 else ".")
+    )
+    drawing = draw("calibration", f"Right answers by confidence. {said}", lambda: reliability_figure(bins))
+    note = "On the dashed line confidence and accuracy are equal; larger points stand for more images."
+    return Section("calibration", "Calibration", [Text(said), drawing, Text(note, "note")])
+
+
+def pictures_section(pictures: Mapping[str, Sequence[Picture]]) -> Section | None:
+    """Photographs of the surest mistakes, of the least sure hits, and of what a teacher knew better."""
+    galleries = [
+        Gallery(f"{kind[0].upper()}{kind[1:]}", [_photograph(one) for one in found])
+        for kind, found in pictures.items()
+        if found
+    ]
+    if not galleries:
+        return None
+    note = (
+        "Chosen for what they show, so they say nothing about how often: validation images, with the true class first."
+    )
+    return Section("pictures", "Single images", [Text(note, "note"), *galleries])
+
+
+def _photograph(one: Picture) -> Photograph:
+    said = f"{'✓' if one.answer == one.label else '✗'} {one.answer} ({100 * one.confidence:.0f} % sure)"
+    knew = [name for name, answer in one.teachers.items() if answer == one.label]
+    lines = [said, *([f"right: {', '.join(knew)}"] if one.teachers and knew else [])]
+    return Photograph(one.jpeg, one.label, lines, one.name)
+
+
+def better_known(answers: Answers) -> Table | None:
+    """What each teacher got right where the student did not, and the other way round."""
+    if not answers.teachers or not len(answers.label):
+        return None
+    right, rows = answers.right(), []
+    for name, values in answers.teachers.items():
+        theirs = values == answers.label
+        pairs = [(right & theirs), (theirs & ~right), (right & ~theirs), ~(right | theirs)]
+        rows.append([name, *(count(int(pair.sum())) for pair in pairs), p_value(mcnemar(right, theirs).p)])
+    columns = ["Teacher", "Both right", "Teacher alone", "Student alone", "Neither", "p (McNemar)"]
+    return Table("Images that the student and each teacher name rightly", columns, rows)

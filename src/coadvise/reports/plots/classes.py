@@ -1,0 +1,96 @@
+"""Figures of single classes: recall with its interval, which class is taken for which, and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from jaxtyping import Int
+from matplotlib.figure import Figure
+
+from .style import BLUE, INK, MUTED, PAPER, WRONG, _wrap
+
+
+class ClassBar(NamedTuple):
+    """Recall of a class as a share, its 95 % interval, and how many images it has."""
+
+    label: str
+    recall: float
+    low: float
+    high: float
+    support: int
+
+
+def class_bars(bars: Sequence[ClassBar], whole: float, guessed: float) -> Figure:
+    """One bar a class, in the order given; lines mark the recall of all images and that of the commonest class."""
+    figure = Figure(figsize=(8, 1.1 + 0.34 * max(1, len(bars))), layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(bars))
+    axes.barh(places, [100 * bar.recall for bar in bars], height=0.62, color=BLUE, alpha=0.85)
+    for y, bar in zip(places, bars, strict=True):
+        axes.plot([100 * bar.low, 100 * bar.high], [y, y], color=INK, lw=1.3, solid_capstyle="butt")
+        axes.annotate(
+            f"{100 * bar.recall:.1f} of {bar.support:,}", (102, y), va="center", fontsize=8.5, annotation_clip=False
+        )
+    axes.set_yticks(places, [_wrap(bar.label, 24) for bar in bars])
+    for at, name, line in ((whole, "all images", "-"), (guessed, "guessing", (0, (2, 2)))):
+        axes.axvline(100 * at, color=MUTED, lw=1.2, ls=line)
+        side = "right" if at > 0.85 else "center"
+        axes.annotate(name, (100 * at, -0.75), ha=side, va="bottom", fontsize=8.5, color=MUTED, annotation_clip=False)
+    axes.set(xlim=(0, 100), ylim=(len(bars) - 0.4, -0.7), xlabel="recall: share of the class's images named rightly, %")
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def confusion_figure(table: Int[np.ndarray, "k k"], names: Sequence[str]) -> Figure:
+    """Images of each class (row) by answer (column): the number in the cell, its share of the row as the colour."""
+    k = len(names)
+    side = min(8.0, 2.2 + 0.5 * k)
+    figure = Figure(figsize=(side, side * 0.86), layout="constrained")
+    axes = figure.add_subplot()
+    totals = np.maximum(table.sum(axis=1, keepdims=True), 1)
+    shares, colors = table / totals, matplotlib.colormaps["Blues"]
+    axes.pcolormesh(shares, cmap=colors, vmin=0, vmax=1, edgecolors=PAPER, linewidth=1)
+    for (y, x), value in np.ndenumerate(table):
+        if value:
+            ink = "#ffffff" if shares[y, x] > 0.55 else "#000000"
+            weight = "bold" if x == y else "normal"
+            size = 9 if k <= 12 else 7
+            axes.text(x + 0.5, y + 0.5, f"{value}", ha="center", va="center", fontsize=size, color=ink, weight=weight)
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if k > 4 else {}
+    axes.set_xticks(np.arange(k) + 0.5, [_wrap(name, 18) for name in names], **turned)
+    axes.set_yticks(np.arange(k) + 0.5, [_wrap(name, 18) for name in names])
+    axes.set(xlim=(0, k), ylim=(k, 0), xlabel="answer", ylabel="true class")
+    axes.set_aspect("equal")
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+class Bin(NamedTuple):
+    """Answers of about the same confidence: its mean, the share of right ones, and how many there are."""
+
+    confidence: float
+    accuracy: float
+    count: int
+
+
+def reliability_figure(bins: Sequence[Bin]) -> Figure:
+    """Share of right answers by confidence, above how many answers there are; on the line both are equal."""
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 100], [0, 100], color=MUTED, lw=1.2, ls=(0, (2, 2)))
+    for one in bins:
+        x, y = 100 * one.confidence, 100 * one.accuracy
+        upper.plot([x, x], [x, y], color=WRONG, lw=1.6, alpha=0.7)
+    most = max((one.count for one in bins), default=1)
+    sizes = [30 + 130 * one.count / most for one in bins]
+    upper.scatter([100 * b.confidence for b in bins], [100 * b.accuracy for b in bins], s=sizes, color=BLUE, zorder=3)
+    upper.set(xlim=(0, 100), ylim=(0, 100), ylabel="right answers, %")
+    lower.bar([100 * one.confidence for one in bins], [one.count for one in bins], width=4.5, color=BLUE, alpha=0.85)
+    lower.set(xlabel="confidence, %", ylabel="images")
+    return figure

@@ -1,0 +1,101 @@
+"""What a student and its teachers answered on the validation images, image by image: `answers.safetensors`.
+
+Everything that depends on single images is made of this file, without the images and without PyTorch: results of each
+class, calibration, where the teachers know better, and the comparison of runs by a paired test.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ..errors import RunError
+from ..names import CLASS
+from ..system.files import write_atomic
+
+FORMAT = "coadvise-answers-1"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers on n validation images.
+
+    Attributes:
+        data: digest of the validation images and their classes; answers on the same ones can be compared.
+        classes: their names.
+        index: place of each image in the validation set, ascending. Unreadable ones are missing.
+        label: true class of each.
+        outputs: output of the student (`class`, its advised tokens, `average`) → its likeliest class.
+        confidence: the same outputs → probability of that class.
+        teachers: name → the teacher's likeliest class.
+    """
+
+    data: str
+    classes: tuple[str, ...]
+    index: Int[np.ndarray, " n"]
+    label: Int[np.ndarray, " n"]
+    outputs: Mapping[str, Int[np.ndarray, " n"]]
+    confidence: Mapping[str, Float[np.ndarray, " n"]]
+    teachers: Mapping[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
+
+    def right(self, output: str = CLASS) -> Bool[np.ndarray, " n"]:
+        """Whether the student names each image rightly."""
+        return self.outputs[output] == self.label
+
+    def write(self, path: Path) -> None:
+        """Write the file atomically.
+
+        Raises:
+            WriteError: the folder cannot be written to, or the disk is full.
+        """
+        tensors = {"index": self.index.astype(np.int32), "label": self.label.astype(np.int32)}
+        for name, values in self.outputs.items():
+            tensors[f"output.{name}"] = values.astype(np.int32)
+            tensors[f"confidence.{name}"] = self.confidence[name].astype(np.float32)
+        tensors |= {f"teacher.{name}": values.astype(np.int32) for name, values in self.teachers.items()}
+        facts = json.dumps({"data": self.data, "classes": self.classes}, ensure_ascii=True)
+        plain = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
+        write_atomic(path, save(plain, {"coadvise": json.dumps({"format": FORMAT}), "facts": facts}))
+
+    @classmethod
+    def read(cls, path: Path) -> Answers:
+        """Read a file that `write` wrote.
+
+        Raises:
+            RunError: it is missing, damaged or of another form.
+        """
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                facts = json.loads((file.metadata() or {})["facts"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            of = lambda kind: {n.partition(".")[2]: v for n, v in tensors.items() if n.startswith(f"{kind}.")}
+            classes = tuple(str(name) for name in facts["classes"])
+            found = cls(
+                str(facts["data"]), classes, tensors["index"].astype(np.int64), tensors["label"].astype(np.int64),
+                {name: values.astype(np.int64) for name, values in of("output").items()}, of("confidence"),
+                {name: values.astype(np.int64) for name, values in of("teacher").items()},
+            )  # fmt: skip
+            found._require_sound()
+        except FileNotFoundError as error:
+            raise RunError(f"{path} is missing; it is written at the end of a run") from error
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} cannot be read as answers ({error}); it is written at the end of a run") from error
+        return found
+
+    def _require_sound(self) -> None:
+        """Raise ValueError for numbers that `write` cannot have written."""
+        n, k = len(self.index), len(self.classes)
+        named = [self.label, *self.outputs.values(), *self.teachers.values()]
+        if any(x.shape != (n,) for x in (self.index, *named, *self.confidence.values())):
+            raise ValueError("tensors of different lengths")
+        if any(x.min(initial=0) < 0 or x.max(initial=0) >= k for x in named):
+            raise ValueError(f"a class that is none of {k}")
+        if CLASS not in self.outputs or self.outputs.keys() != self.confidence.keys():
+            raise ValueError(f"no answers of '{CLASS}'")

@@ -1,0 +1,189 @@
+"""Finished runs side by side: how their recipes differ, and whether one is better than another by more than chance.
+
+Runs whose recipes differ in their seeds alone are one *kind*. Two kinds with at least two seeds in common are compared
+over these seeds, by a paired t-test; with fewer, over the validation images, by McNemar's exact test.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from ..errors import RunError, few
+from ..recipe.reading import load_recipe
+from ..recipe.schema import FREE, flat
+from ..significance import ALPHA, Changed, Paired, holm, mcnemar, paired_difference
+from .answers import Answers
+from .per_class import class_counts
+from .result import RunResult
+
+SEEDS = ("run.seed", "data.seed")
+_ASIDE = {*FREE, *SEEDS, "name"}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A finished run."""
+
+    path: Path
+    result: RunResult
+    settings: Mapping[str, str]
+    answers: Answers
+
+    @property
+    def seed(self) -> int:
+        """Of its weights."""
+        return self.result.seed
+
+    @property
+    def right(self) -> int:
+        """Validation images named rightly."""
+        return int(self.answers.right().sum())
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Runs of one recipe under a letter, `A` the first."""
+
+    letter: str
+    runs: tuple[Compared, ...]
+
+    @property
+    def shares(self) -> list[float]:
+        """Top-1 of each run, as a share."""
+        return [run.right / max(len(run.answers.label), 1) for run in self.runs]
+
+    def recall(self) -> dict[str, float | None]:
+        """Mean recall of each class over the runs."""
+        tables = [class_counts(r.answers.label, r.answers.outputs["class"], r.answers.classes) for r in self.runs]
+        return {
+            name: None if one.recall is None else float(np.mean([table[name].recall for table in tables]))
+            for name, one in tables[0].items()
+        }
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Another kind against the first.
+
+    Attributes:
+        seeds: that both have, where the test is over them.
+        difference: of the shares, other minus first.
+        images: where the test is over images: on how many one of both alone is right (`first` is that of kind A).
+        p: of the test; `corrected` by Holm over all kinds that were compared.
+    """
+
+    first: Kind
+    other: Kind
+    difference: float
+    seeds: tuple[int, ...] = ()
+    over_seeds: Paired | None = None
+    images: Changed | None = None
+    corrected: float | None = None
+
+    @property
+    def p(self) -> float | None:
+        """Before the correction."""
+        return self.over_seeds.p if self.over_seeds is not None else self.images.p if self.images is not None else None
+
+    @property
+    def words(self) -> str:
+        """What the test says."""
+        a, b = self.first.letter, self.other.letter
+        if self.corrected is None or self.corrected >= ALPHA:
+            return f"no difference between {a} and {b} is shown"
+        return f"{b} is better than {a}" if self.difference > 0 else f"{a} is better than {b}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of two or more kinds; `differences` has every setting that differs, with its value in each kind."""
+
+    kinds: tuple[Kind, ...]
+    differences: Mapping[str, tuple[str, ...]]
+    tests: tuple[Tested, ...]
+
+
+def compare(folders: Sequence[Path]) -> Comparison:
+    """Compare finished runs.
+
+    Raises:
+        RunError: fewer than two runs, one given twice, one that has not finished or keeps no answers, or runs of other
+            validation images.
+    """
+    if len(folders) < 2:
+        raise RunError("there is nothing to compare: give the folders of two runs or more")
+    places = [folder.resolve() for folder in folders]
+    if twice := [str(f) for i, f in enumerate(folders) if places[i] in places[:i]]:
+        raise RunError(f"{few(twice)} is given twice; give each run once")
+    runs = [_read(folder) for folder in folders]
+    for run in runs[1:]:
+        _require_same_images(runs[0], run)
+    kinds = _kinds(runs)
+    settings = [kind.runs[0].settings for kind in kinds]
+    keys = sorted({key for one in settings for key in one if any(other.get(key) != one[key] for other in settings)})
+    rows = {key: tuple(one.get(key, "–") for one in settings) for key in keys}
+    if len({tuple(run.settings.items()) for run in runs}) == 1:  # seeds alone
+        rows = {"run.seed": tuple(str(kind.runs[0].seed) for kind in kinds)}
+    tests = [_tested(kinds[0], other) for other in kinds[1:]]
+    corrected = holm([one.p for one in tests])
+    tests = [Tested(**{**vars(one), "corrected": p}) for one, p in zip(tests, corrected, strict=True)]
+    return Comparison(kinds, rows, tuple(tests))
+
+
+def _read(folder: Path) -> Compared:
+    if not (folder / "result.json").is_file():
+        raise RunError(
+            f"{folder} holds no finished run; finish it with `coadvise train … --resume`, or give another folder"
+        )
+    answers = folder / "answers.safetensors"
+    if not answers.is_file():
+        raise RunError(f"{folder} is of an earlier version, which kept no answers to single images; train it again")
+    recipe = load_recipe(folder / "recipe.yaml").model_dump(mode="json")
+    settings = {key: json.dumps(value, ensure_ascii=False) for key, value in flat(recipe).items() if key not in _ASIDE}
+    return Compared(folder, RunResult.read(folder / "result.json"), settings, Answers.read(answers))
+
+
+def _require_same_images(one: Compared, other: Compared) -> None:
+    if one.answers.data != other.answers.data or one.answers.classes != other.answers.classes:
+        sources = [f"{run.path}: {run.result.data.val:,} of {run.result.data.source}" for run in (one, other)]
+        raise RunError(
+            f"the runs were measured on other validation images ({'; '.join(sources)}), so their accuracies cannot be "
+            "compared; give runs of the same data"
+        )
+
+
+def _kinds(runs: Sequence[Compared]) -> tuple[Kind, ...]:
+    """Runs by recipe; where all have the same one, each is a kind of its own."""
+    groups: dict[tuple[tuple[str, str], ...], list[Compared]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run.settings.items()), []).append(run)
+    parts = list(groups.values()) if len(groups) > 1 else [[run] for run in runs]
+    letters = [chr(ord("A") + i) if i < 26 else f"K{i + 1}" for i in range(len(parts))]
+    return tuple(Kind(letter, tuple(part)) for letter, part in zip(letters, parts, strict=True))
+
+
+def _tested(first: Kind, other: Kind) -> Tested:
+    by_seed = [dict(zip((run.seed for run in kind.runs), kind.shares, strict=True)) for kind in (first, other)]
+    shared = tuple(sorted(by_seed[0].keys() & by_seed[1].keys()))
+    if len(shared) > 1:
+        pairs = [[shares[seed] for seed in shared] for shares in by_seed]
+        resolution = 0.5 / max(len(first.runs[0].answers.label), 1)
+        found = paired_difference(pairs[1], pairs[0], resolution=resolution)
+        return Tested(first, other, found.mean, seeds=shared, over_seeds=found)
+    seed = shared[0] if shared else None
+    one, two = (next((r for r in kind.runs if r.seed == seed), kind.runs[0]) for kind in (first, other))
+    right = _paired(one.answers, two.answers)
+    difference = float(right[1].mean() - right[0].mean()) if len(right[0]) else 0.0
+    return Tested(first, other, difference, images=mcnemar(*right))
+
+
+def _paired(one: Answers, other: Answers) -> tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
+    """Whether each of two models is right, on the images that both could read."""
+    _, first, second = np.intersect1d(one.index, other.index, assume_unique=True, return_indices=True)
+    return one.right()[first], other.right()[second]

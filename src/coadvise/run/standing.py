@@ -1,0 +1,183 @@
+"""How good a finished run is, in words: against chance, its teachers and linear probes, and what to do next."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..names import CLASS
+from ..significance import wilson
+from .per_class import chance
+from .result import RunResult
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One model on the validation images.
+
+    Attributes:
+        kind: `student`, `teacher` or `probe`.
+        name: of the teacher; for a probe, whose features it uses.
+        right: images named rightly, of so many `samples`.
+        images_per_s: where it was measured.
+    """
+
+    kind: str
+    name: str
+    model: str
+    right: int
+    samples: int
+    parameters: int
+    images_per_s: float | None = None
+
+    @property
+    def share(self) -> float:
+        """Top-1 as a share."""
+        return self.right / self.samples
+
+    @property
+    def title(self) -> str:
+        """`the student`, `teacher conv`, `the linear probe on resnet18 (conv)`."""
+        titles = {"student": "the student", "teacher": f"teacher {self.name}"}
+        return titles.get(self.kind) or f"the linear probe on {self.model} ({self.name})"
+
+    def above(self, other: Standing) -> bool:
+        """Whether it is better than another by more than chance, at 5 %.
+
+        Both are taken for independent, which for answers to the same images asks for a larger difference than needed.
+        """
+        spread = sum(one.share * (1 - one.share) / one.samples for one in (self, other))
+        gap = self.share - other.share
+        return gap > 0 and gap * gap > 3.84 * spread
+
+
+def standings(result: RunResult) -> list[Standing]:
+    """The student, then its teachers, then the probes; nothing where the student's accuracy is not known."""
+    samples = result.data.val - result.skipped.val
+    if result.accuracy is None or samples < 1:
+        return []
+    speeds = {} if result.baselines is None else result.baselines.images_per_s
+    student = result.student
+    found = [Standing("student", CLASS, student.model, round(result.accuracy * samples), samples, student.parameters,
+                      speeds.get("student"))]  # fmt: skip
+    for name, facts in result.teachers.items():
+        whole = result.final.get(f"teacher/{name}")
+        share, of = (whole, samples) if whole is not None else (facts.accuracy, facts.samples)
+        if share is not None and of and math.isfinite(share):
+            speed = speeds.get(name)
+            found.append(Standing("teacher", name, facts.model, round(share * of), of, facts.parameters, speed))
+    for probe in () if result.baselines is None else result.baselines.probes:
+        speed = speeds.get(f"probe {probe.of}")
+        one = Standing("probe", probe.of, probe.model, probe.right, probe.samples, probe.parameters, speed)
+        found.append(one)
+    return found
+
+
+def chance_of(result: RunResult) -> tuple[int, int] | None:
+    """Images that are right if the commonest class is named always, and how many there are."""
+    if result.per_class:
+        return chance(result.per_class), sum(one.support for one in result.per_class.values())
+    return None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A run in words.
+
+    Attributes:
+        headline: the student's result and the one thing to know about it.
+        others: chance, teachers and probes, a sentence each.
+        cost: what the best and the student cost, where that was measured.
+        advice: what to do next.
+    """
+
+    headline: str
+    others: tuple[str, ...]
+    cost: str | None
+    advice: tuple[str, ...]
+
+    @property
+    def sentences(self) -> list[str]:
+        """All but the advice, in order."""
+        return [self.headline, *self.others, *([self.cost] if self.cost else [])]
+
+
+def verdict_of(result: RunResult, folder: Path) -> Verdict | None:
+    """What there is to say of a finished run; None where its accuracy is not known.
+
+    Args:
+        folder: where the run is, for the commands that are named.
+    """
+    ranked = standings(result)
+    if not ranked:
+        return None
+    student, *rest = ranked
+    guessed = chance_of(result)
+    guessing = guessed is not None and wilson(student.right, student.samples)[0] <= guessed[0] / guessed[1]
+    ahead = sorted((one for one in rest if one.above(student)), key=lambda one: -one.share)
+    said = f"{_count(student)} after {result.epochs:,} epochs"
+    tails = [*(["no better than guessing"] if guessing else []), *(f"behind {_brief(one)}" for one in ahead[:2])]
+    headline = f"The student is right on {said}" + (f": {' and '.join(tails)}" if tails else "")
+    return Verdict(
+        headline, tuple(_others(rest, guessed)), _cost(ranked), tuple(_advice(result, folder, guessing, ahead))
+    )
+
+
+def _count(one: Standing) -> str:
+    return f"{one.right:,} of {one.samples:,} validation images ({_percent(one.share)})"
+
+
+def _brief(one: Standing) -> str:
+    return f"{one.title} ({_percent(one.share)})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _others(rest: Sequence[Standing], guessed: tuple[int, int] | None) -> Iterator[str]:
+    if guessed is not None:
+        share = _percent(guessed[0] / guessed[1])
+        yield f"Naming the commonest class always would be right on {guessed[0]:,} ({share})."
+    for one in rest:
+        yield f"{one.title[0].upper()}{one.title[1:]}: {one.right:,} of {one.samples:,} ({_percent(one.share)})."
+
+
+def _cost(ranked: Sequence[Standing]) -> str | None:
+    timed = [one for one in ranked if one.images_per_s]
+    student, best = ranked[0], max(ranked, key=lambda one: one.share)
+    if student not in timed or len(timed) < 2:
+        return None
+    shown = [student] if best is student or best not in timed else [best, student]
+    words = [f"{one.title} answers {one.images_per_s:,.0f} images/s with {_millions(one.parameters)}" for one in shown]
+    lead = f"Best is {best.title}" + ("" if any(best.above(one) for one in ranked if one is not best) else
+                                      ", though not by more than chance")  # fmt: skip
+    return f"{lead}; {', '.join(words)}."
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.3g} M parameters" if parameters >= 999_500 else f"{parameters / 1e3:.3g} k parameters"
+
+
+def _advice(result: RunResult, folder: Path, guessing: bool, ahead: Sequence[Standing]) -> Iterator[str]:
+    words = ["coadvise", "train", str(folder / "recipe.yaml"), f"schedule.epochs={2 * result.epochs}"]
+    longer = f"train longer (`{shlex.join([*words, f'run.output={folder}-longer'])}`)"
+    if guessing:
+        yield f"no better than guessing: {longer}, or look at its losses and its labels (`coadvise report {folder}`)"
+    for kind, place, what in (
+        ("probe", "baselines", "behind a linear probe"),
+        ("teacher", "teachers", "below a teacher"),
+    ):
+        best = next((one for one in ahead if one.kind == kind), None)
+        if best is None:
+            continue
+        own = folder / place / best.name
+        use = f"use it (`{shlex.join(['coadvise', 'predict', 'IMAGE', '--model', str(own)])}`)"
+        ways = [*([use] if (own / "best.safetensors").is_file() else []), *([] if guessing else [longer])]
+        ways += ["fine-tune a pretrained student (student.pretrained=true)"] if kind == "probe" else []
+        yield f"{what}: {', or '.join(ways)}"
+    if not ahead and not guessing:
+        yield f"use it (`coadvise predict IMAGE --model {folder}`), or see where it errs (`coadvise report {folder}`)"

@@ -1,0 +1,185 @@
+"""What one would do instead of training a student: linear probes on the models that a run starts from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from ..checkpoints.build import build_student
+from ..checkpoints.model_file import read_header, save_model
+from ..data.sources.base import ImageSource
+from ..data.views.augment import preserved_generators
+from ..errors import CoadviseError, ModelError, out_of_memory
+from ..evaluation.probe import as_classifier, images_per_s, images_to_see, linear_probe
+from ..models.stated import stated
+from ..models.students import as_student, classifier_of
+from ..models.teachers import FrozenTeacher
+from ..names import TOP1
+from ..recipe.schema import Advice, Data, Loss, Recipe
+from ..recipe.teacher import teacher_recipe
+from ..run.folder import RunFolder
+from ..run.result import Baselines, Probe
+from ..system.progress import Display
+
+STUDENT = "student"
+Sources = tuple[ImageSource, ImageSource]
+"""Training and validation images."""
+
+
+def measure_baselines(
+    recipe: Recipe,
+    folder: RunFolder,
+    sources: Sources,
+    student: nn.Module,
+    loaded: Mapping[str, FrozenTeacher],
+    own: Container[str],
+    accelerator: Accelerator,
+    display: Display,
+) -> Baselines | None:
+    """Probe the models that the run starts from, once for a run; None where there is nothing to measure.
+
+    The main process works, and tells the others. Nothing is drawn from the generators of the training.
+
+    Args:
+        student: on the device.
+        own: names of the teachers that were given from Python.
+    """
+    wanted = list(_wanted(recipe, loaded, own, folder))
+    if not wanted:
+        return None
+    found: list[Baselines | None] = [None]
+    if accelerator.is_main_process:
+        path = folder.baselines / "measured.json"
+        if not (folder.last.is_file() and path.is_file()):  # of another start that had saved nothing
+            with preserved_generators():
+                _measured(recipe, wanted, sources, student, loaded, accelerator.device, display).write(path)
+        found = [Baselines.read(path)]
+    return found[0] if accelerator.num_processes == 1 else broadcast_object_list(found)[0]
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A model that the run starts from.
+
+    Attributes:
+        recipe: of the model alone.
+        place: file for the model with its probe; None for one that was given from Python, which no recipe makes again.
+        teacher: the model, where it is not trained on.
+    """
+
+    name: str
+    recipe: Recipe
+    place: Path | None
+    teacher: FrozenTeacher | None = None
+
+
+def _wanted(
+    recipe: Recipe, loaded: Mapping[str, FrozenTeacher], own: Container[str], folder: RunFolder
+) -> Iterator[_Start]:
+    asked = recipe.run.baselines
+    if not asked:
+        return
+    alone = recipe.model_copy(update={"teachers": {}, "loss": Loss(), "advice": Advice()})
+    place = lambda name: folder.baselines / name / "best.safetensors"
+    if recipe.student.pretrained or recipe.student.checkpoint:
+        plain = recipe.student.model_copy(update={"tokens": None})
+        yield _Start(STUDENT, alone.model_copy(update={"student": plain}), place(STUDENT))
+    for name, teacher in loaded.items():
+        settings = None if name in own else recipe.teachers.get(name)
+        if settings is None:
+            if "probe" in asked:
+                yield _Start(name, alone, None, teacher)
+        elif settings.train is None or settings.pretrained or settings.checkpoint:
+            start = _Start(name, teacher_recipe(recipe, name, place(name).parent), place(name))
+            yield start if settings.train else replace(start, teacher=teacher)
+
+
+def _measured(
+    recipe: Recipe,
+    wanted: list[_Start],
+    sources: Sources,
+    student: nn.Module,
+    loaded: Mapping[str, FrozenTeacher],
+    device: torch.device,
+    display: Display,
+) -> Baselines:
+    probes, failed = [], {}
+    speeds = {STUDENT: images_per_s(student, recipe.data.image_size, device)}
+    for name, teacher in loaded.items():
+        speeds[name] = images_per_s(teacher.to(device), recipe.data.image_size, device)
+    for start in wanted:
+        try:
+            probe, speed = _probed(start, sources, device, display)
+        except (CoadviseError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, CoadviseError) and not out_of_memory(error):
+                raise
+            failed[start.name] = str(error)
+            display.say(f"no linear probe of {start.name}: {error}")
+            continue
+        probes.append(probe)
+        speeds[f"probe {start.name}"] = speed
+        display.say(
+            f"linear probe on {probe.model} ({start.name}), what one would do instead: right on {probe.right} of "
+            f"{probe.samples} validation images ({probe.accuracy:.1%}), in {probe.seconds:.0f} s"
+        )
+    return Baselines(tuple(probes), {name: round(speed, 1) for name, speed in speeds.items()}, failed)
+
+
+def _probed(start: _Start, sources: Sources, device: torch.device, display: Display) -> tuple[Probe, float]:
+    """A probe, and the images per second of its model; the model is written with the probe as its last layer.
+
+    Raises:
+        CoadviseError: there can be none.
+    """
+    classes, settings = sources[0].class_names, start.recipe.student
+    if start.teacher is None:
+        model = build_student(settings, {}, len(classes), start.recipe.data.image_size)
+    else:
+        model = as_student(copy.deepcopy(start.teacher.model))
+    model, data = model.to(device).eval(), _data_for(model, start)
+    with display.bar(f"linear probe of {start.name}", images_to_see(sources)) as bar:
+        found = linear_probe(model, sources, data, device=device, advance=bar.advance)
+    if as_classifier(model, found.fitted, len(classes)) and start.place is not None:
+        recipe, share = start.recipe.model_copy(update={"data": data}), found.right / found.samples
+        start.place.parent.mkdir(parents=True, exist_ok=True)
+        save_model(start.place, model, recipe, classes, weights="student", epoch=0, metrics={TOP1: share})
+    probe = Probe(
+        of=start.name, model=settings.model if start.place else type(classifier_of(model)).__name__, right=found.right,
+        samples=found.samples, train=found.train, image_size=data.image_size, features=found.features,
+        strength=found.strength, expected=found.expected, parameters=sum(p.numel() for p in model.parameters()),
+        seconds=found.seconds,
+    )  # fmt: skip
+    return probe, images_per_s(model, data.image_size, device)
+
+
+def _data_for(model: nn.Module, start: _Start) -> Data:
+    """The size and normalisation that a model was made for, in place of the student's.
+
+    Raises:
+        ModelError: it wants oblong images.
+    """
+    settings, data, teacher = start.recipe.student, start.recipe.data, start.teacher
+    header = read_header(settings.checkpoint) if settings.checkpoint and start.place else None
+    says = stated(classifier_of(model))
+    mean, std, size = says.mean, says.std, says.size
+    if teacher is not None:
+        mean, std, size = teacher.mean, teacher.std, teacher.image_size
+    elif header is not None:
+        mean, std, size = header.recipe.data.mean, header.recipe.data.std, size or header.recipe.data.image_size
+    if isinstance(size, tuple):
+        if size[0] != size[1]:
+            raise ModelError(f"it wants images of {size[0]}×{size[1]}, and features are of square ones")
+        size = size[0]
+    if size is None and start.place and not settings.small_stem:
+        published = getattr(classifier_of(model), "pretrained_cfg", None) or {}
+        size = max(data.image_size, *published.get("input_size", (0,))[-1:])
+    return data.model_copy(
+        update={"mean": mean or data.mean, "std": std or data.std, "image_size": size or data.image_size}
+    )

@@ -1,0 +1,99 @@
+"""Linear probes against scikit-learn alone, and the features they are fitted to against the model's own layers."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from helpers.runs import photographs
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from coadvise.data.sources.opening import open_sources
+from coadvise.errors import DataError, ModelError
+from coadvise.evaluation import probe
+from coadvise.evaluation.features import features_of
+from coadvise.evaluation.probe import as_classifier, fit, linear_probe
+from coadvise.models.students import as_student
+from coadvise.recipe.schema import Data
+
+WEIGHTS = Path("/work/shared/weights/tf_efficientnet_lite0.in1k.safetensors")
+PACS = Path("/work/shared/data/pacs")
+
+
+def small() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return as_student(timm.create_model("resnet10", channels=[8, 8, 16, 16], num_classes=5).eval())
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    return Data(source=photographs(tmp_path / "photos", 8), image_size=32, workers=0)
+
+
+def test_features_are_what_timm_gives_its_classifier(data: Data) -> None:
+    model, (train, _) = small(), open_sources(data)
+    found = features_of(model, train, data, batch_size=5)
+    whole = features_of(model, train, data, batch_size=24)
+    assert torch.allclose(found.values, whole.values, atol=1e-5) and found.label.tolist() == train.labels.tolist()
+    from coadvise.data.loader import EvalLoader
+
+    (batch,) = EvalLoader(train, data, 24)
+    with torch.no_grad():
+        inner = model.model
+        expected = inner.forward_head(inner.forward_features(batch.images), pre_logits=True)
+    assert torch.allclose(whole.values, expected, atol=1e-5)
+
+
+def test_a_probe_is_scikit_learns_and_draws_from_no_generator(data: Data) -> None:
+    model, sources = small(), open_sources(data)
+    states = random.getstate(), torch.get_rng_state()
+    found = linear_probe(model, sources, data)
+    assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])
+    train, val = (features_of(model, source, data) for source in sources)
+    scale = StandardScaler().fit(train.values.numpy())
+    alone = LogisticRegression(C=found.strength, max_iter=500).fit(scale.transform(train.values.numpy()), train.label)
+    answers = alone.predict(scale.transform(val.values.numpy()))
+    assert found.right == int((answers == val.label.numpy()).sum()) and found.right == 24  # by colour
+    assert (found.samples, found.train, found.features, found.expected) == (24, 24, 16, 1.0)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_probe_becomes_the_last_layer(data: Data, classes: int) -> None:
+    """Also of two classes, for which scikit-learn keeps one row; and a class without images is never answered."""
+    model, sources = small(), open_sources(data)
+    seen = features_of(model, sources[0], data)
+    kept = seen.label < classes
+    fitted, _, _ = fit(seen.values[kept].numpy(), seen.label[kept].numpy())
+    assert as_classifier(model, fitted, 3)
+    with torch.no_grad():
+        shares = model.model.get_classifier()(seen.values).softmax(dim=1).numpy()
+    expected = fitted.predict_proba(seen.values.numpy())
+    np.testing.assert_allclose(shares[:, :classes], expected, atol=1e-4)
+    assert not shares[:, classes:].any()
+
+
+def test_what_cannot_be_probed_is_refused(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = open_sources(data)
+    foreign = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
+    with pytest.raises(ModelError, match="no get_classifier"):
+        linear_probe(foreign, sources, data)
+    monkeypatch.setattr(probe, "WORK", 3 * 16 * 14)
+    with pytest.raises(DataError, match="too long"):
+        linear_probe(small(), sources, data)
+    monkeypatch.setattr(probe, "WORK", 3 * 16 * 15)
+    assert linear_probe(small(), sources, data).train == 15  # five of each class
+
+
+@pytest.mark.skipif(not (WEIGHTS.is_file() and PACS.is_dir()), reason="needs real weights and photographs")
+def test_a_real_network_on_photographs() -> None:
+    """ImageNet features tell seven classes of photographs apart nearly always: 98.8 % from all 560 images."""
+    model = timm.create_model("tf_efficientnet_lite0", checkpoint_path=str(WEIGHTS)).eval()
+    data = Data(
+        source=str(PACS), image_size=128, train_size=70, val_size=70, workers=0, mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    assert linear_probe(model, open_sources(data), data).right >= 60
