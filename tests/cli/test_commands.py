@@ -78,9 +78,34 @@ def test_evaluate_prints_what_training_measured(trained: Path) -> None:
     assert all(word in table.stdout for word in ("48 images", "class", "conv", "inv", "average"))
 
 
+def test_evaluate_shows_each_class(trained: Path) -> None:
+    result = json.loads((trained / "run" / "result.json").read_text())
+    shown = json.loads(coadvise("evaluate", trained / "run", "--per-class", "--json").stdout)["classes"]
+    assert set(shown["per_class"]) == {"night sky", "snow"} == set(result["per_class"])
+    assert [one["support"] for one in shown["per_class"].values()] == [7, 7]
+    assert sum(map(sum, shown["confusion"])) == 14
+    table = coadvise("evaluate", trained / "run", "--per-class")
+    assert all(word in table.stdout for word in ("recall", "precision", "F1", "night sky", "next: "))
+    assert "exclude each other" in refused("evaluate", trained / "run", "--per-class", "--only-its-classes")
+
+
 def test_report_of_a_run(trained: Path) -> None:
     done = coadvise("report", trained / "run")
     assert done.returncode == 0 and (trained / "run" / "report.html").stat().st_size > 10_000
+    assert "next: " in done.stdout
+    page = (trained / "run" / "report.html").read_text()
+    assert 'id="classes"' in page and 'id="calibration"' in page and "data:image/jpeg;base64," in page
+
+
+def test_compare_refuses_what_it_cannot_compare(trained: Path, tmp_path: Path) -> None:
+    assert "two runs or more" in refused("compare", trained / "run")
+    teachers = [trained / "run" / "teachers" / name for name in ("conv", "inv")]
+    done = coadvise("compare", *teachers)
+    assert done.returncode == 0, done.stderr
+    assert "student.model" in done.stdout and "McNemar" in done.stdout and "next: " in done.stdout
+    shown = json.loads(coadvise("compare", *teachers, "--json").stdout)
+    assert shown["differences"]["student.model"] == ['"resnet10"', '"rednet26"']
+    assert "no finished run" in refused("compare", trained / "run", tmp_path)
 
 
 @pytest.mark.parametrize(

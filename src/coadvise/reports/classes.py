@@ -17,7 +17,7 @@ from .plots.classes import Bin, ClassBar, class_bars, confusion_figure, reliabil
 from .plots.style import draw
 from .tables import ABSENT, Table, count, p_value, percent
 
-MOST = 24
+MOST = 20
 """Classes that a figure shows; of more than these, those with the most mistakes."""
 BINS = 15
 

@@ -119,8 +119,9 @@ def verdict_of(result: RunResult, folder: Path) -> Verdict | None:
     guessing = guessed is not None and wilson(student.right, student.samples)[0] <= guessed[0] / guessed[1]
     ahead = sorted((one for one in rest if one.above(student)), key=lambda one: -one.share)
     said = f"{_count(student)} after {result.epochs:,} epochs"
-    tails = [*(["no better than guessing"] if guessing else []), *(f"behind {_brief(one)}" for one in ahead[:2])]
-    headline = f"The student is right on {said}" + (f": {' and '.join(tails)}" if tails else "")
+    behind = f"behind {' and '.join(_brief(one) for one in ahead[:2])}" if ahead else ""
+    tails = [part for part in ("no better than guessing" if guessing else "", behind) if part]
+    headline = f"The student is right on {said}" + (f": {', and '.join(tails)}" if tails else "")
     return Verdict(
         headline, tuple(_others(rest, guessed)), _cost(ranked), tuple(_advice(result, folder, guessing, ahead))
     )
@@ -151,11 +152,12 @@ def _cost(ranked: Sequence[Standing]) -> str | None:
     student, best = ranked[0], max(ranked, key=lambda one: one.share)
     if student not in timed or len(timed) < 2:
         return None
-    shown = [student] if best is student or best not in timed else [best, student]
-    words = [f"{one.title} answers {one.images_per_s:,.0f} images/s with {_millions(one.parameters)}" for one in shown]
-    lead = f"Best is {best.title}" + ("" if any(best.above(one) for one in ranked if one is not best) else
-                                      ", though not by more than chance")  # fmt: skip
-    return f"{lead}; {', '.join(words)}."
+    chance = "" if any(best.above(one) for one in ranked if one is not best) else ", though not by more than chance"
+    shown = [one for one in dict.fromkeys((best, student)) if one in timed]
+    first, *more = [f"{one.images_per_s:,.0f} images/s with {_millions(one.parameters)}" for one in shown]
+    if best not in timed:
+        return f"Best is {best.title}{chance}; the student: {first}."
+    return f"Best is {best.title}{chance}: {first}" + "".join(f"; the student: {one}" for one in more) + "."
 
 
 def _millions(parameters: int) -> str:

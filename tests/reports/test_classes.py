@@ -1,0 +1,106 @@
+"""Sections on classes and images: their numbers against scikit-learn and a loop, and what reaches the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import unescape
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import recall_score
+
+from coadvise.names import CLASS
+from coadvise.reports.classes import (
+    BINS,
+    better_known,
+    calibration,
+    calibration_section,
+    classes_section,
+    pictures_section,
+)  # fmt: skip
+from coadvise.reports.page import Page, Section, html, markdown
+from coadvise.run.answers import Answers
+from coadvise.run.per_class import confusion
+from coadvise.run.pictures import SURE, TAUGHT, UNSURE, Picture, chosen
+
+
+def drawn(classes: int = 4, n: int = 300) -> Answers:
+    rng = np.random.default_rng(3)
+    label = rng.integers(0, classes, n)
+    answer = np.where(rng.random(n) < 0.7, label, rng.integers(0, classes, n))
+    answer[label == classes - 1] = 0  # one class is never named rightly
+    teacher = np.where(rng.random(n) < 0.9, label, 0)
+    confidence = rng.uniform(0.3, 1, n).astype(np.float32)
+    names = tuple(f"class <{i}>" for i in range(classes))
+    return Answers("d", names, np.arange(n), label, {CLASS: answer}, {CLASS: confidence}, {"conv": teacher})
+
+
+def page_of(*sections: Section | None) -> tuple[str, str]:
+    page = Page("run", "headline", [], [one for one in sections if one is not None])
+    return html(page), markdown(page)
+
+
+def test_classes_are_shown_with_scikit_learns_numbers() -> None:
+    one = drawn()
+    text, plain = page_of(classes_section(one))
+    for name, recall in zip(one.classes, recall_score(one.label, one.outputs[CLASS], average=None), strict=True):
+        assert f"{name.replace('<', '&lt;')} | " in plain or f"{name}" in unescape(text)
+        assert f"{100 * recall:.1f} [" in text
+    assert "Not one image is named rightly of: class <3>." in unescape(text)
+    assert "class <3> taken for class <0>" in unescape(text)
+    assert "<3>" not in text
+
+
+def test_of_many_classes_those_with_the_most_mistakes_are_drawn() -> None:
+    one = drawn(60, 2000)
+    table = confusion(one.label, one.outputs[CLASS], 60)
+    shown = _shown(table)
+    mistakes = {i: int(table[i].sum() + table[:, i].sum() - 2 * table[i, i]) for i in range(60)}
+    assert len(shown) == MOST and shown == sorted(shown)
+    assert min(mistakes[i] for i in shown) >= max(n for i, n in mistakes.items() if i not in shown)
+    assert {0, 59} <= set(shown), "the class that is never named rightly, and what it is taken for"
+
+
+def test_calibration_is_that_of_a_loop() -> None:
+    one = drawn()
+    error, bins = calibration(one.confidence[CLASS], one.right())
+    expected, count = 0.0, 0
+    for i in range(BINS):
+        inside = [j for j, c in enumerate(one.confidence[CLASS].tolist()) if i / BINS < c <= (i + 1) / BINS]
+        if inside:
+            gap = one.right()[inside].mean() - one.confidence[CLASS][inside].mean()
+            expected, count = expected + abs(gap) * len(inside) / len(one.label), count + 1
+    assert error == pytest.approx(expected, abs=1e-6) and len(bins) == count
+    assert "expected calibration error is" in page_of(calibration_section(one))[0]
+
+
+def test_what_teachers_know_better_is_counted() -> None:
+    one = drawn()
+    table = better_known(one)
+    assert table is not None
+    theirs, right = one.teachers["conv"] == one.label, one.right()
+    expected = [(right & theirs).sum(), (theirs & ~right).sum(), (right & ~theirs).sum(), (~right & ~theirs).sum()]
+    assert table.rows[0][1:5] == [str(n) for n in expected]
+
+
+def test_chosen_images_are_the_surest_mistakes_and_the_least_sure_hits() -> None:
+    one = drawn()
+    rows, sure, right = chosen(one, 5), one.confidence[CLASS], one.right()
+    assert sorted(sure[~right])[-5:] == sorted(sure[rows[SURE]]) and not right[rows[SURE]].any()
+    assert sorted(sure[right])[:5] == sorted(sure[rows[UNSURE]]) and right[rows[UNSURE]].all()
+    assert (one.teachers["conv"] == one.label)[rows[TAUGHT]].all() and not right[rows[TAUGHT]].any()
+    assert not set(rows[TAUGHT].tolist()) & set(rows[SURE].tolist())
+
+
+def test_photographs_are_on_the_page_with_what_was_said_of_them() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), (200, 10, 10)).save(buffer, "JPEG")
+    jpeg = base64.b64encode(buffer.getvalue()).decode()
+    one = Picture(jpeg, 'a"b.jpg', 3, "cat", "<dog>", 0.93, {"conv": "cat", "inv": "<dog>"})
+    text, plain = page_of(pictures_section({SURE: [one], UNSURE: []}))
+    assert f"data:image/jpeg;base64,{jpeg}" in text and "✗ <dog> (93 % sure)" in unescape(text)
+    assert "right: conv" in text and "<dog>" not in text and 'a"b' not in text
+    assert "cat; ✗ &lt;dog> (93 % sure); right: conv" in plain
+    assert pictures_section({}) is None

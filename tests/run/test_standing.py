@@ -1,0 +1,84 @@
+"""What is said of a run: against chance, teachers and probes, and what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from coadvise.run.per_class import ClassCounts
+from coadvise.run.result import (
+    Baselines,
+    Best,
+    DataFacts,
+    Probe,
+    RunResult,
+    StudentFacts,
+    TeacherFacts,
+)  # fmt: skip
+from coadvise.run.standing import standings, verdict_of
+
+
+def result(
+    student: float, teachers: dict[str, float] | None = None, probe: int | None = None, val: int = 175
+) -> RunResult:
+    teachers = teachers or {}
+    probes = () if probe is None else (Probe("conv", "lite0", probe, val, 350, 224, 1280, 0.01, 0.98, 3_400_000, 40.0),)
+    speeds = {"student": 120.0, "probe conv": 45.0}
+    commonest = ClassCounts(35, 40, 20)
+    return RunResult(
+        name="pets", fingerprint="x", seed=0, student=StudentFacts("cit_tiny", 5_900_000),
+        teachers={name: TeacherFacts(name, "conv", 1000) for name in teachers},
+        data=DataFacts("photos", 350, val, ("cat", "dog")), epochs=100, steps=1000, images_seen=1, seconds=1,
+        final={"accuracy/class": student, **{f"teacher/{name}": share for name, share in teachers.items()}}, ema=None,
+        best=Best(student, 1, "student"), baselines=None if probe is None else Baselines(probes, speeds),
+        per_class={"cat": commonest, "dog": ClassCounts(val - 35, val - 40, 0)} if val - 35 < 35 else
+                  {"cat": commonest, **{f"c{i}": ClassCounts((val - 35) // 5, 0, 0) for i in range(5)}},
+    )  # fmt: skip
+
+
+def test_a_student_behind_probe_and_teachers(tmp_path: Path) -> None:
+    for place in ("baselines/conv", "teachers/conv"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "best.safetensors").touch()
+    said = verdict_of(result(52 / 175, {"conv": 156 / 175, "inv": 70 / 175}, probe=172), tmp_path)
+    assert said is not None
+    assert said.headline == (
+        "The student is right on 52 of 175 validation images (29.7 %) after 100 epochs: behind the linear probe on "
+        "lite0 (conv) (98.3 %) and teacher conv (89.1 %)"
+    )
+    assert said.others == (
+        "Naming the commonest class always would be right on 35 (20.0 %).",
+        "Teacher conv: 156 of 175 (89.1 %).",
+        "Teacher inv: 70 of 175 (40.0 %).",
+        "The linear probe on lite0 (conv): 172 of 175 (98.3 %).",
+    )
+    assert said.cost == (
+        "Best is the linear probe on lite0 (conv): 45 images/s with 3.4 M parameters; the student: 120 images/s with "
+        "5.9 M parameters."
+    )
+    probe, teacher = said.advice
+    assert probe.startswith("behind a linear probe: use it (`coadvise predict IMAGE --model ")
+    assert "baselines/conv" in probe and "student.pretrained=true" in probe
+    assert "schedule.epochs=200" in teacher and "teachers/conv" in teacher
+
+
+def test_a_student_at_chance_is_told_so(tmp_path: Path) -> None:
+    said = verdict_of(result(36 / 175), tmp_path)
+    assert said is not None and "no better than guessing" in said.headline
+    assert said.advice[0].startswith("no better than guessing: train longer")
+
+
+def test_a_teacher_that_this_run_did_not_train_has_no_folder_to_use(tmp_path: Path) -> None:
+    said = verdict_of(result(0.5, {"conv": 0.9}), tmp_path)
+    assert said is not None and len(said.advice) == 1 and "--model" not in said.advice[0]
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(0.90, 0.91), (0.95, 0.9)])
+def test_a_difference_that_may_be_chance_is_no_defeat(tmp_path: Path, student: float, teacher: float) -> None:
+    said = verdict_of(result(student, {"conv": teacher}), tmp_path)
+    assert said is not None and "behind" not in said.headline and said.advice[0].startswith("use it")
+
+
+def test_results_without_accuracy_say_nothing(tmp_path: Path) -> None:
+    assert verdict_of(result(float("nan")), tmp_path) is None and standings(result(float("nan"))) == []

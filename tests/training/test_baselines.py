@@ -1,0 +1,67 @@
+"""What one would do instead: measured beside a run, without changing what the run computes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.recipes import CNN, INN, tiny, with_weights
+from helpers.runs import assert_same_run, interrupted, run
+
+from coadvise.checkpoints.trained import load_trained
+from coadvise.data.sources.opening import open_sources
+from coadvise.evaluation.inference import evaluate_trained
+from coadvise.recipe.schema import Recipe
+from coadvise.run.result import RunResult
+
+
+@pytest.fixture(scope="module")
+def school(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose teachers others start from."""
+    folder = tmp_path_factory.mktemp("school") / "run"
+    run(tiny(folder, {"schedule.epochs": 1, "schedule.warmup_epochs": 0}, teachers={"conv": CNN, "inv": INN}))
+    return folder
+
+
+def of(folder: Path, school: Path, baselines: object, **changes: object) -> Recipe:
+    return tiny(folder, {"run.baselines": baselines, "optim.ema": 0.9, **changes}, teachers=with_weights(school))
+
+
+def test_a_run_is_bit_for_bit_the_same_with_probes_and_without(school: Path, tmp_path: Path) -> None:
+    with_probes, without = of(tmp_path / "a", school, ["auto"]), of(tmp_path / "b", school, [])
+    assert with_probes.fingerprint() == without.fingerprint()
+    found, plain = run(with_probes), run(without)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert plain.baselines is None and found.baselines is not None
+    assert [probe.of for probe in found.baselines.probes] == ["conv", "inv"] and not found.baselines.failed
+    assert RunResult.read(tmp_path / "a" / "result.json") == found
+    assert set(found.baselines.images_per_s) == {"student", "conv", "inv", "probe conv", "probe inv"}
+    data = open_sources(with_probes.data)
+    for probe in found.baselines.probes:
+        assert (probe.samples, probe.train, probe.image_size) == (101, 100, 8)
+        trained = load_trained(tmp_path / "a" / "baselines" / probe.of)
+        assert evaluate_trained(trained, data[1])["accuracy/class"] == pytest.approx(probe.accuracy)
+
+
+def test_probes_are_fitted_once_for_a_run(school: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(of(tmp_path / "run", school, ["auto"]), step=7)
+    measured = (tmp_path / "run" / "baselines" / "measured.json").read_text()
+    monkeypatch.setattr("coadvise.training.baselines.linear_probe", None)
+    found = run(of(tmp_path / "run", school, ["auto"]), resume=True)
+    assert json.loads(measured) == json.loads((tmp_path / "run" / "result.json").read_text())["baselines"]
+    assert found.baselines is not None and len(found.baselines.probes) == 2
+
+
+def test_what_cannot_be_probed_stops_no_run(school: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe of a student that starts from weights; and the word of why there is none."""
+    monkeypatch.setattr("coadvise.evaluation.probe.WORK", 1)
+    changes = {"student.checkpoint": str(school / "best.safetensors"), "schedule.epochs": 2}
+    found = run(tiny(tmp_path / "run", changes, student={**tiny(tmp_path).student.model_dump(), "tokens": None}))
+    assert found.baselines is not None and not found.baselines.probes
+    assert "too long" in found.baselines.failed["student"]
+
+
+def test_runs_without_given_weights_measure_nothing(tmp_path: Path) -> None:
+    found = run(tiny(tmp_path / "run", {"schedule.epochs": 1, "schedule.warmup_epochs": 0}))
+    assert found.baselines is None and not (tmp_path / "run" / "baselines").exists()
