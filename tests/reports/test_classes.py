@@ -14,6 +14,8 @@ from sklearn.metrics import recall_score
 from coadvise.names import CLASS
 from coadvise.reports.classes import (
     BINS,
+    MOST,
+    _shown,
     better_known,
     calibration,
     calibration_section,
