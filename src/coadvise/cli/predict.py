@@ -65,6 +65,8 @@ def predict(
         quiet = len(files) <= batch_size or ((as_json or as_csv) and sys.stdout.isatty())
         show(_readable(_with_bar(seen, len(files), Display(quiet=quiet)), problems))
         sys.stdout.flush()
+        if show is _print_plain:  # not among the answers, which another program may read
+            display.say("next: --csv writes a table for other programs, --top 1 the likeliest class alone")
     if len(problems) > 1:
         listed = "".join(f"\n  {printable(problem)}" for problem in problems)
         raise DataError(f"{len(problems)} of {given} cannot be used:{listed}")

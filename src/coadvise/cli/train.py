@@ -106,8 +106,10 @@ def plan(
 
     found = plan_run(loaded, rounds=rounds, display=Display())
     steps = f"{found.steps:,} steps of {loaded.optim.batch_size} images"
+    start = f"start it: {shlex.join(['coadvise', 'train', recipe, *(settings or [])])}"
     if not loaded.teachers:
         out.print(f"{steps}: {short_time(found.live_s)} (no teachers: labels alone)")
+        next_steps(start)
         return
     out.print(
         f"{steps}: {short_time(found.live_s)} with live teachers, {short_time(found.cached_s)} with stored advice"
@@ -130,3 +132,4 @@ def plan(
         out.print(f"recommended: advice.top_k={found.recommended}")
     else:
         out.print("k is recommended once the teachers are trained (`coadvise cache` trains them)")
+    next_steps(start)

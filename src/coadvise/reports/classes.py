@@ -112,7 +112,7 @@ def calibration_section(answers: Answers) -> Section | None:
         f"The expected calibration error is {percent(error)} points: on average the class token is {percent(mean)} % "
         f"sure and {percent(share)} % right" + (f", so it is {how}." if error > 0.02 else ".")
     )
-    drawing = draw("calibration", f"Right answers by confidence. {said}", lambda: reliability_figure(bins))
+    drawing = draw("calibration", f"Right answers by confidence. {said}", lambda: reliability_figure(bins, 1 / BINS))
     note = "On the dashed line confidence and accuracy are equal; larger points stand for more images."
     return Section("calibration", "Calibration", [Text(said), drawing, Text(note, "note")])
 

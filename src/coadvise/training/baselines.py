@@ -17,6 +17,7 @@ from ..checkpoints.model_file import read_header, save_model
 from ..data.sources.base import ImageSource
 from ..data.views.augment import preserved_generators
 from ..errors import CoadviseError, ModelError, out_of_memory
+from ..evaluation.features import classifiers
 from ..evaluation.probe import as_classifier, images_per_s, images_to_see, linear_probe
 from ..models.stated import stated
 from ..models.students import as_student, classifier_of
@@ -111,9 +112,8 @@ def _measured(
     display: Display,
 ) -> Baselines:
     probes, failed = [], {}
-    speeds = {STUDENT: images_per_s(student, recipe.data.image_size, device)}
-    for name, teacher in loaded.items():
-        speeds[name] = images_per_s(teacher.to(device), recipe.data.image_size, device)
+    models = {STUDENT: student, **{name: teacher.to(device) for name, teacher in loaded.items()}}
+    speeds = {name: images_per_s(model, recipe.data.image_size, device) for name, model in models.items()}
     for start in wanted:
         try:
             probe, speed = _probed(start, sources, device, display)
@@ -142,6 +142,7 @@ def _probed(start: _Start, sources: Sources, device: torch.device, display: Disp
     if start.teacher is None:
         model = build_student(settings, {}, len(classes), start.recipe.data.image_size)
     else:
+        classifiers(as_student(start.teacher.model))  # what has no last layer may be no module that can be copied
         model = as_student(copy.deepcopy(start.teacher.model))
     model, data = model.to(device).eval(), _data_for(model, start)
     with display.bar(f"linear probe of {start.name}", images_to_see(sources)) as bar:

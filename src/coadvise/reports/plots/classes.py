@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,13 +33,19 @@ def class_bars(bars: Sequence[ClassBar], whole: float, guessed: float) -> Figure
     for y, bar in zip(places, bars, strict=True):
         axes.plot([100 * bar.low, 100 * bar.high], [y, y], color=INK, lw=1.3, solid_capstyle="butt")
         axes.annotate(
-            f"{100 * bar.recall:.1f} of {bar.support:,}", (102, y), va="center", fontsize=8.5, annotation_clip=False
+            f"{100 * bar.recall:.1f} % of {bar.support:,}", (102, y), va="center", fontsize=8.5, annotation_clip=False
         )
     axes.set_yticks(places, [_wrap(bar.label, 24) for bar in bars])
-    for at, name, line in ((whole, "all images", "-"), (guessed, "guessing", (0, (2, 2)))):
+    lines = [(whole, "all images", "-"), (guessed, "guessing", (0, (2, 2)))]
+    near = abs(whole - guessed) < 0.2
+    for at, name, line in lines:
         axes.axvline(100 * at, color=MUTED, lw=1.2, ls=line)
-        side = "right" if at > 0.85 else "center"
-        axes.annotate(name, (100 * at, -0.75), ha=side, va="bottom", fontsize=8.5, color=MUTED, annotation_clip=False)
+        side = ("right" if at <= min(whole, guessed) else "left") if near else "center"
+        gap = {"right": -3, "left": 3, "center": 0}[side]
+        place = {"xy": (100 * at, 1), "xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        axes.annotate(
+            f"{name} {100 * at:.1f}", xytext=(gap, 2), ha=side, va="bottom", fontsize=8.5, color=MUTED, **place
+        )
     axes.set(xlim=(0, 100), ylim=(len(bars) - 0.4, -0.7), xlabel="recall: share of the class's images named rightly, %")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -48,8 +55,7 @@ def class_bars(bars: Sequence[ClassBar], whole: float, guessed: float) -> Figure
 def confusion_figure(table: Int[np.ndarray, "k k"], names: Sequence[str]) -> Figure:
     """Images of each class (row) by answer (column): the number in the cell, its share of the row as the colour."""
     k = len(names)
-    side = min(8.0, 2.2 + 0.5 * k)
-    figure = Figure(figsize=(side, side * 0.86), layout="constrained")
+    figure = Figure(figsize=(8, 1.2 + (0.44 if k <= 12 else 0.3) * k), layout="constrained")
     axes = figure.add_subplot()
     totals = np.maximum(table.sum(axis=1, keepdims=True), 1)
     shares, colors = table / totals, matplotlib.colormaps["Blues"]
@@ -60,11 +66,11 @@ def confusion_figure(table: Int[np.ndarray, "k k"], names: Sequence[str]) -> Fig
             weight = "bold" if x == y else "normal"
             size = 9 if k <= 12 else 7
             axes.text(x + 0.5, y + 0.5, f"{value}", ha="center", va="center", fontsize=size, color=ink, weight=weight)
-    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if k > 4 else {}
+    crowded = k * max(map(len, names), default=0) > 60
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     axes.set_xticks(np.arange(k) + 0.5, [_wrap(name, 18) for name in names], **turned)
     axes.set_yticks(np.arange(k) + 0.5, [_wrap(name, 18) for name in names])
     axes.set(xlim=(0, k), ylim=(k, 0), xlabel="answer", ylabel="true class")
-    axes.set_aspect("equal")
     axes.grid(False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -79,18 +85,24 @@ class Bin(NamedTuple):
     count: int
 
 
-def reliability_figure(bins: Sequence[Bin]) -> Figure:
-    """Share of right answers by confidence, above how many answers there are; on the line both are equal."""
-    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.plot([0, 100], [0, 100], color=MUTED, lw=1.2, ls=(0, (2, 2)))
+def reliability_figure(bins: Sequence[Bin], width: float) -> Figure:
+    """Left: share of right answers by confidence; on the line both are equal. Right: how many answers there are.
+
+    Args:
+        width: of a bin of confidence, as a share.
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1])
+    left.plot([0, 100], [0, 100], color=MUTED, lw=1.2, ls=(0, (2, 2)))
     for one in bins:
         x, y = 100 * one.confidence, 100 * one.accuracy
-        upper.plot([x, x], [x, y], color=WRONG, lw=1.6, alpha=0.7)
+        left.plot([x, x], [x, y], color=WRONG, lw=1.6, alpha=0.7)
     most = max((one.count for one in bins), default=1)
-    sizes = [30 + 130 * one.count / most for one in bins]
-    upper.scatter([100 * b.confidence for b in bins], [100 * b.accuracy for b in bins], s=sizes, color=BLUE, zorder=3)
-    upper.set(xlim=(0, 100), ylim=(0, 100), ylabel="right answers, %")
-    lower.bar([100 * one.confidence for one in bins], [one.count for one in bins], width=4.5, color=BLUE, alpha=0.85)
-    lower.set(xlabel="confidence, %", ylabel="images")
+    sizes = [20 + 90 * one.count / most for one in bins]
+    x = [100 * one.confidence for one in bins]
+    left.scatter(x, [100 * one.accuracy for one in bins], s=sizes, color=BLUE, zorder=3, clip_on=False)
+    left.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence, %", ylabel="right answers, %")
+    middles = [100 * width * (math.ceil(round(one.confidence / width, 9)) - 0.5) for one in bins]
+    right.bar(middles, [one.count for one in bins], width=92 * width, color=BLUE, alpha=0.85)
+    right.set(xlim=(0, 100), xlabel="confidence, %", ylabel="images")
     return figure
