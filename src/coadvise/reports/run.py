@@ -130,7 +130,7 @@ def _probes_table(result: RunResult) -> list[Table]:
         tables.append(Table("What one would do instead: logistic regression on the features", columns, rows))
     asked = [[name, count(speed)] for name, speed in speeds.items() if not name.startswith("probe ")]
     if asked:
-        caption = "Speed of the models of this run, in batches of eight on the device of the training"
+        caption = "Speed of the models of this run in float32, in batches of eight on the device of the training"
         tables.append(Table(caption, ["Model", "Images/s"], asked))
     return tables
 

@@ -115,7 +115,7 @@ class Baselines:
 
     Attributes:
         images_per_s: answered by the student, the teachers (by name) and the probes' models (`probe NAME`), on the
-            device of the training, in batches of eight, without reading.
+            device of the training, in float32 and batches of eight, without reading.
         failed: name of a model → why there is no probe of it.
     """
 
