@@ -80,7 +80,7 @@ def write_model_card(folder: Path, subject: Subject) -> None:
 
 
 def _sections(subject: Subject) -> list[Section]:
-    return [] if subject.run is None else list(run_page(subject.run).sections)
+    return [] if subject.run is None else list(run_page(subject.run, subject.folder).sections)
 
 
 def _front_matter(subject: Subject) -> str:
