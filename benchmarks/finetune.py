@@ -103,7 +103,8 @@ def _finetuned(arm: str, seed: int, lr: float, options: argparse.Namespace) -> R
     for teacher in TEACHERS:
         kind = teacher.removesuffix(" teacher")
         weights = options.folder / _name(teacher, seed, TEACHER_LR, options) / "best.safetensors"
-        settings += [f"teachers.{kind}.checkpoint={weights}", f"teachers.{kind}.train=null"]
+        model = MODELS[kind].split("model: ")[1].split(",")[0]  # its options are recorded in the file
+        settings += [f"teachers.{kind}={{model: {model}, bias: {kind}, checkpoint: {weights}}}"]
     return _run(_name(arm, seed, lr, options), [*settings, *ARMS.get(arm, ["teachers={}"])], options)
 
 
