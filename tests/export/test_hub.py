@@ -58,7 +58,8 @@ def test_what_lies_on_the_hub_is_what_was_sent(trained: Path, server: Hub, tmp_p
     assert (
         server.repositories["me/pets"] == sent and server.private == {"me/pets"} and said == f"{server.address}/me/pets"
     )
-    assert set(sent) == {"README.md", "config.json", "model.safetensors", "figures/training.png"}
+    figures = {f"figures/{name}.png" for name in ("training", "classes", "confusion", "calibration")}
+    assert set(sent) == {"README.md", "config.json", "model.safetensors"} | figures
     assert len(sent["model.safetensors"]) > server.limit  # it went the other way
     for name, content in sent.items():
         assert b"secret-place" not in content, name
