@@ -36,11 +36,11 @@ MODELS = {
 }
 TEACHERS, TEACHER_LR = ("conv teacher", "inv teacher"), 1e-3
 # What the ViT learns from: labels; both teachers on its class output; one teacher, or both, by tokens that are added.
-ARMS: dict[str, list[str]] = {
-    "labels": ["teachers={}"],
-    "class": ["loss.tokens=single"],
-    "conv": ["loss.tokens=own", "teachers.inv=null"],
-    "both": ["loss.tokens=own"],
+ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "labels": ("auto", ()),
+    "class": ("single", ("conv", "inv")),
+    "conv": ("own", ("conv",)),
+    "both": ("own", ("conv", "inv")),
 }
 
 
@@ -100,12 +100,13 @@ def _finetuned(arm: str, seed: int, lr: float, options: argparse.Namespace) -> R
         f"run.seed={seed}", f"optim.lr={lr}", "optim.batch_size=50", f"schedule.epochs={options.epochs}",
         "schedule.warmup_epochs=5", f"run.eval_every={options.epochs}",
     ]  # fmt: skip
-    for teacher in TEACHERS:
-        kind = teacher.removesuffix(" teacher")
-        weights = options.folder / _name(teacher, seed, TEACHER_LR, options) / "best.safetensors"
+    tokens, kinds = ARMS.get(arm, ARMS["labels"])
+    settings += ["teachers={}", f"loss.tokens={tokens}"]
+    for kind in kinds:
+        weights = options.folder / _name(f"{kind} teacher", seed, TEACHER_LR, options) / "best.safetensors"
         model = MODELS[kind].split("model: ")[1].split(",")[0]  # its options are recorded in the file
         settings += [f"teachers.{kind}={{model: {model}, bias: {kind}, checkpoint: {weights}}}"]
-    return _run(_name(arm, seed, lr, options), [*settings, *ARMS.get(arm, ["teachers={}"])], options)
+    return _run(_name(arm, seed, lr, options), settings, options)
 
 
 def _name(arm: str, seed: int, lr: float, options: argparse.Namespace) -> str:
