@@ -122,6 +122,9 @@ def test_dir_lists_the_public_names_and_nothing_else() -> None:
         ),
         (lambda: coadvise.Teachers({"conv": MODEL})(MAP[0]), ModelError, "of shape (16, 4, 4) and torch.float32"),
         (lambda: coadvise.Teachers({"conv": MODEL})(MAP.byte()), ModelError, "torch.uint8; give normalised ones"),
+        (lambda: coadvise.add_tokens("vit_tiny_patch16_224", {}), ModelError, "add_tokens' model is of type str"),
+        (lambda: coadvise.add_tokens(MODEL, ["conv"]), ModelError, "teachers must be a mapping name → bias"),
+        (lambda: coadvise.add_tokens(MODEL, {"conv": "conv"}), ModelError, "Sequential is no ViT"),
         (lambda: coadvise.small_stem("resnet18"), ModelError, "no small-image stem is known for str"),
     ],
 )

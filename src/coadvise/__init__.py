@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .errors import CoadviseError
     from .export.opening import load
     from .losses import LossTerms, co_advise_loss
+    from .models.advised import add_tokens
     from .models.students import small_stem
     from .models.teachers import FrozenTeacher, Teachers
     from .ops.involution import involution
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 __all__ = [
-    "CoadviseError", "FrozenTeacher", "LossTerms", "Teachers", "co_advise_loss", "involution", "load",
+    "CoadviseError", "FrozenTeacher", "LossTerms", "Teachers", "add_tokens", "co_advise_loss", "involution", "load",
     "load_checkpoint", "load_recipe", "models", "small_stem", "train",
 ]  # fmt: skip
 
@@ -33,6 +34,7 @@ _HOMES = {
     "FrozenTeacher": "models.teachers",
     "LossTerms": "losses",
     "Teachers": "models.teachers",
+    "add_tokens": "models.advised",
     "co_advise_loss": "losses",
     "involution": "ops.involution",
     "load": "export.opening",

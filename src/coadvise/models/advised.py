@@ -30,7 +30,7 @@ from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import ModelError, require
 from ..names import CLASS
 from .tokens import check_tokens
 
@@ -66,6 +66,7 @@ def add_tokens(model: nn.Module, teachers: Mapping[str, str | None]) -> AdvisedV
     Raises:
         ModelError: a model that takes no tokens, with the reason, or names that tokens cannot have.
     """
+    require(model, nn.Module, "add_tokens' model", "give a ViT of timm", ModelError)
     return AdvisedViT(model, teachers)
 
 
