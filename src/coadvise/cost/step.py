@@ -28,6 +28,7 @@ from ..system.clock import now, seconds_of
 from ..system.devices import DTYPES, choose_device, resolve_precision
 from ..system.progress import QUIET, Display
 from ..training.optimizer import make_optimizer
+from ..training.parts import freeze
 from ..training.student import make_objective
 from .model import matrix_peak
 
@@ -103,6 +104,7 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> S
         .to(device)
         .train()
     )
+    freeze(student, recipe.student.freeze_blocks)
     plain_attention(student, device, dtype)
     compile_blocks(student, recipe.run.compile, device, WORTHWHILE_STEPS)
     objective = make_objective(recipe.loss, student_tokens(student, recipe.data.image_size, device), teachers.names)

@@ -163,7 +163,7 @@ class CiT(VisionTransformer):
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         return {
-            "stem": r"^cls_token|pos_embed|patch_embed|tokens|offsets|norm_pre",
+            "stem": r"^cls_token|pos_embed|patch_embed|norm_pre",  # advised tokens are in none, as the heads
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
         }
 

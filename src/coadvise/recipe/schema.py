@@ -28,7 +28,9 @@ FREE = (
 )  # fmt: skip
 # Settings that runs of earlier versions do not name: at these values a run is the one that it was without them.
 LATER: dict[str, Any] = {
-    "optim.token_lr": 1.0, "run.trackers": [], "run.baselines": ["auto"], "student.checkpoint_weights": None,
+    "optim.token_lr": 1.0, "optim.layer_decay": None, "optim.backbone_lr": 1.0, "run.trackers": [],
+    "run.baselines": ["auto"], "schedule.head_epochs": 0, "student.checkpoint_weights": None,
+    "student.freeze_blocks": 0,
 }  # fmt: skip
 LATER_OF_TEACHERS: dict[str, Any] = {"checkpoint_weights": None}
 
@@ -53,6 +55,8 @@ class Student(Part):
     checkpoint: str | None = None
     """Weights to start from."""
     checkpoint_weights: CheckpointWeights = None
+    freeze_blocks: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """So many blocks stay as they were loaded, with all that comes before them."""
 
 
 class TeacherTraining(Part):
@@ -143,6 +147,10 @@ class Optim(Part):
     """Decay of the averaged weights, which are evaluated too; null is off."""
     token_lr: Positive = 1.0
     """Factor on the learning rate of the class token and the advised tokens, not of their position embeddings."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Factor on the learning rate from each layer to the one before it; heads and advised tokens have the full rate."""
+    backbone_lr: Positive = 1.0
+    """Factor on the learning rate of everything but heads and advised tokens."""
 
 
 class Schedule(Part):
@@ -152,6 +160,8 @@ class Schedule(Part):
     warmup_epochs: NonNegative = 5
     warmup_lr: NonNegative = 1e-6
     min_lr: NonNegative = 1e-5
+    head_epochs: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """Epochs at the beginning, of `epochs`, in which heads and advised tokens alone learn."""
 
 
 def _listed(value: Any) -> Any:
@@ -308,6 +318,8 @@ def _size_problems(recipe: Recipe) -> Iterable[str]:
     warmup, epochs = recipe.schedule.warmup_epochs, recipe.schedule.epochs
     if warmup >= epochs and warmup > 0:
         yield f"schedule.warmup_epochs {warmup:g} must be smaller than schedule.epochs {epochs}"
+    if recipe.schedule.head_epochs >= epochs:
+        yield f"schedule.head_epochs {recipe.schedule.head_epochs} must be smaller than schedule.epochs {epochs}"
     for field in ("scale", "ratio"):
         low, high = getattr(recipe.data.augment, field)
         if low > high:

@@ -39,7 +39,9 @@ def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
         options["drop_path_rate"] = train.drop_path
     content["name"] = f"{recipe.name}-{name}"[:200]
     content["teachers"], content["loss"], content["advice"] = {}, {}, {}
-    content["optim"]["token_lr"] = 1.0  # of the student's tokens
+    # What is said of the student's tokens and layers.
+    content["optim"] |= {"token_lr": 1.0, "layer_decay": None, "backbone_lr": 1.0}
+    content["schedule"]["head_epochs"] = 0
     start = settings.model_dump(mode="json", include=_START)
     content["student"] = start | {"options": options}
     apply_training(content, train)

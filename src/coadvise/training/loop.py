@@ -32,6 +32,9 @@ def train_epoch(setup: Setup, state: State, epoch: int, stop: Stop, bar: Bar) ->
     accelerator, optim, count, steps = setup.accelerator, setup.optim, state.count, setup.loader.steps_per_epoch
     every = setup.run.checkpoint_every
     setup.model.train()
+    waiting, norms = setup.waiting if epoch < setup.schedule.head_epochs else ((), ())
+    for norm in norms:
+        norm.eval()
     setup.tracker.start_clock(count.step)
     started = time.monotonic()
     for batch in setup.loader.epoch(epoch, start=count.step % steps):
@@ -39,6 +42,8 @@ def train_epoch(setup: Setup, state: State, epoch: int, stop: Stop, bar: Bar) ->
         with accelerator.accumulate(setup.model):
             terms = setup.objective(setup.model(batch.images), setup.advise(batch), batch.target)
             accelerator.backward(terms.total)  # divides the sum of all terms by the number of micro-batches
+            for parameter in waiting if accelerator.sync_gradients else ():
+                parameter.grad = None  # the optimizer passes it over, and keeps nothing of it
             if accelerator.sync_gradients and optim.clip:
                 accelerator.clip_grad_norm_(setup.model.parameters(), optim.clip)
             state.optimizer.step()
@@ -91,7 +96,8 @@ def _log(setup: Setup, state: State, epoch: int) -> str:
     bad = [name for name, value in terms.items() if value != value or abs(value) == float("inf")]
     if bad:
         raise RunError(diverged(f"the loss of '{bad[0]}' is", count.step, setup.folder.path))
-    lr = state.optimizer.param_groups[0]["lr"]
+    first = state.optimizer.param_groups[0]
+    lr = first["lr"] / first.get("lr_scale", 1.0)
     speed = setup.tracker.images_per_s(count.step, setup.optim.batch_size)
     setup.tracker.train(count.step, epoch, lr, means["total"], terms, speed)
     losses = " ".join(f"{name} {value:.3f}" for name, value in terms.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ from ..system.digests import digest
 from ..system.progress import Display
 from .checkpoint import RECIPE, Checkpoint
 from .optimizer import make_optimizer, make_scheduler, peak_lr
+from .parts import still_norms, waiting_parts
 from .state import State
 from .student import make_objective, save_memory
 from .teachers import eval_batch_size
@@ -36,11 +37,22 @@ Advise = Callable[[Batch], Mapping[str, Tensor]]
 
 
 class TokenLogits(nn.Module):
-    """What is trained: `forward` is the student's `forward_tokens`, so that DDP's hooks see every call."""
+    """What is trained: `forward` is the student's `forward_tokens`, so that DDP's hooks see every call.
 
-    def __init__(self, student: nn.Module) -> None:
+    Args:
+        still: modules of the student that never leave evaluation mode.
+    """
+
+    def __init__(self, student: nn.Module, still: Iterable[nn.Module] = ()) -> None:
         super().__init__()
         self.student = student
+        self._still = tuple(still)
+
+    def train(self, mode: bool = True) -> TokenLogits:
+        super().train(mode)
+        for module in self._still:
+            module.eval()
+        return self
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Images (b, 3, h, w) → logits (b, k) by token name."""
@@ -70,6 +82,7 @@ class Setup:
 
     Attributes:
         model: the student behind `TokenLogits`, wrapped for its processes and precision.
+        waiting: what learns only after `schedule.head_epochs`: parameters, and BatchNorm layers.
     """
 
     accelerator: Accelerator
@@ -86,6 +99,7 @@ class Setup:
     checkpoint: Checkpoint
     tracker: Tracker
     display: Display
+    waiting: tuple[Sequence[nn.Parameter], Sequence[nn.Module]] = ((), ())
 
     @property
     def total_steps(self) -> int:
@@ -140,7 +154,8 @@ def prepare(
     _, note = compile_blocks(student, recipe.run.compile, device, recipe.schedule.epochs * loader.steps_per_epoch)
     if note:
         display.say(note)
-    model, wrapped = accelerator.prepare(TokenLogits(student), optimizer)
+    trained = TokenLogits(student, still_norms(student, recipe.student.freeze_blocks))
+    model, wrapped = accelerator.prepare(trained, optimizer)
     averages = getattr(student, "inference", "") == "average" and len(tokens) > 1
     trackers = ("tensorboard", *recipe.run.trackers) if recipe.run.tensorboard else recipe.run.trackers
     setup = Setup(
@@ -158,6 +173,7 @@ def prepare(
         checkpoint=Checkpoint(folder.last, accelerator, origin),
         tracker=Tracker(folder, recipe.name, active=accelerator.is_main_process, trackers=trackers),
         display=display,
+        waiting=waiting_parts(student, recipe.schedule.head_epochs),
     )
     return setup, State(student, wrapped, ema)
 

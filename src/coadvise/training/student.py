@@ -15,6 +15,7 @@ from ..models.students import as_student, student_tokens
 from ..names import CLASS
 from ..recipe.schema import Loss, Recipe
 from .optimizer import token_parameters
+from .parts import freeze, layers_of, new_parts, waiting_parts
 
 
 def make_objective(settings: Loss, tokens: Sequence[str], teachers: Iterable[str]) -> Objective:
@@ -65,6 +66,7 @@ def new_student(
         )
     else:
         student = as_student(own)
+    _fine_tuned(recipe, student, loaded=own is not None or bool(recipe.student.pretrained or recipe.student.checkpoint))
     if recipe.optim.token_lr != 1.0 and not token_parameters(student):
         raise ModelError("optim.token_lr: the student has no class token or advised tokens to learn; leave it out")
     batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules())
@@ -76,6 +78,25 @@ def new_student(
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
     make_objective(recipe.loss, student_tokens(student, recipe.data.image_size, device, classes), teachers)
     return student
+
+
+def _fine_tuned(recipe: Recipe, student: nn.Module, loaded: bool) -> None:
+    """Freeze what the recipe says, and refuse settings of fine-tuning that do not fit the student.
+
+    Args:
+        loaded: whether it has weights to start from.
+    """
+    if recipe.student.freeze_blocks and not loaded:
+        raise ModelError(
+            "student.freeze_blocks would keep random weights; give student.pretrained=true or student.checkpoint=FILE, "
+            "or leave it out"
+        )
+    freeze(student, recipe.student.freeze_blocks)
+    waiting_parts(student, recipe.schedule.head_epochs)
+    if recipe.optim.layer_decay is not None:
+        layers_of(student, "optim.layer_decay")
+    if recipe.optim.backbone_lr != 1.0:
+        new_parts(student, "optim.backbone_lr")
 
 
 def save_memory(student: nn.Module) -> None:
