@@ -50,8 +50,8 @@ class Data(Part):
     """Where the images come from and how they reach the model."""
 
     source: str
-    """`digits`, an image folder, a Parquet file or folder, WebDataset tars, `hf:NAME`, `torchvision:NAME`; columns with
-    unusual names follow the table: `PATH:image=NAME:label=NAME`."""
+    """`digits`, an image folder, a CSV file of paths and labels (or TSV, JSON lines), a Parquet file or folder,
+    WebDataset tars, `hf:NAME`, `torchvision:NAME`; unusual names of columns follow: `PATH:image=NAME:label=NAME`."""
     val_source: str | None = None
     """Another source for validation; by default the source's own validation or test split."""
     train_split: str | None = None

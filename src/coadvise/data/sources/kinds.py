@@ -23,8 +23,10 @@ from .listing import folders_in, is_litter
 from .members import find_samples
 from .named import load_hf, open_hf, open_torchvision, torchvision_splits
 from .parquet import Parquet
+from .path_table import open_table, require_table, table_splits
 from .shards import shards
 from .splits import meaning, pick_split
+from .text_table import is_text_table
 from .webdataset import Tars, open_tar
 
 
@@ -65,6 +67,7 @@ KINDS = {
         lambda rest, split, _: open_folder(_folder(rest), split),
         lambda rest, splits: unlabelled_splits(_folder(rest), splits),
     ),
+    "csv": Kind(lambda rest: table_splits(require_table(rest)), open_table, table=True),
     "parquet": _sharded(".parquet", "Parquet files", Parquet),
     "wds": _sharded(".tar", "tars", lambda files, _: Tars(files)),
     "hf": Kind(lambda rest: tuple(load_hf(rest)), open_hf, table=True),
@@ -126,8 +129,10 @@ def _find_kind(source: str) -> Found:
         return Found("parquet", source, asked=False)
     if re.search(r"\.tar(\.\w+)?$", source):
         return Found("wds", source, asked=False)
+    if is_text_table(source):
+        return Found("csv", source, asked=False)
     if os.path.exists(source):
-        raise DataError(f"the source {source} is a file of an unknown kind; expected a folder, .parquet or .tar")
+        raise DataError(f"the source {source} is a file of an unknown kind; expected a folder, .parquet, .tar or .csv")
     # A prefix of a single letter is a drive on Windows.
     if colon and len(prefix) > 1 and "/" not in prefix:
         raise DataError(f"the source '{source}' is of an unknown kind '{prefix}'{did_you_mean(prefix, KINDS)}")
@@ -216,6 +221,6 @@ def _no_folder(path: str) -> DataError:
     hint = nearest(path, KINDS) if "/" not in path else ""
     what = "is no folder" if os.path.exists(path) else "does not exist"
     return DataError(
-        f"the data source {shortened(path, 300)} {what}{hint}; give digits, a folder, a Parquet file, tars, hf:NAME or "
-        "torchvision:NAME"
+        f"the data source {shortened(path, 300)} {what}{hint}; give digits, a folder, a CSV or Parquet file, tars, "
+        "hf:NAME or torchvision:NAME"
     )

@@ -5,12 +5,13 @@
 | `digits` | scikit-learn's 1,797 handwritten digits |
 | `[folder:]PATH` | root/train/<class>/… and root/val/<class>/…, or root/<class>/… |
 | `[parquet:]PATH` | a Parquet file, a folder or a pattern of them, in the Hugging Face image format |
+| `[csv:]PATH` | a CSV, TSV or JSON-lines file of paths and labels |
 | `[wds:]PATH` | WebDataset tars: a file, a folder or a pattern such as `train-{000..099}.tar` |
 | `hf:NAME[:CONFIG]` | a Hugging Face data set, from the Hub or from `save_to_disk` |
 | `torchvision:NAME[@ROOT]` | a torchvision data set |
 
 A folder without a prefix may also lie in a folder of its own; with `folder:` it is taken as it is, also with one class.
-Columns of Parquet and Hugging Face data with unusual names are named behind the string: `PATH:image=foto:label=kind`.
+Columns of CSV, Parquet and Hugging Face data with unusual names are named behind it: `PATH:image=foto:label=kind`.
 """
 
 from __future__ import annotations

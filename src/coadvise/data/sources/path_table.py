@@ -1,0 +1,192 @@
+"""Tables of paths and labels: CSV, TSV and JSON lines.
+
+One row for each image: its path, relative to the table's folder, and its label; a column `split` makes splits of the
+rows. Texts are taken without blanks around them, so that `a.jpg, cat` is of class `cat`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Int64
+
+from ...errors import DataError, escaped, few, shortened
+from .columns import Columns, choose_columns
+from .labels import labels_from_values
+from .listing import is_image
+from .splits import meaning, pick_split
+from .text_table import Coded, header_of, read_columns
+
+_SPLITS = ("split", "subset", "partition", "set", "usage")
+_ROWS = 1 << 14  # paths that are looked at together
+
+
+class PathTable:
+    """The images that a table lists, all of them or those of one split.
+
+    Attributes:
+        notes: what is odd about the table.
+    """
+
+    def __init__(self, file: Path, split: str | None = None, columns: Columns = Columns()) -> None:
+        self.file = file
+        header = header_of(file)
+        schema = pa.schema([(name, pa.string()) for name in header])
+        image, label = choose_columns(schema, (), (), columns, str(file))
+        split_column = _split_column(file, header)
+        wanted = [image, label, *([split_column] if split_column else [])]
+        for name in wanted:
+            if header.count(name) > 1:
+                raise DataError(f"{file} has {header.count(name)} columns '{name}'; rename all but one")
+        paths, (labels, *rest) = read_columns(file, wanted)
+        if not len(paths):
+            raise DataError(f"{file} has no rows; give one for each image")
+        rows = np.arange(len(paths))
+        if rest:
+            rows = np.flatnonzero(_in_split(rest[0], split, file))
+        self.paths = paths.take(pa.array(rows)) if rest else paths
+        self._require_paths(image, rows)
+        self.labels, self.class_names = self._labels(Coded(labels.codes[rows], labels.values), label, rows, split)
+        self._require_files()
+        self.notes = tuple(self._notes())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        path = self.describe(index)
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+    def describe(self, index: int) -> str:
+        return str(self.file.parent / self.paths[index].as_py())
+
+    def _labels(
+        self, coded: Coded, column: str, rows: np.ndarray, split: str | None
+    ) -> tuple[Int64[np.ndarray, " n"], tuple[str, ...]]:
+        """Labels by the rules of `labels_from_values`; −1 in a split of which no row has one, as in competitions."""
+        missing = np.flatnonzero(coded.codes < 0)
+        if len(missing) == len(rows) and split is not None:
+            return coded.codes, ()
+        if len(missing):
+            first = int(missing[0])
+            raise DataError(
+                f"{self.file} row {rows[first] + 1} ({self.paths[first].as_py()}) has no label in column '{column}' "
+                f"({len(missing):,} in all); leave such rows out"
+            )
+        there, codes = np.unique(coded.codes, return_inverse=True)
+        each, names = labels_from_values([coded.values[code] for code in there])
+        return each[codes], names
+
+    def _require_paths(self, column: str, rows: np.ndarray) -> None:
+        empty = self.paths.is_null()
+        if pc.any(empty).as_py():
+            count, first = pc.sum(empty).as_py(), pc.index(empty, True).as_py()
+            raise DataError(
+                f"{self.file} row {rows[first] + 1} has no path in column '{column}' ({count:,} in all); leave such "
+                "rows out"
+            )
+
+    def _require_files(self) -> None:
+        """Refuse a table of which files are missing: one message for all of them."""
+        folder, missing, first = str(self.file.parent), 0, ""
+        for start in range(0, len(self), _ROWS):  # a Python text for each path takes memory
+            for path in self.paths.slice(start, _ROWS).to_pylist():
+                if not os.path.isfile(os.path.join(folder, path)):
+                    missing, first = missing + 1, first or path
+        if missing:
+            many = "1 image" if missing == 1 else f"{missing:,} of the {len(self):,} images"
+            verb = "is" if missing == 1 else "are"
+            raise DataError(
+                f"{many} that {self.file} lists {verb} missing, such as {shortened(escaped(first), 200)}; "
+                f"{_advice_on(first, self.file.parent)}"
+            )
+
+    def _notes(self) -> Iterator[str]:
+        coded = self.paths.dictionary_encode()
+        extra = len(self) - len(coded.dictionary)
+        if extra:
+            pairs = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64) * (len(self.class_names) + 1)
+            differing = len(np.unique(pairs + self.labels + 1)) - len(coded.dictionary)
+            other = f", {differing:,} of them with another label" if differing else ""
+            yield f"{extra:,} rows of {self.file} list an image again{other}"
+        several = [name for name in self.class_names if ";" in name or "|" in name]
+        if several:
+            yield f"an image has one class here, also where its label looks like several: {few(several)}"
+
+
+def table_splits(file: Path) -> tuple[str, ...]:
+    """Splits that a column of a table names, in the order in which they come; () where there is none."""
+    column = _split_column(file, header_of(file))
+    if column is None:
+        return ()
+    return read_columns(file, [None, column])[1][0].values
+
+
+def open_table(path: str, split: str | None, columns: Columns) -> PathTable:
+    """One split of a table, or all of a table without splits."""
+    file = require_table(path)
+    splits = table_splits(file)
+    if splits or split is not None:
+        split = pick_split(split, splits, path)
+    return PathTable(file, split, columns)
+
+
+def require_table(path: str) -> Path:
+    """The file of a table.
+
+    Raises:
+        DataError: it is not there.
+    """
+    if not os.path.isfile(path):
+        what = "is no file" if os.path.exists(path) else "does not exist"
+        raise DataError(f"the table {shortened(path, 300)} {what}; give a CSV, TSV or JSON-lines file")
+    return Path(path)
+
+
+def _in_split(coded: Coded, split: str | None, file: Path) -> np.ndarray:
+    missing = np.flatnonzero(coded.codes < 0)
+    if len(missing):
+        raise DataError(
+            f"{file} row {missing[0] + 1} has no split ({len(missing):,} in all); give each row one, or leave it out"
+        )
+    return np.isin(coded.codes, [code for code, value in enumerate(coded.values) if value == split])
+
+
+def _split_column(file: Path, header: Sequence[str]) -> str | None:
+    """The column that names splits: `split`, or one of a like name if it has a usual name of a split in it."""
+    lower = {name.lower(): name for name in reversed(header)}
+    for name in _SPLITS:
+        if name in lower and (
+            name == "split" or any(map(meaning, read_columns(file, [None, lower[name]])[1][0].values))
+        ):
+            return lower[name]
+    return None
+
+
+def _advice_on(missing: str, folder: Path) -> str:
+    """How to mend a path that leads nowhere."""
+    if "://" in missing:
+        return "it is an address: download the images first, and list their files"
+    if "\\" in missing and os.path.isfile(folder / missing.replace("\\", "/")):
+        return "write / for \\ in the paths"
+    inside = next((one for one in sorted(folder.glob(f"*/{_plain(missing)}"))), None) if _plain(missing) else None
+    if inside is not None:
+        return f"it lies in {inside.parent}: put {inside.parent.name}/ before the paths, or the table into that folder"
+    named = "" if is_image(missing) else " (without an extension of an image)"
+    return f"correct the paths{named}, which are relative to {folder}, or leave the rows out"
+
+
+def _plain(path: str) -> str:
+    """The path as a pattern that fits it alone; nothing for one that leads outside."""
+    if os.path.isabs(path) or ".." in Path(path).parts or "\0" in path:
+        return ""
+    return path.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")

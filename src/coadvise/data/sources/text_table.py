@@ -1,0 +1,202 @@
+"""Columns of text files: CSV, TSV and JSON lines, plain or compressed by gzip.
+
+They are read in blocks, of which only the wanted columns are kept, those of few different values as numbers: a file may
+be larger than the memory. Texts are taken without blanks around them.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+from jaxtyping import Int64
+
+from ...errors import DataError, one_line, shortened
+from .listing import is_image
+
+ENDINGS = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson")
+_BLOCK = 1 << 20  # bytes of a table that are read at once
+_JSON_ROWS = 1 << 14
+
+
+def is_text_table(path: str) -> bool:
+    """Whether a file is such a table by its name."""
+    return path.lower().removesuffix(".gz").endswith(ENDINGS)
+
+
+class Coded(NamedTuple):
+    """A column of few different texts: row i has `values[codes[i]]`, and none where the code is −1."""
+
+    codes: Int64[np.ndarray, " n"]
+    values: tuple[str, ...]
+
+
+def _is_json(file: Path) -> bool:
+    return file.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson"))
+
+
+def header_of(file: Path) -> list[str]:
+    """Names of the columns.
+
+    Raises:
+        DataError: no readable table, or one without a line of names.
+    """
+    if _is_json(file):
+        names = list(dict.fromkeys(name for row in _first_rows(file) for name in row))
+        if not names:
+            raise DataError(f'{file} is empty; give a line {{"image": "a.jpg", "label": "cat"}} for each image')
+    else:
+        names = [name.strip() for name in _names(file)]
+        if any(map(is_image, names)):
+            raise DataError(
+                f"{file} has no names of columns: its first line is that of an image ({shortened(', '.join(names))}); "
+                "put a line before it such as image,label"
+            )
+    return names
+
+
+def _names(file: Path) -> list[str]:
+    """The first line of a file, in its parts as they are."""
+    return next(csv.reader([_first_line(file)], delimiter=_delimiter(file)))
+
+
+def _first_rows(file: Path) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for row in _json_rows(file):
+        rows.append(row)
+        if len(rows) == 100:
+            break
+    return rows
+
+
+def _first_line(file: Path) -> str:
+    try:
+        with _opened(file) as lines:
+            for raw in iter(lambda: lines.readline(_BLOCK), b""):
+                line = raw.decode("utf-8-sig")
+                if line.strip():
+                    return line.rstrip("\r\n")
+    except (OSError, EOFError) as error:
+        raise DataError(f"{file} cannot be read: {one_line(error)}") from error
+    except UnicodeDecodeError as error:
+        raise _not_text(file) from error
+    raise DataError(f"{file} is empty; give a line of names such as image,label, and then one for each image")
+
+
+def _opened(file: Path) -> IO[bytes]:
+    return gzip.open(file, "rb") if file.name.lower().endswith(".gz") else file.open("rb")
+
+
+def _not_text(file: Path) -> DataError:
+    return DataError(f"{file} is not in UTF-8; save it as CSV UTF-8 (or: iconv -f latin1 -t utf8 OLD > NEW)")
+
+
+def _delimiter(file: Path) -> str:
+    """What separates the columns: tabs in a file named so, else what is most frequent in the first line."""
+    if file.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")):
+        return "\t"
+    line = _first_line(file)
+    return max(",\t;|", key=line.count)
+
+
+def read_columns(file: Path, columns: Sequence[str | None]) -> tuple[pa.Array, list[Coded]]:
+    """The first column as texts (none where it is None), and the others in numbers."""
+    paths: list[pa.Array] = []
+    coded: list[list[pa.Array]] = [[] for _ in columns[1:]]
+    for path, *others in (_json_blocks if _is_json(file) else _csv_blocks)(file, columns):
+        if path is not None:
+            paths.append(_trimmed(path))
+        for parts, column in zip(coded, others, strict=True):
+            assert column is not None
+            parts.append(_trimmed(column).dictionary_encode())
+    kind = pa.dictionary(pa.int32(), pa.string())
+    whole = [pa.chunked_array(parts, kind).unify_dictionaries().combine_chunks() for parts in coded]
+    # Offsets of 64 bits: the paths of a large table are more than 2 GB of text.
+    first = pa.chunked_array(paths, pa.large_string()).combine_chunks()
+    return first, [_coded(column) for column in whole]
+
+
+def _coded(column: pa.DictionaryArray | pa.ChunkedArray) -> Coded:
+    if isinstance(column, pa.ChunkedArray):  # of a table without rows
+        return Coded(np.zeros(0, dtype=np.int64), ())
+    codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return Coded(codes, tuple(column.dictionary.to_pylist()))
+
+
+def _trimmed(column: pa.Array) -> pa.Array:
+    """Texts without blanks around them; nothing where there is none."""
+    text = pc.utf8_trim_whitespace(column)
+    return pc.if_else(pc.equal(text, ""), pa.scalar(None, text.type), text)
+
+
+def _csv_blocks(file: Path, columns: Sequence[str | None]) -> Iterator[list[pa.Array | None]]:
+    raw = _names(file)
+    header = [name.strip() for name in raw]
+    named = [None if name is None else raw[header.index(name)] for name in columns]
+    kinds = {
+        name: pa.large_string() if place == 0 else pa.string() for place, name in enumerate(named) if name is not None
+    }
+    try:
+        reader = pyarrow.csv.open_csv(
+            file,
+            pyarrow.csv.ReadOptions(block_size=_BLOCK, use_threads=False),
+            pyarrow.csv.ParseOptions(delimiter=_delimiter(file), newlines_in_values=True),
+            pyarrow.csv.ConvertOptions(column_types=kinds, include_columns=list(kinds), strings_can_be_null=False),
+        )
+        with reader:
+            for batch in reader:
+                yield [None if name is None else batch.column(name) for name in named]
+    except (OSError, pa.ArrowException) as error:
+        if "UTF8" in str(error):
+            raise _not_text(file) from error
+        raise DataError(f"{file} is no readable table: {one_line(error)}") from error
+
+
+def _json_rows(file: Path) -> Iterator[dict[str, object]]:
+    number = 0
+    try:
+        with _opened(file) as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise DataError(f'{file} line {number} is no object; write {{"image": "a.jpg", "label": "cat"}}')
+                yield row
+    except UnicodeDecodeError as error:
+        raise _not_text(file) from error
+    except (OSError, EOFError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} line {number} cannot be read: {one_line(error)}") from error
+
+
+def _json_blocks(file: Path, columns: Sequence[str | None]) -> Iterator[list[pa.Array | None]]:
+    block: list[list[str | None]] = []
+    for number, row in enumerate(_json_rows(file), start=1):
+        block.append([None if name is None else _text(row.get(name), f"{file} row {number}", name) for name in columns])
+        if len(block) == _JSON_ROWS:
+            yield _as_arrays(block, columns)
+            block = []
+    if block:
+        yield _as_arrays(block, columns)
+
+
+def _as_arrays(block: list[list[str | None]], columns: Sequence[str | None]) -> list[pa.Array | None]:
+    kinds = [pa.large_string(), *[pa.string()] * (len(columns) - 1)]
+    return [
+        None if name is None else pa.array(values, kind)
+        for name, values, kind in zip(columns, zip(*block, strict=True), kinds, strict=True)
+    ]
+
+
+def _text(value: object, where: str, column: str) -> str | None:
+    if isinstance(value, (dict, list)):
+        raise DataError(f"{where}: the column '{column}' holds several values; give one path and one label a row")
+    return None if value is None else str(value)
