@@ -72,7 +72,8 @@ def co_advise_loss(
     Args:
         logits: student's output by token name, as from `forward_tokens`; `class` is required.
         advice: teacher's logits by teacher name, for the same images; carries no gradient.
-        target: class indices (b,) or soft targets (b, k) that sum to one, as after mixup.
+        target: class indices (b,) or soft targets (b, k), as after mixup. Rows sum to one; with class weights, to the
+            weight of the image in the mean over the batch, which is not divided by the sum of weights.
         weights: λ by name (`class` is λ0), 1 where not given, never negative.
         temperatures: τ by teacher name, 1 where not given, positive.
         kind: `soft` advice is KL at temperature τ; `hard` is cross entropy to the teacher's top class, without τ.

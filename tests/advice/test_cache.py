@@ -30,6 +30,7 @@ from coadvise.training.train import train
         {"data.views": 2},
         {"optim.accumulate": 2, "data.train_size": 93},
         {"data.augment.repeats": 3, "loss.temperatures": {"conv": 4.0}},
+        {"data.balance": "sampling", "data.views": 2},
     ],
 )
 def test_training_from_the_cache_is_training_with_live_teachers(small, trained, tmp_path, changes):

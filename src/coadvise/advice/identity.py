@@ -50,6 +50,8 @@ def data_facts(data: Data, source: ImageSource) -> dict[str, Any]:
         "labels": digest([source.labels]),
         **_image_digests(source),
     }
+    if data.balance == "sampling":  # which samples a view has; caches of earlier versions say nothing of it
+        facts["balance"] = data.balance
     return settings | facts
 
 

@@ -21,8 +21,9 @@ from ..recipe.schema import Data
 from .feed import Feed
 from .samples import Keys, PlainSamples, TrainSamples, needs_of, nothing_readable
 from .sources.base import ImageSource
+from .views.balance import class_weights
 from .views.finish import Batch, Finish, Unfinished, mixing_table, view_table
-from .views.order import epoch_order
+from .views.order import Order
 
 # Sets of at most so many bytes and pixels a side stay on the device, and are read once.
 RESIDENT_BYTES = 2**31
@@ -37,7 +38,13 @@ def sample(source: ImageSource, data: Data, classes: int, view: int, index: int,
     """
     keys = Keys(view, np.array([-1]), np.array([index]), np.array([repeat]))
     (made,) = Feed(TrainSamples(source, data), workers=0).batches([keys])
-    return Finish(data, classes, torch.device("cpu"), data.augment.label_smoothing)(made)
+    return _finish(source, data, classes, torch.device("cpu"))(made)
+
+
+def _finish(source: ImageSource, data: Data, classes: int, device: torch.device) -> Finish:
+    """What makes training batches: labels smoothed, and weighted where the recipe says so."""
+    weights = class_weights(source.labels, classes) if data.balance == "weights" else None
+    return Finish(data, classes, device, data.augment.label_smoothing, weights)
 
 
 def _stays(data: Data, count: int) -> bool:
@@ -96,7 +103,8 @@ class TrainLoader:
         self.source, self.device, self.keep = source, torch.device(device), keep
         self.rank, self.world, self.accumulate = rank, world, accumulate
         self.steps_per_epoch = len(source) // batch_size
-        self._finish = Finish(data, len(source.class_names), self.device, data.augment.label_smoothing)
+        self._finish = _finish(source, data, len(source.class_names), self.device)
+        self._order = Order(data, source.labels)
         self._feed = Feed(TrainSamples(source, data), data.workers)
         self._resident: _Resident | None = None
 
@@ -136,7 +144,7 @@ class TrainLoader:
 
     def keys(self, view: int, start: int, stop: int) -> Keys:
         """The samples at some positions of a view."""
-        rows = epoch_order(self.size, self.data.augment.repeats, self.data.seed, view)[start:stop]
+        rows = self._order.rows(view)[start:stop]
         return Keys(view, np.arange(start, stop), rows[:, 0], rows[:, 1])
 
     def close(self) -> None:
@@ -145,7 +153,7 @@ class TrainLoader:
         self._resident = None
 
     def _micro_batches(self, view: int, start: int) -> Iterator[Keys]:
-        order = epoch_order(self.size, self.data.augment.repeats, self.data.seed, view)
+        order = self._order.rows(view)
         micro = self.batch_size // (self.world * self.accumulate)
         shape = (self.steps_per_epoch, self.world, self.accumulate, micro)
         used = np.arange(self.steps_per_epoch * self.batch_size)
@@ -156,7 +164,7 @@ class TrainLoader:
         self._resident = held = self._resident or self._read_all()
         names = held.skipped
         for keys in batches:
-            needs = needs_of(keys, self.size, self.data)
+            needs = needs_of(keys, self._order, self.data)
             taken = held.takes[needs.index]
             rows = torch.from_numpy(taken).to(self.device, non_blocking=True)
             views = view_table(self.data, keys.view, taken, needs.repeat, self.source.labels[taken])

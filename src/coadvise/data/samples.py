@@ -16,7 +16,7 @@ from .sources.base import ImageSource
 from .views.augment import CropAndMore, preserved_generators, seed_generators, train_pixels
 from .views.draws import Mixes, Stream, mixes, unmixed
 from .views.finish import Unfinished, mixing_table, plain_table, view_table
-from .views.order import partner
+from .views.order import COPIES, Order
 from .views.square import PixelTransform, eval_pixels
 
 K = TypeVar("K")
@@ -48,25 +48,21 @@ class Needs(NamedTuple):
     mixes: Mixes
 
 
-def needs_of(keys: Keys, size: int, data: Data) -> Needs:
-    """Draw how the samples are mixed, and list the images that this needs, each once.
-
-    Args:
-        size: number of images in the set.
-    """
+def needs_of(keys: Keys, samples: Order, data: Data) -> Needs:
+    """Draw how the samples are mixed, and list the images that this needs, each once."""
     view, _, index, repeat = keys
     drawn = mixes(data.augment, data.image_size, data.seed, view, index, repeat)
-    other = partner(size, data.seed, view)[index]
+    other, other_repeat = samples.partners(view, index, repeat)
     mixed = drawn.mixed & (other >= 0)
     drawn = Mixes(np.where(mixed, drawn.lam, 1.0), np.where(mixed[:, None], drawn.box, 0))
-    names = index * 64 + repeat  # repeats are 64 at most
-    wanted = (other * 64 + repeat)[mixed]
+    names = index * COPIES + repeat
+    wanted = (other * COPIES + other_repeat)[mixed]
     missing = np.setdiff1d(wanted, names)
     every = np.concatenate([names, missing])
     order = np.argsort(every, kind="stable")
     rows = np.arange(len(index))
     rows[mixed] = order[np.searchsorted(every, wanted, sorter=order)]
-    return Needs(np.concatenate([index, missing // 64]), np.concatenate([repeat, missing % 64]), rows, drawn)
+    return Needs(np.concatenate([index, missing // COPIES]), np.concatenate([repeat, missing % COPIES]), rows, drawn)
 
 
 class Samples(Generic[K]):
@@ -110,9 +106,10 @@ class TrainSamples(Samples[Keys]):
 
     def __init__(self, source: ImageSource, data: Data) -> None:
         super().__init__(source, data, train_pixels(data))
+        self.order = Order(data, source.labels)
 
     def _batch(self, keys: Keys) -> Unfinished:
-        needs = needs_of(keys, len(self.source), self.data)
+        needs = needs_of(keys, self.order, self.data)
         pixels, taken = self._empty(len(needs.index)), needs.index.copy()
         skipped: list[str] = []
         for row, (index, repeat) in enumerate(zip(needs.index.tolist(), needs.repeat.tolist(), strict=True)):

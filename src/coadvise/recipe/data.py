@@ -64,6 +64,9 @@ class Data(Part):
     """Use only so many training images (the same for every seed, classes kept in balance)."""
     val_size: Count | None = None
     """Use only so many validation images."""
+    balance: Literal["none", "weights", "sampling"] = "none"
+    """What is done about classes of unequal size. `weights`: in the cross entropy, a label weighs n / (k · n_c) for n_c
+    of n images and k classes. `sampling`: each epoch draws as many images of every class."""
     classes: str | None = None
     """Use only these classes: a text file with one of the data's class names a line."""
     image_size: Annotated[int, Field(ge=4, le=4096)] = 224

@@ -28,8 +28,8 @@ FREE = (
 )  # fmt: skip
 # Settings that runs of earlier versions do not name: at these values a run is the one that it was without them.
 LATER: dict[str, Any] = {
-    "optim.token_lr": 1.0, "optim.layer_decay": None, "optim.backbone_lr": 1.0, "run.trackers": [],
-    "run.baselines": ["auto"], "schedule.head_epochs": 0, "student.checkpoint_weights": None,
+    "data.balance": "none", "optim.backbone_lr": 1.0, "optim.layer_decay": None, "optim.token_lr": 1.0,
+    "run.baselines": ["auto"], "run.trackers": [], "schedule.head_epochs": 0, "student.checkpoint_weights": None,
     "student.freeze_blocks": 0,
 }  # fmt: skip
 LATER_OF_TEACHERS: dict[str, Any] = {"checkpoint_weights": None}
@@ -320,6 +320,11 @@ def _size_problems(recipe: Recipe) -> Iterable[str]:
         yield f"schedule.warmup_epochs {warmup:g} must be smaller than schedule.epochs {epochs}"
     if recipe.schedule.head_epochs >= epochs:
         yield f"schedule.head_epochs {recipe.schedule.head_epochs} must be smaller than schedule.epochs {epochs}"
+    if recipe.data.balance == "sampling" and recipe.data.augment.repeats > 1:
+        yield (
+            "data.balance=sampling shows images of rare classes several times an epoch already; set "
+            "data.augment.repeats=1, or take data.balance=weights"
+        )
     for field in ("scale", "ratio"):
         low, high = getattr(recipe.data.augment, field)
         if low > high:

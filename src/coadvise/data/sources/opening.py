@@ -31,7 +31,7 @@ from .folder import Folder, no_images
 from .kinds import KINDS, Found, find_kind
 from .splits import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES, choose_split, find_split, meaning
 from .subsets import Subset, balanced_subset, hold_out
-from .summary import summary
+from .summary import balance, summary
 
 
 def open_source(source: str, split: str | None = None, say: Callable[[str], None] | None = None) -> ImageSource:
@@ -91,6 +91,8 @@ def open_sources(data: Data, say: Callable[[str], None] | None = None) -> tuple[
     if say is not None:
         for word, source, place in zip(("training", "validation"), (train, validation), places, strict=True):
             say(summary(word, source, place))
+        if (line := balance(data, train)) is not None:
+            say(line)
         for note in (*notes, *_without_images(train, validation)):
             say(f"note: {note}")
     return train, validation

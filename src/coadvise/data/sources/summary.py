@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...recipe.schema import Data
+from ..views.balance import class_weights
 from .base import ImageSource
 
 SHOWN = 10
@@ -23,3 +25,22 @@ def summary(word: str, source: ImageSource, place: str) -> str:
     what = "1 class" if len(counts) == 1 else f"{len(counts):,} classes"
     images = "1 image" if len(source) == 1 else f"{len(source):,} images"
     return f"{word}: {images} of {what} ({classes}) {place}"
+
+
+def balance(data: Data, source: ImageSource) -> str | None:
+    """One line on what `data.balance` makes of the training classes; None where it does nothing."""
+    if data.balance == "none":
+        return None
+    counts = np.bincount(source.labels, minlength=len(source.class_names))
+    weights = class_weights(source.labels, len(counts))
+    there = np.flatnonzero(counts)
+    rare, large = there[counts[there].argmin()], there[counts[there].argmax()]
+    ends = [(f"{weights[c]:.2g}", source.class_names[c], f"{counts[c]:,}") for c in (large, rare)]
+    (low, often, many), (high, seldom, few) = ends
+    if data.balance == "weights":
+        return f"class weights: from {low} ({often}, {many} images) to {high} ({seldom}, {few} images)"
+    each = f"{len(source) / len(there):,.0f}"
+    return (
+        f"balanced sampling: an epoch draws about {each} images of each class, so that an image of {often} ({many}) "
+        f"comes {low} times on average, and one of {seldom} ({few}) {high} times"
+    )

@@ -38,6 +38,7 @@ class Stream(IntEnum):
     CROP = 6
     ERASE = 7
     NOISE = 8
+    BALANCE = 9
 
 
 def philox(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:

@@ -27,7 +27,7 @@ class Batch(NamedTuple):
 
     images: Float[Tensor, "b 3 h w"]
     target: Float[Tensor, "b k"]
-    """Soft targets: smoothed and mixed in training, one-hot in evaluation."""
+    """Soft targets: smoothed and mixed in training (and of any sum with class weights), one-hot in evaluation."""
     label: Int[Tensor, " b"]
     """Label of the image itself, without smoothing or partner."""
     index: Int[Tensor, " b"]  # type: ignore[assignment]
@@ -86,12 +86,23 @@ class Finish:
         data: the recipe's data part.
         classes: number of classes.
         smoothing: mass of the label that is spread over all classes.
+        weights: of each class, by which a label's target is multiplied: of a mixed image, each label by its own. A
+            smoothed label is weighted as a whole. PyTorch's `CrossEntropyLoss(weight, label_smoothing)` gives the mass
+            on the other classes their weights, so that a rare class may outweigh the label of an image of a large one.
     """
 
-    def __init__(self, data: Data, classes: int, device: torch.device, smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        data: Data,
+        classes: int,
+        device: torch.device,
+        smoothing: float = 0.0,
+        weights: Float64[np.ndarray, " k"] | None = None,
+    ) -> None:
         self.data, self.classes, self.device, self.smoothing = data, classes, device, smoothing
         self.mean = torch.tensor(data.mean, device=device)
         self.std = torch.tensor(data.std, device=device)
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
         self._noise: Tensor | None = None
 
     def __call__(self, batch: Unfinished) -> Batch:
@@ -111,13 +122,13 @@ class Finish:
             rows = erased.to(self.device, non_blocking=True)
             images[rows] = self._erased(images[rows], on_device[rows, 4:9].long())
         b, label = len(mixing), on_device[:, 0].long()
-        own, target = images[:b], self._one_hot(label[:b])
+        own, target = images[:b], self._target(label[:b])
         if b and bool((mixing[:, 1] < 1).any()):
             how = mixing.to(self.device, non_blocking=True)
             mate = how[:, 0].long()
             lam = how[:, 1].float()
             own = _mixed(own, images[mate], lam, how[:, 2:6].long())
-            target = target * lam[:, None] + self._one_hot(label[mate]) * (1 - lam[:, None])
+            target = target * lam[:, None] + self._target(label[mate]) * (1 - lam[:, None])
         return Batch(own.permute(0, 3, 1, 2), target, label[:b], batch.index, tuple(batch.skipped))
 
     def images(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
@@ -130,6 +141,10 @@ class Finish:
         scale, offset = 1 / (255 * self.std), self.mean / self.std
         width = pixels.shape[2]
         return rows.float().mul_(scale.repeat(width)).sub_(offset.repeat(width)).view(pixels.shape)
+
+    def _target(self, label: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
+        target = self._one_hot(label)
+        return target if self.weights is None else target * self.weights[label][:, None]
 
     def _one_hot(self, label: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
         """s/k on every class and another 1 − s on the label, as timm smooths."""

@@ -21,7 +21,12 @@ import numpy as np
 from jaxtyping import Int64
 from numpy.typing import NDArray
 
+from ...recipe.schema import Data
+from .balance import balanced_draws
 from .draws import Stream
+
+# More than an image has copies in a view.
+COPIES = 1 << 20
 
 
 @lru_cache(maxsize=4)
@@ -65,3 +70,45 @@ def partner(n: int, data_seed: int, view: int) -> Int64[np.ndarray, " n"]:
     partners[order[1:even:2]] = order[0:even:2]
     partners.setflags(write=False)
     return partners
+
+
+class Order:
+    """The samples of every view of a data set, and which two are mixed: as above, or with the classes in balance.
+
+    In balance, the pairs that are mixed follow each other, too; a partner may be another copy of the same image.
+
+    Args:
+        labels: of all images.
+    """
+
+    def __init__(self, data: Data, labels: Int64[np.ndarray, " n"]) -> None:
+        self._labels, self._seed, self._repeats = labels, data.seed, data.augment.repeats
+        self._balanced = data.balance == "sampling"
+        self._kept: tuple[int, Int64[np.ndarray, "n 2"], Int64[np.ndarray, " n"]] | None = None
+
+    def rows(self, view: int) -> Int64[np.ndarray, "n 2"]:
+        """The samples of a view as rows (index, repeat)."""
+        if not self._balanced:
+            return epoch_order(len(self._labels), self._repeats, self._seed, view)
+        return self._view(view)[0]
+
+    def partners(
+        self, view: int, index: Int64[np.ndarray, " b"], repeat: Int64[np.ndarray, " b"]
+    ) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
+        """Index and repeat of each sample's partner in a view; index −1 where it has none."""
+        if not self._balanced:
+            return partner(len(self._labels), self._seed, view)[index], repeat
+        rows, order = self._view(view)
+        names, wanted = rows[order] @ (COPIES, 1), index * COPIES + repeat
+        at = np.minimum(np.searchsorted(names, wanted), len(names) - 1)
+        mate = order[at] ^ 1  # 0 and 1, 2 and 3, …
+        there = (names[at] == wanted) & (mate < len(rows))
+        other = rows[np.where(there, mate, 0)]
+        return np.where(there, other[:, 0], -1), np.where(there, other[:, 1], repeat)
+
+    def _view(self, view: int) -> tuple[Int64[np.ndarray, "n 2"], Int64[np.ndarray, " n"]]:
+        """The samples of a view in balance, and their places sorted by (index, copy); the last view is kept."""
+        if self._kept is None or self._kept[0] != view:
+            rows = balanced_draws(self._labels, self._seed, view)
+            self._kept = view, rows, np.lexsort((rows[:, 1], rows[:, 0]))
+        return self._kept[1:]
