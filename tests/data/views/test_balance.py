@@ -128,8 +128,6 @@ def test_draws_follow_from_seed_and_view_and_are_shuffled() -> None:
     assert np.array_equal(first, balanced_draws(LABELS, 5, 2))
     assert not np.array_equal(first, balanced_draws(LABELS, 5, 3))
     assert not np.array_equal(first, balanced_draws(LABELS, 6, 2))
-    drawn = LABELS[balanced_draws(np.repeat([0, 1], [5000, 100]), 5, 0)[:, 0] % 54]
-    assert len(set(drawn[:20].tolist())) > 1
     many = np.repeat([0, 1], [5000, 100])
     halves = many[balanced_draws(many, 5, 0)[:, 0]][:2550].mean()
     assert abs(halves - 0.5) < 0.05  # no class comes first
@@ -161,10 +159,7 @@ def by_place(loader: TrainLoader, start: int = 0) -> Made:
 def test_the_same_samples_in_balance_whatever_the_setting(policy: str) -> None:
     settings = data("sampling", policy=policy)
     whole = by_place(TrainLoader(Greys(), settings, 54))  # type: ignore[arg-type]
-    assert (
-        Counter(made[2] for made in whole.values()) == Counter({0: 13, 2: 14, 3: 13, 4: 14})
-        or max(Counter(made[2] for made in whole.values()).values()) == 14
-    )
+    assert sorted(Counter(made[2] for made in whole.values()).values()) == [13, 13, 14, 14]
     assert len({made[0] for made in whole.values()}) == 54  # no copy is the same twice
     shared: Made = {}
     for rank in range(3):

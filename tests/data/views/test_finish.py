@@ -9,7 +9,7 @@ from timm.data.mixup import mixup_target
 
 from coadvise.data.views.draws import Mixes, Stream
 from coadvise.data.views.finish import NOISE, Finish, Unfinished, mixing_table, plain_table, view_table
-from coadvise.recipe.schema import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Data
+from coadvise.recipe.data import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Data
 
 CPU = torch.device("cpu")
 SIZE = 12
