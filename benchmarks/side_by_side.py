@@ -22,7 +22,18 @@ from coadvise.system.files import write_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 console = Console()
-__all__ = ["agree", "arguments", "claim", "copy_bandwidth", "geometric_mean", "interleaved", "peak_bytes", "report"]
+__all__ = [
+    "agree",
+    "arguments",
+    "claim",
+    "copy_bandwidth",
+    "geometric_mean",
+    "interleaved",
+    "peak_bytes",
+    "ratios",
+    "report",
+    "turns",
+]
 
 
 def arguments(description: str, batch_sizes: tuple[int, int] = (8, 256)) -> argparse.Namespace:
@@ -41,6 +52,19 @@ def arguments(description: str, batch_sizes: tuple[int, int] = (8, 256)) -> argp
 
 def interleaved(sides: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu") -> dict[str, float]:
     """Median seconds of each side; they take turns, and each has one run before the clock starts."""
+    return {name: statistics.median(values) for name, values in turns(sides, rounds, device).items()}
+
+
+def ratios(times: Mapping[str, list[float]], base: str) -> dict[str, float]:
+    """How many times faster than `base` each side is: the median over the rounds of `turns`."""
+    return {
+        name: statistics.median(slow / fast for slow, fast in zip(times[base], values, strict=True))
+        for name, values in times.items()
+    }
+
+
+def turns(sides: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Seconds of each side in each round."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         # The side that begins changes, so that none always finds the caches of the other.
@@ -51,7 +75,7 @@ def interleaved(sides: Mapping[str, Callable[[], Any]], rounds: int, device: str
             _wait(device)
             if number:
                 times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def _wait(device: str) -> None:

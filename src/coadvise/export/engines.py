@@ -2,50 +2,120 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CheckpointError, one_line
+from ..errors import CheckpointError, RunError, one_line
 from .card import INPUT, Card, card_in
 
 if TYPE_CHECKING:
     from .parity import Logits
 
+GRAPH = "model.xml"
+"""File of an OpenVINO folder that is opened; the weights lie beside it."""
+SECTION = "coadvise"
+"""Where the metadata are in OpenVINO's `rt_info`."""
+CARD_FILE = "coadvise.json"
+"""File in a PyTorch program that holds the metadata."""
+KINDS = (".onnx", ".xml", ".pt2")
 
-def onnx_logits(path: Path) -> Logits:
-    """Run an ONNX file by ONNX Runtime on the CPU.
+
+def is_exported(path: Path) -> bool:
+    """Whether a path is, by its name, one that `open_exported` opens."""
+    return path.suffix in KINDS or (path / GRAPH).is_file()
+
+
+def open_exported(path: Path, card: Card | None = None) -> tuple[Card, Logits]:
+    """A file or folder that `coadvise export` wrote: what it says of itself, and what runs it on the CPU.
 
     Raises:
-        CheckpointError: ONNX Runtime cannot load it.
+        CheckpointError: it is missing, damaged, or of another kind.
+        RunError: the package that runs it is not installed.
     """
+    path = path / GRAPH if path.is_dir() else path
+    if path.suffix not in KINDS:
+        raise CheckpointError(f"{path} is no exported model; give an .onnx or .pt2 file, or a folder with {GRAPH}")
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; check the path")
+    opened = {".onnx": _onnx, ".xml": _openvino, ".pt2": _program}[path.suffix](path)
+    return card or card_in(opened[0], str(path)), opened[1]
+
+
+def onnx_logits(path: Path) -> Logits:
+    """Run an ONNX file by ONNX Runtime, on the CPU."""
     return _onnx(path)[1]
 
 
-def _onnx(path: Path) -> tuple[dict[str, str], Logits]:
-    import onnxruntime
+def openvino_logits(path: Path) -> Logits:
+    """Run an OpenVINO graph on the CPU, in fp32."""
+    return _openvino(path)[1]
 
+
+def program_logits(path: Path) -> Logits:
+    """Run a program of `torch.export`."""
+    return _program(path)[1]
+
+
+def _onnx(path: Path) -> tuple[dict[str, str], Logits]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise _missing(path, "onnxruntime") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no common base
-        raise CheckpointError(f"{path} cannot be loaded by ONNX Runtime: {one_line(error)[:300]}") from error
+    session = _loaded(path, lambda: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
     metadata = dict(session.get_modelmeta().custom_metadata_map)
     return metadata, lambda images: np.asarray(session.run(None, {INPUT: images})[0])
 
 
-def open_exported(path: Path, card: Card | None = None) -> tuple[Card, Logits]:
-    """A file or folder that `coadvise export` wrote: what it says of itself, and what runs it.
+def _openvino(path: Path) -> tuple[dict[str, str], Logits]:
+    try:
+        import openvino
+    except ImportError as error:
+        raise _missing(path, "openvino") from error
+    core = openvino.Core()
+    # Without it the processor decides, and computes in bf16 where it can.
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    model = _loaded(path, lambda: core.read_model(path))
+    metadata = {key: str(text) for key, text in _section(model).items()}
+    compiled = _loaded(path, lambda: core.compile_model(model, "CPU", settings))
+    return metadata, lambda images: np.array(compiled(images)[0])
 
-    Raises:
-        CheckpointError: it is damaged, or of another kind.
-    """
-    metadata, logits = _onnx(path)
-    return card or card_in(metadata, str(path)), logits
+
+def _section(model: Any) -> dict[str, Any]:
+    if SECTION not in model.get_rt_info():
+        return {}
+    section = model.get_rt_info([SECTION]).astype(dict)
+    return {key: value.value if hasattr(value, "value") else value for key, value in section.items()}
 
 
-def is_exported(path: Path) -> bool:
-    """Whether a path has the form of an exported file or folder that an engine runs."""
-    return path.suffix in (".onnx", ".xml", ".pt2") or (path.is_dir() and any(path.glob("*.xml")))
+def _program(path: Path) -> tuple[dict[str, str], Logits]:
+    import torch
+
+    extra = {CARD_FILE: ""}
+    module = _loaded(path, lambda: torch.export.load(path, extra_files=extra)).module()
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return np.asarray(module(torch.from_numpy(images)).numpy())
+
+    try:
+        metadata = json.loads(extra[CARD_FILE] or "{}")
+    except ValueError:
+        metadata = {}
+    return metadata if isinstance(metadata, dict) else {}, logits
+
+
+def _loaded(path: Path, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except Exception as error:  # the engines' errors have no common base
+        raise CheckpointError(f"{path} cannot be loaded, it is damaged: {one_line(error)[:300]}") from error
+
+
+def _missing(path: Path, package: str) -> RunError:
+    return RunError(f'{path} needs {package}: pip install "coadvise[export]"')

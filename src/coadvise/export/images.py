@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -89,10 +90,18 @@ def load(trained: TrainedModel, source: ImageSource) -> tuple[Float[Tensor, "n 3
     Raises:
         DataError: an image cannot be read.
     """
-    data = trained.data.model_copy(update={"workers": 0, "on_error": "raise"})
-    with closing(EvalLoader(source, data, 64, device=trained.device)) as loader:
-        batches = [(batch.images, batch.label) for batch in loader]
-    return torch.cat([images for images, _ in batches]), torch.cat([label for _, label in batches])
+    read = list(batches(trained, source))
+    return torch.cat([images for images, _ in read]), torch.cat([label for _, label in read])
+
+
+def batches(
+    trained: TrainedModel, source: ImageSource, size: int = 64
+) -> Iterator[tuple[Float[Tensor, "b 3 h w"], Int[Tensor, " b"]]]:
+    """The same, some at a time; what the training left out as unreadable is left out here, too."""
+    data = trained.data.model_copy(update={"workers": 0})
+    with closing(EvalLoader(source, data, size, device=trained.device)) as loader:
+        for batch in loader:
+            yield batch.images, batch.label
 
 
 def _named(trained: TrainedModel, places: tuple[str, ...], count: int) -> CheckImages:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from ..errors import RunError, did_you_mean
+from .int8_file import INT8
 from .job import Target
 from .onnx_file import ONNX
+from .openvino_folder import OPENVINO
+from .program_file import PROGRAM
 from .safetensors_file import SAFETENSORS
 from .timm_folder import TIMM
 
-TARGETS: dict[str, Target] = {target.name: target for target in (SAFETENSORS, TIMM, ONNX)}
+TARGETS: dict[str, Target] = {target.name: target for target in (SAFETENSORS, TIMM, ONNX, OPENVINO, PROGRAM, INT8)}
 
 
 def target_named(name: str) -> Target:

@@ -75,7 +75,7 @@ def onnx_bytes(trained: TrainedModel, card: Card) -> bytes:
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
     """Without what exporters say to their own developers."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -53,7 +53,7 @@ def involution(
     dtype = torch.promote_types(x.dtype, kernel.dtype)
     x, kernel = x.to(dtype), kernel.to(dtype)
     if torch.compiler.is_exporting():  # a program that leaves PyTorch can take only operators that all know with it
-        return involution_eager.forward(x, kernel, kernel_size, stride)
+        return involution_eager.program_forward(x, kernel, kernel_size, stride)
     out: Tensor = torch.ops.coadvise.involution(x, kernel, kernel_size, stride)
     return out
 

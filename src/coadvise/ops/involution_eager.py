@@ -162,3 +162,29 @@ def shifts_backward(grad: Tensor, x: Tensor, kernel: Tensor, kernel_size: int, s
         grad_kernels[:, :, tap] = products.sum(2)
     grad_x = _ungrouped(grad_phases, x.shape, kernel_size).to(x.dtype)
     return grad_x, grad_kernels.view(kernel.shape)
+
+
+def program_forward(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
+    """Involution as a program for other engines than PyTorch: few operators, which all engines have."""
+    if _is_small(x, kernel_size, stride):
+        return matrix_forward(x, kernel, kernel_size, stride)
+    return rows_forward(x, kernel, kernel_size, stride)
+
+
+def rows_forward(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
+    """A loop over the K rows of the kernel; the K shifts within a row are gathered side by side."""
+    b, c, h, w = x.shape
+    oh, ow = kernel.shape[-2:]
+    groups, pad = c // GROUP_CHANNELS, (kernel_size - 1) // 2
+    padded = F.pad(x, (pad, pad + -(w + 2 * pad) % stride, pad, pad + -(h + 2 * pad) % stride))
+    taps, outputs = torch.arange(kernel_size, device=x.device), torch.arange(ow, device=x.device)
+    columns = (taps[:, None] + outputs * stride).flatten()
+    kernels = kernel.reshape(b, groups, 1, kernel_size, kernel_size, oh, ow)
+    out = None
+    for i in range(kernel_size):
+        rows = padded[:, :, i : i + (oh - 1) * stride + 1 : stride].index_select(3, columns)
+        windows = rows.view(b, groups, GROUP_CHANNELS, oh, kernel_size, ow)
+        row = (windows * kernels[:, :, :, i].transpose(3, 4)).sum(4)
+        out = row if out is None else out + row
+    assert out is not None
+    return out.view(b, c, oh, ow)

@@ -1,0 +1,167 @@
+"""int8: matrix products and convolutions of an ONNX file in 8 bits, by scales that are measured once.
+
+The scales are those of training images (static quantisation). Scales of the images at hand (dynamic quantisation)
+would make the answer for an image depend on those that come with it. Everything else, such as normalisation, GELU and
+softmax, stays in fp32: in 8 bits it costs most of the accuracy and gains nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checkpoints.trained import TrainedModel
+from ..data.sources.base import ImageSource
+from ..errors import DataError, ModelError, one_line
+from .card import INPUT
+from .engines import onnx_logits
+from .images import batches, load, spread, training_source, validation_source
+from .job import Job, Target, Written
+from .parity import BATCH, Logits
+from .tracing import onnx_model
+
+if TYPE_CHECKING:
+    import onnx
+
+QUANTISED = ("MatMul", "Gemm", "Conv")
+CALIBRATED = 128
+"""Training images from which the scales are measured."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What int8 costs.
+
+    Attributes:
+        before, after: share of the validation images that are right, in fp32 and in int8.
+        same: share of them of which both name the same class.
+        count: validation images.
+    """
+
+    before: float
+    after: float
+    same: float
+    count: int
+
+    @property
+    def points(self) -> float:
+        """Accuracy lost, in points."""
+        return 100 * (self.before - self.after)
+
+    @property
+    def line(self) -> str:
+        """In words."""
+        return (
+            f"accuracy {self.before:.2%} in fp32, {self.after:.2%} in int8 ({-self.points:+.2f} points) on "
+            f"{self.count:,} validation images, top class the same on {self.same:.1%}"
+        )
+
+
+def _write(job: Job, path: Path) -> Written:
+    calibration, validation = _images_of(job.trained)
+    whole = onnx_model(job.trained, dataclasses.replace(job.card, precision="int8"))
+    quantise(whole, path, calibration)
+    drop = _drop(job, path, validation)
+    if drop.points > job.max_drop:
+        raise ModelError(
+            f"int8 loses too much: {drop.line}; nothing was written. Allow more with --max-drop, or export fp32 with "
+            "--to onnx"
+        )
+    _record(path, {"accuracy": {"fp32": drop.before, "int8": drop.after, "images": drop.count},
+                   "calibrated_on": len(calibration)})  # fmt: skip
+    return Written((f"scales from {len(calibration)} training images", f"ONNX Runtime: {drop.line}"), {"drop": drop})
+
+
+def _images_of(trained: TrainedModel) -> tuple[Tensor, ImageSource]:
+    """Training images for the scales, and the validation images."""
+    try:
+        return load(trained, spread(training_source(trained), CALIBRATED))[0], validation_source(trained)
+    except DataError as error:
+        raise DataError(
+            f"int8 needs the run's training and validation images: {one_line(error)}; put them back, or export fp32 "
+            "with --to onnx"
+        ) from error
+
+
+def quantise(model: onnx.ModelProto, path: Path, calibration: Tensor) -> None:
+    """Write a model with its matrix products and convolutions in 8 bits.
+
+    Args:
+        calibration: images (n, 3, h, w), normalised.
+
+    Raises:
+        ModelError: ONNX Runtime cannot quantise the model.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._batches: Iterator[Tensor] = iter(calibration.split(BATCH))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self._batches, None)
+            return None if batch is None else {INPUT: batch.contiguous().numpy()}
+
+    options = {"OpTypesToExcludeOutputQuantization": list(QUANTISED)}
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # its advice is for those who write quantisers
+    try:
+        quantize_static(
+            model, str(path), Reader(), quant_format=QuantFormat.QDQ, op_types_to_quantize=list(QUANTISED),
+            per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options=options,
+        )  # fmt: skip
+    except OSError:
+        raise
+    except Exception as error:  # its errors have no common base
+        raise ModelError(f"ONNX Runtime cannot quantise the model: {one_line(error)[:300]}") from error
+    finally:
+        logging.disable(level)
+
+
+@torch.no_grad()
+def _drop(job: Job, path: Path, source: ImageSource) -> Drop:
+    logits = onnx_logits(path)
+    before = after = same = count = 0
+    with job.display.bar("validating in int8", len(source)) as bar:
+        for images, label in batches(job.trained, source):
+            expected, found = job.trained.model(images).argmax(1), _classes(logits, images)
+            before += int((expected == label).sum())
+            after += int((found == label).sum())
+            same += int((found == expected).sum())
+            count += len(label)
+            bar.advance(len(label))
+    if not count:
+        raise DataError("no validation image can be read; put them back, or export fp32 with --to onnx")
+    return Drop(before / count, after / count, same / count, count)
+
+
+def _classes(logits: Logits, images: Tensor) -> Tensor:
+    return torch.cat([torch.from_numpy(logits(part.contiguous().numpy())).argmax(1) for part in images.split(BATCH)])
+
+
+def _record(path: Path, facts: dict[str, object]) -> None:
+    """Put what was measured into the file's metadata."""
+    import onnx
+
+    model = onnx.load(path)
+    for key, value in facts.items():
+        model.metadata_props.add(key=key, value=json.dumps(value))
+    path.write_bytes(model.SerializeToString())
+
+
+INT8 = Target(
+    "int8",
+    "model-int8.onnx",
+    "ONNX with matrix products and convolutions in 8 bits",
+    _write,
+    packages=("onnx", "onnxscript", "onnxruntime"),
+)
