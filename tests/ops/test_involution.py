@@ -253,3 +253,20 @@ def test_gpu_equals_the_cpu(dtype, size, k, stride):
     eps = {torch.float32: 1e-5, torch.bfloat16: 2**-6, torch.float16: 2**-9}[dtype]
     for a, e in zip((actual, *found), (expected, *gradients), strict=True):
         assert (a.double().cpu() - e).abs().max() <= eps * e.abs().max()
+
+
+@pytest.mark.parametrize(("k", "stride"), [(1, 1), (3, 2), (7, 1), (7, 3)])
+@pytest.mark.parametrize("size", [(5, 4), (20, 17)])
+def test_a_program_for_other_engines_computes_the_same(k, stride, size):
+    x, kernel = draw(2, 32, *size, k, stride)
+    torch.testing.assert_close(involution_eager.rows_forward(x, kernel, k, stride), naive(x, kernel, k, stride))
+
+
+@pytest.mark.parametrize("size", [6, 20])
+def test_exported_with_a_free_batch_without_our_operator(size):
+    torch.manual_seed(0)
+    layer = Involution2d(32, 7, 2).eval()
+    example, x = torch.randn(2, 32, size, size), torch.randn(5, 32, size, size)
+    program = torch.export.export(layer, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-5, atol=1e-6)
+    assert "coadvise" not in program.graph_module.code

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from coadvise.checkpoints.writing import save_safetensors_atomic
 from coadvise.errors import RunError
-from coadvise.system.files import atomic_file, read_json, write_atomic, write_json
+from coadvise.system.files import atomic_file, atomic_folder, read_json, write_atomic, write_json
 
 
 def test_the_path_changes_once_and_at_the_end(tmp_path):
@@ -94,3 +94,17 @@ def test_names_that_are_not_utf_8_survive_in_json_and_are_escaped_in_text(tmp_pa
     assert os.fsencode(read_json(tmp_path / "x.json")["skipped"][0]) == b"caf\xe9.png"
     write_atomic(tmp_path / "x.md", f"{names[0]}, {names[1]}")
     assert (tmp_path / "x.md").read_text("utf-8") == "caf\\udce9.png, café.png"
+
+
+def test_a_folder_is_there_in_whole_or_not_at_all(tmp_path):
+    with atomic_folder(tmp_path / "made") as temporary:
+        (temporary / "deep").mkdir()
+        (temporary / "deep" / "a").write_text("a")
+        assert not (tmp_path / "made").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["made"] and (tmp_path / "made" / "deep" / "a").is_file()
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "other") as temporary:
+        (temporary / "b").write_text("b")
+        raise KeyError
+    with pytest.raises(OSError), atomic_folder(tmp_path / "made") as temporary:
+        (temporary / "c").write_text("c")
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "deep", "a"]
