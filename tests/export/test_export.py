@@ -126,7 +126,9 @@ def test_openvino_with_any_batch(model: Path, written: dict[str, Written], expec
 
 def test_a_program_holds_only_pytorchs_own_operators(model: Path, written: dict[str, Written], expected) -> None:
     images, _, logits = expected
-    program = torch.export.load(model / "export" / "model.pt2")
+    extra = {"coadvise.json": ""}
+    program = torch.export.load(model / "export" / "model.pt2", extra_files=extra)
+    assert json.loads(json.loads(extra["coadvise.json"])["classes"]) == list(CLASSES)
     for start, stop in ((0, 1), (1, 4), (4, 300)):
         same(program.module()(torch.from_numpy(images[start:stop])).detach().numpy(), logits[start:stop])
     called = {node.target for node in program.graph.nodes if node.op == "call_function"}
@@ -156,7 +158,7 @@ def test_int8_is_in_matrix_products_and_convolutions_alone(model: Path, written:
     assert all(reads_int8(node) for node in products) and len(products) > 8
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino", "torch", "int8"])
+@pytest.mark.parametrize("name", ["onnx", "openvino", "int8"])
 def test_an_image_alone_is_the_same_as_in_a_batch(model: Path, written: dict[str, Written], expected, name) -> None:
     images, _, logits = expected
     card, run = open_exported(model / "export" / PLACES[name])
@@ -232,7 +234,7 @@ def test_a_full_disk_leaves_nothing(model: Path, tmp_path: Path, written, monkey
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", sorted(PLACES))
+@pytest.mark.parametrize("name", ["onnx", "openvino", "int8"])
 def test_damaged_files_are_refused(model: Path, tmp_path: Path, written: dict[str, Written], name: str) -> None:
     place = tmp_path / PLACES[name]
     source = model / "export" / PLACES[name]
@@ -251,6 +253,8 @@ def test_files_of_others_say_nothing_of_their_classes(model: Path, tmp_path: Pat
     onnx.save(content, tmp_path / "bare.onnx")
     with pytest.raises(CheckpointError, match="does not say which images it wants"):
         open_exported(tmp_path / "bare.onnx")
+    with pytest.raises(CheckpointError, match="PyTorch runs code that stands in such a file"):
+        open_exported(model / "export" / "model.pt2")
     with pytest.raises(CheckpointError, match="does not exist"):
         open_exported(tmp_path / "none.onnx")
 
@@ -260,7 +264,7 @@ def test_unfinished_runs_and_unknown_targets(model: Path, tmp_path: Path) -> Non
     run.mkdir()
     (run / "recipe.yaml").write_text("name: x\n")
     shutil.copy(model / "best.safetensors", run)
-    with pytest.raises(RunError, match=r"unfinished run; finish it with --resume, or .* coadvise export .*best"):
+    with pytest.raises(RunError, match=r"unfinished run; or export .*best\.safetensors; or start again"):
         export(run, TARGETS["onnx"])
     with pytest.raises(RunError, match=r"must be one of onnx, .*\(did you mean onnx\?\)"):
         target_named("onxx")

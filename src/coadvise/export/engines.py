@@ -1,8 +1,8 @@
-"""Exported files, opened by what runs them: no model is built, and for ONNX and OpenVINO no PyTorch is needed."""
+"""Exported files, opened by what runs them: no model is built."""
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,28 +21,33 @@ SECTION = "coadvise"
 """Where the metadata are in OpenVINO's `rt_info`."""
 CARD_FILE = "coadvise.json"
 """File in a PyTorch program that holds the metadata."""
-KINDS = (".onnx", ".xml", ".pt2")
+PROGRAM = ".pt2"
 
 
 def is_exported(path: Path) -> bool:
     """Whether a path is, by its name, one that `open_exported` opens."""
-    return path.suffix in KINDS or (path / GRAPH).is_file()
+    return path.suffix in (".onnx", ".xml", PROGRAM) or (path / GRAPH).is_file()
 
 
 def open_exported(path: Path, card: Card | None = None) -> tuple[Card, Logits]:
     """A file or folder that `coadvise export` wrote: what it says of itself, and what runs it on the CPU.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another kind.
+        CheckpointError: it is missing, damaged, or of another kind; programs of `torch.export` are not opened.
         RunError: the package that runs it is not installed.
     """
     path = path / GRAPH if path.is_dir() else path
-    if path.suffix not in KINDS:
-        raise CheckpointError(f"{path} is no exported model; give an .onnx or .pt2 file, or a folder with {GRAPH}")
+    if path.suffix == PROGRAM:
+        raise CheckpointError(
+            f"{path}: PyTorch runs code that stands in such a file when it loads it, so it is not opened here; give "
+            "the same model as --to onnx writes it, or load a file that you trust with torch.export.load"
+        )
+    if path.suffix not in (".onnx", ".xml"):
+        raise CheckpointError(f"{path} is no exported model; give an .onnx file or a folder with {GRAPH}")
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; check the path")
-    opened = {".onnx": _onnx, ".xml": _openvino, ".pt2": _program}[path.suffix](path)
-    return card or card_in(opened[0], str(path)), opened[1]
+    metadata, logits = _onnx(path) if path.suffix == ".onnx" else _openvino(path)
+    return card or card_in(metadata, str(path)), logits
 
 
 def onnx_logits(path: Path) -> Logits:
@@ -56,8 +61,17 @@ def openvino_logits(path: Path) -> Logits:
 
 
 def program_logits(path: Path) -> Logits:
-    """Run a program of `torch.export`."""
-    return _program(path)[1]
+    """Run a program of `torch.export` that has just been written: loading one may run code that stands in it."""
+    import torch
+
+    content = io.BytesIO(path.read_bytes())  # of a path, PyTorch wants a name that ends in .pt2
+    module = _loaded(path, lambda: torch.export.load(content)).module()
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return np.asarray(module(torch.from_numpy(images)).numpy())
+
+    return logits
 
 
 def _onnx(path: Path) -> tuple[dict[str, str], Logits]:
@@ -91,23 +105,6 @@ def _section(model: Any) -> dict[str, Any]:
         return {}
     section = model.get_rt_info([SECTION]).astype(dict)
     return {key: value.value if hasattr(value, "value") else value for key, value in section.items()}
-
-
-def _program(path: Path) -> tuple[dict[str, str], Logits]:
-    import torch
-
-    extra = {CARD_FILE: ""}
-    module = _loaded(path, lambda: torch.export.load(path, extra_files=extra)).module()
-
-    def logits(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return np.asarray(module(torch.from_numpy(images)).numpy())
-
-    try:
-        metadata = json.loads(extra[CARD_FILE] or "{}")
-    except ValueError:
-        metadata = {}
-    return metadata if isinstance(metadata, dict) else {}, logits
 
 
 def _loaded(path: Path, load: Callable[[], Any]) -> Any:

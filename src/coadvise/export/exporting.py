@@ -72,8 +72,8 @@ def require_packages(target: Target) -> None:
 def _weights_of(folder: Path) -> Path:
     run = RunFolder(folder)
     if not run.finished and (folder / "recipe.yaml").is_file():
-        best = f", or export what it has so far: coadvise export {run.best}" if run.best.is_file() else ""
-        raise RunError(f"{folder} holds an unfinished run; finish it with --resume{best}")
+        best = f"; or export the best weights so far, {run.best}" if run.best.is_file() else ""
+        raise RunError(f"{folder} holds an unfinished run{best}; or {run.way_on(1)}")
     return run.best if run.finished else folder / run.best.name
 
 

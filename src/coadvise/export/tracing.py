@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 OPSET = 20
 """The first one with GELU as an operator."""
+LARGEST = 2**31 - 2**24
+"""Bytes of weights in one ONNX file; the rest is for the graph."""
 
 
 def program_of(trained: TrainedModel) -> ExportedProgram:
@@ -49,6 +51,12 @@ def onnx_model(trained: TrainedModel, card: Card) -> onnx.ModelProto:
     Raises:
         ModelError: PyTorch cannot translate the model.
     """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in trained.model.state_dict().values())
+    if size > LARGEST:
+        raise ModelError(
+            f"{trained.recipe.student.model} has {size / 2**30:.1f} GiB of weights, more than the 2 GiB of one ONNX "
+            "file; export it with --to torch"
+        )
     program = program_of(trained)
     try:
         with _hushed():
