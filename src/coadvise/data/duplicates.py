@@ -15,10 +15,12 @@ from PIL import Image
 
 FEW_BITS = 4
 """Bits in which two hashes may differ that are counted as near."""
+_TILES = 4  # side of a thumbnail, in pixels
+COLOURS = 3 * _TILES**2
+"""Numbers of a thumbnail."""
 _PARTS = 8  # bytes of a hash
 _SIDE, _LOW = 32, 8
 _BEHIND = 64  # places behind each hash that are looked at, where so many share the same bytes
-_COLOURS = 4  # side of a thumbnail, in pixels
 _COLOUR_LEVELS = 14  # mean difference of thumbnails up to which they count as alike, of 255
 _CONTRAST = 2.0  # levels; an image that varies less has no frequencies to speak of
 
@@ -36,7 +38,7 @@ def perceptual_hash(image: Image.Image) -> int | None:
 
 def thumbnail(image: Image.Image) -> UInt8[np.ndarray, 48]:
     """Colours of an RGB image, at 4×4 pixels."""
-    return np.asarray(image.resize((_COLOURS, _COLOURS), Image.Resampling.BOX)).reshape(-1)
+    return np.asarray(image.resize((_TILES, _TILES), Image.Resampling.BOX)).reshape(-1)
 
 
 def near_pairs(hashes: UInt64[np.ndarray, " n"], bits: int = FEW_BITS) -> Int64[np.ndarray, "p 2"]:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from ..errors import DataError
 from .decode import decode, open_encoded, orientation
-from .duplicates import alike, groups, near_pairs, perceptual_hash, thumbnail
+from .duplicates import COLOURS, alike, groups, near_pairs, perceptual_hash, thumbnail
 from .sources.base import ImageSource
 from .sources.subsets import balanced_subset
 
@@ -123,7 +123,7 @@ def survey(word: str, source: ImageSource, limit: int | None, advance: Callable[
         blank=at[np.array([one.hash is None for one in seen], dtype=bool)],
         digests=np.array([one.digest for one in seen], dtype="V16"),
         hashes=np.array([one.hash or 0 for one in seen], dtype=np.uint64),
-        colours=np.array([one.colours for one in seen], dtype=np.uint8).reshape(len(seen), -1),
+        colours=np.array([one.colours for one in seen], dtype=np.uint8).reshape(-1, COLOURS),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .yaml import flow_yaml
@@ -16,11 +16,11 @@ def commented(head: Iterable[str], settings: Sequence[tuple[str, Any, str]]) -> 
 
     Args:
         head: lines above it, without `#`.
-        settings: dotted name, value and reason; settings of one part stand together.
+        settings: dotted name, value and reason; those of one part are put together, where the first of them stands.
     """
     lines = [f"# {line}".rstrip() for line in head]
     before: list[str] = []
-    for key, value, reason in settings:
+    for key, value, reason in sorted(settings, key=_place(settings)):
         path = key.split(".")
         shared = 0
         while shared < min(len(path), len(before)) - 1 and path[shared] == before[shared]:
@@ -33,3 +33,18 @@ def commented(head: Iterable[str], settings: Sequence[tuple[str, Any, str]]) -> 
         lines.append(f"{indent}{path[-1]}: {flow_yaml(value)}")
         before = path
     return "\n".join(lines) + "\n"
+
+
+def _place(settings: Sequence[tuple[str, Any, str]]) -> Callable[[tuple[str, Any, str]], list[int]]:
+    """Order of settings by where each of their parts is named first."""
+    first: dict[str, int] = {}
+    for number, (key, _, _) in enumerate(settings):
+        for part in _parts(key):
+            first.setdefault(part, number)
+    return lambda setting: [first[part] for part in _parts(setting[0])]
+
+
+def _parts(key: str) -> list[str]:
+    """`a.b.c` → `a`, `a.b`, `a.b.c`."""
+    path = key.split(".")
+    return [".".join(path[: depth + 1]) for depth in range(len(path))]
