@@ -1,0 +1,106 @@
+"""A teacher that is trained by nobody: a pretrained network with a linear probe as its last layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints.loading import load_checkpoint
+from ..checkpoints.model_file import save_model
+from ..data.sources.base import ImageSource
+from ..data.sources.subsets import Subset, balanced_subset
+from ..data.views.augment import preserved_generators
+from ..errors import ModelError
+from ..models.factory import build_model
+from ..models.students import as_student
+from ..models.teachers import FrozenTeacher, Teachers
+from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data
+from ..recipe.reading import recipe_from
+from ..system.progress import Display
+from .features import features_of
+from .probe import MOST, as_classifier, fit
+
+
+class Probed(NamedTuple):
+    """A probe that became a teacher: its accuracy on the validation images, of so many."""
+
+    accuracy: float
+    samples: int
+
+
+def probed_teacher(
+    name: str,
+    weights: Path | None,
+    sources: tuple[ImageSource, ImageSource],
+    data: Data,
+    image_size: int,
+    path: Path,
+    *,
+    device: torch.device,
+    display: Display,
+) -> Probed:
+    """Fit a linear probe on a network's features of the training images, and write both as one model file.
+
+    The images are seen as the network will see them as a teacher: made for the student, then resized.
+
+    Args:
+        name: timm's name of the network.
+        weights: file of them; None for the published ones.
+        data: how the student sees images.
+        image_size: side at which the network sees them.
+        path: where the file goes; it names the data's classes.
+
+    Raises:
+        CoadviseError: weights that do not fit the network, or a network without a linear last layer.
+    """
+    classes = sources[0].class_names
+    with preserved_generators():  # last layers are drawn, and then filled
+        model = build_model(name, len(classes), image_size=image_size, pretrained=weights is None)
+    if weights is not None:
+        load_checkpoint(model, weights, new_classifier=True)
+    teacher = FrozenTeacher(model, image_size=image_size)
+    mean, std = teacher.mean or IMAGENET_MEAN, teacher.std or IMAGENET_STD
+    seeing = Teachers({"conv": teacher}, input_mean=data.mean, input_std=data.std).to(device)
+    parts = [_part(source) for source in sources]
+    with display.bar(f"features of {name}", sum(map(len, parts))) as bar:
+        watching = _AsTeacher(model, seeing).eval()
+        seen, asked = (features_of(watching, part, data, device=device, advance=bar.advance) for part in parts)
+    display.say(f"fitting a linear probe to {len(seen.label)} images of {seen.values.shape[1]} features")
+    fitted, _, _ = fit(seen.values.numpy(), seen.label.numpy())
+    right = fitted.predict(asked.values.numpy()) == asked.label.numpy()
+    with preserved_generators():
+        replaced = as_classifier(model, fitted, len(classes))
+    if not replaced:
+        raise ModelError(f"the last layer of {name} is not a linear one, so a probe cannot take its place")
+    described = {
+        "name": "probe",
+        "data": {"source": data.source, "image_size": image_size, "mean": list(mean), "std": list(std)},
+        "student": {"model": name},
+    }
+    recipe = recipe_from(described, "the description of a probe")
+    metrics = {"accuracy/class": float(right.mean())}
+    save_model(path, as_student(model.cpu()), recipe, classes, weights="student", epoch=0, metrics=metrics)
+    return Probed(float(right.mean()), len(right))
+
+
+def _part(source: ImageSource) -> ImageSource:
+    return source if len(source) <= MOST else Subset(source, balanced_subset(source.labels, MOST))
+
+
+class _AsTeacher(nn.Module):
+    """A network that sees the student's images as it will as a teacher, and says which layer is its last."""
+
+    def __init__(self, model: nn.Module, seeing: Teachers) -> None:
+        super().__init__()
+        self.seeing, self._of = seeing, [model]  # of which it is no second owner
+
+    def forward(self, images: Tensor) -> Tensor:
+        (logits,) = self.seeing(images).values()
+        return logits
+
+    def get_classifier(self) -> nn.Module:
+        find: Any = getattr(self._of[0], "get_classifier", None)
+        return find()

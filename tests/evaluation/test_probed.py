@@ -1,0 +1,66 @@
+"""A pretrained network with a linear probe as its last layer: what its file answers is what scikit-learn answers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from coadvise.checkpoints.build import build_teacher
+from coadvise.checkpoints.naming import named_file
+from coadvise.data.loader import EvalLoader
+from coadvise.data.sources.digits import Digits
+from coadvise.data.sources.subsets import Subset, balanced_subset
+from coadvise.errors import CheckpointError
+from coadvise.evaluation import probe, probed
+from coadvise.models.teachers import Teachers
+from coadvise.recipe.data import Data
+from coadvise.recipe.schema import Teacher
+from coadvise.system.progress import QUIET
+
+DATA = Data(source="digits", image_size=16, eval_crop=1.0, workers=0)
+
+
+def part(split: str, size: int) -> Subset:
+    source = Digits(split)
+    return Subset(source, balanced_subset(source.labels, size))
+
+
+def test_the_file_answers_as_the_probe_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    save_file(timm.create_model("resnet10", num_classes=1000).state_dict(), tmp_path / "resnet10.a_b-1c.safetensors")
+    file = named_file(str(tmp_path / "resnet10.a_b-1c.safetensors"))
+    assert file.model == "resnet10" and file.header is None
+    fits: list[Any] = []
+    own = probed.fit
+    monkeypatch.setattr(probe, "STRENGTHS", (1e-2,))
+    monkeypatch.setattr(probed, "fit", lambda *args: fits.append(own(*args)) or fits[-1])
+    sources = part("train", 200), part("validation", 100)
+    path, before = tmp_path / "conv.safetensors", torch.get_rng_state()
+    found = probed.probed_teacher(
+        file.model, file.path, sources, DATA, 24, path, device=torch.device("cpu"), display=QUIET
+    )
+    assert torch.equal(before, torch.get_rng_state())
+    assert found.samples == 100 and found.accuracy > 0.3  # random features tell digits apart, too
+    teacher = build_teacher("conv", Teacher(model="resnet10", checkpoint=str(path)), sources[1].class_names)
+    assert teacher.image_size == 24
+    said = Teachers({"conv": teacher})
+    right = sum(
+        int((said(batch.images)["conv"].argmax(dim=1) == batch.label).sum())
+        for batch in EvalLoader(sources[1], DATA, 50)
+    )
+    assert right == round(100 * found.accuracy)
+    assert named_file(str(path)).model == "resnet10" and len(fits) == 1
+
+
+def test_files_whose_model_is_not_known_are_refused(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "best-of-all.safetensors")
+    with pytest.raises(CheckpointError, match="write MODEL="):
+        named_file(str(tmp_path / "best-of-all.safetensors"))
+    assert named_file(f"resnet18={tmp_path / 'best-of-all.safetensors'}").model == "resnet18"
+    with pytest.raises(CheckpointError, match="no model is called 'resnet81'"):
+        named_file(f"resnet81={tmp_path / 'best-of-all.safetensors'}")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        named_file(str(tmp_path / "resnet18.pth"))
