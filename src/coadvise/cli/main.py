@@ -19,10 +19,12 @@ from .compare import compare
 from .doctor import doctor
 from .evaluate import evaluate, report
 from .export import export
+from .init import init
 from .predict import predict
 from .push import push
 from .recipes import models, recipe, recipes, schema
 from .reproduce import demo, reproduce
+from .select_teachers import select_teachers
 from .train import cache, plan, train
 
 STOPPED = "stopped; the same command starts again"
@@ -38,8 +40,8 @@ app = typer.Typer(
 )
 # The help lists the commands in this order.
 for command in (
-    demo, train, cache, plan, evaluate, predict, report, compare, export, push, reproduce, recipes, recipe, schema,
-    models, bench, doctor,
+    demo, init, select_teachers, train, cache, plan, evaluate, predict, report, compare, export, push, reproduce,
+    recipes, recipe, schema, models, bench, doctor,
 ):  # fmt: skip
     app.command()(command)
 

@@ -1,0 +1,235 @@
+"""`coadvise init`: from a look at a data set to a recipe that fits it, this machine and a time."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ..checkpoints.naming import NamedFile, named_file
+from ..data.sources.base import ImageSource
+from ..data.sources.opening import open_sources
+from ..data.survey import Duplicates, Survey, find_duplicates, survey
+from ..errors import DataError, ModelError
+from ..evaluation.probed import probed_teacher
+from ..models.hub import require_reachable
+from ..recipe.commented import commented
+from ..recipe.data import Data
+from ..recipe.reading import validated
+from ..recipe.schema import guess_bias
+from ..run.provenance import cpu_name
+from ..system.clock import short_time
+from ..system.devices import choose_device
+from ..system.progress import Display
+from .fitting import FEWEST, Fitted, asked_for, fit_epochs
+from .proposal import DataFacts, GivenTeacher, image_size, propose, teacher_size
+
+PRETRAINED = "efficientnet_lite0"
+"""Light network whose published weights are asked for where none are given."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A data set that was looked at: its training and its validation images."""
+
+    data: Data
+    sources: tuple[ImageSource, ImageSource]
+    surveys: tuple[Survey, Survey]
+    duplicates: Duplicates
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A recipe.
+
+    Attributes:
+        text: with its comments.
+        notes: sentences for the user.
+        run: folder of the run.
+    """
+
+    text: str
+    notes: list[str]
+    run: str
+
+
+def name_of(source: str) -> str:
+    """Name of a run on a source: the last word of its path that says something."""
+    words = [word for word in re.split(r"[^A-Za-z0-9_-]+", source.split(":image=")[0]) if word]
+    words = [word for word in words if word not in ("parquet", "tar", "train", "wds", "folder", "hf", "torchvision")]
+    return words[-1][:60].strip("-_") or "mine" if words else "mine"
+
+
+def look_at(source: str, settings: Sequence[str], images: int, display: Display) -> Looked:
+    """Open a source and look at its images.
+
+    Args:
+        settings: `key=value`; those of `data` count.
+        images: of each split that are looked at, at most, classes in balance.
+
+    Raises:
+        CoadviseError: a source that cannot be opened, or with a single class; settings that are none.
+        DataError: no image of a split can be read.
+    """
+    given = {key: value for key, value in asked_for(settings).items() if key.startswith("data.")}
+    content = {key.removeprefix("data."): value for key, value in given.items() if key.count(".") == 1}
+    data = validated(Data, {"source": source, **content}, "the settings", list(given))
+    sources = open_sources(data, display.say_once)
+    surveys = []
+    for word, one in zip(("training", "validation"), sources, strict=True):
+        count = min(len(one), images)
+        with display.bar(f"looking at {word} images", count) as bar:
+            surveys.append(survey(word, one, None if count == len(one) else count, bar.advance))
+        if not len(surveys[-1].looked):
+            first = next(iter(surveys[-1].unreadable.values()))
+            raise DataError(f"none of the {word} images can be read, the first one because {first}")
+    train, validation = surveys
+    return Looked(data, sources, (train, validation), find_duplicates(surveys))
+
+
+def facts_of(looked: Looked) -> DataFacts:
+    """What a proposal depends on."""
+    train, validation = looked.surveys
+    counts = train.counts
+    return DataFacts(
+        source=looked.data.source,
+        train=len(train.source),
+        validation=len(validation.source),
+        classes=len(counts),
+        fewest=int(counts.min()),
+        most=int(counts.max()),
+        side=int(np.median(train.sizes.min(axis=1))),
+        unreadable=len(train.unreadable) + len(validation.unreadable),
+    )
+
+
+def propose_recipe(
+    looked: Looked,
+    name: str,
+    weights: Path,
+    settings: Sequence[str],
+    checkpoint: str | None,
+    deadline: float,
+    display: Display,
+) -> Proposal:
+    """A recipe for a data set, with its epochs fitted to the time.
+
+    Args:
+        name: of the run.
+        weights: where a teacher's file goes, if one has to be made.
+        settings: `key=value` that replace what is proposed.
+        checkpoint: weights of a pretrained teacher, see `named_file`.
+        deadline: when the training should be over, on the monotonic clock.
+
+    Raises:
+        CoadviseError: settings, weights and data that do not fit each other.
+    """
+    facts = facts_of(looked)
+    device: Literal["cpu", "cuda"] = "cuda" if choose_device().type == "cuda" else "cpu"
+    size = asked_for(settings).get("data.image_size") or image_size(facts.side, device).image
+    want = _Want(looked, weights, size, choose_device(), display)
+    teacher, notes = _teacher(want, checkpoint)
+    proposed = propose(facts, device, teacher, name)
+    seconds = deadline - time.monotonic()
+    fitted = fit_epochs(proposed, settings, looked.sources, seconds, display)
+    notes += _cost(fitted, seconds)
+    head = [
+        f"A co-advised student for {facts.source}: proposed by `coadvise init`",
+        f"data: {facts.train:,} training and {facts.validation:,} validation images of {facts.classes:,} classes, "
+        f"{facts.fewest:,}{'' if facts.fewest == facts.most else f' to {facts.most:,}'} of each in training",
+        f"cost: {_cost_words(fitted)} on {_machine(device)}",
+        f"command: coadvise train {name}.yaml",
+    ]
+    run = fitted.recipe.run.output or f"runs/{fitted.recipe.name}"
+    return Proposal(commented(head, fitted.settings), notes, run)
+
+
+@dataclass(frozen=True)
+class _Want:
+    """What a pretrained teacher is made for.
+
+    Attributes:
+        path: of its file, where a probe has to be fitted first.
+        size: side of the student's images.
+    """
+
+    looked: Looked
+    path: Path
+    size: int
+    device: torch.device
+    display: Display
+
+
+def _teacher(want: _Want, checkpoint: str | None) -> tuple[GivenTeacher | None, list[str]]:
+    """A pretrained teacher, and what is to be said of it; None where none can be had."""
+    if checkpoint is not None:
+        return _given(want, named_file(checkpoint))
+    try:
+        require_reachable(PRETRAINED, True)
+    except ModelError as error:
+        return None, [
+            f"no pretrained teacher: {error}",
+            "so two small teachers are trained from random weights first, which learn little from few images; give "
+            "weights of a network of timm's with --checkpoint MODEL=FILE",
+        ]
+    return _probed(want, PRETRAINED, None)
+
+
+def _given(want: _Want, file: NamedFile) -> tuple[GivenTeacher, list[str]]:
+    classes = want.looked.sources[0].class_names
+    if file.header is not None and set(file.header.classes) == set(classes):
+        size = file.header.recipe.data.image_size
+        return GivenTeacher(file.model, _bias(file.model), str(file.path), None, False, size), []
+    return _probed(want, file.model, file.path)
+
+
+def _probed(want: _Want, model: str, weights: Path | None) -> tuple[GivenTeacher, list[str]]:
+    size = teacher_size(want.size, "cpu" if want.device.type == "cpu" else "cuda")
+    data = want.looked.data.model_copy(update={"image_size": want.size, "eval_crop": 1.0})
+    found = probed_teacher(
+        model, weights, want.looked.sources, data, size, want.path, device=want.device, display=want.display
+    )
+    note = (
+        f"a linear probe on {model}'s features is right on {found.accuracy:.1%} of {found.samples} validation images: "
+        f"it becomes the teacher ({want.path}), and is what the student has to be measured by"
+    )
+    return GivenTeacher(model, _bias(model), str(want.path), found.accuracy, True, size), [note]
+
+
+def _bias(model: str) -> str | None:
+    """Bias of a model by its name, also of timm's `tf_` variants."""
+    return guess_bias(model.removeprefix("tf_"))
+
+
+def _machine(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} cores of {cpu_name()}"
+
+
+def _cost_words(fitted: Fitted) -> str:
+    first = "".join(f"teacher {name} {short_time(seconds)}, " for name, seconds in fitted.teachers.items())
+    student = f"{_epochs(fitted.epochs)} of the student {short_time(fitted.student)}"
+    return f"about {short_time(fitted.seconds)} ({first}{student})"
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count:,} epochs"
+
+
+def _cost(fitted: Fitted, seconds: float) -> list[str]:
+    notes = [f"the run will take {_cost_words(fitted)}"]
+    if fitted.epochs < FEWEST:
+        enough = short_time(fitted.seconds + fitted.student / fitted.epochs * (FEWEST - fitted.epochs))
+        notes.append(
+            f"{_epochs(fitted.epochs)} in the {short_time(max(seconds, 0))} that are left is too little to learn much: "
+            f"{FEWEST} would take {enough}; give --minutes, or use fewer images (data.train_size=N)"
+        )
+    return notes

@@ -1,0 +1,161 @@
+"""Asking candidates for teachers: each sees the same images as it was made to see them.
+
+A run of ours that knows the data's classes answers itself. Any other network answers through a linear probe on its
+features, fitted to training images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from ..checkpoints.loading import load_checkpoint
+from ..checkpoints.naming import NamedFile, named_file
+from ..checkpoints.trained import load_trained
+from ..data.sources.base import ImageSource
+from ..data.sources.subsets import Subset, balanced_subset
+from ..errors import CheckpointError, ModelError
+from ..models.factory import build_model
+from ..models.stated import stated
+from ..names import CLASS
+from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data
+from ..recipe.schema import guess_bias
+from ..system.progress import Display
+from .candidates import Candidate
+from .features import features_of
+from .inference import with_classes
+from .probe import MOST, fit, images_per_s
+from .similarity import answers
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Answers of all candidates, and the labels of the images."""
+
+    candidates: list[Candidate]
+    label: Int[Tensor, " n"]
+    probes: int
+
+
+def ask(
+    candidates: Sequence[str],
+    sources: tuple[ImageSource, ImageSource],
+    data: Data,
+    image_size: int | None,
+    *,
+    device: torch.device,
+    display: Display,
+) -> Asked:
+    """Ask every candidate about validation images, up to 5,000 of them, classes in balance.
+
+    Args:
+        candidates: folders of runs, `FILE`, `MODEL=FILE`, or names of timm's models with published weights.
+        data: how images are read; size and normalisation are each candidate's own.
+        image_size: side at which networks without the data's classes see the images; by default their own.
+
+    Raises:
+        CoadviseError: a candidate that is not there or cannot be asked.
+    """
+    train, val = (_part(source) for source in sources)
+    found, labels, probes = [], None, 0
+    for number, text in enumerate(candidates, start=1):
+        display.say(f"candidate {number} of {len(candidates)}: {text}")
+        file = _file(text)
+        if file is not None and file.header is not None and set(file.header.classes) == set(val.class_names):
+            one, label = _as_trained(text, file, val, device)
+        else:
+            one, label = _probed(text, file, (train, val), data, image_size, device, display)
+            probes += 1
+        labels = label if labels is None else labels
+        found.append(one)
+    assert labels is not None
+    return Asked(found, labels, probes)
+
+
+def _part(source: ImageSource) -> ImageSource:
+    return source if len(source) <= MOST else Subset(source, balanced_subset(source.labels, MOST))
+
+
+def _file(text: str) -> NamedFile | None:
+    """The file that a candidate names; None for the name of a model."""
+    try:
+        return named_file(text)
+    except CheckpointError:
+        if "=" in text or "/" in text or text.endswith((".safetensors", ".pth", ".pt", ".bin")):
+            raise
+        return None
+
+
+def _as_trained(text: str, file: NamedFile, val: ImageSource, device: torch.device) -> tuple[Candidate, Tensor]:
+    trained = load_trained(file.path, device)
+    # Labels count in the data's classes: the model's outputs are put in their order.
+    said = answers(trained, with_classes(val, trained.classes))
+    place = torch.tensor([trained.classes.index(name) for name in val.class_names])
+    label = torch.empty(len(place), dtype=torch.long)
+    label[place] = torch.arange(len(place))
+    speed = images_per_s(trained.model, trained.data.image_size, device)
+    one = Candidate(
+        name=_short(text), bias=_bias(file.model), probed=False, parameters=_size(trained.model),
+        log_p=said.logits[CLASS][:, place].log_softmax(dim=1), features=said.features[CLASS], images_per_s=speed,
+    )  # fmt: skip
+    return one, label[said.label]
+
+
+def _probed(
+    text: str,
+    file: NamedFile | None,
+    sources: tuple[ImageSource, ImageSource],
+    data: Data,
+    image_size: int | None,
+    device: torch.device,
+    display: Display,
+) -> tuple[Candidate, Tensor]:
+    name = text if file is None else file.model
+    model = build_model(name, len(sources[0].class_names), image_size=image_size, pretrained=file is None)
+    if file is not None:
+        load_checkpoint(model, file.path, new_classifier=True)
+    model = model.eval().to(device)
+    size = image_size or _published_size(model)
+    says = stated(model, ask_size=False)
+    seeing = data.model_copy(
+        update={"image_size": size, "mean": says.mean or IMAGENET_MEAN, "std": says.std or IMAGENET_STD}
+    )
+    with display.bar(f"features of {name}", sum(map(len, sources))) as bar:
+        seen, asked = (features_of(model, one, seeing, device=device, advance=bar.advance) for one in sources)
+    fitted, _, _ = fit(seen.values.numpy(), seen.label.numpy())
+    log_p = torch.full((len(asked.label), len(sources[0].class_names)), -torch.inf, dtype=torch.float64)
+    log_p[:, fitted.classes_] = torch.from_numpy(fitted.predict_log_proba(asked.values.numpy())).double()
+    one = Candidate(
+        name=_short(text), bias=_bias(name), probed=True, parameters=_size(model), log_p=log_p.float(),
+        features=asked.values, images_per_s=images_per_s(model, size, device),
+    )  # fmt: skip
+    return one, asked.label
+
+
+def _published_size(model: nn.Module) -> int:
+    """Side of the images that a network was published for."""
+    size = getattr(model, "pretrained_cfg", {}).get("input_size")
+    if not size:
+        raise ModelError("a candidate does not say which images it was made for; give --image-size")
+    return int(size[-1])
+
+
+def _short(text: str) -> str:
+    """A candidate's name in tables: the last two words of a path, or what stands before `=`."""
+    before, equals, _ = text.partition("=")
+    if equals:
+        return before
+    words = [word for word in text.split("/") if word and word != "best.safetensors"]
+    return "/".join(words[-2:]) if len(words) > 1 and "." not in words[-1] else words[-1].removesuffix(".safetensors")
+
+
+def _bias(model: str) -> str | None:
+    return guess_bias(model.removeprefix("tf_"))
+
+
+def _size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,68 @@
+"""`coadvise init` as a new user meets it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from coadvise.cli.init import init
+from coadvise.cost import fitting, starting
+from coadvise.cost.step import StepCost
+from coadvise.errors import CoadviseError, ModelError, WriteError
+from coadvise.recipe.reading import load_recipe
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of its own, where nobody gives published weights."""
+
+    def unreachable(name: str, pretrained: bool) -> None:
+        raise ModelError(f"the published weights of {name} cannot be had")
+
+    monkeypatch.setattr(starting, "require_reachable", unreachable)
+    cost = lambda recipe, **_: StepCost(recipe.optim.batch_size, {"input": 0.001}, 0.01, 1, 1.0)
+    monkeypatch.setattr(fitting, "step_cost", cost)
+    monkeypatch.chdir(tmp_path)
+
+
+def look(source: str, *settings: str, output: str | None = None, findings: str | None = None) -> None:
+    paths = [None if name is None else Path(name) for name in (output, findings)]
+    init(source, list(settings), paths[0], 0.5, None, 100, paths[1])
+
+
+def test_a_recipe_is_written_and_never_overwritten(
+    write_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(Path("photos"), classes=("cat", "dog"), count=20)
+    Path("photos/cat/broken.png").write_bytes(b"nothing")
+    look("photos", "data.workers=0", findings="f.csv")
+    shown = " ".join(capsys.readouterr().out.split())
+    said = ("of each class", "unreadable", "no pretrained teacher", "--checkpoint MODEL=FILE", "wrote photos.yaml")
+    for words in (*said, "coadvise train photos.yaml", "coadvise report runs/photos"):
+        assert words in shown, shown
+    assert "broken.png" in Path("f.csv").read_text()
+    text = Path("photos.yaml").read_text()
+    recipe = load_recipe("photos.yaml")
+    assert recipe.data.on_error == "skip" and set(recipe.teachers) == {"conv", "inv"} and "# cost: about" in text
+    with pytest.raises(WriteError, match=r"photos\.yaml exists, and nothing is overwritten"):
+        look("photos")
+    assert Path("photos.yaml").read_text() == text
+
+
+def test_what_cannot_be_looked_at_is_refused(write_folder: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write_folder(tmp_path / "one", classes=("cat",))
+    write_folder(tmp_path / "two", count=3)
+    for path in (tmp_path / "two").rglob("*.png"):
+        path.write_bytes(b"nothing")
+    (tmp_path / "text.txt").write_text("words")
+    for source, words in {
+        "empty": "no class folders", "one": "a single class", "gone": "does not exist", "text.txt": "unknown kind",
+        "two": "none of the training images can be read",
+    }.items():  # fmt: skip
+        with pytest.raises(CoadviseError, match=words):
+            look(source, output="new.yaml")
+    with pytest.raises(CoadviseError, match="there is no folder nowhere"):
+        look("two", output="nowhere/new.yaml")
+    assert not list(tmp_path.glob("*.yaml"))
+    assert [path.name for path in tmp_path.iterdir() if path.suffix] == ["text.txt"]
