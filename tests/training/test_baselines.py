@@ -53,13 +53,23 @@ def test_probes_are_fitted_once_for_a_run(school: Path, tmp_path: Path, monkeypa
     assert found.baselines is not None and len(found.baselines.probes) == 2
 
 
+def test_a_student_that_starts_from_weights_is_probed(school: Path, tmp_path: Path) -> None:
+    tokens = {"conv": "conv", "inv": "inv"}
+    changes = {"student.checkpoint": str(school), "student.tokens": tokens, "schedule.epochs": 2}
+    recipe = tiny(tmp_path / "run", changes)
+    found = run(recipe)
+    assert found.baselines is not None and not found.baselines.failed
+    (probe,) = found.baselines.probes
+    trained = load_trained(tmp_path / "run" / "baselines" / "student")
+    metrics = evaluate_trained(trained, open_sources(recipe.data)[1])
+    assert metrics["accuracy/class"] == pytest.approx(probe.accuracy) and probe.of == "student"
+
+
 def test_what_cannot_be_probed_stops_no_run(school: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A probe of a student that starts from weights; and the word of why there is none."""
     monkeypatch.setattr("coadvise.evaluation.probe.WORK", 1)
-    changes = {"student.checkpoint": str(school / "best.safetensors"), "schedule.epochs": 2}
-    found = run(tiny(tmp_path / "run", changes, student={**tiny(tmp_path).student.model_dump(), "tokens": None}))
+    found = run(of(tmp_path / "run", school, ["auto"], **{"schedule.epochs": 2}))
     assert found.baselines is not None and not found.baselines.probes
-    assert "too long" in found.baselines.failed["student"]
+    assert "too long" in found.baselines.failed["conv"] and set(found.baselines.failed) == {"conv", "inv"}
 
 
 def test_runs_without_given_weights_measure_nothing(tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ from torch import Tensor
 from ..data.views.finish import Batch
 from .metrics import Sums, batch_metrics, means
 
+Keep = Callable[[Batch, Mapping[str, Tensor], Mapping[str, Tensor]], None]
+"""Takes a batch and the logits (b, k) of its tokens and of its teachers, by name."""
+
 
 def metric_names(tokens: Iterable[str], teachers: Iterable[str]) -> list[str]:
     """Names of `batch_metrics`, in an order that is the same on every process, whatever samples it has."""
@@ -33,7 +36,7 @@ def evaluate(
     teacher_names: Iterable[str] = (),
     reduce: Callable[[Tensor], Tensor] = lambda state: state,
     advance: Callable[[int], None] = lambda samples: None,
-    keep: Callable[[Batch, Mapping[str, Tensor], Mapping[str, Tensor]], None] = lambda batch, tokens, advice: None,
+    keep: Keep = lambda batch, tokens, advice: None,
 ) -> tuple[dict[str, float], int]:
     """Evaluate over all samples of all processes.
 

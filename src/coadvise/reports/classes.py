@@ -98,7 +98,7 @@ def calibration(confidence: Float[np.ndarray, " n"], right: Bool[np.ndarray, " n
     place = np.clip(np.ceil(confidence.astype(float) * BINS), 1, BINS).astype(int) - 1
     bins = [Bin(float(confidence[at].mean()), float(right[at].mean()), int(at.sum()))
             for i in range(BINS) if (at := place == i).any()]  # fmt: skip
-    return sum(one.count * abs(one.accuracy - one.confidence) for one in bins) / max(len(right), 1), bins
+    return sum(one.images * abs(one.accuracy - one.confidence) for one in bins) / max(len(right), 1), bins
 
 
 def calibration_section(answers: Answers) -> Section | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import RunError
 from ..names import CLASS, TOP1
 from ..run.answers import Answers
-from ..run.pictures import read_pictures
+from ..run.pictures import Picture, read_pictures
 from ..run.reading import RunFiles, finite, read_run
 from ..run.result import RunResult
 from ..run.standing import Verdict, verdict_of
@@ -20,8 +21,8 @@ from .similarity import Outputs, similarity_section
 from .tables import ABSENT, Table, count, duration, number, parameters, percent
 
 
-def run_page(run: RunFiles, folder: Path) -> Page:
-    """One run's report as data; what was answered for single images stands in its folder."""
+def run_page(run: RunFiles, folder: Path | None = None) -> Page:
+    """One run's report as data; with its folder also what depends on single images, which stand there."""
     result = run.result
     name = run.path if result is None else result.name
     warnings = [] if result else ["This run has not finished; the page shows what it has logged so far."]
@@ -33,12 +34,7 @@ def run_page(run: RunFiles, folder: Path) -> Page:
     sections = [_curves_section(run)]
     if result is not None:
         groups = [(name, [Outputs(tuple(result.teachers), result.final)])]
-        answers, pictures = None, {}
-        try:
-            answers = Answers.read(folder / "answers.safetensors")
-            pictures = read_pictures(folder / "pictures.json")
-        except RunError as error:
-            warnings += [] if not result.per_class else [f"What depends on single images is left out: {error}."]
+        answers, pictures = _single_images(result, folder, warnings)
         accuracy = _accuracy_section(result, None if answers is None else better_known(answers))
         sections = [accuracy, *sections]
         if answers is not None:
@@ -47,9 +43,22 @@ def run_page(run: RunFiles, folder: Path) -> Page:
         sections.append(similarity_section("similarity", groups, {}, "Run"))
         sections.append(provenance_section([(name, run.path, result)]))
     sections += [Section("recipe", "Recipe", [Text(run.recipe, "code")], folded=True)] if run.recipe else []
-    said = None if result is None else verdict_of(result, folder)
+    said = None if result is None else verdict_of(result, folder or Path(run.path))
     headline = _headline(run) if said is None else said.headline
     return Page(name, headline, _lead(result, said), [s for s in sections if s is not None], warnings)
+
+
+def _single_images(
+    result: RunResult, folder: Path | None, warnings: list[str]
+) -> tuple[Answers | None, Mapping[str, Sequence[Picture]]]:
+    """Answers and pictures of a run, where it kept them; what is wrong with them joins `warnings`."""
+    if folder is None or not result.per_class:  # of an earlier version
+        return None, {}
+    try:
+        return Answers.read(folder / "answers.safetensors"), read_pictures(folder / "pictures.json")
+    except RunError as error:
+        warnings.append(f"What depends on single images is left out: {error}.")
+        return None, {}
 
 
 def _headline(run: RunFiles) -> str:

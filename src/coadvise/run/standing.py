@@ -169,17 +169,17 @@ def _advice(result: RunResult, folder: Path, guessing: bool, ahead: Sequence[Sta
     longer = f"train longer (`{shlex.join([*words, f'run.output={folder}-longer'])}`)"
     if guessing:
         yield f"no better than guessing: {longer}, or look at its losses and its labels (`coadvise report {folder}`)"
-    for kind, place, what in (
-        ("probe", "baselines", "behind a linear probe"),
-        ("teacher", "teachers", "below a teacher"),
-    ):
-        best = next((one for one in ahead if one.kind == kind), None)
-        if best is None:
-            continue
-        own = folder / place / best.name
+    kinds = {"probe": ("baselines", "behind a linear probe"), "teacher": ("teachers", "below a teacher")}
+    best = {kind: one for kind in kinds if (one := next((one for one in ahead if one.kind == kind), None)) is not None}
+    for kind, one in best.items():
+        place, what = kinds[kind]
+        own = folder / place / one.name
         use = f"use it (`{shlex.join(['coadvise', 'predict', 'IMAGE', '--model', str(own)])}`)"
-        ways = [*([use] if (own / "best.safetensors").is_file() else []), *([] if guessing else [longer])]
-        ways += ["fine-tune a pretrained student (student.pretrained=true)"] if kind == "probe" else []
-        yield f"{what}: {', or '.join(ways)}"
+        ways = [use] if (own / "best.safetensors").is_file() else []
+        if kind == "probe" and one.name != "student":  # of a student with weights of its own
+            ways.append("fine-tune a pretrained student (student.pretrained=true)")
+        ways += [longer] if kind == list(best)[-1] and not guessing else []
+        if ways:
+            yield f"{what}: {', or '.join(ways)}"
     if not ahead and not guessing:
         yield f"use it (`coadvise predict IMAGE --model {folder}`), or see where it errs (`coadvise report {folder}`)"

@@ -12,14 +12,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from ..checkpoints.build import build_student
+from ..checkpoints.build import build_student, takes_tokens
 from ..checkpoints.model_file import read_header, save_model
 from ..data.sources.base import ImageSource
 from ..data.views.augment import preserved_generators
 from ..errors import CoadviseError, ModelError, out_of_memory
 from ..evaluation.features import classifiers
 from ..evaluation.probe import as_classifier, images_per_s, images_to_see, linear_probe
-from ..models.stated import stated
+from ..models.stated import Stated, stated
 from ..models.students import as_student, classifier_of
 from ..models.teachers import FrozenTeacher
 from ..names import TOP1
@@ -90,8 +90,10 @@ def _wanted(
     alone = recipe.model_copy(update={"teachers": {}, "loss": Loss(), "advice": Advice()})
     place = lambda name: folder.baselines / name / "best.safetensors"
     if recipe.student.pretrained or recipe.student.checkpoint:
-        plain = recipe.student.model_copy(update={"tokens": None})
-        yield _Start(STUDENT, alone.model_copy(update={"student": plain}), place(STUDENT))
+        # Of a ViT that others have trained only the class output counts; a CiT's weights have its tokens.
+        tokens = recipe.tokens() if takes_tokens(recipe.student.model) else None
+        student = recipe.student.model_copy(update={"tokens": tokens})
+        yield _Start(STUDENT, alone.model_copy(update={"student": student}), place(STUDENT))
     for name, teacher in loaded.items():
         settings = None if name in own else recipe.teachers.get(name)
         if settings is None:
@@ -140,7 +142,7 @@ def _probed(start: _Start, sources: Sources, device: torch.device, display: Disp
     """
     classes, settings = sources[0].class_names, start.recipe.student
     if start.teacher is None:
-        model = build_student(settings, {}, len(classes), start.recipe.data.image_size)
+        model = build_student(settings, settings.tokens or {}, len(classes), start.recipe.data.image_size)
     else:
         classifiers(as_student(start.teacher.model))  # what has no last layer may be no module that can be copied
         model = as_student(copy.deepcopy(start.teacher.model))
@@ -168,16 +170,14 @@ def _data_for(model: nn.Module, start: _Start) -> Data:
     """
     settings, data, teacher = start.recipe.student, start.recipe.data, start.teacher
     header = read_header(settings.checkpoint) if settings.checkpoint and start.place else None
-    says = stated(classifier_of(model))
-    mean, std, size = says.mean, says.std, says.size
-    if teacher is not None:
-        mean, std, size = teacher.mean, teacher.std, teacher.image_size
-    elif header is not None:
-        mean, std, size = header.recipe.data.mean, header.recipe.data.std, size or header.recipe.data.image_size
-    if isinstance(size, tuple):
-        if size[0] != size[1]:
-            raise ModelError(f"it wants images of {size[0]}×{size[1]}, and features are of square ones")
-        size = size[0]
+    says: Stated | FrozenTeacher = stated(classifier_of(model)) if teacher is None else teacher
+    mean, std = says.mean, says.std
+    wanted = says.image_size if isinstance(says, FrozenTeacher) else says.size
+    if teacher is None and header is not None:
+        mean, std, wanted = header.recipe.data.mean, header.recipe.data.std, wanted or header.recipe.data.image_size
+    size = wanted[0] if isinstance(wanted, tuple) else wanted
+    if isinstance(wanted, tuple) and wanted[0] != wanted[1]:
+        raise ModelError(f"it wants images of {wanted[0]}×{wanted[1]}, and features are of square ones")
     if size is None and start.place and not settings.small_stem:
         published = getattr(classifier_of(model), "pretrained_cfg", None) or {}
         size = max(data.image_size, *published.get("input_size", (0,))[-1:])

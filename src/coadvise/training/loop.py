@@ -176,7 +176,7 @@ def _evaluate(
             teachers=validation.teachers if with_teachers else None,
             teacher_names=validation.teachers.names if with_teachers else (),
             reduce=lambda sums: accelerator.reduce(sums, "sum"),  # type: ignore[arg-type,return-value]
-            **({} if collected is None else {"keep": collected.add}),
+            keep=(Collected() if collected is None else collected).add,
         )
     module.train(training)
     if skipped == len(validation.source):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -42,7 +42,7 @@ def class_bars(bars: Sequence[ClassBar], whole: float, guessed: float) -> Figure
         axes.axvline(100 * at, color=MUTED, lw=1.2, ls=line)
         side = ("right" if at <= min(whole, guessed) else "left") if near else "center"
         gap = {"right": -3, "left": 3, "center": 0}[side]
-        place = {"xy": (100 * at, 1), "xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        place: Any = {"xy": (100 * at, 1), "xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         axes.annotate(
             f"{name} {100 * at:.1f}", xytext=(gap, 2), ha=side, va="bottom", fontsize=8.5, color=MUTED, **place
         )
@@ -67,7 +67,7 @@ def confusion_figure(table: Int[np.ndarray, "k k"], names: Sequence[str]) -> Fig
             size = 9 if k <= 12 else 7
             axes.text(x + 0.5, y + 0.5, f"{value}", ha="center", va="center", fontsize=size, color=ink, weight=weight)
     crowded = k * max(map(len, names), default=0) > 60
-    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    turned: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     axes.set_xticks(np.arange(k) + 0.5, [_wrap(name, 18) for name in names], **turned)
     axes.set_yticks(np.arange(k) + 0.5, [_wrap(name, 18) for name in names])
     axes.set(xlim=(0, k), ylim=(k, 0), xlabel="answer", ylabel="true class")
@@ -78,11 +78,11 @@ def confusion_figure(table: Int[np.ndarray, "k k"], names: Sequence[str]) -> Fig
 
 
 class Bin(NamedTuple):
-    """Answers of about the same confidence: its mean, the share of right ones, and how many there are."""
+    """Answers of about the same confidence: its mean, the share of right ones, and how many images there are."""
 
     confidence: float
     accuracy: float
-    count: int
+    images: int
 
 
 def reliability_figure(bins: Sequence[Bin], width: float) -> Figure:
@@ -97,12 +97,12 @@ def reliability_figure(bins: Sequence[Bin], width: float) -> Figure:
     for one in bins:
         x, y = 100 * one.confidence, 100 * one.accuracy
         left.plot([x, x], [x, y], color=WRONG, lw=1.6, alpha=0.7)
-    most = max((one.count for one in bins), default=1)
-    sizes = [20 + 90 * one.count / most for one in bins]
-    x = [100 * one.confidence for one in bins]
-    left.scatter(x, [100 * one.accuracy for one in bins], s=sizes, color=BLUE, zorder=3, clip_on=False)
+    most = max((one.images for one in bins), default=1)
+    sizes = [20 + 90 * one.images / most for one in bins]
+    points = [(100 * one.confidence, 100 * one.accuracy) for one in bins]
+    left.scatter(*zip(*points, strict=True), s=sizes, color=BLUE, zorder=3, clip_on=False)
     left.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence, %", ylabel="right answers, %")
     middles = [100 * width * (math.ceil(round(one.confidence / width, 9)) - 0.5) for one in bins]
-    right.bar(middles, [one.count for one in bins], width=92 * width, color=BLUE, alpha=0.85)
+    right.bar(middles, [one.images for one in bins], width=92 * width, color=BLUE, alpha=0.85)
     right.set(xlim=(0, 100), xlabel="confidence, %", ylabel="images")
     return figure
