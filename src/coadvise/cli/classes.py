@@ -23,7 +23,7 @@ def print_classes(answers: Answers) -> None:
     """Recall, precision and F1 of each class with 95 % intervals, the worst first, and what is taken for what."""
     counts = _seen(answers)
     columns = ("class", "images", "recall", "precision", "F1")
-    table = Table(*columns, title="each class, with 95 % intervals, the lowest recall first", title_justify="left")
+    table = Table(*columns, title="each class with 95 % intervals, the lowest recall first", title_justify="left")
     for name, one in sorted(counts.items(), key=lambda item: -1 if item[1].recall is None else item[1].recall):
         table.add_row(
             name, f"{one.support:,}", _share(one.recall, one.recall_interval),
@@ -35,14 +35,14 @@ def print_classes(answers: Answers) -> None:
 
 
 def _share(value: float | None, interval: Interval) -> str:
-    return "–" if value is None else f"{value:6.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
+    return "–" if value is None else f"{value:6.1%} ({100 * interval[0]:.0f}–{100 * interval[1]:.0f})"
 
 
 def _print_confusion(answers: Answers, names: list[str]) -> None:
     matrix = confusion(answers.label, answers.outputs[CLASS], len(answers.classes))
     place = {name: i for i, name in enumerate(answers.classes)}
     if len(names) <= WIDEST:
-        table = Table("class ↓ answer →", *names, title="images of each class by answer", title_justify="left")
+        table = Table("class", *names, title="images of each class (rows) by answer (columns)", title_justify="left")
         for name in names:
             table.add_row(name, *(str(matrix[place[name], place[other]] or "·") for other in names))
         out.print(table)

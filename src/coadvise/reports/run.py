@@ -45,6 +45,9 @@ def run_page(run: RunFiles, folder: Path | None = None) -> Page:
     sections += [Section("recipe", "Recipe", [Text(run.recipe, "code")], folded=True)] if run.recipe else []
     said = None if result is None else verdict_of(result, folder or Path(run.path))
     headline = _headline(run) if said is None else said.headline
+    if said is not None and said.advice:
+        steps = [Text(f"{step[0].upper()}{step[1:]}.") for step in said.advice]
+        sections.insert(0, Section("next", "What to do next", steps))
     return Page(name, headline, _lead(result, said), [s for s in sections if s is not None], warnings)
 
 
@@ -72,8 +75,6 @@ def _lead(result: RunResult | None, said: Verdict | None) -> list[str]:
         return []
     student, data, best = result.student, result.data, result.best
     sentences = [*(said.sentences[1:] if said is not None else [])]
-    if said is not None and said.advice:
-        sentences.append(f"What to do next: {'; '.join(said.advice)}.")
     sentences += [
         f"{student.model} ({parameters(student.parameters)} parameters) was trained on {count(data.train)} images of "
         f"{data.source} and measured on {count(data.val)} held-out images."
