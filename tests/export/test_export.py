@@ -143,8 +143,11 @@ def test_int8_reports_what_it_costs(model: Path, written: dict[str, Written], ex
     said = json.loads({entry.key: entry.value for entry in content.metadata_props}["accuracy"])
     before, after = float((logits.argmax(1) == labels).mean()), float((found.argmax(1) == labels).mean())
     assert before > 0.8
-    assert said == {"fp32": pytest.approx(before), "int8": pytest.approx(after, abs=0.01), "images": 300}
-    assert f"accuracy {before:.2%} in fp32, {said['int8']:.2%} in int8" in written["int8"].lines[1]
+    first, *drops = written["int8"].lines
+    assert first == "scales from 128 training images"
+    assert drops[0].startswith(f"ONNX Runtime: accuracy {before:.2%} in fp32, {after:.2%} in int8")
+    assert drops[1].startswith("OpenVINO: accuracy") and said["int8"] <= after  # of the engine that loses more
+    assert said == {"fp32": pytest.approx(before), "int8": pytest.approx(after, abs=0.02), "images": 300}
 
 
 def test_int8_is_in_matrix_products_and_convolutions_alone(model: Path, written: dict[str, Written]) -> None:
@@ -155,7 +158,8 @@ def test_int8_is_in_matrix_products_and_convolutions_alone(model: Path, written:
     )
     assert {node.op_type for node in graph.node if reads_int8(node)} <= {"MatMul", "Gemm", "Conv"}
     products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv")]
-    assert all(reads_int8(node) for node in products) and len(products) > 8
+    # Two in the attention of each of two blocks, and the stem's involution.
+    assert len([node for node in products if not reads_int8(node)]) == 5 and len(products) > 15
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino", "int8"])
@@ -175,7 +179,7 @@ def test_an_image_alone_is_the_same_as_in_a_batch(model: Path, written: dict[str
 def test_int8_that_loses_too_much_is_refused(model: Path, tmp_path: Path, written, monkeypatch) -> None:
     dark = torch.zeros(8, 3, 8, 8)
     monkeypatch.setattr(int8_file, "load", lambda *_: (dark, dark))
-    with pytest.raises(ModelError, match=r"loses too much: accuracy \d.*--max-drop"):
+    with pytest.raises(ModelError, match=r"loses too much in .*: accuracy \d.*--max-drop"):
         export(model, target_named("int8"), tmp_path / "new" / "small.onnx")
     assert not list(tmp_path.iterdir())
 

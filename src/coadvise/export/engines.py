@@ -56,7 +56,7 @@ def onnx_logits(path: Path) -> Logits:
 
 
 def openvino_logits(path: Path) -> Logits:
-    """Run an OpenVINO graph on the CPU, in fp32."""
+    """Run an OpenVINO graph or an ONNX file by OpenVINO on the CPU, in fp32 where it is not in int8."""
     return _openvino(path)[1]
 
 
@@ -94,7 +94,8 @@ def _openvino(path: Path) -> tuple[dict[str, str], Logits]:
     core = openvino.Core()
     # Without it the processor decides, and computes in bf16 where it can.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    model = _loaded(path, lambda: core.read_model(path))
+    # The weights of a graph are found beside it; an ONNX file may still have another name.
+    model = _loaded(path, lambda: core.read_model(path if path.suffix == ".xml" else path.read_bytes()))
     metadata = {key: str(text) for key, text in _section(model).items()}
     compiled = _loaded(path, lambda: core.compile_model(model, "CPU", settings))
     return metadata, lambda images: np.array(compiled(images)[0])
