@@ -63,8 +63,8 @@ class Drop:
     def line(self) -> str:
         """In words."""
         return (
-            f"{self.engine}: accuracy {self.before:.2%} in fp32, {self.after:.2%} in int8 ({-self.points:+.2f} points) on "
-            f"{self.count:,} validation images, top class the same on {self.same:.1%}"
+            f"{self.engine}: accuracy {self.before:.2%} in fp32, {self.after:.2%} in int8 ({-self.points:+.2f} points) "
+            f"on {self.count:,} validation images, top class the same on {self.same:.1%}"
         )
 
 
