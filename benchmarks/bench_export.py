@@ -8,6 +8,7 @@ python benchmarks/bench_export.py
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 import tempfile
@@ -77,6 +78,7 @@ def main() -> None:
         claims.append(claim(f"peak memory of a process that predicts, {best}, against eager PyTorch",
                             peaks[best] / peaks[EAGER], "≤ 0.333×"))  # fmt: skip
         details["peak bytes"] = peaks
+        details["versions"] = {name: importlib.metadata.version(name) for name in ("onnxruntime", "openvino")}
         report("export", options, claims, details)
 
 

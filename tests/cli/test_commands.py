@@ -110,7 +110,20 @@ def test_compare_refuses_what_it_cannot_compare(trained: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "command",
-    ["", "init", "select-teachers", "train", "evaluate", "predict", "models", "doctor", "demo", "report", "recipe"],
+    [
+        "",
+        "init",
+        "select-teachers",
+        "train",
+        "evaluate",
+        "predict",
+        "export",
+        "models",
+        "doctor",
+        "demo",
+        "report",
+        "recipe",
+    ],
 )
 def test_help_shows_an_example(command: str) -> None:
     done = coadvise(*([command] if command else []), "--help")

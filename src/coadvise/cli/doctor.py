@@ -10,6 +10,9 @@ from ..run.provenance import cpu_name, versions
 from ..system.screen import Table
 from .arguments import out
 
+EXTRAS = {"datasets": "hf", "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "openvino": "export"}
+"""Optional packages, as they are imported, and the extra that brings each."""
+
 
 def doctor() -> None:
     """Show versions, devices and what is missing here.
@@ -47,8 +50,11 @@ def findings() -> list[tuple[str, str, str]]:
     if command:
         state = ("Pillow", "not compiled: slower") if warp.library() is None else ("compiled", "")
         rows.append(("rotations of images", *state))
-    found = importlib.util.find_spec("datasets") is not None
-    rows.append(("optional: datasets", "yes" if found else "no", "" if found else 'pip install "coadvise[hf]"'))
+    for name, extra in EXTRAS.items():
+        found = importlib.util.find_spec(name) is not None
+        rows.append(
+            (f"optional: {name}", "yes" if found else "no", "" if found else f'pip install "coadvise[{extra}]"')
+        )
     if room := shared_memory():
         size = f"{room.total / 2**20:,.0f} MiB, {room.free / 2**20:,.0f} MiB free"
         small = "little: batches are copied once more on their way; in Docker, --shm-size=8g gives more"
