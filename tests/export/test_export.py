@@ -276,6 +276,8 @@ def test_unfinished_runs_and_unknown_targets(model: Path, tmp_path: Path) -> Non
     for source in (tmp_path / "bad.safetensors", tmp_path / "none", tmp_path):
         with pytest.raises(CoadviseError):
             export(source, TARGETS["onnx"], tmp_path / "x.onnx")
+    with pytest.raises(RunError, match=r"--max-drop is nan, must be ≥ 0"):
+        export(model, TARGETS["int8"], tmp_path / "x.onnx", max_drop=float("nan"))
     assert logging.root.manager.disable == 0
     done = processes.run("coadvise", "export", str(model), "--to", "tensorrt")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--to is 'tensorrt', must be one of" in done.stderr

@@ -41,6 +41,8 @@ def export(
         ModelError: the model cannot be written so, or what was written does not compute the same.
         WriteError: the folder cannot be written to, or the disk is full.
     """
+    if not max_drop >= 0:  # nan, too
+        raise RunError(f"--max-drop is {max_drop:g}, must be ≥ 0 points")
     require_packages(target)
     weights = source
     if source.is_dir():
