@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from timm.models._manipulate import group_with_matcher
+from timm.models import group_parameters
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -51,8 +51,8 @@ def new_parts(student: nn.Module, setting: str) -> list[nn.Parameter]:
 
 
 def layers_of(student: nn.Module, setting: str) -> dict[str, int]:
-    """The layer of every parameter, and of every BatchNorm's statistics, by its name in `classifier_of(student)`: 0 is
-    the stem, 1 the first block, and the last one is the head's.
+    """The layer of every parameter, by its name in `classifier_of(student)`: 0 is the stem, 1 the first block, and the
+    last one is the head's.
 
     Raises:
         ModelError: a student that does not say what its layers are.
@@ -63,10 +63,7 @@ def layers_of(student: nn.Module, setting: str) -> dict[str, int]:
             f"{setting}: {type(inner).__name__} does not say which layers it has (group_matcher, as most of timm's "
             "models have it); leave the setting out"
         )
-    names = [name for name, _ in (*inner.named_parameters(), *inner.named_buffers())]
-    found: dict[str, int] = group_with_matcher(
-        iter(zip(names, names, strict=True)), inner.group_matcher(), reverse=True
-    )
+    found: dict[str, int] = group_parameters(inner, inner.group_matcher(coarse=False), reverse=True)
     return found
 
 
@@ -92,7 +89,7 @@ def freeze(student: nn.Module, blocks: int) -> None:
 def still_norms(student: nn.Module, blocks: int) -> list[nn.Module]:
     """BatchNorm layers in what `freeze` takes out of training: their statistics stay, too."""
     layers = layers_of(student, "student.freeze_blocks") if blocks else {}
-    inside = lambda name: layers.get(f"{name}.running_mean", blocks + 1) <= blocks
+    inside = lambda name: layers.get(f"{name}.weight", blocks + 1) <= blocks
     return [module for name, module in _batch_norms(classifier_of(student)) if inside(name)]
 
 
