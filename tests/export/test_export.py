@@ -30,6 +30,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is n
 openvino = pytest.importorskip("openvino", reason="the extra [export] is not installed")
 
 CLASSES = tuple(str(i) for i in range(10))
+TOKENS = {"conv": "conv", "inv": "inv"}
 OPTIONS = {"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2, "stem": "conv+inv"}
 PLACES = {"onnx": "model.onnx", "openvino": "openvino", "torch": "model.pt2", "int8": "model-int8.onnx"}
 
@@ -51,10 +52,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a student with both stems that knows most digits."""
     folder = tmp_path_factory.mktemp("model")
     recipe = tiny(
-        folder, {"data.train_size": 400, "data.val_size": 300}, student={"model": "cit_tiny", "options": OPTIONS}
+        folder,
+        {"data.train_size": 400, "data.val_size": 300},
+        student={"model": "cit_tiny", "options": OPTIONS, "tokens": TOKENS},
     )
     torch.manual_seed(0)
-    student = build_student(recipe.student, {"conv": "conv", "inv": "inv"}, len(CLASSES), 8)
+    student = build_student(recipe.student, recipe.tokens(), len(CLASSES), 8)
     save = lambda: save_model(
         folder / "best.safetensors", student, recipe, CLASSES, weights="student", epoch=1, metrics={}
     )
