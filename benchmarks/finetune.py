@@ -6,6 +6,7 @@ to it. Paired over seeds; every finished run is kept, and the same command goes 
 
 python benchmarks/finetune.py data.source=FOLDER
 python benchmarks/finetune.py data.source=FOLDER --labels 200 --seeds 5 --lr 1e-4 3e-4 1e-3
+python benchmarks/finetune.py data.source=FOLDER --teacher-labels 4000 --teacher-epochs 8  # they know more
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", help="of all runs, such as data.source=FOLDER")
     parser.add_argument("--labels", type=int, default=200, help="labelled images of the four classes")
+    parser.add_argument("--teacher-labels", type=int, help="of the teachers, when they have others")
+    parser.add_argument("--teacher-epochs", type=int)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--pretrain", type=int, default=12_000, help="images of the six classes")
@@ -59,6 +62,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    options.teacher_labels = options.teacher_labels or options.labels
+    options.teacher_epochs = options.teacher_epochs or options.epochs
     options.folder.mkdir(parents=True, exist_ok=True)
     for name, classes in (("before", BEFORE), ("after", AFTER)):
         (options.folder / f"{name}.txt").write_text("\n".join(classes) + "\n")
@@ -94,11 +99,14 @@ def _pretrained(name: str, options: argparse.Namespace) -> float:
 
 def _finetuned(arm: str, seed: int, lr: float, options: argparse.Namespace) -> RunResult:
     name = "vit" if arm in ARMS else arm.removesuffix(" teacher")
+    student = arm in ARMS
+    labels = options.labels if student else options.teacher_labels
+    epochs = options.epochs if student else options.teacher_epochs
     settings = [
         MODELS[name], f"student.checkpoint={options.folder / f'pretrained-{name}' / 'best.safetensors'}",
-        f"data.classes={options.folder / 'after.txt'}", f"data.train_size={options.labels}", f"data.seed={seed}",
-        f"run.seed={seed}", f"optim.lr={lr}", "optim.batch_size=50", f"schedule.epochs={options.epochs}",
-        "schedule.warmup_epochs=5", f"run.eval_every={options.epochs}",
+        f"data.classes={options.folder / 'after.txt'}", f"data.train_size={labels}", f"data.seed={seed}",
+        f"run.seed={seed}", f"optim.lr={lr}", "optim.batch_size=50", f"schedule.epochs={epochs}",
+        f"schedule.warmup_epochs={epochs / 8}", f"run.eval_every={epochs}",
     ]  # fmt: skip
     tokens, kinds = ARMS.get(arm, ARMS["labels"])
     settings += ["teachers={}", f"loss.tokens={tokens}"]
@@ -110,7 +118,11 @@ def _finetuned(arm: str, seed: int, lr: float, options: argparse.Namespace) -> R
 
 
 def _name(arm: str, seed: int, lr: float, options: argparse.Namespace) -> str:
-    return f"{arm.replace(' ', '-')}-{options.labels}-e{options.epochs}-lr{lr:g}-s{seed}"
+    own, theirs = f"{options.labels}-e{options.epochs}", f"{options.teacher_labels}-e{options.teacher_epochs}"
+    if arm in TEACHERS and own != theirs:
+        seed = 0  # teachers from elsewhere are the same for all seeds
+    told = {"labels": own}.get(arm, f"{own}-by-{theirs}" if arm in ARMS and own != theirs else own)
+    return f"{arm.replace(' ', '-')}-{told if arm in ARMS else theirs}-lr{lr:g}-s{seed}"
 
 
 def _write(
@@ -127,7 +139,7 @@ def _write(
             told += f", against labels {apart.mean:+.2%} (p = {apart.p})"
         print(told, flush=True)
     content = {
-        "pretrained on": list(BEFORE), "fine-tuned on": list(AFTER), "labels": options.labels,
+        "pretrained on": list(BEFORE), "fine-tuned on": list(AFTER), "labels": options.labels, "labels of the teachers": options.teacher_labels,
         "epochs": options.epochs, "images and epochs of pretraining": [options.pretrain, *options.pretrain_epochs],
         "accuracy after pretraining": pretrained,
         "learning rates, labels alone, seed 1000": {f"{lr:g}": value for lr, value in rates.items()}, "arms": arms,
