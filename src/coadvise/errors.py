@@ -24,6 +24,14 @@ class ModelError(CoadviseError):
     """A model name, option, teacher or student that does not fit."""
 
 
+class NoWeights(ModelError):
+    """A model's published weights cannot be had; `why` says so alone, the message also how to fix it."""
+
+    def __init__(self, why: str, how: str) -> None:
+        super().__init__(f"{why}: {how}")
+        self.why = why
+
+
 class CheckpointError(CoadviseError):
     """A checkpoint that is missing, unsafe, of an unknown format, or does not fit the model."""
 

@@ -71,7 +71,7 @@ def _built(
     settings: StudentSettings | TeacherSettings, options: Mapping[str, Any], classes: int, image_size: int | None
 ) -> nn.Module:
     return build_model(
-        settings.model, classes, image_size=image_size, small=settings.small_stem, pretrained=settings.pretrained,
+        settings.model, classes, image_size=image_size, small=settings.small_stem, pretrained=bool(settings.pretrained),
         options=options,
     )  # fmt: skip
 

@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.utils import AttentionExtract
 from torch import Tensor
 
 from ..checkpoints.trained import TrainedModel
 from ..data.sources.opening import open_sources
 from ..data.views.finish import Finish
+from ..models.advised import AdvisedViT
 from ..models.cit import CiT
 from .disagreement import _png
 from .inference import eval_images
 
 
 def attention_on(trained: TrainedModel, indices: Sequence[int]) -> dict[str, Any]:
-    """Attention maps of a CiT for some validation images: `images`, each with `png`, `name` and `maps` by token."""
-    assert isinstance(trained.model, CiT)
+    """Attention maps of a token student for some validation images: `images`, each with `png`, `name` and `maps` by token."""
+    assert isinstance(trained.model, (CiT, AdvisedViT))
     source = open_sources(trained.data)[1]
     pixels = eval_images(trained, ((source.read(i), source.describe(i)) for i in indices))
     finish = Finish(trained.data, len(trained.classes), trained.device)
@@ -35,16 +35,25 @@ def attention_on(trained: TrainedModel, indices: Sequence[int]) -> dict[str, Any
 
 
 @torch.no_grad()
-def attention_maps(model: CiT, images: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n gh gw"]]:
+def attention_maps(model: CiT | AdvisedViT, images: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n gh gw"]]:
     """Attention of each token to the patches in the last block, mean over the heads; sums to at most 1.
 
-    What is left of 1 goes to the other tokens.
+    What is left of 1 goes to the other tokens. A token that the last block does not have is left out, as is all of a
+    family whose attention is never held (BEiT).
     """
-    watched: Any = copy.deepcopy(model)  # the hook of AttentionExtract stays
-    watched.blocks[-1].attn.fused_attn = False  # the fused form never holds the weights
-    last = f"blocks.{len(watched.blocks) - 1}.attn.attn_drop"
-    (weights,) = AttentionExtract(watched, names=[last], method="hook")(images).values()
-    weights = weights.mean(dim=1)  # n l l
-    prefix = model.num_prefix_tokens
+    watched: Any = copy.deepcopy(model)  # its attention is not fused any more, and the hook stays
+    advised = isinstance(watched, AdvisedViT)
+    last = (watched.model if advised else watched).blocks[-1]
+    layer = getattr(last, "attn", last)
+    layer.fused_attn = False  # the fused form never holds the weights
+    seen: list[Tensor] = []
+    layer.attn_drop.register_forward_hook(lambda _, __, weights: seen.append(weights))
+    watched.forward_tokens(images) if advised else watched(images)
+    if not seen:
+        return {}
+    weights = seen[0].mean(dim=1)  # n l l
+    places = watched.places(weights.shape[1]) if advised else {name: i for i, name in enumerate(model.token_names)}
+    prefix = watched.model.num_prefix_tokens if advised else model.num_prefix_tokens
     grid = model.patch_embed.grid_size
-    return {token: weights[:, i, prefix:].unflatten(1, grid).cpu() for i, token in enumerate(model.token_names)}
+    patches = slice(prefix, prefix + grid[0] * grid[1])
+    return {token: weights[:, i, patches].unflatten(1, grid).cpu() for token, i in places.items()}

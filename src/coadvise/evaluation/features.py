@@ -15,6 +15,7 @@ from ..data.loader import EvalLoader
 from ..data.sources.base import ImageSource
 from ..data.views.finish import Batch
 from ..errors import DataError, ModelError
+from ..models.advised import AdvisedViT
 from ..models.cit import CiT
 from ..models.students import classifier_of
 from ..names import CLASS
@@ -114,6 +115,8 @@ def classifiers(model: nn.Module) -> dict[str, nn.Module]:
     Raises:
         ModelError: the model does not say which one it is.
     """
+    if isinstance(model, AdvisedViT):
+        return model.heads
     if isinstance(model, CiT):
         return {CLASS: model.head, **dict(model.advised_heads.items())}
     inner = classifier_of(model)

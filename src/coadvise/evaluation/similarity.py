@@ -20,6 +20,7 @@ from ..checkpoints.trained import TrainedModel
 from ..data.loader import EvalLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset, balanced_subset
+from ..models.advised import AdvisedViT
 from ..models.cit import CiT
 from ..names import CLASS
 from .features import watched
@@ -82,13 +83,18 @@ def _cosines(tokens: Float[Tensor, "l b t d"]) -> Float[Tensor, "l p"]:
 
 @contextlib.contextmanager
 def _blocks(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Outputs of a token student's blocks, in order; nothing for another model."""
+    """A token student's tokens behind each block, in order; nothing for another model."""
     blocks: list[Tensor] = []
     handles = []
     if isinstance(model, CiT) and model.num_prefix_tokens > 1:
         prefix = model.num_prefix_tokens
         for block in model.blocks:
             handles.append(block.register_forward_hook(lambda _, __, x: blocks.append(x[:, :prefix].detach())))
+    elif isinstance(model, AdvisedViT) and not model.pooled:
+        # The model's own answer goes through its blocks as well, without the advised tokens.
+        tokens = lambda x: x[:, list(model.places(x.shape[1]).values())].detach()
+        for block in model.model.blocks:
+            handles.append(block.register_forward_hook(lambda _, __, x: blocks.append(tokens(x))))
     try:
         yield blocks
     finally:

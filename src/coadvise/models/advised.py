@@ -114,6 +114,23 @@ class AdvisedViT(nn.Module):
     def patch_embed(self) -> Any:
         return self.model.embeds if isinstance(self.model, NaFlexVit) else self.model.patch_embed
 
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        """The head of every output by name, in the order of `token_names`."""
+        own = {} if self.own_token is None else {self.own_token: self.model.head_dist}
+        found = {CLASS: self.model.head, **own, **dict(self.advised_heads.items())}
+        return {name: found[name] for name in self.token_names}
+
+    def places(self, length: int) -> dict[str, int]:
+        """Where each token stands in the sequence of `length` that the blocks see; `class` of a pooled model nowhere.
+
+        The patches stand from `model.num_prefix_tokens` on, in front of the tokens that were added.
+        """
+        found = {} if self.pooled else {CLASS: 0}
+        found |= {} if self.own_token is None else {self.own_token: 1}
+        found |= {name: length - len(self.advised_heads) + i for i, name in enumerate(self.advised_heads)}
+        return {name: found[name] for name in self.token_names if name in found}
+
     def get_classifier(self) -> nn.Module:
         """The model's own head, or heads."""
         return self.model.get_classifier()  # type: ignore[no-any-return]

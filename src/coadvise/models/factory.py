@@ -10,7 +10,7 @@ from timm.layers import PatchEmbed
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from ..errors import ModelError
+from ..errors import ModelError, NoWeights
 from .hub import require_reachable
 from .stems import check_image_size
 from .students import small_stem
@@ -84,11 +84,13 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module
         # Hub and URL errors are OSErrors; timm reports missing weights and bad tags as RuntimeError.
         reason = _first_line(error)
         if pretrained and "No pretrained weights exist" in reason:
-            raise ModelError(f"{name} has no published weights: set pretrained: false, or give a checkpoint") from error
+            raise NoWeights(
+                f"{name} has no published weights", "set pretrained: false, or give a checkpoint"
+            ) from error
         if pretrained:
-            raise ModelError(
-                f"the published weights of {name} cannot be had ({reason}): connect to the internet, set "
-                f"pretrained: false, or give a checkpoint file"
+            raise NoWeights(
+                f"the published weights of {name} cannot be had ({reason})",
+                "connect to the internet, set pretrained: false, or give a checkpoint file",
             ) from error
         raise ModelError(f"model {name} cannot be made with {arguments}: {reason}") from error
 

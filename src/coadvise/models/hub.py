@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from timm.models import get_pretrained_cfg
 
-from ..errors import ModelError, one_line
+from ..errors import ModelError, NoWeights, one_line
 from ..system.hub import silence
 
 # Names under which timm looks for weights, in its order.
@@ -15,8 +15,29 @@ def require_reachable(name: str, pretrained: bool) -> None:
     """Refuse a model whose files lie on the Hub, are not on this machine yet, and cannot be asked for.
 
     Raises:
-        ModelError: the Hub does not answer, or may not be asked.
+        ModelError: the Hub does not answer, or may not be asked; `NoWeights` where it is for weights alone.
     """
+    question = _question(name, pretrained)
+    if question is None:
+        return
+    repository, file, revision = question
+    error = silence(repository, file, revision=revision)
+    if error is None:
+        return
+    silent = f"cannot be had (no answer from the Hugging Face Hub: {one_line(error)})"
+    how = "connect to the internet, set pretrained: false, or give a checkpoint file"
+    if pretrained:
+        raise NoWeights(f"the published weights of {name} {silent}", how) from error
+    raise ModelError(f"the settings of {name} {silent}: {how}") from error
+
+
+def asks_the_hub(name: str, pretrained: bool) -> bool:
+    """Whether `require_reachable` has to ask the Hub."""
+    return _question(name, pretrained) is not None
+
+
+def _question(name: str, pretrained: bool) -> tuple[str, str, str | None] | None:
+    """What the Hub has to be asked for: repository, file and revision; None where everything is here, or elsewhere."""
     files: tuple[str, ...]
     prefix, colon, address = name.partition(":")
     if prefix in ("hf-hub", "hf_hub"):
@@ -25,25 +46,19 @@ def require_reachable(name: str, pretrained: bool) -> None:
         try:
             cfg = get_pretrained_cfg(name, allow_unregistered=True)
         except RuntimeError:  # a tag that timm does not know, as it says when the model is made
-            return
+            return None
         if cfg is None or not cfg.hf_hub_id or cfg.file:
-            return
+            return None
         address, files = cfg.hf_hub_id, _WEIGHTS
     else:
-        return
+        return None
     from huggingface_hub import try_to_load_from_cache
 
     repository, _, tag = address.partition("@")
     revision = tag or None
     try:
         if any(isinstance(try_to_load_from_cache(repository, file, revision=revision), str) for file in files):
-            return
+            return None
     except ValueError:  # a name that no repository can have, as timm says when the model is made
-        return
-    error = silence(repository, files[0], revision=revision)
-    if error is not None:
-        what = "the published weights" if pretrained else "the settings"
-        raise ModelError(
-            f"{what} of {name} cannot be had (no answer from the Hugging Face Hub: {one_line(error)}): connect to "
-            f"the internet, set pretrained: false, or give a checkpoint file"
-        ) from error
+        return None
+    return repository, files[0], revision

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -68,6 +68,14 @@ def _switches(options: Any) -> Any:
         return options
     return {key: words.get(v.lower(), v) if isinstance(v, str) else v for key, v in options.items()}
 
+
+def _switch(value: Any) -> Any:
+    words = {"1": True, "on": True, "yes": True, "true": True, "0": False, "off": False, "no": False, "false": False}
+    return words.get(str(value).lower(), value)
+
+
+AutoSwitch = Annotated[Literal["auto", True, False], BeforeValidator(_switch)]
+"""Yes, no, or what is found to be best."""
 
 Options = Annotated[dict[str, Any], BeforeValidator(_switches), AfterValidator(_finite)]
 """Keyword arguments of a model."""

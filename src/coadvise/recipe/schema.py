@@ -17,7 +17,19 @@ from ..errors import did_you_mean
 from ..names import CLASS
 from ..system.digests import json_digest
 from .data import Augmentation, Data
-from .fields import Count, Deviations, Means, Momentum, NonNegative, Options, Part, Positive, Probability, Seed
+from .fields import (
+    AutoSwitch,
+    Count,
+    Deviations,
+    Means,
+    Momentum,
+    NonNegative,
+    Options,
+    Part,
+    Positive,
+    Probability,
+    Seed,
+)
 
 # Settings that may change when a run is resumed: where and how often is written, what else is measured, and on what it
 # runs. They do not decide what is computed.
@@ -51,7 +63,8 @@ class Student(Part):
     where they are named here, or with `loss.tokens: own`."""
     small_stem: bool = False
     """Small-image stem (3×3, stride 1, no pooling) for convolutional students."""
-    pretrained: bool = False
+    pretrained: AutoSwitch = False
+    """timm's published weights. `auto`: where they can be had; else it starts from random ones, and says so."""
     checkpoint: str | None = None
     """Weights to start from."""
     checkpoint_weights: CheckpointWeights = None
@@ -82,8 +95,9 @@ class Teacher(Part):
     options: Options = {}
     small_stem: bool = False
     """Small-image stem (3×3, stride 1, no pooling), for 32 and 64 pixels."""
-    pretrained: bool = False
-    """timm's published weights; with `train`, they are fine-tuned."""
+    pretrained: AutoSwitch = False
+    """timm's published weights; with `train`, they are fine-tuned. `auto`: where they can be had, else it is trained
+    from random ones."""
     checkpoint: str | None = None
     """Path to weights; with `train`, they are fine-tuned."""
     checkpoint_weights: CheckpointWeights = None
@@ -332,7 +346,9 @@ def _size_problems(recipe: Recipe) -> Iterable[str]:
     for name, teacher in recipe.teachers.items():
         if teacher.classes is not None and teacher.train:
             yield f"teachers.{name}: a teacher that is trained first learns the data's own classes; remove classes"
-        if teacher.pretrained and teacher.checkpoint:
+        if teacher.pretrained == "auto" and not (teacher.train or teacher.checkpoint):
+            yield f"teachers.{name} would advise with random weights where there are no others; give pretrained: true"
+        if teacher.pretrained is True and teacher.checkpoint:
             yield f"teachers.{name}: pretrained and checkpoint exclude each other"
         if not (teacher.pretrained or teacher.checkpoint or teacher.train):
             yield (

@@ -18,6 +18,7 @@ from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
 from ..system.progress import Display
 from .processes import start_processes
+from .published import settled
 from .teachers import check_teachers, on_device
 from .train import load_teachers
 
@@ -61,7 +62,9 @@ def _cache(
         raise RecipeError(f"recipe {recipe.name} has no teachers, so there is no advice to store")
     with accelerator.local_main_process_first():
         sources = open_sources(recipe.data, display.say_once)
-    run, request = RunFolder.of(recipe), CacheRequest.of(recipe)
+    run = RunFolder.of(recipe)
+    recipe = settled(recipe, run, accelerator, display, ["student", *(f"teachers.{name}" for name in teachers)])
+    request = CacheRequest.of(recipe)
     # Before hours go into teachers; and a student's command would not go on with this one.
     (require_fitting if verify else require_possible)(request, sources[0])
     cached = recipe.model_copy(update={"advice": recipe.advice.model_copy(update={"source": "cache"})})

@@ -39,6 +39,7 @@ from .loop import Evaluation, stopped, train_epoch, validate
 from .memory import too_large
 from .outcome import run_result, teacher_facts
 from .processes import Stop, on_main_process, start_processes
+from .published import settled
 from .setup import Advise, Setup, origin_of, prepare
 from .state import State
 from .student import new_student
@@ -88,6 +89,8 @@ def _train(
     check_teachers_given(teachers)
     accelerator = start_processes(recipe.run, recipe.optim)
     display = display or Display(quiet=not accelerator.is_main_process)
+    own = [f"teachers.{name}" for name in teachers] + ([] if student is None else ["student"])
+    recipe = settled(recipe, folder, accelerator, display, own)
     folder.check(recipe, resume)
     with accelerator.local_main_process_first():  # a data set is downloaded once
         sources = open_sources(recipe.data, display.say_once)
