@@ -20,7 +20,7 @@ from .inference import eval_images
 
 
 def attention_on(trained: TrainedModel, indices: Sequence[int]) -> dict[str, Any]:
-    """Attention maps of a token student for some validation images: `images`, each with `png`, `name` and `maps` by token."""
+    """Attention maps of a token student for some images: `images`, each with `png`, `name` and `maps` by token."""
     assert isinstance(trained.model, (CiT, AdvisedViT))
     source = open_sources(trained.data)[1]
     pixels = eval_images(trained, ((source.read(i), source.describe(i)) for i in indices))
