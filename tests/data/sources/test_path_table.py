@@ -77,6 +77,17 @@ def test_every_way_of_writing_gives_the_same_images_and_labels(
     assert shade(again, 4) == 4 and (again.labels == source.labels).all()
 
 
+def test_a_column_for_each_class(folder: Path) -> None:
+    for one, zero in (("1", "0"), ("1.0", "0.0")):
+        marks = [[one if name == label else zero for name in ("dog", "cow", "cat")] for label in LABELS]
+        rows = [
+            [a, f"about {b}", *m, "val" if a == "e.png" else "train"] for (a, b), m in zip(ROWS[1:], marks, strict=True)
+        ]
+        (folder / "a.csv").write_text(written([["image", "text", "dog", "cow", "cat", "split"], *rows]))
+        train, val = open_source(str(folder / "a.csv"), "train"), open_source(str(folder / "a.csv"), "val")
+        assert [train.class_names[label] for label in train.labels] == LABELS[:5] and val.class_names == ("cat",)
+
+
 @pytest.mark.parametrize(
     ("labels", "names"),
     [
@@ -165,10 +176,14 @@ def test_odd_tables_are_noted(folder: Path) -> None:
         (b"image,label,label\ne.png,a,b\n", r"a.csv has 2 columns 'label'; rename all but one"),
         (b"image,label\ne.png,a\ne.png,a,b\n", r"a.csv is no readable table: CSV .*Expected 2 columns, got 3"),
         (b"image,label\ne.png,a\ne.png,\n ,x\n", r"a.csv row 3 has no path in column 'image' \(1 in all\); leave"),
-        (b"image,label\ne.png,a\ne.png,\ne.png,\n", r"row 2 \(e.png\) has no label in column 'label' \(2 in all\)"),
+        (b"image,label\ne.png,a\ne.png,\ne.png,\n", r"row 2 \(e.png\) has no label in column 'label' \(2"),
         (b"image,label\ne.png,a\nf.png,b\ng.png,c\n", r"2 of the 3 images that .*a.csv lists are missing, such as f.png"
          r"; correct the paths, which are relative to .*, or leave the rows out"),
-        (b"image,label\ne.png,a\ntwo,b\n", r"1 image that .* is missing, such as two; correct the paths \(without an"),
+        (b"image,label\ne.png,a\ntwo,b\n", r"1 image that .* is missing, such as two; correct the paths, which"),
+        (b"image,label\ne,b\ncat/one,c\n", r"all 2 images .* missing, such as e; e.png is there: write .png behind"),
+        (b"image,a,b\ne.png,1,0\ne.png,1,1\n", r"row 2 \(e.png\) has several labels: 'a', 'b' \(1 such rows"),
+        (b"image,a,b\ne.png,1,0\ne.png,0,0\n", r"row 2 \(e.png\) has no label in any of the columns 'a', 'b' \(1"),
+        (b"image,a,b\ne.png,1,x\n", r"has no label column"),
         (b"image,label\none.png,b\n", r"one.png; it lies in .*/cat: put cat/ before the paths, or the table into"),
         (b"image,label\ncat\\one.png,b\n", r"write / for \\ in the paths"),
         (b"image,label\nhttps://x.org/one.png,b\n", r"it is an address: download the images first"),
@@ -220,3 +235,19 @@ def test_a_large_table_is_read_in_blocks(tmp_path: Path) -> None:
     assert len(paths) == len(labels.codes) == rows and len(labels.values) == 100
     assert labels.values[labels.codes[12_345]] == "class 45" and paths[12_345].as_py() == "images/000012345.jpg"
     assert kept < 60 * rows  # the file has 530 bytes a row
+
+
+def test_a_folder_with_a_table_in_place_of_class_folders(folder: Path) -> None:
+    inside = folder / "data"
+    for place in (inside / "images", inside / "images" / "train", inside):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "x.png").write_bytes((folder / "e.png").read_bytes())
+        (inside / "labels.csv").write_text("image,label\n")
+        with pytest.raises(
+            DataError, match=r"data has no two class folders with images; .* give data.source=.*/labels.csv"
+        ):
+            open_source(str(inside))
+        (inside / "labels.csv").unlink()
+    (folder / "labels.csv").write_text("image,label\n")  # beside class folders, it is of no interest
+    (folder / "data" / "images" / "x.png").unlink()
+    assert open_source(str(folder)).class_names == ("cat", "data", "dog")

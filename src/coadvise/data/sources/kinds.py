@@ -154,12 +154,26 @@ def _kind_of_folder(path: Path) -> Found:
     kind = next(iter(ways or archives))
     if kind != "folder":
         return Found(kind, str(path), asked=False)
+    if not holds_classes(inner):
+        _require_no_table(path, inner)
     if not folder_splits(inner):
         require_classes_once(inner)
     unread = [file for files in archives.values() for file in files]
     more = f" and {len(unread) - 1} more archives" if len(unread) > 1 else ""
     notes = (f"{unread[0]}{more} not read: the images in the class folders are",) if unread else ()
     return Found("folder", str(inner), asked=False, notes=notes)
+
+
+def _require_no_table(path: Path, inner: Path) -> None:
+    """Refuse a folder without images of two classes where a table in it may say what they are of."""
+    places = {root / name for root in (path, inner) for name in os.listdir(root) if is_text_table(name)}
+    tables = sorted(str(place) for place in places if place.is_file() and not is_litter(place.name))
+    if tables:
+        ways = " or ".join(f"data.source={table}" for table in tables[:3])
+        raise DataError(
+            f"{path} has no two class folders with images; to take the labels from a table in it, give {ways} (or "
+            f"data.source=folder:{path} to take it as it is)"
+        )
 
 
 def _archives(path: Path, inner: Path) -> dict[str, list[Path]]:

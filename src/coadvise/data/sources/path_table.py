@@ -1,7 +1,7 @@
 """Tables of paths and labels: CSV, TSV and JSON lines.
 
-One row for each image: its path, relative to the table's folder, and its label; a column `split` makes splits of the
-rows. Texts are taken without blanks around them, so that `a.jpg, cat` is of class `cat`.
+One row for each image: its path, relative to the table's folder, and its label, or a column of 0 and 1 for each class;
+a column `split` makes splits of the rows. Texts are taken without blanks around them: `a.jpg, cat` is of class `cat`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from jaxtyping import Int64
 from ...errors import DataError, escaped, few, shortened
 from .columns import Columns, choose_columns
 from .labels import labels_from_values
-from .listing import is_image
+from .listing import EXTENSIONS
 from .splits import meaning, pick_split
 from .text_table import Coded, header_of, read_columns
 
 _SPLITS = ("split", "subset", "partition", "set", "usage")
+# What stands in a column that says of each image whether it is of a class.
+_MARKS = {"0": False, "1": True, "0.0": False, "1.0": True}
 _ROWS = 1 << 14  # paths that are looked at together
 
 
@@ -36,14 +38,14 @@ class PathTable:
     def __init__(self, file: Path, split: str | None = None, columns: Columns = Columns()) -> None:
         self.file = file
         header = header_of(file)
-        schema = pa.schema([(name, pa.string()) for name in header])
-        image, label = choose_columns(schema, (), (), columns, str(file))
         split_column = _split_column(file, header)
-        wanted = [image, label, *([split_column] if split_column else [])]
+        image, labels = _choose(file, [name for name in header if name != split_column or name in columns], columns)
+        wanted = [image, *labels, *([split_column] if split_column else [])]
         for name in wanted:
             if header.count(name) > 1:
                 raise DataError(f"{file} has {header.count(name)} columns '{name}'; rename all but one")
-        paths, (labels, *rest) = read_columns(file, wanted)
+        paths, coded = read_columns(file, wanted)
+        marked, rest = coded[: len(labels)], coded[len(labels) :]
         if not len(paths):
             raise DataError(f"{file} has no rows; give one for each image")
         rows = np.arange(len(paths))
@@ -51,7 +53,9 @@ class PathTable:
             rows = np.flatnonzero(_in_split(rest[0], split, file))
         self.paths = paths.take(pa.array(rows)) if rest else paths
         self._require_paths(image, rows)
-        self.labels, self.class_names = self._labels(Coded(labels.codes[rows], labels.values), label, rows, split)
+        kept = [Coded(column.codes[rows], column.values) for column in marked]
+        label = kept[0] if len(kept) == 1 else self._one_of(kept, labels, rows)
+        self.labels, self.class_names = self._labels(label, labels, rows, split)
         self._require_files()
         self.notes = tuple(self._notes())
 
@@ -70,7 +74,7 @@ class PathTable:
         return str(self.file.parent / self.paths[index].as_py())
 
     def _labels(
-        self, coded: Coded, column: str, rows: np.ndarray, split: str | None
+        self, coded: Coded, columns: Sequence[str], rows: np.ndarray, split: str | None
     ) -> tuple[Int64[np.ndarray, " n"], tuple[str, ...]]:
         """Labels by the rules of `labels_from_values`; −1 in a split of which no row has one, as in competitions."""
         missing = np.flatnonzero(coded.codes < 0)
@@ -78,13 +82,28 @@ class PathTable:
             return coded.codes, ()
         if len(missing):
             first = int(missing[0])
+            place = f"column '{columns[0]}'" if len(columns) == 1 else f"any of the columns {few(columns)}"
             raise DataError(
-                f"{self.file} row {rows[first] + 1} ({self.paths[first].as_py()}) has no label in column '{column}' "
+                f"{self.file} row {rows[first] + 1} ({self.paths[first].as_py()}) has no label in {place} "
                 f"({len(missing):,} in all); leave such rows out"
             )
         there, codes = np.unique(coded.codes, return_inverse=True)
         each, names = labels_from_values([coded.values[code] for code in there])
         return each[codes], names
+
+    def _one_of(self, marks: list[Coded], names: Sequence[str], rows: np.ndarray) -> Coded:
+        """The one class that each row marks, −1 where it marks none."""
+        marked = np.stack([np.isin(one.codes, [c for c, v in enumerate(one.values) if _MARKS[v]]) for one in marks])
+        several = np.flatnonzero(marked.sum(axis=0) > 1)
+        if len(several):
+            first = int(several[0])
+            which = [name for name, mark in zip(names, marked[:, first], strict=True) if mark]
+            raise DataError(
+                f"{self.file} row {rows[first] + 1} ({self.paths[first].as_py()}) has several labels: {few(which)} "
+                f"({len(several):,} such rows in all); an image has one label here: leave such rows out, or name a "
+                "column of labels behind the source, data.source=…:label=NAME"
+            )
+        return Coded(np.where(marked.any(axis=0), marked.argmax(axis=0), -1), tuple(names))
 
     def _require_paths(self, column: str, rows: np.ndarray) -> None:
         empty = self.paths.is_null()
@@ -103,8 +122,8 @@ class PathTable:
                 if not os.path.isfile(os.path.join(folder, path)):
                     missing, first = missing + 1, first or path
         if missing:
-            many = "1 image" if missing == 1 else f"{missing:,} of the {len(self):,} images"
-            verb = "is" if missing == 1 else "are"
+            part = "all" if missing == len(self) else f"{missing:,} of the"
+            many, verb = ("1 image", "is") if missing == 1 else (f"{part} {len(self):,} images", "are")
             raise DataError(
                 f"{many} that {self.file} lists {verb} missing, such as {shortened(escaped(first), 200)}; "
                 f"{_advice_on(first, self.file.parent)}"
@@ -161,6 +180,26 @@ def _in_split(coded: Coded, split: str | None, file: Path) -> np.ndarray:
     return np.isin(coded.codes, [code for code, value in enumerate(coded.values) if value == split])
 
 
+def _choose(file: Path, header: Sequence[str], columns: Columns) -> tuple[str, tuple[str, ...]]:
+    """The column of paths, and that of labels; without one, those of 0 and 1 if there are two at least."""
+    schema = pa.schema([(name, pa.string()) for name in header])
+    try:
+        image, label = choose_columns(schema, (), (), columns, str(file))
+        return image, (label,)
+    except DataError:
+        if columns.label is not None:
+            raise
+        image, _ = choose_columns(schema, (), (), columns._replace(label=header[0]), str(file))
+        others = list(dict.fromkeys(name for name in header if name != image))
+        coded = read_columns(file, [None, *others])[1]
+        found = [
+            name for name, one in zip(others, coded, strict=True) if one.values and _MARKS.keys() >= set(one.values)
+        ]
+        if len(found) < 2:
+            raise
+        return image, tuple(found)
+
+
 def _split_column(file: Path, header: Sequence[str]) -> str | None:
     """The column that names splits: `split`, or one of a like name if it has a usual name of a split in it."""
     lower = {name.lower(): name for name in reversed(header)}
@@ -178,11 +217,13 @@ def _advice_on(missing: str, folder: Path) -> str:
         return "it is an address: download the images first, and list their files"
     if "\\" in missing and os.path.isfile(folder / missing.replace("\\", "/")):
         return "write / for \\ in the paths"
+    extension = next((one for one in sorted(EXTENSIONS) if os.path.isfile(folder / f"{missing}{one}")), None)
+    if extension is not None:
+        return f"{missing}{extension} is there: write {extension} behind the paths"
     inside = next((one for one in sorted(folder.glob(f"*/{_plain(missing)}"))), None) if _plain(missing) else None
     if inside is not None:
         return f"it lies in {inside.parent}: put {inside.parent.name}/ before the paths, or the table into that folder"
-    named = "" if is_image(missing) else " (without an extension of an image)"
-    return f"correct the paths{named}, which are relative to {folder}, or leave the rows out"
+    return f"correct the paths, which are relative to {folder}, or leave the rows out"
 
 
 def _plain(path: str) -> str:
