@@ -30,6 +30,7 @@ from .fields import (
     Probability,
     Seed,
 )
+from .schedule import Schedule
 
 # Settings that may change when a run is resumed: where and how often is written, what else is measured, and on what it
 # runs. They do not decide what is computed.
@@ -41,8 +42,8 @@ FREE = (
 # Settings that runs of earlier versions do not name: at these values a run is the one that it was without them.
 LATER: dict[str, Any] = {
     "data.balance": "none", "optim.backbone_lr": 1.0, "optim.layer_decay": None, "optim.token_lr": 1.0,
-    "run.baselines": ["auto"], "run.trackers": [], "schedule.head_epochs": 0, "student.checkpoint_weights": None,
-    "student.freeze_blocks": 0,
+    "run.baselines": ["auto"], "run.trackers": [], "schedule.head_epochs": 0, "schedule.patience": None,
+    "student.checkpoint_weights": None, "student.freeze_blocks": 0,
 }  # fmt: skip
 LATER_OF_TEACHERS: dict[str, Any] = {"checkpoint_weights": None}
 
@@ -165,17 +166,6 @@ class Optim(Part):
     """Factor on the learning rate from each layer to the one before it; heads and advised tokens have the full rate."""
     backbone_lr: Positive = 1.0
     """Factor on the learning rate of everything but heads and advised tokens."""
-
-
-class Schedule(Part):
-    """Cosine learning rate with a linear warm-up, set at every step."""
-
-    epochs: Count = 300
-    warmup_epochs: NonNegative = 5
-    warmup_lr: NonNegative = 1e-6
-    min_lr: NonNegative = 1e-5
-    head_epochs: Annotated[int, Field(ge=0, le=10**9)] = 0
-    """Epochs at the beginning, of `epochs`, in which heads and advised tokens alone learn."""
 
 
 def _listed(value: Any) -> Any:

@@ -82,6 +82,11 @@ def _lead(result: RunResult | None, said: Verdict | None) -> list[str]:
     if result.seconds and result.images_seen:
         speed = count(result.images_seen / result.seconds)
         sentences.append(f"It took {duration(result.seconds)} for {count(result.steps)} steps, {speed} images/s.")
+    if (early := result.stopped_early) is not None:
+        sentences.append(
+            f"It stopped early, after {count(result.epochs)} of {count(early.planned)} epochs: {early.patience} "
+            "evaluations in a row were no better than the best."
+        )
     sentences.append(
         f"The best evaluation was {percent(best.value)} % after epoch {best.epoch} ({best.weights} weights); being "
         "picked on these very images, it is no fair estimate."

@@ -137,6 +137,15 @@ class Baselines:
         return parsed(TypeAdapter(cls), read_json(path), path)  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class EarlyStop:
+    """A run that ended before its last epoch: how many were planned, and after how many evaluations without a better
+    answer it stopped."""
+
+    planned: int
+    patience: int
+
+
 @with_config(ConfigDict(extra="ignore"))
 @dataclass(frozen=True)
 class RunResult:
@@ -144,6 +153,7 @@ class RunResult:
 
     Attributes:
         fingerprint: of the recipe.
+        epochs: that were trained.
         images_seen: training images over all epochs.
         seconds: of training, without evaluation.
         final: metrics after the last epoch, by name (see `evaluation.metrics.batch_metrics`).
@@ -170,6 +180,7 @@ class RunResult:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     baselines: Baselines | None = None
     per_class: Mapping[str, ClassCounts] = field(default_factory=dict)
+    stopped_early: EarlyStop | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -194,7 +205,10 @@ class RunResult:
 
     def write(self, path: Path) -> None:
         """Write the file atomically."""
-        write_json(path, dataclasses.asdict(self))
+        content = dataclasses.asdict(self)
+        if self.stopped_early is None:
+            del content["stopped_early"]
+        write_json(path, content)
 
     @classmethod
     def read(cls, path: Path) -> RunResult:

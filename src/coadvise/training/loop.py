@@ -19,7 +19,7 @@ from ..system.progress import Bar
 from .checkpoint import diverged, require_finite
 from .processes import Stop
 from .setup import Setup
-from .state import State
+from .state import Counters, State
 
 
 def train_epoch(setup: Setup, state: State, epoch: int, stop: Stop, bar: Bar) -> None:
@@ -65,6 +65,17 @@ def train_epoch(setup: Setup, state: State, epoch: int, stop: Stop, bar: Bar) ->
             if stop.requested_at(count.step):
                 raise stopped(setup, state)
     count.seconds += time.monotonic() - started
+
+
+def out_of_patience(setup: Setup, count: Counters) -> bool:
+    """Whether the last `schedule.patience` evaluations, including one that is due now, were no better than the best.
+
+    This follows from the epoch and the best epoch alone, so that a resumed run decides alike; and so do all processes,
+    since they have the same metrics.
+    """
+    patience, every = setup.schedule.patience, setup.run.eval_every
+    epoch = count.step // setup.loader.steps_per_epoch
+    return patience is not None and epoch // every - count.best_epoch // every >= patience
 
 
 def stopped(setup: Setup, state: State) -> Interrupted:
@@ -127,7 +138,8 @@ class Evaluation:
 def validate(setup: Setup, state: State, epoch: int) -> Evaluation:
     """Evaluate the student and its averaged weights after `epoch` completed epochs, and log it.
 
-    The teachers take part in the last evaluation only: they never change, and it is the one that is reported.
+    The teachers take part in the last evaluation only, or in one that is the last if it brings no better answer: they
+    never change, and the last is the one that is reported.
 
     Raises:
         RunError: weights that are not finite.
@@ -138,7 +150,8 @@ def validate(setup: Setup, state: State, epoch: int) -> Evaluation:
         for module in (state.student, *([] if state.ema is None else [state.ema.module])):
             for buffer in module.buffers():
                 broadcast(buffer, from_process=0)
-    last, answer = epoch == setup.schedule.epochs, setup.validation.answer
+    last = epoch == setup.schedule.epochs or out_of_patience(setup, state.count)
+    answer = setup.validation.answer
     collected = Collected() if last else None
     metrics, skipped = _evaluate(setup, state.student, with_teachers=last, collected=collected)
     if collected is not None:  # before anything says that this evaluation is done

@@ -15,7 +15,7 @@ from ..run.folder import read_metrics
 from ..run.per_class import class_counts
 from ..run.pictures import write_pictures
 from ..run.provenance import manifest
-from ..run.result import Baselines, Best, DataFacts, RunResult, Skipped, StudentFacts, TeacherFacts
+from ..run.result import Baselines, Best, DataFacts, EarlyStop, RunResult, Skipped, StudentFacts, TeacherFacts
 from .checkpoint import gather_skipped
 from .loop import Evaluation
 from .setup import Setup
@@ -54,6 +54,14 @@ def run_result(
     gather_skipped(count)
     if count.skipped:
         setup.display.say(f"{len(count.skipped)} unreadable training images were replaced, such as {count.skipped[0]}")
+    epochs, schedule = count.step // setup.loader.steps_per_epoch, recipe.schedule
+    early = None
+    if epochs < schedule.epochs and schedule.patience is not None:
+        early = EarlyStop(schedule.epochs, schedule.patience)
+        setup.display.say(
+            f"stopped early, after {epochs} of {schedule.epochs} epochs: {schedule.patience} evaluations in a row were "
+            f"no better than {count.best:.1%} after epoch {count.best_epoch}, whose weights are kept"
+        )
     if last is None:  # resumed after the last evaluation was written, but not the result
         line = [line for line in read_metrics(setup.folder.metrics) if line["kind"] == "eval"][-1]
         last = Evaluation(line["metrics"], line["ema"])
@@ -72,7 +80,7 @@ def run_result(
         ),
         teachers=teachers,
         data=DataFacts(recipe.data.source, setup.loader.size, len(val_source), tuple(train_source.class_names)),
-        epochs=recipe.schedule.epochs,
+        epochs=epochs,
         steps=count.step,
         images_seen=count.step * recipe.optim.batch_size,
         seconds=round(count.seconds, 1),
@@ -85,4 +93,5 @@ def run_result(
         ),
         baselines=baselines,
         per_class={} if seen is None else class_counts(seen.label, seen.outputs[CLASS], seen.classes),
+        stopped_early=early,
     )

@@ -35,7 +35,7 @@ from ..system.locks import one_at_a_time
 from ..system.progress import Display
 from .baselines import measure_baselines
 from .failures import explained
-from .loop import Evaluation, stopped, train_epoch, validate
+from .loop import Evaluation, out_of_patience, stopped, train_epoch, validate
 from .memory import too_large
 from .outcome import run_result, teacher_facts
 from .processes import Stop, on_main_process, start_processes
@@ -151,7 +151,7 @@ def _train_epochs(recipe: Recipe, setup: Setup, state: State, given: str | None)
     """Train the remaining epochs and evaluate where the recipe says so; the last evaluation, None if none remained."""
     steps, epochs, count, last = setup.loader.steps_per_epoch, recipe.schedule.epochs, state.count, None
     with Stop(setup.accelerator) as stop, setup.display.bar(recipe.name, setup.total_steps, count.step) as bar:
-        while count.step < setup.total_steps:
+        while count.step < setup.total_steps and not out_of_patience(setup, count):
             epoch = count.step // steps
             try:
                 train_epoch(setup, state, epoch, stop, bar)
@@ -167,7 +167,7 @@ def _train_epochs(recipe: Recipe, setup: Setup, state: State, given: str | None)
             due = every is not None and count.step % every == 0
             if evaluate_now or stopping or due or setup.checkpoint.old:
                 setup.checkpoint.save(state)
-            if stopping and count.step < setup.total_steps:
+            if stopping and count.step < setup.total_steps and not out_of_patience(setup, count):
                 raise stopped(setup, state)
     return last
 
