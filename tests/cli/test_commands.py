@@ -104,7 +104,7 @@ def test_compare_refuses_what_it_cannot_compare(trained: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert "student.model" in done.stdout and "McNemar" in done.stdout and "next: " in done.stdout
     shown = json.loads(coadvise("compare", *teachers, "--json").stdout)
-    assert shown["differences"]["student.model"] == ['"resnet10"', '"rednet26"']
+    assert shown["differences"]["student.model"] == ["resnet10", "rednet26"]
     assert "no finished run" in refused("compare", trained / "run", tmp_path)
 
 

@@ -93,7 +93,5 @@ def test_what_cannot_be_probed_is_refused(data: Data, monkeypatch: pytest.Monkey
 def test_a_real_network_on_photographs() -> None:
     """ImageNet features tell seven classes of photographs apart nearly always: 98.8 % from all 560 images."""
     model = timm.create_model("tf_efficientnet_lite0", checkpoint_path=str(WEIGHTS)).eval()
-    data = Data(
-        source=str(PACS), image_size=128, train_size=70, val_size=70, workers=0, mean=(0.5,) * 3, std=(0.5,) * 3
-    )
-    assert linear_probe(model, open_sources(data), data).right >= 60
+    data = Data(source=str(PACS), image_size=96, train_size=42, val_size=42, workers=0, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert linear_probe(model, open_sources(data), data).right >= 34

@@ -57,7 +57,9 @@ def _print_runs(found: Comparison) -> None:
 
 
 def _print_differences(found: Comparison) -> None:
-    table = Table("setting", *(kind.letter for kind in found.kinds), title="what differs", title_justify="left")
+    table = Table(title="what differs", title_justify="left")
+    for header in ("setting", *(kind.letter for kind in found.kinds)):
+        table.add_column(header, overflow="fold")
     for key, values in found.differences.items():
         table.add_row(key, *values)
     out.print(table)

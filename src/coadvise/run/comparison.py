@@ -23,6 +23,8 @@ from .per_class import class_counts
 from .result import RunResult
 
 SEEDS = ("run.seed", "data.seed")
+ABSENT = "–"
+"""Stands for a setting that a recipe does not give, or that is off."""
 _ASIDE = {*FREE, *SEEDS, "name"}
 
 
@@ -127,7 +129,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
     kinds = _kinds(runs)
     settings = [kind.runs[0].settings for kind in kinds]
     keys = sorted({key for one in settings for key in one if any(other.get(key) != one[key] for other in settings)})
-    rows = {key: tuple(one.get(key, "–") for one in settings) for key in keys}
+    rows = {key: tuple(one.get(key, ABSENT) for one in settings) for key in keys}
     if len({tuple(run.settings.items()) for run in runs}) == 1:  # seeds alone
         rows = {"run.seed": tuple(str(kind.runs[0].seed) for kind in kinds)}
     tests = [_tested(kinds[0], other) for other in kinds[1:]]
@@ -145,7 +147,11 @@ def _read(folder: Path) -> Compared:
     if not answers.is_file():
         raise RunError(f"{folder} is of an earlier version, which kept no answers to single images; train it again")
     recipe = load_recipe(folder / "recipe.yaml").model_dump(mode="json")
-    settings = {key: json.dumps(value, ensure_ascii=False) for key, value in flat(recipe).items() if key not in _ASIDE}
+    settings = {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in flat(recipe).items()
+        if key not in _ASIDE and json.dumps(value) not in ("null", "false", "{}", "[]")  # not given, or off
+    }
     return Compared(folder, RunResult.read(folder / "result.json"), settings, Answers.read(answers))
 
 

@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from ..checkpoints.build import build_student, takes_tokens
-from ..checkpoints.model_file import read_header, save_model
+from ..checkpoints.model_file import read_header, save_model, weights_file
 from ..data.sources.base import ImageSource
 from ..data.views.augment import preserved_generators
 from ..errors import CoadviseError, ModelError, out_of_memory
@@ -169,7 +169,7 @@ def _data_for(model: nn.Module, start: _Start) -> Data:
         ModelError: it wants oblong images.
     """
     settings, data, teacher = start.recipe.student, start.recipe.data, start.teacher
-    header = read_header(settings.checkpoint) if settings.checkpoint and start.place else None
+    header = read_header(weights_file(settings.checkpoint)) if settings.checkpoint and start.place else None
     says: Stated | FrozenTeacher = stated(classifier_of(model)) if teacher is None else teacher
     mean, std = says.mean, says.std
     wanted = says.image_size if isinstance(says, FrozenTeacher) else says.size
