@@ -77,6 +77,14 @@ def test_a_probe_becomes_the_last_layer(data: Data, classes: int) -> None:
     assert not shares[:, classes:].any()
 
 
+def test_a_probe_is_no_layer_of_a_model_with_two_heads(data: Data) -> None:
+    """DeiT's distilled models answer with the mean of both."""
+    seen = features_of(small(), open_sources(data)[0], data)
+    fitted, _, _ = fit(seen.values.numpy(), seen.label.numpy())
+    deit = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, embed_dim=16, depth=1, num_heads=1)
+    assert not as_classifier(deit, fitted, 3)
+
+
 def test_what_cannot_be_probed_is_refused(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = open_sources(data)
     foreign = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))

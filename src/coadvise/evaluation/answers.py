@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.views.finish import Batch
+from ..errors import DataError
 from ..names import AVERAGE
 from ..run.answers import Answers
 
@@ -43,9 +44,14 @@ class Collected:
 
         Args:
             data: digest of the validation images.
+
+        Raises:
+            DataError: no image could be read.
         """
         own = {name: torch.cat([row[name].cpu() for row in self._rows]).numpy() for name in (self._rows or [{}])[0]}
         parts = [part for part in gather([own]) if part]
+        if not parts:
+            raise DataError("none of the images can be read; repair them")
         rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         _, order = np.unique(rows["index"], return_index=True)
         rows = {name: values[order] for name, values in rows.items()}

@@ -145,10 +145,13 @@ def as_classifier(model: nn.Module, fitted: Pipeline, classes: int) -> bool:
         classes: number of the data's classes; those without a training image are never answered.
 
     Returns:
-        Whether that could be done: the last layer has to be a linear one that timm can replace.
+        Whether that could be done: one linear layer alone has to give the answer, and timm be able to replace it.
     """
     inner = classifier_of(model)
     replace: Any = getattr(inner, "reset_classifier", None)
+    several = isinstance(getattr(inner, "get_classifier", lambda: None)(), (tuple, nn.ModuleList))
+    if several or getattr(inner, "inference", "") == "average":  # the answer is the mean of several heads
+        return False
     if replace is None or not isinstance(classifiers(inner)[CLASS], nn.Linear):
         return False
     scale, regression = fitted.named_steps["scale"], fitted.named_steps["regression"]
@@ -159,7 +162,7 @@ def as_classifier(model: nn.Module, fitted: Pipeline, classes: int) -> bool:
     device = next(inner.parameters()).device
     replace(classes)
     head = classifiers(inner)[CLASS]
-    if not isinstance(head, nn.Linear) or head.in_features != weight.shape[1]:
+    if not isinstance(head, nn.Linear) or head.bias is None or head.in_features != weight.shape[1]:
         return False
     with torch.no_grad():
         head.weight.zero_()

@@ -120,7 +120,8 @@ def verdict_of(result: RunResult, folder: Path) -> Verdict | None:
     ahead = sorted((one for one in rest if one.above(student)), key=lambda one: -one.share)
     said = f"{_count(student)} after {result.epochs:,} epochs"
     behind = f"behind {' and '.join(_brief(one) for one in ahead[:2])}" if ahead else ""
-    tails = [part for part in ("no better than guessing" if guessing else "", behind) if part]
+    level = "no better than guessing" if guessed and student.right <= guessed[0] else "not clearly better than guessing"
+    tails = [part for part in (level if guessing else "", behind) if part]
     headline = f"The student is right on {said}" + (f": {', and '.join(tails)}" if tails else "")
     return Verdict(
         headline, tuple(_others(rest, guessed)), _cost(ranked), tuple(_advice(result, folder, guessing, ahead))
@@ -168,7 +169,7 @@ def _advice(result: RunResult, folder: Path, guessing: bool, ahead: Sequence[Sta
     words = ["coadvise", "train", str(folder / "recipe.yaml"), f"schedule.epochs={2 * result.epochs}"]
     longer = f"train longer (`{shlex.join([*words, f'run.output={folder}-longer'])}`)"
     if guessing:
-        yield f"no better than guessing: {longer}, or look at its losses and its labels (`coadvise report {folder}`)"
+        yield f"near guessing: {longer}, or look at its losses and its labels (`coadvise report {folder}`)"
     kinds = {"probe": ("baselines", "behind a linear probe"), "teacher": ("teachers", "below a teacher")}
     best = {kind: one for kind in kinds if (one := next((one for one in ahead if one.kind == kind), None)) is not None}
     for kind, one in best.items():
