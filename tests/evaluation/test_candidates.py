@@ -80,6 +80,16 @@ def test_the_pair_that_errs_on_different_images_is_proposed(label: Tensor) -> No
     assert pair.kappa is not None and pair.kappa > 0.97 and pair.either == best.accuracy(label)
 
 
+def test_a_weak_candidate_is_left_out_however_different_its_errors(label: Tensor) -> None:
+    best = candidate("best", knowing(label, list(range(20)), 3.0))
+    near = candidate("near", knowing(label, list(range(15, 55)), 3.0))
+    weak = candidate("weak", knowing(label, list(range(200, 300)), 0.1))
+    choice = choose([weak, near, best], label, 2)
+    assert choice.names == ("best", "near") and choice.weak == ("weak",)
+    alone = choose([weak, best], label, 2)
+    assert alone.names == ("best",) and (alone.gained, alone.lost, alone.p, alone.kappa) == (0, 0, 1.0, None)
+
+
 def test_gain_over_the_best_is_tested_by_mcnemar(label: Tensor) -> None:
     sure, unsure = torch.full((IMAGES, 1), 5.0), torch.full((IMAGES, 1), 1.0)
     split = torch.arange(IMAGES)[:, None] < IMAGES // 2

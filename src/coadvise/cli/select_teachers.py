@@ -14,6 +14,8 @@ from ..system.progress import Display
 from ..system.screen import Table
 from .arguments import AsJson, out
 
+ALIKE = 0.6  # κ above which errors are "much the same": Landis and Koch's substantial agreement
+
 if TYPE_CHECKING:
     from jaxtyping import Int
     from torch import Tensor
@@ -74,15 +76,15 @@ def select_teachers(
 
 
 def _print_candidates(candidates: list[Candidate], label: Int[Tensor, " n"]) -> None:
-    table = Table("candidate", "bias", "answers", title=f"{len(label):,} validation images", title_justify="left")
+    table = Table("candidate", "bias", "through", title=f"{len(label):,} validation images", title_justify="left")
     for column in ("accuracy", "parameters", "images/s"):
         table.add_column(column, justify="right")
     for one in sorted(candidates, key=lambda one: -one.accuracy(label)):
         share = one.accuracy(label)
         error = (share * (1 - share) / len(label)) ** 0.5
-        answers = "through a linear probe" if one.probed else "itself"
+        through = "linear probe" if one.probed else "own head"
         table.add_row(
-            one.name, one.bias or "", answers, f"{share:.1%} ± {error:.1%}", f"{one.parameters / 1e6:.2f} M",
+            one.name, one.bias or "", through, f"{share:.1%} ± {error:.1%}", f"{one.parameters / 1e6:.2f} M",
             f"{one.images_per_s:,.0f}",
         )  # fmt: skip
     out.print(table)
@@ -102,9 +104,16 @@ def _print_pairs(pairs: list[Pair]) -> None:
 
 
 def _print_choice(choice: Choice, images: int) -> None:
+    if choice.weak:
+        out.print(f"left out: {', '.join(choice.weak)}, which err far more often than the best")
     out.print(f"proposed: {' + '.join(choice.names)} (their average is right on {choice.average:.1%})")
+    if len(choice.names) == 1:
+        out.print("no other candidate is near enough; fine-tune one of another kind on these images")
+        return
     change = f"{choice.gained} images gained, {choice.lost} lost of {images:,}, p = {choice.p:.2g}"
     if choice.p < 0.05 and choice.gained > choice.lost:
-        out.print(f"that is more than the best alone, {choice.best}: {change}")
+        out.print(f"together they know more than the best alone, {choice.best}: {change}")
     else:
-        out.print(f"it is not shown that they know more than the best alone, {choice.best}: {change}")
+        out.print(f"it is not shown that together they know more than the best alone, {choice.best}: {change}")
+    if choice.kappa is not None and choice.kappa > ALIKE:
+        out.print(f"they err on much the same images (κ {choice.kappa:.2f}): one of another kind would add more")

@@ -17,7 +17,7 @@ from torch import Tensor
 from .metrics import ensemble, error_consistency, linear_cka
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """Answers of a candidate on the validation images, which are the same for all of them.
 
@@ -82,37 +82,52 @@ class Choice:
     Attributes:
         names: of its members, the most accurate first.
         average: accuracy of the mean of their probabilities.
+        kappa: mean κ of its pairs; None where there is none.
         best: name of the single candidate that is most accurate.
         gained, lost: images on which the average is right and `best` is wrong, and the other way round.
         p: of as large a difference by chance, two-sided (McNemar's exact test).
+        weak: candidates that were left out, since they err too often.
     """
 
     names: tuple[str, ...]
     average: float
+    kappa: float | None
     best: str
     gained: int
     lost: int
     p: float
+    weak: tuple[str, ...]
+
+
+TWICE, POINTS = 2.0, 0.05
+"""A teacher may err so many times as often as the best one, or by so much more often."""
 
 
 def choose(candidates: Sequence[Candidate], label: Int[Tensor, " n"], count: int) -> Choice:
-    """The set of `count` candidates whose average is right most often.
+    """The set of at most `count` candidates whose average is right most often.
 
-    Sets that no more images speak against than chance would (one standard error of the paired difference) count as
-    equal: of these the one whose members err on the most different images is taken, by their mean κ.
+    Those that err far more often than the best one are left out: each advises a token of its own, so that its errors
+    count, whatever the average makes of them. Sets that no more images speak against than chance would (one standard
+    error of the paired difference) count as equal: of these the one whose members err on the most different images is
+    taken, by their mean κ.
     """
-    by_name = {one.name: one for one in candidates}
-    sets = list(itertools.combinations(by_name, min(count, len(by_name))))
-    right = {names: _right([by_name[name] for name in names], label) for names in sets}
-    top = max(sets, key=lambda names: int(right[names].sum()))
-    equal = [names for names in sets if _margin(right[top], right[names])]
-    kappas = {names: _mean_kappa([by_name[name] for name in names], label) for names in equal}
-    taken = min(equal, key=lambda names: (kappas[names], -int(right[names].sum())))
-    best = max(candidates, key=lambda one: one.accuracy(label))
+    ordered = sorted(candidates, key=lambda one: -one.accuracy(label))
+    best = ordered[0]
+    error = 1 - best.accuracy(label)
+    able = [one for one in ordered if 1 - one.accuracy(label) <= max(TWICE * error, error + POINTS)]
+    sets = list(itertools.combinations(able, min(count, len(able))))
+    right = [_right(members, label) for members in sets]
+    top = max(right, key=lambda answers: int(answers.sum()))
+    equal = [number for number, answers in enumerate(right) if _margin(top, answers)]
+    kappas = {number: mean_kappa(sets[number], label) for number in equal}
+    taken = min(equal, key=lambda number: (kappas[number] or 0.0, -int(right[number].sum())))
     gained = int((right[taken] & ~best.right(label)).sum())
     lost = int((~right[taken] & best.right(label)).sum())
-    members = tuple(sorted(taken, key=lambda name: -by_name[name].accuracy(label)))
-    return Choice(members, float(right[taken].double().mean()), best.name, gained, lost, _mcnemar(gained, lost))
+    return Choice(
+        names=tuple(one.name for one in sets[taken]), average=float(right[taken].double().mean()), kappa=kappas[taken],
+        best=best.name, gained=gained, lost=lost, p=_mcnemar(gained, lost),
+        weak=tuple(one.name for one in ordered if one not in able),
+    )  # fmt: skip
 
 
 def _right(members: Sequence[Candidate], label: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
@@ -126,10 +141,11 @@ def _margin(top: Bool[Tensor, " n"], other: Bool[Tensor, " n"]) -> bool:
     return int(top.sum()) - int(other.sum()) <= math.sqrt(differing)
 
 
-def _mean_kappa(members: Sequence[Candidate], label: Int[Tensor, " n"]) -> float:
+def mean_kappa(members: Sequence[Candidate], label: Int[Tensor, " n"]) -> float | None:
+    """Mean κ of the pairs of a set; None where none has one."""
     found = [error_consistency(a.right(label), b.right(label)) for a, b in itertools.combinations(members, 2)]
     known = [kappa for kappa in found if kappa is not None]
-    return sum(known) / len(known) if known else 0.0
+    return sum(known) / len(known) if known else None
 
 
 def _mcnemar(gained: int, lost: int) -> float:
@@ -155,5 +171,6 @@ def as_json(candidates: Sequence[Candidate], label: Int[Tensor, " n"], choice: C
             for pair in pairs_of(candidates, label)
         ],
         "proposed": {"of": list(choice.names), "average": choice.average, "best alone": choice.best,
-                     "gained": choice.gained, "lost": choice.lost, "p": choice.p},
+                     "gained": choice.gained, "lost": choice.lost, "p": choice.p, "kappa": choice.kappa,
+                     "too weak": list(choice.weak)},
     }  # fmt: skip

@@ -37,7 +37,7 @@ def pair_maps(names: Sequence[str], maps: Sequence[PairMap], chosen: Sequence[st
     grid = figure.subplots(1, len(maps), squeeze=False, sharey=True)[0]
     for axes, one in zip(grid, maps, strict=True):
         _triangle(axes, names, one, chosen)
-    grid[0].set_yticks(np.arange(len(names)) + 0.5, [_wrap(name, 20) for name in names])
+    grid[0].set_yticks(np.arange(len(names)) + 0.5, [_wrap(name, 26) for name in names])
     return figure
 
 
@@ -59,7 +59,7 @@ def _triangle(axes: Axes, names: Sequence[str], one: PairMap, chosen: Sequence[s
         if x != y and {names[x], names[y]} <= set(chosen):
             axes.add_patch(Rectangle((x + 0.05, y + 0.05), 0.9, 0.9, fill=False, ec=WRONG, lw=2.4))
     axes.set(xlim=(0, len(names)), ylim=(len(names), 0), aspect="equal")
-    axes.set_xticks(np.arange(len(names)) + 0.5, [_wrap(name, 20) for name in names], rotation=40, ha="right")
+    axes.set_xticks(np.arange(len(names)) + 0.5, [_wrap(name, 26) for name in names], rotation=40, ha="right")
     axes.tick_params(length=0)
     axes.grid(False)
     axes.spines[:].set_visible(False)
