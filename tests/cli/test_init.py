@@ -37,8 +37,8 @@ def test_a_recipe_is_written_and_never_overwritten(
     Path("photos/cat/broken.png").write_bytes(b"nothing")
     look("photos", "data.workers=0", findings="f.csv")
     shown = " ".join(capsys.readouterr().out.split())
-    said = ("of each class", "unreadable", "no pretrained teacher", "--checkpoint MODEL=FILE", "wrote photos.yaml")
-    for words in (*said, "coadvise train photos.yaml", "coadvise report runs/photos"):
+    said = ("of each class", "unreadable", "no pretrained teacher", "--checkpoint MODEL=FILE", "points only")
+    for words in (*said, "wrote photos.yaml", "coadvise train photos.yaml", "coadvise report runs/photos"):
         assert words in shown, shown
     assert "broken.png" in Path("f.csv").read_text()
     text = Path("photos.yaml").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,6 +33,12 @@ from .proposal import DataFacts, GivenTeacher, image_size, propose, teacher_size
 
 PRETRAINED = "efficientnet_lite0"
 """Light network whose published weights are asked for where none are given."""
+
+
+ENOUGH = 200
+"""Validation images from which on an accuracy is known to a few points."""
+UNEVEN = 3
+"""Times as many images as the smallest class has, from which on the largest makes classes uneven."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ def propose_recipe(
     proposed = propose(facts, device, teacher, name)
     seconds = deadline - time.monotonic()
     fitted = fit_epochs(proposed, settings, looked.sources, seconds, display)
-    notes += _cost(fitted, seconds)
+    notes += [*_of_data(facts), *_cost(fitted, seconds)]
     head = [
         f"A co-advised student for {facts.source}: proposed by `coadvise init`",
         f"data: {facts.train:,} training and {facts.validation:,} validation images of {facts.classes:,} classes, "
@@ -175,7 +181,7 @@ def _teacher(want: _Want, checkpoint: str | None) -> tuple[GivenTeacher | None, 
         require_reachable(PRETRAINED, True)
     except ModelError as error:
         return None, [
-            f"no pretrained teacher: {error}",
+            f"no pretrained teacher: {str(error).rpartition(': ')[0]}",
             "so two small teachers are trained from random weights first, which learn little from few images; give "
             "weights of a network of timm's with --checkpoint MODEL=FILE",
         ]
@@ -206,6 +212,21 @@ def _probed(want: _Want, model: str, weights: Path | None) -> tuple[GivenTeacher
 def _bias(model: str) -> str | None:
     """Bias of a model by its name, also of timm's `tf_` variants."""
     return guess_bias(model.removeprefix("tf_"))
+
+
+def _of_data(facts: DataFacts) -> Iterator[str]:
+    """What a user should know of the data before a result is read."""
+    if facts.validation < ENOUGH:
+        spread = 100 * 0.5 / facts.validation**0.5  # at most, of a share
+        yield (
+            f"{facts.validation} validation images tell an accuracy to about ±{spread:.0f} points only; give more, or "
+            "hold out a larger part (data.val_fraction=0.3)"
+        )
+    if facts.most > UNEVEN * facts.fewest:
+        yield (
+            f"the classes are uneven ({facts.fewest:,} to {facts.most:,} training images): look at the results of each "
+            "class, not at the accuracy alone"
+        )
 
 
 def _machine(device: str) -> str:
