@@ -30,7 +30,6 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is n
 openvino = pytest.importorskip("openvino", reason="the extra [export] is not installed")
 
 CLASSES = tuple(str(i) for i in range(10))
-TOKENS = {"conv": "conv", "inv": "inv"}
 OPTIONS = {"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2, "stem": "conv+inv"}
 PLACES = {"onnx": "model.onnx", "openvino": "openvino", "torch": "model.pt2", "int8": "model-int8.onnx"}
 
@@ -51,22 +50,19 @@ def digits(folder: Path, split: int) -> tuple[np.ndarray, np.ndarray]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a student with both stems that knows most digits."""
     folder = tmp_path_factory.mktemp("model")
-    recipe = tiny(
-        folder,
-        {"data.train_size": 400, "data.val_size": 300},
-        student={"model": "cit_tiny", "options": OPTIONS, "tokens": TOKENS},
-    )
+    student = {"model": "cit_tiny", "options": OPTIONS, "tokens": {"conv": "conv", "inv": "inv"}}
+    recipe = tiny(folder, {"data.train_size": 400, "data.val_size": 300, "loss.tokens": "auto"}, student=student)
     torch.manual_seed(0)
-    student = build_student(recipe.student, recipe.tokens(), len(CLASSES), 8)
+    model = build_student(recipe.student, recipe.tokens(), len(CLASSES), 8)
     save = lambda: save_model(
-        folder / "best.safetensors", student, recipe, CLASSES, weights="student", epoch=1, metrics={}
+        folder / "best.safetensors", model, recipe, CLASSES, weights="student", epoch=1, metrics={}
     )
     save()
     images, labels = digits(folder, 0)
-    optimizer = torch.optim.AdamW(student.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(40):
         optimizer.zero_grad()
-        F.cross_entropy(student(torch.from_numpy(images)), torch.from_numpy(labels)).backward()
+        F.cross_entropy(model(torch.from_numpy(images)), torch.from_numpy(labels)).backward()
         optimizer.step()
     save()
     return folder

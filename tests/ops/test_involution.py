@@ -161,14 +161,15 @@ def test_operator_keeps_the_contract_of_pytorch():
     torch.library.opcheck(torch.ops.coadvise.involution, (x, kernel, 5, 2))
 
 
-@pytest.mark.parametrize("size", [9, 12])
-def test_layer_is_exported_whole(size):
+@pytest.mark.parametrize("size", [9, 20])
+def test_exported_with_a_free_batch_without_our_operator(size):
+    """Whoever runs the program need not have this package."""
+    torch.manual_seed(0)
     layer = Involution2d(32, 7, stride=2).eval()
-    x = torch.randn(2, 32, size, size)
-    exported = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    other = torch.randn(5, 32, size, size)
-    torch.testing.assert_close(exported.module()(other), layer(other))
-    assert any("coadvise.involution" in str(node.target) for node in exported.graph.nodes)
+    example, x = torch.randn(2, 32, size, size), torch.randn(5, 32, size, size)
+    exported = torch.export.export(layer, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
+    torch.testing.assert_close(exported.module()(x), layer(x), rtol=1e-5, atol=1e-6)
+    assert "coadvise" not in exported.graph_module.code
 
 
 def test_layer_is_compiled_without_a_break():
@@ -260,13 +261,3 @@ def test_gpu_equals_the_cpu(dtype, size, k, stride):
 def test_a_program_for_other_engines_computes_the_same(k, stride, size):
     x, kernel = draw(2, 32, *size, k, stride)
     torch.testing.assert_close(involution_eager.rows_forward(x, kernel, k, stride), naive(x, kernel, k, stride))
-
-
-@pytest.mark.parametrize("size", [6, 20])
-def test_exported_with_a_free_batch_without_our_operator(size):
-    torch.manual_seed(0)
-    layer = Involution2d(32, 7, 2).eval()
-    example, x = torch.randn(2, 32, size, size), torch.randn(5, 32, size, size)
-    program = torch.export.export(layer, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-5, atol=1e-6)
-    assert "coadvise" not in program.graph_module.code
