@@ -20,10 +20,12 @@ from ..evaluation.prediction import Classifier
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from ..system.files import lines_of, read_json
 from .card import GIVE, Card, card_in
-from .engines import is_exported, open_exported
+from .engines import is_exported, onnx_logits, open_exported
 
 if TYPE_CHECKING:
     import torch
+
+    from .parity import Logits
 
 _MEANT = "a run's folder, its best.safetensors, or what `coadvise export` wrote"
 
@@ -96,9 +98,25 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def _exported(path: Path, told: Told | None) -> Classifier:
-    card, run = open_exported(path, None if told is None else _card_of(told, path))
+    if told is None:
+        card, run = open_exported(path)
+    else:
+        card, run = _foreign(path, told)
     data = card.data()
     return Classifier(run, card.classes, data, path, lambda pixels: run(normalised(pixels, data)))
+
+
+def _foreign(path: Path, told: Told) -> tuple[Card, Logits]:
+    """A file of another program: what is said of it, and what runs it."""
+    if path.suffix != ".onnx":
+        raise CheckpointError(
+            f"{path}: of other programs' files, only ONNX is read; leave --classes and the others out"
+        )
+    try:
+        open_exported(path)
+    except CheckpointError:
+        return _card_of(told, path), onnx_logits(path)
+    raise _says_itself(path)
 
 
 def _card_of(told: Told, path: Path) -> Card:
@@ -167,7 +185,11 @@ def _card_of_timm(config: Mapping[str, Any], told: Told | None, path: Path) -> C
 
 def _refuse(told: Told | None, path: Path) -> None:
     if told is not None:
-        raise CheckpointError(
-            f"{path} says itself which images it wants and which classes it knows; leave --classes, --image-size, "
-            "--mean and --std out"
-        )
+        raise _says_itself(path)
+
+
+def _says_itself(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} says itself which images it wants and which classes it knows; leave --classes, --image-size, --mean "
+        "and --std out"
+    )
