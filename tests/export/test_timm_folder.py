@@ -55,6 +55,8 @@ for folder in {folders}:
     with torch.no_grad():
         np.save(folder + ".npy", model(images).numpy())
     assert model.pretrained_cfg["label_names"] == {classes}, model.pretrained_cfg
+    other = timm.create_model("local-dir:" + folder, pretrained=True, num_classes=3)
+    assert other(images).shape == (len(images), 3)
 """
 
 

@@ -11,6 +11,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from ..errors import ModelError, one_line
+from ..models.cit import CiT
 from ..models.described import describe
 from ..models.portable import portable
 from .job import Job, Target, Written
@@ -36,6 +37,9 @@ def _write(job: Job, path: Path) -> Written:
     trained = job.trained
     made = portable(trained.model, trained.recipe.student)
     describe(made.model, trained.data)
+    if isinstance(made.model, CiT):  # timm replaces what stands here when another number of classes is asked for
+        heads = ["head", *(f"advised_heads.{name}" for name in made.model.advised_heads)]
+        made.model.pretrained_cfg |= {"classifier": heads}
     try:
         save_for_hf(
             made.model, str(path), safe_serialization=True, model_args=dict(made.arguments),
