@@ -119,7 +119,7 @@ def test_good_files_are_printed_before_the_bad_ones_are_listed(place: Path) -> N
     assert done.returncode == 2
     shown = [line.split("  ")[0] for line in done.stdout.splitlines()]
     assert shown == [str(photos / "a.png"), str(photos / "b.png")]
-    error, *listed = done.stderr.splitlines()
+    _, error, *listed = done.stderr.splitlines()  # first, what to do next
     assert error == "error: 2 of 4 cannot be used:" and len(listed) == 2
     assert "z.jpg" in listed[0] and "notes.txt cannot be read as an image" in listed[1]
     alone = command(place, "none\x1b31m.jpg")

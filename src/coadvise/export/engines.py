@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CheckpointError, RunError, one_line
-from .card import INPUT, Card, card_in
+from .card import Card, card_in
 
 if TYPE_CHECKING:
     from .parity import Logits
@@ -83,7 +83,8 @@ def _onnx(path: Path) -> tuple[dict[str, str], Logits]:
     options.log_severity_level = 3
     session = _loaded(path, lambda: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
     metadata = dict(session.get_modelmeta().custom_metadata_map)
-    return metadata, lambda images: np.asarray(session.run(None, {INPUT: images})[0])
+    name = session.get_inputs()[0].name  # `images`, unless another program wrote the file
+    return metadata, lambda images: np.asarray(_ran(path, images, lambda: session.run(None, {name: images}))[0])
 
 
 def _openvino(path: Path) -> tuple[dict[str, str], Logits]:
@@ -98,7 +99,7 @@ def _openvino(path: Path) -> tuple[dict[str, str], Logits]:
     model = _loaded(path, lambda: core.read_model(path if path.suffix == ".xml" else path.read_bytes()))
     metadata = {key: str(text) for key, text in _section(model).items()}
     compiled = _loaded(path, lambda: core.compile_model(model, "CPU", settings))
-    return metadata, lambda images: np.array(compiled(images)[0])
+    return metadata, lambda images: np.array(_ran(path, images, lambda: compiled(images))[0])
 
 
 def _section(model: Any) -> dict[str, Any]:
@@ -113,6 +114,16 @@ def _loaded(path: Path, load: Callable[[], Any]) -> Any:
         return load()
     except Exception as error:  # the engines' errors have no common base
         raise CheckpointError(f"{path} cannot be loaded, it is damaged: {one_line(error)[:300]}") from error
+
+
+def _ran(path: Path, images: np.ndarray, run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except Exception as error:  # likewise
+        raise CheckpointError(
+            f"{path} does not take images of shape {images.shape}: {one_line(error)[:300]}; check --image-size, and "
+            "--batch-size where it is made for a fixed number"
+        ) from error
 
 
 def _missing(path: Path, package: str) -> RunError:

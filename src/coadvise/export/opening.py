@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Float, UInt8
 from pydantic import ValidationError
 
 from ..data.views.square import normalised
@@ -20,7 +22,7 @@ from ..evaluation.prediction import Classifier
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from ..system.files import lines_of, read_json
 from .card import GIVE, Card, card_in
-from .engines import is_exported, onnx_logits, open_exported
+from .engines import is_exported, open_exported
 
 if TYPE_CHECKING:
     import torch
@@ -103,19 +105,25 @@ def _exported(path: Path, told: Told | None) -> Classifier:
     else:
         card, run = _foreign(path, told)
     data = card.data()
-    return Classifier(run, card.classes, data, path, lambda pixels: run(normalised(pixels, data)))
+
+    def logits(pixels: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b k"]:
+        found = run(normalised(pixels, data))
+        if found.shape != (len(pixels), len(card.classes)):
+            raise CheckpointError(
+                f"{path} answers {len(pixels)} images by values of shape {found.shape}, and {len(card.classes)} "
+                "classes are named; give the names of its classes"
+            )
+        return found
+
+    return Classifier(run, card.classes, data, path, logits)
 
 
 def _foreign(path: Path, told: Told) -> tuple[Card, Logits]:
     """A file of another program: what is said of it, and what runs it."""
-    if path.suffix != ".onnx":
-        raise CheckpointError(
-            f"{path}: of other programs' files, only ONNX is read; leave --classes and the others out"
-        )
     try:
         open_exported(path)
     except CheckpointError:
-        return _card_of(told, path), onnx_logits(path)
+        return open_exported(path, _card_of(told, path))
     raise _says_itself(path)
 
 
