@@ -11,6 +11,7 @@ from torch import nn
 
 import coadvise
 from coadvise.data.views.square import eval_pixels
+from coadvise.models.advised import add_tokens
 from coadvise.models.described import crop_share, describe
 from coadvise.models.students import SingleHead
 from coadvise.recipe.schema import Data
@@ -55,3 +56,11 @@ def test_a_model_of_another_size_keeps_it() -> None:
     describe(plain, DATA)
     assert plain.pretrained_cfg["mean"] == DATA.mean and "input_size" not in plain.pretrained_cfg
     assert coadvise.FrozenTeacher(plain).image_size is None
+
+
+def test_advised_tokens_hide_nothing() -> None:
+    model = add_tokens(timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=96, depth=1), {"conv": "conv"})
+    describe(model, DATA)
+    for part in (model, model.model):
+        config = resolve_model_data_config(part)
+        assert config["input_size"] == (3, 96, 96) and config["mean"] == DATA.mean
