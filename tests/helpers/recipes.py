@@ -32,7 +32,7 @@ INN = {
 
 def tiny(output: Path, changes: dict[str, Any] | None = None, **parts: Any) -> Recipe:
     """The tiny recipe, with parts replaced (`teachers=…`) and single settings changed (`{"optim.lr": 1}`)."""
-    content = copy.deepcopy(TINY) | parts
+    content = copy.deepcopy(TINY | parts)
     content["run"] = content["run"] | {"output": str(output)}
     for key, value in (changes or {}).items():
         *path, last = key.split(".")

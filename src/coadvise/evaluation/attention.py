@@ -38,8 +38,8 @@ def attention_on(trained: TrainedModel, indices: Sequence[int]) -> dict[str, Any
 def attention_maps(model: CiT | AdvisedViT, images: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n gh gw"]]:
     """Attention of each token to the patches in the last block, mean over the heads; sums to at most 1.
 
-    What is left of 1 goes to the other tokens. A token that the last block does not have is left out, as is all of a
-    family whose attention is never held (BEiT).
+    What is left of 1 goes to the other tokens. The class token is left out where patches are pooled, and all of a
+    family whose attention is never held (BEiT) or whose patches have no fixed grid (NaFlex).
     """
     watched: Any = copy.deepcopy(model)  # its attention is not fused any more, and the hook stays
     advised = isinstance(watched, AdvisedViT)
@@ -49,11 +49,11 @@ def attention_maps(model: CiT | AdvisedViT, images: Float[Tensor, "n 3 h w"]) ->
     seen: list[Tensor] = []
     layer.attn_drop.register_forward_hook(lambda _, __, weights: seen.append(weights))
     watched.forward_tokens(images) if advised else watched(images)
-    if not seen:
+    grid = getattr(model.patch_embed, "grid_size", None)
+    if not seen or grid is None:
         return {}
     weights = seen[0].mean(dim=1)  # n l l
     places = watched.places(weights.shape[1]) if advised else {name: i for i, name in enumerate(model.token_names)}
     prefix = watched.model.num_prefix_tokens if advised else model.num_prefix_tokens
-    grid = model.patch_embed.grid_size
     patches = slice(prefix, prefix + grid[0] * grid[1])
     return {token: weights[:, i, patches].unflatten(1, grid).cpu() for token, i in places.items()}

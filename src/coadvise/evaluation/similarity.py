@@ -90,7 +90,7 @@ def _blocks(model: nn.Module) -> Iterator[list[Tensor]]:
         prefix = model.num_prefix_tokens
         for block in model.blocks:
             handles.append(block.register_forward_hook(lambda _, __, x: blocks.append(x[:, :prefix].detach())))
-    elif isinstance(model, AdvisedViT) and not model.pooled:
+    elif isinstance(model, AdvisedViT) and CLASS in model.places(0):
         # The model's own answer goes through its blocks as well, without the advised tokens.
         tokens = lambda x: x[:, list(model.places(x.shape[1]).values())].detach()
         for block in model.model.blocks:

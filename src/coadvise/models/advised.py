@@ -122,11 +122,11 @@ class AdvisedViT(nn.Module):
         return {name: found[name] for name in self.token_names}
 
     def places(self, length: int) -> dict[str, int]:
-        """Where each token stands in the sequence of `length` that the blocks see; `class` of a pooled model nowhere.
+        """Where each token stands in the sequence of `length` in the blocks; `class` nowhere if patches are pooled.
 
         The patches stand from `model.num_prefix_tokens` on, in front of the tokens that were added.
         """
-        found = {} if self.pooled else {CLASS: 0}
+        found = {CLASS: 0} if self.model.global_pool == "token" else {}
         found |= {} if self.own_token is None else {self.own_token: 1}
         found |= {name: length - len(self.advised_heads) + i for i, name in enumerate(self.advised_heads)}
         return {name: found[name] for name in self.token_names if name in found}
