@@ -85,6 +85,19 @@ def test_an_incomplete_cache_and_one_being_written(complete, tmp_path):
     train(complete, display=QUIET)
 
 
+def test_a_cache_that_fits_is_named_where_there_is_none(complete, tmp_path):
+    """Of the same data and views; one with too few views, or of other views, is not."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "header.json").write_text("{")
+    change = lambda part, **values: complete.model_copy(
+        update={part: getattr(complete, part).model_copy(update=values)}
+    )
+    new = change("advice", folder=str(tmp_path / "new"))
+    refused(new, rf"new holds no advice cache; '{tmp_path}/cache' beside it fits .* advice.folder={tmp_path}/cache, or")
+    other = new.model_copy(update={"data": new.data.model_copy(update={"seed": 7})})
+    refused(other, "new holds no advice cache; make one with")
+
+
 def test_a_newer_format_and_no_cache_at_all(complete, tmp_path, trained):
     header = tmp_path / "cache" / "header.json"
     facts = json.loads(header.read_text())
@@ -235,7 +248,7 @@ def test_damaged_records_are_named_where_training_meets_them(complete, tmp_path,
 
 def _read_all(recipe, display):
     from coadvise.advice.request import CacheRequest
-    from coadvise.checkpoints.build import build_teacher
+    from coadvise.checkpoints.teachers import build_teacher
 
     source = open_sources(recipe.data)[0]
     teachers = {name: build_teacher(name, settings, source.class_names) for name, settings in recipe.teachers.items()}

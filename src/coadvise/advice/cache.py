@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.sources.base import ImageSource
-from ..errors import RunError
+from ..errors import RunError, few
 from ..models.teachers import FrozenTeacher
 from ..system.locks import locked_by_another
 from .headers import read_column, read_header, require_same_teacher
@@ -50,6 +51,11 @@ def require_fitting(request: CacheRequest, source: ImageSource) -> dict[str, Any
         RunError: no cache, one of other images or another augmentation, with too few views.
     """
     folder = request.folder
+    if not (folder / "header.json").is_file() and (others := _others_that_fit(request, source)):
+        raise RunError(
+            f"{folder} holds no advice cache; {few([str(one) for one in others])} beside it fits this data: take it "
+            f"with advice.folder={others[0]}, or make a new one with `coadvise cache RECIPE`"
+        )
     header = read_header(folder)
     changes = differences(header["data"], data_facts(request.data, source))
     if changes:
@@ -63,6 +69,17 @@ def require_fitting(request: CacheRequest, source: ImageSource) -> dict[str, Any
             f"{header['views']}, or write a larger cache with advice.folder=FOLDER"
         )
     return header
+
+
+def _others_that_fit(request: CacheRequest, source: ImageSource) -> list[Path]:
+    """Caches beside the one that is wanted, with the same views of the same data."""
+    fitting = []
+    for path in sorted(request.folder.parent.glob("*/header.json")):
+        with suppress(RunError):  # damaged, of another format, or no cache
+            header = read_header(path.parent)
+            if header["views"] >= request.views and header["data"] == data_facts(request.data, source):
+                fitting.append(path.parent)
+    return fitting
 
 
 class AdviceCache:
