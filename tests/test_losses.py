@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coadvise.errors import ModelError
-from coadvise.losses import co_advise_loss, soft_advice
+from coadvise.losses import Objective, co_advise_loss, soft_advice
 
 
 def log_softmax(z: np.ndarray) -> np.ndarray:
@@ -77,6 +77,26 @@ def test_classes_that_a_teacher_masks_add_nothing(z: dict[str, np.ndarray], tau:
     q, full = np.exp(log_q), np.zeros_like(log_q)
     full[:, left] = p
     assert np.allclose(student.grad.numpy(), tau * (q - full) / len(p), atol=1e-6)
+
+
+@pytest.mark.parametrize("tau", [1.0, 3.0])
+def test_of_classes_that_a_teacher_does_not_know_it_says_nothing(z: dict[str, np.ndarray], tau: float) -> None:
+    """The divergence of both distributions given one of the known classes, in float64; the student's logits of the
+    other classes get no gradient, and those of the known ones none that changes how likely these are together."""
+    known = [0, 2, 4]
+    expected = divergence(z["t_conv"][:, known], z["conv"][:, known], tau)
+    top = np.eye(3)[z["t_conv"][:, known].argmax(axis=1)]
+    z["t_conv"][:, [1, 3]] = -np.inf
+    student = torch.tensor(z["conv"], dtype=torch.float32, requires_grad=True)
+    arguments = {"class": torch.tensor(z["class"]), "conv": student}, {"conv": torch.tensor(z["t_conv"])}
+    target, options = torch.arange(6) % 5, {"known": {"conv": known}}
+    terms = co_advise_loss(*arguments, target, temperatures={"conv": tau}, **options)
+    assert float(terms["conv"]) == pytest.approx(expected, rel=2e-6)
+    terms["conv"].backward()
+    assert not student.grad[:, [1, 3]].any() and student.grad[:, known].abs().max() > 0.01
+    assert student.grad.sum(dim=1).abs().max() < 1e-6
+    hard = Objective(kind="hard", **options)(*arguments, target)
+    assert float(hard["conv"]) == pytest.approx(cross_entropy(z["conv"][:, known], top), rel=2e-6)
 
 
 def test_hard_advice_is_cross_entropy_to_the_top_class(z: dict[str, np.ndarray]) -> None:

@@ -8,7 +8,7 @@ run elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, SupportsFloat
 
@@ -66,6 +66,7 @@ def co_advise_loss(
     temperatures: Mapping[str, float] | None = None,
     kind: Literal["soft", "hard"] = "soft",
     tokens: Literal["own", "single"] = "own",
+    known: Mapping[str, Sequence[int]] | None = None,
 ) -> LossTerms:
     """Eq. 1 for any number of teachers.
 
@@ -79,6 +80,9 @@ def co_advise_loss(
         kind: `soft` advice is KL at temperature τ; `hard` is cross entropy to the teacher's top class, without τ.
         tokens: `own` lets each teacher advise the token of its name; `single` puts every term on the class
             token (Table 7, and students with one head).
+        known: by name, the classes that a teacher knows, of those that do not know them all. Such a teacher's term is
+            over these alone, with both distributions as they are given one of them: of the other classes, and of how
+            likely these are together, it says nothing.
 
     Returns:
         LossTerms: `class` first, then each token. A token without a teacher learns the labels. Under `single`
@@ -87,7 +91,7 @@ def co_advise_loss(
     Raises:
         ModelError: names, shapes, λ or τ that do not fit.
     """
-    weights, temperatures = weights or {}, temperatures or {}
+    weights, temperatures, known = weights or {}, temperatures or {}, known or {}
     _check_kinds(logits, advice, target, weights, temperatures)
     _check(logits, advice, target, weights, temperatures, tokens)
     try:
@@ -99,13 +103,16 @@ def co_advise_loss(
     for name in [*(name for name in logits if name != CLASS), *advice]:
         if name in terms:
             continue
-        student = logits[CLASS if tokens == "single" else name]
         if name not in advice:
             terms[name] = label_loss(logits[name], target)
-        elif kind == "hard":
-            terms[name] = hard_advice(student, advice[name].detach())
+            continue
+        student, teacher = logits[CLASS if tokens == "single" else name], advice[name].detach()
+        if name in known:
+            student, teacher = student[:, known[name]], teacher[:, known[name]]
+        if kind == "hard":
+            terms[name] = hard_advice(student, teacher)
         else:
-            terms[name] = soft_advice(student, advice[name].detach(), temperatures.get(name, 1.0))
+            terms[name] = soft_advice(student, teacher, temperatures.get(name, 1.0))
     return LossTerms(terms, weights)
 
 
@@ -120,6 +127,7 @@ class Objective:
     temperatures: Mapping[str, float] = field(default_factory=dict)
     kind: Literal["soft", "hard"] = "soft"
     tokens: Literal["own", "single"] = "own"
+    known: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -130,7 +138,7 @@ class Objective:
         """Every term of the loss, and their weighted sum."""
         return co_advise_loss(
             logits, advice, target, weights=self.weights, temperatures=self.temperatures, kind=self.kind,
-            tokens=self.tokens,
+            tokens=self.tokens, known=self.known,
         )  # fmt: skip
 
 

@@ -17,13 +17,15 @@ from helpers.runs import run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from coadvise.checkpoints.build import build_student, build_teacher
+from coadvise.checkpoints.build import build_student
 from coadvise.checkpoints.loading import load_checkpoint
 from coadvise.checkpoints.model_file import save_model
+from coadvise.checkpoints.teachers import build_teacher
 from coadvise.checkpoints.trained import load_trained
 from coadvise.errors import CheckpointError, CoadviseError, ModelError
+from coadvise.models.answers import named_classes
 from coadvise.models.students import small_stem
-from coadvise.models.teachers import FrozenTeacher, named_classes
+from coadvise.models.teachers import FrozenTeacher
 from coadvise.recipe.schema import Student, Teacher
 from coadvise.training.student import new_student
 from coadvise.training.teachers import given_teacher
@@ -61,16 +63,28 @@ def test_names_decide_the_order_of_the_classes(tmp_path: Path) -> None:
     assert same.classes is None and given_teacher("t", again, own).classes is None
 
 
-def test_other_classes_are_listed(tmp_path: Path) -> None:
+def test_classes_that_only_one_side_has(tmp_path: Path) -> None:
+    """The data's own that the teacher lacks get no advice, the teacher's that the data lacks are left out."""
     model = teacher_file(tmp_path / "t.safetensors", ("cat", "dog", "owl"))
-    for data, words in (
-        (("cat", "dog", "eagle"), "it lacks 'eagle', the data lacks 'owl'"),
-        (("cat", "dog"), "the data lacks 'owl'"),
-        (("cat", "dog", "owl", *"abcdef"), "it lacks 'a', 'b', 'c', 'd', 'e' and 1 more"),
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        z = model(x)
+    nothing = torch.full((2,), -torch.inf)
+    for data, columns, known in (
+        (("cat", "dog", "eagle"), [z[:, 0], z[:, 1], nothing], (0, 1)),
+        (("owl", "Dog"), [z[:, 2], z[:, 1]], None),
+        (("a", "owl", "b", "c", "CAT"), [nothing, z[:, 2], nothing, nothing, z[:, 0]], (1, 4)),
     ):
-        with pytest.raises(ModelError, match=f"knows other classes than the data: {words}; .*teachers.t.classes"):
+        teacher = build_teacher("t", settings(tmp_path / "t.safetensors", image_size=32), data)
+        torch.testing.assert_close(teacher(x), torch.stack(columns, dim=1))
+        assert teacher.known == teacher.again().known == known
+    load_checkpoint(model, tmp_path / "t.safetensors")
+    for data, words in (
+        (("cow", "eagle"), "knows none of the data's classes by name: it knows 'cat', 'dog', 'owl', .* 'cow', 'eagle'"),
+        (("cat", *"abcdef"), "one of the data's 7 classes by name: .* 'd' and 2 more; .*teachers.t.classes"),
+    ):
+        with pytest.raises(ModelError, match=words):
             build_teacher("t", settings(tmp_path / "t.safetensors"), data)
-        load_checkpoint(model, tmp_path / "t.safetensors")
         with pytest.raises(ModelError, match=words):
             given_teacher("t", model, data)
     # who says which is which is right

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from helpers.recipes import CNN, tiny
 
-from coadvise.checkpoints.build import build_student, build_teacher
+from coadvise.checkpoints.build import build_student
 from coadvise.checkpoints.model_file import save_model
+from coadvise.checkpoints.teachers import build_teacher
 from coadvise.checkpoints.trained import load_trained
 from coadvise.errors import CheckpointError, ModelError
 from coadvise.recipe.schema import Teacher

@@ -8,8 +8,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from coadvise.checkpoints.build import build_teacher
 from coadvise.checkpoints.naming import named_file
+from coadvise.checkpoints.teachers import build_teacher
 from coadvise.data.loader import EvalLoader
 from coadvise.data.sources.digits import Digits
 from coadvise.data.sources.subsets import Subset, balanced_subset

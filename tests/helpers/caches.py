@@ -60,7 +60,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
 
 
 def opened(recipe: Recipe) -> tuple[AdviceCache, Any, Any]:
-    from coadvise.checkpoints.build import build_teacher
+    from coadvise.checkpoints.teachers import build_teacher
     from coadvise.data.loader import TrainLoader
 
     write(recipe)

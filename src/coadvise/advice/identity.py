@@ -13,7 +13,9 @@ import numpy as np
 from ..data.sources.base import ImageSource, encoded_bytes
 from ..data.views.draws import Stream
 from ..errors import DataError
+from ..models.answers import kind_of
 from ..models.teachers import FrozenTeacher
+from ..recipe.address import address
 from ..recipe.schema import Data, flat
 from ..system.digests import digest, json_digest
 from .request import CacheRequest
@@ -86,7 +88,7 @@ def teacher_facts(request: CacheRequest, name: str, teacher: FrozenTeacher, clas
     """Facts that decide a teacher's advice on given pixels, and how it is stored."""
     settings = request.teachers.get(name)
     return {
-        "model": settings.model if settings else type(teacher.model).__name__,
+        "model": _model(settings.model) if settings else kind_of(teacher.model),
         "weights": digest(teacher.model.state_dict().values()),
         "image_size": list(teacher.image_size) if isinstance(teacher.image_size, tuple) else teacher.image_size,
         "mean": None if teacher.mean is None else list(teacher.mean),
@@ -96,6 +98,12 @@ def teacher_facts(request: CacheRequest, name: str, teacher: FrozenTeacher, clas
         "top_k": request.record(classes).top,
         "train": settings.train.model_dump(mode="json") if settings and settings.train else None,
     }
+
+
+def _model(name: str) -> str:
+    """A model's name; of another place only the kind, since a file that is moved stays what its digest says it is."""
+    found = address(name)
+    return name if found is None else found[0]
 
 
 def versions() -> dict[str, str]:

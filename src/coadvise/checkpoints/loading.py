@@ -15,12 +15,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ModelError, require
+from ..models.answers import CLASSES_OF_FILE
 from ..models.cit import CiT
 from ..models.described import describe
 from ..models.published import fit_cit, fit_position, fit_rednet
 from ..models.rednet import RedNet
 from ..models.students import classifier_of
-from ..models.teachers import CLASSES_OF_FILE
 from .inert_pickle import load_inert
 from .inside import IN_PYTHON, Choice, Say, Weights, of_training, weights_inside
 from .model_file import header_in, is_safetensors, weights_file
@@ -128,7 +128,7 @@ def stored_classes(
         CheckpointError: as for `load_checkpoint`, when the file cannot be read.
     """
     target = classifier_of(model)
-    tensors, expected, _ = _read_for(target, path, Choice(weights, setting, lambda _: None))
+    tensors, expected, _ = _read_for(target, weights_file(path), Choice(weights, setting, lambda _: None))
     classes = getattr(target, "num_classes", None)
     found = {key for key in _classifier(target) if not key.startswith("advised_heads.")}
     heads = {key for key in found if expected[key].shape[:1] == (classes,)}

@@ -82,7 +82,7 @@ def models(
 
     from ..errors import ModelError, nearest
     from ..models import cit, rednet, students
-    from ..recipe.schema import guess_bias
+    from ..recipe.address import guess_bias
 
     ours = sorted({*cit.default_cfgs, *rednet.default_cfgs, *students.default_cfgs})
     known = [*ours, *(name for name in timm.list_models() if name not in ours)] if pattern else ours

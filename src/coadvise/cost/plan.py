@@ -12,7 +12,8 @@ from ..advice.layout import Layout
 from ..advice.profile import ProfileSums
 from ..advice.record import RecordFormat
 from ..advice.request import CacheRequest, views_of
-from ..checkpoints.build import build_student, build_teacher
+from ..checkpoints.build import build_student
+from ..checkpoints.teachers import build_teacher
 from ..data.loader import TrainLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
@@ -146,7 +147,8 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
         .to(device)
         .train()
     )
-    objective = make_objective(recipe.loss, student_tokens(student, recipe.data.image_size, device), loaded)
+    tokens = student_tokens(student, recipe.data.image_size, device)
+    objective = make_objective(recipe.loss, tokens, loaded, teachers.known())
     size = min(recipe.optim.batch_size // recipe.optim.accumulate, len(source), 256)
     data = recipe.data.model_copy(update={"workers": 0})
     records = [one for one in (RecordFormat(classes, top) for top in TOPS if top < classes) if not one.dense]

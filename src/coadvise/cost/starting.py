@@ -20,10 +20,10 @@ from ..data.survey import Duplicates, Survey, find_duplicates, survey
 from ..errors import DataError, ModelError
 from ..evaluation.probed import probed_teacher
 from ..models.hub import require_reachable
+from ..recipe.address import guess_bias
 from ..recipe.commented import commented
 from ..recipe.data import Data
 from ..recipe.reading import validated
-from ..recipe.schema import guess_bias
 from ..run.provenance import cpu_name
 from ..system.clock import short_time
 from ..system.devices import choose_device

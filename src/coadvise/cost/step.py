@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..checkpoints.build import build_student, build_teacher
+from ..checkpoints.build import build_student
+from ..checkpoints.model_file import BEST
+from ..checkpoints.teachers import build_teacher
 from ..data.loader import TrainLoader
 from ..data.sources.opening import open_sources
 from ..data.views.finish import Batch
@@ -107,7 +109,8 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> S
     freeze(student, recipe.student.freeze_blocks)
     plain_attention(student, device, dtype)
     compile_blocks(student, recipe.run.compile, device, WORTHWHILE_STEPS)
-    objective = make_objective(recipe.loss, student_tokens(student, recipe.data.image_size, device), teachers.names)
+    tokens = student_tokens(student, recipe.data.image_size, device)
+    objective = make_objective(recipe.loss, tokens, teachers.names, teachers.known())
     loader = TrainLoader(source, recipe.data, batch_size, device=device)
     batch, input_s = _timed_input(loader, rounds + 4 * recipe.data.workers, device, display)
     if recipe.run.fuse_teachers:
@@ -132,7 +135,8 @@ def _teachers_to_time(recipe: Recipe, class_names: Sequence[str]) -> dict[str, F
     teachers = {}
     for name, settings in recipe.teachers.items():
         # What a checkpoint says of its model counts; one that is not there yet, or is downloaded, does not.
-        known = settings.checkpoint if settings.checkpoint and Path(settings.checkpoint).is_file() else None
+        files = [Path(settings.checkpoint), Path(settings.checkpoint) / BEST] if settings.checkpoint else []
+        known = settings.checkpoint if any(file.is_file() for file in files) else None
         bare = settings.model_copy(update={"pretrained": False, "checkpoint": known, "train": None})
         teachers[name] = build_teacher(name, bare, class_names)
     return teachers

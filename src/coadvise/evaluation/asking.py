@@ -22,8 +22,8 @@ from ..errors import CheckpointError, ModelError
 from ..models.factory import build_model
 from ..models.stated import stated
 from ..names import CLASS
+from ..recipe.address import guess_bias
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data
-from ..recipe.schema import guess_bias
 from ..system.progress import Display
 from .candidates import Candidate
 from .features import features_of

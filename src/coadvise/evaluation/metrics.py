@@ -55,6 +55,7 @@ def batch_metrics(
     Names: `accuracy/TOKEN`, `loss/TOKEN` (cross entropy), `accuracy/average` of all heads' logits when there
     are several, `teacher/NAME` (its accuracy), `kl/TEACHER|TOKEN` = KL(teacher ‖ token) and
     `kl_reverse/TEACHER|TOKEN` = KL(token ‖ teacher): a token has its teacher's name, so the order alone cannot tell.
+    Of a teacher that does not know some classes (−inf for every image), all of them are over those that it knows.
     """
     rows: dict[str, Tensor] = {}
     for name, z in tokens.items():
@@ -63,10 +64,11 @@ def batch_metrics(
     if len(tokens) > 1:
         rows["accuracy/average"] = correct(torch.stack([z.float() for z in tokens.values()]).mean(dim=0), label)
     for name, z in advice.items():
-        rows[f"teacher/{name}"] = correct(z, label)
+        known = (z > -torch.inf).any(dim=0)
+        rows[f"teacher/{name}"] = correct(z, label)[known[label]]
         for token, z_token in tokens.items():
-            rows[f"kl/{name}|{token}"] = kl_rows(z, z_token)
-            rows[f"kl_reverse/{name}|{token}"] = kl_rows(z_token, z)
+            rows[f"kl/{name}|{token}"] = kl_rows(z[:, known], z_token[:, known])
+            rows[f"kl_reverse/{name}|{token}"] = kl_rows(z_token[:, known], z[:, known])
     return rows
 
 

@@ -15,7 +15,7 @@ from ..models.teachers import Teachers, class_count_message, require_size
 
 @dataclass(frozen=True)
 class TeacherCheck:
-    """Accuracy of a teacher on labelled images.
+    """Accuracy of a teacher on labelled images of the classes that it knows.
 
     Attributes:
         accuracy: fraction of images whose top class is the label.
@@ -62,13 +62,16 @@ def measure_teachers(
     Raises:
         ModelError: logits that are not finite, or not one for each class.
     """
+    members = dict(teachers.items())
     confusion = {name: np.zeros((classes, classes), dtype=np.int64) for name in teachers.names}
     for images, label in batches:
         for name, z in _advice_that_fits(teachers, images).items():
             if z.shape[1] != classes:
                 raise ModelError(class_count_message(name, z.shape[1], classes))
-            answer = finite(name, z).argmax(dim=1)
-            np.add.at(confusion[name], (label.cpu().numpy(), answer.cpu().numpy()), 1)
+            answer, known = finite(name, z).argmax(dim=1).cpu().numpy(), members[name].known
+            found = label.cpu().numpy()
+            asked = np.full(len(found), True) if known is None else np.isin(found, known)
+            np.add.at(confusion[name], (found[asked], answer[asked]), 1)
     return {name: _check_of(table) for name, table in confusion.items()}
 
 

@@ -11,6 +11,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from ..errors import ModelError, NoWeights
+from ..recipe.address import address
 from .hub import require_reachable
 from .stems import check_image_size
 from .students import small_stem
@@ -54,6 +55,8 @@ def build_model(
 def _check_name(name: str) -> None:
     if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(name):
         return
+    if address(name):
+        raise ModelError(f"{name} can be a teacher, no student: give a model's name, and its weights as a checkpoint")
     matches = difflib.get_close_matches(name, timm.list_models(), n=3)
     hint = f"did you mean {', '.join(matches)}?" if matches else "`coadvise models` lists the names"
     raise ModelError(f"no model is called {name!r}: {hint}")

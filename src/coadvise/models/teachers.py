@@ -18,45 +18,54 @@ from torch import Tensor, nn
 from ..errors import ModelError, few, one_line, out_of_memory, require
 from ..names import CLASS
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD
+from .answers import Answer, as_module, kind_of
+from .class_names import places_of
 from .fuse import fused
 from .stated import Size, refusal, sizes_named, stated
 
 _log = logging.getLogger(__name__)
-# Attribute under which a model keeps the names of the classes of the file that it was loaded from.
-CLASSES_OF_FILE = "coadvise_classes"
 
 
 class FrozenTeacher(nn.Module):
     """A classifier with its own input normalisation, resolution and class map; it never trains.
 
     Args:
-        model: any classifier, images (b, 3, h, w) → logits (b, classes).
+        model: any classifier, images (b, 3, h, w) → logits (b, classes), alone or as `.logits` of what it returns: a
+            module, or any function, which is not asked for anything but its answers.
         mean: per-channel mean it was trained with; by default read from timm's `pretrained_cfg`, also inside of a
             wrapper, else None, which takes the student's images as they are.
         std: per-channel standard deviation, likewise.
         image_size: side in pixels it wants, or height and width. By default a model that is made for one size is
             asked which (see `stated`), and any other takes the student's images in their own size (None).
-        classes: entry c is this model's index of the student's class c.
+        classes: entry c is this model's index of the student's class c, None where it does not know that class: its
+            logit is −inf there, and it advises on the others alone.
+
+    Attributes:
+        known: the student's classes that it knows; None where it knows them all.
     """
 
     classes: Tensor | None
+    _unknown: Tensor | None
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Answer,
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         image_size: int | tuple[int, int] | None = None,
-        classes: Sequence[int] | None = None,
+        classes: Sequence[int | None] | None = None,
     ) -> None:
         super().__init__()
-        require(model, nn.Module, "FrozenTeacher's model", "give a classifier: timm.create_model makes one", ModelError)
+        model = as_module(model, "FrozenTeacher's model")
         for what, values in (("mean", mean), ("std", std)):
             if values is not None:
                 _per_channel(values, f"FrozenTeacher's {what}", positive=what == "std")
         self.model = model.requires_grad_(False)
-        self.register_buffer("classes", None if classes is None else torch.tensor(classes), persistent=False)
+        index = None if classes is None else torch.tensor([-1 if one is None else one for one in classes])
+        self.known = None if index is None or bool((index >= 0).all()) else tuple((index >= 0).nonzero()[:, 0].tolist())
+        self.register_buffer("classes", index, persistent=False)
+        self.register_buffer("_unknown", None if index is None or self.known is None else index < 0, persistent=False)
         self.eval()
         says = stated(model, ask_size=image_size is None)
         self.mean = tuple(mean) if mean is not None else says.mean
@@ -64,13 +73,13 @@ class FrozenTeacher(nn.Module):
         size = image_size or says.size
         self.image_size = size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
-    def again(self, classes: Sequence[int] | None = None) -> FrozenTeacher:
+    def again(self, classes: Sequence[int | None] | None = None) -> FrozenTeacher:
         """Another frozen teacher of the same model, with another class map if one is given.
 
         Fusing one leaves the other as it is.
         """
         if classes is None and self.classes is not None:
-            classes = self.classes.tolist()
+            classes = [None if one < 0 else one for one in self.classes.tolist()]
         return FrozenTeacher(self.model, mean=self.mean, std=self.std, image_size=self.image_size, classes=classes)
 
     def train(self, mode: bool = True) -> FrozenTeacher:
@@ -81,11 +90,14 @@ class FrozenTeacher(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits over the student's classes, in float32, for images that are normalised for this teacher."""
         z = self.model(self._resized(x))
+        z = getattr(z, "logits", z)  # of Transformers' classifiers
         if not isinstance(z, Tensor) or z.ndim != 2:
             got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-            raise ModelError(f"a teacher must return logits (batch, classes), {type(self.model).__name__} gives {got}")
+            raise ModelError(f"a teacher must return logits (batch, classes), {kind_of(self.model)} gives {got}")
         z = z.float()
-        return z if self.classes is None else z[:, self.classes]
+        if self.classes is None or self._unknown is None:
+            return z if self.classes is None else z[:, self.classes]
+        return z[:, self.classes.clamp_min(0)].masked_fill(self._unknown, -torch.inf)
 
     def _resized(self, x: Tensor) -> Tensor:
         size = (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
@@ -110,18 +122,20 @@ class Teachers(nn.Module):
     """Named teachers for images that were normalised for the student.
 
     Args:
-        teachers: name → classifier, or `FrozenTeacher` where its normalisation, resolution or classes differ.
+        teachers: name → classifier, a module or a function, or `FrozenTeacher` where its normalisation, resolution or
+            classes differ.
         input_mean: per-channel mean with which the student's images are normalised.
         input_std: per-channel standard deviation, likewise.
         may_be_none: whether there may be no teacher at all.
 
     Raises:
-        ModelError: no teacher, one that is no module, or one named `class`, which is the class token's name.
+        ModelError: no teacher, one that is neither a module nor a function, or one named `class`, which is the class
+            token's name.
     """
 
     def __init__(
         self,
-        teachers: Mapping[str, nn.Module],
+        teachers: Mapping[str, nn.Module | Answer],
         *,
         input_mean: Sequence[float] = IMAGENET_MEAN,
         input_std: Sequence[float] = IMAGENET_STD,
@@ -142,7 +156,7 @@ class Teachers(nn.Module):
             if teacher.mean is None or teacher.std is None:
                 _log.warning(
                     "teacher '%s' (%s) does not say how its images were normalised: it sees them as the student does; "
-                    "FrozenTeacher(model, mean=…, std=…) says otherwise", name, type(teacher.model).__name__,
+                    "FrozenTeacher(model, mean=…, std=…) says otherwise", name, kind_of(teacher.model),
                 )  # fmt: skip
             # x is (pixel − mean) / std of the student; scale·x + shift is the same pixel in the teacher's terms.
             own_mean = torch.tensor(teacher.mean) if teacher.mean is not None else mean
@@ -187,6 +201,10 @@ class Teachers(nn.Module):
     def items(self) -> Iterable[tuple[str, FrozenTeacher]]:
         """Names and teachers."""
         return zip(self.names, cast(Iterable[FrozenTeacher], self.members), strict=True)
+
+    def known(self) -> dict[str, tuple[int, ...]]:
+        """The student's classes that a teacher knows, by its name, of those that do not know them all."""
+        return {name: teacher.known for name, teacher in self.items() if teacher.known is not None}
 
     def _seen(self, i: int, x: Tensor) -> Tensor:
         """Images in the normalisation of the i-th teacher."""
@@ -233,7 +251,7 @@ def _per_channel(values: object, what: str, positive: bool = False) -> Tensor:
     return found
 
 
-def check_teachers_given(teachers: Mapping[str, nn.Module]) -> None:
+def check_teachers_given(teachers: Mapping[str, nn.Module | Answer]) -> None:
     """Raise ModelError for what cannot be teachers, by name."""
     if not isinstance(teachers, Mapping):
         found = type(teachers).__name__
@@ -243,10 +261,11 @@ def check_teachers_given(teachers: Mapping[str, nn.Module]) -> None:
             raise ModelError("a teacher may not be named 'class', the name of the class token; choose another")
         if not isinstance(name, str):
             raise ModelError(f"a teacher is named {name!r}: give it a name in words, as 'conv'")
-        if not isinstance(model, nn.Module):
+        if not callable(model) or isinstance(model, type):
             found = type(model).__name__
             raise ModelError(
-                f"teacher '{name}' is no torch.nn.Module but {found}: give a classifier or a FrozenTeacher"
+                f"teacher '{name}' is no torch.nn.Module but {found}: give a classifier, a function that answers for "
+                "one, or a FrozenTeacher"
             )
 
 
@@ -274,7 +293,7 @@ def require_size(name: str, teacher: FrozenTeacher, images: Size | None = None) 
     else:
         hint = "choose the size that it was made for"
     raise ModelError(
-        f"teacher '{name}' ({type(teacher.model).__name__}) cannot take images of {size[0]}×{size[1]}: "
+        f"teacher '{name}' ({kind_of(teacher.model)}) cannot take images of {size[0]}×{size[1]}: "
         f"{one_line(error)}; {hint}: teachers.{name}.image_size in a recipe, in Python image_size=… of FrozenTeacher "
         "or img_size=… of timm.create_model"
     ) from error
@@ -291,31 +310,22 @@ def class_count_message(name: str, found: int, classes: int) -> str:
     )
 
 
-def index_by_name(name: str, own: Sequence[str], class_names: Sequence[str]) -> list[int] | None:
-    """Index map of a teacher whose classes `own` are named as the data's; None where they stand in the same order.
+def index_by_name(name: str, own: Sequence[str], class_names: Sequence[str]) -> list[int | None] | None:
+    """Index map of a teacher whose classes have names: for each of the data's classes the teacher's, None where it
+    knows none of that name. None as a whole where both have the same classes in the same order.
 
     Raises:
-        ModelError: they are not the same classes.
+        ModelError: fewer than two classes are the same, so that there is nothing to advise on.
     """
     if tuple(own) == tuple(class_names):
         return None
-    places, wanted = {one: place for place, one in enumerate(own)}, set(class_names)
-    lacking = [one for one in class_names if one not in places]
-    foreign = [one for one in own if one not in wanted]
-    if not lacking and not foreign:
-        return [places[one] for one in class_names]
-    found = [f"{who} {few(names)}" for who, names in (("it lacks", lacking), ("the data lacks", foreign)) if names]
-    raise ModelError(
-        f"teacher '{name}' knows other classes than the data: {', '.join(found)}; train or choose one that knows the "
-        f"data's {len(class_names)}, or say which of its {len(own)} is which: teachers.{name}.classes in a recipe, "
-        "FrozenTeacher(classes=…) in Python, one teacher index for each class of the data"
-    )
-
-
-def named_classes(model: nn.Module) -> tuple[str, ...] | None:
-    """Names of a model's classes, as `load_checkpoint` found them in its file; None where they are not known."""
-    for module in model.modules():
-        names = vars(module).get(CLASSES_OF_FILE)
-        if isinstance(names, tuple) and getattr(module, "num_classes", len(names)) == len(names):
-            return names
-    return None
+    places = places_of(own, class_names)
+    shared = sum(place is not None for place in places)
+    if shared < 2:
+        found = f"one of the data's {len(class_names)} classes" if shared else "none of the data's classes"
+        raise ModelError(
+            f"teacher '{name}' knows {found} by name: it knows {few(own)}, the data has {few(class_names)}; train or "
+            f"choose one that knows the data's, or say which of its {len(own)} is which: teachers.{name}.classes in a "
+            "recipe, FrozenTeacher(classes=…) in Python, one teacher index for each class of the data"
+        )
+    return None if places == list(range(len(own))) else places

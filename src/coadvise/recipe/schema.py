@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from ..errors import did_you_mean
 from ..names import CLASS
 from ..system.digests import json_digest
+from .address import KINDS, REFUSED, address, guess_bias
 from .data import Augmentation, Data
 from .fields import (
     AutoSwitch,
@@ -90,7 +91,8 @@ class Teacher(Part):
     """A frozen classifier that advises one token."""
 
     model: str
-    """Any model registered with timm: `regnety_040`, `rednet101`, …"""
+    """Any model registered with timm: `regnety_040`, `rednet101`, …; or one of another place: `run:FOLDER`, the model
+    that a run of ours trained; `transformers:NAME_OR_FOLDER`, `torchvision:NAME`, `onnx:FILE`."""
     bias: str | None = None
     """Kind of the teacher: `conv`, `inv` or another; by default read off the model's name."""
     options: Options = {}
@@ -100,10 +102,10 @@ class Teacher(Part):
     """timm's published weights; with `train`, they are fine-tuned. `auto`: where they can be had, else it is trained
     from random ones."""
     checkpoint: str | None = None
-    """Path to weights; with `train`, they are fine-tuned."""
+    """Path to weights, or the folder of a run that trained such a model; with `train`, they are fine-tuned."""
     checkpoint_weights: CheckpointWeights = None
-    train: TeacherTraining | None = None
-    """Train this teacher first, on the recipe's data, labels only."""
+    train: Annotated[TeacherTraining | None, BeforeValidator(lambda value: None if value is False else value)] = None
+    """Train this teacher first, on the recipe's data, labels only; `false` or `null` takes it as it is."""
     classes: list[Annotated[int, Field(ge=0, le=10**9)]] | None = None
     """Index map for a teacher with more classes: entry c is the teacher's index of the student's class c."""
     mean: Means | None = None
@@ -227,7 +229,7 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _names_fit(self) -> Recipe:
         """Check what no single field can see; every problem is named."""
-        problems = list(_name_problems(self)) + list(_size_problems(self))
+        problems = list(_name_problems(self)) + list(_size_problems(self)) + list(_teacher_problems(self))
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -272,14 +274,6 @@ def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + key] = value
     return found
-
-
-def guess_bias(model: str) -> str | None:
-    """Bias of a model by its name: `inv` for RedNet, `conv` for the usual convolutional families."""
-    if model.startswith("rednet"):
-        return "inv"
-    families = "resnet|resnext|regnet|convnext|efficientnet|wide_resnet|densenet|vgg"
-    return "conv" if re.match(families, model) else None
 
 
 def _name_problems(recipe: Recipe) -> Iterable[str]:
@@ -333,6 +327,9 @@ def _size_problems(recipe: Recipe) -> Iterable[str]:
         low, high = getattr(recipe.data.augment, field)
         if low > high:
             yield f"data.augment.{field}: {low:g} is larger than {high:g}; give the smaller one first"
+
+
+def _teacher_problems(recipe: Recipe) -> Iterable[str]:
     for name, teacher in recipe.teachers.items():
         if teacher.classes is not None and teacher.train:
             yield f"teachers.{name}: a teacher that is trained first learns the data's own classes; remove classes"
@@ -340,8 +337,22 @@ def _size_problems(recipe: Recipe) -> Iterable[str]:
             yield f"teachers.{name} would advise with random weights where there are no others; give pretrained: true"
         if teacher.pretrained is True and teacher.checkpoint:
             yield f"teachers.{name}: pretrained and checkpoint exclude each other"
-        if not (teacher.pretrained or teacher.checkpoint or teacher.train):
+        kind = teacher.model.partition(":")[0]
+        if ":" in teacher.model and kind in REFUSED:
+            yield f"teachers.{name}.model is {teacher.model}: {REFUSED[kind]}"
+        elif place := address(teacher.model):
+            yield from (f"teachers.{name}{problem}" for problem in _problems_elsewhere(teacher, *place))
+        elif not (teacher.pretrained or teacher.checkpoint or teacher.train):
             yield (
                 f"teachers.{name} would advise with random weights; give pretrained: true, a checkpoint, "
                 "or train: {epochs: N}"
             )
+
+
+def _problems_elsewhere(teacher: Teacher, kind: str, place: str) -> Iterable[str]:
+    if not place.strip():
+        yield f".model: '{kind}:' is to be followed by {KINDS[kind]}"
+    given = {name: getattr(teacher, name) for name in ("options", "small_stem", "checkpoint", "train")}
+    if found := [name for name, value in given.items() if value]:
+        advice = "; to train it, give its model's name and checkpoint" if kind == "run" and "train" in found else ""
+        yield f": {kind}:{place} advises as it is; leave out {' and '.join(found)}{advice}"

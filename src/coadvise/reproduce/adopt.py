@@ -8,9 +8,10 @@ from ..data.loader import EvalLoader
 from ..data.sources.opening import open_sources
 from ..errors import ModelError
 from ..evaluation.evaluate import evaluate
+from ..models.answers import named_classes
 from ..models.factory import build_model
 from ..models.students import as_student
-from ..models.teachers import index_by_name, named_classes
+from ..models.teachers import index_by_name
 from ..names import CLASS, TOP1
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
@@ -49,7 +50,9 @@ def adopt(recipe: Recipe, folder: RunFolder) -> None:
         load_checkpoint(model, settings.checkpoint, weights=weights, setting=setting)
         names = named_classes(model)
         if names is not None and index_by_name(recipe.name, names, train.class_names) is not None:
-            raise ModelError(f"{settings.checkpoint} has the data's classes in another order; leave it out")
+            raise ModelError(
+                f"{settings.checkpoint} has other classes than the data, or in another order; leave it out"
+            )
     device = choose_device(recipe.run.device)
     student = as_student(model).eval().to(device)
     batches = EvalLoader(validation, recipe.data, recipe.run.eval_batch_size or 64, device=device)

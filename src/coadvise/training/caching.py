@@ -13,6 +13,7 @@ from ..advice.request import CacheRequest
 from ..advice.writer import require_possible, write_cache
 from ..data.sources.opening import open_sources
 from ..errors import Interrupted, LoaderError, RecipeError
+from ..models.answers import Answer
 from ..models.teachers import check_teachers_given
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
@@ -26,7 +27,7 @@ from .train import load_teachers
 def cache_advice(
     recipe: Recipe,
     *,
-    teachers: Mapping[str, nn.Module] | None = None,
+    teachers: Mapping[str, nn.Module | Answer] | None = None,
     verify: bool = False,
     display: Display | None = None,
 ) -> tuple[Path, int]:
@@ -35,7 +36,7 @@ def cache_advice(
     What is there already is kept; several processes may share the work.
 
     Args:
-        teachers: own modules by name, beside or in place of the recipe's.
+        teachers: own modules or functions by name, beside or in place of the recipe's.
         verify: check a complete cache instead: hash its contents, and ask the teachers again about some views.
 
     Returns:
@@ -54,7 +55,7 @@ def cache_advice(
 
 
 def _cache(
-    recipe: Recipe, teachers: Mapping[str, nn.Module], verify: bool, display: Display | None
+    recipe: Recipe, teachers: Mapping[str, nn.Module | Answer], verify: bool, display: Display | None
 ) -> tuple[Path, int]:
     accelerator = start_processes(recipe.run, recipe.optim)
     display = display or Display(quiet=not accelerator.is_main_process)

@@ -7,9 +7,11 @@ from collections.abc import Container, Mapping
 from ..data.sources.base import ImageSource
 from ..evaluation.pictures import pictures_of
 from ..evaluation.teacher_check import TeacherCheck
+from ..models.answers import kind_of
 from ..models.teachers import FrozenTeacher
 from ..names import CLASS
-from ..recipe.schema import Recipe, guess_bias
+from ..recipe.address import guess_bias
+from ..recipe.schema import Recipe
 from ..run.answers import Answers
 from ..run.folder import read_metrics
 from ..run.per_class import class_counts
@@ -30,7 +32,7 @@ def teacher_facts(
     for name, teacher in loaded.items():
         settings, check = None if name in own else recipe.teachers.get(name), checks[name]
         facts[name] = TeacherFacts(
-            model=settings.model if settings else type(teacher.model).__name__,
+            model=settings.model if settings else kind_of(teacher.model),
             bias=settings.bias or guess_bias(settings.model) if settings else recipe.tokens().get(name),
             parameters=sum(p.numel() for p in teacher.model.parameters()),
             accuracy=check.accuracy,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +18,16 @@ from .optimizer import token_parameters
 from .parts import freeze, layers_of, new_parts, waiting_parts
 
 
-def make_objective(settings: Loss, tokens: Sequence[str], teachers: Iterable[str]) -> Objective:
+def make_objective(
+    settings: Loss,
+    tokens: Sequence[str],
+    teachers: Iterable[str],
+    known: Mapping[str, Sequence[int]] | None = None,
+) -> Objective:
     """Eq. 1 for a student with these outputs and these teachers.
+
+    Args:
+        known: see `co_advise_loss`.
 
     `loss.tokens: auto` is `own` where every teacher has a token, `single` where none has.
 
@@ -36,7 +44,7 @@ def make_objective(settings: Loss, tokens: Sequence[str], teachers: Iterable[str
             "declare it in student.tokens, or set loss.tokens=single"
         )
     weights = {CLASS: settings.label_weight, **settings.weights}
-    return Objective(weights, settings.temperatures, settings.advice, "single" if single else "own")
+    return Objective(weights, settings.temperatures, settings.advice, "single" if single else "own", known or {})
 
 
 def new_student(

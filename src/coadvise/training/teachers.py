@@ -13,14 +13,15 @@ from ..data.loader import EvalLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset, balanced_subset
 from ..evaluation.teacher_check import TeacherCheck, measure_teachers, require_able
-from ..models.teachers import FrozenTeacher, Teachers, index_by_name, named_classes
+from ..models.answers import Answer, named_classes
+from ..models.teachers import FrozenTeacher, Teachers, index_by_name
 from ..recipe.schema import Data, Optim, Run
 from ..system.devices import autocast_dtype
 from ..system.progress import Display
 
 
-def given_teacher(name: str, model: nn.Module, class_names: Sequence[str]) -> FrozenTeacher:
-    """A module that was given from Python as a teacher for data of these classes.
+def given_teacher(name: str, model: nn.Module | Answer, class_names: Sequence[str]) -> FrozenTeacher:
+    """A module or a function that was given from Python as a teacher for data of these classes.
 
     Raises:
         ModelError: its file named other classes.
@@ -61,7 +62,9 @@ def check_teachers(
 
         checks = measure_teachers(teachers, batches(), len(val_source.class_names))
     for name, check in checks.items():
-        display.say(f"teacher {name}: {check.accuracy:.1%} on {check.samples} validation images")
+        some, classes = teachers.known().get(name), len(val_source.class_names)
+        of = "" if some is None else f" of the {len(some)} of {classes} classes that it knows and advises on"
+        display.say(f"teacher {name}: {check.accuracy:.1%} on {check.samples} validation images{of}")
     if not run.allow_weak:
         require_able(checks, val_source.class_names)
     return checks

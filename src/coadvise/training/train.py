@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from ..advice.cache import AdviceCache, kept_weights, require_fitting
 from ..advice.checking import check_cache
 from ..advice.request import CacheRequest
-from ..checkpoints.build import build_teacher
 from ..checkpoints.model_file import save_model
+from ..checkpoints.teachers import build_teacher
 from ..data.loader import TrainLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
 from ..data.views.finish import Batch
 from ..errors import Interrupted, RecipeError, out_of_memory, require
+from ..models.answers import Answer
 from ..models.teachers import FrozenTeacher, Teachers, check_teachers_given, require_size
 from ..recipe.schema import Recipe
 from ..recipe.teacher import teacher_recipe
@@ -51,7 +52,7 @@ def train(
     *,
     resume: bool = False,
     student: nn.Module | None = None,
-    teachers: Mapping[str, nn.Module] | None = None,
+    teachers: Mapping[str, nn.Module | Answer] | None = None,
     display: Display | None = None,
 ) -> RunResult:
     """Train the teachers that the recipe says to train, then its student.
@@ -60,7 +61,7 @@ def train(
         recipe: describes the whole run; its folder is `run.output`, or `runs/NAME`.
         resume: continue an unfinished run: the same recipe, the same number of processes.
         student: own module in place of the recipe's, with `forward_tokens` or a single head.
-        teachers: own modules by name, beside or in place of the recipe's.
+        teachers: own modules or functions by name, beside or in place of the recipe's.
 
     Returns:
         The content of `result.json`.
@@ -81,7 +82,7 @@ def _train(
     folder: RunFolder,
     resume: bool,
     student: nn.Module | None,
-    teachers: Mapping[str, nn.Module],
+    teachers: Mapping[str, nn.Module | Answer],
     display: Display | None,
     section: str = "student",
 ) -> RunResult:
@@ -115,7 +116,7 @@ def _train_student(
     accelerator: Accelerator,
     student: nn.Module,
     given: str | None,
-    own: Mapping[str, nn.Module],
+    own: Mapping[str, nn.Module | Answer],
     display: Display,
 ) -> RunResult:
     """Train the teachers and then the student of a run that this call owns.
@@ -214,7 +215,7 @@ def load_teachers(
     folder: RunFolder,
     sources: tuple[ImageSource, ImageSource],
     accelerator: Accelerator,
-    own: Mapping[str, nn.Module],
+    own: Mapping[str, nn.Module | Answer],
     display: Display,
 ) -> dict[str, FrozenTeacher]:
     """Train the teachers that the recipe says to train, unless an earlier start has; then load all of them."""
@@ -247,7 +248,9 @@ def load_teachers(
             if place.finished:
                 place.require_same(one)
             else:
-                display.say(f"training teacher {name} ({one.student.model}, {one.schedule.epochs} epochs)")
+                start = recipe.teachers[name].checkpoint
+                from_file = f" from {start}; teachers.{name}.train=false takes it as it is" if start else ""
+                display.say(f"training teacher {name} ({one.student.model}, {one.schedule.epochs} epochs){from_file}")
                 try:
                     _train(one, place, place.last.is_file(), None, {}, display, f"teachers.{name}")
                 except Interrupted as interrupted:  # the command it names would go on with this teacher alone

@@ -1,0 +1,68 @@
+"""What answers for a teacher: a module or any function, and the names of its classes where it keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError, require
+from .elsewhere import names_of
+
+# Attribute under which a model keeps the names of the classes of the file that it was loaded from.
+CLASSES_OF_FILE = "coadvise_classes"
+Answer = Callable[[Tensor], Any]
+"""A function that answers for a teacher: images (b, 3, h, w) → logits (b, classes), a tensor or an array."""
+
+
+class Answering(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Answer) -> None:
+        super().__init__()
+        self.function = function
+        self.name: str = getattr(function, "__qualname__", type(function).__name__)
+
+    def forward(self, x: Tensor) -> Any:
+        z = self.function(x)
+        return torch.as_tensor(z, device=x.device) if isinstance(z, np.ndarray) else z
+
+    def __deepcopy__(self, memo: Any) -> Answering:
+        return self  # whatever is behind a function may not be copied
+
+
+def as_module(model: object, what: str) -> nn.Module:
+    """A teacher's model as a module, where it is one, a function, or a program of `torch.export`.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    if isinstance(model, torch.export.ExportedProgram):
+        model = model.module().__call__  # its module refuses `eval`, and so all modules that hold it
+    if callable(model) and not isinstance(model, (nn.Module, type)):
+        return Answering(model)
+    how = "give a classifier, as timm.create_model makes one, or a function: images → logits"
+    require(model, nn.Module, what, how, ModelError)
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def kind_of(model: nn.Module) -> str:
+    """A model's class, or the name of a function."""
+    return model.name if isinstance(model, Answering) else type(model).__name__
+
+
+def named_classes(model: nn.Module) -> tuple[str, ...] | None:
+    """Names of a model's classes, as `load_checkpoint` found them in its file, or as Transformers keeps them; None
+    where they are not known."""
+    for module in model.modules():
+        labels = getattr(vars(module).get("config"), "id2label", None)
+        if isinstance(labels, dict):
+            return names_of(labels)
+        names = vars(module).get(CLASSES_OF_FILE)
+        if isinstance(names, tuple) and getattr(module, "num_classes", len(names)) == len(names):
+            return names
+    return None
