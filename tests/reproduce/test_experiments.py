@@ -418,6 +418,7 @@ def test_hard_advice_weighs_as_much_as_the_labels(setup: ExperimentSetup) -> Non
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ("schedule.time=2h", r"arms are compared after the same number of epochs; give schedule\.epochs=N"),
         ("student.options.depth=4", "the arms of the tables decide student"),
         ("loss.label_weight=2", "the arms of the tables decide loss"),
         ("run.seed=3", "the arms of the tables decide run.seed"),

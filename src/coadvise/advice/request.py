@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import RecipeError
 from ..recipe.schema import Data, Recipe, Schedule, Teacher
 from ..run.folder import RunFolder
 from .record import RecordFormat
@@ -46,5 +47,16 @@ class CacheRequest:
 
 
 def views_of(data: Data, schedule: Schedule) -> int:
-    """Number of distinct views in a run."""
+    """Number of distinct views in a run.
+
+    Raises:
+        RecipeError: it is not known before the epochs are fitted to a time.
+    """
+    if schedule.time is not None:
+        if data.views is None:
+            raise RecipeError(
+                "how many views are stored must be known before epochs are fitted to schedule.time; give data.views, "
+                "such as data.views=25, or schedule.epochs"
+            )
+        return data.views
     return min(data.views or schedule.epochs, schedule.epochs)

@@ -17,6 +17,7 @@ from ..checkpoints.teachers import build_teacher
 from ..data.loader import TrainLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
+from ..errors import RecipeError
 from ..models.students import student_tokens
 from ..models.teachers import Teachers
 from ..recipe.schema import Recipe
@@ -80,6 +81,11 @@ def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display = QUIET) -> Ru
     Raises:
         CoadviseError: settings, data and models that do not fit each other.
     """
+    if recipe.schedule.time is not None:
+        raise RecipeError(
+            "a plan says how long some epochs take; give schedule.epochs=N in place of schedule.time (`coadvise train` "
+            "says how many fit into a time before it begins)"
+        )
     cost = step_cost(recipe, rounds=rounds, display=display)
     source, _ = open_sources(recipe.data)
     images, step = len(source), cost.whole

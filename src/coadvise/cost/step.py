@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from itertools import chain
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +15,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..checkpoints.build import build_student
-from ..checkpoints.model_file import BEST
-from ..checkpoints.teachers import build_teacher
 from ..data.loader import TrainLoader
 from ..data.sources.opening import open_sources
 from ..data.views.finish import Batch
 from ..losses import Objective
 from ..models.compiling import WORTHWHILE_STEPS, compile_blocks, plain_attention
 from ..models.students import student_tokens
-from ..models.teachers import FrozenTeacher, Teachers
+from ..models.teachers import Teachers
 from ..recipe.schema import Recipe
 from ..system.clock import now, seconds_of
 from ..system.devices import DTYPES, choose_device, resolve_precision
@@ -32,6 +29,7 @@ from ..system.progress import QUIET, Display
 from ..training.optimizer import make_optimizer
 from ..training.parts import freeze
 from ..training.student import make_objective
+from ..training.teachers import teachers_to_time
 from .model import matrix_peak
 
 
@@ -98,7 +96,7 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> S
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
     source, _ = open_sources(recipe.data, display.say_once)
     names, batch_size = source.class_names, recipe.optim.batch_size // recipe.optim.accumulate
-    loaded = _teachers_to_time(recipe, names)
+    loaded = teachers_to_time(recipe, names)
     teachers = Teachers(loaded, input_mean=recipe.data.mean, input_std=recipe.data.std, may_be_none=True).to(device)
     fresh = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
     student = (
@@ -128,18 +126,6 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> S
         step.loss(step.advise()).backward()
     step.optimizer.zero_grad()
     return StepCost(batch_size, parts | times, whole, counter.get_total_flops(), matrix_peak(device, dtype))
-
-
-def _teachers_to_time(recipe: Recipe, class_names: Sequence[str]) -> dict[str, FrozenTeacher]:
-    """Teachers of the right shape; their weights do not matter."""
-    teachers = {}
-    for name, settings in recipe.teachers.items():
-        # What a checkpoint says of its model counts; one that is not there yet, or is downloaded, does not.
-        files = [Path(settings.checkpoint), Path(settings.checkpoint) / BEST] if settings.checkpoint else []
-        known = settings.checkpoint if any(file.is_file() for file in files) else None
-        bare = settings.model_copy(update={"pretrained": False, "checkpoint": known, "train": None})
-        teachers[name] = build_teacher(name, bare, class_names)
-    return teachers
 
 
 def _timed_input(loader: TrainLoader, count: int, device: torch.device, display: Display) -> tuple[Batch, float]:

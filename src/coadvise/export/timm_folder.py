@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -39,7 +40,8 @@ def _write(job: Job, path: Path) -> Written:
     describe(made.model, trained.data)
     if isinstance(made.model, CiT):  # timm replaces what stands here when another number of classes is asked for
         heads = ["head", *(f"advised_heads.{name}" for name in made.model.advised_heads)]
-        made.model.pretrained_cfg |= {"classifier": heads}
+        cfg: Any = made.model.pretrained_cfg
+        made.model.pretrained_cfg = cfg | {"classifier": heads}
     try:
         save_for_hf(
             made.model, str(path), safe_serialization=True, model_args=dict(made.arguments),

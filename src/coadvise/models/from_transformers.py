@@ -30,8 +30,8 @@ class TransformersModel(nn.Module):
 
     def __init__(self, model: nn.Module, channels: tuple[int, ...], size: Size | None) -> None:
         super().__init__()
-        self.model: Any = model
-        self.num_classes: int = self.model.config.num_labels
+        self.model = model
+        self.num_classes = int(model.config.num_labels)  # type: ignore[union-attr,arg-type]
         self.image_size = size
         self._channels = None if channels == tuple(range(len(channels))) else list(channels)
 
@@ -90,12 +90,12 @@ def _require_name(place: str) -> None:
         raise ModelError(
             f"transformers:{place} is neither a folder nor a name on the Hub: {one_line(error)}"
         ) from error
-    error = silence(place, "config.json")
-    if error is not None:
+    silent = silence(place, "config.json")
+    if silent is not None:
         raise ModelError(
             f"transformers:{place} cannot be had: there is no folder of that name, and no answer from the Hugging Face "
-            f"Hub ({one_line(error)}); connect to the internet, or give a folder that save_pretrained wrote"
-        ) from error
+            f"Hub ({one_line(silent)}); connect to the internet, or give a folder that save_pretrained wrote"
+        ) from silent
 
 
 def _model(transformers: Any, place: str) -> Any:

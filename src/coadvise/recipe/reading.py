@@ -55,6 +55,9 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(content, dict):
         raise RecipeError(f"{where} is no recipe: expected keys such as name, data and student at the top")
     given = [apply_setting(content, override) for override in overrides]
+    for key, other in (("time", "epochs"), ("epochs", "time")):  # the command line's replaces the file's
+        if f"schedule.{key}" in given and f"schedule.{other}" not in given and content["schedule"][key] is not None:
+            content["schedule"].pop(other, None)
     return recipe_from(content, where, given)
 
 

@@ -44,7 +44,7 @@ FREE = (
 LATER: dict[str, Any] = {
     "data.balance": "none", "optim.backbone_lr": 1.0, "optim.layer_decay": None, "optim.token_lr": 1.0,
     "run.baselines": ["auto"], "run.trackers": [], "schedule.head_epochs": 0, "schedule.patience": None,
-    "student.checkpoint_weights": None, "student.freeze_blocks": 0,
+    "schedule.time": None, "student.checkpoint_weights": None, "student.freeze_blocks": 0,
 }  # fmt: skip
 LATER_OF_TEACHERS: dict[str, Any] = {"checkpoint_weights": None}
 
@@ -314,9 +314,9 @@ def _size_problems(recipe: Recipe) -> Iterable[str]:
     if batch % accumulate:
         yield f"optim.batch_size {batch} is not divisible by optim.accumulate {accumulate}"
     warmup, epochs = recipe.schedule.warmup_epochs, recipe.schedule.epochs
-    if warmup >= epochs and warmup > 0:
+    if warmup >= epochs and warmup > 0 and recipe.schedule.time is None:
         yield f"schedule.warmup_epochs {warmup:g} must be smaller than schedule.epochs {epochs}"
-    if recipe.schedule.head_epochs >= epochs:
+    if recipe.schedule.head_epochs >= epochs and recipe.schedule.time is None:
         yield f"schedule.head_epochs {recipe.schedule.head_epochs} must be smaller than schedule.epochs {epochs}"
     if recipe.data.balance == "sampling" and recipe.data.augment.repeats > 1:
         yield (

@@ -39,7 +39,7 @@ def adopt(recipe: Recipe, folder: RunFolder) -> None:
         classes,
         image_size=recipe.data.image_size,
         small=settings.small_stem,
-        pretrained=settings.pretrained,
+        pretrained=settings.pretrained is True,
         options=settings.options,
     )
     if settings.checkpoint:

@@ -46,7 +46,7 @@ class Planned:
     @property
     def given(self) -> bool:
         """Whether its weights are given, so that nothing is trained."""
-        return self.recipe.student.pretrained or self.recipe.student.checkpoint is not None
+        return self.recipe.student.pretrained is True or self.recipe.student.checkpoint is not None
 
     @property
     def name(self) -> str:

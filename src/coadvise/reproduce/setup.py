@@ -161,6 +161,8 @@ def _with_weight(scale: Scale, setting: str) -> Scale:
 
 def _require_free(setting: str) -> None:
     key = setting.partition("=")[0].strip()
+    if key == "schedule.time":
+        raise RecipeError(f"{setting}: arms are compared after the same number of epochs; give schedule.epochs=N")
     owned = next((part for part in _OWNED if key == part or key.startswith(f"{part}.")), None)
     if owned is not None:
         raise RecipeError(

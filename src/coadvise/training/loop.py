@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,7 @@ from accelerate.utils import broadcast, gather_object
 from torch import nn
 
 from ..advice.identity import images_digest
+from ..data.views.finish import Batch
 from ..errors import DataError, Interrupted, RunError
 from ..evaluation.answers import Collected
 from ..evaluation.evaluate import evaluate
@@ -29,7 +31,7 @@ def train_epoch(setup: Setup, state: State, epoch: int, stop: Stop, bar: Bar) ->
         Interrupted: a stop was asked for; the state is saved.
         RunError: a loss or weights that are not finite.
     """
-    accelerator, optim, count, steps = setup.accelerator, setup.optim, state.count, setup.loader.steps_per_epoch
+    accelerator, count, steps = setup.accelerator, state.count, setup.loader.steps_per_epoch
     every = setup.run.checkpoint_every
     setup.model.train()
     waiting, norms = setup.waiting if epoch < setup.schedule.head_epochs else ((), ())
@@ -39,16 +41,7 @@ def train_epoch(setup: Setup, state: State, epoch: int, stop: Stop, bar: Bar) ->
     started = time.monotonic()
     for batch in setup.loader.epoch(epoch, start=count.step % steps):
         setup.scheduler.step_update(count.step)
-        with accelerator.accumulate(setup.model):
-            terms = setup.objective(setup.model(batch.images), setup.advise(batch), batch.target)
-            accelerator.backward(terms.total)  # divides the sum of all terms by the number of micro-batches
-            for parameter in waiting if accelerator.sync_gradients else ():
-                parameter.grad = None  # the optimizer passes it over, and keeps nothing of it
-            if accelerator.sync_gradients and optim.clip:
-                accelerator.clip_grad_norm_(setup.model.parameters(), optim.clip)
-            state.optimizer.step()
-            state.optimizer.zero_grad()
-        _add_to_window(state, terms)
+        _add_to_window(state, train_step(setup, state, batch, waiting))
         count.skipped += [name for name in batch.skipped if name not in count.skipped]
         if not accelerator.sync_gradients:
             continue
@@ -65,6 +58,25 @@ def train_epoch(setup: Setup, state: State, epoch: int, stop: Stop, bar: Bar) ->
             if stop.requested_at(count.step):
                 raise stopped(setup, state)
     count.seconds += time.monotonic() - started
+
+
+def train_step(setup: Setup, state: State, batch: Batch, waiting: Sequence[nn.Parameter] = ()) -> LossTerms:
+    """The losses of one micro-batch and their gradients; the last one of an update changes the weights.
+
+    Args:
+        waiting: parameters that do not learn yet.
+    """
+    accelerator, optim = setup.accelerator, setup.optim
+    with accelerator.accumulate(setup.model):
+        terms = setup.objective(setup.model(batch.images), setup.advise(batch), batch.target)
+        accelerator.backward(terms.total)  # divides the sum of all terms by the number of micro-batches
+        for parameter in waiting if accelerator.sync_gradients else ():
+            parameter.grad = None  # the optimizer passes it over, and keeps nothing of it
+        if accelerator.sync_gradients and optim.clip:
+            accelerator.clip_grad_norm_(setup.model.parameters(), optim.clip)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+    return terms
 
 
 def out_of_patience(setup: Setup, count: Counters) -> bool:
@@ -153,10 +165,10 @@ def validate(setup: Setup, state: State, epoch: int) -> Evaluation:
     last = epoch == setup.schedule.epochs or out_of_patience(setup, state.count)
     answer = setup.validation.answer
     collected = Collected() if last else None
-    metrics, skipped = _evaluate(setup, state.student, with_teachers=last, collected=collected)
+    metrics, skipped = evaluate_on(setup, state.student, with_teachers=last, collected=collected)
     if collected is not None:  # before anything says that this evaluation is done
         _keep_answers(setup, collected)
-    ema = _evaluate(setup, state.ema.module, with_teachers=last)[0] if state.ema is not None else None
+    ema = evaluate_on(setup, state.ema.module, with_teachers=last)[0] if state.ema is not None else None
     setup.tracker.evaluation(state.count.step, epoch, metrics, ema)
     averaged = ema is not None and ema.get(answer, 0.0) > metrics.get(answer, 0.0)
     found = Evaluation(metrics, ema, "ema" if averaged else "student", skipped)
@@ -175,7 +187,7 @@ def _keep_answers(setup: Setup, collected: Collected) -> None:
         found.write(setup.folder.answers)
 
 
-def _evaluate(
+def evaluate_on(
     setup: Setup, module: nn.Module, with_teachers: bool, collected: Collected | None = None
 ) -> tuple[dict[str, float], int]:
     accelerator, validation, training = setup.accelerator, setup.validation, module.training

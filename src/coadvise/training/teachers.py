@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..checkpoints.model_file import BEST
+from ..checkpoints.teachers import build_teacher
 from ..data.loader import EvalLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset, balanced_subset
 from ..evaluation.teacher_check import TeacherCheck, measure_teachers, require_able
 from ..models.answers import Answer, named_classes
 from ..models.teachers import FrozenTeacher, Teachers, index_by_name
-from ..recipe.schema import Data, Optim, Run
+from ..recipe.schema import Data, Optim, Recipe, Run
 from ..system.devices import autocast_dtype
 from ..system.progress import Display
 
@@ -30,6 +33,26 @@ def given_teacher(name: str, model: nn.Module | Answer, class_names: Sequence[st
     own = named_classes(teacher) if teacher.classes is None else None
     index = None if own is None else index_by_name(name, own, class_names)
     return teacher if index is None else teacher.again(index)
+
+
+def built_teacher(recipe: Recipe, name: str, weights: Path | None, classes: Sequence[str]) -> FrozenTeacher:
+    """A teacher of the recipe, with the weights that its training gave, if it was trained."""
+    settings = recipe.teachers[name]
+    if weights is not None:
+        settings = settings.model_copy(update={"checkpoint": str(weights), "pretrained": False})
+    return build_teacher(name, settings, classes)
+
+
+def teachers_to_time(recipe: Recipe, class_names: Sequence[str]) -> dict[str, FrozenTeacher]:
+    """Teachers of the right shape; their weights do not matter."""
+    teachers = {}
+    for name, settings in recipe.teachers.items():
+        # What a checkpoint says of its model counts; one that is not there yet, or is downloaded, does not.
+        files = [Path(settings.checkpoint), Path(settings.checkpoint) / BEST] if settings.checkpoint else []
+        known = settings.checkpoint if any(file.is_file() for file in files) else None
+        bare = settings.model_copy(update={"pretrained": False, "checkpoint": known, "train": None})
+        teachers[name] = build_teacher(name, bare, class_names)
+    return teachers
 
 
 def check_teachers(

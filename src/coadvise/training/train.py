@@ -8,43 +8,43 @@ augmentation follow from the step, and everything else that decides the next ste
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import dataclasses
+from collections.abc import Mapping
 
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
-from ..advice.cache import AdviceCache, kept_weights, require_fitting
-from ..advice.checking import check_cache
+from ..advice.cache import kept_weights, require_fitting
 from ..advice.request import CacheRequest
 from ..checkpoints.model_file import save_model
-from ..checkpoints.teachers import build_teacher
 from ..data.loader import TrainLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
-from ..data.views.finish import Batch
 from ..errors import Interrupted, RecipeError, out_of_memory, require
 from ..models.answers import Answer
-from ..models.teachers import FrozenTeacher, Teachers, check_teachers_given, require_size
+from ..models.teachers import FrozenTeacher, check_teachers_given, require_size
 from ..recipe.schema import Recipe
 from ..recipe.teacher import teacher_recipe
+from ..run.fitted import as_fitted_before, fitted_facts
 from ..run.folder import RunFolder
 from ..run.provenance import manifest
 from ..run.result import RunResult
 from ..run.tracking import require_trackers
 from ..system.locks import one_at_a_time
 from ..system.progress import Display
+from .advising import stored_or_live
 from .baselines import measure_baselines
 from .failures import explained
+from .fitting import fit_epochs
 from .loop import Evaluation, out_of_patience, stopped, train_epoch, validate
 from .memory import too_large
 from .outcome import run_result, teacher_facts
 from .processes import Stop, on_main_process, start_processes
 from .published import settled
-from .setup import Advise, Setup, origin_of, prepare
+from .setup import Setup, origin_of, prepare
 from .state import State
 from .student import new_student
-from .teachers import check_teachers, given_teacher, on_device
+from .teachers import built_teacher, check_teachers, given_teacher, on_device
 
 
 def train(
@@ -92,6 +92,7 @@ def _train(
     display = display or Display(quiet=not accelerator.is_main_process)
     own = [f"teachers.{name}" for name in teachers] + ([] if student is None else ["student"])
     recipe = settled(recipe, folder, accelerator, display, own)
+    recipe = as_fitted_before(recipe, folder)
     folder.check(recipe, resume)
     with accelerator.local_main_process_first():  # a data set is downloaded once
         sources = open_sources(recipe.data, display.say_once)
@@ -100,12 +101,17 @@ def _train(
         raise RecipeError(f"advice=cache, but recipe {recipe.name} has no teachers; add some, or leave it out")
     if recipe.advice.source == "cache":  # before hours go into teachers
         require_fitting(CacheRequest.of(recipe), sources[0])
-    given = None if student is None else type(student).__name__
+    given, fitted = None if student is None else type(student).__name__, None
+    if recipe.schedule.time is not None:
+        fitted = fit_epochs(recipe, folder, sources, accelerator, student, teachers, display)
+        recipe = fitted.applied(recipe)
     classes = len(sources[0].class_names)
     student = new_student(recipe, classes, accelerator.num_processes, student, names, section)
     with on_main_process(accelerator, folder.owned(recipe, resume)) as locked:
         if locked is False:
             display.say(f"{folder.path} is on a file system without locks; take care not to start this run twice")
+        if fitted is not None and accelerator.is_main_process:  # before its teachers: another start measures no more
+            folder.begin(recipe, manifest(fingerprint=recipe.fingerprint(), fitted=dataclasses.asdict(fitted)))
         return _train_student(recipe, folder, sources, accelerator, student, given, teachers, display)
 
 
@@ -128,7 +134,7 @@ def _train_student(
     loaded = load_teachers(recipe, folder, sources, accelerator, own, display)
     ready = on_device(loaded, recipe.data, recipe.run.fuse_teachers, accelerator, display)
     checks = check_teachers(ready, recipe.data, recipe.run, recipe.optim, sources[1], accelerator, display)
-    advise = _stored_or_live(recipe, sources[0], loaded, ready, accelerator, display)
+    advise = stored_or_live(recipe, sources[0], loaded, ready, accelerator, display)
     origin = origin_of(recipe, sources, loaded)
     setup, state = prepare(recipe, folder, sources, accelerator, student, ready, origin, advise, display)
     with setup:
@@ -138,7 +144,7 @@ def _train_student(
                 folder.rewind(state.count.step)
             display.say(f"resuming {folder.path} at step {state.count.step} of {setup.total_steps}")
         elif accelerator.is_main_process:
-            folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
+            folder.begin(recipe, manifest(fingerprint=recipe.fingerprint(), **fitted_facts(folder, recipe)))
         instead = measure_baselines(recipe, folder, sources, state.student, loaded, own, accelerator, display)
         last = _train_epochs(recipe, setup, state, given)
         facts = teacher_facts(recipe, loaded, checks, own=own)
@@ -188,28 +194,6 @@ def _keep_best(recipe: Recipe, setup: Setup, state: State, found: Evaluation, ep
         )  # fmt: skip
 
 
-def _stored_or_live(
-    recipe: Recipe,
-    source: ImageSource,
-    loaded: Mapping[str, FrozenTeacher],
-    ready: Teachers,
-    accelerator: Accelerator,
-    display: Display,
-) -> Advise:
-    """The source of advice: the cache, after a check against the teachers, or the teachers themselves."""
-    if recipe.advice.source == "cache" and loaded:
-        cache = AdviceCache(CacheRequest.of(recipe), source, loaded)
-        check_cache(cache, recipe.data, source, ready, accelerator)
-        display.say(f"advice comes from {cache.folder}")
-        return lambda batch: cache.read(batch.view, batch.position, accelerator.device)
-
-    def live(batch: Batch) -> Mapping[str, Tensor]:
-        with accelerator.autocast():
-            return ready(batch.images)
-
-    return live
-
-
 def load_teachers(
     recipe: Recipe,
     folder: RunFolder,
@@ -235,7 +219,7 @@ def load_teachers(
     loaded = {name: given_teacher(name, model, classes) for name, model in own.items()}
     for name in recipe.teachers:
         if name not in own and name not in to_train:
-            loaded[name] = _teacher(recipe, name, weights.get(name), classes)
+            loaded[name] = built_teacher(recipe, name, weights.get(name), classes)
     side = recipe.data.image_size
     for name, teacher in loaded.items():
         require_size(name, teacher, (side, side))
@@ -255,18 +239,11 @@ def load_teachers(
                     _train(one, place, place.last.is_file(), None, {}, display, f"teachers.{name}")
                 except Interrupted as interrupted:  # the command it names would go on with this teacher alone
                     if accelerator.is_main_process:
-                        folder.begin(recipe, manifest(fingerprint=recipe.fingerprint()))
+                        facts = fitted_facts(folder, recipe)
+                        folder.begin(recipe, manifest(fingerprint=recipe.fingerprint(), **facts))
                     how = folder.how_to_resume(world)
                     raise Interrupted(f"stopped while teacher {name} was trained, {how}") from interrupted
         accelerator.wait_for_everyone()
-        loaded[name] = _teacher(recipe, name, place.best, classes)
+        loaded[name] = built_teacher(recipe, name, place.best, classes)
     names = [name for name in recipe.teachers if name not in own]
     return {name: loaded[name] for name in (*names, *own)}
-
-
-def _teacher(recipe: Recipe, name: str, weights: Path | None, classes: Sequence[str]) -> FrozenTeacher:
-    """A teacher of the recipe, with the weights that its training gave, if it was trained."""
-    settings = recipe.teachers[name]
-    if weights is not None:
-        settings = settings.model_copy(update={"checkpoint": str(weights), "pretrained": False})
-    return build_teacher(name, settings, classes)

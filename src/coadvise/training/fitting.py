@@ -1,0 +1,132 @@
+"""`schedule.time`: as many epochs as fit into a time, by the pace of real steps on this machine.
+
+The epochs are found once, before anything is trained, and the run is then one of so many epochs: its schedule ends
+where it should, and what resumes it does not measure again. A machine that is busy meanwhile takes longer.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from ..data.sources.base import ImageSource
+from ..errors import RecipeError
+from ..models.answers import Answer
+from ..recipe.schedule import seconds_in
+from ..recipe.schema import Recipe
+from ..recipe.teacher import teacher_recipe
+from ..run.fitted import Fitted
+from ..run.folder import RunFolder
+from ..system.clock import short_time
+from ..system.progress import Display
+from .student import new_student
+from .teachers import given_teacher, teachers_to_time
+from .trial import Pace, measure_pace
+
+# Part of the time that measuring a training may take.
+MEASURED = 0.05
+# The warm-up is at most this part of the epochs.
+WARMUP = 0.2
+# Epochs of the schedule while it is measured; they decide nothing.
+PROVISIONAL = 1000
+
+
+def fit_epochs(
+    recipe: Recipe,
+    folder: RunFolder,
+    sources: tuple[ImageSource, ImageSource],
+    accelerator: Accelerator,
+    student: nn.Module | None,
+    teachers: Mapping[str, nn.Module | Answer],
+    display: Display,
+) -> Fitted:
+    """Find how many epochs of a recipe fit into its `schedule.time`, the training of its teachers counted.
+
+    Args:
+        student: own module, of which a copy is trained.
+        teachers: own modules by name.
+
+    Raises:
+        RecipeError: not one epoch fits.
+    """
+    words, begun = recipe.schedule.time, time.monotonic()
+    assert words is not None
+    budget = seconds_in(words)
+    trial = Fitted(words, PROVISIONAL, 0.0, 0.0).applied(recipe)
+    classes, world = sources[0].class_names, accelerator.num_processes
+    display.say(f"measuring how many epochs fit into {words}")
+    before: dict[str, Pace] = {}
+    for name in trained_first(recipe, folder, teachers):
+        one = teacher_recipe(trial, name, folder.teacher(name).path)
+        model = new_student(one, len(classes), world, None, (), f"teachers.{name}")
+        before[name] = measure_pace(one, sources, accelerator, model, {}, MEASURED * budget)
+    advisors = {name: one for name, one in teachers_to_time(recipe, classes).items() if name not in teachers}
+    advisors |= {name: given_teacher(name, model, classes) for name, model in teachers.items()}
+    own = copy.deepcopy(student)
+    fresh = new_student(trial, len(classes), world, own, tuple(advisors))
+    pace = measure_pace(trial, sources, accelerator, fresh, advisors, MEASURED * budget)
+    left = budget - (time.monotonic() - begun)
+    if world > 1:  # each has measured a little else, and all must come to the same
+        left, pace, before = broadcast_object_list([left, pace, before])
+    found = _fitted(recipe, words, left, pace, before)
+    display.say(_said(recipe, found, before))
+    return found
+
+
+def trained_first(recipe: Recipe, folder: RunFolder, own: Mapping[str, nn.Module | Answer]) -> list[str]:
+    """Teachers that are still to be trained for a run; a cache comes with its own."""
+    if recipe.advice.source == "cache":
+        return []
+    names = (name for name, settings in recipe.teachers.items() if settings.train is not None and name not in own)
+    return [name for name in names if not folder.teacher(name).finished]
+
+
+def _fitted(recipe: Recipe, words: str, left: float, pace: Pace, before: Mapping[str, Pace]) -> Fitted:
+    """Solve for the epochs; a teacher whose own are not given is trained for as many as the student.
+
+    Raises:
+        RecipeError: not one epoch fits.
+    """
+    fixed, each = pace.of(0), pace.epoch
+    for name, one in before.items():
+        given = _own_epochs(recipe, name)
+        fixed += one.of(given or 0)
+        each += 0.0 if given else one.epoch
+    epochs, fewest = math.floor((left - fixed) / each), 1 + recipe.schedule.head_epochs
+    if epochs < fewest:
+        least = seconds_in(words) - left + fixed + fewest * each
+        of = f", of which its teachers take {short_time(fixed - pace.of(0))} first" if before else ""
+        too_few = "not one epoch fits" if fewest == 1 else f"fewer than {fewest} epochs fit"
+        raise RecipeError(
+            f"schedule.time {words}: {too_few}; a run "
+            f"of {'one' if fewest == 1 else fewest} takes {short_time(least)} here{of}; give more "
+            "time, fewer images (data.train_size), a smaller model, or advice=cache"
+        )
+    warmup = min(recipe.schedule.warmup_epochs, WARMUP * epochs)
+    return Fitted(words, epochs, warmup, round(pace.epoch, 4))
+
+
+def _own_epochs(recipe: Recipe, name: str) -> int | None:
+    train = recipe.teachers[name].train
+    return train.epochs if train is not None else None
+
+
+def _said(recipe: Recipe, found: Fitted, before: Mapping[str, Pace]) -> str:
+    said = f"{_short(found.epoch_seconds)} an epoch: {found.epochs} epochs in {found.time}"
+    if before:
+        seconds = {name: one.of(_own_epochs(recipe, name) or found.epochs) for name, one in before.items()}
+        said += ", after " + ", ".join(f"{short_time(one)} for teacher {name}" for name, one in seconds.items())
+    if found.warmup_epochs < recipe.schedule.warmup_epochs:
+        said += f"; the warm-up is {found.warmup_epochs:g} epochs in place of {recipe.schedule.warmup_epochs:g}"
+    return said
+
+
+def _short(seconds: float) -> str:
+    """`0.25 s`, `1.8 s` or as `short_time`."""
+    return f"{seconds:.2g} s" if seconds < 10 else short_time(seconds)
