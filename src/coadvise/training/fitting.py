@@ -102,11 +102,10 @@ def _fitted(recipe: Recipe, words: str, left: float, pace: Pace, before: Mapping
     if epochs < fewest:
         least = seconds_in(words) - left + fixed + fewest * each
         of = f", of which its teachers take {short_time(fixed - pace.of(0))} first" if before else ""
-        too_few = "not one epoch fits" if fewest == 1 else f"fewer than {fewest} epochs fit"
+        none = "not one epoch fits" if fewest == 1 else f"fewer than {fewest} epochs fit (schedule.head_epochs and one)"
         raise RecipeError(
-            f"schedule.time {words}: {too_few}; a run "
-            f"of {'one' if fewest == 1 else fewest} takes {short_time(least)} here{of}; give more "
-            "time, fewer images (data.train_size), a smaller model, or advice=cache"
+            f"schedule.time {words}: {none}; a run of {'one' if fewest == 1 else fewest} takes {short_time(least)} "
+            f"here{of}; give more time, fewer images (data.train_size), a smaller model, or advice=cache"
         )
     warmup = min(recipe.schedule.warmup_epochs, WARMUP * epochs)
     return Fitted(words, epochs, warmup, round(pace.epoch, 4))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from coadvise.reports.plots.accuracy import DotRow, dot_plot, learning_curves, run_curves
 from coadvise.reports.plots.disagreement import Disagreement, disagreement_figure, shown_classes
+from coadvise.reports.plots.learning_rate import range_test_figure
 from coadvise.reports.plots.similarity import KlMap, kl_maps
 from coadvise.reports.plots.style import draw, style
 from coadvise.significance import summarise
@@ -103,3 +104,14 @@ def test_a_picture_survives_the_way_into_the_page() -> None:
 @pytest.mark.parametrize("empty", [lambda: run_curves({}, [], {}), lambda: learning_curves([])])
 def test_nothing_to_draw_is_no_error(empty) -> None:  # type: ignore[no-untyped-def]
     assert draw("e", "nothing", empty).png
+
+
+def test_an_explosion_does_not_press_the_losses_of_a_range_test_flat() -> None:
+    rates = np.geomspace(1e-5, 1, 50).tolist()
+    losses = [2.0 - 0.02 * i for i in range(45)] + [1.5, 5.0, 50.0, 500.0, 5000.0]
+    axes = range_test_figure(rates, losses, losses, {"suggested": 1e-3, "turn": 1e-2}, "optim.lr").axes[0]
+    dots, curve, *marked = axes.get_lines()
+    assert list(dots.get_ydata()) == list(curve.get_ydata()) == losses
+    assert [next(iter(line.get_xdata())) for line in marked] == [1e-3, 1e-2] and axes.get_xscale() == "log"
+    bottom, top = axes.get_ylim()
+    assert bottom < 1.1 and 2.0 < top < 3.0
