@@ -1,10 +1,12 @@
 """Exported files, run by the engines themselves on real digits, beside the model and pixels normalised by NumPy."""
 
+import copy
 import json
 import logging
 import os
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from coadvise.checkpoints.model_file import save_model
 from coadvise.checkpoints.trained import load_trained
 from coadvise.data.sources.opening import open_sources
 from coadvise.errors import CheckpointError, CoadviseError, DataError, ModelError, RunError, WriteError
-from coadvise.export import exporting, int8_file, onnx_file
+from coadvise.export import exporting, int8_file, onnx_file, tracing
 from coadvise.export.engines import is_exported, open_exported
 from coadvise.export.exporting import export
 from coadvise.export.job import Written
@@ -31,6 +33,7 @@ openvino = pytest.importorskip("openvino", reason="the extra [export] is not ins
 
 CLASSES = tuple(str(i) for i in range(10))
 OPTIONS = {"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2, "stem": "conv+inv"}
+DEQUANTISED = "DequantizeLinear"
 PLACES = {"onnx": "model.onnx", "openvino": "openvino", "torch": "model.pt2", "int8": "model-int8.onnx"}
 
 
@@ -70,8 +73,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(model: Path) -> dict[str, Written]:
-    """All targets, each written once."""
-    return {name: export(model, target_named(name), max_drop=5.0)[1] for name in PLACES}
+    """All targets, each written once; of the same graph, which takes a while to make."""
+    graph = tracing.translated(load_trained(model))
+    with mock.patch.object(tracing, "translated", lambda _: copy.deepcopy(graph)):
+        return {name: export(model, target_named(name), max_drop=5.0)[1] for name in PLACES}
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +157,7 @@ def test_int8_reports_what_it_costs(model: Path, written: dict[str, Written], ex
 def test_int8_is_in_matrix_products_and_convolutions_alone(model: Path, written: dict[str, Written]) -> None:
     graph = onnx.load(model / "export" / "model-int8.onnx").graph
     made_by = {name: node for node in graph.node for name in node.output}
-    reads_int8 = lambda node: any(
-        name in made_by and made_by[name].op_type == "DequantizeLinear" for name in node.input
-    )
+    reads_int8 = lambda node: any(name in made_by and made_by[name].op_type == DEQUANTISED for name in node.input)
     assert {node.op_type for node in graph.node if reads_int8(node)} <= {"MatMul", "Gemm", "Conv"}
     products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv")]
     # Two in the attention of each of two blocks, and the stem's involution.
@@ -177,6 +180,8 @@ def test_an_image_alone_is_the_same_as_in_a_batch(model: Path, written: dict[str
 
 def test_int8_that_loses_too_much_is_refused(model: Path, tmp_path: Path, written, monkeypatch) -> None:
     dark = torch.zeros(8, 3, 8, 8)
+    content = onnx.load(model / "export" / "model.onnx")
+    monkeypatch.setattr(tracing, "translated", lambda _: content)
     monkeypatch.setattr(int8_file, "load", lambda *_: (dark, dark))
     with pytest.raises(ModelError, match=r"loses too much in .*: accuracy \d.*--max-drop"):
         export(model, target_named("int8"), tmp_path / "new" / "small.onnx")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,8 +79,10 @@ def _write(job: Job, path: Path) -> Written:
             f"int8 loses too much in {worst.line}; nothing was written. Allow more with --max-drop, or export fp32 "
             "with --to onnx"
         )
-    _record(path, {"accuracy": {"fp32": worst.before, "int8": worst.after, "images": worst.count},
-                   "calibrated_on": len(calibration)})  # fmt: skip
+    _record(
+        path, {"accuracy": {"fp32": worst.before, "int8": worst.after, "images": worst.count},
+               "calibrated_on": len(calibration)},
+    )  # fmt: skip
     lines = (f"scales from {len(calibration)} training images", *(drop.line for drop in drops))
     return Written(lines, {"drops": drops})
 
@@ -105,6 +107,7 @@ def quantise(model: onnx.ModelProto, path: Path, calibration: Tensor) -> None:
     Raises:
         ModelError: ONNX Runtime cannot quantise the model.
     """
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -116,16 +119,15 @@ def quantise(model: onnx.ModelProto, path: Path, calibration: Tensor) -> None:
             return None if batch is None else {INPUT: batch.contiguous().numpy()}
 
     weights = {tensor.name for tensor in model.graph.initializer}
-    attention = [
-        node.name for node in model.graph.node if node.op_type in QUANTISED and not weights.intersection(node.input)
-    ]
+    products = [node for node in model.graph.node if node.op_type in QUANTISED]
+    quantised = {node.name for node in products if weights.intersection(node.input)}
     options = {"OpTypesToExcludeOutputQuantization": list(QUANTISED)}
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # its advice is for those who write quantisers
     try:
         quantize_static(
             model, str(path), Reader(), quant_format=QuantFormat.QDQ, op_types_to_quantize=list(QUANTISED),
-            nodes_to_exclude=attention, per_channel=True, activation_type=QuantType.QUInt8,
+            nodes_to_quantize=sorted(quantised), per_channel=True, activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8, extra_options=options,
         )  # fmt: skip
     except OSError:
@@ -134,6 +136,9 @@ def quantise(model: onnx.ModelProto, path: Path, calibration: Tensor) -> None:
         raise ModelError(f"ONNX Runtime cannot quantise the model: {one_line(error)[:300]}") from error
     finally:
         logging.disable(level)
+    made = onnx.load(path)
+    _read_exact(made, quantised)
+    path.write_bytes(made.SerializeToString())
 
 
 @torch.no_grad()
@@ -158,7 +163,7 @@ def _classes(logits: Logits, images: Tensor) -> Tensor:
     return torch.cat([torch.from_numpy(logits(part.contiguous().numpy())).argmax(1) for part in images.split(BATCH)])
 
 
-def _record(path: Path, facts: dict[str, object]) -> None:
+def _record(path: Path, facts: Mapping[str, object]) -> None:
     """Put what was measured into the file's metadata."""
     import onnx
 
@@ -166,6 +171,20 @@ def _record(path: Path, facts: dict[str, object]) -> None:
     for key, value in facts.items():
         model.metadata_props.add(key=key, value=json.dumps(value))
     path.write_bytes(model.SerializeToString())
+
+
+def _read_exact(model: onnx.ModelProto, quantised: Collection[str]) -> None:
+    """Let all nodes but the quantised ones read what was before it was rounded: residual sums, for one."""
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.name in quantised or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        for i, name in enumerate(node.input):
+            rounded = made_by.get(name)
+            if rounded is not None and rounded.op_type == "DequantizeLinear":
+                source = made_by.get(rounded.input[0])
+                if source is not None and source.op_type == "QuantizeLinear":
+                    node.input[i] = source.input[0]
 
 
 INT8 = Target(

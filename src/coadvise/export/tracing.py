@@ -46,11 +46,19 @@ def program_of(trained: TrainedModel) -> ExportedProgram:
 
 
 def onnx_model(trained: TrainedModel, card: Card) -> onnx.ModelProto:
-    """The same as ONNX.
+    """The same as ONNX, with its card.
 
     Raises:
         ModelError: PyTorch cannot translate the model.
     """
+    model = translated(trained)
+    for key, text in card.metadata().items():
+        model.metadata_props.add(key=key, value=text)
+    return model
+
+
+def translated(trained: TrainedModel) -> onnx.ModelProto:
+    """The graph alone."""
     size = sum(tensor.numel() * tensor.element_size() for tensor in trained.model.state_dict().values())
     if size > LARGEST:
         raise ModelError(
@@ -69,10 +77,7 @@ def onnx_model(trained: TrainedModel, card: Card) -> onnx.ModelProto:
             f"{trained.recipe.student.model} cannot be translated to ONNX: {one_line(error)[:300]}"
         ) from error
     assert made is not None
-    model = made.model_proto
-    for key, text in card.metadata().items():
-        model.metadata_props.add(key=key, value=text)
-    return model
+    return made.model_proto
 
 
 def onnx_bytes(trained: TrainedModel, card: Card) -> bytes:
