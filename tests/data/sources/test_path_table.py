@@ -81,9 +81,10 @@ def test_a_column_for_each_class(folder: Path) -> None:
     for one, zero in (("1", "0"), ("1.0", "0.0")):
         marks = [[one if name == label else zero for name in ("dog", "cow", "cat")] for label in LABELS]
         rows = [
-            [a, f"about {b}", *m, "val" if a == "e.png" else "train"] for (a, b), m in zip(ROWS[1:], marks, strict=True)
+            ["1", a, f"about {b}", *m, "val" if a == "e.png" else "train"]
+            for (a, b), m in zip(ROWS[1:], marks, strict=True)
         ]
-        (folder / "a.csv").write_text(written([["image", "text", "dog", "cow", "cat", "split"], *rows]))
+        (folder / "a.csv").write_text(written([["", "image", "text", "dog", "cow", "cat", "split"], *rows]))
         train, val = open_source(str(folder / "a.csv"), "train"), open_source(str(folder / "a.csv"), "val")
         assert [train.class_names[label] for label in train.labels] == LABELS[:5] and val.class_names == ("cat",)
 

@@ -190,7 +190,7 @@ def _choose(file: Path, header: Sequence[str], columns: Columns) -> tuple[str, t
         if columns.label is not None:
             raise
         image, _ = choose_columns(schema, (), (), columns._replace(label=header[0]), str(file))
-        others = list(dict.fromkeys(name for name in header if name != image))
+        others = list(dict.fromkeys(name for name in header if name not in (image, "")))  # unnamed: numbers of rows
         coded = read_columns(file, [None, *others])[1]
         found = [
             name for name, one in zip(others, coded, strict=True) if one.values and _MARKS.keys() >= set(one.values)
