@@ -139,7 +139,8 @@ def _write(
             told += f", against labels {apart.mean:+.2%} (p = {apart.p})"
         print(told, flush=True)
     content = {
-        "pretrained on": list(BEFORE), "fine-tuned on": list(AFTER), "labels": options.labels, "labels of the teachers": options.teacher_labels,
+        "pretrained on": list(BEFORE), "fine-tuned on": list(AFTER), "labels": options.labels,
+        "labels of the teachers": options.teacher_labels, "epochs of the teachers": options.teacher_epochs,
         "epochs": options.epochs, "images and epochs of pretraining": [options.pretrain, *options.pretrain_epochs],
         "accuracy after pretraining": pretrained,
         "learning rates, labels alone, seed 1000": {f"{lr:g}": value for lr, value in rates.items()}, "arms": arms,
