@@ -64,6 +64,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.teacher_labels = options.teacher_labels or options.labels
     options.teacher_epochs = options.teacher_epochs or options.epochs
+    options.commits = set()
     options.folder.mkdir(parents=True, exist_ok=True)
     for name, classes in (("before", BEFORE), ("after", AFTER)):
         (options.folder / f"{name}.txt").write_text("\n".join(classes) + "\n")
@@ -84,7 +85,9 @@ def _run(name: str, settings: list[str], options: argparse.Namespace) -> RunResu
         every = [f"name={name}", f"run.output={output}", "run.tensorboard=false", "data.workers=0", *settings]
         recipe = load_recipe("cifar10-cpu", [*every, *options.settings])
         train(recipe, resume=(output / "last.safetensors").is_file(), display=Display(every=60.0))
-    return RunResult.read(output / "result.json")
+    result = RunResult.read(output / "result.json")
+    options.commits.add(str(result.provenance.get("commit")))
+    return result
 
 
 def _pretrained(name: str, options: argparse.Namespace) -> float:
@@ -144,6 +147,7 @@ def _write(
         "epochs": options.epochs, "images and epochs of pretraining": [options.pretrain, *options.pretrain_epochs],
         "accuracy after pretraining": pretrained,
         "learning rates, labels alone, seed 1000": {f"{lr:g}": value for lr, value in rates.items()}, "arms": arms,
+        "commits of the runs": sorted(options.commits),
         "provenance": manifest(command=shlex.join(["python", "benchmarks/finetune.py", *sys.argv[1:]])),
     }  # fmt: skip
     write_json(options.output, content)
