@@ -189,7 +189,7 @@ def _choose(file: Path, header: Sequence[str], columns: Columns) -> tuple[str, t
     except DataError:
         if columns.label is not None:
             raise
-        image, _ = choose_columns(schema, (), (), columns._replace(label=header[0]), str(file))
+        image, _ = choose_columns(schema, (), (), columns._replace(label=max(header)), str(file))
         others = list(dict.fromkeys(name for name in header if name not in (image, "")))  # unnamed: numbers of rows
         coded = read_columns(file, [None, *others])[1]
         found = [
