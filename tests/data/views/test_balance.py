@@ -85,7 +85,7 @@ def test_a_smoothed_label_is_weighted_as_a_whole() -> None:
     settings, source = data("weights", label_smoothing=0.3), Greys()
     weights, order = class_weights(LABELS, 5), Order(settings, LABELS)
     mixed = 0
-    for index in range(len(source)):
+    for index in range(0, len(source), 3):
         made = sample(source, settings, 5, 2, index, 0)  # type: ignore[arg-type]
         (other,), _ = order.partners(2, np.array([index]), np.array([0]))
         lam = mixes(settings.augment, 8, 3, 2, np.array([index]), np.array([0])).lam[0]
@@ -95,7 +95,7 @@ def test_a_smoothed_label_is_weighted_as_a_whole() -> None:
         expected = lam * weights[LABELS[index]] * losses[0] + (1 - lam) * weights[LABELS[other]] * losses[1]
         assert float(label_loss(torch.from_numpy(z)[None], made.target)) == pytest.approx(expected, rel=1e-5)
         mixed += lam < 1
-    assert mixed > 40
+    assert mixed > 12
 
 
 # --- Sampling --------------------------------------------------------------------------------------------
