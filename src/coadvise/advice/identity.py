@@ -53,7 +53,7 @@ def data_facts(data: Data, source: ImageSource) -> dict[str, Any]:
         **_image_digests(source),
     }
     if data.balance == "sampling":  # which samples a view has; caches of earlier versions say nothing of it
-        facts["balance"] = data.balance
+        facts["data.balance"] = data.balance
     return settings | facts
 
 

@@ -195,7 +195,7 @@ def test_recipes_and_caches_of_earlier_versions_are_the_same() -> None:
     other = recipe_from({**CONTENT, "data": {"source": "digits", "balance": "weights"}})
     assert other.fingerprint() != plain.fingerprint()
     facts = {kind: data_facts(data(kind), Greys()) for kind in ("none", "weights", "sampling")}  # type: ignore[arg-type]
-    assert facts["none"] == facts["weights"] and facts["sampling"] == facts["none"] | {"balance": "sampling"}
+    assert facts["none"] == facts["weights"] and facts["sampling"] == facts["none"] | {"data.balance": "sampling"}
 
 
 def test_sampling_and_repeats_exclude_each_other() -> None:
