@@ -34,8 +34,8 @@ class Said(Display):
         super().__init__(quiet=True)
         self.lines: list[str] = []
 
-    def say(self, text: str) -> None:
-        self.lines.append(text)
+    def say(self, message: str) -> None:
+        self.lines.append(message)
 
 
 def auto(output: Path, changes: dict[str, Any] | None = None) -> Any:
