@@ -115,3 +115,5 @@ def test_an_explosion_does_not_press_the_losses_of_a_range_test_flat() -> None:
     assert [next(iter(line.get_xdata())) for line in marked] == [1e-3, 1e-2] and axes.get_xscale() == "log"
     bottom, top = axes.get_ylim()
     assert bottom < 1.1 and 2.0 < top < 3.0
+    axes.figure.draw_without_rendering()
+    assert {"0.0001", "0.001", "1"} <= {text.get_text() for text in axes.get_xticklabels()}

@@ -24,6 +24,7 @@ def range_test_figure(
     axes.plot(rates, losses, ".", color=REST, ms=4, label="loss of a batch")
     axes.plot(rates, smoothed, color=BLUE, lw=2, label="smoothed")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")  # matplotlib's own are formulas
     low, high = min(smoothed), float(np.quantile(losses, 0.9))
     room = 0.08 * (max(high, max(smoothed[: max(len(smoothed) // 2, 1)])) - low)
     # What explodes at the end would press all else flat.
