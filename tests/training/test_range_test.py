@@ -50,7 +50,20 @@ def test_the_curve_of_a_known_shape() -> None:
     losses = np.exp(1 - 1 / (1 + np.exp(-4 * (x + 3))) + 3 * np.maximum(x + 1, 0) ** 2 + noise)
     found = judged(rates, losses, False, 400)
     assert found.steepest == pytest.approx(1e-3, rel=0.35) and 0.03 < found.lowest < 0.2
-    assert not found.diverged
+    assert found.clear and not found.diverged
+
+
+def test_a_fall_within_the_noise_is_not_clear() -> None:
+    """Losses that no learning rate changes, until they explode."""
+    rates = np.geomspace(1e-6, 1, 100)
+    unclear = 0
+    for seed in range(20):
+        losses = np.random.default_rng(seed).normal(3.9, 0.05, 100) + 5 * np.maximum(np.log10(rates) + 1, 0)
+        try:
+            unclear += not judged(rates, losses, False, 100).clear
+        except RunError:  # the loss did not fall at all
+            unclear += 1
+    assert unclear >= 19
 
 
 def test_an_explosion_ends_the_test_and_one_hard_batch_does_not() -> None:

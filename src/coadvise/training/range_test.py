@@ -39,6 +39,8 @@ DIVERGED = 4.0
 # Standard deviation of the smoothing, in steps for the square root of their number: three for a hundred. So more steps
 # mean both less noise and a sharper curve.
 SMOOTHING = 0.3
+# A fall counts as one from so many standard deviations of the smoothed loss on: it is the largest of many differences.
+CLEAR = 6.0
 # Steps without which there is nothing to smooth.
 FEWEST = 10
 
@@ -52,6 +54,7 @@ class RangeTest:
         lowest: rate from which on the smoothed loss rises: training diverges from about here.
         steepest: rate at which it falls fastest, below `lowest`.
         diverged: whether the losses rose so far that the test ended before its last rate.
+        clear: whether the smoothed loss fell by more than its noise explains.
     """
 
     rates: Float[np.ndarray, " n"]
@@ -60,6 +63,7 @@ class RangeTest:
     lowest: float
     steepest: float
     diverged: bool
+    clear: bool
 
     @property
     def third(self) -> float:
@@ -107,7 +111,8 @@ def judged(rates: Float[np.ndarray, " n"], losses: Float[np.ndarray, " n"], dive
         )
     # Of logarithms: an explosion would drown what came before it.
     logs = np.log(np.maximum(losses, np.finfo(np.float64).tiny))
-    smooth = gaussian_filter1d(logs, SMOOTHING * math.sqrt(steps), mode="nearest")
+    width = SMOOTHING * math.sqrt(steps)
+    smooth = gaussian_filter1d(logs, width, mode="nearest")
     lowest = int(smooth.argmin())
     if lowest < 2:
         raise RunError(
@@ -116,7 +121,10 @@ def judged(rates: Float[np.ndarray, " n"], losses: Float[np.ndarray, " n"], dive
         )
     slope = np.gradient(smooth, np.log(rates))
     steepest = int(slope[: lowest + 1].argmin())
-    return RangeTest(rates, losses, np.exp(smooth), float(rates[lowest]), float(rates[steepest]), diverged)
+    # A mean under a Gaussian of that width is one of 2 √π · width independent losses.
+    noise = float((logs - smooth)[: lowest + 1].std()) / math.sqrt(2 * math.sqrt(math.pi) * width)
+    clear = float(smooth[: lowest + 1].max() - smooth[lowest]) > CLEAR * noise
+    return RangeTest(rates, losses, np.exp(smooth), float(rates[lowest]), float(rates[steepest]), diverged, clear)
 
 
 def find_lr(recipe: Recipe, low: float, high: float, steps: int, display: Display = QUIET) -> RangeTest:
