@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +25,7 @@ from ..models.stated import Stated, stated
 from ..models.students import as_student, classifier_of
 from ..models.teachers import FrozenTeacher
 from ..names import TOP1
+from ..recipe.address import address
 from ..recipe.schema import Advice, Data, Loss, Recipe
 from ..recipe.teacher import teacher_recipe
 from ..run.folder import RunFolder
@@ -70,13 +73,14 @@ class _Start:
     """A model that the run starts from.
 
     Attributes:
-        recipe: of the model alone.
-        place: file for the model with its probe; None for one that was given from Python, which no recipe makes again.
+        make: gives the recipe of the model alone.
+        place: file for the model with its probe; None for one of another place or from Python, which no recipe of ours
+            makes again.
         teacher: the model, where it is not trained on.
     """
 
     name: str
-    recipe: Recipe
+    make: Callable[[], Recipe]
     place: Path | None
     teacher: FrozenTeacher | None = None
 
@@ -93,15 +97,27 @@ def _wanted(
         # Of a ViT that others have trained only the class output counts; a CiT's weights have its tokens.
         tokens = recipe.tokens() if takes_tokens(recipe.student.model) else None
         student = recipe.student.model_copy(update={"tokens": tokens})
-        yield _Start(STUDENT, alone.model_copy(update={"student": student}), place(STUDENT))
+        yield _Start(STUDENT, lambda: alone.model_copy(update={"student": student}), place(STUDENT))
     for name, teacher in loaded.items():
         settings = None if name in own else recipe.teachers.get(name)
-        if settings is None:
-            if "probe" in asked:
-                yield _Start(name, alone, None, teacher)
-        elif settings.train is None or settings.pretrained or settings.checkpoint:
-            start = _Start(name, teacher_recipe(recipe, name, place(name).parent), place(name))
-            yield start if settings.train else replace(start, teacher=teacher)
+        if settings is None or address(settings.model):
+            if settings is not None or "probe" in asked:
+                yield _Start(name, lambda: alone, None, teacher)
+        elif settings.train is None:
+            yield _Start(name, partial(_frozen, recipe, name, place(name)), place(name), teacher)
+        elif settings.pretrained or settings.checkpoint:
+            yield _Start(name, partial(teacher_recipe, recipe, name, place(name).parent), place(name))
+
+
+def _frozen(recipe: Recipe, name: str, place: Path) -> Recipe:
+    """The recipe of a teacher that is not trained on: a file of ours says itself how its model is made."""
+    settings, made = recipe.teachers[name], teacher_recipe(recipe, name, place.parent)
+    header = read_header(weights_file(settings.checkpoint)) if settings.checkpoint else None
+    if header is None or header.recipe.student.model != settings.model:
+        return made
+    tokens = header.recipe.tokens() if takes_tokens(settings.model) else None
+    changes = {"tokens": tokens, "pretrained": False, "checkpoint": None}
+    return made.model_copy(update={"student": header.recipe.student.model_copy(update=changes)})
 
 
 def _measured(
@@ -115,7 +131,10 @@ def _measured(
 ) -> Baselines:
     probes, failed = [], {}
     models = {STUDENT: student, **{name: teacher.to(device) for name, teacher in loaded.items()}}
-    speeds = {name: images_per_s(model, recipe.data.image_size, device) for name, model in models.items()}
+    speeds = {}
+    for name, model in models.items():
+        with suppress(CoadviseError, RuntimeError):  # a file may be made for batches of one size
+            speeds[name] = images_per_s(model, recipe.data.image_size, device)
     for start in wanted:
         try:
             probe, speed = _probed(start, sources, device, display)
@@ -140,19 +159,20 @@ def _probed(start: _Start, sources: Sources, device: torch.device, display: Disp
     Raises:
         CoadviseError: there can be none.
     """
-    classes, settings = sources[0].class_names, start.recipe.student
+    classes, recipe = sources[0].class_names, start.make()
+    settings = recipe.student
     if start.teacher is None:
-        model = build_student(settings, settings.tokens or {}, len(classes), start.recipe.data.image_size)
+        model = build_student(settings, settings.tokens or {}, len(classes), recipe.data.image_size)
     else:
         classifiers(as_student(start.teacher.model))  # what has no last layer may be no module that can be copied
         model = as_student(copy.deepcopy(start.teacher.model))
-    model, data = model.to(device).eval(), _data_for(model, start)
+    model, data = model.to(device).eval(), _data_for(model, start, recipe)
     with display.bar(f"linear probe of {start.name}", images_to_see(sources)) as bar:
         found = linear_probe(model, sources, data, device=device, advance=bar.advance)
     if as_classifier(model, found.fitted, len(classes)) and start.place is not None:
-        recipe, share = start.recipe.model_copy(update={"data": data}), found.right / found.samples
+        own, share = recipe.model_copy(update={"data": data}), found.right / found.samples
         start.place.parent.mkdir(parents=True, exist_ok=True)
-        save_model(start.place, model, recipe, classes, weights="student", epoch=0, metrics={TOP1: share})
+        save_model(start.place, model, own, classes, weights="student", epoch=0, metrics={TOP1: share})
     probe = Probe(
         of=start.name, model=settings.model if start.place else type(classifier_of(model)).__name__, right=found.right,
         samples=found.samples, train=found.train, image_size=data.image_size, features=found.features,
@@ -162,13 +182,13 @@ def _probed(start: _Start, sources: Sources, device: torch.device, display: Disp
     return probe, images_per_s(model, data.image_size, device)
 
 
-def _data_for(model: nn.Module, start: _Start) -> Data:
+def _data_for(model: nn.Module, start: _Start, recipe: Recipe) -> Data:
     """The size and normalisation that a model was made for, in place of the student's.
 
     Raises:
         ModelError: it wants oblong images.
     """
-    settings, data, teacher = start.recipe.student, start.recipe.data, start.teacher
+    settings, data, teacher = recipe.student, recipe.data, start.teacher
     header = read_header(weights_file(settings.checkpoint)) if settings.checkpoint and start.place else None
     says: Stated | FrozenTeacher = stated(classifier_of(model)) if teacher is None else teacher
     mean, std = says.mean, says.std
