@@ -4,11 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
+from safetensors.torch import save_file
 
 from coadvise.cli.init import init
 from coadvise.cost import fitting, starting
 from coadvise.cost.step import StepCost
-from coadvise.errors import CoadviseError, ModelError, WriteError
+from coadvise.errors import CoadviseError, ModelError, RecipeError, WriteError
+from coadvise.evaluation import probe
 from coadvise.recipe.reading import load_recipe
 
 
@@ -64,5 +67,22 @@ def test_what_cannot_be_looked_at_is_refused(write_folder: Callable[..., Path], 
             look(source, output="new.yaml")
     with pytest.raises(CoadviseError, match="there is no folder nowhere"):
         look("two", output="nowhere/new.yaml")
+    with pytest.raises(CoadviseError, match="on the command line: optim.lrr is unknown"):
+        look("gone", "optim.lrr=1", output="new.yaml")
     assert not list(tmp_path.glob("*.yaml"))
     assert [path.name for path in tmp_path.iterdir() if path.suffix] == ["text.txt"]
+
+
+def test_weights_that_were_made_go_where_no_recipe_comes_of_them(
+    write_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(Path("photos"), count=12)
+    save_file(timm.create_model("resnet10").state_dict(), "resnet10.safetensors")
+    monkeypatch.setattr(probe, "STRENGTHS", (1e-2,))
+    wrong = ["data.workers=0", "data.image_size=33"]  # which no patch divides
+    with pytest.raises(RecipeError, match="not divisible"):
+        init("photos", wrong, Path("new.yaml"), 1.0, "resnet10.safetensors", 100, None)
+    assert not list(Path().glob("new*"))
+    init("photos", wrong[:1], Path("new.yaml"), 1.0, "resnet10.safetensors", 100, None)
+    teacher = load_recipe("new.yaml").teachers["conv"]
+    assert (teacher.model, teacher.checkpoint, teacher.bias) == ("resnet10", "new-conv.safetensors", "conv")

@@ -1,6 +1,7 @@
 """Candidates for teachers: κ against scikit-learn, CKA against the Gram matrices, averages against a loop."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from coadvise.evaluation.asking import ask
 from coadvise.evaluation.candidates import Candidate, choose, pairs_of
 from coadvise.evaluation.pair_figure import pairs_drawing
 from coadvise.recipe.data import Data
-from coadvise.system.progress import QUIET
+from coadvise.system.progress import QUIET, Display
 
 IMAGES, CLASSES = 400, 5
 
@@ -146,6 +147,25 @@ def test_candidates_are_asked_as_they_were_made(tmp_path: Path, monkeypatch: pyt
             said = model(batch.images).log_softmax(dim=1)
         torch.testing.assert_close(one.log_p, said.flip(1) if name == "vit" else said)
     assert asked.candidates[2].accuracy(asked.label) > 0.3
+
+
+def test_all_candidates_answer_on_the_images_that_can_be_read(
+    write_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(probe, "STRENGTHS", (1e-2,))
+    root = write_folder(tmp_path / "photos", count=20)
+    (root / "cat" / "03.png").write_bytes(b"nothing")
+    data = Data(source=str(root), val_fraction=0.5, image_size=8, workers=0)
+    sources = open_sources(data)
+    saved(tmp_path / "vit", {}, ("cat", "dog"))
+    save_file(timm.create_model("resnet10").state_dict(), tmp_path / "resnet10.safetensors")
+    texts = [str(tmp_path / "vit"), str(tmp_path / "resnet10.safetensors")]
+    asked = ask(texts, sources, data, 16, device=torch.device("cpu"), display=Display())
+    assert {len(one.log_p) for one in asked.candidates} == {len(asked.label)}
+    assert len(asked.label) in (19, 20) and "1 image left out: " in capsys.readouterr().err
 
 
 def test_candidates_that_cannot_be_asked(tmp_path: Path) -> None:

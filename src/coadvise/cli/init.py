@@ -46,12 +46,13 @@ def init(
         coadvise init photographs data.val_source=more-photographs --findings findings.csv
     """
     started = time.monotonic()
-    from ..cost.starting import look_at, name_of, propose_recipe  # slow to import, so not at the top
+    from ..cost.starting import look_at, name_of, propose_recipe, require_sound  # slow to import, so not at the top
 
     target = output or Path(f"{name_of(source)}.yaml")
     name = target.stem
     weights = target.with_name(f"{name}-conv.safetensors")
     require_absent(target, weights, *([] if findings is None else [findings]))
+    require_sound(settings or [], source, checkpoint)
     display = Display()
     looked = look_at(source, settings or [], images, display)
     _print_survey(looked.surveys, looked.duplicates)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ..models.hub import require_reachable
 from ..recipe.address import guess_bias
 from ..recipe.commented import commented
 from ..recipe.data import Data
-from ..recipe.reading import validated
+from ..recipe.reading import apply_setting, recipe_from, validated
 from ..run.provenance import cpu_name
 from ..system.clock import short_time
 from ..system.devices import choose_device
@@ -137,6 +137,35 @@ def propose_recipe(
     Raises:
         CoadviseError: settings, weights and data that do not fit each other.
     """
+    try:
+        return _proposal(looked, name, weights, settings, checkpoint, deadline, display)
+    except BaseException:
+        weights.unlink(missing_ok=True)  # which was not there before, and no recipe names
+        raise
+
+
+def require_sound(settings: Sequence[str], source: str, checkpoint: str | None) -> None:
+    """Refuse settings and weights that cannot be used, before images are looked at; settings of teachers come later.
+
+    Raises:
+        RecipeError, CheckpointError: see `recipe_from` and `named_file`.
+    """
+    content: dict[str, Any] = {"name": "x", "data": {"source": source}}
+    given = [apply_setting(content, text) for text in settings if not text.strip().startswith("teachers")]
+    recipe_from(content, "the settings", given)
+    if checkpoint is not None:
+        named_file(checkpoint)
+
+
+def _proposal(
+    looked: Looked,
+    name: str,
+    weights: Path,
+    settings: Sequence[str],
+    checkpoint: str | None,
+    deadline: float,
+    display: Display,
+) -> Proposal:
     facts = facts_of(looked)
     device: Literal["cpu", "cuda"] = "cuda" if choose_device().type == "cuda" else "cpu"
     size = asked_for(settings).get("data.image_size") or image_size(facts.side, device).image
@@ -198,7 +227,8 @@ def _given(want: _Want, file: NamedFile) -> tuple[GivenTeacher, list[str]]:
 
 def _probed(want: _Want, model: str, weights: Path | None) -> tuple[GivenTeacher, list[str]]:
     size = teacher_size(want.size, "cpu" if want.device.type == "cpu" else "cuda")
-    data = want.looked.data.model_copy(update={"image_size": want.size, "eval_crop": 1.0})
+    # Which images cannot be read has been told.
+    data = want.looked.data.model_copy(update={"image_size": want.size, "eval_crop": 1.0, "on_error": "skip"})
     found = probed_teacher(
         model, weights, want.looked.sources, data, size, want.path, device=want.device, display=want.display
     )

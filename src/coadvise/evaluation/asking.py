@@ -6,6 +6,7 @@ features, fitted to training images.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +19,9 @@ from ..checkpoints.naming import NamedFile, named_file
 from ..checkpoints.trained import load_trained
 from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset, balanced_subset
-from ..errors import CheckpointError, ModelError
-from ..models.factory import build_model
+from ..data.survey import survey
+from ..errors import CheckpointError, DataError, ModelError
+from ..models.factory import build_model, require_name
 from ..models.stated import stated
 from ..names import CLASS
 from ..recipe.address import guess_bias
@@ -60,11 +62,11 @@ def ask(
     Raises:
         CoadviseError: a candidate that is not there or cannot be asked.
     """
-    train, val = (_part(source) for source in sources)
+    files = {text: _file(text) for text in candidates}  # what is not there is told before images are read
+    train, val = (_readable(_part(source), display) for source in sources)
     found, labels, probes = [], None, 0
-    for number, text in enumerate(candidates, start=1):
-        display.say(f"candidate {number} of {len(candidates)}: {text}")
-        file = _file(text)
+    for number, (text, file) in enumerate(files.items(), start=1):
+        display.say(f"candidate {number} of {len(files)}: {text}")
         if file is not None and file.header is not None and set(file.header.classes) == set(val.class_names):
             one, label = _as_trained(text, file, val, device)
         else:
@@ -80,14 +82,32 @@ def _part(source: ImageSource) -> ImageSource:
     return source if len(source) <= MOST else Subset(source, balanced_subset(source.labels, MOST))
 
 
+def _readable(source: ImageSource, display: Display) -> ImageSource:
+    """The images that can be read: all candidates have to answer on the same."""
+    with display.bar("reading images", len(source)) as bar:
+        seen = survey("", source, None, bar.advance)
+    if not len(seen.looked):
+        raise DataError(f"none of the images can be read, the first one because {next(iter(seen.unreadable.values()))}")
+    if not seen.unreadable:
+        return source
+    what = "1 image" if len(seen.unreadable) == 1 else f"{len(seen.unreadable):,} images"
+    display.say(f"{what} left out: {next(iter(seen.unreadable.values()))}")
+    return Subset(source, seen.looked)
+
+
 def _file(text: str) -> NamedFile | None:
-    """The file that a candidate names; None for the name of a model."""
+    """The file that a candidate names; None for the name of a model.
+
+    Raises:
+        CheckpointError, ModelError: neither is there.
+    """
     try:
         return named_file(text)
     except CheckpointError:
-        if "=" in text or "/" in text or text.endswith((".safetensors", ".pth", ".pt", ".bin")):
+        if "=" in text or os.sep in text or text.endswith((".safetensors", ".pth", ".pt", ".bin")):
             raise
-        return None
+    require_name(text)
+    return None
 
 
 def _as_trained(text: str, file: NamedFile, val: ImageSource, device: torch.device) -> tuple[Candidate, Tensor]:

@@ -39,7 +39,7 @@ def build_model(
     Raises:
         ModelError: unknown name or option, sizes that do not fit, or weights that cannot be had.
     """
-    _check_name(name)
+    require_name(name)
     if num_classes < 1:
         raise ModelError(f"model {name} needs at least one class, got {num_classes}")
     arguments: dict[str, Any] = {**(options or {}), "num_classes": num_classes}
@@ -52,7 +52,12 @@ def build_model(
     return small_stem(model) if small else model
 
 
-def _check_name(name: str) -> None:
+def require_name(name: str) -> None:
+    """Refuse a name that no model has.
+
+    Raises:
+        ModelError: with the nearest names.
+    """
     if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(name):
         return
     if address(name):
