@@ -67,7 +67,7 @@ def test_what_cannot_be_looked_at_is_refused(write_folder: Callable[..., Path], 
             look(source, output="new.yaml")
     with pytest.raises(CoadviseError, match="there is no folder nowhere"):
         look("two", output="nowhere/new.yaml")
-    with pytest.raises(CoadviseError, match="on the command line: optim.lrr is unknown"):
+    with pytest.raises(CoadviseError, match=r"on the command line: optim\.lrr is unknown"):
         look("gone", "optim.lrr=1", output="new.yaml")
     assert not list(tmp_path.glob("*.yaml"))
     assert [path.name for path in tmp_path.iterdir() if path.suffix] == ["text.txt"]
