@@ -91,6 +91,10 @@ def test_classes_that_only_one_side_has(tmp_path: Path) -> None:
     assert (
         build_teacher("t", settings(tmp_path / "t.safetensors", classes=[2, 0]), ("eagle", "cat")).classes is not None
     )
+    partial = build_teacher(
+        "t", settings(tmp_path / "t.safetensors", classes=[2, None, 0], image_size=32), tuple("abc")
+    )
+    torch.testing.assert_close(partial(x), torch.stack([z[:, 2], nothing, z[:, 0]], dim=1))
     kept = FrozenTeacher(model, classes=[2, 0])
     assert given_teacher("t", kept, ("eagle", "cat")) is kept
 

@@ -106,8 +106,9 @@ class Teacher(Part):
     checkpoint_weights: CheckpointWeights = None
     train: Annotated[TeacherTraining | None, BeforeValidator(lambda value: None if value is False else value)] = None
     """Train this teacher first, on the recipe's data, labels only; `false` or `null` takes it as it is."""
-    classes: list[Annotated[int, Field(ge=0, le=10**9)]] | None = None
-    """Index map for a teacher with more classes: entry c is the teacher's index of the student's class c."""
+    classes: list[Annotated[int, Field(ge=0, le=10**9)] | None] | None = None
+    """Index map for a teacher with other classes: entry c is the teacher's index of the student's class c, `null` where
+    it does not know that one. Where both sides have names, these say it."""
     mean: Means | None = None
     """Normalisation the teacher was trained with. By default what its checkpoint of ours records, else what timm states
     for the model (ImageNet's for most), else the data's."""
