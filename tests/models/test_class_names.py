@@ -20,8 +20,8 @@ def test_imagenets_classes_go_by_ids_and_by_words(own: list[str]) -> None:
 
 def test_one_word_is_enough_where_no_other_class_has_it() -> None:
     ids = TIMM.label_names()
-    data = ["great_white_shark", "Tench", "golden-retriever", "crane", "my cat", "tusker"]
-    assert places_of(ids, data) == [2, 0, 207, None, None, 101]
+    data = ["great_white_shark", "Tench", "golden-retriever", "crane", "my cat", "tusker", "missile"]
+    assert places_of(ids, data) == [2, 0, 207, None, None, 101, ids.index("n03773504")]
     assert places_of(data, ["n02099601", "n01440764"]) == [2, 1]
 
 
@@ -33,6 +33,6 @@ def test_what_is_the_same_to_the_letter_comes_first() -> None:
 
 
 def test_timms_weights_know_the_classes_that_they_are_for() -> None:
-    assert imagenet_classes("resnet18") == tuple(TIMM.label_names())
+    assert imagenet_classes("resnet18") == tuple(TIMM.label_descriptions())
     assert len(imagenet_classes("vit_base_patch16_224.augreg_in21k") or ()) == 21843
     assert imagenet_classes("vit_base_patch16_clip_224.openai") is None

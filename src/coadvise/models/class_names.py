@@ -35,10 +35,14 @@ def places_of(own: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
 
 
 def imagenet_classes(model: str) -> tuple[str, ...] | None:
-    """WordNet ids of the classes that timm's weights of a model are for; None where these are not ImageNet's."""
+    """Names of the classes that timm's weights of a model are for: words for ImageNet's 1,000, WordNet ids for larger
+    sets; None where they are for others."""
     cfg = get_pretrained_cfg(model, allow_unregistered=True)
     subset = None if cfg is None else infer_imagenet_subset(cfg.to_dict())
-    return None if subset is None else tuple(ImageNetInfo(subset).label_names())
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    return tuple(info.label_descriptions() if subset == "imagenet-1k" else info.label_names())
 
 
 def _single(keys: Sequence[str | None]) -> dict[str, int]:
@@ -63,7 +67,9 @@ def _imagenet() -> tuple[Sequence[str], Mapping[str, str]]:
     """WordNet ids of ImageNet's 1,000 classes in its order, and the id of each name that one class alone has."""
     info = ImageNetInfo("imagenet-1k")
     ids = info.label_names()
-    texts = [[key, text, *text.split(",")] for key, text in zip(ids, info.label_descriptions(), strict=True)]
-    names = [set(_written(group)) for group in texts]
+    texts = info.label_descriptions()
+    # All words of a class come before one word of another: `missile` is no `projectile, missile`.
+    words = [set(_written(text.split(","))) - set(_written(texts)) for text in texts]
+    names = [{*_written([key, text]), *group} for key, text, group in zip(ids, texts, words, strict=True)]
     counts = Counter(name for group in names for name in group)
     return ids, {name: key for key, group in zip(ids, names, strict=True) for name in group if counts[name] == 1}
