@@ -110,8 +110,8 @@ def _exported(path: Path, told: Told | None) -> Classifier:
         found = run(normalised(pixels, data))
         if found.shape != (len(pixels), len(card.classes)):
             raise CheckpointError(
-                f"{path} gives values of shape {found.shape}, and {len(card.classes)} classes are named; give the names "
-                "of its classes"
+                f"{path} gives values of shape {found.shape}, and {len(card.classes)} classes are named; give the "
+                "names of its classes"
             )
         return found
 

@@ -67,7 +67,7 @@ def _imagenet() -> tuple[Sequence[str], Mapping[str, str]]:
     """WordNet ids of ImageNet's 1,000 classes in its order, and the id of each name that one class alone has."""
     info = ImageNetInfo("imagenet-1k")
     ids = info.label_names()
-    texts = info.label_descriptions()
+    texts = list(info.label_descriptions())
     # All words of a class come before one word of another: `missile` is no `projectile, missile`.
     words = [set(_written(text.split(","))) - set(_written(texts)) for text in texts]
     names = [{*_written([key, text]), *group} for key, text, group in zip(ids, texts, words, strict=True)]
