@@ -13,7 +13,7 @@ from .arguments import Quiet, out
 
 def export(
     model: Annotated[Path, typer.Argument(help="a finished run's folder, or its best.safetensors")],
-    to: Annotated[str, typer.Option("--to", help="onnx, openvino, int8, torch, timm or safetensors")],
+    to: Annotated[str, typer.Option("--to", help="safetensors, timm, onnx, openvino, torch or int8")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="by default in RUN/export")] = None,
     images: Annotated[
         list[str] | None, typer.Option("--images", help="images to check it on; by default validation images")
