@@ -108,4 +108,5 @@ def _note(section: str, why: str) -> str:
         what = "the student starts from random weights, without layer_decay and other settings that are for loaded ones"
     else:
         what = f"teacher {section.removeprefix('teachers.')} starts from random weights"
-    return f"{what}: {why}. Expect much lower accuracy; {section}.checkpoint=FILE takes weights from a file"
+    instead = ", the recipe `scratch` is made for random ones" if section == "student" else ""
+    return f"{what}: {why}. Expect much lower accuracy; {section}.checkpoint=FILE takes weights from a file{instead}"
