@@ -185,6 +185,32 @@ def test_transformers_from_python_are_asked_for_their_logits_and_names(tmp_path:
 
 
 @needs_transformers
+def test_code_in_a_transformers_folder_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where somebody says yes: the library would ask, and wait for an answer."""
+    folder = transformers_folder(tmp_path / "a")
+    ran = tmp_path / "ran"
+    (folder / "own.py").write_text(
+        "from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor as P\n"
+        f"open({str(ran)!r}, 'w').close()\n"
+        "class Own(P): pass\n"
+        "class OwnConfig(ViTConfig): model_type = 'own'\n"
+        "class OwnModel(ViTForImageClassification): config_class = OwnConfig\n"
+    )
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "Own", "auto_map": {"AutoImageProcessor": "own.Own"}})
+    )
+    with pytest.raises(ModelError, match=r"does not say how it sees images"):
+        build_teacher("t", Teacher(model=f"transformers:{folder}"), NAMES)
+    config = json.loads((folder / "config.json").read_text())
+    mapped = {"AutoConfig": "own.OwnConfig", "AutoModelForImageClassification": "own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "own", "auto_map": mapped}))
+    with pytest.raises(ModelError, match="cannot be loaded as an image classifier"):
+        build_teacher("t", Teacher(model=f"transformers:{folder}"), NAMES)
+    assert not ran.exists()
+
+
+@needs_transformers
 def test_a_transformers_folder_that_lacks_something_says_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = transformers_folder(tmp_path / "bare")
     with pytest.raises(ModelError, match=r"teachers.t: .*bare does not say how it sees images .* give .*mean and std"):

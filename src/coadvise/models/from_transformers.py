@@ -54,7 +54,9 @@ def open_transformers(place: str, *, given: bool = False) -> Found:
     with _quiet(transformers):
         model = _model(transformers, place)
         try:
-            processor = transformers.AutoImageProcessor.from_pretrained(place, local_files_only=Path(place).is_dir())
+            processor = transformers.AutoImageProcessor.from_pretrained(
+                place, local_files_only=Path(place).is_dir(), trust_remote_code=False
+            )
             seen = _seen(processor)
         except Exception as error:  # files that are missing or damaged raise in many ways
             if not given:
@@ -104,7 +106,7 @@ def _model(transformers: Any, place: str) -> Any:
     try:
         model, loaded = load(
             place, dtype=torch.float32, output_loading_info=True, local_files_only=Path(place).is_dir(),
-            trust_remote_code=False,
+            trust_remote_code=False, weights_only=True,
         )  # fmt: skip
     except Exception as error:  # missing files, other kinds of models, damaged weights
         raise ModelError(
