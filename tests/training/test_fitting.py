@@ -22,6 +22,7 @@ from coadvise.run.fitted import Fitted
 from coadvise.run.folder import RunFolder
 from coadvise.system.progress import Display
 from coadvise.training import fitting, trial
+from coadvise.training.caching import cache_advice
 from coadvise.training.processes import start_processes
 from coadvise.training.student import new_student
 from coadvise.training.train import train
@@ -119,6 +120,16 @@ def test_a_long_warm_up_is_shortened(tmp_path: Path, known_pace: list[str]) -> N
     assert "2 s an epoch: 3 epochs in 10s; the warm-up is 0.6 epochs in place of 5" in display.lines
     schedule = load_recipe(tmp_path / "run" / "recipe.yaml").schedule
     assert (schedule.epochs, schedule.time, schedule.warmup_epochs) == (3, None, pytest.approx(0.6))
+
+
+def test_a_cache_trains_teachers_before_the_epochs_are_known(tmp_path: Path) -> None:
+    """A teacher with epochs of its own has no time; its warm-up is the recipe's, and at most a fifth of them."""
+    teachers = {"conv": CNN | {"train": {"epochs": 2}}}
+    changes = {"data.views": 2, "advice.folder": str(tmp_path / "cache"), "schedule.warmup_epochs": 1}
+    folder, count = cache_advice(timed(tmp_path / "a", "90s", changes, teachers=teachers), display=Told())
+    assert folder == tmp_path / "cache" and count > 0
+    schedule = load_recipe(tmp_path / "a" / "teachers" / "conv" / "recipe.yaml").schedule
+    assert (schedule.epochs, schedule.time, schedule.warmup_epochs) == (2, None, pytest.approx(0.4))
 
 
 def test_a_resume_measures_no_more(tmp_path: Path, known_pace: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from .reading import recipe_from
 from .schema import Recipe, TeacherTraining
 
+# The warm-up is at most this part of the epochs, where these are fitted to a time.
+WARMUP = 0.2
 _START = {"model", "small_stem", "pretrained", "checkpoint", "checkpoint_weights"}
 
 
@@ -16,8 +18,11 @@ def apply_training(content: dict[str, Any], train: TeacherTraining) -> None:
     content["data"]["views"] = None  # views recur for the sake of stored advice
     given = train.model_dump(mode="json", exclude_none=True)
     schedule = content["schedule"]
-    if train.epochs is not None:  # a shorter schedule warms up for the same part of it
-        given.setdefault("warmup_epochs", schedule.get("warmup_epochs", 0) * train.epochs / schedule["epochs"])
+    if train.epochs is not None:
+        warmup, timed = schedule.get("warmup_epochs", 0), schedule.pop("time", None) is not None
+        # A shorter schedule warms up for the same part of it; with a time, nothing is known of its epochs.
+        part = min(warmup, WARMUP * train.epochs) if timed else warmup * train.epochs / schedule["epochs"]
+        given.setdefault("warmup_epochs", part)
     for part, keys in {
         "schedule": ("epochs", "warmup_epochs"),
         "optim": ("lr", "weight_decay", "batch_size"),

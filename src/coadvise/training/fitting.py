@@ -20,7 +20,7 @@ from ..errors import RecipeError
 from ..models.answers import Answer
 from ..recipe.schedule import seconds_in
 from ..recipe.schema import Recipe
-from ..recipe.teacher import teacher_recipe
+from ..recipe.teacher import WARMUP, teacher_recipe
 from ..run.fitted import Fitted
 from ..run.folder import RunFolder
 from ..system.clock import short_time
@@ -31,8 +31,6 @@ from .trial import Pace, measure_pace
 
 # Part of the time that measuring a training may take.
 MEASURED = 0.05
-# The warm-up is at most this part of the epochs.
-WARMUP = 0.2
 # Epochs of the schedule while it is measured; they decide nothing.
 PROVISIONAL = 1000
 
