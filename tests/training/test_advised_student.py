@@ -1,5 +1,6 @@
 """A ViT of timm as a student with added tokens: trained, resumed, rebuilt."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,16 @@ import timm
 import torch
 from helpers.recipes import CNN, INN, tiny
 from helpers.runs import run
+from safetensors.torch import load_file
 
+from coadvise.checkpoints.build import build_student
+from coadvise.checkpoints.teachers import build_teacher
 from coadvise.checkpoints.trained import load_trained
 from coadvise.errors import ModelError
 from coadvise.models.advised import AdvisedViT
 from coadvise.models.students import classifier_of
+from coadvise.recipe.schema import Teacher
+from coadvise.training.student import new_student
 
 VIT = {
     "model": "vit_tiny_patch16_224",
@@ -41,6 +47,39 @@ def test_it_starts_from_weights_and_is_rebuilt_with_its_tokens(tmp_path: Path) -
     model.eval().load_state_dict(own)
     assert torch.equal(model(images), trained.model(images))
     assert set(trained.tokens(images)) == {"class", "conv", "inv"}
+
+
+def test_a_run_is_gone_on_with_and_becomes_a_teacher(tmp_path: Path) -> None:
+    """A new run starts with all that the first one learned; a teacher is the ViT alone."""
+    first = advised(tmp_path / "a", {"schedule.epochs": 2})
+    run(first)
+    kept = load_trained(tmp_path / "a").model
+    again = {"student.checkpoint": str(tmp_path / "a" / "best.safetensors")}
+    started = new_student(advised(tmp_path / "b", again), 10, 1, None, ("conv", "inv"))
+    for name, weight in kept.state_dict().items():
+        torch.testing.assert_close(started.state_dict()[name], weight, rtol=0, atol=0)
+    # Other tokens begin as they do on any ViT: the class token's start, the class head.
+    settings = first.student.model_copy(update={"checkpoint": str(tmp_path / "a")})
+    other = build_student(settings, {"x": None}, 10, 8, add=True)
+    assert torch.equal(other.advised_heads["x"].weight, kept.model.head.weight)  # type: ignore[index,union-attr]
+    images = torch.randn(3, 3, 8, 8)
+    advising = Teacher(model=VIT["model"], checkpoint=str(tmp_path / "a"))
+    teacher = build_teacher("t", advising, tuple(map(str, range(10))))
+    torch.testing.assert_close(teacher(images), kept(images), rtol=0, atol=0)
+
+
+def test_the_model_of_an_address_is_rebuilt_with_its_tokens(tmp_path: Path) -> None:
+    sizes: Any = {**VIT["options"], "drop_path_rate": 0.0, "img_size": 8}
+    model = timm.create_model(VIT["model"], num_classes=10, **sizes)
+    timm.models.save_for_hf(model, tmp_path / "folder", model_args=sizes, safe_serialization=True)
+    run(advised(tmp_path / "run", {"schedule.epochs": 2, "student": {"model": f"local-dir:{tmp_path / 'folder'}"}}))
+    shutil.rmtree(tmp_path / "folder")
+    trained = load_trained(tmp_path / "run")
+    saved = load_file(tmp_path / "run" / "best.safetensors")
+    assert isinstance(trained.model, AdvisedViT) and trained.model.state_dict().keys() == saved.keys()
+    model.load_state_dict({k.removeprefix("model."): v for k, v in saved.items() if k.startswith("model.")})
+    images = torch.randn(3, 3, 8, 8)
+    torch.testing.assert_close(trained.model(images), model.eval()(images))
 
 
 def test_the_default_stays_one_head(tmp_path: Path) -> None:

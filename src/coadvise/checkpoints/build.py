@@ -14,7 +14,7 @@ from ..models.factory import build_model
 from ..models.students import as_student
 from ..recipe.schema import Student as StudentSettings
 from ..recipe.schema import Teacher as TeacherSettings
-from .loading import load_checkpoint
+from .loading import load_added_tokens, load_checkpoint
 
 
 def takes_tokens(model: str) -> bool:
@@ -48,17 +48,18 @@ def build_student(
         options.setdefault("teachers", dict(tokens))
         add = False
     model = from_settings(settings, options, classes, image_size)
+    weights, setting = settings.checkpoint_weights, f"{section}.checkpoint_weights"
     if settings.checkpoint:
-        load_checkpoint(
-            model, settings.checkpoint, new_classifier=True, weights=settings.checkpoint_weights,
-            setting=f"{section}.checkpoint_weights",
-        )  # fmt: skip
-    if add and tokens:
-        try:
-            return add_tokens(model, tokens)
-        except ModelError as error:
-            raise ModelError(f"student {settings.model}: {error} (loss.tokens=single), or choose a ViT") from error
-    return as_student(model)
+        load_checkpoint(model, settings.checkpoint, new_classifier=True, weights=weights, setting=setting)
+    if not (add and tokens):
+        return as_student(model)
+    try:
+        student = add_tokens(model, tokens)
+    except ModelError as error:
+        raise ModelError(f"student {settings.model}: {error} (loss.tokens=single), or choose a ViT") from error
+    if settings.checkpoint:
+        load_added_tokens(student, settings.checkpoint, weights, setting)
+    return student
 
 
 def from_settings(

@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ModelError, require
+from ..models.advised import AdvisedViT
 from ..models.answers import CLASSES_OF_FILE
 from ..models.cit import CiT
 from ..models.described import describe
@@ -30,6 +31,8 @@ _log = logging.getLogger(__name__)
 _WRAPPERS = ("module.", "_orig_mod.")
 # What averages count beside the weights.
 _COUNTERS = ("n_averaged", "steps")
+# What a ViT to which advised tokens were added has beside its own weights.
+_ADDED = ("tokens.", "advised_heads.")
 _SHOWN = 10
 
 
@@ -47,7 +50,8 @@ def load_checkpoint(
     Understood are our safetensors (also a training checkpoint, of which the `model.` part is taken) and PyTorch
     files: timm's, DeiT's (the distilled models into a CiT with exactly one advised token), RedNet's as mmcls or
     the official wrapper wrote it, and the official CiT-SAK student's (into `cit_small_sa`). Position embeddings
-    are resampled to the model's grid.
+    are resampled to the model's grid. Of a ViT to which advised tokens were added, a model without any gets the ViT's
+    own weights.
 
     Args:
         model: receives the weights, converted to its own types and devices; unchanged after an error.
@@ -103,6 +107,23 @@ def load_checkpoint(
     if header is not None:
         describe(target, header.recipe.data)
     return metadata
+
+
+def load_added_tokens(
+    student: AdvisedViT, path: str | os.PathLike[str], weights: Weights | None = None, setting: str = IN_PYTHON
+) -> None:
+    """Load the advised tokens and heads that a file has under the same names and in the same shapes, if any.
+
+    Args:
+        weights, setting: see `load_checkpoint`, which also says which are taken.
+
+    Raises:
+        CheckpointError: as for `load_checkpoint`, when the file cannot be read.
+    """
+    tensors, _ = _read(weights_file(path), Choice(weights, setting, lambda _: None))
+    own = student.state_dict()
+    added = {key: value for key, value in tensors.items() if key.startswith(_ADDED) and key in own}
+    student.load_state_dict({k: v for k, v in added.items() if v.shape == own[k].shape}, strict=False)
 
 
 def _forget_derived(model: nn.Module) -> None:
@@ -225,6 +246,8 @@ def _strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _strip(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take off what stands before every name, as a wrapper's attribute does, where the model has no such names."""
     bare = tensors
+    if all(key.startswith(("model.", *_ADDED)) for key in tensors) and not any(key in expected for key in tensors):
+        bare = {key: value for key, value in tensors.items() if not key.startswith(_ADDED)}
     while bare and not any(key in expected for key in bare):
         first = next(iter(bare)).partition(".")[0] + "."
         if not all(key.startswith(first) and len(key) > len(first) for key in bare):

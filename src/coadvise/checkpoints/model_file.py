@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ..errors import CheckpointError, RecipeError, one_line
+from ..models.advised import AdvisedViT
 from ..models.students import classifier_of
 from ..recipe.reading import recipe_from
 from ..recipe.schema import Recipe
@@ -80,6 +81,7 @@ def is_safetensors(path: Path) -> bool:
 
 def _built_as(model: nn.Module) -> dict[str, Any] | None:
     """What timm made of a name such as `hf-hub:…`, of which only another place says it."""
+    model = model.model if isinstance(model, AdvisedViT) else model
     cfg = getattr(model, "pretrained_cfg", None)
     if not isinstance(cfg, Mapping) or not isinstance(cfg.get("architecture"), str):
         return None
