@@ -16,6 +16,7 @@ from helpers import processes
 from helpers.recipes import tiny
 from PIL import Image
 
+import coadvise
 from coadvise.checkpoints.build import build_student
 from coadvise.checkpoints.model_file import save_model
 from coadvise.checkpoints.trained import load_trained
@@ -114,6 +115,14 @@ def session_shape(content):
 def test_nothing_else_is_left_in_the_folder(model: Path, written: dict[str, Written]) -> None:
     assert {path.name for path in (model / "export").iterdir()} == set(PLACES.values())
     assert {path.name for path in (model / "export" / "openvino").iterdir()} == {"model.xml", "model.bin"}
+
+
+def test_no_file_names_a_folder_of_the_machine(model: Path, written: dict[str, Written]) -> None:
+    places = [str(Path(module.__file__).parents[1]).encode() for module in (coadvise, torch)]  # where code lies
+    files = [path for path in (model / "export").rglob("*") if path.is_file()]
+    assert len(files) > len(PLACES)  # folders have several
+    for path in files:
+        assert not [place for place in places if place in path.read_bytes()], path
 
 
 def test_openvino_with_any_batch(model: Path, written: dict[str, Written], expected) -> None:

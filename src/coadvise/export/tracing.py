@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from ..checkpoints.trained import TrainedModel
 from ..errors import ModelError, one_line
@@ -38,11 +39,20 @@ def program_of(trained: TrainedModel) -> ExportedProgram:
     model = classifier_of(trained.model)
     try:
         with torch.no_grad(), _hushed():
-            return torch.export.export(model, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
+            program = torch.export.export(model, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
     except Exception as error:  # a foreign model fails in many ways
         raise ModelError(
             f"{trained.recipe.student.model} cannot be exported with a free batch: {one_line(error)[:300]}"
         ) from error
+    _forget_places(program)
+    return program
+
+
+def _forget_places(program: ExportedProgram) -> None:
+    """Drop the lines of source that each operation comes from: files would name the folders of this machine."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)
 
 
 def onnx_model(trained: TrainedModel, card: Card) -> onnx.ModelProto:
