@@ -87,6 +87,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content or b"")))
         self.end_headers()
 
+    def do_GET(self) -> None:
+        self.hub.calls.append(f"GET {self.path}")
+        name = self.path.removeprefix("/api/models/")
+        if name not in self.hub.repositories:
+            return self._answer(404, {"error": "Repository not found"})
+        return self._answer(200, {"id": name, "private": name in self.hub.private, "siblings": []})
+
     def do_PUT(self) -> None:
         self.hub.calls.append(f"PUT {self.path}")
         self.hub.stored[self.path.rpartition("/")[2]] = self._body()

@@ -104,13 +104,21 @@ def upload(files: Parcel, *, private: bool = False, replace_card: bool = False) 
         The address of the repository.
 
     Raises:
-        HubError: no network, no token, or no right to write there.
+        HubError: no network, no token, no right to write there, or a repository that everybody can see where a private
+            one is asked for.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(endpoint=_endpoint(), library_name="coadvise")
     try:
         address = api.create_repo(files.repository, private=private or None, exist_ok=True)
+        # One that was there stays as it was, whatever is asked for.
+        public = private and not api.model_info(files.repository).private
+        if public:
+            raise HubError(
+                f"{files.repository} is there already, and everybody can see it; make it private in its settings at "
+                f"{address}/settings, give another name, or leave --private out"
+            )
         kept = not replace_card and api.file_exists(files.repository, CARD)
         operations = [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=path)
@@ -118,6 +126,8 @@ def upload(files: Parcel, *, private: bool = False, replace_card: bool = False) 
             if not (kept and name == CARD)
         ]
         api.create_commit(files.repository, operations, commit_message="Add model")
+    except HubError:
+        raise
     except Exception as error:  # of the client, of its HTTP library, of the system: they have no common base
         raise HubError(f"{files.repository} cannot be uploaded to {_endpoint()}: {_reason(error)}") from error
     return f"{address} ({CARD} there was kept: --replace-card replaces it)" if kept else str(address)
