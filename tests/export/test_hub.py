@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -17,7 +18,10 @@ from helpers.untrained import untrained_run
 from PIL import Image
 
 import coadvise
+from coadvise.checkpoints.model_file import read_header
 from coadvise.export.hub import HubError, parcel, upload
+from coadvise.export.model_card import Subject, write_model_card
+from coadvise.run.reading import read_run
 
 OFFLINE = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": TOKEN}
 
@@ -66,7 +70,12 @@ def test_what_lies_on_the_hub_is_what_was_sent(trained: Path, server: Hub, tmp_p
 
     server.repositories["me/pets"]["README.md"] = b"my own words"
     with parcel(trained, "me/pets", "mit") as files:
-        assert "README.md there was kept" in upload(files)
+        server.private.clear()
+        with pytest.raises(HubError, match=r"me/pets is there already, and everybody can see it; .*/me/pets/settings"):
+            upload(files, private=True)
+        assert server.repositories["me/pets"] == sent | {"README.md": b"my own words"}
+        server.private.add("me/pets")
+        assert "README.md there was kept" in upload(files, private=True)
         assert server.repositories["me/pets"]["README.md"] == b"my own words"
         upload(files, replace_card=True)
     assert b"license: mit" in server.repositories["me/pets"]["README.md"]
@@ -99,6 +108,16 @@ def test_the_card_says_how_good_and_how_to_load(trained: Path, tmp_path: Path) -
     (seen,) = model.predict(image, top=1)
     name, probability = done.stdout.split()
     assert name == seen.name and float(probability) == pytest.approx(seen.probability, abs=1e-4), done.stderr
+
+
+def test_the_card_names_no_folder_of_a_teacher(trained: Path, tmp_path: Path) -> None:
+    run, header = read_run(trained), read_header(trained / "best.safetensors")
+    assert run.result is not None and header is not None
+    teachers = {"conv": replace(run.result.teachers["conv"], model="run:/home/secret-place/resnet10")}
+    run = replace(run, result=replace(run.result, teachers=teachers))
+    write_model_card(tmp_path, Subject("me/pets", None, header, run, trained, False))
+    text = (tmp_path / "README.md").read_text()
+    assert "conv (run:resnet10)" in text and "| run:resnet10 |" in text and "secret-place" not in text
 
 
 def test_a_dry_run_needs_no_network(trained: Path) -> None:

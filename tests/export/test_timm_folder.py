@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 import coadvise
 from coadvise.checkpoints.trained import load_trained
 from coadvise.export.exporting import export
+from coadvise.export.public import public_name
 from coadvise.export.targets import TARGETS
 
 SMALL = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "drop_path_rate": 0.1}
@@ -126,3 +127,20 @@ def test_our_own_file_names_no_folder_of_the_machine(tmp_path: Path) -> None:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     record = json.loads(header["coadvise"])
     assert record["weights"] == "ema" and record["epoch"] == 3 and record["metrics"] == {"accuracy/class": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "shown"),
+    [
+        ("/home/me/pets/", False, "pets"), ("~/pets", False, "pets"), ("~me", False, "images"),
+        ("me/pets", True, "pets"), ("..", True, "images"), (r"C:\Users\me\pets", False, "pets"),
+        ("parquet:/home/me/*.parquet", True, "parquet:*.parquet"), ("/home/me/a.csv:image=b", True, "a.csv:image=b"),
+        ("hf:/home/me/pets", True, "hf:pets"), ("hf:owner/pets:small", True, "hf:owner/pets:small"),
+        ("torchvision:CIFAR10@/home/me", True, "torchvision:CIFAR10"), ("run:me/runs/resnet18", False, "run:resnet18"),
+        ("onnx:/home/me/a.onnx", False, "onnx:a.onnx"), ("local-dir:/home/me/a", False, "local-dir:a"),
+        ("transformers:owner/vit", False, "transformers:owner/vit"), ("hf-hub:timm/vit", False, "hf-hub:timm/vit"),
+        ("resnet18.a1_in1k", False, "resnet18.a1_in1k"), ("digits", True, "digits"),
+    ],
+)  # fmt: skip
+def test_what_everybody_may_see_names_no_folders(text: str, path: bool, shown: str) -> None:
+    assert public_name(text, path=path) == shown

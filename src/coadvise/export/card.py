@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from ..errors import CheckpointError
 from ..names import VERSION
 from ..recipe.schema import Data
+from .public import public_name
 
 if TYPE_CHECKING:
     from ..checkpoints.trained import TrainedModel
@@ -74,9 +75,9 @@ def card_of(trained: TrainedModel, precision: str = "fp32") -> Card:
     """The card of a trained model."""
     data = trained.data
     return Card(
-        model=trained.recipe.student.model, classes=trained.classes, mean=tuple(data.mean), std=tuple(data.std),
-        image_size=data.image_size, eval_crop=data.eval_crop, interpolation=data.interpolation,
-        shrink_on_load=data.shrink_on_load, precision=precision,
+        model=public_name(trained.recipe.student.model), classes=trained.classes, mean=tuple(data.mean),
+        std=tuple(data.std), image_size=data.image_size, eval_crop=data.eval_crop,
+        interpolation=data.interpolation, shrink_on_load=data.shrink_on_load, precision=precision,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -16,7 +16,7 @@ from ..reports.run import run_page
 from ..reports.tables import count, markdown_text, percent
 from ..run.reading import RunFiles
 from ..system.files import write_atomic
-from .safetensors_file import public
+from .public import public, public_result
 
 # Of a run's report, what may be shown to everybody: no photographs, no folders of the machine.
 SHOWN = ("curves", "accuracy", "classes", "calibration")
@@ -80,15 +80,19 @@ def write_model_card(folder: Path, subject: Subject) -> None:
 
 
 def _sections(subject: Subject) -> list[Section]:
-    return [] if subject.run is None else list(run_page(subject.run, subject.folder).sections)
+    if subject.run is None or subject.run.result is None:
+        return []
+    run = replace(subject.run, result=public_result(subject.run.result))
+    return list(run_page(run, subject.folder).sections)
 
 
 def _front_matter(subject: Subject) -> str:
     recipe, accuracy = subject.header.recipe, subject.header.metrics.get(TOP1)
     source = public(recipe).data.source
+    named = source == recipe.data.source  # and no folder here
     results = []
     if accuracy is not None:
-        task, dataset = "image-classification", source.removeprefix("hf:")
+        task, dataset = "image-classification", source.removeprefix("hf:").partition(":")[0]
         results = [
             EvalResult(
                 task_type=task, dataset_type=dataset, dataset_name=dataset, dataset_split="validation",
@@ -100,7 +104,7 @@ def _front_matter(subject: Subject) -> str:
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "coadvise", "knowledge-distillation"],
-        datasets=[source.removeprefix("hf:")] if source.startswith("hf:") else None,
+        datasets=[source.removeprefix("hf:").partition(":")[0]] if source.startswith("hf:") and named else None,
         metrics=["accuracy"] if results else None,
         model_name=subject.name,
         eval_results=results or None,
@@ -113,7 +117,7 @@ def _lead(subject: Subject) -> list[str]:
     shown = ", ".join(markdown_text(name) for name in classes[:_LISTED])
     more = f" and {count(len(classes) - _LISTED)} more" if len(classes) > _LISTED else ""
     size = recipe.data.image_size
-    result = subject.run.result if subject.run is not None else None
+    result = public_result(subject.run.result) if subject.run is not None and subject.run.result is not None else None
     teachers = ", ".join(f"{name} ({facts.model})" for name, facts in result.teachers.items()) if result else ""
     blocks = []
     if TOP1 in metrics:

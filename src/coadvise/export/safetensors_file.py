@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,25 +11,9 @@ from ..checkpoints.model_file import read_header, save_model
 from ..checkpoints.trained import load_trained
 from ..errors import CheckpointError
 from ..models.students import classifier_of
-from ..recipe.reading import recipe_from
-from ..recipe.schema import Recipe
 from .job import Job, Target, Written
 from .parity import require_parity
-
-
-def public(recipe: Recipe) -> Recipe:
-    """A recipe in which files and folders are named without the folders that they are in."""
-    return recipe_from(_without_folders(recipe.content()), where="the recipe")
-
-
-def _without_folders(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_folders(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(one) for one in value]
-    if isinstance(value, str) and (os.path.isabs(value) or value.startswith("~")):
-        return os.path.basename(value.rstrip("/\\")) or "images"
-    return value
+from .public import public
 
 
 def _write(job: Job, path: Path) -> Written:
