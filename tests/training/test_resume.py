@@ -70,7 +70,7 @@ def test_a_channels_last_student_resumes_alike(tmp_path: Path) -> None:
     changes = {"student": {key: CNN[key] for key in ("model", "options", "small_stem")}}
     build, real, states = build_student, Checkpoint.restore, []
     noted = lambda self, state, steps: (real(self, state, steps), states.append(state))
-    last = lambda *args: build(*args).to(memory_format=torch.channels_last)
+    last = lambda *args, **options: build(*args, **options).to(memory_format=torch.channels_last)
     with (
         mock.patch("helpers.runs.build_student", last),
         mock.patch("coadvise.training.student.build_student", last),

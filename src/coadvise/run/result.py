@@ -206,8 +206,9 @@ class RunResult:
     def write(self, path: Path) -> None:
         """Write the file atomically."""
         content = dataclasses.asdict(self)
-        if self.stopped_early is None:
-            del content["stopped_early"]
+        for later in ("baselines", "per_class", "stopped_early"):  # an earlier version had none
+            if not content[later]:
+                del content[later]
         write_json(path, content)
 
     @classmethod
