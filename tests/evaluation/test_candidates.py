@@ -19,7 +19,8 @@ from coadvise.checkpoints.build import build_student
 from coadvise.checkpoints.model_file import save_model
 from coadvise.data.loader import EvalLoader
 from coadvise.data.sources.opening import open_sources
-from coadvise.errors import CoadviseError
+from coadvise.data.sources.subsets import Subset
+from coadvise.errors import CoadviseError, DataError
 from coadvise.evaluation import probe
 from coadvise.evaluation.asking import ask
 from coadvise.evaluation.candidates import Candidate, choose, pairs_of
@@ -173,3 +174,22 @@ def test_candidates_that_cannot_be_asked(tmp_path: Path) -> None:
     for text, words in {"resnet81": "no model is called 'resnet81'", "gone/resnet18.pth": "does not exist"}.items():
         with pytest.raises(CoadviseError, match=words):
             ask([text, "resnet10"], sources, Data(source="digits"), 16, device=torch.device("cpu"), display=QUIET)
+
+
+def test_a_probe_that_cannot_be_fitted_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else scikit-learn's traceback for a class with one image, or hours for many classes."""
+    save_file(timm.create_model("resnet10").state_dict(), tmp_path / "resnet10.pth.safetensors")
+    data = Data(source="digits", image_size=8, eval_crop=1.0, workers=0)
+    train, val = open_sources(data)
+    order = np.argsort(train.labels, kind="stable")
+    ask_one = lambda sources: ask(
+        [f"resnet10={tmp_path / 'resnet10.pth.safetensors'}"], sources, data, 16, device=torch.device("cpu"),
+        display=QUIET,
+    )  # fmt: skip
+    val = Subset(val, np.arange(20))
+    rare = Subset(train, np.append(order[:40], order[-1]))
+    with pytest.raises(DataError, match=r"no linear probe can be fitted for resnet10: each class needs two training"):
+        ask_one((rare, val))
+    monkeypatch.setattr(probe, "WORK", 1e4)
+    with pytest.raises(DataError, match=r"for resnet10: 10 classes of 512 features would take too long .*; give fold"):
+        ask_one((Subset(train, np.arange(60)), val))

@@ -18,7 +18,7 @@ from ..checkpoints.loading import load_checkpoint
 from ..checkpoints.naming import NamedFile, named_file
 from ..checkpoints.trained import load_trained
 from ..data.sources.base import ImageSource
-from ..data.sources.subsets import Subset, balanced_subset
+from ..data.sources.subsets import Subset
 from ..data.survey import survey
 from ..errors import CheckpointError, DataError, ModelError
 from ..models.factory import build_model, require_name
@@ -30,7 +30,7 @@ from ..system.progress import Display
 from .candidates import Candidate
 from .features import features_of
 from .inference import with_classes
-from .probe import MOST, fit, images_per_s
+from .probe import affordable, fit, images_per_s, looked_at
 from .similarity import answers
 
 
@@ -63,7 +63,7 @@ def ask(
         CoadviseError: a candidate that is not there or cannot be asked.
     """
     files = {text: _file(text) for text in candidates}  # what is not there is told before images are read
-    train, val = (_readable(_part(source), display) for source in sources)
+    train, val = (_readable(looked_at(source), display) for source in sources)
     found, labels, probes = [], None, 0
     for number, (text, file) in enumerate(files.items(), start=1):
         display.say(f"candidate {number} of {len(files)}: {text}")
@@ -76,10 +76,6 @@ def ask(
         found.append(one)
     assert labels is not None
     return Asked(found, labels, probes)
-
-
-def _part(source: ImageSource) -> ImageSource:
-    return source if len(source) <= MOST else Subset(source, balanced_subset(source.labels, MOST))
 
 
 def _readable(source: ImageSource, display: Display) -> ImageSource:
@@ -146,7 +142,13 @@ def _probed(
     )
     with display.bar(f"features of {name}", sum(map(len, sources))) as bar:
         seen, asked = (features_of(model, one, seeing, device=device, advance=bar.advance) for one in sources)
-    fitted, _, _ = fit(seen.values.numpy(), seen.label.numpy())
+    try:
+        label, chosen = affordable(seen, len(sources[0].class_names))
+    except DataError as error:
+        raise DataError(
+            f"no linear probe can be fitted for {name}: {error}; give folders of runs that know these classes"
+        ) from error
+    fitted, _, _ = fit(seen.values.numpy()[chosen], label)
     log_p = torch.full((len(asked.label), len(sources[0].class_names)), -torch.inf, dtype=torch.float64)
     log_p[:, fitted.classes_] = torch.from_numpy(fitted.predict_log_proba(asked.values.numpy())).double()
     one = Candidate(

@@ -87,13 +87,13 @@ def linear_probe(
         DataError: too few images of a class, or classes so many that a fit would take too long.
     """
     started = time.monotonic()
-    train, val = (_part(source, MOST) for source in sources)
+    train, val = (looked_at(source) for source in sources)
     with preserved_generators():
         of: Callable[[ImageSource], Features] = lambda source: features_of(
             model, source, data, batch_size=batch_size, device=device, advance=advance
         )
         seen, asked = of(train), of(val)
-    label, chosen = _affordable(seen, len(sources[0].class_names))
+    label, chosen = affordable(seen, len(sources[0].class_names))
     values = seen.values.numpy()[chosen]
     fitted, strength, expected = fit(values, label)
     right = int((fitted.predict(asked.values.numpy()) == asked.label.numpy()).sum())
@@ -106,12 +106,17 @@ def images_to_see(sources: tuple[ImageSource, ImageSource]) -> int:
     return sum(min(len(source), MOST) for source in sources)
 
 
-def _part(source: ImageSource, most: int) -> ImageSource:
-    return source if len(source) <= most else Subset(source, balanced_subset(source.labels, most))
+def looked_at(source: ImageSource) -> ImageSource:
+    """At most `MOST` images of a source, classes in balance."""
+    return source if len(source) <= MOST else Subset(source, balanced_subset(source.labels, MOST))
 
 
-def _affordable(seen: Features, classes: int) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-    """Labels and places of the images that are fitted to, in balance: so many that a fit takes seconds."""
+def affordable(seen: Features, classes: int) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+    """Labels and places of the images that are fitted to, in balance: so many that a fit takes seconds.
+
+    Raises:
+        DataError: too few images of a class, or classes so many that a fit would take too long.
+    """
     label = seen.label.numpy()
     most = int(WORK / (classes * seen.values.shape[1]))
     chosen = balanced_subset(label, most) if most < len(label) else np.arange(len(label))

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ..checkpoints.loading import load_checkpoint
 from ..checkpoints.model_file import save_model
 from ..data.sources.base import ImageSource
-from ..data.sources.subsets import Subset, balanced_subset
 from ..data.views.augment import preserved_generators
 from ..errors import ModelError
 from ..models.factory import build_model
@@ -21,7 +20,7 @@ from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data
 from ..recipe.reading import recipe_from
 from ..system.progress import Display
 from .features import features_of
-from .probe import MOST, as_classifier, fit
+from .probe import affordable, as_classifier, fit, looked_at
 
 
 class Probed(NamedTuple):
@@ -54,7 +53,8 @@ def probed_teacher(
         path: where the file goes; it names the data's classes.
 
     Raises:
-        CoadviseError: weights that do not fit the network, or a network without a linear last layer.
+        CoadviseError: weights that do not fit the network, a network without a linear last layer, too few images of a
+            class, or classes so many that a fit would take too long.
     """
     classes = sources[0].class_names
     with preserved_generators():  # last layers are drawn, and then filled
@@ -64,12 +64,13 @@ def probed_teacher(
     teacher = FrozenTeacher(model, image_size=image_size)
     mean, std = teacher.mean or IMAGENET_MEAN, teacher.std or IMAGENET_STD
     seeing = Teachers({"conv": teacher}, input_mean=data.mean, input_std=data.std).to(device)
-    parts = [_part(source) for source in sources]
+    parts = [looked_at(source) for source in sources]
     with display.bar(f"features of {name}", sum(map(len, parts))) as bar:
         watching = _AsTeacher(model, seeing).eval()
         seen, asked = (features_of(watching, part, data, device=device, advance=bar.advance) for part in parts)
-    display.say(f"fitting a linear probe to {len(seen.label)} images of {seen.values.shape[1]} features")
-    fitted, _, _ = fit(seen.values.numpy(), seen.label.numpy())
+    label, chosen = affordable(seen, len(classes))
+    display.say(f"fitting a linear probe to {len(label)} images of {seen.values.shape[1]} features")
+    fitted, _, _ = fit(seen.values.numpy()[chosen], label)
     right = fitted.predict(asked.values.numpy()) == asked.label.numpy()
     with preserved_generators():
         replaced = as_classifier(model, fitted, len(classes))
@@ -84,10 +85,6 @@ def probed_teacher(
     metrics = {"accuracy/class": float(right.mean())}
     save_model(path, as_student(model.cpu()), recipe, classes, weights="student", epoch=0, metrics=metrics)
     return Probed(float(right.mean()), len(right))
-
-
-def _part(source: ImageSource) -> ImageSource:
-    return source if len(source) <= MOST else Subset(source, balanced_subset(source.labels, MOST))
 
 
 class _AsTeacher(nn.Module):
