@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from helpers.recipes import CNN, tiny
+from typer.main import get_command
+from typer.testing import CliRunner
 
-from coadvise.cli.main import main
+from coadvise.cli.main import app, main
 from coadvise.recipe.reading import dump_recipe
 
 
@@ -98,3 +100,11 @@ def test_progress_that_nobody_can_read_stops_no_work() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, text=True, timeout=60)
     assert done.stdout == "went on\n"
+
+
+@pytest.mark.parametrize("name", sorted(get_command(app).commands))  # type: ignore[attr-defined]
+def test_examples_look_alike_in_every_help(name: str) -> None:
+    lines = [line.rstrip() for line in CliRunner().invoke(app, [name, "--help"]).stdout.splitlines()]
+    assert lines.count(" Examples:") + lines.count(" Example:") == 1
+    assert any(line.startswith(f"  coadvise {name}") for line in lines)
+    assert not any(line.startswith(" coadvise ") for line in lines)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
+import re
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +34,13 @@ from .train import cache, plan, train
 STOPPED = "stopped; the same command starts again"
 FULL_OR_GONE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOENT, errno.EACCES, errno.ESTALE)
 
+
+def help_of(command: Callable[..., None]) -> str:
+    """A command's docstring, its examples in a block of code: typer takes indented ones now for code, now for prose."""
+    said, heading, examples = re.split(r"^(Examples?:)$|\Z", inspect.getdoc(command) or "", maxsplit=1, flags=re.M)
+    return f"{said}{heading}\n\n```\n{inspect.cleandoc(examples)}\n```\n" if heading else said
+
+
 app = typer.Typer(
     name="coadvise",
     help="Train vision transformers by cross inductive bias distillation: one token per teacher.",
@@ -44,7 +54,7 @@ for command in (
     demo, init, select_teachers, train, cache, plan, find_lr, evaluate, predict, report, compare, export, push,
     reproduce, recipes, recipe, schema, models, bench, doctor,
 ):  # fmt: skip
-    app.command()(command)
+    app.command(help=help_of(command))(command)
 
 
 # What typer raises for a command line that it cannot read; it has moved between typer's versions.
