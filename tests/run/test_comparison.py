@@ -20,12 +20,14 @@ from coadvise.system.files import write_json
 N = 400
 
 
-def made(folder: Path, level: float, seed: int = 0, data: str = "d", lr: float = 1e-3, skip: int = 0) -> Path:
+def made(
+    folder: Path, level: float, seed: int = 0, data: str = "d", lr: float = 1e-3, skip: int = 0, data_seed: int = -1
+) -> Path:
     """A finished run that is right on that share of its images."""
     rng = np.random.default_rng([seed, int(1000 * level)])
     label = np.random.default_rng(7).integers(0, 3, N)
     answer = np.where(rng.random(N) < level, label, (label + 1) % 3)[skip:]
-    recipe = tiny(folder, {"optim.lr": lr, "run.seed": seed, "data.seed": seed})
+    recipe = tiny(folder, {"optim.lr": lr, "run.seed": seed, "data.seed": seed if data_seed < 0 else data_seed})
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     one = Answers(
@@ -72,6 +74,17 @@ def test_several_runs_of_each_kind_are_compared_over_their_seeds(tmp_path: Path)
     shares = {k: [right(one).mean() for one in folders] for k, folders in runs.items()}
     assert tested.seeds == (0, 1, 2)
     assert tested.p == pytest.approx(stats.ttest_rel(shares["b"], shares["a"]).pvalue)
+
+
+def test_no_run_is_lost_where_only_the_seed_of_the_data_differs(tmp_path: Path) -> None:
+    """Such runs have one `run.seed`: paired by it, the last one alone would be looked at."""
+    levels = {1e-3: (0.70, 0.72, 0.69), 2e-3: (0.78, 0.80, 0.79)}
+    runs = [[made(tmp_path / f"{lr}-{i}", level, lr=lr, data_seed=i) for i, level in enumerate(each)]
+            for lr, each in levels.items()]  # fmt: skip
+    (tested,) = compare([*runs[0], *runs[1][::-1]]).tests
+    shares = [[right(one).mean() for one in folders] for folders in runs]
+    assert tested.seeds == (0, 0, 0) and tested.p == pytest.approx(stats.ttest_rel(shares[1], shares[0]).pvalue)
+    assert compare(runs[0]).differences == {"data.seed": ("0", "1", "2")}
 
 
 def test_seeds_alone_are_compared_run_by_run_with_holms_correction(tmp_path: Path) -> None:

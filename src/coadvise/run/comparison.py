@@ -30,12 +30,13 @@ _ASIDE = {*FREE, *SEEDS, "name"}
 
 @dataclass(frozen=True)
 class Compared:
-    """A finished run."""
+    """A finished run; `data_seed` is that of its order and augmentation."""
 
     path: Path
     result: RunResult
     settings: Mapping[str, str]
     answers: Answers
+    data_seed: int = 0
 
     @property
     def seed(self) -> int:
@@ -131,7 +132,9 @@ def compare(folders: Sequence[Path]) -> Comparison:
     keys = sorted({key for one in settings for key in one if any(other.get(key) != one[key] for other in settings)})
     rows = {key: tuple(one.get(key, ABSENT) for one in settings) for key in keys}
     if len({tuple(run.settings.items()) for run in runs}) == 1:  # seeds alone
-        rows = {"run.seed": tuple(str(kind.runs[0].seed) for kind in kinds)}
+        seeds = [(run.seed, run.data_seed) for run in runs]
+        which = 1 if len({one for one, _ in seeds}) == 1 else 0
+        rows = {SEEDS[which]: tuple(str(pair[which]) for pair in seeds)}
     tests = [_tested(kinds[0], other) for other in kinds[1:]]
     corrected = holm([one.p for one in tests])
     tests = [Tested(**{**vars(one), "corrected": p}) for one, p in zip(tests, corrected, strict=True)]
@@ -146,13 +149,15 @@ def _read(folder: Path) -> Compared:
     answers = folder / "answers.safetensors"
     if not answers.is_file():
         raise RunError(f"{folder} is of an earlier version, which kept no answers to single images; train it again")
-    recipe = load_recipe(folder / "recipe.yaml").model_dump(mode="json")
+    loaded = load_recipe(folder / "recipe.yaml")
+    recipe = loaded.model_dump(mode="json")
     settings = {
         key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for key, value in flat(recipe).items()
         if key not in _ASIDE and json.dumps(value) not in ("null", "false", "{}", "[]")  # not given, or off
     }
-    return Compared(folder, RunResult.read(folder / "result.json"), settings, Answers.read(answers))
+    result = RunResult.read(folder / "result.json")
+    return Compared(folder, result, settings, Answers.read(answers), loaded.data.seed)
 
 
 def _require_same_images(one: Compared, other: Compared) -> None:
@@ -175,18 +180,24 @@ def _kinds(runs: Sequence[Compared]) -> tuple[Kind, ...]:
 
 
 def _tested(first: Kind, other: Kind) -> Tested:
-    by_seed = [dict(zip((run.seed for run in kind.runs), kind.shares, strict=True)) for kind in (first, other)]
+    by_seed = [dict(zip(_seeds(kind, (first, other)), kind.shares, strict=True)) for kind in (first, other)]
     shared = tuple(sorted(by_seed[0].keys() & by_seed[1].keys()))
     if len(shared) > 1:
         pairs = [[shares[seed] for seed in shared] for shares in by_seed]
         resolution = 0.5 / max(len(first.runs[0].answers.label), 1)
         found = paired_difference(pairs[1], pairs[0], resolution=resolution)
-        return Tested(first, other, found.mean, seeds=shared, over_seeds=found)
-    seed = shared[0] if shared else None
+        return Tested(first, other, found.mean, seeds=tuple(seed for seed, _ in shared), over_seeds=found)
+    seed = shared[0][0] if shared else None
     one, two = (next((r for r in kind.runs if r.seed == seed), kind.runs[0]) for kind in (first, other))
     right = _paired(one.answers, two.answers)
     difference = float(right[1].mean() - right[0].mean()) if len(right[0]) else 0.0
     return Tested(first, other, difference, images=mcnemar(*right))
+
+
+def _seeds(kind: Kind, kinds: Sequence[Kind]) -> list[tuple[int, int]]:
+    """What runs are paired by: `run.seed`, and where that of several runs is the same, `data.seed`, too."""
+    alike = any(len({run.seed for run in one.runs}) < len(one.runs) for one in kinds)
+    return [(run.seed, run.data_seed if alike else 0) for run in kind.runs]
 
 
 def _paired(one: Answers, other: Answers) -> tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
