@@ -25,6 +25,7 @@ from coadvise.errors import CheckpointError, CoadviseError, DataError, ModelErro
 from coadvise.export import exporting, int8_file, onnx_file, tracing
 from coadvise.export.engines import is_exported, open_exported
 from coadvise.export.exporting import export
+from coadvise.export.int8_file import Drop
 from coadvise.export.job import Written
 from coadvise.export.targets import TARGETS, target_named
 
@@ -185,6 +186,11 @@ def test_an_image_alone_is_the_same_as_in_a_batch(model: Path, written: dict[str
 
 
 # --- refusals --------------------------------------------------------------------------------------------
+
+
+def test_int8_may_lose_as_much_as_is_allowed() -> None:
+    drop = Drop("engine", 181 / 200, 180 / 200, 1.0, 200)
+    assert not drop.exceeds(0.5) and drop.exceeds(0.49)
 
 
 def test_int8_that_loses_too_much_is_refused(model: Path, tmp_path: Path, written, monkeypatch) -> None:
