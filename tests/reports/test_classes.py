@@ -23,6 +23,7 @@ from coadvise.reports.classes import (
     pictures_section,
 )  # fmt: skip
 from coadvise.reports.page import Page, Section, html, markdown
+from coadvise.reports.plots.classes import ClassBar, class_bars
 from coadvise.run.answers import Answers
 from coadvise.run.per_class import confusion
 from coadvise.run.pictures import SURE, TAUGHT, UNSURE, Picture, chosen
@@ -63,6 +64,14 @@ def test_of_many_classes_those_with_the_most_mistakes_are_drawn() -> None:
     assert len(shown) == MOST and shown == sorted(shown)
     assert min(mistakes[i] for i in shown) >= max(n for i, n in mistakes.items() if i not in shown)
     assert {0, 59} <= set(shown), "the class that is never named rightly, and what it is taken for"
+
+
+def test_names_of_two_lines_at_one_place_do_not_lie_on_each_other() -> None:
+    said = lambda *shares: [
+        one.get_text() for one in class_bars([ClassBar("a", 0.1, 0, 0.2, 9)], *shares).axes[0].texts
+    ]
+    assert said(0.103, 0.103) == ["10.0 % of 9", "all images and guessing 10.3"]
+    assert said(0.105, 0.103) == ["10.0 % of 9", "all images 10.5", "guessing 10.3"]
 
 
 def test_calibration_is_that_of_a_loop() -> None:

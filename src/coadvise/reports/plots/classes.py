@@ -36,11 +36,14 @@ def class_bars(bars: Sequence[ClassBar], whole: float, guessed: float) -> Figure
             f"{100 * bar.recall:.1f} % of {bar.support:,}", (102, y), va="center", fontsize=8.5, annotation_clip=False
         )
     axes.set_yticks(places, [_wrap(bar.label, 24) for bar in bars])
-    lines = [(whole, "all images", "-"), (guessed, "guessing", (0, (2, 2)))]
+    lines: list[tuple[float, str, Any]] = [(whole, "all images", "-"), (guessed, "guessing", (0, (2, 2)))]
+    if f"{100 * whole:.1f}" == f"{100 * guessed:.1f}":  # two names would lie on each other
+        lines = [(whole, "all images and guessing", "-")]
     near = abs(whole - guessed) < 0.2
     for at, name, line in lines:
         axes.axvline(100 * at, color=MUTED, lw=1.2, ls=line)
-        side = ("right" if at <= min(whole, guessed) else "left") if near else "center"
+        leftwards = at > 0.5 if len(lines) == 1 else at <= min(whole, guessed)
+        side = ("right" if leftwards else "left") if near else "center"
         gap = {"right": -3, "left": 3, "center": 0}[side]
         place: Any = {"xy": (100 * at, 1), "xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         axes.annotate(
