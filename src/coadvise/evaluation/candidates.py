@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..significance import mcnemar
 from .metrics import ensemble, error_consistency, linear_cka
 
 
@@ -121,11 +122,10 @@ def choose(candidates: Sequence[Candidate], label: Int[Tensor, " n"], count: int
     equal = [number for number, answers in enumerate(right) if _margin(top, answers)]
     kappas = {number: mean_kappa(sets[number], label) for number in equal}
     taken = min(equal, key=lambda number: (kappas[number] or 0.0, -int(right[number].sum())))
-    gained = int((right[taken] & ~best.right(label)).sum())
-    lost = int((~right[taken] & best.right(label)).sum())
+    changed = mcnemar(right[taken].tolist(), best.right(label).tolist())
     return Choice(
         names=tuple(one.name for one in sets[taken]), average=float(right[taken].double().mean()), kappa=kappas[taken],
-        best=best.name, gained=gained, lost=lost, p=_mcnemar(gained, lost),
+        best=best.name, gained=changed.first, lost=changed.second, p=1.0 if changed.p is None else changed.p,
         weak=tuple(one.name for one in ordered if one not in able),
     )  # fmt: skip
 
@@ -146,12 +146,6 @@ def mean_kappa(members: Sequence[Candidate], label: Int[Tensor, " n"]) -> float 
     found = [error_consistency(a.right(label), b.right(label)) for a, b in itertools.combinations(members, 2)]
     known = [kappa for kappa in found if kappa is not None]
     return sum(known) / len(known) if known else None
-
-
-def _mcnemar(gained: int, lost: int) -> float:
-    from scipy.stats import binomtest  # slow to import
-
-    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def as_json(candidates: Sequence[Candidate], label: Int[Tensor, " n"], choice: Choice) -> Mapping[str, object]:
