@@ -43,7 +43,7 @@ def find_lr(
         raise RunError(f"--plot: there is no folder {target.parent}; make it, or name another file")
     from ..reports.plots.learning_rate import range_test_figure
     from ..reports.plots.style import draw
-    from ..system.files import write_atomic
+    from ..system.files import write_new
     from ..training.optimizer import peak_lr
     from ..training.range_test import as_setting
     from ..training.range_test import find_lr as run
@@ -59,7 +59,7 @@ def find_lr(
     }  # fmt: skip
     curves = ((found.rates * scale).tolist(), found.losses.tolist(), found.smoothed.tolist())
     alt = f"loss of {loaded.name} while the learning rate rises"
-    write_atomic(target, draw("find-lr", alt, lambda: range_test_figure(*curves, marked, "optim.lr")).png)
+    write_new(target, draw("find-lr", alt, lambda: range_test_figure(*curves, marked, "optim.lr")).png)
     table = Table("rule", "optim.lr", "learning rate", "from", title="learning rates", title_justify="left")
     turned = found.diverged or found.lowest < found.rates[-1]
     sources = (
