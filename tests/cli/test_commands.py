@@ -76,6 +76,8 @@ def test_evaluate_prints_what_training_measured(trained: Path) -> None:
     assert shown["accuracy/class"] == pytest.approx(result["best"]["value"])
     table = coadvise("evaluate", trained / "run" / "best.safetensors", "--data", trained / "photos", "--split", "train")
     assert all(word in table.stdout for word in ("48 images", "class", "conv", "inv", "average"))
+    said = table.stdout.replace("\n", " ")
+    assert f"--data {trained / 'photos'} --split train --per-class" in said  # the next step is about the same images
 
 
 def test_evaluate_shows_each_class(trained: Path) -> None:

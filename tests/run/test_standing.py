@@ -76,6 +76,13 @@ def test_a_teacher_that_this_run_did_not_train_has_no_folder_to_use(tmp_path: Pa
     assert said is not None and len(said.advice) == 1 and "--model" not in said.advice[0]
 
 
+def test_commands_can_be_copied_whatever_the_folder_is_called() -> None:
+    for share in (0.1, 0.9):
+        said = verdict_of(result(share), Path("my runs/pets"))
+        assert said is not None and "coadvise report 'my runs/pets'`" in said.advice[0]
+    assert said is not None and "--model 'my runs/pets'`" in said.advice[0]
+
+
 @pytest.mark.parametrize(("student", "teacher"), [(0.90, 0.91), (0.95, 0.9)])
 def test_a_difference_that_may_be_chance_is_no_defeat(tmp_path: Path, student: float, teacher: float) -> None:
     said = verdict_of(result(student, {"conv": teacher}), tmp_path)

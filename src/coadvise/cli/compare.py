@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +45,8 @@ def compare(
     _print_classes(found)
     for one in found.tests:
         out.print(_said(one))
-    next_steps(f"see where a run errs: coadvise report {found.kinds[-1].runs[-1].path}")
+    words = ["coadvise", "report", str(found.kinds[-1].runs[-1].path)]
+    next_steps(f"see where a run errs: {shlex.join(words)}")
 
 
 def _print_runs(found: Comparison) -> None:

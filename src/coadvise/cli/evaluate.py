@@ -84,7 +84,9 @@ def evaluate(
         _print_corruptions(errors)
     if found is not None:
         print_classes(found)
-    more, use = ["coadvise", "evaluate", str(model), "--per-class"], ["coadvise", "predict", "IMAGE", "-m", str(model)]
+    asked = [*([] if data is None else ["--data", data]), *([] if split is None else ["--split", split])]
+    more = ["coadvise", "evaluate", str(model), *asked, "--per-class"]
+    use = ["coadvise", "predict", "IMAGE", "--model", str(model)]
     ways = [] if per_class or only else [f"which classes it mistakes: {shlex.join(more)}"]
     next_steps(*ways, f"name what is in your images: {shlex.join(use)}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import typer
 from ..system.files import require_absent, write_new
 from ..system.progress import Display
 from ..system.screen import Table, printable
-from .arguments import Settings, out
+from .arguments import Settings, next_steps, out
 
 if TYPE_CHECKING:
     from ..data.survey import Duplicates, Survey
@@ -62,9 +63,9 @@ def init(
     write_new(target, proposal.text)
     for line in proposal.notes:
         out.print(line)
-    out.print(f"wrote {target}; next:")
-    for command in (f"train {target}", f"report {proposal.run}"):
-        out.print(f"  coadvise {command}")
+    out.print(f"wrote {target}")
+    steps = (["train", str(target)], ["report", str(proposal.run)])
+    next_steps(*(shlex.join(["coadvise", *words]) for words in steps))
 
 
 def _print_survey(surveys: Sequence[Survey], duplicates: Duplicates) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,19 +168,20 @@ def _millions(parameters: int) -> str:
 def _advice(result: RunResult, folder: Path, guessing: bool, ahead: Sequence[Standing]) -> Iterator[str]:
     words = ["coadvise", "train", str(folder / "recipe.yaml"), f"schedule.epochs={2 * result.epochs}"]
     longer = f"train longer (`{shlex.join([*words, f'run.output={folder}-longer'])}`)"
+    report = shlex.join(["coadvise", "report", str(folder)])
+    use_of: Callable[[Path], str] = lambda place: shlex.join(["coadvise", "predict", "IMAGE", "--model", str(place)])
     if guessing:
-        yield f"near guessing: {longer}, or look at its losses and its labels (`coadvise report {folder}`)"
+        yield f"near guessing: {longer}, or look at its losses and its labels (`{report}`)"
     kinds = {"probe": ("baselines", "behind a linear probe"), "teacher": ("teachers", "below a teacher")}
     best = {kind: one for kind in kinds if (one := next((one for one in ahead if one.kind == kind), None)) is not None}
     for kind, one in best.items():
         place, what = kinds[kind]
         own = folder / place / one.name
-        use = f"use it (`{shlex.join(['coadvise', 'predict', 'IMAGE', '--model', str(own)])}`)"
-        ways = [use] if (own / "best.safetensors").is_file() else []
+        ways = [f"use it (`{use_of(own)}`)"] if (own / "best.safetensors").is_file() else []
         if kind == "probe" and one.name != "student":  # of a student with weights of its own
             ways.append("fine-tune a pretrained student (student.pretrained=true)")
         ways += [longer] if kind == list(best)[-1] and not guessing else []
         if ways:
             yield f"{what}: {', or '.join(ways)}"
     if not ahead and not guessing:
-        yield f"use it (`coadvise predict IMAGE --model {folder}`), or see where it errs (`coadvise report {folder}`)"
+        yield f"use it (`{use_of(folder)}`), or see where it errs (`{report}`)"
