@@ -48,6 +48,7 @@ def test_a_student_behind_probe_and_teachers(tmp_path: Path) -> None:
         "lite0 (conv) (98.3 %) and teacher conv (89.1 %)"
     )
     assert said.others == (
+        "5 of 6 classes are never named rightly: 'c0', 'c1', 'c2', 'c3', 'c4'.",
         "Naming the commonest class always would be right on 35 (20.0 %).",
         "Teacher conv: 156 of 175 (89.1 %).",
         "Teacher inv: 70 of 175 (40.0 %).",

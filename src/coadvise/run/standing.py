@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import few
 from ..names import CLASS
 from ..significance import wilson
 from .per_class import chance
@@ -89,7 +90,7 @@ class Verdict:
 
     Attributes:
         headline: the student's result and the one thing to know about it.
-        others: chance, teachers and probes, a sentence each.
+        others: classes that are missed, chance, teachers and probes, a sentence each.
         cost: what the best and the student cost, where that was measured.
         advice: what to do next.
     """
@@ -124,7 +125,10 @@ def verdict_of(result: RunResult, folder: Path) -> Verdict | None:
     tails = [part for part in (level if guessing else "", behind) if part]
     headline = f"The student is right on {said}" + (f": {', and '.join(tails)}" if tails else "")
     return Verdict(
-        headline, tuple(_others(rest, guessed)), _cost(ranked), tuple(_advice(result, folder, guessing, ahead))
+        headline,
+        (*_missed(result), *_others(rest, guessed)),
+        _cost(ranked),
+        tuple(_advice(result, folder, guessing, ahead)),
     )
 
 
@@ -138,6 +142,13 @@ def _brief(one: Standing) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def _missed(result: RunResult) -> Iterator[str]:
+    there = {name: one for name, one in result.per_class.items() if one.support}
+    missed = [name for name, one in there.items() if not one.right]
+    if missed:
+        yield f"{len(missed)} of {len(there)} classes are never named rightly: {few(missed)}."
 
 
 def _others(rest: Sequence[Standing], guessed: tuple[int, int] | None) -> Iterator[str]:
