@@ -30,8 +30,10 @@ def test_copies_are_near_and_others_are_far(photo: Callable[..., Image.Image]) -
     assert not alike(thumbnail(red)[None], thumbnail(blue)[None])[0]
 
 
-@pytest.mark.parametrize("bits", [1, 3, 4])
-def test_near_pairs_are_those_of_all_pairs(bits: int) -> None:
+@pytest.mark.parametrize(("bits", "waiting"), [(1, 1 << 20), (3, 1 << 20), (4, 1 << 20), (4, 5)])
+def test_near_pairs_are_those_of_all_pairs(bits: int, waiting: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where pairs that were found twice are dropped on the way."""
+    monkeypatch.setattr("coadvise.data.duplicates._WAITING", waiting)
     rng = np.random.default_rng(bits)
     seeds = rng.integers(0, 2**64, 60, dtype=np.uint64)
     changed = [seed ^ np.uint64(sum(1 << int(b) for b in rng.choice(64, k, replace=False)))

@@ -21,6 +21,7 @@ COLOURS = 3 * _TILES**2
 _PARTS = 8  # bytes of a hash
 _SIDE, _LOW = 32, 8
 _BEHIND = 64  # places behind each hash that are looked at, where so many share the same bytes
+_WAITING = 1 << 20  # pairs that are kept before those that were found twice are dropped
 _COLOUR_LEVELS = 14  # mean difference of thumbnails up to which they count as alike, of 255
 _CONTRAST = 2.0  # levels; an image that varies less has no frequencies to speak of
 
@@ -53,7 +54,7 @@ def near_pairs(hashes: UInt64[np.ndarray, " n"], bits: int = FEW_BITS) -> Int64[
     """
     assert 0 < bits < _PARTS
     octets = hashes.astype(">u8").view(np.uint8).reshape(-1, _PARTS)
-    found = [np.empty((0, 2), dtype=np.int64)]
+    count, found, waiting = len(hashes), np.empty(0, dtype=np.int64), list[Int64[np.ndarray, " p"]]()
     for chosen in itertools.combinations(range(_PARTS), _PARTS - bits):
         key = np.zeros(len(hashes), dtype=np.uint64)
         for place in chosen:
@@ -65,8 +66,12 @@ def near_pairs(hashes: UInt64[np.ndarray, " n"], bits: int = FEW_BITS) -> Int64[
             if not len(first):
                 break
             near = first[_differing(ordered[first], ordered[first + step]) <= bits]
-            found.append(np.sort(np.stack([order[near], order[near + step]], axis=1), axis=1))
-    return np.unique(np.concatenate(found), axis=0)
+            i, j = order[near], order[near + step]
+            waiting.append(np.minimum(i, j) * count + np.maximum(i, j))
+        if sum(map(len, waiting)) > max(_WAITING, len(found)):  # most choices of bytes find the same pairs again
+            found, waiting = np.unique(np.concatenate([found, *waiting])), []
+    found = np.unique(np.concatenate([found, *waiting]))
+    return np.stack([found // max(count, 1), found % max(count, 1)], axis=1)
 
 
 def _differing(a: UInt64[np.ndarray, " p"], b: UInt64[np.ndarray, " p"]) -> Int64[np.ndarray, " p"]:
