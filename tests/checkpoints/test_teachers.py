@@ -387,6 +387,7 @@ def test_a_function_with_fewer_classes_advises_on_those_it_knows(tmp_path: Path)
     result = train(recipe, teachers=teachers, display=Heard())
     assert "teacher tone: 100.0% on 40 validation images of the 2 of 3 classes that it knows and advises on" in said
     assert result.teachers["tone"].samples == 40 and result.teachers["all"].samples == 60
+    assert result.teachers["tone"].asked == 40 and result.teachers["all"].asked is None
     assert result.teachers["all"].model == "tone" and result.final["teacher/tone"] == 1
     assert all(math.isfinite(value) for value in result.final.values())
     cached = tiny(tmp_path / "cached", {"student.tokens": tokens, "advice.source": "cache", **changes}

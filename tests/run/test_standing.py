@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ def result(
         per_class={"cat": commonest, "dog": ClassCounts(val - 35, val - 40, 0)} if val - 35 < 35 else
                   {"cat": commonest, **{f"c{i}": ClassCounts((val - 35) // 5, 0, 0) for i in range(5)}},
     )  # fmt: skip
+
+
+def test_a_teacher_of_some_classes_is_not_right_on_the_others() -> None:
+    """It is 95 % right on the 100 images that it was asked about; nobody would be right on 95 % of all with it."""
+    found = result(0.8, {"conv": 0.95})
+    some = replace(found, teachers={"conv": TeacherFacts("conv", "conv", 1000, 0.95, 100, asked=100)})
+    student, teacher = standings(some)
+    assert (teacher.right, teacher.samples) == (95, 175) and student.above(teacher)
+    assert standings(found)[1].right == round(0.95 * 175)
 
 
 def test_a_student_behind_probe_and_teachers(tmp_path: Path) -> None:

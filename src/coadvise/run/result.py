@@ -40,13 +40,18 @@ class StudentFacts:
 
 @dataclass(frozen=True)
 class TeacherFacts:
-    """A teacher, and its top-1 (a share) on so many validation images before the training."""
+    """A teacher, and its top-1 (a share) on so many validation images before the training.
+
+    Attributes:
+        asked: validation images of the classes that it knows, where it does not know them all.
+    """
 
     model: str
     bias: str | None
     parameters: int
     accuracy: float | None = None
     samples: int | None = None
+    asked: int | None = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +214,9 @@ class RunResult:
         for later in ("baselines", "per_class", "stopped_early"):  # an earlier version had none
             if not content[later]:
                 del content[later]
+        for facts in content["teachers"].values():
+            if facts["asked"] is None:
+                del facts["asked"]
         write_json(path, content)
 
     @classmethod

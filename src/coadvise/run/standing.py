@@ -69,7 +69,10 @@ def standings(result: RunResult) -> list[Standing]:
         share, of = (whole, samples) if whole is not None else (facts.accuracy, facts.samples)
         if share is not None and of and math.isfinite(share):
             speed = speeds.get(name)
-            found.append(Standing("teacher", name, facts.model, round(share * of), of, facts.parameters, speed))
+            asked = of  # of the others it knows no class, so that it names none of them rightly
+            if whole is not None and facts.asked is not None:
+                asked = min(facts.asked, of)
+            found.append(Standing("teacher", name, facts.model, round(share * asked), of, facts.parameters, speed))
     for probe in () if result.baselines is None else result.baselines.probes:
         speed = speeds.get(f"probe {probe.of}")
         one = Standing("probe", probe.of, probe.model, probe.right, probe.samples, probe.parameters, speed)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 
+import numpy as np
+from jaxtyping import Int64
+
 from ..data.sources.base import ImageSource
 from ..evaluation.pictures import pictures_of
 from ..evaluation.teacher_check import TeacherCheck
@@ -25,7 +28,11 @@ from .state import State
 
 
 def teacher_facts(
-    recipe: Recipe, loaded: Mapping[str, FrozenTeacher], checks: Mapping[str, TeacherCheck], own: Container[str]
+    recipe: Recipe,
+    loaded: Mapping[str, FrozenTeacher],
+    checks: Mapping[str, TeacherCheck],
+    val_labels: Int64[np.ndarray, " n"],
+    own: Container[str],
 ) -> dict[str, TeacherFacts]:
     """Facts about every teacher, for the result; `own` names those that were given from Python."""
     facts = {}
@@ -37,6 +44,7 @@ def teacher_facts(
             parameters=sum(p.numel() for p in teacher.model.parameters()),
             accuracy=check.accuracy,
             samples=check.samples,
+            asked=None if teacher.known is None else int(np.isin(val_labels, teacher.known).sum()),
         )
     return facts
 

@@ -147,7 +147,7 @@ def _train_student(
             folder.begin(recipe, manifest(fingerprint=recipe.fingerprint(), **fitted_facts(folder, recipe)))
         instead = measure_baselines(recipe, folder, sources, state.student, loaded, own, accelerator, display)
         last = _train_epochs(recipe, setup, state, given)
-        facts = teacher_facts(recipe, loaded, checks, own=own)
+        facts = teacher_facts(recipe, loaded, checks, sources[1].labels, own=own)
         result = run_result(recipe, setup, state, last, sources, facts, given, instead)
         if accelerator.is_main_process:
             folder.finish(result)
