@@ -24,11 +24,11 @@ _LISTED = 40
 
 LOADING = """\
 import timm, torch{imports}
-from PIL import Image
+from PIL import Image, ImageOps
 
 model = timm.create_model("hf-hub:{repository}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-image = Image.open("image.jpg").convert("RGB")
+image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")
 with torch.no_grad():
     probabilities = model(transform(image)[None]).softmax(dim=1)[0]
 best = int(probabilities.argmax())
