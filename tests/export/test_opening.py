@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 import coadvise
 from coadvise.errors import CheckpointError
 from coadvise.export.exporting import export
+from coadvise.export.opening import Told, load
 from coadvise.export.targets import TARGETS
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
@@ -142,3 +143,25 @@ def test_folders_of_timm_by_others(exported: dict[str, Path], run: Path, images:
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="cropped by squash"):
         coadvise.load(folder)
+    config["pretrained_cfg"]["crop_mode"] = "center"
+    for key, value, words in (("mean", [0.5], "mean"), ("input_size", 24, "form that timm"), ("crop_pct", "a", "form")):
+        changed = config | {"pretrained_cfg": config["pretrained_cfg"] | {key: value}}
+        (folder / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match=words):
+            coadvise.load(folder)
+
+
+def test_probabilities_of_a_foreign_file_stay_as_they_are(
+    exported: dict[str, Path], images: Path, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    content = onnx.load(exported["onnx"])
+    del content.metadata_props[:]
+    onnx.save(content, tmp_path / "logits.onnx")
+    content.graph.node.append(onnx.helper.make_node("Softmax", ["logits"], ["shares"], axis=-1))
+    content.graph.output[0].name = "shares"
+    onnx.save(content, tmp_path / "shares.onnx")
+    logits, shares = (load(tmp_path / f"{name}.onnx", told=Told(CLASSES, 24)) for name in ("logits", "shares"))
+    expected = logits.probabilities(images)
+    assert expected.max() > 0.2  # far from 1 / 10, so that a second softmax would show
+    np.testing.assert_allclose(shares.probabilities(images), expected, atol=1e-6)

@@ -113,7 +113,9 @@ def _loaded(path: Path, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except Exception as error:  # the engines' errors have no common base
-        raise CheckpointError(f"{path} cannot be loaded, it is damaged: {one_line(error)[:300]}") from error
+        raise CheckpointError(
+            f"{path} cannot be loaded, it is damaged or needs another version of what runs it: {one_line(error)[:300]}"
+        ) from error
 
 
 def _ran(path: Path, images: np.ndarray, run: Callable[[], Any]) -> Any:

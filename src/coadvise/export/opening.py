@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from pydantic import ValidationError
 
 from ..data.views.square import normalised
-from ..errors import CheckpointError, DataError, require
+from ..errors import CheckpointError, DataError, one_line, require
 from ..evaluation.prediction import Classifier
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from ..system.files import lines_of, read_json
@@ -113,9 +113,14 @@ def _exported(path: Path, told: Told | None) -> Classifier:
                 f"{path} gives values of shape {found.shape}, and {len(card.classes)} classes are named; give the "
                 "names of its classes"
             )
-        return found
+        # Files of others often end in softmax, and a second one would flatten their probabilities.
+        return np.log(np.maximum(found, 1e-30)) if told is not None and _are_probabilities(found) else found
 
     return Classifier(run, card.classes, data, path, logits)
+
+
+def _are_probabilities(values: Float[np.ndarray, "b k"]) -> bool:
+    return bool((values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-3))
 
 
 def _foreign(path: Path, told: Told) -> tuple[Card, Logits]:
@@ -137,11 +142,20 @@ def _card_of(told: Told, path: Path) -> Card:
         raise CheckpointError(f"{path}: {GIVE}")
     values = {"mean": told.mean or IMAGENET_MEAN, "std": told.std or IMAGENET_STD, "image_size": told.image_size}
     card = Card("", told.classes, eval_crop=0.875, interpolation="bicubic", **values)  # type: ignore[arg-type]
+    return _sound(card, path)
+
+
+def _sound(card: Card, path: Path) -> Card:
+    """The card, if images can be made by its numbers.
+
+    Raises:
+        CheckpointError: they cannot.
+    """
     try:
         card.data()
     except ValidationError as error:
         first = error.errors()[0]
-        raise CheckpointError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}; {GIVE}") from error
+        raise CheckpointError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; {GIVE}") from error
     return card
 
 
@@ -157,7 +171,12 @@ def _timm_folder(path: Path, device: str | torch.device | None, told: Told | Non
         _refuse(told, path)
         card = card_in(ours, str(path))
     else:
-        card = _card_of_timm(config, told, path)
+        try:
+            card = _card_of_timm(config, told, path)
+        except (TypeError, ValueError, IndexError, AttributeError) as error:
+            raise CheckpointError(
+                f"the config.json of {path} does not have the form that timm writes ({one_line(error)}); get it again"
+            ) from error
     model = timm_model(path)
     if getattr(model, "num_classes", len(card.classes)) != len(card.classes):
         raise CheckpointError(f"{path} names {len(card.classes)} classes, its model has {model.num_classes}; {GIVE}")
@@ -188,7 +207,8 @@ def _card_of_timm(config: Mapping[str, Any], told: Told | None, path: Path) -> C
     ))  # fmt: skip
     # timm rounds down, and a card's share to the nearest pixel.
     resized = math.floor(size / share)
-    return Card(str(config["architecture"]), tuple(map(str, names)), mean, std, size, size / resized, mode, False)
+    card = Card(str(config["architecture"]), tuple(map(str, names)), mean, std, size, size / resized, mode, False)
+    return _sound(card, path)
 
 
 def _refuse(told: Told | None, path: Path) -> None:
