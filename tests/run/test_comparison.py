@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +103,18 @@ def test_images_that_one_run_could_not_read_are_left_out(tmp_path: Path) -> None
     (tested,) = compare([a, b]).tests
     assert tested.images is not None
     assert tested.images.first == int((right(a)[100:] & ~right(b)).sum())
+
+
+def test_a_class_that_one_run_could_not_read_counts_in_the_others(tmp_path: Path) -> None:
+    runs = [made(tmp_path / str(i), 0.7, lr=lr, seed=i % 2) for i, lr in enumerate((1e-3, 1e-3, 2e-3, 2e-3))]
+    whole = Answers.read(runs[0] / "answers.safetensors")
+    for run in (runs[1], runs[2]):
+        one, seen = Answers.read(run / "answers.safetensors"), whole.label != 1
+        kept = [{name: values[seen] for name, values in of.items()} for of in (one.outputs, one.confidence)]
+        left = replace(one, index=one.index[seen], label=one.label[seen], outputs=kept[0], confidence=kept[1])
+        left.write(run / "answers.safetensors")
+    recall = [kind.recall() for kind in compare(runs).kinds]
+    assert recall[0]["b"] == pytest.approx(whole.right()[whole.label == 1].mean()) and recall[1]["b"] is not None
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:

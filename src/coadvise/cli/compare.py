@@ -69,13 +69,14 @@ def _print_differences(found: Comparison) -> None:
 
 def _print_classes(found: Comparison) -> None:
     recalls = [kind.recall() for kind in found.kinds]
-    named = [name for name, value in recalls[0].items() if value is not None]
-    spread = {name: max(r[name] or 0 for r in recalls) - min(r[name] or 0 for r in recalls) for name in named}
+    named = [name for name in recalls[0] if any(recall[name] is not None for recall in recalls)]
+    values = {name: [v for recall in recalls if (v := recall[name]) is not None] for name in named}
+    spread = {name: max(values[name]) - min(values[name]) for name in named}
     shown = named if len(named) <= MOST else sorted(named, key=lambda name: -spread[name])[:MOST]
     cut = "" if len(named) <= MOST else f", the {MOST} of {len(named)} classes that differ most"
     table = Table("class", *(kind.letter for kind in found.kinds), title=f"recall{cut}", title_justify="left")
     for name in shown:
-        table.add_row(name, *(f"{recall[name] or 0:.1%}" for recall in recalls))
+        table.add_row(name, *("–" if (v := recall[name]) is None else f"{v:.1%}" for recall in recalls))
     out.print(table)
 
 

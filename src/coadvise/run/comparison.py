@@ -62,12 +62,10 @@ class Kind:
         return [run.right / max(len(run.answers.label), 1) for run in self.runs]
 
     def recall(self) -> dict[str, float | None]:
-        """Mean recall of each class over the runs."""
+        """Mean recall of each class over the runs that could read images of it; None where none could."""
         tables = [class_counts(r.answers.label, r.answers.outputs["class"], r.answers.classes) for r in self.runs]
-        return {
-            name: None if one.recall is None else float(np.mean([table[name].recall for table in tables]))
-            for name, one in tables[0].items()
-        }
+        known = {name: [v for t in tables if (v := t[name].recall) is not None] for name in tables[0]}
+        return {name: float(np.mean(values)) if values else None for name, values in known.items()}
 
 
 @dataclass(frozen=True)
