@@ -232,6 +232,13 @@ def test_images_of_ones_own_or_noise_where_there_are_none(model: Path, tmp_path:
         export(tmp_path / "far.safetensors", target_named("int8"), tmp_path / "d.onnx")
 
 
+@pytest.mark.parametrize(("target", "ending"), [("onnx", ".onnx"), ("int8", ".onnx"), ("torch", ".pt2")])
+def test_a_file_gets_the_ending_by_which_it_is_opened(model: Path, tmp_path: Path, target: str, ending: str) -> None:
+    with pytest.raises(RunError, match=f"--output is .*digits.bin, must end in {ending} for --to {target}"):
+        export(model, target_named(target), tmp_path / "new" / "digits.bin")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_there_is_not_overwritten(model: Path, written: dict[str, Written]) -> None:
     for name, place in PLACES.items():
         with pytest.raises(RunError, match=f"{place} exists; delete it, or choose another place with --output"):

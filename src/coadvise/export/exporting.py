@@ -36,7 +36,7 @@ def export(
         What was written, and what came of it.
 
     Raises:
-        RunError: the run is unfinished, a package is missing, or the output is there already.
+        RunError: the run is unfinished, a package is missing, or the output is there already or has another ending.
         CheckpointError: the model's file is missing or damaged.
         ModelError: the model cannot be written so, or what was written does not compute the same.
         WriteError: the folder cannot be written to, or the disk is full.
@@ -50,6 +50,9 @@ def export(
     place = weights.parent / "export" / target.place if output is None else output
     if place.exists() or place.is_symlink():
         raise RunError(f"{place} exists; delete it, or choose another place with --output")
+    ending = Path(target.place).suffix
+    if not target.folder and place.suffix != ending:  # by which every reader knows it
+        raise RunError(f"--output is {place}, must end in {ending} for --to {target.name}")
     job = Job(load_trained(weights), images, max_drop, display)
     try:
         with _temporary(place, target) as temporary:
