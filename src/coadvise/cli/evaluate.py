@@ -62,11 +62,11 @@ def evaluate(
     if only:
         shares = subset_accuracy(trained, source, batch_size=batch_size, display=display)
         metrics = {f"accuracy/{token}": share for token, share in shares.items()}
-        title = f"{len(source)} images, counted among {len(source.class_names)} classes"
+        title = f"{len(source):,} images, counted among {len(source.class_names)} classes"
     else:
         collected = Collected() if per_class else None
         metrics = evaluate_trained(trained, source, batch_size=batch_size, display=display, collected=collected)
-        title = f"{trained.path}: {metrics['samples']:.0f} images"
+        title = f"{trained.path}: {metrics['samples']:,.0f} images"
     errors = None
     if corruptions:
         matched = with_classes(source, trained.classes)
@@ -79,7 +79,7 @@ def evaluate(
         return
     out.print(accuracy_table(title, metrics))
     if metrics.get("skipped"):
-        out.print(f"{metrics['skipped']:.0f} unreadable images were left out")
+        out.print(f"{metrics['skipped']:,.0f} unreadable images were left out")
     if errors is not None:
         _print_corruptions(errors)
     if found is not None:
