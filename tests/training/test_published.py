@@ -5,14 +5,18 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import timm
+import torch
 from accelerate import Accelerator
 from helpers.hub import silent_hub
 from helpers.recipes import CNN, tiny
 from helpers.runs import QUIET, interrupted, run
 
+from coadvise.checkpoints.build import build_student
 from coadvise.errors import ModelError, NoWeights, RecipeError
 from coadvise.models.factory import build_model
 from coadvise.recipe.reading import load_recipe
+from coadvise.recipe.schema import Student
 from coadvise.run.folder import RunFolder
 from coadvise.system.progress import Display
 from coadvise.training import published
@@ -86,6 +90,18 @@ def test_a_file_or_a_module_takes_their_place_without_a_word(tmp_path: Path) -> 
         recipe = auto(tmp_path, {"student.checkpoint": "vit.pth"})
         recipe = settled(recipe, RunFolder(tmp_path), Accelerator(cpu=True), said, ["teachers.conv"])
     assert recipe.student.pretrained is False and recipe.optim.layer_decay == 0.7 and not said.lines
+
+
+def test_a_run_from_published_weights_is_gone_on_with_without_a_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its recipe says `pretrained: true`, as its first start decided; a file of weights takes their place."""
+    settings = Student(model=VIT["model"], options=VIT["options"], pretrained=True, checkpoint=str(tmp_path / "a.pth"))
+    model = timm.create_model(VIT["model"], num_classes=3, img_size=8, **VIT["options"])
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    with silent_hub(monkeypatch, tmp_path / "hub") as asked:
+        student = build_student(settings, {}, 3, 8)
+    assert torch.equal(student.get_parameter("model.head.weight"), model.head.weight) and not asked
 
 
 def test_a_model_without_published_weights_and_mistakes(tmp_path: Path) -> None:

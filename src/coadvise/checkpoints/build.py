@@ -47,6 +47,8 @@ def build_student(
     if takes_tokens(settings.model):
         options.setdefault("teachers", dict(tokens))
         add = False
+    if settings.checkpoint:  # whose weights take the place of published ones, which need not be had then
+        settings = settings.model_copy(update={"pretrained": False})
     model = from_settings(settings, options, classes, image_size)
     weights, setting = settings.checkpoint_weights, f"{section}.checkpoint_weights"
     if settings.checkpoint:
