@@ -1,7 +1,6 @@
 """A look at a data set before anything is trained on it: sizes, modes, damage, and images that are there twice.
 
-Every image is read and decoded once, as training would do it. What is kept of each is a few dozen bytes, so that a
-million images fit into memory.
+Every image is read and decoded once, as training would do it. What is kept of each takes less than a kilobyte.
 """
 
 from __future__ import annotations
