@@ -18,9 +18,9 @@ from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
 from ..data.survey import Duplicates, Survey, find_duplicates, survey
 from ..errors import DataError, ModelError
+from ..evaluation.asking import bias_of
 from ..evaluation.probed import probed_teacher
 from ..models.hub import require_reachable
-from ..recipe.address import guess_bias
 from ..recipe.commented import commented
 from ..recipe.data import Data
 from ..recipe.reading import apply_setting, recipe_from, validated
@@ -221,7 +221,7 @@ def _given(want: _Want, file: NamedFile) -> tuple[GivenTeacher, list[str]]:
     classes = want.looked.sources[0].class_names
     if file.header is not None and set(file.header.classes) == set(classes):
         size = file.header.recipe.data.image_size
-        return GivenTeacher(file.model, _bias(file.model), str(file.path), None, False, size), []
+        return GivenTeacher(file.model, bias_of(file.model), str(file.path), None, False, size), []
     return _probed(want, file.model, file.path)
 
 
@@ -236,12 +236,7 @@ def _probed(want: _Want, model: str, weights: Path | None) -> tuple[GivenTeacher
         f"a linear probe on {model}'s features is right on {found.accuracy:.1%} of {found.samples} validation images: "
         f"it becomes the teacher ({want.path}), and is what the student has to be measured by"
     )
-    return GivenTeacher(model, _bias(model), str(want.path), found.accuracy, True, size), [note]
-
-
-def _bias(model: str) -> str | None:
-    """Bias of a model by its name, also of timm's `tf_` variants."""
-    return guess_bias(model.removeprefix("tf_"))
+    return GivenTeacher(model, bias_of(model), str(want.path), found.accuracy, True, size), [note]
 
 
 def _of_data(facts: DataFacts) -> Iterator[str]:

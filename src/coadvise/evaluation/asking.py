@@ -115,7 +115,7 @@ def _as_trained(text: str, file: NamedFile, val: ImageSource, device: torch.devi
     label[place] = torch.arange(len(place))
     speed = images_per_s(trained.model, trained.data.image_size, device)
     one = Candidate(
-        name=_short(text), bias=_bias(file.model), probed=False, parameters=_size(trained.model),
+        name=_short(text), bias=bias_of(file.model), probed=False, parameters=_size(trained.model),
         log_p=said.logits[CLASS][:, place].log_softmax(dim=1), features=said.features[CLASS], images_per_s=speed,
     )  # fmt: skip
     return one, label[said.label]
@@ -152,7 +152,7 @@ def _probed(
     log_p = torch.full((len(asked.label), len(sources[0].class_names)), -torch.inf, dtype=torch.float64)
     log_p[:, fitted.classes_] = torch.from_numpy(fitted.predict_log_proba(asked.values.numpy())).double()
     one = Candidate(
-        name=_short(text), bias=_bias(name), probed=True, parameters=_size(model), log_p=log_p.float(),
+        name=_short(text), bias=bias_of(name), probed=True, parameters=_size(model), log_p=log_p.float(),
         features=asked.values, images_per_s=images_per_s(model, size, device),
     )  # fmt: skip
     return one, asked.label
@@ -175,7 +175,8 @@ def _short(text: str) -> str:
     return "/".join(words[-2:]) if len(words) > 1 and "." not in words[-1] else words[-1].removesuffix(".safetensors")
 
 
-def _bias(model: str) -> str | None:
+def bias_of(model: str) -> str | None:
+    """Bias of a model by its name, also of timm's `tf_` variants."""
     return guess_bias(model.removeprefix("tf_"))
 
 

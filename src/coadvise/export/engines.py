@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 GRAPH = "model.xml"
 """File of an OpenVINO folder that is opened; the weights lie beside it."""
 SECTION = "coadvise"
-"""Where the metadata are in OpenVINO's `rt_info`."""
+"""Where the metadata are in OpenVINO's `rt_info` and in timm's `config.json`."""
 CARD_FILE = "coadvise.json"
 """File in a PyTorch program that holds the metadata."""
 PROGRAM = ".pt2"

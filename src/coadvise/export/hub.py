@@ -14,10 +14,8 @@ from ..errors import CoadviseError, one_line
 from ..run.reading import RunFiles, read_run
 from ..system.progress import QUIET, Display
 from .exporting import export
-from .model_card import Subject, write_model_card
+from .model_card import CARD, Subject, write_model_card
 from .timm_folder import TIMM
-
-CARD = "README.md"
 
 
 class HubError(CoadviseError):

@@ -21,6 +21,8 @@ from .public import public, public_result
 # Of a run's report, what may be shown to everybody: no photographs, no folders of the machine.
 SHOWN = ("curves", "accuracy", "classes", "calibration")
 _LISTED = 40
+CARD = "README.md"
+"""File of a model card, where the Hub looks for it."""
 
 LOADING = """\
 import timm, torch{imports}
@@ -76,7 +78,7 @@ def write_model_card(folder: Path, subject: Subject) -> None:
         *([markdown_sections(sections)] if sections else []),
         f"<details><summary>Recipe</summary>\n\n```yaml\n{dump_recipe(public(subject.header.recipe))}```\n\n</details>",
     ]
-    write_atomic(folder / "README.md", "\n\n".join(blocks) + "\n")
+    write_atomic(folder / CARD, "\n\n".join(blocks) + "\n")
 
 
 def _sections(subject: Subject) -> list[Section]:

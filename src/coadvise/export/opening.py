@@ -22,7 +22,7 @@ from ..evaluation.prediction import Classifier
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from ..system.files import lines_of, read_json
 from .card import GIVE, Card, card_in
-from .engines import is_exported, open_exported
+from .engines import SECTION, is_exported, open_exported
 
 if TYPE_CHECKING:
     import torch
@@ -161,12 +161,12 @@ def _sound(card: Card, path: Path) -> Card:
 
 def _timm_folder(path: Path, device: str | torch.device | None, told: Told | None) -> Classifier:
     from ..evaluation.inference import module_classifier
-    from .timm_folder import CARD, timm_model
+    from .timm_folder import timm_model
 
     config = read_json(path / "config.json")
     if not isinstance(config, dict) or "architecture" not in config:
         raise CheckpointError(f"{path} is no folder of timm's: its config.json names no architecture")
-    ours = config.get(CARD)
+    ours = config.get(SECTION)
     if isinstance(ours, dict):
         _refuse(told, path)
         card = card_in(ours, str(path))

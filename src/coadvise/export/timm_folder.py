@@ -15,11 +15,9 @@ from ..errors import ModelError, one_line
 from ..models.cit import CiT
 from ..models.described import describe
 from ..models.portable import portable
+from .engines import SECTION
 from .job import Job, Target, Written
 from .parity import require_parity
-
-CARD = "coadvise"
-"""Key of timm's `config.json` under which our own metadata stands."""
 
 
 def timm_model(folder: Path) -> nn.Module:
@@ -46,7 +44,7 @@ def _write(job: Job, path: Path) -> Written:
         save_for_hf(
             made.model, str(path), safe_serialization=True, model_args=dict(made.arguments),
             model_config={
-                "architecture": made.architecture, "label_names": list(trained.classes), CARD: job.card.metadata(),
+                "architecture": made.architecture, "label_names": list(trained.classes), SECTION: job.card.metadata(),
             },
         )  # fmt: skip
     except (ValueError, TypeError) as error:
