@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from helpers import SHARED
 from helpers.runs import photographs
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -21,8 +22,7 @@ from coadvise.evaluation.probe import as_classifier, fit, linear_probe
 from coadvise.models.students import as_student
 from coadvise.recipe.schema import Data
 
-WEIGHTS = Path("/work/shared/weights/tf_efficientnet_lite0.in1k.safetensors")
-PACS = Path("/work/shared/data/pacs")
+WEIGHTS = SHARED / "weights" / "tf_efficientnet_lite0.in1k.safetensors"
 
 
 def small() -> torch.nn.Module:
@@ -97,9 +97,10 @@ def test_what_cannot_be_probed_is_refused(data: Data, monkeypatch: pytest.Monkey
     assert linear_probe(small(), sources, data).train == 15  # five of each class
 
 
-@pytest.mark.skipif(not (WEIGHTS.is_file() and PACS.is_dir()), reason="needs real weights and photographs")
-def test_a_real_network_on_photographs() -> None:
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason="there is no really pretrained network beside the repository")
+def test_a_real_network_on_photographs(shared_data: Path) -> None:
     """ImageNet features tell seven classes of photographs apart nearly always: 98.8 % from all 560 images."""
     model = timm.create_model("tf_efficientnet_lite0", checkpoint_path=str(WEIGHTS)).eval()
-    data = Data(source=str(PACS), image_size=96, train_size=42, val_size=42, workers=0, mean=(0.5,) * 3, std=(0.5,) * 3)
+    source, half = str(shared_data / "pacs"), (0.5, 0.5, 0.5)
+    data = Data(source=source, image_size=96, train_size=42, val_size=42, workers=0, mean=half, std=half)
     assert linear_probe(model, open_sources(data), data).right >= 34
