@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -137,10 +138,35 @@ def propose_recipe(
     Raises:
         CoadviseError: settings, weights and data that do not fit each other.
     """
+    facts = facts_of(looked)
+    chosen = choose_device()
+    device: Literal["cpu", "cuda"] = "cuda" if chosen.type == "cuda" else "cpu"
+    size = asked_for(settings).get("data.image_size") or image_size(facts.side, device).image
+    want = _Want(looked, weights, size, chosen, display)
+    with _removed_after_failure(weights):
+        teacher, notes = _teacher(want, checkpoint)
+        proposed = propose(facts, device, teacher, name)
+        seconds = deadline - time.monotonic()
+        fitted = fit_epochs(proposed, settings, looked.sources, seconds, display)
+    notes += [*_of_data(facts), *_cost(fitted, seconds)]
+    head = [
+        f"A co-advised student for {facts.source}: proposed by `coadvise init`",
+        f"data: {facts.train:,} training and {facts.validation:,} validation images of {facts.classes:,} classes, "
+        f"{facts.fewest:,}{'' if facts.fewest == facts.most else f' to {facts.most:,}'} of each in training",
+        f"cost: {_cost_words(fitted)} on {_machine(device)}",
+        f"command: coadvise train {name}.yaml",
+    ]
+    run = fitted.recipe.run.output or f"runs/{fitted.recipe.name}"
+    return Proposal(commented(head, fitted.settings), notes, run)
+
+
+@contextlib.contextmanager
+def _removed_after_failure(made: Path) -> Iterator[None]:
+    """Remove a file that was not there before, and that nothing names after a failure."""
     try:
-        return _proposal(looked, name, weights, settings, checkpoint, deadline, display)
+        yield
     except BaseException:
-        weights.unlink(missing_ok=True)  # which was not there before, and no recipe names
+        made.unlink(missing_ok=True)
         raise
 
 
@@ -155,35 +181,6 @@ def require_sound(settings: Sequence[str], source: str, checkpoint: str | None) 
     recipe_from(content, "the settings", given)
     if checkpoint is not None:
         named_file(checkpoint)
-
-
-def _proposal(
-    looked: Looked,
-    name: str,
-    weights: Path,
-    settings: Sequence[str],
-    checkpoint: str | None,
-    deadline: float,
-    display: Display,
-) -> Proposal:
-    facts = facts_of(looked)
-    device: Literal["cpu", "cuda"] = "cuda" if choose_device().type == "cuda" else "cpu"
-    size = asked_for(settings).get("data.image_size") or image_size(facts.side, device).image
-    want = _Want(looked, weights, size, choose_device(), display)
-    teacher, notes = _teacher(want, checkpoint)
-    proposed = propose(facts, device, teacher, name)
-    seconds = deadline - time.monotonic()
-    fitted = fit_epochs(proposed, settings, looked.sources, seconds, display)
-    notes += [*_of_data(facts), *_cost(fitted, seconds)]
-    head = [
-        f"A co-advised student for {facts.source}: proposed by `coadvise init`",
-        f"data: {facts.train:,} training and {facts.validation:,} validation images of {facts.classes:,} classes, "
-        f"{facts.fewest:,}{'' if facts.fewest == facts.most else f' to {facts.most:,}'} of each in training",
-        f"cost: {_cost_words(fitted)} on {_machine(device)}",
-        f"command: coadvise train {name}.yaml",
-    ]
-    run = fitted.recipe.run.output or f"runs/{fitted.recipe.name}"
-    return Proposal(commented(head, fitted.settings), notes, run)
 
 
 @dataclass(frozen=True)
