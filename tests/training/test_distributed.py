@@ -48,10 +48,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         recipe = tiny(root / name, {**CHANGES, **changes}, teachers=with_weights(root / "teachers"))
         (root / f"{name}.yaml").write_text(dump_recipe(recipe))
         script = ["helpers.gradients_of_first_step", str(root / f"{name}.yaml"), str(root / f"{name}-grad")]
-        if name == "four":
+        if name == "two":
             together(*script)
         else:
-            done = torchrun("-m", *script) if name == "two" else processes.run(*script)
+            done = torchrun("-m", *script) if name == "four" else processes.run(*script)
             assert done.returncode == 0, done.stderr[-3000:]
         paths[name] = root / name
     return paths
@@ -91,20 +91,15 @@ def test_evaluation_counts_each_sample_once(runs: dict[str, Path]) -> None:
 
 def test_interrupted_on_two_processes_and_resumed(runs: dict[str, Path], tmp_path: Path) -> None:
     """A run of two processes resumes with two, and not with one."""
-    paths = {}
-    for name in ("whole", "stopped"):
-        changes = {**CHANGES, "run.checkpoint_every": 3}
-        paths[name] = tmp_path / f"{name}.yaml"
-        paths[name].write_text(dump_recipe(tiny(tmp_path / name, changes, teachers=with_weights(teachers_of(runs)))))
-    together("coadvise", "train", str(paths["whole"]), "--quiet")
-    assert "stopped after step 10" in together("helpers.stop_after", str(paths["stopped"]), "8")
-    alone = processes.run("coadvise", "train", str(paths["stopped"]), "--resume")
+    path = tmp_path / "stopped.yaml"
+    changes = {**CHANGES, "run.checkpoint_every": 3}
+    path.write_text(dump_recipe(tiny(tmp_path / "stopped", changes, teachers=with_weights(teachers_of(runs)))))
+    assert "stopped after step 10" in together("helpers.stop_after", str(path), "8")
+    alone = processes.run("coadvise", "train", str(path), "--resume")
     assert alone.returncode == 2 and "was trained by 2 process(es), now there are 1" in alone.stderr
-    together("coadvise", "train", str(paths["stopped"]), "--resume", "--quiet")
+    together("coadvise", "train", str(path), "--resume", "--quiet")
     # The steps before and after are those of the uninterrupted run, started in the same way.
-    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
-    for step, launched in zip(losses(tmp_path / "whole"), losses(runs["two"]), strict=True):
-        assert step == pytest.approx(launched, rel=1e-5, abs=1e-6)  # under the launcher memory may lie differently
+    assert losses(tmp_path / "stopped") == losses(runs["two"])
 
 
 def test_batch_norm_of_a_student_resumes_alike(tmp_path: Path) -> None:
