@@ -44,6 +44,21 @@ def setup(tmp_path: Path) -> ExperimentSetup:
     return short_setup(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> ExperimentSetup:
+    """Table 7 as it was reproduced in one go."""
+    setup = short_setup(tmp_path_factory.mktemp("finished"))
+    reproduce(setup, find_experiments(["table7"]), orders(setup), Display(quiet=True))
+    return setup
+
+
+@pytest.fixture
+def copied(finished: ExperimentSetup, setup: ExperimentSetup) -> ExperimentSetup:
+    """The same in a folder of this test's own."""
+    shutil.copytree(finished.output, setup.output)
+    return setup
+
+
 FIGURE2 = ("figure2.json", "attention.json")
 
 
@@ -75,9 +90,8 @@ def test_a_table_runs_once_and_goes_on_where_it_was(setup: ExperimentSetup) -> N
     assert "figures/figure2.png" in text and "figures/attention.png" in text
 
 
-def test_results_from_elsewhere_count_and_their_teachers_are_trained_again_when_needed(setup: ExperimentSetup) -> None:
-    experiments = find_experiments(["table7"])
-    reproduce(setup, experiments, orders(setup), Display(quiet=True))
+def test_results_from_elsewhere_count_and_their_teachers_are_trained_again_when_needed(copied: ExperimentSetup) -> None:
+    experiments, setup = find_experiments(["table7"]), copied
     shutil.rmtree(setup.output / "runs")
     shutil.rmtree(setup.output / "caches")
     assert open_jobs(Planner(setup), experiments, orders(setup))[0] == []
@@ -168,7 +182,8 @@ def test_another_folder_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_advice_is_written_anew_when_a_teacher_was_trained_anew(setup: ExperimentSetup) -> None:
+def test_advice_is_written_anew_when_a_teacher_was_trained_anew(copied: ExperimentSetup) -> None:
+    setup = copied  # its teachers and their advice are there
     experiment = Experiment("table6", "t", "d", ("m",), (), [Row(("m",), {}, {"top1": Value(ONE_CONV)})])
     reproduce(setup, [experiment], orders(setup), Display(quiet=True))
     run = Planner(setup).run(ONE_CONV, 0)
@@ -192,8 +207,9 @@ def test_advice_is_written_anew_when_a_teacher_was_trained_anew(setup: Experimen
     assert after.teacher_weights != taught
 
 
-def test_a_student_half_taught_by_another_teacher_starts_anew(setup: ExperimentSetup) -> None:
+def test_a_student_half_taught_by_another_teacher_starts_anew(copied: ExperimentSetup) -> None:
     """Its teacher was trained again since: what it had learnt is not gone on with."""
+    setup = copied  # its teachers and their advice are there
     experiment = Experiment("table6", "t", "d", ("m",), (), [Row(("m",), {}, {"top1": Value(ONE_CONV)})])
     reproduce(setup, [experiment], orders(setup), Display(quiet=True))
     run = Planner(setup).run(ONE_CONV, 0)
