@@ -50,11 +50,13 @@ def compare(
 
 
 def _print_runs(found: Comparison) -> None:
-    table = Table("", "run", "seed", "right", "top-1")
+    table = Table("", "run", "seed", "right", "top-1", "weights")
     for kind in found.kinds:
         for run, share in zip(kind.runs, kind.shares, strict=True):
             of = len(run.answers.label)
-            table.add_row(kind.letter, str(run.path), str(run.seed), f"{run.right:,} of {of:,}", f"{share:.1%}")
+            table.add_row(
+                kind.letter, str(run.path), str(run.seed), f"{run.right:,} of {of:,}", f"{share:.1%}", run.weights
+            )
     out.print(table)
 
 

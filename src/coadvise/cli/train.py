@@ -46,9 +46,7 @@ def train(
 
     result = run(loaded, resume=resume, display=_display(quiet))
     if _on_main_process():
-        out.print(accuracy_table(f"{result.name}: validation after {result.epochs} epochs", result.final))
-        best = result.best
-        out.print(f"best {best.value:.2%} after epoch {best.epoch} ({best.weights} weights)")
+        out.print(accuracy_table(f"{result.name}: validation after {result.weights}", result.metrics))
         said = verdict_of(result, Path(loaded.run.output or f"runs/{loaded.name}"))
         if said is not None:
             for sentence in said.sentences:

@@ -27,6 +27,7 @@ def classes_section(answers: Answers) -> Section | None:
     if not len(answers.label):
         return None
     names, label, answer = answers.classes, answers.label, answers.outputs[CLASS]
+    of = "after the last epoch" if answers.epoch is None else f"with the weights of epoch {answers.epoch}"
     counts, table = class_counts(label, answer, names), confusion(label, answer, len(names))
     shown = _shown(table)
     whole, guessed = float(np.trace(table) / table.sum()), chance(counts) / int(table.sum())
@@ -45,7 +46,7 @@ def classes_section(answers: Answers) -> Section | None:
     alt = f"Confusion matrix. The commonest mistakes: {_commonest(table, names)}."
     parts += [
         Text(_note(len(shown) < len(names))),
-        _table(counts),
+        _table(counts, of),
         draw("confusion", alt, lambda: confusion_figure(part, [names[i] for i in shown])),
         Text(f"The commonest mistakes: {_commonest(table, names)}.", "note"),
     ]
@@ -75,7 +76,7 @@ def _commonest(table: np.ndarray, names: Sequence[str]) -> str:
     return ", ".join(f"{names[a]} taken for {names[b]} ({count(n)})" for n, a, b in pairs if n) or "none"
 
 
-def _table(counts: Mapping[str, ClassCounts]) -> Table:
+def _table(counts: Mapping[str, ClassCounts], of: str) -> Table:
     rows = [
         [
             name, count(one.support), _with_interval(one.recall, one.recall_interval),
@@ -85,7 +86,7 @@ def _table(counts: Mapping[str, ClassCounts]) -> Table:
         for name, one in counts.items()
     ]  # fmt: skip
     columns = ["Class", "Images", "Recall, %", "Precision, %", "F1, %", "Answered"]
-    caption = f"Each class, as the class token answers after the last epoch; mean F1 {percent(macro_f1(counts))} %"
+    caption = f"Each class, as the class token answers {of}; mean F1 {percent(macro_f1(counts))} %"
     return Table(caption, columns, rows)
 
 

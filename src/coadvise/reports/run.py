@@ -87,10 +87,17 @@ def _lead(result: RunResult | None, said: Verdict | None) -> list[str]:
             f"It stopped early, after {count(result.epochs)} of {count(early.planned)} epochs: {early.patience} "
             "evaluations in a row were no better than the best."
         )
+    picked = "being picked on these very images, it is no fair estimate."
+    if not result.delivered:
+        of = f"The best evaluation was {percent(best.value)} % after epoch {best.epoch} ({best.weights} weights)"
+        return [*sentences, f"{of}; {picked}"]
+    averaged = "the averaged weights" if best.weights == "ema" else "the weights"
     sentences.append(
-        f"The best evaluation was {percent(best.value)} % after epoch {best.epoch} ({best.weights} weights); being "
-        "picked on these very images, it is no fair estimate."
+        f"Everything here but the similarity to teachers is said of {averaged} after epoch {best.epoch}, which "
+        f"best.safetensors holds and every command takes: their evaluation was the best; {picked}"
     )
+    if (last := result.final.get(TOP1)) is not None:
+        sentences.append(f"After the last epoch, top-1 was {percent(last)} %.")
     return sentences
 
 
@@ -118,11 +125,15 @@ def _accuracy_section(result: RunResult, known: Table | None) -> Section | None:
     if not result.tokens:
         return None
     columns, rows = ["Output", "Top-1, %", "Cross entropy, nats"], []
+    columns += ["Top-1 after the last epoch, %"] if result.delivered else []
+    columns += ["Averaged weights then, %" if result.delivered else "Top-1 of EMA weights, %"] if result.ema else []
     for name in result.tokens:
-        rows.append([name, percent(result.final[f"accuracy/{name}"]), number(result.final.get(f"loss/{name}"))])
-        if result.ema:
-            rows[-1].append(percent(result.ema.get(f"accuracy/{name}")))
-    table = Table("After the last epoch", [*columns, *(["Top-1 of EMA weights, %"] if result.ema else [])], rows)
+        top1 = f"accuracy/{name}"
+        rows.append([name, percent(result.metrics.get(top1)), number(result.metrics.get(f"loss/{name}"))])
+        rows[-1] += [percent(result.final[top1])] if result.delivered else []
+        rows[-1] += [percent(result.ema.get(top1))] if result.ema else []
+    caption = "The weights that this run delivers" if result.delivered else "After the last epoch"
+    table = Table(caption, columns, rows)
     others = [_teachers_table(result)] if result.teachers else []
     others += [] if known is None else [known]
     others += _probes_table(result)

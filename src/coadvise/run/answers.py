@@ -35,6 +35,8 @@ class Answers:
         outputs: output of the student (`class`, its advised tokens, `average`) → its likeliest class.
         confidence: the same outputs → probability of that class.
         teachers: name → the teacher's likeliest class.
+        weights: whose answers they are: those of the weights that the run delivers, `student` or `ema`, after so many
+            epochs; None in earlier versions, where they are those after the last epoch.
     """
 
     data: str
@@ -44,6 +46,8 @@ class Answers:
     outputs: Mapping[str, Int[np.ndarray, " n"]]
     confidence: Mapping[str, Float[np.ndarray, " n"]]
     teachers: Mapping[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
+    weights: str | None = None
+    epoch: int | None = None
 
     def right(self, output: str = CLASS) -> Bool[np.ndarray, " n"]:
         """Whether the student names each image rightly."""
@@ -60,7 +64,8 @@ class Answers:
             tensors[f"output.{name}"] = values.astype(np.int32)
             tensors[f"confidence.{name}"] = self.confidence[name].astype(np.float32)
         tensors |= {f"teacher.{name}": values.astype(np.int32) for name, values in self.teachers.items()}
-        facts = json.dumps({"data": self.data, "classes": self.classes}, ensure_ascii=True)
+        of = {} if self.weights is None else {"weights": self.weights, "epoch": self.epoch}
+        facts = json.dumps({"data": self.data, "classes": self.classes, **of}, ensure_ascii=True)
         plain = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
         write_atomic(path, save(plain, {"coadvise": json.dumps({"format": FORMAT}), "facts": facts}))
 
@@ -81,6 +86,7 @@ class Answers:
                 str(facts["data"]), classes, tensors["index"].astype(np.int64), tensors["label"].astype(np.int64),
                 {name: values.astype(np.int64) for name, values in of("output").items()}, of("confidence"),
                 {name: values.astype(np.int64) for name, values in of("teacher").items()},
+                *((None, None) if facts.get("weights") is None else (str(facts["weights"]), int(facts["epoch"]))),
             )  # fmt: skip
             found._require_sound()
         except FileNotFoundError as error:

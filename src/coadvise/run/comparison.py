@@ -44,6 +44,12 @@ class Compared:
         return self.result.seed
 
     @property
+    def weights(self) -> str:
+        """Which weights gave the answers."""
+        one = self.answers
+        return "last epoch" if one.epoch is None else f"epoch {one.epoch}{', averaged' * (one.weights == 'ema')}"
+
+    @property
     def right(self) -> int:
         """Validation images named rightly."""
         return int(self.answers.right().sum())

@@ -5,7 +5,7 @@ manifest.json      provenance
 metrics.jsonl      one line for each log step and each evaluation
 last.safetensors   everything a resume needs
 best.safetensors   weights with the best validation accuracy, ready for `coadvise predict`
-answers.safetensors   what was answered for each validation image at the end, and pictures.json some of these images
+answers.safetensors   what the best weights answer for each validation image, and pictures.json some of these images
 result.json        written last: its presence means the run is finished
 teachers/NAME/     runs of the teachers that the recipe trains first
 baselines/         what one would do instead: measured.json, and NAME/best.safetensors with a linear probe as last layer

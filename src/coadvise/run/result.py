@@ -165,7 +165,10 @@ class RunResult:
         ema: the same of the averaged weights, if there are any.
         provenance: commit, command, versions and hardware (see `run.provenance.manifest`).
         baselines: what one would do instead; None where it was not measured.
-        per_class: counts of each class after the last epoch, as the class token answers; empty in earlier versions.
+        per_class: counts of each class by the answers of the class token of the delivered weights; in earlier versions
+            of those after the last epoch, or empty.
+        delivered: metrics, in float32 and without the teachers, of the weights that the run delivers, those of `best`;
+            empty in earlier versions.
     """
 
     name: str
@@ -186,17 +189,30 @@ class RunResult:
     baselines: Baselines | None = None
     per_class: Mapping[str, ClassCounts] = field(default_factory=dict)
     stopped_early: EarlyStop | None = None
+    delivered: Metrics = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> Metrics:
+        """Metrics of the weights that the run delivers; in earlier versions after the last epoch."""
+        return self.delivered or self.final
 
     @property
     def accuracy(self) -> float | None:
-        """Top-1 of the class token after the last epoch, as a share; None where it is missing or not finite."""
-        value = self.final.get(TOP1)
+        """Top-1 of the class token by `metrics`, as a share; None where it is missing or not finite."""
+        value = self.metrics.get(TOP1)
         return value if value is not None and math.isfinite(value) else None
 
     @property
     def tokens(self) -> list[str]:
         """Names of the outputs: `class` first, `average` of all heads last."""
         return tokens_of(self.final)
+
+    @property
+    def weights(self) -> str:
+        """Which weights `metrics` are of: `epoch 9 of 10`, `epoch 9 of 10, averaged weights`."""
+        if not self.delivered:
+            return f"{self.epochs:,} epochs"
+        return f"epoch {self.best.epoch:,} of {self.epochs:,}{', averaged weights' * (self.best.weights == 'ema')}"
 
     def kl(self, teacher: str, token: str, direction: Direction) -> float | None:
         """KL divergence on the validation set in nats; None where it was not measured."""
@@ -211,7 +227,7 @@ class RunResult:
     def write(self, path: Path) -> None:
         """Write the file atomically."""
         content = dataclasses.asdict(self)
-        for later in ("baselines", "per_class", "stopped_early"):  # an earlier version had none
+        for later in ("baselines", "per_class", "stopped_early", "delivered"):  # an earlier version had none
             if not content[later]:
                 del content[later]
         for facts in content["teachers"].values():

@@ -122,7 +122,7 @@ def verdict_of(result: RunResult, folder: Path) -> Verdict | None:
     guessed = chance_of(result)
     guessing = guessed is not None and wilson(student.right, student.samples)[0] <= guessed[0] / guessed[1]
     ahead = sorted((one for one in rest if one.above(student)), key=lambda one: -one.share)
-    said = f"{_count(student)} after {result.epochs:,} epochs"
+    said = f"{_count(student)} after {result.weights}"
     behind = f"behind {' and '.join(_brief(one) for one in ahead[:2])}" if ahead else ""
     level = "no better than guessing" if guessed and student.right <= guessed[0] else "not clearly better than guessing"
     tails = [part for part in (level if guessing else "", behind) if part]

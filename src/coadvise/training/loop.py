@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,7 @@ from ..errors import DataError, Interrupted, RunError
 from ..evaluation.answers import Collected
 from ..evaluation.evaluate import evaluate
 from ..losses import LossTerms
+from ..run.answers import Answers
 from ..system.progress import Bar
 from .checkpoint import diverged, require_finite
 from .processes import Stop
@@ -167,7 +169,9 @@ def validate(setup: Setup, state: State, epoch: int) -> Evaluation:
     collected = Collected() if last else None
     metrics, skipped = evaluate_on(setup, state.student, with_teachers=last, collected=collected)
     if collected is not None:  # before anything says that this evaluation is done
-        _keep_answers(setup, collected)
+        answers = collected_answers(setup, collected)
+        if setup.accelerator.is_main_process:
+            answers.write(setup.folder.answers)
     ema = evaluate_on(setup, state.ema.module, with_teachers=last)[0] if state.ema is not None else None
     setup.tracker.evaluation(state.count.step, epoch, metrics, ema)
     averaged = ema is not None and ema.get(answer, 0.0) > metrics.get(answer, 0.0)
@@ -179,20 +183,27 @@ def validate(setup: Setup, state: State, epoch: int) -> Evaluation:
     return found
 
 
-def _keep_answers(setup: Setup, collected: Collected) -> None:
-    """Write what was answered for each validation image."""
+def collected_answers(setup: Setup, collected: Collected) -> Answers:
+    """What was answered for each validation image, over all processes."""
     source, main = setup.validation.source, setup.accelerator.is_main_process
-    found = collected.answers(images_digest(source) if main else "", source.class_names, gather_object)
-    if main:
-        found.write(setup.folder.answers)
+    return collected.answers(images_digest(source) if main else "", source.class_names, gather_object)
 
 
 def evaluate_on(
-    setup: Setup, module: nn.Module, with_teachers: bool, collected: Collected | None = None
+    setup: Setup, module: nn.Module, with_teachers: bool, collected: Collected | None = None, precise: bool = False
 ) -> tuple[dict[str, float], int]:
+    """Metrics on the validation images, and how many of these cannot be read.
+
+    Args:
+        collected: where the answers to single images are kept, if they are wanted.
+        precise: in float32, whatever the run's precision.
+
+    Raises:
+        DataError: none of the images can be read.
+    """
     accelerator, validation, training = setup.accelerator, setup.validation, module.training
     module.eval()
-    with accelerator.autocast():
+    with nullcontext() if precise else accelerator.autocast():
         metrics, skipped = evaluate(
             module.forward_tokens,  # type: ignore[arg-type]
             validation.loader,

@@ -15,13 +15,13 @@ from ..models.teachers import FrozenTeacher
 from ..names import CLASS
 from ..recipe.address import guess_bias
 from ..recipe.schema import Recipe
-from ..run.answers import Answers
 from ..run.folder import read_metrics
 from ..run.per_class import class_counts
 from ..run.pictures import write_pictures
 from ..run.provenance import manifest
 from ..run.result import Baselines, Best, DataFacts, EarlyStop, RunResult, Skipped, StudentFacts, TeacherFacts
 from .checkpoint import gather_skipped
+from .delivered import delivered_weights, measure_delivered
 from .loop import Evaluation
 from .setup import Setup
 from .state import State
@@ -75,9 +75,10 @@ def run_result(
     if last is None:  # resumed after the last evaluation was written, but not the result
         line = [line for line in read_metrics(setup.folder.metrics) if line["kind"] == "eval"][-1]
         last = Evaluation(line["metrics"], line["ema"])
-    tokens, answers = recipe.tokens(), setup.folder.answers
-    seen = Answers.read(answers) if answers.is_file() else None  # which earlier versions did not write
-    if seen is not None and setup.accelerator.is_main_process:
+    with delivered_weights(setup, state) as student:
+        delivered = measure_delivered(setup, state, student)
+    seen, tokens = delivered.answers, recipe.tokens()
+    if setup.accelerator.is_main_process:
         write_pictures(setup.folder.pictures, pictures_of(seen, val_source))
     return RunResult(
         name=recipe.name,
@@ -102,6 +103,7 @@ def run_result(
             precision=str(setup.accelerator.mixed_precision), processes=setup.accelerator.num_processes
         ),
         baselines=baselines,
-        per_class={} if seen is None else class_counts(seen.label, seen.outputs[CLASS], seen.classes),
+        per_class=class_counts(seen.label, seen.outputs[CLASS], seen.classes),
         stopped_early=early,
+        delivered=delivered.metrics,
     )
