@@ -10,10 +10,11 @@ import torch
 from accelerate import Accelerator
 from helpers.hub import silent_hub
 from helpers.recipes import CNN, tiny
-from helpers.runs import QUIET, interrupted, run
+from helpers.runs import QUIET, assert_same_run, interrupted, run
 
 from coadvise.checkpoints.build import build_student
 from coadvise.errors import ModelError, NoWeights, RecipeError
+from coadvise.models import factory
 from coadvise.models.factory import build_model
 from coadvise.recipe.reading import load_recipe
 from coadvise.recipe.schema import Student
@@ -102,6 +103,32 @@ def test_a_run_from_published_weights_is_gone_on_with_without_a_network(
     with silent_hub(monkeypatch, tmp_path / "hub") as asked:
         student = build_student(settings, {}, 3, 8)
     assert torch.equal(student.get_parameter("model.head.weight"), model.head.weight) and not asked
+
+
+@pytest.mark.parametrize(("of", "step"), [("student", 13), ("conv", 3)])
+def test_a_resumed_run_has_its_weights_in_its_own_state(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, of: str, step: int
+) -> None:
+    """Its first start had published weights; the one that goes on has neither a network nor a cache."""
+    create = timm.create_model
+    changes = {"student.pretrained": of == "student", "teachers.conv.pretrained": True, "run.baselines": []}
+
+    def had(name: str, *, pretrained: bool = False, **options: Any) -> Any:
+        model = create(name, **options)
+        for weight in model.parameters() if pretrained else ():
+            weight.data += 0.01
+        return model
+
+    with monkeypatch.context() as patched:
+        patched.setattr(factory, "require_reachable", lambda *_: None)
+        patched.setattr(timm, "create_model", had)
+        run(auto(tmp_path / "whole", changes))
+        interrupted(auto(tmp_path / "run", changes), step)
+    assert RunFolder(tmp_path / "run").last.is_file() == (of == "student")
+    with silent_hub(monkeypatch, tmp_path / "cache") as asked:
+        run(auto(tmp_path / "run", changes), resume=True)
+    assert not asked
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
 def test_a_model_without_published_weights_and_mistakes(tmp_path: Path) -> None:

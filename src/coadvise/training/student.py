@@ -54,6 +54,8 @@ def new_student(
     own: nn.Module | None,
     teachers: Iterable[str],
     section: str = "student",
+    *,
+    resumes: bool = False,
 ) -> nn.Module:
     """The student before its first step, checked against the recipe before hours go into its teachers.
 
@@ -63,14 +65,18 @@ def new_student(
         own: module in place of the recipe's.
         teachers: names of all of them.
         section: where the user's recipe has its settings; a teacher is trained as the student of its own recipe.
+        resumes: whether the run's own state has its weights, so that those it began with need not be had any more.
 
     Raises:
         ModelError, CheckpointError: settings that do not fit each other.
     """
     torch.manual_seed(recipe.run.seed)
     if own is None:
+        settings = recipe.student
+        if resumes:
+            settings = settings.model_copy(update={"pretrained": False, "checkpoint": None})
         student = build_student(
-            recipe.student, recipe.tokens(), classes, recipe.data.image_size, add=recipe.adds_tokens, section=section
+            settings, recipe.tokens(), classes, recipe.data.image_size, add=recipe.adds_tokens, section=section
         )
     else:
         student = as_student(own)

@@ -106,7 +106,8 @@ def _train(
         fitted = fit_epochs(recipe, folder, sources, accelerator, student, teachers, display)
         recipe = fitted.applied(recipe)
     classes = len(sources[0].class_names)
-    student = new_student(recipe, classes, accelerator.num_processes, student, names, section)
+    resumes, world = resume and folder.last.is_file(), accelerator.num_processes
+    student = new_student(recipe, classes, world, student, names, section, resumes=resumes)
     with on_main_process(accelerator, folder.owned(recipe, resume)) as locked:
         if locked is False:
             display.say(f"{folder.path} is on a file system without locks; take care not to start this run twice")
@@ -215,7 +216,8 @@ def load_teachers(
     for one in (*to_train.values(), recipe):
         TrainLoader(sources[0], one.data, one.optim.batch_size, world=world, accumulate=one.optim.accumulate)
     for name, one in to_train.items():
-        new_student(one, len(classes), world, None, (), f"teachers.{name}")
+        begun = folder.teacher(name).finished or folder.teacher(name).last.is_file()
+        new_student(one, len(classes), world, None, (), f"teachers.{name}", resumes=begun)
     loaded = {name: given_teacher(name, model, classes) for name, model in own.items()}
     for name in recipe.teachers:
         if name not in own and name not in to_train:
