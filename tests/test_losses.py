@@ -173,3 +173,31 @@ def test_what_does_not_fit_is_named(change: dict, words: str) -> None:
     }
     with pytest.raises(ModelError, match=words):
         co_advise_loss(arguments.pop("logits"), arguments.pop("advice"), arguments.pop("target"), **arguments)
+
+
+def test_labelled_images_weigh_as_they_would_alone():
+    """However few an update has: over all of its micro-batches the term of the labels is the mean over those images."""
+    generator = torch.Generator().manual_seed(0)
+    logits, said = (torch.randn(12, 4, generator=generator) for _ in range(2))
+    weights = torch.tensor([2.0, 1.0, 0.5, 0.5])  # of each image's class
+    target = torch.zeros(12, 4)
+    where, label = torch.tensor([1, 2, 5]), torch.tensor([3, 0, 2])
+    target[where, label] = weights[label]
+    advice = {"conv": said}
+    parts = [
+        co_advise_loss(
+            {"class": logits[at : at + 3], "conv": logits[at : at + 3], "free": logits[at : at + 3]},
+            {"conv": said[at : at + 3]}, target[at : at + 3], labelled=3 / 12,
+        )
+        for at in range(0, 12, 3)
+    ]  # fmt: skip
+    log_q = logits.double() - logits.double().exp().sum(1, keepdim=True).log()
+    expected = -sum(weights[k].item() * log_q[i, k].item() for i, k in zip(where, label, strict=True)) / 3
+    for name in ("class", "free"):
+        assert sum(part[name].item() for part in parts) / 4 == pytest.approx(expected, rel=1e-6)
+    assert parts[2]["class"] == 0 and parts[3].total == parts[3]["conv"]
+    whole = co_advise_loss({"class": logits, "conv": logits}, advice, target, labelled=3 / 12)
+    assert whole["class"].item() == pytest.approx(expected, rel=1e-6)
+    assert whole["conv"] == soft_advice(logits, said, 1.0)
+    with pytest.raises(ModelError, match="labelled is 0, must be a share"):
+        co_advise_loss({"class": logits}, {}, target, labelled=0)

@@ -38,9 +38,16 @@ class LossTerms(dict[str, Tensor]):
         self.total = total
 
 
-def label_loss(logits: Float[Tensor, "b k"], target: Float[Tensor, "b k"] | Int[Tensor, " b"]) -> Float[Tensor, ""]:
-    """Cross entropy to hard labels (b,) or soft targets (b, k), mean over the batch, in float32."""
-    return F.cross_entropy(logits.float(), target if target.ndim == 1 else target.float())
+def label_loss(
+    logits: Float[Tensor, "b k"], target: Float[Tensor, "b k"] | Int[Tensor, " b"], labelled: float = 1.0
+) -> Float[Tensor, ""]:
+    """Cross entropy to hard labels (b,) or soft targets (b, k), mean over the batch, in float32.
+
+    Args:
+        labelled: share of all images that have a label; the targets of the others are zeros. The mean is divided by it.
+    """
+    loss = F.cross_entropy(logits.float(), target if target.ndim == 1 else target.float())
+    return loss if labelled == 1 else loss / labelled
 
 
 def soft_advice(student: Float[Tensor, "b k"], teacher: Float[Tensor, "b k"], temperature: float) -> Float[Tensor, ""]:
@@ -67,6 +74,7 @@ def co_advise_loss(
     kind: Literal["soft", "hard"] = "soft",
     tokens: Literal["own", "single"] = "own",
     known: Mapping[str, Sequence[int]] | None = None,
+    labelled: float = 1.0,
 ) -> LossTerms:
     """Eq. 1 for any number of teachers.
 
@@ -83,6 +91,10 @@ def co_advise_loss(
         known: by name, the classes that a teacher knows, of those that do not know them all. Such a teacher's term is
             over these alone, with both distributions as they are given one of them: of the other classes, and of how
             likely these are together, it says nothing.
+        labelled: share of the training images that have a label, where the others' targets are rows of zeros. The
+            terms of the labels are divided by it, so that an image weighs in them what it would without the others;
+            advice counts on all images. Being the share of all images and not of this batch, it keeps the mean over
+            micro-batches and processes right, whatever each of them has; a batch without labels has terms of 0.
 
     Returns:
         LossTerms: `class` first, then each token. A token without a teacher learns the labels. Under `single`
@@ -92,10 +104,12 @@ def co_advise_loss(
         ModelError: names, shapes, λ or τ that do not fit.
     """
     weights, temperatures, known = weights or {}, temperatures or {}, known or {}
+    if not 0 < labelled <= 1:
+        raise ModelError(f"co_advise_loss: labelled is {labelled}, must be a share: > 0 and ≤ 1")
     _check_kinds(logits, advice, target, weights, temperatures)
     _check(logits, advice, target, weights, temperatures, tokens)
     try:
-        terms = {CLASS: label_loss(logits[CLASS], target)}
+        terms = {CLASS: label_loss(logits[CLASS], target, labelled)}
     except IndexError:
         classes, lowest, highest = logits[CLASS].shape[1], int(target.min()), int(target.max())
         wrong = highest if highest >= classes else lowest
@@ -104,7 +118,7 @@ def co_advise_loss(
         if name in terms:
             continue
         if name not in advice:
-            terms[name] = label_loss(logits[name], target)
+            terms[name] = label_loss(logits[name], target, labelled)
             continue
         student, teacher = logits[CLASS if tokens == "single" else name], advice[name].detach()
         if name in known:
@@ -128,6 +142,7 @@ class Objective:
     kind: Literal["soft", "hard"] = "soft"
     tokens: Literal["own", "single"] = "own"
     known: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    labelled: float = 1.0
 
     def __call__(
         self,
@@ -138,7 +153,7 @@ class Objective:
         """Every term of the loss, and their weighted sum."""
         return co_advise_loss(
             logits, advice, target, weights=self.weights, temperatures=self.temperatures, kind=self.kind,
-            tokens=self.tokens, known=self.known,
+            tokens=self.tokens, known=self.known, labelled=self.labelled,
         )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from ..checkpoints.build import build_student
 from ..checkpoints.teachers import build_teacher
 from ..data.loader import TrainLoader
 from ..data.sources.base import ImageSource
-from ..data.sources.opening import open_sources
+from ..data.sources.unlabelled import labelled_part, open_for_training
 from ..errors import RecipeError
 from ..models.students import student_tokens
 from ..models.teachers import Teachers
@@ -87,7 +87,7 @@ def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display = QUIET) -> Ru
             "says how many fit into a time before it begins)"
         )
     cost = step_cost(recipe, rounds=rounds, display=display)
-    source, _ = open_sources(recipe.data)
+    source, _ = open_for_training(recipe.data, recipe.teachers)
     images, step = len(source), cost.whole
     teachers = sum(seconds for name, seconds in cost.parts.items() if name.startswith("teacher "))
     live = _training_cost(recipe, cost, source, step)
@@ -96,7 +96,7 @@ def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display = QUIET) -> Ru
     for name, folder in _untrained(recipe).items():
         own = teacher_recipe(recipe, name, folder.path)
         own_cost = step_cost(own, rounds=rounds, display=display)
-        first[name] = _training_cost(own, own_cost, source, own_cost.whole)
+        first[name] = _training_cost(own, own_cost, labelled_part(source), own_cost.whole)
     cosines = gradient_cosines(recipe) if recipe.teachers else None
     classes = len(source.class_names)
     good = [top for top, cosine in (cosines or {}).items() if cosine >= GOOD]
@@ -136,7 +136,7 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
     """
     if _untrained(recipe):
         return None
-    source, _ = open_sources(recipe.data)
+    source, _ = open_for_training(recipe.data, recipe.teachers)
     classes = len(source.class_names)
     loaded = {}
     for name, settings in recipe.teachers.items():

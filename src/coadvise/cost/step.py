@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..checkpoints.build import build_student
 from ..data.loader import TrainLoader
-from ..data.sources.opening import open_sources
+from ..data.sources.unlabelled import open_for_training
 from ..data.views.finish import Batch
 from ..losses import Objective
 from ..models.compiling import WORTHWHILE_STEPS, compile_blocks, plain_attention
@@ -94,7 +94,7 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> S
     """
     device = choose_device(recipe.run.device)
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
-    source, _ = open_sources(recipe.data, display.say_once)
+    source, _ = open_for_training(recipe.data, recipe.teachers, display.say_once)
     names, batch_size = source.class_names, recipe.optim.batch_size // recipe.optim.accumulate
     loaded = teachers_to_time(recipe, names)
     teachers = Teachers(loaded, input_mean=recipe.data.mean, input_std=recipe.data.std, may_be_none=True).to(device)
@@ -108,8 +108,8 @@ def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> S
     plain_attention(student, device, dtype)
     compile_blocks(student, recipe.run.compile, device, WORTHWHILE_STEPS)
     tokens = student_tokens(student, recipe.data.image_size, device)
-    objective = make_objective(recipe.loss, tokens, teachers.names, teachers.known())
     loader = TrainLoader(source, recipe.data, batch_size, device=device)
+    objective = make_objective(recipe.loss, tokens, teachers.names, teachers.known(), loader.labelled)
     batch, input_s = _timed_input(loader, rounds + 4 * recipe.data.workers, device, display)
     if recipe.run.fuse_teachers:
         teachers.fuse(batch.images[:2], dtype)

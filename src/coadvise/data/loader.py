@@ -44,7 +44,8 @@ def sample(source: ImageSource, data: Data, classes: int, view: int, index: int,
 def _finish(source: ImageSource, data: Data, classes: int, device: torch.device) -> Finish:
     """What makes training batches: labels smoothed, and weighted where the recipe says so."""
     weights = class_weights(source.labels, classes) if data.balance == "weights" else None
-    return Finish(data, classes, device, data.augment.label_smoothing, weights)
+    unlabelled = bool((source.labels < 0).any())
+    return Finish(data, classes, device, data.augment.label_smoothing, weights, unlabelled)
 
 
 def _stays(data: Data, count: int) -> bool:
@@ -107,6 +108,11 @@ class TrainLoader:
         self._order = Order(data, source.labels)
         self._feed = Feed(TrainSamples(source, data), data.workers)
         self._resident: _Resident | None = None
+
+    @property
+    def labelled(self) -> float:
+        """Share of an epoch's images that have a label."""
+        return float((self.source.labels >= 0).mean())
 
     @property
     def stays(self) -> bool:

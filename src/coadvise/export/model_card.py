@@ -128,7 +128,8 @@ def _lead(subject: Subject) -> list[str]:
             f"**{percent(metrics[TOP1])} % top-1{on}**, measured after epoch {subject.header.epoch}, the best of its "
             "run; picked on these very images, it is no fair estimate."
         )
-    trained = f" trained on {count(result.data.train)} images" if result else ""
+    more = f" and {count(result.data.unlabelled)} without labels" if result and result.data.unlabelled else ""
+    trained = f" trained on {count(result.data.train)} images{more}" if result else ""
     advised = f" Its teachers were {markdown_text(teachers)}." if teachers else ""
     blocks.append(
         f"An image classifier: {markdown_text(recipe.student.model)} at {size}×{size} pixels,{trained} with "

@@ -54,6 +54,9 @@ class Data(Part):
     WebDataset tars, `hf:NAME`, `torchvision:NAME`; unusual names of columns follow: `PATH:image=NAME:label=NAME`."""
     val_source: str | None = None
     """Another source for validation; by default the source's own validation or test split."""
+    unlabelled: str | None = None
+    """Another source of training images, on which teachers advise: their labels are not looked at, and a folder of them
+    needs no class folders."""
     train_split: str | None = None
     """Name of the training split; found by itself when not given."""
     val_split: str | None = None

@@ -42,9 +42,9 @@ FREE = (
 )  # fmt: skip
 # Settings that runs of earlier versions do not name: at these values a run is the one that it was without them.
 LATER: dict[str, Any] = {
-    "data.balance": "none", "optim.backbone_lr": 1.0, "optim.layer_decay": None, "optim.token_lr": 1.0,
-    "run.baselines": ["auto"], "run.trackers": [], "schedule.head_epochs": 0, "schedule.patience": None,
-    "schedule.time": None, "student.checkpoint_weights": None, "student.freeze_blocks": 0,
+    "data.balance": "none", "data.unlabelled": None, "optim.backbone_lr": 1.0, "optim.layer_decay": None,
+    "optim.token_lr": 1.0, "run.baselines": ["auto"], "run.trackers": [], "schedule.head_epochs": 0,
+    "schedule.patience": None, "schedule.time": None, "student.checkpoint_weights": None, "student.freeze_blocks": 0,
 }  # fmt: skip
 LATER_OF_TEACHERS: dict[str, Any] = {"checkpoint_weights": None}
 
@@ -324,6 +324,8 @@ def _size_problems(recipe: Recipe) -> Iterable[str]:
             "data.balance=sampling shows images of rare classes several times an epoch already; set "
             "data.augment.repeats=1, or take data.balance=weights"
         )
+    if recipe.data.unlabelled is not None and recipe.data.augment.repeats > 1:
+        yield "data.unlabelled and repeated augmentation exclude each other; set data.augment.repeats=1"
     for field in ("scale", "ratio"):
         low, high = getattr(recipe.data.augment, field)
         if low > high:

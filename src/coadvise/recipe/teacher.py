@@ -16,6 +16,7 @@ _START = {"model", "small_stem", "pretrained", "checkpoint", "checkpoint_weights
 def apply_training(content: dict[str, Any], train: TeacherTraining) -> None:
     """Put the settings of a teacher in place of the student's, in the content of a recipe."""
     content["data"]["views"] = None  # views recur for the sake of stored advice
+    content["data"].pop("unlabelled", None)  # a teacher learns from labels alone
     given = train.model_dump(mode="json", exclude_none=True)
     schedule = content["schedule"]
     if train.epochs is not None:

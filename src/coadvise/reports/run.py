@@ -75,9 +75,10 @@ def _lead(result: RunResult | None, said: Verdict | None) -> list[str]:
         return []
     student, data, best = result.student, result.data, result.best
     sentences = [*(said.sentences[1:] if said is not None else [])]
+    more = f" and {count(data.unlabelled)} without labels" if data.unlabelled else ""
     sentences += [
         f"{student.model} ({parameters(student.parameters)} parameters) was trained on {count(data.train)} images of "
-        f"{data.source} and measured on {count(data.val)} held-out images."
+        f"{data.source}{more} and measured on {count(data.val)} held-out images."
     ]
     if result.seconds and result.images_seen:
         speed = count(result.images_seen / result.seconds)

@@ -56,12 +56,18 @@ class TeacherFacts:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Where the images came from, how many there were, and the names of their classes."""
+    """Where the images came from, how many there were, and the names of their classes.
+
+    Attributes:
+        train: training images with labels.
+        unlabelled: training images without.
+    """
 
     source: str
     train: int
     val: int
     classes: tuple[str, ...]
+    unlabelled: int = 0
 
 
 @dataclass(frozen=True)
@@ -230,6 +236,8 @@ class RunResult:
         for later in ("baselines", "per_class", "stopped_early", "delivered"):  # an earlier version had none
             if not content[later]:
                 del content[later]
+        if not content["data"]["unlabelled"]:
+            del content["data"]["unlabelled"]
         for facts in content["teachers"].values():
             if facts["asked"] is None:
                 del facts["asked"]

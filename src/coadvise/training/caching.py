@@ -11,7 +11,7 @@ from ..advice.cache import AdviceCache, require_fitting, require_undamaged
 from ..advice.checking import VERIFIED, check_cache
 from ..advice.request import CacheRequest
 from ..advice.writer import require_possible, write_cache
-from ..data.sources.opening import open_sources
+from ..data.sources.unlabelled import open_for_training
 from ..errors import Interrupted, LoaderError, RecipeError
 from ..models.answers import Answer
 from ..models.teachers import check_teachers_given
@@ -62,7 +62,7 @@ def _cache(
     if not recipe.teachers and not teachers:
         raise RecipeError(f"recipe {recipe.name} has no teachers, so there is no advice to store")
     with accelerator.local_main_process_first():
-        sources = open_sources(recipe.data, display.say_once)
+        sources = open_for_training(recipe.data, [*recipe.teachers, *teachers], display.say_once)
     run = RunFolder.of(recipe)
     recipe = settled(recipe, run, accelerator, display, ["student", *(f"teachers.{name}" for name in teachers)])
     request = CacheRequest.of(recipe)

@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from ..data.sources.base import ImageSource
+from ..data.sources.unlabelled import labelled_part
 from ..errors import RecipeError
 from ..models.answers import Answer
 from ..recipe.schedule import seconds_in
@@ -60,10 +61,11 @@ def fit_epochs(
     classes, world = sources[0].class_names, accelerator.num_processes
     display.say(f"measuring how many epochs fit into {words}")
     before: dict[str, Pace] = {}
+    labelled = (labelled_part(sources[0]), sources[1])
     for name in trained_first(recipe, folder, teachers):
         one = teacher_recipe(trial, name, folder.teacher(name).path)
         model = new_student(one, len(classes), world, None, (), f"teachers.{name}")
-        before[name] = measure_pace(one, sources, accelerator, model, {}, MEASURED * budget)
+        before[name] = measure_pace(one, labelled, accelerator, model, {}, MEASURED * budget)
     advisors = {name: one for name, one in teachers_to_time(recipe, classes).items() if name not in teachers}
     advisors |= {name: given_teacher(name, model, classes) for name, model in teachers.items()}
     own = copy.deepcopy(student)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from ..data.sources.base import ImageSource
+from ..data.sources.unlabelled import labelled_part
 from ..evaluation.pictures import pictures_of
 from ..evaluation.teacher_check import TeacherCheck
 from ..models.answers import kind_of
@@ -77,6 +78,7 @@ def run_result(
         last = Evaluation(line["metrics"], line["ema"])
     with delivered_weights(setup, state) as student:
         delivered = measure_delivered(setup, state, student)
+    labelled = len(labelled_part(train_source))
     seen, tokens = delivered.answers, recipe.tokens()
     if setup.accelerator.is_main_process:
         write_pictures(setup.folder.pictures, pictures_of(seen, val_source))
@@ -90,7 +92,9 @@ def run_result(
             tokens={name: tokens.get(name) for name in setup.validation.tokens if name != CLASS},
         ),
         teachers=teachers,
-        data=DataFacts(recipe.data.source, setup.loader.size, len(val_source), tuple(train_source.class_names)),
+        data=DataFacts(
+            recipe.data.source, labelled, len(val_source), tuple(train_source.class_names), len(train_source) - labelled
+        ),
         epochs=epochs,
         steps=count.step,
         images_seen=count.step * recipe.optim.batch_size,

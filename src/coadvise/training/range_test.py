@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from ..advice.cache import kept_weights, require_fitting
 from ..advice.request import CacheRequest
 from ..data.sources.base import ImageSource
-from ..data.sources.opening import open_sources
+from ..data.sources.unlabelled import open_for_training
 from ..errors import RunError
 from ..models.teachers import FrozenTeacher
 from ..recipe.schema import Recipe
@@ -142,7 +142,7 @@ def find_lr(recipe: Recipe, low: float, high: float, steps: int, display: Displa
     accelerator = start_processes(recipe.run, recipe.optim)
     recipe = settled(recipe, RunFolder.of(recipe), accelerator, display)
     with accelerator.local_main_process_first():
-        sources = open_sources(recipe.data, display.say_once)
+        sources = open_for_training(recipe.data, recipe.teachers, display.say_once)
     teachers = _teachers(recipe, sources, display)
     recipe = _with_these(recipe, teachers)
     student = new_student(recipe, len(sources[0].class_names), accelerator.num_processes, None, tuple(teachers))

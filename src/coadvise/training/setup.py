@@ -165,7 +165,7 @@ def prepare(
         run=recipe.run,
         model=model,
         scheduler=make_scheduler(optimizer, recipe.schedule, loader.steps_per_epoch, peak_lr(optim)),
-        objective=make_objective(recipe.loss, tokens, teachers.names, teachers.known()),
+        objective=make_objective(recipe.loss, tokens, teachers.names, teachers.known(), loader.labelled),
         advise=advise,
         loader=loader,
         validation=Validation(val_loader, sources[1], tokens, teachers, AVERAGE if averages else TOP1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -23,11 +23,12 @@ def make_objective(
     tokens: Sequence[str],
     teachers: Iterable[str],
     known: Mapping[str, Sequence[int]] | None = None,
+    labelled: float = 1.0,
 ) -> Objective:
     """Eq. 1 for a student with these outputs and these teachers.
 
     Args:
-        known: see `co_advise_loss`.
+        known, labelled: see `co_advise_loss`.
 
     `loss.tokens: auto` is `own` where every teacher has a token, `single` where none has.
 
@@ -44,7 +45,8 @@ def make_objective(
             "declare it in student.tokens, or set loss.tokens=single"
         )
     weights = {CLASS: settings.label_weight, **settings.weights}
-    return Objective(weights, settings.temperatures, settings.advice, "single" if single else "own", known or {})
+    place: Literal["own", "single"] = "single" if single else "own"
+    return Objective(weights, settings.temperatures, settings.advice, place, known or {}, labelled)
 
 
 def new_student(

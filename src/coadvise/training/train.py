@@ -19,7 +19,7 @@ from ..advice.request import CacheRequest
 from ..checkpoints.model_file import save_model
 from ..data.loader import TrainLoader
 from ..data.sources.base import ImageSource
-from ..data.sources.opening import open_sources
+from ..data.sources.unlabelled import labelled_part, open_for_training
 from ..errors import Interrupted, RecipeError, out_of_memory, require
 from ..models.answers import Answer
 from ..models.teachers import FrozenTeacher, check_teachers_given, require_size
@@ -94,9 +94,9 @@ def _train(
     recipe = settled(recipe, folder, accelerator, display, own)
     recipe = as_fitted_before(recipe, folder)
     folder.check(recipe, resume)
-    with accelerator.local_main_process_first():  # a data set is downloaded once
-        sources = open_sources(recipe.data, display.say_once)
     names = [*recipe.teachers, *teachers]
+    with accelerator.local_main_process_first():  # a data set is downloaded once
+        sources = open_for_training(recipe.data, names, display.say_once)
     if recipe.advice.source == "cache" and not names:
         raise RecipeError(f"advice=cache, but recipe {recipe.name} has no teachers; add some, or leave it out")
     if recipe.advice.source == "cache":  # before hours go into teachers
@@ -146,7 +146,8 @@ def _train_student(
             display.say(f"resuming {folder.path} at step {state.count.step} of {setup.total_steps}")
         elif accelerator.is_main_process:
             folder.begin(recipe, manifest(fingerprint=recipe.fingerprint(), **fitted_facts(folder, recipe)))
-        instead = measure_baselines(recipe, folder, sources, state.student, loaded, own, accelerator, display)
+        labelled = (labelled_part(sources[0]), sources[1])
+        instead = measure_baselines(recipe, folder, labelled, state.student, loaded, own, accelerator, display)
         last = _train_epochs(recipe, setup, state, given)
         facts = teacher_facts(recipe, loaded, checks, sources[1].labels, own=own)
         result = run_result(recipe, setup, state, last, sources, facts, given, instead)
@@ -214,7 +215,8 @@ def load_teachers(
     }
     # What can fail, fails before the first of them is trained for hours.
     for one in (*to_train.values(), recipe):
-        TrainLoader(sources[0], one.data, one.optim.batch_size, world=world, accumulate=one.optim.accumulate)
+        source = sources[0] if one is recipe else labelled_part(sources[0])
+        TrainLoader(source, one.data, one.optim.batch_size, world=world, accumulate=one.optim.accumulate)
     for name, one in to_train.items():
         begun = folder.teacher(name).finished or folder.teacher(name).last.is_file()
         new_student(one, len(classes), world, None, (), f"teachers.{name}", resumes=begun)

@@ -15,7 +15,7 @@ class ImageSource(Protocol):
 
     class_names: tuple[str, ...]
     labels: NDArray[np.int64]
-    """(n,) indices into `class_names`."""
+    """(n,) indices into `class_names`; −1 for an image without a label, beside others that have one."""
 
     def __len__(self) -> int: ...
 

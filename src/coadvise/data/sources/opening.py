@@ -45,7 +45,7 @@ def open_source(source: str, split: str | None = None, say: Callable[[str], None
     Raises:
         DataError: the source or the split is not there, has no images, or a label is out of range.
     """
-    found = _find(source)
+    found = find_source(source)
     opened = _open(found, source, split)
     if say is not None:
         say(summary("data", opened, f"from {_place(opened, source, split)}"))
@@ -67,7 +67,7 @@ def open_sources(data: Data, say: Callable[[str], None] | None = None) -> tuple[
     Raises:
         DataError: either is missing or empty, a label is out of range, or their classes differ.
     """
-    found = _find(data.source)
+    found = find_source(data.source)
     chosen = _choose(data, found)
     train = _open(found, data.source, chosen.train)
     _require_classes(train, found, _place(train, data.source, chosen.train))
@@ -109,7 +109,7 @@ def _held_out(train: ImageSource, data: Data) -> tuple[ImageSource, ImageSource]
     return Subset(train, kept), Subset(train, held)
 
 
-def _find(source: str) -> Found:
+def find_source(source: str) -> Found:
     """The kind of a source.
 
     Raises:
@@ -205,7 +205,7 @@ def _choose(data: Data, found: Found) -> _Chosen:
     known = found.splits()
     train = _training_split(data, known)
     if data.val_source is not None:
-        other = _find(data.val_source)
+        other = find_source(data.val_source)
         splits = other.splits()
         split = data.val_split
         if split is None and splits:

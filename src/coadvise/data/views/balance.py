@@ -18,7 +18,8 @@ from .draws import Stream, uniforms
 
 
 def class_weights(labels: Int64[np.ndarray, " n"], classes: int) -> Float64[np.ndarray, " k"]:
-    """Weight of each class; 0 for one without images."""
+    """Weight of each class; 0 for one without images. Images without a label (−1) do not count."""
+    labels = labels[labels >= 0]
     counts = np.bincount(labels, minlength=classes)
     present = np.count_nonzero(counts)
     return np.divide(len(labels), present * counts, out=np.zeros(classes), where=counts > 0)

@@ -27,9 +27,10 @@ class Batch(NamedTuple):
 
     images: Float[Tensor, "b 3 h w"]
     target: Float[Tensor, "b k"]
-    """Soft targets: smoothed and mixed in training (and of any sum with class weights), one-hot in evaluation."""
+    """Soft targets: smoothed and mixed in training (and of any sum with class weights), one-hot in evaluation. Zeros
+    for an image without a label; mixed with another it keeps the other's share."""
     label: Int[Tensor, " b"]
-    """Label of the image itself, without smoothing or partner."""
+    """Label of the image itself, without smoothing or partner; −1 where it has none."""
     index: Int[Tensor, " b"]  # type: ignore[assignment]
     """Index that was asked for; with `on_error: skip` the image may be that of a later one. On the CPU."""
     skipped: tuple[str, ...]
@@ -89,6 +90,7 @@ class Finish:
         weights: of each class, by which a label's target is multiplied: of a mixed image, each label by its own. A
             smoothed label is weighted as a whole. PyTorch's `CrossEntropyLoss(weight, label_smoothing)` gives the mass
             on the other classes their weights, so that a rare class may outweigh the label of an image of a large one.
+        unlabelled: whether there are images without a label (−1).
     """
 
     def __init__(
@@ -98,7 +100,9 @@ class Finish:
         device: torch.device,
         smoothing: float = 0.0,
         weights: Float64[np.ndarray, " k"] | None = None,
+        unlabelled: bool = False,
     ) -> None:
+        self.unlabelled = unlabelled
         self.data, self.classes, self.device, self.smoothing = data, classes, device, smoothing
         self.mean = torch.tensor(data.mean, device=device)
         self.std = torch.tensor(data.std, device=device)
@@ -143,6 +147,11 @@ class Finish:
         return rows.float().mul_(scale.repeat(width)).sub_(offset.repeat(width)).view(pixels.shape)
 
     def _target(self, label: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
+        if self.unlabelled:
+            return self._weighted(label.clamp_min(0)) * (label >= 0)[:, None]
+        return self._weighted(label)
+
+    def _weighted(self, label: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
         target = self._one_hot(label)
         return target if self.weights is None else target * self.weights[label][:, None]
 

@@ -72,23 +72,59 @@ def partner(n: int, data_seed: int, view: int) -> Int64[np.ndarray, " n"]:
     return partners
 
 
-class Order:
-    """The samples of every view of a data set, and which two are mixed: as above, or with the classes in balance.
+def spread_evenly(few: Int64[np.ndarray, "a 2"], many: Int64[np.ndarray, "b 2"]) -> Int64[np.ndarray, "n 2"]:
+    """Two lists in one, each in its own order and spread evenly, as Bresenham's line rises.
 
-    In balance, the pairs that are mixed follow each other, too; a partner may be another copy of the same image.
+    Of m rows that follow one another, m · a / (a + b) are of the first list, rounded up or down.
+    """
+    n = len(few) + len(many)
+    first = np.diff(np.arange(n + 1) * len(few) // n) > 0
+    rows = np.empty((n, 2), dtype=np.int64)
+    rows[first], rows[~first] = few, many
+    return rows
+
+
+def labelled_and_not(
+    labels: Int64[np.ndarray, " n"], balanced: bool, data_seed: int, view: int
+) -> Int64[np.ndarray, "n 2"]:
+    """The samples of a view as rows (index, copy), where some images have no label (−1).
+
+    Those with a label come in a random order or, `balanced`, as many of each class; among them, spread evenly, the
+    others come in a random order. So all batches have as many labelled images, or one more.
+    """
+    known, unknown = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
+    generator = np.random.default_rng(np.random.SeedSequence((Stream.ORDER, data_seed, view, len(labels), 1)))
+    others = generator.permutation(unknown)
+    if balanced:
+        drawn = balanced_draws(labels[known], data_seed, view)
+        drawn = np.stack([known[drawn[:, 0]], drawn[:, 1]], axis=1)
+    else:
+        drawn = _once(generator.permutation(known))
+    return spread_evenly(drawn, _once(others))
+
+
+def _once(index: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n 2"]:
+    return np.stack([index, np.zeros_like(index)], axis=1)
+
+
+class Order:
+    """The samples of every view of a data set, and which two are mixed: as above, or with the classes in balance, or
+    with images without labels among the others.
+
+    In these, the pairs that are mixed follow each other, too; a partner may be another copy of the same image.
 
     Args:
-        labels: of all images.
+        labels: of all images; −1 for one without.
     """
 
     def __init__(self, data: Data, labels: Int64[np.ndarray, " n"]) -> None:
         self._labels, self._seed, self._repeats = labels, data.seed, data.augment.repeats
-        self._balanced = data.balance == "sampling"
+        self._balanced, self._unlabelled = data.balance == "sampling", bool((labels < 0).any())
         self._kept: tuple[int, Int64[np.ndarray, "n 2"], Int64[np.ndarray, " n"]] | None = None
 
     def rows(self, view: int) -> Int64[np.ndarray, "n 2"]:
         """The samples of a view as rows (index, repeat)."""
-        if not self._balanced:
+        if not (self._balanced or self._unlabelled):
             return epoch_order(len(self._labels), self._repeats, self._seed, view)
         return self._view(view)[0]
 
@@ -96,7 +132,7 @@ class Order:
         self, view: int, index: Int64[np.ndarray, " b"], repeat: Int64[np.ndarray, " b"]
     ) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
         """Index and repeat of each sample's partner in a view; index −1 where it has none."""
-        if not self._balanced:
+        if not (self._balanced or self._unlabelled):
             return partner(len(self._labels), self._seed, view)[index], repeat
         rows, order = self._view(view)
         names, wanted = rows[order] @ (COPIES, 1), index * COPIES + repeat
@@ -107,8 +143,11 @@ class Order:
         return np.where(there, other[:, 0], -1), np.where(there, other[:, 1], repeat)
 
     def _view(self, view: int) -> tuple[Int64[np.ndarray, "n 2"], Int64[np.ndarray, " n"]]:
-        """The samples of a view in balance, and their places sorted by (index, copy); the last view is kept."""
+        """The samples of such a view, and their places sorted by (index, copy); the last view is kept."""
         if self._kept is None or self._kept[0] != view:
-            rows = balanced_draws(self._labels, self._seed, view)
+            if self._unlabelled:
+                rows = labelled_and_not(self._labels, self._balanced, self._seed, view)
+            else:
+                rows = balanced_draws(self._labels, self._seed, view)
             self._kept = view, rows, np.lexsort((rows[:, 1], rows[:, 0]))
         return self._kept[1:]

@@ -1,0 +1,98 @@
+"""Images without labels beside labelled ones: what is found, what is left out, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.runs import photographs
+from PIL import Image
+
+from coadvise.data.sources.opening import open_sources
+from coadvise.data.sources.unlabelled import Joined, labelled_part, open_for_training
+from coadvise.errors import DataError, RecipeError
+from coadvise.recipe.schema import Data
+
+
+def pictures(root: Path, names: list[str]) -> Path:
+    for at, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), at, dtype=np.uint8)).save(root / name)
+    return root
+
+
+def joined(source: str, unlabelled: Path | str, **settings: object) -> tuple[Joined, list[str]]:
+    lines: list[str] = []
+    found = open_for_training(Data(source=source, unlabelled=str(unlabelled), **settings), ["cnn"], lines.append)[0]
+    assert isinstance(found, Joined)
+    return found, lines
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (["b.png", "a.png", "deep/er/c.png"], ["a.png", "b.png", "deep/er/c.png"]),
+        (["cat/a.png", "dog/b.png"], ["cat/a.png", "dog/b.png"]),
+        (["train/a.png", "val/b.png"], ["train/a.png"]),
+        (["train/a.png", "unlabeled/b.png", "test/c.png"], ["unlabeled/b.png"]),
+        (["train/a.png", "wagon/b.png"], ["train/a.png", "wagon/b.png"]),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "folder:"])
+def test_a_folder_needs_no_class_folders(tmp_path: Path, names: list[str], taken: list[str], prefix: str) -> None:
+    source, more = photographs(tmp_path / "own", 3), pictures(tmp_path / "more", names)
+    found, lines = joined(source, f"{prefix}{more}")
+    assert found.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [-1] * len(taken)
+    assert found.class_names == ("dark", "grey", "light")
+    assert [found.describe(9 + i) for i in range(len(taken))] == [str(more / name) for name in taken]
+    for i in range(len(found)):
+        assert found.read(i) == Path(found.describe(i)).read_bytes()
+    assert f"an epoch shows 9 labelled and {len(taken)} unlabelled images" in lines
+    assert labelled_part(found) is found.labelled and len(found.labelled) == 9
+
+
+def test_known_images_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A validation image would be learnt from; one with a label would come twice."""
+    root = Path(photographs(tmp_path, 5)) / "train"
+    monkeypatch.chdir(tmp_path)
+    found, lines = joined(str(root), "./train", train_size=6)
+    train, validation = open_sources(Data(source=str(root), train_size=6))
+    known = {one.describe(i) for one in (train, validation) for i in range(len(one))}
+    everything = {str(path) for path in root.rglob("*.png")}
+    assert len(known) == 9 and len(everything) == 15
+    assert {str(Path(found.describe(i)).resolve()) for i in range(6, len(found))} == everything - known
+    assert "note: 9 images of train that training or validation has as well: left out there" in lines
+    with pytest.raises(DataError, match="all of its images are training or validation images"):
+        joined(str(root), root)
+
+
+def test_labels_of_other_sources_are_not_looked_at(tmp_path: Path) -> None:
+    """Of other classes, in Parquet and in a table; and a test set without labels."""
+    source, more = photographs(tmp_path / "own", 3), pictures(tmp_path / "more", ["a.png", "b.png", "c.png"])
+    rows = [{"image": {"bytes": path.read_bytes(), "path": None}, "label": -1} for path in sorted(more.iterdir())]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "more.parquet")
+    (more / "list.csv").write_text("path,label,split\na.png,zebra,train\nb.png,,unlabelled\nc.png,,unlabelled\n")
+    for unlabelled, count in ((tmp_path / "more.parquet", 3), (more / "list.csv", 2)):
+        found, _ = joined(source, unlabelled)
+        assert found.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [-1] * count
+        assert found.class_names == ("dark", "grey", "light")
+        for i in range(9, 9 + count):
+            assert found.read(i) == (more / "abc"[3 - count + i - 9]).with_suffix(".png").read_bytes()
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    source = photographs(tmp_path / "own", 3)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RecipeError, match=r"^data.unlabelled gives images .* there are no teachers; add some, or"):
+        open_for_training(Data(source=source, unlabelled=source), [])
+    for unlabelled, words in (
+        (tmp_path / "nowhere", r"^data.unlabelled: the data source .*/nowhere does not exist"),
+        (tmp_path / "empty", r"^data.unlabelled: .*/empty holds no images"),
+        (f"folder:{tmp_path / 'empty'}", r"^data.unlabelled: .*/empty holds no images"),
+        ("folder:nowhere", r"^data.unlabelled: .*nowhere does not exist"),
+    ):
+        with pytest.raises(DataError, match=words):
+            joined(source, str(unlabelled))
