@@ -7,6 +7,7 @@ to it. Paired over seeds; every finished run is kept, and the same command goes 
 python benchmarks/finetune.py data.source=FOLDER
 python benchmarks/finetune.py data.source=FOLDER --labels 200 --seeds 5 --lr 1e-4 3e-4 1e-3
 python benchmarks/finetune.py data.source=FOLDER --teacher-labels 4000 --teacher-epochs 8  # they know more
+python benchmarks/finetune.py data.source=FOLDER --unlabelled 4000  # teachers advise on images without labels, too
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from coadvise.data.sources.base import encoded_bytes
+from coadvise.data.sources.opening import open_sources
 from coadvise.recipe.reading import load_recipe
 from coadvise.run.provenance import manifest
 from coadvise.run.result import RunResult
@@ -43,6 +47,10 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "conv": ("own", ("conv",)),
     "both": ("own", ("conv", "inv")),
 }
+# The same with images without labels, and labels alone with as many updates as these take.
+LONGER = "labels, as many updates"
+UNLABELLED = {f"{arm}, unlabelled": ARMS[arm] for arm in ("both", "class")}
+BATCH = 50
 
 
 def main() -> None:
@@ -57,6 +65,8 @@ def main() -> None:
     parser.add_argument("--pretrain-epochs", type=int, nargs=3, default=[40, 6, 6], help="of vit, conv, inv")
     parser.add_argument("--lr", type=float, nargs="+", default=[3e-4], help="labels alone choose the best")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--unlabelled", type=int, default=0, help="other images of the four classes, without labels")
+    parser.add_argument("--unlabelled-epochs", type=int, default=8, help="of these and the labelled ones")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("runs/finetune"))
     parser.add_argument("--output", type=Path, default=RESULT)
@@ -69,6 +79,9 @@ def main() -> None:
     for name, classes in (("before", BEFORE), ("after", AFTER)):
         (options.folder / f"{name}.txt").write_text("\n".join(classes) + "\n")
     pretrained = {name: _pretrained(name, options) for name in MODELS}
+    if options.unlabelled:
+        _write_unlabelled(options)
+        options.arms += [LONGER, *UNLABELLED]
     rates = {lr: _finetuned("labels", 1000, lr, options).final["accuracy/class"] for lr in options.lr}
     best = max(rates, key=rates.__getitem__)
     found: dict[str, list[float]] = {arm: [] for arm in (*TEACHERS, *options.arms)}
@@ -82,12 +95,41 @@ def main() -> None:
 def _run(name: str, settings: list[str], options: argparse.Namespace) -> RunResult:
     output = options.folder / name
     if not (output / "result.json").is_file():
-        every = [f"name={name}", f"run.output={output}", "run.tensorboard=false", "data.workers=0", *settings]
-        recipe = load_recipe("cifar10-cpu", [*every, *options.settings])
+        every = [f"name={name}", f"run.output={output}", "run.tensorboard=false", "run.baselines=[]", "data.workers=0"]
+        recipe = load_recipe("cifar10-cpu", [*every, *settings, *options.settings])
         train(recipe, resume=(output / "last.safetensors").is_file(), display=Display(every=60.0))
     result = RunResult.read(output / "result.json")
     options.commits.add(str(result.provenance.get("commit")))
     return result
+
+
+def _write_unlabelled(options: argparse.Namespace) -> None:
+    """Write a folder of images, of which nothing is known, none of them a labelled one."""
+    settings = [f"data.classes={options.folder / 'after.txt'}", *options.settings]
+    every, labelled = (
+        open_sources(load_recipe("cifar10-cpu", [f"data.train_size={size}", *settings]).data)[0]
+        for size in ("null", options.labels)
+    )
+    known = {labelled.describe(index) for index in range(len(labelled))}
+    others = [index for index in range(len(every)) if every.describe(index) not in known]
+    chosen = np.random.default_rng(0).permutation(others)[: options.unlabelled]
+    folder = _unlabelled_folder(options)
+    folder.mkdir(exist_ok=True)
+    for index in sorted(chosen.tolist()):
+        (folder / f"{index:05}.jpg").write_bytes(encoded_bytes(every, index))
+
+
+def _unlabelled_folder(options: argparse.Namespace) -> Path:
+    return options.folder / f"unlabelled-{options.labels}-{options.unlabelled}"
+
+
+def _epochs(arm: str, options: argparse.Namespace) -> int:
+    if arm in UNLABELLED:
+        return options.unlabelled_epochs
+    if arm == LONGER:
+        updates = options.unlabelled_epochs * ((options.labels + options.unlabelled) // BATCH)
+        return round(updates / (options.labels // BATCH))
+    return options.teacher_epochs if arm in TEACHERS else options.epochs
 
 
 def _pretrained(name: str, options: argparse.Namespace) -> float:
@@ -101,17 +143,18 @@ def _pretrained(name: str, options: argparse.Namespace) -> float:
 
 
 def _finetuned(arm: str, seed: int, lr: float, options: argparse.Namespace) -> RunResult:
-    name = "vit" if arm in ARMS else arm.removesuffix(" teacher")
-    student = arm in ARMS
-    labels = options.labels if student else options.teacher_labels
-    epochs = options.epochs if student else options.teacher_epochs
+    name = arm.removesuffix(" teacher") if arm in TEACHERS else "vit"
+    labels = options.teacher_labels if arm in TEACHERS else options.labels
+    epochs = _epochs(arm, options)
     settings = [
         MODELS[name], f"student.checkpoint={options.folder / f'pretrained-{name}' / 'best.safetensors'}",
         f"data.classes={options.folder / 'after.txt'}", f"data.train_size={labels}", f"data.seed={seed}",
-        f"run.seed={seed}", f"optim.lr={lr}", "optim.batch_size=50", f"schedule.epochs={epochs}",
+        f"run.seed={seed}", f"optim.lr={lr}", f"optim.batch_size={BATCH}", f"schedule.epochs={epochs}",
         f"schedule.warmup_epochs={epochs / 8}", f"run.eval_every={epochs}",
     ]  # fmt: skip
-    tokens, kinds = ARMS.get(arm, ARMS["labels"])
+    tokens, kinds = (ARMS | UNLABELLED).get(arm, ARMS["labels"])
+    if arm in UNLABELLED:
+        settings += [f"data.unlabelled={_unlabelled_folder(options)}"]
     settings += ["teachers={}", f"loss.tokens={tokens}"]
     for kind in kinds:
         weights = options.folder / _name(f"{kind} teacher", seed, TEACHER_LR, options) / "best.safetensors"
@@ -124,6 +167,10 @@ def _name(arm: str, seed: int, lr: float, options: argparse.Namespace) -> str:
     own, theirs = f"{options.labels}-e{options.epochs}", f"{options.teacher_labels}-e{options.teacher_epochs}"
     if arm in TEACHERS and own != theirs:
         seed = 0  # teachers from elsewhere are the same for all seeds
+    if arm in UNLABELLED or arm == LONGER:
+        more = f"{options.labels}-of-{options.labels + options.unlabelled}-e{_epochs(arm, options)}"
+        more += f"-by-{theirs}" if arm in UNLABELLED else ""
+        return f"{arm.replace(', ', '-').replace(' ', '-')}-{more}-lr{lr:g}-s{seed}"
     told = {"labels": own}.get(arm, f"{own}-by-{theirs}" if arm in ARMS and own != theirs else own)
     return f"{arm.replace(' ', '-')}-{told if arm in ARMS else theirs}-lr{lr:g}-s{seed}"
 
@@ -136,15 +183,21 @@ def _write(
         summary = summarise(values)
         arms[arm] = {"accuracy": values, "mean": summary.mean, "sd": summary.sd}
         told = f"{arm}: {summary.mean:.2%} over {len(values)} seeds"
-        if arm in ARMS and arm != "labels" and "labels" in found:
-            apart = paired_difference(values, found["labels"])
-            arms[arm]["against labels"] = {"difference": apart.mean, "low": apart.low, "high": apart.high, "p": apart.p}
-            told += f", against labels {apart.mean:+.2%} (p = {apart.p})"
+        for other in ("labels", LONGER) if arm not in TEACHERS else ():
+            if arm == other or other not in found or (other == LONGER and arm not in UNLABELLED):
+                continue
+            apart = paired_difference(values, found[other])
+            difference = {"difference": apart.mean, "low": apart.low, "high": apart.high, "p": apart.p}
+            arms[arm][f"against {other}"] = difference
+            told += f", against {other} {apart.mean:+.2%} (p = {apart.p})"
         print(told, flush=True)
     content = {
         "pretrained on": list(BEFORE), "fine-tuned on": list(AFTER), "labels": options.labels,
         "labels of the teachers": options.teacher_labels, "epochs of the teachers": options.teacher_epochs,
-        "epochs": options.epochs, "images and epochs of pretraining": [options.pretrain, *options.pretrain_epochs],
+        "epochs": options.epochs, "unlabelled images": options.unlabelled,
+        "epochs with unlabelled images": options.unlabelled_epochs if options.unlabelled else None,
+        "epochs of labels alone for as many updates": _epochs(LONGER, options) if options.unlabelled else None,
+        "images and epochs of pretraining": [options.pretrain, *options.pretrain_epochs],
         "accuracy after pretraining": pretrained,
         "learning rates, labels alone, seed 1000": {f"{lr:g}": value for lr, value in rates.items()}, "arms": arms,
         "commits of the runs": sorted(options.commits),
