@@ -206,8 +206,9 @@ class Run(Part):
     tensorboard: bool = True
     trackers: Annotated[tuple[Literal["wandb", "mlflow", "trackio"], ...], BeforeValidator(_listed)] = ()
     """Trackers that are told every metric as well, where they are installed."""
-    baselines: Annotated[tuple[Literal["auto", "probe"], ...], BeforeValidator(_listed)] = ("auto",)
-    """What one would do instead: `probe` on all models with weights, `auto` not on those from Python, or [] nothing."""
+    baselines: Annotated[tuple[Literal["auto", "probe", "labels"], ...], BeforeValidator(_listed)] = ("auto",)
+    """What one would do instead: `probe` on all models with weights, `auto` not on those from Python; `labels` trains
+    the same student without teachers, which costs as much as a second run; [] nothing."""
 
 
 class Recipe(Part):

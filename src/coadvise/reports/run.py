@@ -18,7 +18,7 @@ from .plots.accuracy import Curve, run_curves
 from .plots.style import draw
 from .provenance import provenance_section
 from .similarity import Outputs, similarity_section
-from .tables import ABSENT, Table, count, duration, number, parameters, percent
+from .tables import ABSENT, Table, count, duration, number, p_value, parameters, percent
 
 
 def run_page(run: RunFiles, folder: Path | None = None) -> Page:
@@ -137,8 +137,23 @@ def _accuracy_section(result: RunResult, known: Table | None) -> Section | None:
     table = Table(caption, columns, rows)
     others = [_teachers_table(result)] if result.teachers else []
     others += [] if known is None else [known]
+    others += _labels_table(result)
     others += _probes_table(result)
     return Section("accuracy", "Accuracy", [table, *others])
+
+
+def _labels_table(result: RunResult) -> list[Table]:
+    """The same student without its teachers, and what that costs."""
+    plain = None if result.baselines is None else result.baselines.labels
+    if plain is None:
+        return []
+    row = [
+        plain.model, f"{count(plain.right)} of {count(plain.samples)}", percent(plain.right / plain.samples),
+        count(plain.advised), count(plain.alone), p_value(plain.p), duration(plain.seconds), duration(result.seconds),
+    ]  # fmt: skip
+    columns = ["Student", "Right", "Top-1, %", "Co-advised alone right", "Labels alone right", "p (McNemar)", "Took",
+               "Co-advised took"]  # fmt: skip
+    return [Table("What one would do instead: the same student trained on labels alone", columns, [row])]
 
 
 def _probes_table(result: RunResult) -> list[Table]:

@@ -105,3 +105,9 @@ class Answers:
             raise ValueError(f"a class that is none of {k}")
         if CLASS not in self.outputs or self.outputs.keys() != self.confidence.keys():
             raise ValueError(f"no answers of '{CLASS}'")
+
+
+def both_right(one: Answers, other: Answers) -> tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
+    """Whether each of two models is right, on the images that both could read."""
+    _, first, second = np.intersect1d(one.index, other.index, assume_unique=True, return_indices=True)
+    return one.right()[first], other.right()[second]

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
 
 from ..errors import RunError, few
 from ..recipe.reading import load_recipe
 from ..recipe.schema import FREE, flat
 from ..significance import ALPHA, Changed, Paired, holm, mcnemar, paired_difference
-from .answers import Answers
+from .answers import Answers, both_right
 from .per_class import class_counts
 from .result import RunResult
 
@@ -193,7 +192,7 @@ def _tested(first: Kind, other: Kind) -> Tested:
         return Tested(first, other, found.mean, seeds=tuple(seed for seed, _ in shared), over_seeds=found)
     seed = shared[0][0] if shared else None
     one, two = (next((r for r in kind.runs if r.seed == seed), kind.runs[0]) for kind in (first, other))
-    right = _paired(one.answers, two.answers)
+    right = both_right(one.answers, two.answers)
     difference = float(right[1].mean() - right[0].mean()) if len(right[0]) else 0.0
     return Tested(first, other, difference, images=mcnemar(*right))
 
@@ -202,9 +201,3 @@ def _seeds(kind: Kind, kinds: Sequence[Kind]) -> list[tuple[int, int]]:
     """What runs are paired by: `run.seed`, and where that of several runs is the same, `data.seed`, too."""
     alike = any(len({run.seed for run in one.runs}) < len(one.runs) for one in kinds)
     return [(run.seed, run.data_seed if alike else 0) for run in kind.runs]
-
-
-def _paired(one: Answers, other: Answers) -> tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
-    """Whether each of two models is right, on the images that both could read."""
-    _, first, second = np.intersect1d(one.index, other.index, assume_unique=True, return_indices=True)
-    return one.right()[first], other.right()[second]

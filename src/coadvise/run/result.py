@@ -121,10 +121,34 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Baselines:
-    """What one would do instead of training the student.
+class LabelsAlone:
+    """The run's student trained on the labels alone, without its teachers.
 
     Attributes:
+        right: validation images named rightly, of so many `samples`.
+        alone: images that this student names rightly and the co-advised one does not; `advised` the other way round.
+        p: of McNemar's exact test between both; None where they never differ.
+        epochs: that were trained, in so many `seconds`.
+        model: of the student, which has so many `parameters`.
+    """
+
+    right: int
+    samples: int
+    alone: int
+    advised: int
+    p: float | None
+    epochs: int
+    seconds: float
+    model: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What one would do instead of training the student with its teachers.
+
+    Attributes:
+        labels: training it without them, where that was asked for.
         images_per_s: answered by the student, the teachers (by name) and the probes' models (`probe NAME`), on the
             device of the training, in float32 and batches of eight, without reading.
         failed: name of a model → why there is no probe of it.
@@ -133,10 +157,18 @@ class Baselines:
     probes: tuple[Probe, ...] = ()
     images_per_s: Mapping[str, float] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
+    labels: LabelsAlone | None = None
 
     def write(self, path: Path) -> None:
         """Write them atomically as a file of their own."""
-        write_json(path, dataclasses.asdict(self))
+        write_json(path, self.content())
+
+    def content(self) -> dict[str, Any]:
+        """What is written of them."""
+        content = dataclasses.asdict(self)
+        if self.labels is None:  # as in an earlier version
+            del content["labels"]
+        return content
 
     @classmethod
     def read(cls, path: Path) -> Baselines:
@@ -233,6 +265,8 @@ class RunResult:
     def write(self, path: Path) -> None:
         """Write the file atomically."""
         content = dataclasses.asdict(self)
+        if self.baselines is not None:
+            content["baselines"] = self.baselines.content()
         for later in ("baselines", "per_class", "stopped_early", "delivered"):  # an earlier version had none
             if not content[later]:
                 del content[later]

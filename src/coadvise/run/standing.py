@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import few
 from ..names import CLASS
-from ..significance import wilson
+from ..significance import ALPHA, wilson
 from .per_class import chance
 from .result import RunResult
 
@@ -20,7 +20,7 @@ class Standing:
     """One model on the validation images.
 
     Attributes:
-        kind: `student`, `teacher` or `probe`.
+        kind: `student`, `teacher`, `probe`, or `labels` for the same student without its teachers.
         name: of the teacher; for a probe, whose features it uses.
         right: images named rightly, of so many `samples`.
         images_per_s: where it was measured.
@@ -42,7 +42,7 @@ class Standing:
     @property
     def title(self) -> str:
         """`the student`, `teacher conv`, `the linear probe on resnet18 (conv)`."""
-        titles = {"student": "the student", "teacher": f"teacher {self.name}"}
+        titles = {"student": "the student", "teacher": f"teacher {self.name}", "labels": "labels alone"}
         return titles.get(self.kind) or f"the linear probe on {self.model} ({self.name})"
 
     def above(self, other: Standing) -> bool:
@@ -77,6 +77,9 @@ def standings(result: RunResult) -> list[Standing]:
         speed = speeds.get(f"probe {probe.of}")
         one = Standing("probe", probe.of, probe.model, probe.right, probe.samples, probe.parameters, speed)
         found.append(one)
+    if result.baselines is not None and (plain := result.baselines.labels) is not None:
+        speed = speeds.get("student")
+        found.append(Standing("labels", "labels", plain.model, plain.right, plain.samples, plain.parameters, speed))
     return found
 
 
@@ -129,7 +132,7 @@ def verdict_of(result: RunResult, folder: Path) -> Verdict | None:
     headline = f"The student is right on {said}" + (f": {', and '.join(tails)}" if tails else "")
     return Verdict(
         headline,
-        (*_missed(result), *_others(rest, guessed)),
+        (*_advice_added(result, student), *_missed(result), *_others(rest, guessed)),
         _cost(ranked),
         tuple(_advice(result, folder, guessing, ahead)),
     )
@@ -147,6 +150,29 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def _advice_added(result: RunResult, student: Standing) -> Iterator[str]:
+    plain = None if result.baselines is None else result.baselines.labels
+    if plain is None or not plain.samples:
+        return
+    points = 100 * (plain.advised - plain.alone) / plain.samples
+    did = (
+        f"added {points:.1f} points"
+        if points > 0
+        else f"cost {-points:.1f} points"
+        if points < 0
+        else "changed nothing"
+    )
+    p = (
+        ""
+        if plain.p is None
+        else f", McNemar p = {plain.p:.2g}" + (", which may be chance" if plain.p >= ALPHA else "")
+    )
+    yield (
+        f"Co-advised {_percent(student.share)}, labels alone {_percent(plain.right / plain.samples)}: the advice {did} "
+        f"of {plain.samples:,} images (right alone: {plain.advised:,} and {plain.alone:,}{p})."
+    )
+
+
 def _missed(result: RunResult) -> Iterator[str]:
     there = {name: one for name, one in result.per_class.items() if one.support}
     missed = [name for name, one in there.items() if not one.right]
@@ -158,7 +184,7 @@ def _others(rest: Sequence[Standing], guessed: tuple[int, int] | None) -> Iterat
     if guessed is not None:
         share = _percent(guessed[0] / guessed[1])
         yield f"Naming the commonest class always would be right on {guessed[0]:,} ({share})."
-    for one in rest:
+    for one in (one for one in rest if one.kind != "labels"):
         yield f"{one.title[0].upper()}{one.title[1:]}: {one.right:,} of {one.samples:,} ({_percent(one.share)})."
 
 
@@ -186,7 +212,10 @@ def _advice(result: RunResult, folder: Path, guessing: bool, ahead: Sequence[Sta
     use_of: Callable[[Path], str] = lambda place: shlex.join(["coadvise", "predict", "IMAGE", "--model", str(place)])
     if guessing:
         yield f"near guessing: {longer}, or look at its losses and its labels (`{report}`)"
-    kinds = {"probe": ("baselines", "behind a linear probe"), "teacher": ("teachers", "below a teacher")}
+    kinds = {
+        "probe": ("baselines", "behind a linear probe"), "labels": ("baselines", "behind labels alone"),
+        "teacher": ("teachers", "below a teacher"),
+    }  # fmt: skip
     best = {kind: one for kind in kinds if (one := next((one for one in ahead if one.kind == kind), None)) is not None}
     for kind, one in best.items():
         place, what = kinds[kind]

@@ -32,7 +32,7 @@ from ..run.folder import RunFolder
 from ..run.result import Baselines, Probe
 from ..system.progress import Display
 
-STUDENT = "student"
+STUDENT, LABELS = "student", "labels"
 Sources = tuple[ImageSource, ImageSource]
 """Training and validation images."""
 
@@ -88,7 +88,7 @@ class _Start:
 def _wanted(
     recipe: Recipe, loaded: Mapping[str, FrozenTeacher], own: Container[str], folder: RunFolder
 ) -> Iterator[_Start]:
-    asked = recipe.run.baselines
+    asked = {*recipe.run.baselines} - {LABELS}
     if not asked:
         return
     alone = recipe.model_copy(update={"teachers": {}, "loss": Loss(), "advice": Advice()})

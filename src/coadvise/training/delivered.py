@@ -46,7 +46,7 @@ def delivered_weights(setup: Setup, state: State) -> Iterator[nn.Module]:
     try:
         if setup.accelerator.is_main_process:
             try:
-                student.load_state_dict(load_file(path, device=str(setup.accelerator.device)))
+                student.load_state_dict(load_file(path))
             except SafetensorError as error:
                 raise CheckpointError(f"{path} cannot be read ({error}); train the run again") from error
         if setup.accelerator.num_processes > 1:

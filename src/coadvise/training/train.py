@@ -36,6 +36,7 @@ from .advising import stored_or_live
 from .baselines import measure_baselines
 from .failures import explained
 from .fitting import fit_epochs
+from .labels import asks_for_labels, with_labels_alone, without_teachers
 from .loop import Evaluation, out_of_patience, stopped, train_epoch, validate
 from .memory import too_large
 from .outcome import run_result, teacher_facts
@@ -90,6 +91,7 @@ def _train(
     check_teachers_given(teachers)
     accelerator = start_processes(recipe.run, recipe.optim)
     display = display or Display(quiet=not accelerator.is_main_process)
+    instead = asks_for_labels(recipe, student is not None, bool(recipe.teachers or teachers))
     own = [f"teachers.{name}" for name in teachers] + ([] if student is None else ["student"])
     recipe = settled(recipe, folder, accelerator, display, own)
     recipe = as_fitted_before(recipe, folder)
@@ -113,7 +115,12 @@ def _train(
             display.say(f"{folder.path} is on a file system without locks; take care not to start this run twice")
         if fitted is not None and accelerator.is_main_process:  # before its teachers: another start measures no more
             folder.begin(recipe, manifest(fingerprint=recipe.fingerprint(), fitted=dataclasses.asdict(fitted)))
-        return _train_student(recipe, folder, sources, accelerator, student, given, teachers, display)
+        result = _train_student(recipe, folder, sources, accelerator, student, given, teachers, display)
+        if instead:
+            result = _train_labels_alone(recipe, folder, result, accelerator, display)
+        if accelerator.is_main_process:
+            folder.finish(result)
+    return result
 
 
 def _train_student(
@@ -150,10 +157,7 @@ def _train_student(
         instead = measure_baselines(recipe, folder, labelled, state.student, loaded, own, accelerator, display)
         last = _train_epochs(recipe, setup, state, given)
         facts = teacher_facts(recipe, loaded, checks, sources[1].labels, own=own)
-        result = run_result(recipe, setup, state, last, sources, facts, given, instead)
-        if accelerator.is_main_process:
-            folder.finish(result)
-    return result
+        return run_result(recipe, setup, state, last, sources, facts, given, instead)
 
 
 def _train_epochs(recipe: Recipe, setup: Setup, state: State, given: str | None) -> Evaluation | None:
@@ -245,9 +249,30 @@ def load_teachers(
                     if accelerator.is_main_process:
                         facts = fitted_facts(folder, recipe)
                         folder.begin(recipe, manifest(fingerprint=recipe.fingerprint(), **facts))
-                    how = folder.how_to_resume(world)
-                    raise Interrupted(f"stopped while teacher {name} was trained, {how}") from interrupted
+                    raise _while(f"teacher {name} was trained", folder, world) from interrupted
         accelerator.wait_for_everyone()
         loaded[name] = built_teacher(recipe, name, place.best, classes)
     names = [name for name in recipe.teachers if name not in own]
     return {name: loaded[name] for name in (*names, *own)}
+
+
+def _train_labels_alone(
+    recipe: Recipe, folder: RunFolder, result: RunResult, accelerator: Accelerator, display: Display
+) -> RunResult:
+    """Train the student of a run without its teachers, unless an earlier start has; the result that knows of it."""
+    one, place = without_teachers(recipe, folder)
+    if place.finished:
+        place.require_same(one)
+    else:
+        display.say(f"training the student on labels alone ({one.schedule.epochs} epochs), to see what the advice adds")
+        try:
+            _train(one, place, place.last.is_file(), None, {}, display)
+        except Interrupted as interrupted:
+            raise _while("the student was trained on labels alone", folder, accelerator.num_processes) from interrupted
+    accelerator.wait_for_everyone()
+    return with_labels_alone(result, folder.answers, place)
+
+
+def _while(what: str, folder: RunFolder, processes: int) -> Interrupted:
+    """The message of a run that was stopped in one of those that lie inside it."""
+    return Interrupted(f"stopped while {what}, {folder.how_to_resume(processes)}")

@@ -1,0 +1,28 @@
+"""The recipe of a run's student without its teachers: what the advice is to be measured by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .reading import recipe_from
+from .schema import Recipe
+
+
+def labels_recipe(recipe: Recipe, output: Path, takes_tokens: bool) -> Recipe:
+    """The same student, start, data, order, augmentation and schedule; every token learns the labels.
+
+    Args:
+        takes_tokens: whether the student's model is made with advised tokens.
+    """
+    content = recipe.model_dump(mode="json")
+    tokens = recipe.tokens() if takes_tokens or recipe.adds_tokens else {}
+    content["name"] = f"{recipe.name}-labels"[:200]
+    content["teachers"], content["advice"] = {}, {}
+    if takes_tokens or recipe.adds_tokens:
+        content["student"]["tokens"] = tokens
+    weights = {name: weight for name, weight in recipe.loss.weights.items() if name in tokens}
+    loss = {"label_weight": recipe.loss.label_weight, "weights": weights}
+    # Tokens that are declared are tokens of their own.
+    content["loss"] = loss | ({"tokens": recipe.loss.tokens} if recipe.loss.tokens != "own" else {})
+    content["run"] |= {"baselines": [], "output": str(output)}
+    return recipe_from(content, where="run.baselines=labels")
