@@ -21,6 +21,7 @@ from coadvise.errors import CheckpointError, CoadviseError, ModelError
 from coadvise.models.from_onnx import OnnxModel
 from coadvise.models.teachers import FrozenTeacher, Teachers
 from coadvise.recipe.schema import Teacher
+from coadvise.run.result import RunResult
 from coadvise.system.progress import Display
 from coadvise.training.caching import cache_advice
 from coadvise.training.student import new_student
@@ -115,6 +116,8 @@ def test_a_student_learns_from_two_runs(tmp_path: Path) -> None:
     places = {"a": {"model": f"run:{tmp_path}/first"}, "b": {"model": f"run:{tmp_path}/first/teachers/conv"}}
     result = run(tiny(tmp_path / "second", {"schedule.epochs": 1, "schedule.warmup_epochs": 0}, teachers=places))
     assert set(result.teachers) == {"a", "b"} and result.teachers["a"].samples == 101
+    facts = RunResult.read(tmp_path / "second" / "result.json").teachers["b"]
+    assert facts.source == f"run:{facts.opens}" and facts.opens == f"{tmp_path}/first/teachers/conv"
 
 
 def pixels(image: Image.Image, mean: float = 0.3, std: float = 0.2) -> torch.Tensor:

@@ -74,6 +74,23 @@ def test_a_student_behind_probe_and_teachers(tmp_path: Path) -> None:
     assert "schedule.epochs=200" in teacher and "teachers/conv" in teacher
 
 
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ({"source": "run:old runs/a", "opens": "old runs/a"}, "use it (`coadvise predict IMAGE --model 'old runs/a'`)"),
+        ({"source": "transformers:some/vit"}, "use it as it is (transformers:some/vit)"),
+        ({}, "train longer"),
+    ],
+)
+def test_a_better_teacher_that_was_given_is_named(tmp_path: Path, where: dict[str, str], said: str) -> None:
+    found = result(90 / 175, {"conv": 156 / 175})
+    teacher = replace(found.teachers["conv"], **where)
+    verdict = verdict_of(replace(found, teachers={"conv": teacher}), tmp_path)
+    assert verdict is not None
+    (advice,) = verdict.advice
+    assert advice.startswith(f"below a teacher: {said}")
+
+
 def test_a_student_at_chance_is_told_so(tmp_path: Path) -> None:
     said = verdict_of(result(36 / 175), tmp_path)
     assert said is not None and "not clearly better than guessing" in said.headline

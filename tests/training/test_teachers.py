@@ -56,6 +56,8 @@ def test_any_timm_transformer_and_a_cit_can_teach(tmp_path: Path) -> None:
     bare = {"model": "cit_tiny", "checkpoint": co_advised}
     again = run(tiny(tmp_path / "again", teachers={"old": bare}))
     assert again.teachers["old"].accuracy == pytest.approx(result.best.value)
+    assert again.teachers["old"].source == again.teachers["old"].opens == co_advised
+    assert result.teachers["vit"].source is result.teachers["vit"].opens is None  # trained by the run itself
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,7 @@ def test_an_index_map_fits_any_checkpoint(tmp_path: Path) -> None:
         run(tiny(tmp_path / "run", teachers={"wide": teacher}))
     result = run(tiny(tmp_path / "run", teachers={"wide": {**teacher, "classes": list(range(4, 14))}}))
     assert result.teachers["wide"].samples == 101
+    assert (result.teachers["wide"].source, result.teachers["wide"].opens) == (str(tmp_path / "wide.pth"), None)
 
 
 def test_teachers_that_cannot_be_fused_or_run(tmp_path: Path) -> None:

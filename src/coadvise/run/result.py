@@ -44,6 +44,9 @@ class TeacherFacts:
 
     Attributes:
         asked: validation images of the classes that it knows, where it does not know them all.
+        source: where it came from as it is: a file, an address, or a model's name for published weights; None for one
+            that the run trained, or that was given from Python.
+        opens: what `coadvise predict --model` takes for it, if anything.
     """
 
     model: str
@@ -52,6 +55,8 @@ class TeacherFacts:
     accuracy: float | None = None
     samples: int | None = None
     asked: int | None = None
+    source: str | None = None
+    opens: str | None = None
 
 
 @dataclass(frozen=True)
@@ -273,8 +278,9 @@ class RunResult:
         if not content["data"]["unlabelled"]:
             del content["data"]["unlabelled"]
         for facts in content["teachers"].values():
-            if facts["asked"] is None:
-                del facts["asked"]
+            for later in ("asked", "source", "opens"):
+                if facts[later] is None:
+                    del facts[later]
         write_json(path, content)
 
     @classmethod

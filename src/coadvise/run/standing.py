@@ -220,7 +220,13 @@ def _advice(result: RunResult, folder: Path, guessing: bool, ahead: Sequence[Sta
     for kind, one in best.items():
         place, what = kinds[kind]
         own = folder / place / one.name
-        ways = [f"use it (`{use_of(own)}`)"] if (own / "best.safetensors").is_file() else []
+        facts = result.teachers.get(one.name) if kind == "teacher" else None
+        if (own / "best.safetensors").is_file():
+            ways = [f"use it (`{use_of(own)}`)"]
+        elif facts is not None and facts.opens is not None:
+            ways = [f"use it (`{use_of(Path(facts.opens))}`)"]
+        else:
+            ways = [] if facts is None or facts.source is None else [f"use it as it is ({facts.source})"]
         if kind == "probe" and one.name != "student":  # of a student with weights of its own
             ways.append("fine-tune a pretrained student (student.pretrained=true)")
         ways += [longer] if kind == list(best)[-1] and not guessing else []

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from contextlib import suppress
 
 import numpy as np
 from jaxtyping import Int64
 
+from ..checkpoints.model_file import read_header, weights_file
 from ..data.sources.base import ImageSource
 from ..data.sources.unlabelled import labelled_part
+from ..errors import CheckpointError
 from ..evaluation.pictures import pictures_of
 from ..evaluation.teacher_check import TeacherCheck
 from ..models.answers import kind_of
 from ..models.teachers import FrozenTeacher
 from ..names import CLASS
-from ..recipe.address import guess_bias
-from ..recipe.schema import Recipe
+from ..recipe.address import address, guess_bias
+from ..recipe.schema import Recipe, Teacher
 from ..run.folder import read_metrics
 from ..run.per_class import class_counts
 from ..run.pictures import write_pictures
@@ -46,8 +49,22 @@ def teacher_facts(
             accuracy=check.accuracy,
             samples=check.samples,
             asked=None if teacher.known is None else int(np.isin(val_labels, teacher.known).sum()),
+            **({} if settings is None or settings.train else _place_of(settings)),
         )
     return facts
+
+
+def _place_of(settings: Teacher) -> dict[str, str]:
+    """Where a teacher that is used as it is came from, and what `coadvise predict` opens of it."""
+    if place := address(settings.model):
+        kind, where = place
+        return {"source": settings.model} | ({"opens": where} if kind in ("run", "onnx") else {})
+    if settings.checkpoint is None:
+        return {"source": settings.model}
+    ours = False
+    with suppress(CheckpointError):  # it was there hours ago, and the run needs it no more
+        ours = read_header(weights_file(settings.checkpoint)) is not None
+    return {"source": settings.checkpoint} | ({"opens": settings.checkpoint} if ours else {})
 
 
 def run_result(
