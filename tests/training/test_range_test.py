@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from helpers.runs import run
 
 from coadvise.errors import RunError
 from coadvise.system.progress import Display
+from coadvise.training.loop import train_step
 from coadvise.training.range_test import RangeTest, as_setting, find_lr, judged, rise, set_rate
+from coadvise.training.teachers import on_device
 
 
 def descent(curvature: float, steps: int) -> RangeTest:
@@ -126,3 +129,31 @@ def test_real_steps_touch_nothing_of_the_run(tmp_path: Path, monkeypatch: pytest
     find_lr(tiny(tmp_path / "run", changes, teachers=one), 1e-6, 3.0, 60, Told())
     assert files(tmp_path) == before
     assert not [line for line in said[-3:] if "still to be trained" in line]
+
+
+def test_heads_learn_first_and_teachers_are_prepared_once(tmp_path: Path) -> None:
+    """Nothing but heads and tokens moves in the epochs of `schedule.head_epochs`, and everything afterwards."""
+    run(tiny(tmp_path / "school", teachers={"conv": {**CNN, "train": {"epochs": 1}}}))
+    teacher = {key: value for key, value in CNN.items() if key != "train"}
+    teacher["checkpoint"] = str(tmp_path / "school" / "teachers" / "conv" / "best.safetensors")
+    recipe = tiny(tmp_path / "run", {"schedule.head_epochs": 2}, teachers={"conv": teacher})
+    moved: list[set[str]] = []
+    real, before = train_step, dict[str, torch.Tensor]()
+
+    def watched(setup: Any, state: Any, *rest: Any) -> Any:
+        for name, value in state.student.named_parameters():
+            before.setdefault(name, value.detach().clone())
+        terms = real(setup, state, *rest)
+        moved.append({name for name, value in state.student.named_parameters() if not torch.equal(value, before[name])})
+        return terms
+
+    with (
+        mock.patch("coadvise.training.range_test.train_step", watched),
+        mock.patch("coadvise.training.range_test.on_device", wraps=on_device) as prepared,
+        mock.patch("coadvise.training.trial.on_device", wraps=on_device) as again,
+    ):
+        find_lr(recipe, 1e-6, 1e-2, 20)
+    assert prepared.call_count == 1 and not again.called
+    assert len(moved) == 10 + 20  # two epochs of five updates
+    assert all(name.startswith(("head", "advised_heads", "tokens")) for one in moved[:10] for name in one)
+    assert moved[9] and any(name.startswith("blocks") for name in moved[-1])

@@ -6,7 +6,7 @@ After Smith, Cyclical Learning Rates for Training Neural Networks (2017), sectio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from ..advice.cache import kept_weights, require_fitting
 from ..advice.request import CacheRequest
 from ..data.sources.base import ImageSource
 from ..data.sources.unlabelled import open_for_training
+from ..data.views.finish import Batch
 from ..errors import RunError
 from ..models.teachers import FrozenTeacher
 from ..recipe.schema import Recipe
@@ -30,6 +31,8 @@ from .loop import train_step
 from .optimizer import peak_lr
 from .processes import start_processes
 from .published import settled
+from .setup import Setup
+from .state import State
 from .student import new_student
 from .teachers import built_teacher, on_device
 from .trial import endless, on_trial
@@ -128,7 +131,8 @@ def judged(rates: Float[np.ndarray, " n"], losses: Float[np.ndarray, " n"], dive
 
 
 def find_lr(recipe: Recipe, low: float, high: float, steps: int, display: Display = QUIET) -> RangeTest:
-    """A range test of a recipe's own training step: its student, data, teachers and loss.
+    """A range test of a recipe's own training step: its student, data, teachers and loss, after the steps of
+    `schedule.head_epochs` (as many of them as the test has).
 
     Teachers that the recipe trains take part where an earlier start has trained them; otherwise their tokens learn the
     labels here.
@@ -149,10 +153,11 @@ def find_lr(recipe: Recipe, low: float, high: float, steps: int, display: Displa
     ready = on_device(teachers, recipe.data, recipe.run.fuse_teachers, accelerator, QUIET)
     advise = stored_or_live(recipe, sources[0], teachers, ready, accelerator, display)
     with (
-        on_trial(recipe, sources, accelerator, student, teachers, advise) as (setup, state),
+        on_trial(recipe, sources, accelerator, student, ready, advise) as (setup, state),
         display.bar("rising", steps) as bar,
     ):
         batches = endless(setup)
+        _heads_first(setup, state, batches, steps, display)
 
         def step(rate: float) -> float:
             set_rate(state.optimizer, rate)
@@ -162,6 +167,24 @@ def find_lr(recipe: Recipe, low: float, high: float, steps: int, display: Displa
 
         rates, losses, diverged = rise(step, low, high, steps)
     return judged(rates, losses, diverged, steps)
+
+
+def _heads_first(setup: Setup, state: State, batches: Iterator[Batch], most: int, display: Display) -> None:
+    """The steps in which the run lets heads and advised tokens learn alone, at its own rates: what rises afterwards is
+    the rate at which all parts learn."""
+    wanted = setup.schedule.head_epochs * setup.loader.steps_per_epoch
+    if not wanted:
+        return
+    count, (waiting, norms) = min(wanted, most), setup.waiting
+    of = "" if count == wanted else f" of the {wanted} of schedule.head_epochs"
+    display.say(f"first {count} steps{of} in which heads and advised tokens learn alone")
+    for norm in norms:
+        norm.eval()
+    for step in range(count):
+        setup.scheduler.step_update(step)
+        for _ in range(setup.optim.accumulate):
+            train_step(setup, state, next(batches), waiting)
+    setup.model.train()
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset, balanced_subset
 from ..data.views.finish import Batch
-from ..models.teachers import FrozenTeacher
+from ..models.teachers import FrozenTeacher, Teachers
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
 from ..system.clock import now
@@ -41,17 +41,17 @@ def on_trial(
     sources: tuple[ImageSource, ImageSource],
     accelerator: Accelerator,
     student: nn.Module,
-    teachers: Mapping[str, FrozenTeacher],
+    ready: Teachers,
     advise: Advise | None = None,
 ) -> Iterator[tuple[Setup, State]]:
     """All that a training needs, without the run's folder and without trackers.
 
     Args:
         student: is trained, so it should be a copy.
+        ready: the teachers, on the device.
         advise: in place of the teachers.
     """
     run = recipe.run.model_copy(update={"tensorboard": False, "trackers": ()})
-    ready = on_device(teachers, recipe.data, recipe.run.fuse_teachers, accelerator, QUIET)
     with tempfile.TemporaryDirectory(prefix="coadvise-trial-") as place:
         setup, state = prepare(
             recipe.model_copy(update={"run": run}), RunFolder(Path(place)), sources, accelerator, student, ready, {},
@@ -107,7 +107,8 @@ def measure_pace(
     part = Subset(val, balanced_subset(val.labels, EVALUATED * share))
     stored = recipe.advice.source == "cache"
     stand_in = _constant(tuple(teachers), len(train.class_names)) if stored else None
-    with on_trial(recipe, (train, part), accelerator, student, teachers, stand_in) as (setup, state):
+    ready = on_device(teachers, recipe.data, recipe.run.fuse_teachers, accelerator, QUIET)
+    with on_trial(recipe, (train, part), accelerator, student, ready, stand_in) as (setup, state):
         start, step = _steps(setup, state, recipe.data.workers, limit)
         alone, advised = (_evaluation(setup, state, with_teachers) for with_teachers in (False, bool(teachers)))
         saved = now(accelerator.device)
