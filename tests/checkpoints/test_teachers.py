@@ -1,5 +1,6 @@
 """Teachers of other places: they answer as the library that they come from says they do."""
 
+import hashlib
 import json
 import math
 import pickle
@@ -298,6 +299,28 @@ def test_an_onnx_file_of_ours_says_all_that_a_teacher_needs(tmp_path: Path) -> N
     other = onnx_file(tmp_path / "other.onnx", ("n", 3, 24, 24), said | {"classes": names})
     weights = [list(OnnxModel(one).state_dict().values()) for one in (path, other)]
     assert len(weights[0]) == 1 and not torch.equal(weights[0][0], weights[1][0])  # told apart by a digest of the file
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", ["m.onnx.data", "weights.bin", "parts/gewichte-ä.bin", "w" * 200])
+def test_weights_outside_of_an_onnx_file_count(tmp_path: Path, name: str) -> None:
+    """Wherever they lie: `onnx` says where, and bytes there that change are another teacher."""
+    from onnx.external_data_helper import ExternalDataInfo
+
+    (tmp_path / "parts").mkdir()
+    path = onnx_file(tmp_path / "m.onnx")
+    whole = onnx.load(path)
+    before = OnnxModel(path).file_digest
+    assert bytes(before.tolist()) == hashlib.sha256(path.read_bytes()).digest()  # as caches have it
+    onnx.save(whole, path, save_as_external_data=True, location=name, size_threshold=0)
+    (tensor,) = onnx.load(path, load_external_data=False).graph.initializer
+    assert ExternalDataInfo(tensor).location == name
+    now, beside = OnnxModel(path).file_digest, tmp_path / name
+    assert bytes(now.tolist()) == hashlib.sha256(path.read_bytes() + beside.read_bytes()).digest()
+    content = bytearray(beside.read_bytes())
+    content[0] ^= 1
+    beside.write_bytes(content)
+    assert not torch.equal(OnnxModel(path).file_digest, now)
 
 
 @needs_onnx

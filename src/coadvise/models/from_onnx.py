@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,8 @@ class OnnxModel(nn.Module):
     probabilities, and their logarithms are logits.
 
     Attributes:
-        file_digest: of the file, so that what is computed with it can be told from what another file gives.
+        file_digest: of the file and of those that hold its weights, so that what is computed with it can be told from
+            what another file gives.
 
     Raises:
         ModelError: no ONNX file, or none of an image classifier.
@@ -57,8 +60,7 @@ class OnnxModel(nn.Module):
         height, width = rest[:2] if self.last else rest[1:]
         self.image_size: Size | None = (height, width) if height and width else None
         self.probabilities = False
-        digest = hashlib.sha256(path.read_bytes() + _weights_beside(path)).digest()
-        self.register_buffer("file_digest", torch.tensor(list(digest), dtype=torch.uint8))
+        self.register_buffer("file_digest", torch.tensor(list(_digest_of(path)), dtype=torch.uint8))
 
     def metadata(self) -> Mapping[str, str]:
         """Named texts in the file."""
@@ -170,10 +172,30 @@ def _logits_of(path: Path, outputs: Any) -> str:
     return flat[0]
 
 
-def _weights_beside(path: Path) -> bytes:
-    """The file in which PyTorch keeps an ONNX file's weights, if there is one."""
-    beside = path.with_name(f"{path.name}.data")
-    return beside.read_bytes() if beside.is_file() else b""
+def _digest_of(path: Path) -> bytes:
+    """Hash of a file and of those that hold its weights; PyTorch calls that one FILE.data."""
+    content = path.read_bytes()
+    total, usual = hashlib.sha256(content), f"{path.name}.data"
+    for name in (usual, *sorted(_locations(content) - {usual})):
+        if (path.parent / name).is_file():
+            with (path.parent / name).open("rb") as file:
+                while part := file.read(1 << 20):
+                    total.update(part)
+    return total.digest()
+
+
+def _locations(content: bytes) -> set[str]:
+    """Names of the files that hold tensors of an ONNX file, as its entries `location` give them.
+
+    Entries are looked for in the bytes: a digest must not depend on whether the package `onnx` is installed.
+    """
+    found = set()
+    for entry in re.finditer(rb"\x0a\x08location\x12([\x80-\xff]?)([\x00-\x7f])", content):
+        low, high = entry[1], entry[2][0]  # protobuf's length: seven bits in a byte, the lowest first
+        length = high if not low else (low[0] & 0x7F) | high << 7
+        with contextlib.suppress(UnicodeDecodeError, ValueError):
+            found.add(content[entry.end() : entry.end() + length].decode())
+    return {name for name in found if name and "\0" not in name}
 
 
 def _runtime() -> Any:
