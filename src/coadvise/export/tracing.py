@@ -17,6 +17,7 @@ from ..checkpoints.trained import TrainedModel
 from ..errors import ModelError, one_line
 from ..models.students import classifier_of
 from .card import INPUT, OUTPUT, Card
+from .graph import tidy
 
 if TYPE_CHECKING:
     import onnx
@@ -82,11 +83,12 @@ def translated(trained: TrainedModel) -> onnx.ModelProto:
                 program, dynamo=True, external_data=False, verbose=False, input_names=[INPUT], output_names=[OUTPUT],
                 opset_version=OPSET, dynamic_shapes=({0: "batch"},),
             )  # fmt: skip
+            assert made is not None
+            tidy(made.model)
     except Exception as error:  # of PyTorch's exporter and of the libraries under it
         raise ModelError(
             f"{trained.recipe.student.model} cannot be translated to ONNX: {one_line(error)[:300]}"
         ) from error
-    assert made is not None
     return made.model_proto
 
 
