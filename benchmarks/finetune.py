@@ -40,16 +40,17 @@ MODELS = {
     "inv": "student={model: rednet26, options: {layers: [1, 1, 1], width: 16, stem: small}}",
 }
 TEACHERS, TEACHER_LR = ("conv teacher", "inv teacher"), 1e-3
-# What the ViT learns from: labels; both teachers on its class output; one teacher, or both, by tokens that are added.
+# What the ViT learns from: labels; teachers on its class output; one teacher, or both, by tokens that are added.
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "labels": ("auto", ()),
     "class": ("single", ("conv", "inv")),
+    "class by conv": ("single", ("conv",)),
     "conv": ("own", ("conv",)),
     "both": ("own", ("conv", "inv")),
 }
 # The same with images without labels, and labels alone with as many updates as these take.
 LONGER = "labels, as many updates"
-UNLABELLED = {f"{arm}, unlabelled": ARMS[arm] for arm in ("both", "class")}
+UNLABELLED = {f"{arm}, unlabelled": how for arm, how in ARMS.items() if arm != "labels"}
 BATCH = 50
 
 
@@ -64,8 +65,8 @@ def main() -> None:
     parser.add_argument("--pretrain", type=int, default=12_000, help="images of the six classes")
     parser.add_argument("--pretrain-epochs", type=int, nargs=3, default=[40, 6, 6], help="of vit, conv, inv")
     parser.add_argument("--lr", type=float, nargs="+", default=[3e-4], help="labels alone choose the best")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--unlabelled", type=int, default=0, help="other images of the four classes, without labels")
+    parser.add_argument("--arms", nargs="+", default=["labels", "class", "conv", "both"], choices=list(ARMS))
+    parser.add_argument("--unlabelled", type=int, default=0, help="so many other images of the four classes beside")
     parser.add_argument("--unlabelled-epochs", type=int, default=8, help="of these and the labelled ones")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("runs/finetune"))
@@ -78,13 +79,15 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     for name, classes in (("before", BEFORE), ("after", AFTER)):
         (options.folder / f"{name}.txt").write_text("\n".join(classes) + "\n")
-    pretrained = {name: _pretrained(name, options) for name in MODELS}
     if options.unlabelled:
         _write_unlabelled(options)
-        options.arms += [LONGER, *UNLABELLED]
+        options.arms = ["labels", LONGER, *(f"{arm}, unlabelled" for arm in options.arms if arm != "labels")]
+    kinds = {kind for arm in options.arms for kind in (ARMS | UNLABELLED).get(arm, ("", ()))[1]}
+    teachers = [teacher for teacher in TEACHERS if teacher.removesuffix(" teacher") in kinds]
+    pretrained = {name: _pretrained(name, options) for name in MODELS if name == "vit" or name in kinds}
     rates = {lr: _finetuned("labels", 1000, lr, options).final["accuracy/class"] for lr in options.lr}
     best = max(rates, key=rates.__getitem__)
-    found: dict[str, list[float]] = {arm: [] for arm in (*TEACHERS, *options.arms)}
+    found: dict[str, list[float]] = {arm: [] for arm in (*teachers, *options.arms)}
     for seed in range(options.seeds):
         for arm in found:
             lr = TEACHER_LR if arm in TEACHERS else best
