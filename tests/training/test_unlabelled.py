@@ -70,13 +70,11 @@ def test_targets_of_images_without_labels(loose: str, tmp_path: Path) -> None:
 def test_a_run_with_unlabelled_images(loose: str, teachers: dict[str, Any], tmp_path: Path) -> None:
     """Resumed bit for bit; from stored advice as from live; the teacher learns from the labelled images alone."""
     changes = {
-        "data.unlabelled": loose,
-        "optim.accumulate": 2,
-        "run.log_every": 1,
-        "advice.folder": str(tmp_path / "c"),
-    }
+        "data.unlabelled": loose, "optim.accumulate": 2, "run.log_every": 1, "advice.folder": str(tmp_path / "c"),
+        "schedule.epochs": 2, "data.val_size": 20,
+    }  # fmt: skip
     first = run(tiny(tmp_path / "a", changes, teachers=teachers))
-    assert first.steps == 4 * (161 // 20) and (first.data.train, first.data.unlabelled) == (100, 61)
+    assert first.steps == 2 * (161 // 20) and (first.data.train, first.data.unlabelled) == (100, 61)
     assert RunResult.read(tmp_path / "a" / "result.json") == first
     second = tiny(tmp_path / "b", changes, teachers=teachers)
     interrupted(second, 11)
@@ -94,7 +92,7 @@ def terms(folder: Path) -> list[dict[str, float]]:
 
 
 def test_teachers_learn_from_the_labelled_images_alone(loose: str, tmp_path: Path) -> None:
-    once = {"schedule.epochs": 1, "schedule.warmup_epochs": 0}
+    once = {"schedule.epochs": 1, "schedule.warmup_epochs": 0, "data.val_size": 20}
     run(tiny(tmp_path / "with", {**once, "data.unlabelled": loose}, teachers={"conv": CNN}))
     run(tiny(tmp_path / "without", once, teachers={"conv": CNN}))
     one, other = (tmp_path / name / "teachers" / "conv" / "best.safetensors" for name in ("with", "without"))
