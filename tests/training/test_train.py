@@ -30,7 +30,7 @@ def test_the_whole_chain(tmp_path: Path) -> None:
     assert result.data.train == 100 and result.data.val == 101
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "recipe.yaml", "manifest.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "result.json",
-        "answers.safetensors", "pictures.json", "teachers",
+        "answers.safetensors", "pictures.json", "attention.json", "teachers",
     }  # fmt: skip
     lines = list(read_metrics(tmp_path / "run" / "metrics.jsonl"))
     train_lines = [line for line in lines if line["kind"] == "train"]

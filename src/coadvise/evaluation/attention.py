@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-import copy
+import base64
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
 from ..checkpoints.trained import TrainedModel
+from ..data.decode import decode
+from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
 from ..data.views.finish import Finish
+from ..data.views.square import eval_pixels
+from ..errors import DataError
 from ..models.advised import AdvisedViT
 from ..models.cit import CiT
+from ..models.students import classifier_of
+from ..names import CLASS
+from ..recipe.schema import Data
+from ..run.answers import Answers
+from ..run.looks import Look, Looks, chosen_looks
 from .disagreement import _png
 from .inference import eval_images
+from .pictures import thumbnail
+
+LOOK_SIDE = 160
+"""Pixels of the longer side of an image that is shown with the tokens' attention."""
 
 
 def attention_on(trained: TrainedModel, indices: Sequence[int]) -> dict[str, Any]:
@@ -34,6 +50,44 @@ def attention_on(trained: TrainedModel, indices: Sequence[int]) -> dict[str, Any
     return {"images": images}
 
 
+def looks_of(model: nn.Module, answers: Answers, source: ImageSource, data: Data, device: torch.device) -> Looks:
+    """Where the tokens of a student look in a few of its validation images (`run.looks.chosen_looks`).
+
+    Args:
+        model: the student on the device, in evaluation mode; its answers are `answers`.
+        data: how it sees images.
+    """
+    if not isinstance(model, (CiT, AdvisedViT)):
+        return Looks(why=f"{type(classifier_of(model)).__name__} has no tokens whose attention could be shown")
+    pixels = eval_pixels(data)
+    shown: list[tuple[int, str, np.ndarray]] = []
+    for row, kind in chosen_looks(answers):
+        index = int(answers.index[row])
+        with suppress(DataError):  # which could be read before
+            shown.append((row, kind, pixels(decode(source.read(index), source.describe(index)))))
+    if not shown:
+        return Looks(why="none of the chosen images can be read any more")
+    finish = Finish(data, len(answers.classes), device)
+    maps = attention_maps(model, finish.images(torch.from_numpy(np.stack([crop for *_, crop in shown]))))
+    if not maps:
+        return Looks(why=f"{type(classifier_of(model)).__name__} never holds the attention of its tokens to patches")
+    names, said = answers.classes, answers.outputs[CLASS]
+    return Looks(
+        tuple(
+            Look(
+                jpeg=base64.b64encode(thumbnail(Image.fromarray(crop), LOOK_SIDE)).decode(),
+                kind=kind,
+                label=names[answers.label[row]],
+                answer=names[said[row]],
+                maps={
+                    t: tuple(tuple(round(v, 5) for v in line) for line in m[place].tolist()) for t, m in maps.items()
+                },
+            )
+            for place, (row, kind, crop) in enumerate(shown)
+        )
+    )
+
+
 @torch.no_grad()
 def attention_maps(model: CiT | AdvisedViT, images: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n gh gw"]]:
     """Attention of each token to the patches in the last block, mean over the heads; sums to at most 1.
@@ -41,19 +95,23 @@ def attention_maps(model: CiT | AdvisedViT, images: Float[Tensor, "n 3 h w"]) ->
     What is left of 1 goes to the other tokens. The class token is left out where patches are pooled, and all of a
     family whose attention is never held (BEiT) or whose patches have no fixed grid (NaFlex).
     """
-    watched: Any = copy.deepcopy(model)  # its attention is not fused any more, and the hook stays
-    advised = isinstance(watched, AdvisedViT)
-    last = (watched.model if advised else watched).blocks[-1]
+    advised = isinstance(model, AdvisedViT)
+    whole: Any = model.model if advised else model
+    last = whole.blocks[-1]
     layer = getattr(last, "attn", last)
-    layer.fused_attn = False  # the fused form never holds the weights
     seen: list[Tensor] = []
-    layer.attn_drop.register_forward_hook(lambda _, __, weights: seen.append(weights))
-    watched.forward_tokens(images) if advised else watched(images)
+    fused = layer.fused_attn
+    layer.fused_attn = False  # the fused form never holds the weights
+    hook = layer.attn_drop.register_forward_hook(lambda _, __, weights: seen.append(weights))
+    try:
+        model.forward_tokens(images) if advised else model(images)
+    finally:
+        layer.fused_attn = fused
+        hook.remove()
     grid = getattr(model.patch_embed, "grid_size", None)
     if not seen or grid is None:
         return {}
     weights = seen[0].mean(dim=1)  # n l l
-    places = watched.places(weights.shape[1]) if advised else {name: i for i, name in enumerate(model.token_names)}
-    prefix = watched.model.num_prefix_tokens if advised else model.num_prefix_tokens
-    patches = slice(prefix, prefix + grid[0] * grid[1])
+    places = model.places(weights.shape[1]) if advised else {name: i for i, name in enumerate(model.token_names)}  # type: ignore[union-attr, operator]
+    patches = slice(whole.num_prefix_tokens, whole.num_prefix_tokens + grid[0] * grid[1])
     return {token: weights[:, i, patches].unflatten(1, grid).cpu() for token, i in places.items()}

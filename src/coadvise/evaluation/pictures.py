@@ -43,10 +43,10 @@ def _pictures(answers: Answers, source: ImageSource, rows: Iterable[int]) -> Ite
         )
 
 
-def thumbnail(image: Image.Image) -> bytes:
-    """An RGB image as a small JPEG."""
+def thumbnail(image: Image.Image, side: int = SIDE) -> bytes:
+    """An RGB image as a small JPEG, with at most so many pixels a side."""
     image = image.copy()
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()

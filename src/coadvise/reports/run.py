@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from ..errors import RunError
 from ..names import CLASS, TOP1
 from ..run.answers import Answers
+from ..run.looks import Look, Looks
 from ..run.pictures import Picture, read_pictures
 from ..run.reading import RunFiles, finite, read_run
 from ..run.result import RunResult
@@ -16,6 +20,7 @@ from .classes import better_known, calibration_section, classes_section, picture
 from .page import Page, Section, Text, write_page
 from .plots.accuracy import Curve, run_curves
 from .plots.style import draw
+from .plots.tokens import attention_figure
 from .provenance import provenance_section
 from .similarity import Outputs, similarity_section
 from .tables import ABSENT, Table, count, duration, number, p_value, parameters, percent
@@ -38,7 +43,7 @@ def run_page(run: RunFiles, folder: Path | None = None) -> Page:
         accuracy = _accuracy_section(result, None if answers is None else better_known(answers))
         sections = [accuracy, *sections]
         if answers is not None:
-            sections[1:1] = [classes_section(answers), pictures_section(pictures)]
+            sections[1:1] = [classes_section(answers), pictures_section(pictures), _looks_section(folder, warnings)]
             sections.append(calibration_section(answers))
         sections.append(similarity_section("similarity", groups, {}, "Run"))
         sections.append(provenance_section([(name, run.path, result)]))
@@ -62,6 +67,31 @@ def _single_images(
     except RunError as error:
         warnings.append(f"What depends on single images is left out: {error}.")
         return None, {}
+
+
+def _looks_section(folder: Path | None, warnings: list[str]) -> Section | None:
+    """Where each token looks in a few images."""
+    title = "Where the tokens look"
+    try:
+        found = Looks() if folder is None else Looks.read(folder / "attention.json")
+        rows = [(base64.b64decode(one.jpeg), _row(one), {k: np.asarray(v) for k, v in one.maps.items()})
+                for one in found.images]  # fmt: skip
+        if not rows:
+            return Section("attention", title, [Text(f"Not shown: {found.why}.", "note")]) if found.why else None
+        alt = f"Attention of the tokens {', '.join(rows[0][2])} to the patches of {len(rows)} validation images."
+        drawing = draw("attention", alt, lambda: attention_figure(rows))
+    except (RunError, OSError, ValueError) as error:
+        warnings.append(f"Where the tokens look is left out: {error}.")
+        return None
+    note = (
+        "Attention of each token to the patches in the last block, mean over the heads, bright where it is largest in "
+        "its own map; the image is as the student sees it. It shows what a token reads, not why it answers as it does."
+    )
+    return Section("attention", title, [drawing, Text(note, "note")])
+
+
+def _row(one: Look) -> str:
+    return f"{one.kind}\n{one.label} {'✓' if one.answer == one.label else f'✗ {one.answer}'}"
 
 
 def _headline(run: RunFiles) -> str:

@@ -5,7 +5,8 @@ manifest.json      provenance
 metrics.jsonl      one line for each log step and each evaluation
 last.safetensors   everything a resume needs
 best.safetensors   weights with the best validation accuracy, ready for `coadvise predict`
-answers.safetensors   what the best weights answer for each validation image, and pictures.json some of these images
+answers.safetensors   what the best weights answer for each validation image, and pictures.json some of these images;
+                      attention.json has where the tokens look in a few
 result.json        written last: its presence means the run is finished
 teachers/NAME/     runs of the teachers that the recipe trains first
 baselines/         what one would do instead: measured.json, and NAME/best.safetensors with a linear probe as last layer
@@ -32,7 +33,7 @@ from .result import RunResult
 _ELSEWHERE = "choose another folder with run.output=FOLDER"
 WRITTEN = (
     "recipe.yaml", "manifest.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "answers.safetensors",
-    "pictures.json", "result.json",
+    "pictures.json", "attention.json", "result.json",
 )  # fmt: skip
 
 
@@ -47,6 +48,7 @@ class RunFolder:
         self.teachers = path / "teachers"
         self.answers = path / "answers.safetensors"
         self.pictures = path / "pictures.json"
+        self.looks = path / "attention.json"
         self.baselines = path / "baselines"
         self._result = path / "result.json"
         self._lock = path / ".run.lock"

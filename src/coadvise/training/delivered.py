@@ -36,13 +36,14 @@ class Delivered:
 
 @contextmanager
 def delivered_weights(setup: Setup, state: State) -> Iterator[nn.Module]:
-    """The student with the weights that the run delivers, on every process; afterwards it has its own again.
+    """The student in evaluation mode with the weights that the run delivers, on every process; afterwards as it was.
 
     Raises:
         CheckpointError: a file that is damaged.
     """
     student, path = classifier_of(state.student), setup.folder.best
     own = {name: value.detach().clone() for name, value in student.state_dict().items()}
+    training = state.student.training
     try:
         if setup.accelerator.is_main_process:
             try:
@@ -52,9 +53,12 @@ def delivered_weights(setup: Setup, state: State) -> Iterator[nn.Module]:
         if setup.accelerator.num_processes > 1:
             for value in student.state_dict().values():
                 broadcast(value, from_process=0)
-        yield state.student
+        # What was compiled for training would be compiled again for another precision.
+        with torch.compiler.set_stance("force_eager"):
+            yield state.student.eval()
     finally:
         student.load_state_dict(own)
+        state.student.train(training)
 
 
 def measure_delivered(setup: Setup, state: State, student: nn.Module) -> Delivered:
@@ -64,9 +68,7 @@ def measure_delivered(setup: Setup, state: State, student: nn.Module) -> Deliver
         student: with these weights.
     """
     collected, main, count = Collected(), setup.accelerator.is_main_process, state.count
-    # What was compiled for training would be compiled again for another precision.
-    with torch.compiler.set_stance("force_eager"):
-        metrics, _ = evaluate_on(setup, student, with_teachers=False, collected=collected, precise=True)
+    metrics, _ = evaluate_on(setup, student, with_teachers=False, collected=collected, precise=True)
     found = collected_answers(setup, collected)
     found = dataclasses.replace(found, weights=count.best_weights, epoch=count.best_epoch)
     if main:

@@ -12,6 +12,7 @@ from ..checkpoints.model_file import read_header, weights_file
 from ..data.sources.base import ImageSource
 from ..data.sources.unlabelled import labelled_part
 from ..errors import CheckpointError
+from ..evaluation.attention import looks_of
 from ..evaluation.pictures import pictures_of
 from ..evaluation.teacher_check import TeacherCheck
 from ..models.answers import kind_of
@@ -95,10 +96,11 @@ def run_result(
         last = Evaluation(line["metrics"], line["ema"])
     with delivered_weights(setup, state) as student:
         delivered = measure_delivered(setup, state, student)
-    labelled = len(labelled_part(train_source))
-    seen, tokens = delivered.answers, recipe.tokens()
-    if setup.accelerator.is_main_process:
-        write_pictures(setup.folder.pictures, pictures_of(seen, val_source))
+        labelled = len(labelled_part(train_source))
+        seen, tokens = delivered.answers, recipe.tokens()
+        if setup.accelerator.is_main_process:
+            write_pictures(setup.folder.pictures, pictures_of(seen, val_source))
+            looks_of(student, seen, val_source, recipe.data, setup.accelerator.device).write(setup.folder.looks)
     return RunResult(
         name=recipe.name,
         fingerprint=recipe.fingerprint(),

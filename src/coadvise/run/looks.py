@@ -1,0 +1,76 @@
+"""Where the tokens of a finished run look in a few validation images: `attention.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from ..names import AVERAGE, CLASS
+from ..system.files import read_json, write_json
+from .answers import Answers
+from .result import parsed
+
+EACH = 2
+"""Images of each kind."""
+HIT, MISTAKE, APART = "surest hit", "surest mistake", "tokens disagree"
+
+
+@dataclass(frozen=True)
+class Look:
+    """An image as the student sees it.
+
+    Attributes:
+        jpeg: the image in base64, cropped and resized as in the evaluation.
+        kind: what it was chosen for.
+        label: its class; `answer` what the student said.
+        maps: token → attention of the last block to each patch (rows of columns), mean over the heads.
+    """
+
+    jpeg: str
+    kind: str
+    label: str
+    answer: str
+    maps: Mapping[str, tuple[tuple[float, ...], ...]]
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Images with attention; `why` says why there are none."""
+
+    images: tuple[Look, ...] = field(default=())
+    why: str = ""
+
+    def write(self, path: Path) -> None:
+        """Write them atomically."""
+        write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Looks:
+        """Read a file that `write` wrote; nothing where there is none.
+
+        Raises:
+            RunError: the file is no JSON or has another form.
+        """
+        return parsed(TypeAdapter(cls), read_json(path), path) if path.is_file() else cls()  # type: ignore[no-any-return]
+
+
+def chosen_looks(answers: Answers, each: int = EACH) -> Iterator[tuple[int, str]]:
+    """Rows of the answers, none twice, and what they are chosen for: an image of each class before a second of one."""
+    right, taken = answers.right(), set[int]()
+    advised = [values for name, values in answers.outputs.items() if name not in (CLASS, AVERAGE.partition("/")[2])]
+    apart = (
+        np.zeros(len(right), bool) if not advised else np.any([v != answers.outputs[CLASS] for v in advised], axis=0)
+    )
+    for kind, at in ((HIT, right & ~apart), (MISTAKE, ~right), (APART, apart)):
+        rows = [row for row in np.argsort(-answers.confidence[CLASS], kind="stable").tolist() if at[row]]
+        rows = [row for row in rows if row not in taken]
+        classes = [answers.label[row] for row in rows]
+        again = [label in classes[:place] for place, label in enumerate(classes)]
+        rows = [row for _, row in sorted(zip(again, rows, strict=True), key=lambda one: one[0])][:each]
+        taken |= set(rows)
+        yield from ((row, kind) for row in rows)

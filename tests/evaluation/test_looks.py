@@ -1,0 +1,66 @@
+"""Where the tokens look: which images are chosen, and that a run keeps the maps of the weights that it delivers."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from helpers.recipes import CNN, tiny
+from helpers.runs import photographs, run
+from PIL import Image
+
+from coadvise.checkpoints.trained import load_trained
+from coadvise.evaluation.attention import attention_maps
+from coadvise.reports.run import run_report
+from coadvise.run.answers import Answers
+from coadvise.run.looks import Looks, chosen_looks
+
+SHORT = {"schedule.epochs": 1, "schedule.warmup_epochs": 0}
+
+
+def test_sure_hits_mistakes_and_images_on_which_tokens_disagree() -> None:
+    label = np.array([0, 0, 1, 0, 1, 1, 2, 2])
+    said = np.array([0, 0, 1, 1, 0, 1, 2, 2])
+    conv = np.array([0, 0, 1, 1, 0, 0, 0, 2])
+    sure = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2], np.float32)
+    one = Answers("d", ("a", "b", "c"), np.arange(8), label, {"class": said, "conv": conv}, {"class": sure})
+    assert list(chosen_looks(one)) == [
+        (0, "surest hit"), (2, "surest hit"), (3, "surest mistake"), (4, "surest mistake"),
+        (5, "tokens disagree"), (6, "tokens disagree"),
+    ]  # fmt: skip
+
+
+def test_a_run_keeps_the_maps_of_its_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    recipe = tiny(folder, {**SHORT, "data.source": photographs(tmp_path / "photos", 3), "data.train_size": None,
+                           "data.val_size": None, "optim.batch_size": 3}, teachers={"conv": CNN})  # fmt: skip
+    run(recipe)
+    found, trained = Looks.read(folder / "attention.json"), load_trained(folder)
+    assert found.images and not found.why
+    for one in found.images:
+        assert list(one.maps) == ["class", "conv"]
+        with Image.open(io.BytesIO(base64.b64decode(one.jpeg))) as image:
+            assert image.size == (8, 8)
+            near = np.asarray(image).mean()
+        # Of the validation images that are about as bright, one has exactly these maps.
+        files = sorted((tmp_path / "photos" / "val").rglob("*.png"))
+        pixels = [torch.from_numpy(np.asarray(Image.open(file).convert("RGB")).copy()) for file in files]
+        x = (torch.stack(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+        maps = attention_maps(trained.model, x)  # type: ignore[arg-type]
+        gaps = [max(float((maps[t][i] - torch.tensor(one.maps[t])).abs().max()) for t in one.maps) for i in range(9)]
+        best = int(np.argmin(gaps))
+        assert gaps[best] < 1e-4 and abs(float(pixels[best].float().mean()) - near) < 3
+    assert "Where the tokens look" in run_report(folder).read_text()
+    (folder / "attention.json").write_text(
+        '{"images": [{"jpeg": "AAAA", "kind": "", "label": "", "answer": "", "maps": {}}]}'
+    )
+    assert "Where the tokens look is left out" in run_report(folder).read_text()
+
+
+def test_a_student_without_tokens_gets_a_line(tmp_path: Path) -> None:
+    student = {name: value for name, value in CNN.items() if name != "train"}
+    run(tiny(tmp_path / "run", SHORT, student=student))
+    assert "Not shown: ResNet has no tokens" in run_report(tmp_path / "run").read_text()
