@@ -201,3 +201,61 @@ def test_labelled_images_weigh_as_they_would_alone():
     assert whole["conv"] == soft_advice(logits, said, 1.0)
     with pytest.raises(ModelError, match="labelled is 0, must be a share"):
         co_advise_loss({"class": logits}, {}, target, labelled=0)
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
+
+
+@pytest.mark.parametrize("tau", [1.0, 3.0])
+def test_any_number_of_classes(z: dict[str, np.ndarray], tau: float) -> None:
+    """Binary cross entropy and KL of each class by their definitions, mean over all of them."""
+    target = np.random.default_rng(2).random((6, 5)).round(1)
+    terms = co_advise_loss(
+        tensors(z, "class", "conv", "inv", "extra"),
+        {"conv": torch.tensor(z["t_conv"]), "inv": torch.tensor(z["t_inv"])},
+        torch.tensor(target), labels="several", temperatures={"conv": tau}, known={"inv": (1, 4)},
+    )  # fmt: skip
+
+    def entropy(q: np.ndarray, p: np.ndarray) -> float:
+        return float(-(p * np.log(q) + (1 - p) * np.log(1 - q)).mean())
+
+    def binary(teacher: np.ndarray, student: np.ndarray, t: float) -> float:
+        p, q = sigmoid(teacher / t), sigmoid(student / t)
+        return t**2 * float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean())
+
+    expected = {
+        "class": entropy(sigmoid(z["class"]), target),
+        "conv": binary(z["t_conv"], z["conv"], tau),
+        "inv": binary(z["t_inv"][:, [1, 4]], z["inv"][:, [1, 4]], 1.0),
+        "extra": entropy(sigmoid(z["extra"]), target),
+    }
+    assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected, rel=1e-5)
+    assert float(terms.total) == pytest.approx(sum(expected.values()), rel=1e-5)
+    hard = co_advise_loss(
+        tensors(z, "class", "conv"), {"conv": torch.tensor(z["t_conv"])}, torch.tensor(target), labels="several",
+        kind="hard",
+    )  # fmt: skip
+    said = (sigmoid(z["t_conv"]) > 0.5).astype(float)
+    assert float(hard["conv"]) == pytest.approx(entropy(sigmoid(z["conv"]), said), rel=1e-5)
+
+
+def test_several_agrees_with_timm_and_takes_extreme_logits() -> None:
+    from timm.loss import BinaryCrossEntropy
+
+    logits, target = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.rand(4, 3)
+    assert Objective(labels="several")({"class": logits}, {}, target).total == BinaryCrossEntropy(0.0)(logits, target)
+    extreme = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    teacher = torch.tensor([[-1e4, 1e4, -float("inf")]])
+    one = co_advise_loss(
+        {"class": torch.zeros(1, 3), "conv": extreme}, {"conv": teacher}, torch.ones(1, 3), labels="several"
+    )
+    one.total.backward()
+    assert one["conv"].isfinite()
+    assert extreme.grad is not None
+    assert extreme.grad.isfinite().all()
+
+
+def test_several_needs_a_row_for_each_image() -> None:
+    with pytest.raises(ModelError, match="takes a target"):
+        Objective(labels="several")({"class": torch.zeros(2, 3)}, {}, torch.tensor([0, 1]))

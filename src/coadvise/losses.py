@@ -8,9 +8,9 @@ run elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, SupportsFloat
+from typing import Literal, NamedTuple, SupportsFloat
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,50 @@ def hard_advice(student: Float[Tensor, "b k"], teacher: Float[Tensor, "b k"]) ->
     return F.cross_entropy(student.float(), teacher.argmax(dim=1))
 
 
+def several_label_loss(
+    logits: Float[Tensor, "b k"], target: Float[Tensor, "b k"], labelled: float = 1.0
+) -> Float[Tensor, ""]:
+    """Binary cross entropy of each class, mean over classes and batch, as timm's `BinaryCrossEntropy`; in float32.
+
+    Args:
+        labelled: has to be 1, since a target of zeros says here that there is no class.
+    """
+    assert labelled == 1
+    return F.binary_cross_entropy_with_logits(logits.float(), target.float())
+
+
+def several_soft_advice(
+    student: Float[Tensor, "b k"], teacher: Float[Tensor, "b k"], temperature: float
+) -> Float[Tensor, ""]:
+    """τ² · KL(teacher ‖ student) of the yes or no to each class at temperature τ, mean over classes and batch."""
+    total = torch.zeros((), device=student.device)
+    for sign in (1, -1):  # σ(−z) = 1 − σ(z)
+        log_p = F.logsigmoid(sign * teacher.float() / temperature).clamp_min(_LOWEST)
+        log_q = F.logsigmoid(sign * student.float() / temperature)
+        total = total + (log_p.exp() * (log_p - log_q)).mean()
+    return total * temperature**2
+
+
+def several_hard_advice(student: Float[Tensor, "b k"], teacher: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
+    """Binary cross entropy to the classes of which the teacher is more than half sure."""
+    return several_label_loss(student, teacher > 0)
+
+
+class Comparison(NamedTuple):
+    """What logits are compared by: with targets, with a teacher's logits, and with a teacher's answer."""
+
+    label: Callable[[Tensor, Tensor, float], Tensor]
+    soft: Callable[[Tensor, Tensor, float], Tensor]
+    hard: Callable[[Tensor, Tensor], Tensor]
+
+
+COMPARISONS = {
+    "one": Comparison(label_loss, soft_advice, hard_advice),
+    "several": Comparison(several_label_loss, several_soft_advice, several_hard_advice),
+}
+"""By how many classes an image has: one of them (softmax), or any number (sigmoid)."""
+
+
 def co_advise_loss(
     logits: Mapping[str, Float[Tensor, "b k"]],
     advice: Mapping[str, Float[Tensor, "b k"]],
@@ -75,6 +119,7 @@ def co_advise_loss(
     tokens: Literal["own", "single"] = "own",
     known: Mapping[str, Sequence[int]] | None = None,
     labelled: float = 1.0,
+    labels: Literal["one", "several"] = "one",
 ) -> LossTerms:
     """Eq. 1 for any number of teachers.
 
@@ -95,6 +140,8 @@ def co_advise_loss(
             terms of the labels are divided by it, so that an image weighs in them what it would without the others;
             advice counts on all images. Being the share of all images and not of this batch, it keeps the mean over
             micro-batches and processes right, whatever each of them has; a batch without labels has terms of 0.
+        labels: how many classes an image has. `several`: any number, so that each class is a question of its own, the
+            target holds a 0 or a 1 for each, and every term is the mean over the classes.
 
     Returns:
         LossTerms: `class` first, then each token. A token without a teacher learns the labels. Under `single`
@@ -108,8 +155,13 @@ def co_advise_loss(
         raise ModelError(f"co_advise_loss: labelled is {labelled}, must be a share: > 0 and ≤ 1")
     _check_kinds(logits, advice, target, weights, temperatures)
     _check(logits, advice, target, weights, temperatures, tokens)
+    if labels == "several" and target.ndim == 1:
+        raise ModelError("labels='several' takes a target (b, k): 0 or 1 for each class of each image")
+    if labels == "several" and labelled != 1:
+        raise ModelError("labels='several' takes labelled images alone: a target of zeros says that there is no class")
+    compare = COMPARISONS[labels]
     try:
-        terms = {CLASS: label_loss(logits[CLASS], target, labelled)}
+        terms = {CLASS: compare.label(logits[CLASS], target, labelled)}
     except IndexError:
         classes, lowest, highest = logits[CLASS].shape[1], int(target.min()), int(target.max())
         wrong = highest if highest >= classes else lowest
@@ -118,15 +170,15 @@ def co_advise_loss(
         if name in terms:
             continue
         if name not in advice:
-            terms[name] = label_loss(logits[name], target, labelled)
+            terms[name] = compare.label(logits[name], target, labelled)
             continue
         student, teacher = logits[CLASS if tokens == "single" else name], advice[name].detach()
         if name in known:
             student, teacher = student[:, known[name]], teacher[:, known[name]]
         if kind == "hard":
-            terms[name] = hard_advice(student, teacher)
+            terms[name] = compare.hard(student, teacher)
         else:
-            terms[name] = soft_advice(student, teacher, temperatures.get(name, 1.0))
+            terms[name] = compare.soft(student, teacher, temperatures.get(name, 1.0))
     return LossTerms(terms, weights)
 
 
@@ -143,6 +195,7 @@ class Objective:
     tokens: Literal["own", "single"] = "own"
     known: Mapping[str, Sequence[int]] = field(default_factory=dict)
     labelled: float = 1.0
+    labels: Literal["one", "several"] = "one"
 
     def __call__(
         self,
@@ -153,7 +206,7 @@ class Objective:
         """Every term of the loss, and their weighted sum."""
         return co_advise_loss(
             logits, advice, target, weights=self.weights, temperatures=self.temperatures, kind=self.kind,
-            tokens=self.tokens, known=self.known, labelled=self.labelled,
+            tokens=self.tokens, known=self.known, labelled=self.labelled, labels=self.labels,
         )  # fmt: skip
 
 

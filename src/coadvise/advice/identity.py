@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ..data.sources.base import ImageSource, encoded_bytes
+from ..data.sources.base import ImageSource, encoded_bytes, label_arrays
 from ..data.views.draws import Stream
 from ..errors import DataError
 from ..models.answers import kind_of
@@ -49,7 +49,7 @@ def data_facts(data: Data, source: ImageSource) -> dict[str, Any]:
         "resizer": data.resizer if data.augment.policy == "deit" else None,
         "images": len(source),
         "classes": list(source.class_names),
-        "labels": digest([source.labels]),
+        "labels": digest(label_arrays(source)),
         **_image_digests(source),
     }
     if data.balance == "sampling":  # which samples a view has; caches of earlier versions say nothing of it
@@ -59,7 +59,7 @@ def data_facts(data: Data, source: ImageSource) -> dict[str, Any]:
 
 def images_digest(source: ImageSource) -> str:
     """Hash that tells whether two sources hold the same images in the same order, by names, labels and a sample."""
-    facts = {"images": len(source), "classes": list(source.class_names), "labels": digest([source.labels])}
+    facts = {"images": len(source), "classes": list(source.class_names), "labels": digest(label_arrays(source))}
     return json_digest(facts | _image_digests(source))
 
 

@@ -20,7 +20,7 @@ from ..errors import DataError
 from ..recipe.schema import Data
 from .feed import Feed
 from .samples import Keys, PlainSamples, TrainSamples, needs_of, nothing_readable
-from .sources.base import ImageSource
+from .sources.base import ImageSource, sets_of
 from .views.balance import class_weights
 from .views.finish import Batch, Finish, Unfinished, mixing_table, view_table
 from .views.order import Order
@@ -45,7 +45,8 @@ def _finish(source: ImageSource, data: Data, classes: int, device: torch.device)
     """What makes training batches: labels smoothed, and weighted where the recipe says so."""
     weights = class_weights(source.labels, classes) if data.balance == "weights" else None
     unlabelled = bool((source.labels < 0).any())
-    return Finish(data, classes, device, data.augment.label_smoothing, weights, unlabelled)
+    smoothing, sets = data.augment.label_smoothing, sets_of(source)
+    return Finish(data, classes, device, smoothing, weights, unlabelled, sets)
 
 
 def _stays(data: Data, count: int) -> bool:
@@ -217,7 +218,7 @@ class EvalLoader:
         indices = list(range(rank, len(source), world))
         self._batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
         self._feed = Feed(PlainSamples(source, data), data.workers)
-        self._finish = Finish(data, len(source.class_names), torch.device(device))
+        self._finish = Finish(data, len(source.class_names), torch.device(device), sets=sets_of(source))
         self._kept: list[Unfinished] | None = None
         self._keep = _stays(data, len(indices))
 

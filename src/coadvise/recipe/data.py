@@ -70,6 +70,9 @@ class Data(Part):
     balance: Literal["none", "weights", "sampling"] = "none"
     """What is done about classes of unequal size. `weights`: in the cross entropy, a label weighs n / (k · n_c) for n_c
     of n images and k classes. `sampling`: each epoch draws as many images of every class."""
+    labels: Literal["one", "several"] = "one"
+    """How many classes an image has: `one`, or `several`, which may also be none (multi-label): labels such as
+    `dog|outdoor`, a list, or a column of 0 and 1 for each class (CSV, TSV, JSON lines, Parquet)."""
     classes: str | None = None
     """Use only these classes: a text file with one of the data's class names a line."""
     image_size: Annotated[int, Field(ge=4, le=4096)] = 224

@@ -42,7 +42,8 @@ FREE = (
 )  # fmt: skip
 # Settings that runs of earlier versions do not name: at these values a run is the one that it was without them.
 LATER: dict[str, Any] = {
-    "data.balance": "none", "data.unlabelled": None, "optim.backbone_lr": 1.0, "optim.layer_decay": None,
+    "data.balance": "none", "data.labels": "one", "data.unlabelled": None, "optim.backbone_lr": 1.0,
+    "optim.layer_decay": None,
     "optim.token_lr": 1.0, "run.baselines": ["auto"], "run.trackers": [], "schedule.head_epochs": 0,
     "schedule.patience": None, "schedule.time": None, "student.checkpoint_weights": None, "student.freeze_blocks": 0,
 }  # fmt: skip
@@ -232,6 +233,7 @@ class Recipe(Part):
     def _names_fit(self) -> Recipe:
         """Check what no single field can see; every problem is named."""
         problems = list(_name_problems(self)) + list(_size_problems(self)) + list(_teacher_problems(self))
+        problems += _label_problems(self)
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -299,6 +301,17 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
         for name in given.keys() - known:
             hint = " (the class token's weight is loss.label_weight)" if name == CLASS else did_you_mean(name, known)
             yield f"{where}: there is no '{name}'{hint}"
+
+
+def _label_problems(recipe: Recipe) -> Iterable[str]:
+    if recipe.data.labels == "one":
+        return
+    if recipe.data.balance != "none":
+        yield "data.balance is for images of one class each; leave it out with data.labels=several"
+    if recipe.data.unlabelled is not None:
+        yield "data.unlabelled goes with images of one class each; leave it out with data.labels=several"
+    if recipe.advice.source == "cache":
+        yield "advice: cache keeps what is said of images of one class each; leave it out with data.labels=several"
 
 
 def _size_problems(recipe: Recipe) -> Iterable[str]:

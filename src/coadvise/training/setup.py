@@ -12,7 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..data.loader import EvalLoader, TrainLoader
-from ..data.sources.base import ImageSource
+from ..data.sources.base import ImageSource, label_arrays
 from ..data.views.finish import Batch
 from ..losses import Objective
 from ..models.compiling import compile_blocks, plain_attention
@@ -186,7 +186,7 @@ def origin_of(
     return {
         RECIPE: recipe.fingerprint(),
         "classes": ", ".join(train.class_names),
-        "training labels": f"{len(train)} ({digest([train.labels])})",
-        "validation labels": f"{len(val)} ({digest([val.labels])})",
+        "training labels": f"{len(train)} ({digest(label_arrays(train))})",
+        "validation labels": f"{len(val)} ({digest(label_arrays(val))})",
         **{f"weights of teacher {name}": digest(t.model.state_dict().values()) for name, t in teachers.items()},
     }

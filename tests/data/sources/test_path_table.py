@@ -162,7 +162,8 @@ def test_odd_tables_are_noted(folder: Path) -> None:
     open_source(str(folder / "a.csv"), say=said.append)
     assert said[1:] == [
         f"note: 3 rows of {folder / 'a.csv'} list an image again, 2 of them with another label",
-        "note: an image has one class here, also where its label looks like several: 'cat;dog'",
+        "note: an image has one class here, also where its label looks like several: 'cat;dog'; "
+        "data.labels=several takes them apart",
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Bool, Int64
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -30,6 +31,36 @@ class ImageSource(Protocol):
     def describe(self, index: int) -> str:
         """Where the image lies, for messages: a path, or `train.parquet row 17`."""
         ...
+
+
+def sets_of(source: ImageSource) -> Bool[np.ndarray, "m k"] | None:
+    """Of a source whose images have any number of classes: the different sets of them, one a row, which `labels`
+    number. None where each image has one class."""
+    return getattr(source, "sets", None)
+
+
+def label_arrays(source: ImageSource) -> list[np.ndarray]:
+    """All that says which classes the images have, for a digest."""
+    sets = sets_of(source)
+    return [source.labels] if sets is None else [source.labels, sets]
+
+
+def class_sizes(source: ImageSource) -> Int64[np.ndarray, " k"]:
+    """Images of each class."""
+    sets = sets_of(source)
+    if sets is None:
+        return np.bincount(source.labels, minlength=len(source.class_names))
+    return np.bincount(source.labels, minlength=len(sets)) @ sets.astype(np.int64)
+
+
+def strata(source: ImageSource) -> Int64[np.ndarray, " n"]:
+    """What images are kept in balance by: their class; of several the rarest, and the number of classes for none."""
+    sets = sets_of(source)
+    if sets is None:
+        return source.labels
+    sizes = np.append(class_sizes(source), np.iinfo(np.int64).max)
+    rarest = np.where(np.column_stack([sets, np.ones(len(sets), dtype=bool)]), sizes, np.iinfo(np.int64).max)
+    return np.where(sets.any(axis=1), rarest.argmin(axis=1), sets.shape[1])[source.labels]
 
 
 def encoded_bytes(source: ImageSource, index: int) -> bytes:

@@ -20,10 +20,14 @@ _LABELS = (
 
 
 class Columns(NamedTuple):
-    """Names of columns that a source string gives; None is found by itself."""
+    """Names of columns that a source string gives; None is found by itself. `label` may be several, `dog,cat`.
+
+    `several` says that an image may have several classes, or none.
+    """
 
     image: str | None = None
     label: str | None = None
+    several: bool = False
 
 
 def choose_columns(
@@ -44,7 +48,7 @@ def choose_columns(
     image = asked.image or _find(schema, images, (*_IMAGES, *_PATHS), holds_bytes) or _only(schema, holds_bytes)
     image = image or _find(schema, (), (*_IMAGES, *_PATHS), _is_text)
     rest = [field for field in schema if field.name != image]
-    label = asked.label or _find(pa.schema(rest), labels, _LABELS, lambda kind: not pa.types.is_nested(kind))
+    label = asked.label or _find(pa.schema(rest), labels, _LABELS, _holds_lists if asked.several else _is_single)
     for word, name in (("image", image), ("label", label)):
         if name is None:
             raise DataError(_not_found(schema, word, where))
@@ -58,6 +62,24 @@ def choose_columns(
             f"{where}: the column '{image}' holds {kind}, and not images; its columns are {_listed(schema)}"
         )
     return image, label
+
+
+def several_named(asked: Columns, header: Sequence[str]) -> tuple[str, ...]:
+    """The columns of 0 and 1 that are asked for as `dog,cat`; () where one column or none is.
+
+    Raises:
+        DataError: one of them is not there, or named twice.
+    """
+    if asked.label is None or asked.label in header or "," not in asked.label:
+        return ()
+    names = tuple(name.strip() for name in asked.label.split(","))
+    for name in names:
+        if name not in header or names.count(name) > 1:
+            what = (
+                f"there is no column '{name}'{did_you_mean(name, header)}" if name not in header else f"'{name}' twice"
+            )
+            raise DataError(f":label={asked.label} names columns of 0 and 1: {what}")
+    return names
 
 
 def _listed(schema: pa.Schema) -> str:
@@ -95,6 +117,20 @@ def holds_bytes(kind: pa.DataType) -> bool:
     return _is_bytes(kind) or (pa.types.is_struct(kind) and any(_is_bytes(field.type) for field in kind))
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column holds a list in each row."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _is_single(kind: pa.DataType) -> bool:
+    return not pa.types.is_nested(kind)
+
+
+def _holds_lists(kind: pa.DataType) -> bool:
+    """Whether a column may hold several labels in a row: a list, or a text in which they are separated."""
+    return is_list(kind) or _is_text(kind)
+
+
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
@@ -104,4 +140,4 @@ def split_columns(source: str) -> tuple[str, Columns]:
     found: dict[str, str] = {}
     while (match := re.fullmatch(r"(.+):(image|label)=([^:]+)", source)) and match[2] not in found:
         source, found[match[2]] = match[1], match[3]
-    return source, Columns(**found)
+    return source, Columns(found.get("image"), found.get("label"))

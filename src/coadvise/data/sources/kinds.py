@@ -97,7 +97,17 @@ class Found(NamedTuple):
         return KINDS[self.name].splits(self.rest)
 
     def open(self, split: str | None) -> ImageSource:
-        """One split, or all where there are none."""
+        """One split, or all where there are none.
+
+        Raises:
+            DataError: besides what the kind itself refuses, a kind whose images have one class, where several are
+                asked for.
+        """
+        if self.columns.several and self.name not in ("csv", "parquet"):
+            raise DataError(
+                f"data.labels=several: a source of the kind {self.name} gives an image one class; give a CSV, TSV, "
+                "JSON-lines or Parquet file with the labels"
+            )
         return KINDS[self.name].open(self.rest, split, self.columns)
 
 

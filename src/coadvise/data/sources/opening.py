@@ -20,32 +20,44 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from ...errors import DataError, did_you_mean, escaped, few
 from ...recipe.schema import Data
 from ...system.files import lines_of
-from .base import ImageSource
+from .base import ImageSource, class_sizes, sets_of, strata
 from .folder import Folder, no_images
 from .kinds import KINDS, Found, find_kind
 from .splits import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES, choose_split, find_split, meaning
 from .subsets import Subset, balanced_subset, hold_out
 from .summary import balance, summary
 
+ONE_CLASS = "this is made for images of one class each"
+CAN_SEVERAL = "train, find-lr, evaluate, report, predict and export can do with several"
+"""What is said where images of several classes cannot be used, and where they can."""
 
-def open_source(source: str, split: str | None = None, say: Callable[[str], None] | None = None) -> ImageSource:
+
+def open_source(
+    source: str,
+    split: str | None = None,
+    say: Callable[[str], None] | None = None,
+    *,
+    labels: Literal["one", "several"] = "one",
+) -> ImageSource:
     """Open one split of a source.
 
     Args:
         source: see the table above.
         split: name of the split, which a source with several needs; `val` also finds `validation`.
         say: is given lines for people: what the source is, how many images and classes it has, what was left out.
+        labels: as `data.labels`.
 
     Raises:
         DataError: the source or the split is not there, has no images, or a label is out of range.
     """
-    found = find_source(source)
+    found = find_source(source, labels)
     opened = _open(found, source, split)
     if say is not None:
         say(summary("data", opened, f"from {_place(opened, source, split)}"))
@@ -54,7 +66,9 @@ def open_source(source: str, split: str | None = None, say: Callable[[str], None
     return opened
 
 
-def open_sources(data: Data, say: Callable[[str], None] | None = None) -> tuple[ImageSource, ImageSource]:
+def open_sources(
+    data: Data, say: Callable[[str], None] | None = None, *, several: bool = False
+) -> tuple[ImageSource, ImageSource]:
     """The training and validation sources of a recipe, with the same classes in the same order.
 
     Where no validation split is found, `val_fraction` of each class is held out of the training split.
@@ -63,11 +77,15 @@ def open_sources(data: Data, say: Callable[[str], None] | None = None) -> tuple[
     Args:
         say: is given lines for people: which splits these are, how many images and classes they have, and what
             was left out.
+        several: whether the caller can do with images of any number of classes.
 
     Raises:
-        DataError: either is missing or empty, a label is out of range, or their classes differ.
+        DataError: either is missing or empty, a label is out of range, their classes differ, or images have another
+            number of classes than the caller can do with.
     """
-    found = find_source(data.source)
+    if data.labels == "several" and not several:
+        raise DataError(f"{ONE_CLASS}, and data.labels=several gives an image any number of them; {CAN_SEVERAL}")
+    found = find_source(data.source, data.labels)
     chosen = _choose(data, found)
     train = _open(found, data.source, chosen.train)
     _require_classes(train, found, _place(train, data.source, chosen.train))
@@ -100,7 +118,7 @@ def open_sources(data: Data, say: Callable[[str], None] | None = None) -> tuple[
 
 def _held_out(train: ImageSource, data: Data) -> tuple[ImageSource, ImageSource]:
     """The training source in two parts."""
-    kept, held = hold_out(train.labels, data.val_fraction)
+    kept, held = hold_out(strata(train), data.val_fraction)
     if not len(held):
         raise DataError(
             f"{data.source}: no class has two images, so nothing can be held out and the validation set "
@@ -109,7 +127,7 @@ def _held_out(train: ImageSource, data: Data) -> tuple[ImageSource, ImageSource]
     return Subset(train, kept), Subset(train, held)
 
 
-def find_source(source: str) -> Found:
+def find_source(source: str, labels: Literal["one", "several"] = "one") -> Found:
     """The kind of a source.
 
     Raises:
@@ -117,7 +135,8 @@ def find_source(source: str) -> Found:
     """
     if escaped(source) != source:
         raise DataError(f"the data source {escaped(source)} is not UTF-8; rename the folder or link to it")
-    return find_kind(source)
+    found = find_kind(source)
+    return found._replace(columns=found.columns._replace(several=labels == "several"))
 
 
 def _open(found: Found, source: str, split: str | None) -> ImageSource:
@@ -152,6 +171,11 @@ def _notes_of(source: ImageSource) -> tuple[str, ...]:
 
 def _require_classes(train: ImageSource, found: Found, where: str) -> None:
     """Refuse training data that can teach nothing: a class without images, or a single class that nobody asked for."""
+    if sets_of(train) is not None and len(train.class_names) < 2:
+        raise DataError(
+            f"{where} has {_single(train)}, and with data.labels=several there are two at least, each of which an "
+            "image may have or not; name the columns that are meant, :label=dog,cat, or leave data.labels out"
+        )
     if isinstance(train, Folder) and train.empty:
         name, instead = next(iter(train.empty.items()))
         raise DataError(no_images(train.root, name, instead, train.class_names))
@@ -161,6 +185,10 @@ def _require_classes(train: ImageSource, found: Found, where: str) -> None:
             f"{where} has a single class, '{train.class_names[0]}', so there is nothing to tell apart; each class "
             f"needs {own} of its own, or say that one class is meant: data.source={found.name}:{found.rest}"
         )
+
+
+def _single(source: ImageSource) -> str:
+    return f"a single class, '{source.class_names[0]}'" if source.class_names else "no image of any class"
 
 
 def _class_list(path: Path, known: Sequence[str]) -> tuple[str, ...]:
@@ -179,6 +207,8 @@ def _class_list(path: Path, known: Sequence[str]) -> tuple[str, ...]:
 
 def only_classes(source: ImageSource, names: Sequence[str]) -> ImageSource:
     """The images of some classes, with labels as in `names`; a name that the source does not have gets no images."""
+    if sets_of(source) is not None:  # an image of none of them is one all the same
+        return Subset(source, np.arange(len(source)), names)
     wanted = np.array([name in names for name in source.class_names])
     return Subset(source, np.flatnonzero(wanted[source.labels]), names)
 
@@ -205,7 +235,7 @@ def _choose(data: Data, found: Found) -> _Chosen:
     known = found.splits()
     train = _training_split(data, known)
     if data.val_source is not None:
-        other = find_source(data.val_source)
+        other = find_source(data.val_source, data.labels)
         splits = other.splits()
         split = data.val_split
         if split is None and splits:
@@ -251,7 +281,8 @@ def _training_split(data: Data, known: Sequence[str]) -> str | None:
 def _check(source: ImageSource, where: str) -> None:
     if not len(source):
         raise DataError(f"{where} has no images; check the path and the split")
-    classes = len(source.class_names)
+    sets = sets_of(source)
+    classes = len(source.class_names if sets is None else sets)
     bad = np.flatnonzero((source.labels < 0) | (source.labels >= classes))
     if len(bad):
         first = int(bad[0])
@@ -290,7 +321,7 @@ def _without_images(train: ImageSource, validation: ImageSource) -> list[str]:
     """A note on classes that are never seen in training or never asked for in validation."""
     notes = []
     for word, source in (("training", train), ("validation", validation)):
-        counts = np.bincount(source.labels, minlength=len(source.class_names))
+        counts = class_sizes(source)
         absent = [name for name, count in zip(source.class_names, counts, strict=True) if not count]
         notes += [f"there are no {word} images of {few(absent)}"] if absent else []
     return notes
@@ -301,4 +332,4 @@ def _resize(source: ImageSource, size: int | None, setting: str) -> ImageSource:
         return source
     if size > len(source):
         raise DataError(f"{setting} is {size}, but there are {len(source)} images; lower it or leave it out")
-    return Subset(source, balanced_subset(source.labels, size))
+    return Subset(source, balanced_subset(strata(source), size))

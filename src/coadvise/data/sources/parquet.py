@@ -17,41 +17,96 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Bool
 from numpy.typing import NDArray
 
-from ...errors import DataError, one_line
+from ...errors import DataError, few, one_line
 from ...system.files import atomic_file, cache_folder
-from .columns import Columns, choose_columns
+from .columns import Columns, choose_columns, several_named
 from .labels import label_column, labels_and_names
+from .several import Sets, holds_marks, is_number, lists_in, marks_in, sets_of_lists, sets_of_marks
 
 IN_MEMORY = 2 << 30
 
 
 class Parquet:
-    """The rows of one or more Parquet files with the same columns."""
+    """The rows of one or more Parquet files with the same columns.
+
+    Attributes:
+        sets: see `base.sets_of`.
+    """
+
+    sets: Bool[np.ndarray, "m k"] | None = None
 
     def __init__(self, files: Sequence[Path], columns: Columns = Columns()) -> None:
         self.files = [str(file) for file in files]
         metadata, schemas = zip(*(_reading(file, _footer) for file in self.files), strict=True)
+        self.starts = np.cumsum([0] + [part.num_rows for part in metadata])
         features = _features(schemas[0])
         images, labels = (
             [name for name, feature in features.items() if feature.get("_type") == kind]
             for kind in ("Image", "ClassLabel")
         )
-        self.image_column, self.label_column = choose_columns(schemas[0], images, labels, columns, self.files[0])
+        self.image_column, self.label_columns = self._choose(schemas[0], images, labels, columns)
+        self.label_column = self.label_columns[0]
         names = self._declared(schemas[0])
         for file, schema in zip(self.files, schemas, strict=True):
             self._require_alike(file, schema, names)
-        self.starts = np.cumsum([0] + [part.num_rows for part in metadata])
         self.in_memory = _fits(metadata, self.image_column)
-        parts = [self._labels(position) for position in range(len(self.files))]
-        kinds = {part.dtype.kind for part in parts if len(part)}
-        values = np.concatenate(parts if len(kinds) < 2 else [part.astype(str).astype(object) for part in parts])
-        self.labels, self.class_names = labels_and_names(values, names)
+        self._read_labels(columns, names)
         # Read here rather than at first use, so that forked workers share the memory.
         self._images: dict[int, list[pa.Array]] = {}
         for position in range(len(self.files)):
             self._chunks(position)
+
+    def _read_labels(self, columns: Columns, names: tuple[str, ...] | None) -> None:
+        if columns.several:
+            self.labels, self.sets, self.class_names = self._several(names)
+            return
+        if len(self.label_columns) > 1:
+            raise DataError(f"{self.files[0]}: {few(self.label_columns)} mark several classes; set data.labels=several")
+        parts = [self._labels(position) for position in range(len(self.files))]
+        kinds = {part.dtype.kind for part in parts if len(part)}
+        values = np.concatenate(parts if len(kinds) < 2 else [part.astype(str).astype(object) for part in parts])
+        self.labels, self.class_names = labels_and_names(values, names)
+
+    def _choose(
+        self, schema: pa.Schema, images: list[str], labels: list[str], columns: Columns
+    ) -> tuple[str, tuple[str, ...]]:
+        """The column of images, and that of labels; of 0 and 1 for each class there may be several."""
+        named = several_named(columns, schema.names)
+        if not named and columns.several and columns.label is None:
+            image, _ = choose_columns(schema, images, (), columns._replace(label=schema.names[0]), self.files[0])
+            try:
+                return image, (choose_columns(schema, images, (), columns, self.files[0])[1],)
+            except DataError:
+                named = tuple(name for name in self._marks(schema) if name != image)
+                if len(named) < 2:
+                    raise
+        if named:
+            image, _ = choose_columns(schema, images, (), columns._replace(label=named[0]), self.files[0])
+            return image, named
+        image, label = choose_columns(schema, images, labels, columns, self.files[0])
+        return image, (label,)
+
+    def _marks(self, schema: pa.Schema) -> list[str]:
+        """Columns that hold nothing but 0 and 1."""
+        numbers = [field.name for field in schema if is_number(field.type)]
+        return [name for name in numbers if all(holds_marks(self._column(file, name)) for file in self.files)]
+
+    def _several(self, names: tuple[str, ...] | None) -> Sets:
+        """Any number of classes for each row, from a column of lists or texts, or from columns of 0 and 1."""
+        columns = [[(self._column(file, name), name, file) for file in self.files] for name in self.label_columns]
+        if len(columns) > 1:
+            marks = [np.concatenate([marks_in(*part) for part in parts]) for parts in columns]
+            return sets_of_marks(np.column_stack(marks), self.label_columns)
+        lists = [one for part in columns[0] for one in lists_in(*part, names)]
+        return sets_of_lists(np.arange(len(lists)), lists, names)
+
+    def _column(self, file: str, name: str) -> pa.ChunkedArray:
+        column = _reading(file, lambda f: _table(f, name))
+        self._require_rows(self.files.index(file), len(column), "labels")
+        return column
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -90,12 +145,14 @@ class Parquet:
 
     def _declared(self, schema: pa.Schema) -> tuple[str, ...] | None:
         """Class names that a file declares, in the order of its labels."""
-        names = _features(schema).get(self.label_column, {}).get("names")
+        feature = _features(schema).get(self.label_column, {})
+        inner = feature.get("feature")  # of a list
+        names = feature.get("names") or (inner.get("names") if isinstance(inner, dict) else None)
         return tuple(str(name) for name in names) if isinstance(names, list) else None
 
     def _require_alike(self, file: str, schema: pa.Schema, names: tuple[str, ...] | None) -> None:
         """Refuse a file without the columns of the first, or with other class names: its labels mean something else."""
-        for column in (self.image_column, self.label_column):
+        for column in (self.image_column, *self.label_columns):
             if schema.names.count(column) != 1:
                 what = "no" if column not in schema.names else "more than one"
                 raise DataError(f"{file} has {what} column '{column}' (its columns: {', '.join(schema.names)})")
@@ -107,9 +164,7 @@ class Parquet:
 
     def _labels(self, position: int) -> NDArray:
         file = self.files[position]
-        column = _reading(file, lambda f: _table(f, self.label_column))
-        self._require_rows(position, len(column), "labels")
-        return label_column(column, self.label_column, file)
+        return label_column(self._column(file, self.label_column), self.label_column, file)
 
     def _require_rows(self, position: int, found: int, what: str) -> None:
         rows = self.starts[position + 1] - self.starts[position]

@@ -2,6 +2,7 @@
 
 One row for each image: its path, relative to the table's folder, and its label, or a column of 0 and 1 for each class;
 a column `split` makes splits of the rows. Texts are taken without blanks around them: `a.jpg, cat` is of class `cat`.
+Where images have any number of classes, a label may be `cat|outdoor` or a list, and a row may mark several columns.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from ...errors import DataError, escaped, few, shortened
-from .columns import Columns, choose_columns
+from .columns import Columns, choose_columns, several_named
 from .labels import labels_from_values
 from .listing import EXTENSIONS
+from .several import Sets, separated, sets_of_lists, sets_of_marks
 from .splits import meaning, pick_split
 from .text_table import Coded, header_of, read_columns
 
@@ -33,7 +35,10 @@ class PathTable:
 
     Attributes:
         notes: what is odd about the table.
+        sets: see `base.sets_of`.
     """
+
+    sets: Bool[np.ndarray, "m k"] | None = None
 
     def __init__(self, file: Path, split: str | None = None, columns: Columns = Columns()) -> None:
         self.file = file
@@ -44,7 +49,7 @@ class PathTable:
         for name in wanted:
             if header.count(name) > 1:
                 raise DataError(f"{file} has {header.count(name)} columns '{name}'; rename all but one")
-        paths, coded = read_columns(file, wanted)
+        paths, coded = read_columns(file, wanted, lists=columns.several)
         marked, rest = coded[: len(labels)], coded[len(labels) :]
         if not len(paths):
             raise DataError(f"{file} has no rows; give one for each image")
@@ -54,8 +59,11 @@ class PathTable:
         self.paths = paths.take(pa.array(rows)) if rest else paths
         self._require_paths(image, rows)
         kept = [Coded(column.codes[rows], column.values) for column in marked]
-        label = kept[0] if len(kept) == 1 else self._one_of(kept, labels, rows)
-        self.labels, self.class_names = self._labels(label, labels, rows, split)
+        if columns.several:
+            self.labels, self.sets, self.class_names = self._several(kept, labels, rows, split)
+        else:
+            label = kept[0] if len(kept) == 1 else self._one_of(kept, labels, rows)
+            self.labels, self.class_names = self._labels(label, labels, rows, split)
         self._require_files()
         self.notes = tuple(self._notes())
 
@@ -91,17 +99,32 @@ class PathTable:
         each, names = labels_from_values([coded.values[code] for code in there])
         return each[codes], names
 
+    def _several(self, columns: list[Coded], names: Sequence[str], rows: np.ndarray, split: str | None) -> Sets:
+        """Any number of classes for each row; −1 in a split of which no row has one, as in competitions."""
+        if len(columns) == 1:
+            found = sets_of_lists(columns[0].codes, separated(columns[0].values), None)
+        else:
+            for one, name in zip(columns, names, strict=True):
+                empty = np.flatnonzero(one.codes < 0)
+                if len(empty):
+                    raise DataError(
+                        f"{self.file} row {rows[empty[0]] + 1} ({self.paths[int(empty[0])].as_py()}) has nothing in "
+                        f"column '{name}' ({len(empty):,} in all); write 0 or 1, or leave such rows out"
+                    )
+            found = sets_of_marks(_marked(columns).T, names)
+        return found if found.sets.any() or split is None else found._replace(labels=np.full(len(rows), -1))
+
     def _one_of(self, marks: list[Coded], names: Sequence[str], rows: np.ndarray) -> Coded:
         """The one class that each row marks, −1 where it marks none."""
-        marked = np.stack([np.isin(one.codes, [c for c, v in enumerate(one.values) if _MARKS[v]]) for one in marks])
+        marked = _marked(marks)
         several = np.flatnonzero(marked.sum(axis=0) > 1)
         if len(several):
             first = int(several[0])
             which = [name for name, mark in zip(names, marked[:, first], strict=True) if mark]
             raise DataError(
                 f"{self.file} row {rows[first] + 1} ({self.paths[first].as_py()}) has several labels: {few(which)} "
-                f"({len(several):,} such rows in all); an image has one label here: leave such rows out, or name a "
-                "column of labels behind the source, data.source=…:label=NAME"
+                f"({len(several):,} such rows in all); data.labels=several trains on all of them; "
+                "for one label each leave such rows out, or name a column of labels, data.source=…:label=NAME"
             )
         return Coded(np.where(marked.any(axis=0), marked.argmax(axis=0), -1), tuple(names))
 
@@ -138,8 +161,14 @@ class PathTable:
             other = f", {differing:,} of them with another label" if differing else ""
             yield f"{extra:,} rows of {self.file} list an image again{other}"
         several = [name for name in self.class_names if ";" in name or "|" in name]
-        if several:
-            yield f"an image has one class here, also where its label looks like several: {few(several)}"
+        if several and self.sets is None:
+            how = "data.labels=several takes them apart"
+            yield f"an image has one class here, also where its label looks like several: {few(several)}; {how}"
+
+
+def _marked(marks: Sequence[Coded]) -> Bool[np.ndarray, "k n"]:
+    """Which rows each column marks."""
+    return np.stack([np.isin(one.codes, [c for c, v in enumerate(one.values) if _MARKS[v]]) for one in marks])
 
 
 def table_splits(file: Path) -> tuple[str, ...]:
@@ -183,6 +212,13 @@ def _in_split(coded: Coded, split: str | None, file: Path) -> np.ndarray:
 def _choose(file: Path, header: Sequence[str], columns: Columns) -> tuple[str, tuple[str, ...]]:
     """The column of paths, and that of labels; without one, those of 0 and 1 if there are two at least."""
     schema = pa.schema([(name, pa.string()) for name in header])
+    named = several_named(columns, header)
+    if named:
+        image, _ = choose_columns(schema, (), (), columns._replace(label=named[0]), str(file))
+        for name, one in zip(named, read_columns(file, [None, *named])[1], strict=True):
+            if other := next((value for value in one.values if value not in _MARKS), None):
+                raise DataError(f"{file}: the column '{name}' holds '{other}', and not 0 and 1")
+        return image, named
     try:
         image, label = choose_columns(schema, (), (), columns, str(file))
         return image, (label,)

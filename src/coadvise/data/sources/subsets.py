@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from PIL import Image
 
 from ..views.draws import Stream
-from .base import ImageSource
+from .base import ImageSource, sets_of
 
 
 class Subset:
@@ -23,8 +23,14 @@ class Subset:
     ) -> None:
         self.source, self.indices = source, np.asarray(indices, dtype=np.int64)
         self.class_names = tuple(source.class_names if class_names is None else class_names)
-        self.labels = source.labels[self.indices]
-        if self.class_names != source.class_names:
+        self.labels, self.sets = source.labels[self.indices], sets_of(source)
+        if self.class_names == source.class_names:
+            return
+        if self.sets is not None:
+            own = {name: self.sets[:, label] for label, name in enumerate(source.class_names)}
+            none = np.zeros(len(self.sets), dtype=bool)
+            self.sets = np.column_stack([own.get(name, none) for name in self.class_names])
+        else:
             place = {name: label for label, name in enumerate(self.class_names)}
             self.labels = np.array([place.get(name, -1) for name in source.class_names], dtype=np.int64)[self.labels]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...recipe.schema import Data
 from ..views.balance import class_weights
-from .base import ImageSource
+from .base import ImageSource, class_sizes, sets_of
 
 SHOWN = 10
 """Classes that are listed with their counts; of more, the first ones are named."""
@@ -14,7 +14,7 @@ SHOWN = 10
 
 def summary(word: str, source: ImageSource, place: str) -> str:
     """One line: `training: 200 images of 2 classes (cat: 120, dog: 80) from /data/pets/train`."""
-    counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
+    counts = class_sizes(source).tolist()
     names = source.class_names
     if len(counts) <= SHOWN:
         classes = ", ".join(f"{name}: {count:,}" for name, count in zip(names, counts, strict=True))
@@ -24,7 +24,17 @@ def summary(word: str, source: ImageSource, place: str) -> str:
         classes = f"{', '.join(names[:4])}, …, {names[-1]}; {each} images each"
     what = "1 class" if len(counts) == 1 else f"{len(counts):,} classes"
     images = "1 image" if len(source) == 1 else f"{len(source):,} images"
-    return f"{word}: {images} of {what} ({classes}) {place}"
+    return f"{word}: {images} of {what}{_several(source)} ({classes}) {place}"
+
+
+def _several(source: ImageSource) -> str:
+    """How many classes images have, where that is not one each."""
+    sets = sets_of(source)
+    if sets is None:
+        return ""
+    each = sets.sum(axis=1)[source.labels]
+    none = f", {int((each == 0).sum()):,} images of none" if (each == 0).any() else ""
+    return f", {each.mean():.2g} to an image{none}"
 
 
 def balance(data: Data, source: ImageSource) -> str | None:

@@ -107,11 +107,16 @@ def _delimiter(file: Path) -> str:
     return max(",\t;|", key=line.count)
 
 
-def read_columns(file: Path, columns: Sequence[str | None]) -> tuple[pa.Array, list[Coded]]:
-    """The first column as texts (none where it is None), and the others in numbers."""
+def read_columns(file: Path, columns: Sequence[str | None], *, lists: bool = False) -> tuple[pa.Array, list[Coded]]:
+    """The first column as texts (none where it is None), and the others in numbers.
+
+    Args:
+        lists: whether a value of JSON lines may be a list, which is then the text that JSON has for it.
+    """
     paths: list[pa.Array] = []
     coded: list[list[pa.Array]] = [[] for _ in columns[1:]]
-    for path, *others in (_json_blocks if _is_json(file) else _csv_blocks)(file, columns):
+    blocks = _json_blocks(file, columns, lists) if _is_json(file) else _csv_blocks(file, columns)
+    for path, *others in blocks:
         if path is not None:
             paths.append(_trimmed(path))
         for parts, column in zip(coded, others, strict=True):
@@ -177,10 +182,13 @@ def _json_rows(file: Path) -> Iterator[dict[str, object]]:
         raise DataError(f"{file} line {number} cannot be read: {one_line(error)}") from error
 
 
-def _json_blocks(file: Path, columns: Sequence[str | None]) -> Iterator[list[pa.Array | None]]:
+def _json_blocks(file: Path, columns: Sequence[str | None], lists: bool) -> Iterator[list[pa.Array | None]]:
     block: list[list[str | None]] = []
     for number, row in enumerate(_json_rows(file), start=1):
-        block.append([None if name is None else _text(row.get(name), f"{file} row {number}", name) for name in columns])
+        where, first = f"{file} row {number}", columns[0]
+        block.append(
+            [None if name is None else _text(row.get(name), where, name, lists and name != first) for name in columns]
+        )
         if len(block) == _JSON_ROWS:
             yield _as_arrays(block, columns)
             block = []
@@ -196,7 +204,12 @@ def _as_arrays(block: list[list[str | None]], columns: Sequence[str | None]) -> 
     ]
 
 
-def _text(value: object, where: str, column: str) -> str | None:
-    if isinstance(value, (dict, list)):
-        raise DataError(f"{where}: the column '{column}' holds several values; give one path and one label a row")
+def _text(value: object, where: str, column: str, lists: bool) -> str | None:
+    if isinstance(value, dict) or (isinstance(value, list) and not lists):
+        raise DataError(
+            f"{where}: the column '{column}' holds several values; give one path and one label a row, or say that "
+            "images have several classes: data.labels=several"
+        )
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
     return None if value is None else str(value)

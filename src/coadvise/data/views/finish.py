@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 
 from ...recipe.schema import Data
@@ -27,10 +27,12 @@ class Batch(NamedTuple):
 
     images: Float[Tensor, "b 3 h w"]
     target: Float[Tensor, "b k"]
-    """Soft targets: smoothed and mixed in training (and of any sum with class weights), one-hot in evaluation. Zeros
-    for an image without a label; mixed with another it keeps the other's share."""
+    """Soft targets: smoothed and mixed in training (and of any sum with class weights), one-hot in evaluation, or with
+    a 1 for each class of an image that has any number of them. Zeros for an image without a label; mixed with another
+    it keeps the other's share."""
     label: Int[Tensor, " b"]
-    """Label of the image itself, without smoothing or partner; −1 where it has none."""
+    """Label of the image itself, without smoothing or partner: its class, or the number of its set of classes; −1 where
+    it has none."""
     index: Int[Tensor, " b"]  # type: ignore[assignment]
     """Index that was asked for; with `on_error: skip` the image may be that of a later one. On the CPU."""
     skipped: tuple[str, ...]
@@ -91,6 +93,7 @@ class Finish:
             smoothed label is weighted as a whole. PyTorch's `CrossEntropyLoss(weight, label_smoothing)` gives the mass
             on the other classes their weights, so that a rare class may outweigh the label of an image of a large one.
         unlabelled: whether there are images without a label (−1).
+        sets: of images that have any number of classes: those of each label.
     """
 
     def __init__(
@@ -101,12 +104,14 @@ class Finish:
         smoothing: float = 0.0,
         weights: Float64[np.ndarray, " k"] | None = None,
         unlabelled: bool = False,
+        sets: Bool[np.ndarray, "m k"] | None = None,
     ) -> None:
         self.unlabelled = unlabelled
         self.data, self.classes, self.device, self.smoothing = data, classes, device, smoothing
         self.mean = torch.tensor(data.mean, device=device)
         self.std = torch.tensor(data.std, device=device)
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
+        self.sets = None if sets is None else torch.tensor(sets, dtype=torch.float32, device=device)
         self._noise: Tensor | None = None
 
     def __call__(self, batch: Unfinished) -> Batch:
@@ -156,7 +161,9 @@ class Finish:
         return target if self.weights is None else target * self.weights[label][:, None]
 
     def _one_hot(self, label: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
-        """s/k on every class and another 1 − s on the label, as timm smooths."""
+        """s/k on every class and another 1 − s on the label, as timm smooths; on each of several labels."""
+        if self.sets is not None:
+            return self.sets[label] * (1 - self.smoothing) + self.smoothing / self.classes
         target = torch.full((len(label), self.classes), self.smoothing / self.classes, device=self.device)
         return target.scatter_(1, label[:, None], 1 - self.smoothing + self.smoothing / self.classes)
 

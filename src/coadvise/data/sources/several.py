@@ -1,0 +1,128 @@
+"""Images of any number of classes, as tables have them: columns of 0 and 1, lists, or texts such as `dog|outdoor`.
+
+The label of such an image is the number of its set of classes, and the rows of `sets` say which classes these are. So
+one whole number stands for an image's label here as everywhere, and only where a target is made of it, and where
+images are counted, does it matter how many classes that means.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Int64
+
+from ...errors import DataError
+from .columns import is_list
+from .labels import labels_from_values
+
+SEPARATORS = "|;,"
+"""What separates names in a text: the first of these that is in any of a column's texts."""
+
+
+class Sets(NamedTuple):
+    """Labels of images that have any number of classes."""
+
+    labels: Int64[np.ndarray, " n"]
+    sets: Bool[np.ndarray, "m k"]
+    class_names: tuple[str, ...]
+
+
+def sets_of_marks(marks: Bool[np.ndarray, "n k"], names: Sequence[str]) -> Sets:
+    """Labels of images from what each is marked with."""
+    sets, labels = np.unique(marks, axis=0, return_inverse=True)
+    return Sets(labels.reshape(-1).astype(np.int64), sets, tuple(names))
+
+
+def sets_of_lists(codes: Int64[np.ndarray, " n"], lists: Sequence[Sequence[Any]], names: Sequence[str] | None) -> Sets:
+    """Labels of images by lists of classes.
+
+    Args:
+        codes: which of the different lists each image has, −1 for none.
+        lists: of names; of numbers, where `names` are those of the classes 0, 1, …
+    """
+    values = [value for one in lists for value in one]
+    if names is None:
+        found, names = labels_from_values(values) if values else (np.zeros(0, dtype=np.int64), ())
+    else:
+        found = np.asarray(values, dtype=np.int64)
+    table = np.zeros((len(lists) + 1, len(names)), dtype=bool)  # the last is of images without a list
+    table[np.repeat(np.arange(len(lists)), [len(one) for one in lists]), found] = True
+    return sets_of_marks(table[codes], names)
+
+
+def separated(texts: Sequence[str]) -> list[list[str]]:
+    """The names in each text: a list in JSON, or what `SEPARATORS` separate; without blanks around them, each once."""
+    plain = [text for text in texts if not text.startswith("[")]
+    mark = next((mark for mark in SEPARATORS if any(mark in text for text in plain)), None)
+    found = []
+    for text in texts:
+        parts = _json_list(text)
+        if parts is None:
+            parts = [text] if mark is None else text.split(mark)
+        found.append(list(dict.fromkeys(name for part in parts if (name := part.strip()))))
+    return found
+
+
+def _json_list(text: str) -> list[str] | None:
+    try:
+        values = json.loads(text) if text.startswith("[") else None
+    except ValueError:
+        return None
+    return [str(value) for value in values] if isinstance(values, list) else None
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column may hold 0 and 1 by its type."""
+    return pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def holds_marks(column: pa.ChunkedArray) -> bool:
+    """Whether a column of numbers holds 0 and 1 alone."""
+    return set(column.unique().to_pylist()) <= {0, 1}
+
+
+def marks_in(column: pa.ChunkedArray, name: str, rows: str) -> Bool[np.ndarray, " n"]:
+    """Which rows a column of 0 and 1 marks.
+
+    Args:
+        rows: what the rows belong to, for messages.
+
+    Raises:
+        DataError: a row with something else.
+    """
+    values = column.to_pylist()
+    other = next((row for row, value in enumerate(values) if value not in (0, 1)), None)
+    if other is not None:
+        raise DataError(f"{rows} row {other} has {values[other]!r} in column '{name}', must be 0 or 1")
+    return np.array(values, dtype=bool)
+
+
+def lists_in(column: pa.ChunkedArray, name: str, rows: str, names: Sequence[str] | None) -> list[list[Any]]:
+    """The classes of each row, from a column of lists or of texts; none where there is nothing.
+
+    Args:
+        names: of the classes 0, 1, … where the file declares them.
+
+    Raises:
+        DataError: numbers that are none of these classes, or a column of something else.
+    """
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    values = column.to_pylist()
+    if not is_list(kind):
+        if names is not None or is_number(kind) or pa.types.is_nested(kind):
+            raise DataError(f"the column '{name}' of {rows} holds {kind}, and not a list or a text of classes a row")
+        return separated(["" if value is None else str(value) for value in values])
+    found = [[] if value is None else [one for one in value if one is not None] for value in values]
+    if names is None:
+        return [[str(one) for one in value] for value in found]
+    for row, value in enumerate(found):
+        for one in value:
+            if not isinstance(one, int) or not 0 <= one < len(names):
+                raise DataError(
+                    f"{rows} row {row} has the label {one} in column '{name}', none of 0 to {len(names) - 1}"
+                )
+    return found

@@ -1,0 +1,196 @@
+"""Images of any number of classes; oracles are hand-made lists and scikit-learn's MultiLabelBinarizer."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from sklearn.preprocessing import MultiLabelBinarizer
+
+from coadvise.data.loader import EvalLoader, TrainLoader
+from coadvise.data.sources.base import ImageSource, class_sizes, sets_of
+from coadvise.data.sources.opening import open_source, open_sources
+from coadvise.errors import DataError, RecipeError
+from coadvise.recipe.data import Augmentation, Data
+from coadvise.recipe.reading import recipe_from
+
+CLASSES = ("cat", "dog", "outdoor")
+GIVEN = [["cat"], ["dog", "outdoor"], [], ["cat", "outdoor"], ["outdoor"], ["dog", "cat"]]
+MARKS = MultiLabelBinarizer(classes=CLASSES).fit_transform(GIVEN)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i in range(len(GIVEN)):
+        Image.new("L", (8, 8), i * 40).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def lines(*rows: str) -> str:
+    return "".join(f"{row}\n" for row in rows)
+
+
+def tables(folder: Path) -> dict[str, Path]:
+    """The same labels in every form."""
+    contents = {
+        "bars.csv": lines("image,label", *(f"{i}.png,{' | '.join(one)}" for i, one in enumerate(GIVEN))),
+        "semicolons.tsv": lines("image\tlabels", *(f"{i}.png\t{';'.join(one)}" for i, one in enumerate(GIVEN))),
+        "commas.csv": lines("image,label", *(f'{i}.png,"{",".join(one)}"' for i, one in enumerate(GIVEN))),
+        "json.csv": lines("image;label", *(f"{i}.png;{json.dumps(one)}" for i, one in enumerate(GIVEN))),
+        "lists.jsonl": lines(*(json.dumps({"image": f"{i}.png", "label": one}) for i, one in enumerate(GIVEN))),
+        "marks.csv": lines("image,cat,dog,outdoor", *(f"{i}.png,{a},{b},{c}" for i, (a, b, c) in enumerate(MARKS))),
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+    images = pa.array([(folder / f"{i}.png").read_bytes() for i in range(len(GIVEN))])
+    columns = {name: pa.array(MARKS[:, i].astype([np.int64, bool, float][i])) for i, name in enumerate(CLASSES)}
+    pq.write_table(pa.table({"image": images, **columns}), folder / "marks.parquet")
+    pq.write_table(pa.table({"image": images, "labels": pa.array(GIVEN)}), folder / "lists.parquet")
+    numbers = pa.array([[CLASSES.index(name) for name in one] for one in GIVEN])
+    feature = {"feature": {"names": list(CLASSES), "_type": "ClassLabel"}, "_type": "List"}
+    declared = json.dumps({"info": {"features": {"label": feature}}})
+    pq.write_table(
+        pa.table({"image": images, "label": numbers}).replace_schema_metadata({"huggingface": declared}),
+        folder / "declared.parquet",
+    )
+    names = [*contents, "marks.parquet", "lists.parquet", "declared.parquet"]
+    return {name: folder / name for name in names}
+
+
+def marks(source: ImageSource) -> np.ndarray:
+    sets = sets_of(source)
+    assert sets is not None
+    return sets[source.labels].astype(int)
+
+
+def test_every_form_gives_the_same_labels(folder: Path) -> None:
+    for name, file in tables(folder).items():
+        said: list[str] = []
+        source = open_source(str(file), say=said.append, labels="several")
+        assert source.class_names == CLASSES, name
+        np.testing.assert_array_equal(marks(source), MARKS, err_msg=name)
+        np.testing.assert_array_equal(marks(pickle.loads(pickle.dumps(source))), MARKS)
+        assert class_sizes(source).tolist() == MARKS.sum(axis=0).tolist()
+        assert said == [f"data: 6 images of 3 classes, 1.3 to an image, 1 images of none (cat: 3, dog: 2, outdoor: 3) "
+                        f"from {file}"]  # fmt: skip
+
+
+def test_columns_can_be_named(folder: Path) -> None:
+    for name in ("marks.csv", "marks.parquet"):
+        source = open_source(f"{tables(folder)[name]}:label=outdoor,cat", labels="several")
+        assert source.class_names == ("outdoor", "cat")
+        np.testing.assert_array_equal(marks(source), MARKS[:, [2, 0]])
+
+
+def data(file: Path, **settings: object) -> Data:
+    augment = Augmentation(policy="none", mixup=0.0, cutmix=0.0, label_smoothing=0.0)
+    base = {"source": str(file), "labels": "several", "image_size": 8, "workers": 0, "augment": augment}
+    return Data.model_validate(base | settings)
+
+
+def test_targets_are_rows_of_marks_smoothed_and_mixed(folder: Path) -> None:
+    file = tables(folder)["bars.csv"]
+    source = open_source(str(file), labels="several")
+    (batch,) = EvalLoader(source, data(file), 6)
+    np.testing.assert_array_equal(batch.target.numpy(), MARKS)
+    augment = Augmentation(policy="none", mixup=1.0, cutmix=0.0, label_smoothing=0.3)
+    (mixed,) = TrainLoader(source, data(file, augment=augment), 6).epoch(0)
+    # What timm's BinaryCrossEntropy makes of one label, for each: s/k, and 1 − s + s/k on those that are there. Images
+    # are plain greys, so the share of each in a mixture follows from its pixels and a partner's row.
+    smooth = MARKS * 0.7 + 0.1
+    plain = {int(i): batch.images[i, 0, 0, 0] for i in range(6)}
+    for row, index in enumerate(mixed.index.tolist()):
+        pixel, target = mixed.images[row, 0, 0, 0], mixed.target[row]
+        options = []
+        for other in range(6):
+            if other != index:
+                share = float((pixel - plain[other]) / (plain[index] - plain[other]))
+                options.append(np.abs(share * smooth[index] + (1 - share) * smooth[other] - target.numpy()).max())
+        assert min(options) < 1e-4
+
+
+def test_parts_of_a_source_keep_their_sets(folder: Path) -> None:
+    file = folder / "many.csv"
+    rng = np.random.default_rng(0)
+    rows = [[name for name in CLASSES if rng.random() < 0.4] for _ in range(60)]
+    file.write_text(lines("image,label", *(f"{i % 6}.png,{'|'.join(one)}" for i, one in enumerate(rows))))
+    truth = MultiLabelBinarizer(classes=CLASSES).fit_transform(rows)
+    train, validation = open_sources(data(file, val_fraction=0.25), several=True)
+    assert len(train) + len(validation) == 60
+    assert (marks(train).sum(axis=0) + marks(validation).sum(axis=0)).tolist() == truth.sum(axis=0).tolist()
+    assert (class_sizes(validation) > 0).all()
+    (folder / "two.txt").write_text("outdoor\ncat\n")
+    train, validation = open_sources(data(file, classes=str(folder / "two.txt"), train_size=20), several=True)
+    assert train.class_names == ("cat", "outdoor")
+    assert len(train) == 20
+    assert marks(validation).shape[1] == 2
+
+
+def test_validation_may_miss_a_class(folder: Path) -> None:
+    tables(folder)
+    (folder / "val.csv").write_text("image,label\n1.png,outdoor|dog\n2.png,\n")
+    _, validation = open_sources(data(folder / "bars.csv", val_source=str(folder / "val.csv")), several=True)
+    assert validation.class_names == CLASSES
+    assert marks(validation).tolist() == [[0, 1, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "image,label\n1.png,cat\n2.png,cat\n", r"has a single class, 'cat', and with data.labels=several"),
+        ("a.csv", "image,label\n1.png,\n2.png,\n", r"has no image of any class, and with"),
+        (
+            "a.csv",
+            "image,a,b\n1.png,1,0\n2.png,,1\n",
+            r"row 2 \(2.png\) has nothing in column 'a' \(1 in all\); write 0",
+        ),
+        ("a.csv:label=a,c", "image,a,b\n1.png,1,0\n", r":label=a,c names columns .*: there is no column 'c'"),
+        ("a.csv:label=a,a", "image,a,b\n1.png,1,0\n", r":label=a,a names columns .*: 'a' twice"),
+        ("a.csv:label=a,b", "image,a,b\n1.png,1,x\n", r"the column 'b' holds 'x', and not 0 and 1"),
+        (".", "", r"data.labels=several: a source of the kind folder gives an image one class; give a CSV"),
+    ],
+)
+def test_bad_input_is_one_message(folder: Path, name: str, content: str, message: str) -> None:
+    (folder / name.partition(":")[0]).is_dir() or (folder / name.partition(":")[0]).write_text(content)
+    with pytest.raises(DataError, match=message):
+        open_sources(data(folder / name), several=True)
+
+
+def test_parquet_with_other_values_is_refused(folder: Path) -> None:
+    images = pa.array([(folder / "1.png").read_bytes()] * 2)
+    pq.write_table(pa.table({"image": images, "a": [0, 1], "b": [0, 2]}), folder / "a.parquet")
+    with pytest.raises(DataError, match=r"a.parquet has no label column"):
+        open_source(str(folder / "a.parquet"), labels="several")
+    with pytest.raises(DataError, match=r"a.parquet row 1 has 2 in column 'b', must be 0 or 1"):
+        open_source(f"{folder / 'a.parquet'}:label=a,b", labels="several")
+    with pytest.raises(DataError, match=r"'a', 'b' mark several classes; set data.labels=several"):
+        open_source(f"{folder / 'a.parquet'}:label=a,b")
+
+
+def test_who_cannot_do_with_several_says_so(folder: Path) -> None:
+    file = tables(folder)["bars.csv"]
+    with pytest.raises(DataError, match=r"made for images of one class each, and data.labels=several"):
+        open_sources(data(file))
+    with pytest.raises(DataError, match=r"several labels: 'dog', 'outdoor' .*; data.labels=several trains on all"):
+        open_source(str(folder / "marks.csv"))
+
+
+def test_settings_that_are_for_one_class_are_refused_together() -> None:
+    content = {"name": "x", "data": {"source": "a.csv", "labels": "several", "balance": "weights"}, "advice": "cache"}
+    with pytest.raises(RecipeError, match=r"2 problems.*data.balance is for images of one class.*advice: cache"):
+        recipe_from(content)
+    plain = recipe_from({"name": "x", "data": {"source": "a.csv"}})
+    assert "labels" not in plain.content()["data"]
+
+
+def test_one_class_each_is_as_before(folder: Path) -> None:
+    (folder / "a.csv").write_text("image,label\n1.png,cat\n2.png,dog\n")
+    source = open_source(str(folder / "a.csv"))
+    assert sets_of(source) is None
+    (batch,) = EvalLoader(source, data(folder / "a.csv", labels="one"), 2)
+    assert torch.equal(batch.target, torch.eye(2))
