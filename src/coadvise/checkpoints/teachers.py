@@ -126,7 +126,7 @@ def _found(kind: str, place: str, settings: Teacher) -> Found:
         return open_onnx(place, settings.image_size)
     if kind == "torchvision":
         return open_torchvision(place)
-    trained = load_trained(place)
+    trained = load_trained(place, several=True)
     side = trained.data.image_size
     return Found(trained.model, trained.data.mean, trained.data.std, (side, side), trained.classes)
 

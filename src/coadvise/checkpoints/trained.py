@@ -49,11 +49,14 @@ class TrainedModel:
         return self.model.forward_tokens(images)  # type: ignore[operator]
 
 
-def load_trained(path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
+def load_trained(path: str | Path, device: str | torch.device = "cpu", *, several: bool = False) -> TrainedModel:
     """Rebuild a model from a run folder, or from its `best.safetensors`.
 
+    Args:
+        several: whether the caller can do with a model that gives an image any number of classes.
+
     Raises:
-        CheckpointError: missing, damaged, or not written by `coadvise train`.
+        CheckpointError: missing, damaged, not written by `coadvise train`, or a model that the caller cannot do with.
     """
     path = weights_file(path)
     header = read_header(path)
@@ -68,6 +71,11 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
             "load them with coadvise.load_checkpoint(module, path)"
         )
     recipe = header.recipe
+    if recipe.data.labels == "several" and not several:
+        raise CheckpointError(
+            f"{path} gives an image any number of classes (data.labels=several), and this is made for models that give "
+            "one; evaluate, report, predict and export can do with it"
+        )
     # The weights come from this file: whatever the training started from is not needed any more.
     student = recipe.student.model_copy(update={"pretrained": False, "checkpoint": None})
     student = local(student, header.built_as, path)

@@ -24,7 +24,10 @@ def next_steps(*steps: str) -> None:
 
 
 def accuracy_table(title: str, metrics: Mapping[str, float]) -> Table:
-    """Accuracy of every token and, where it is among the metrics, its cross entropy."""
+    """Accuracy of every token and, where it is among the metrics, its cross entropy; of images that have any number of
+    classes the mAP, and what follows where each class is answered with more than half."""
+    if "map/class" in metrics:
+        return _several_table(title, metrics)
     table = Table("token", title=title, title_justify="left")
     table.add_column("accuracy", justify="right")
     if any(name.startswith("loss/") for name in metrics):
@@ -34,4 +37,17 @@ def accuracy_table(title: str, metrics: Mapping[str, float]) -> Table:
             token = name.removeprefix("accuracy/")
             loss = metrics.get(f"loss/{token}")  # the average of all heads has none
             table.add_row(token, f"{value:.2%}", *(() if loss is None else (f"{loss:.3f}",)))
+    return table
+
+
+def _several_table(title: str, metrics: Mapping[str, float]) -> Table:
+    table = Table("token", title=title, title_justify="left")
+    for column in ("mAP", "F1 of all", "mean F1 of classes", "every class right", "cross entropy"):
+        table.add_column(column, justify="right")
+    for name in metrics:
+        if name.startswith("map/"):
+            token = name.removeprefix("map/")
+            shares = [f"{metrics[f'{what}/{token}']:.2%}" for what in ("map", "f1_micro", "f1_macro", "exact")]
+            loss = metrics.get(f"loss/{token}")  # the average of all heads has none
+            table.add_row(token, *shares, "" if loss is None else f"{loss:.3f}")
     return table

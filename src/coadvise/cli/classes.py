@@ -7,6 +7,7 @@ from typing import Any
 from ..names import CLASS
 from ..run.answers import Answers
 from ..run.per_class import ClassCounts, Interval, class_counts, confusion, macro_f1
+from ..run.several import SeveralAnswers
 from ..system.screen import Table
 from .arguments import out
 
@@ -14,24 +15,31 @@ WIDEST = 12
 """Classes of which the whole confusion matrix fits on a terminal."""
 
 
-def _seen(answers: Answers) -> dict[str, ClassCounts]:
-    counts = class_counts(answers.label, answers.outputs[CLASS], answers.classes)
+def _seen(answers: Answers | SeveralAnswers) -> dict[str, ClassCounts]:
+    if isinstance(answers, SeveralAnswers):
+        counts = answers.counts()
+    else:
+        counts = class_counts(answers.label, answers.outputs[CLASS], answers.classes)
     return {name: one for name, one in counts.items() if one.support or one.answered}
 
 
-def print_classes(answers: Answers) -> None:
-    """Recall, precision and F1 of each class with 95 % intervals, the worst first, and what is taken for what."""
-    counts = _seen(answers)
-    columns = ("class", "images", "recall", "precision", "F1")
+def print_classes(answers: Answers | SeveralAnswers) -> None:
+    """Recall, precision and F1 of each class with 95 % intervals, the worst first, and what is taken for what; its
+    average precision where images have any number of classes."""
+    counts, several = _seen(answers), isinstance(answers, SeveralAnswers)
+    precisions = answers.average_precision() if isinstance(answers, SeveralAnswers) else {}
+    columns = ("class", "images", "recall", "precision", "F1", *(["average precision"] if several else []))
     table = Table(*columns, title="each class with 95 % intervals, the lowest recall first", title_justify="left")
     for name, one in sorted(counts.items(), key=lambda item: -1 if item[1].recall is None else item[1].recall):
         table.add_row(
             name, f"{one.support:,}", _share(one.recall, one.recall_interval),
             _share(one.precision, one.precision_interval), _share(one.f1, one.f1_interval),
+            *([f"{precisions[name]:.1%}" if name in precisions else "–"] if several else []),
         )  # fmt: skip
     out.print(table)
     out.print(f"mean F1 of the classes {macro_f1(counts):.1%}")
-    _print_confusion(answers, list(counts))
+    if isinstance(answers, Answers):
+        _print_confusion(answers, list(counts))
 
 
 def _share(value: float | None, interval: Interval) -> str:
@@ -53,8 +61,13 @@ def _print_confusion(answers: Answers, names: list[str]) -> None:
         out.print(f"{n:,} of {int(matrix[place[a]].sum()):,} images of {a} are taken for {b}")
 
 
-def classes_as_json(answers: Answers) -> dict[str, Any]:
-    """The same numbers by class, and the whole confusion matrix (rows: true class)."""
+def classes_as_json(answers: Answers | SeveralAnswers) -> dict[str, Any]:
+    """The same numbers by class, and the whole confusion matrix (rows: true class), or each average precision."""
+    if isinstance(answers, SeveralAnswers):
+        last: dict[str, Any] = {"average_precision": answers.average_precision()}
+    else:
+        table = confusion(answers.label, answers.outputs[CLASS], len(answers.classes))
+        last = {"confusion": table.tolist()}
     return {
         "per_class": {
             name: {
@@ -66,5 +79,5 @@ def classes_as_json(answers: Answers) -> dict[str, Any]:
             for name, one in _seen(answers).items()
         },
         "names": list(answers.classes),
-        "confusion": confusion(answers.label, answers.outputs[CLASS], len(answers.classes)).tolist(),
+        **last,
     }  # fmt: skip

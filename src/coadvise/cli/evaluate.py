@@ -31,7 +31,7 @@ def evaluate(
     per_class: Annotated[bool, typer.Option("--per-class", help="recall, precision and F1 of each class, too")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the accuracy of every token.
+    """Measure the accuracy of every token, or its mAP where images have any number of classes.
 
     Examples:
 
@@ -51,20 +51,23 @@ def evaluate(
         raise DataError("--only-its-classes and --per-class exclude each other; give one of them")
     from ..checkpoints.trained import load_trained
     from ..data.sources.opening import open_source, open_sources
-    from ..evaluation.answers import Collected
     from ..evaluation.inference import evaluate_trained, with_classes
     from ..evaluation.robustness import corruption_errors, subset_accuracy
+    from ..evaluation.tasks import TASKS
     from ..system.devices import choose_device
 
-    trained, display = load_trained(model, choose_device()).with_workers(workers), Display(quiet=as_json)
-    whole = data is None and split is None
-    source = open_sources(trained.data)[1] if whole else open_source(data or trained.data.source, split, display.say)
+    trained = load_trained(model, choose_device(), several=not (corruptions or only)).with_workers(workers)
+    display, whole, labels = Display(quiet=as_json), data is None and split is None, trained.data.labels
+    if whole:
+        source = open_sources(trained.data, several=True)[1]
+    else:
+        source = open_source(data or trained.data.source, split, display.say, labels=labels)
     if only:
         shares = subset_accuracy(trained, source, batch_size=batch_size, display=display)
         metrics = {f"accuracy/{token}": share for token, share in shares.items()}
         title = f"{len(source):,} images, counted among {len(source.class_names)} classes"
     else:
-        collected = Collected() if per_class else None
+        collected = TASKS[labels].collect() if per_class else None
         metrics = evaluate_trained(trained, source, batch_size=batch_size, display=display, collected=collected)
         title = f"{trained.path}: {metrics['samples']:,.0f} images"
     errors = None

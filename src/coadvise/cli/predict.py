@@ -41,6 +41,8 @@ def predict(
 ) -> None:
     """Name what is in images: the likeliest classes with their probabilities.
 
+    Of a model that gives an image any number of classes, those that are likelier than not.
+
     Examples:
 
         coadvise predict cat.jpg dog.png --model runs/pets
@@ -119,18 +121,26 @@ def _print_plain(seen: Iterable[Prediction]) -> None:
         out.print(str(found[0].path), style="bold")
         for name, probability in found[0].classes:
             out.print(f"  {probability:6.1%}  {name}")
+        if found[0].present is not None:
+            out.print(f"  more than half: {', '.join(found[0].present) or 'none'}")
         return
     paths = [printable(str(one.path)) for one in found]
     width = max(map(cell_len, paths), default=0)
     for path, one in zip(paths, found, strict=True):
         space = " " * (width - cell_len(path))
+        if one.present is not None:
+            sure = ", ".join(f"{name} {odds:.1%}" for name, odds in one.classes if name in one.present)
+            more = f" and {n} more" if (n := len(one.present) - len(one.classes)) > 0 else ""
+            out.print(f"{path}{space}  {sure + more if sure else f'none (most: {one.name} {one.probability:.1%})'}")
+            continue
         rest = "".join(f", {name} {probability:.1%}" for name, probability in one.classes[1:])
         out.print(f"{path}{space}  {one.probability:6.1%}  {one.name}{rest}")
 
 
 def _print_json(seen: Iterable[Prediction]) -> None:
     for one in seen:
-        print(json.dumps({"image": str(one.path), "classes": dict(one.classes)}))
+        present = {} if one.present is None else {"present": list(one.present)}
+        print(json.dumps({"image": str(one.path), "classes": dict(one.classes), **present}))
 
 
 def _print_csv(seen: Iterable[Prediction]) -> None:

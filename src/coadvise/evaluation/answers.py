@@ -48,14 +48,27 @@ class Collected:
         Raises:
             DataError: no image could be read.
         """
-        own = {name: torch.cat([row[name].cpu() for row in self._rows]).numpy() for name in (self._rows or [{}])[0]}
-        parts = [part for part in gather([own]) if part]
-        if not parts:
-            raise DataError("none of the images can be read; repair them")
-        rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        _, order = np.unique(rows["index"], return_index=True)
-        rows = {name: values[order] for name, values in rows.items()}
+        rows = gathered(self._rows, gather)
         of = lambda kind: {n.partition(".")[2]: v for n, v in rows.items() if n.startswith(f"{kind}.")}
         return Answers(
             data, tuple(classes), rows["index"], rows["label"], of("output"), of("confidence"), of("teacher")
         )
+
+    def metrics(self, classes: Sequence[str], gather: Gather = lambda rows: rows) -> dict[str, float]:
+        """What single images do not tell: nothing here."""
+        return {}
+
+
+def gathered(rows: Sequence[Mapping[str, Tensor]], gather: Gather) -> dict[str, np.ndarray]:
+    """Rows of batches brought together over all processes, in the order of their `index`, each once.
+
+    Raises:
+        DataError: there are none.
+    """
+    own = {name: torch.cat([row[name].cpu() for row in rows]).numpy() for name in (rows or [{}])[0]}
+    parts = [part for part in gather([own]) if part]
+    if not parts:
+        raise DataError("none of the images can be read; repair them")
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    _, order = np.unique(whole["index"], return_index=True)
+    return {name: values[order] for name, values in whole.items()}

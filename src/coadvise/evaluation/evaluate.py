@@ -8,21 +8,11 @@ import torch
 from torch import Tensor
 
 from ..data.views.finish import Batch
-from .metrics import Sums, batch_metrics, means
+from .metrics import Sums, means
+from .tasks import TASKS, Task
 
 Keep = Callable[[Batch, Mapping[str, Tensor], Mapping[str, Tensor]], None]
 """Takes a batch and the logits (b, k) of its tokens and of its teachers, by name."""
-
-
-def metric_names(tokens: Iterable[str], teachers: Iterable[str]) -> list[str]:
-    """Names of `batch_metrics`, in an order that is the same on every process, whatever samples it has."""
-    tokens = list(tokens)
-    names = [f"{what}/{token}" for what in ("accuracy", "loss") for token in tokens]
-    names += ["accuracy/average"] if len(tokens) > 1 else []
-    for teacher in teachers:
-        names += [f"teacher/{teacher}"]
-        names += [f"{kl}/{teacher}|{token}" for token in tokens for kl in ("kl", "kl_reverse")]
-    return names
 
 
 @torch.no_grad()
@@ -37,6 +27,7 @@ def evaluate(
     reduce: Callable[[Tensor], Tensor] = lambda state: state,
     advance: Callable[[int], None] = lambda samples: None,
     keep: Keep = lambda batch, tokens, advice: None,
+    task: Task = TASKS["one"],
 ) -> tuple[dict[str, float], int]:
     """Evaluate over all samples of all processes.
 
@@ -46,23 +37,25 @@ def evaluate(
         reduce: sums a float64 tensor over the processes.
         advance: called with the number of samples done, for a progress bar.
         keep: called with each batch and the logits of its tokens and teachers.
+        task: what is measured.
 
     Returns:
-        Metrics as in `metrics.batch_metrics`, and the number of unreadable images that were left out.
+        Metrics as in `metrics.batch_metrics`, or what `task` measures, and the number of unreadable images that were
+        left out.
     """
     sums, skipped = Sums(), 0
     for batch in batches:
         skipped += len(batch.skipped)
         if len(batch.label) == 0:
             continue
-        images, label = batch.images, batch.label
+        images = batch.images
         advice = teachers(images) if teachers is not None else {}
         logits = forward_tokens(images)
-        for name, values in batch_metrics(logits, advice, label).items():
+        for name, values in task.measure(logits, advice, batch).items():
             sums.add(name, values)
         keep(batch, logits, advice)
         advance(len(batch.label))
-    names = metric_names(tokens, teacher_names)
+    names = task.names(tokens, teacher_names)
     state = torch.cat([sums.state(names, device), torch.tensor([[skipped, 0.0]], dtype=torch.float64, device=device)])
     state = reduce(state)
     return means(names, state[:-1]), int(state[-1, 0])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..checkpoints.trained import TrainedModel
 from ..data.decode import decode
 from ..data.loader import EvalLoader
-from ..data.sources.base import ImageSource
+from ..data.sources.base import ImageSource, sets_of
 from ..data.sources.subsets import Subset
 from ..data.views.finish import Finish
 from ..data.views.square import eval_pixels
@@ -23,9 +23,9 @@ from ..errors import DataError, did_you_mean
 from ..models.students import classifier_of, student_tokens
 from ..recipe.schema import Data
 from ..system.progress import QUIET, Display
-from .answers import Collected
 from .evaluate import evaluate
 from .prediction import Classifier
+from .tasks import TASKS, Collects
 
 
 def classifier(trained: TrainedModel) -> Classifier:
@@ -59,9 +59,10 @@ def evaluate_trained(
     *,
     batch_size: int = 64,
     display: Display = QUIET,
-    collected: Collected | None = None,
+    collected: Collects | None = None,
 ) -> dict[str, float]:
-    """Accuracy and cross entropy of every token on a source.
+    """Accuracy and cross entropy of every token on a source; of a model that gives an image any number of classes what
+    `run.several` measures.
 
     Classes are matched by name; the source may have fewer than the model.
 
@@ -69,9 +70,14 @@ def evaluate_trained(
         collected: where the answers to single images are kept, if they are wanted.
 
     Raises:
-        DataError: classes that the model does not know.
+        DataError: classes that the model does not know, or images that have another number of classes.
     """
-    images = with_classes(source, trained.classes)
+    images, task = with_classes(source, trained.classes), TASKS[trained.data.labels]
+    if (sets_of(images) is None) != (trained.data.labels == "one"):
+        words = ("one class", "any number of classes")
+        of, asked = words if sets_of(images) is None else words[::-1]
+        raise DataError(f"the images have {of} each, and the model gives an image {asked}; give data of its kind")
+    kept = task.collect() if collected is None else collected
     with display.bar("evaluating", len(images)) as bar:
         metrics, skipped = evaluate(
             trained.model.forward_tokens,  # type: ignore[arg-type]
@@ -79,8 +85,10 @@ def evaluate_trained(
             tokens=student_tokens(trained.model, trained.data.image_size, trained.device),
             device=trained.device,
             advance=bar.advance,
-            keep=(Collected() if collected is None else collected).add,
+            keep=kept.add,
+            task=task,
         )
+    metrics |= kept.metrics(trained.classes)
     return metrics | {"samples": float(len(images) - skipped), "skipped": float(skipped)}
 
 

@@ -5,7 +5,7 @@ Averaging per-process means would weigh the processes wrongly when their shares 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,17 @@ def batch_metrics(
             rows[f"kl/{name}|{token}"] = kl_rows(z[:, known], z_token[:, known])
             rows[f"kl_reverse/{name}|{token}"] = kl_rows(z_token[:, known], z[:, known])
     return rows
+
+
+def metric_names(tokens: Iterable[str], teachers: Iterable[str]) -> list[str]:
+    """Names of `batch_metrics`, in an order that is the same on every process, whatever samples it has."""
+    tokens = list(tokens)
+    names = [f"{what}/{token}" for what in ("accuracy", "loss") for token in tokens]
+    names += ["accuracy/average"] if len(tokens) > 1 else []
+    for teacher in teachers:
+        names += [f"teacher/{teacher}"]
+        names += [f"{kl}/{teacher}|{token}" for token in tokens for kl in ("kl", "kl_reverse")]
+    return names
 
 
 BINS = 15

@@ -41,11 +41,14 @@ class Prediction:
         path: the file; None for an image that was given itself.
         classes: (name, probability in [0, 1]) of the likeliest classes, best first.
         problem: why the image cannot be read; None where it can.
+        present: of a model that gives an image any number of classes, those that are likelier than not, best first;
+            None for one that gives it one.
     """
 
     path: Path | None
     classes: tuple[tuple[str, float], ...] = ()
     problem: str | None = None
+    present: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -139,7 +142,8 @@ class Classifier:
         if not pictures:
             return np.zeros((0, len(self.classes)))
         batches = (pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH))
-        return np.concatenate([_odds(self.logits(np.stack([self.pixels(one) for one in batch]))) for batch in batches])
+        odds = _ODDS[self.data.labels]
+        return np.concatenate([odds(self.logits(np.stack([self.pixels(one) for one in batch]))) for batch in batches])
 
 
 def _all(images: Picture | Iterable[Picture]) -> list[Picture]:
@@ -158,6 +162,14 @@ def _all(images: Picture | Iterable[Picture]) -> list[Picture]:
 def _odds(logits: Float[np.ndarray, "b k"]) -> Float[np.ndarray, "b k"]:
     odds = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]
+
+
+def _odds_of_each(logits: Float[np.ndarray, "b k"]) -> Float[np.ndarray, "b k"]:
+    return 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))  # type: ignore[no-any-return]  # the sigmoid
+
+
+_ODDS = {"one": _odds, "several": _odds_of_each}
+"""Probabilities by how many classes an image has: one of them, or each or not."""
 
 
 def image_files(places: Iterable[str], say: Callable[[str], None] = lambda note: None) -> tuple[list[Path], list[str]]:
@@ -215,7 +227,7 @@ def predict(
     while batch := list(islice(remaining, batch_size)):
         read = [_read(model, image) for image in batch]
         pixels = [one for one in read if not isinstance(one, str)]
-        rows = iter(_odds(model.logits(np.stack(pixels))) if pixels else ())
+        rows = iter(_ODDS[model.data.labels](model.logits(np.stack(pixels))) if pixels else ())
         for image, one in zip(batch, read, strict=True):
             path = Path(image) if isinstance(image, (str, os.PathLike)) else None
             if isinstance(one, str):
@@ -223,7 +235,12 @@ def predict(
                 continue
             row = next(rows)
             best = np.argsort(-row, kind="stable")[:top]
-            yield Prediction(path, tuple((model.classes[i], float(row[i])) for i in best))
+            classes = tuple((model.classes[i], float(row[i])) for i in best)
+            if model.data.labels == "one":
+                yield Prediction(path, classes)
+                continue
+            likely = [i for i in np.argsort(-row, kind="stable") if row[i] > 0.5]
+            yield Prediction(path, classes, present=tuple(model.classes[i] for i in likely))
 
 
 def _read(model: Classifier, image: Picture) -> UInt8[np.ndarray, "h w 3"] | str:

@@ -65,7 +65,7 @@ def measure_teachers(
     members = dict(teachers.items())
     confusion = {name: np.zeros((classes, classes), dtype=np.int64) for name in teachers.names}
     for images, label in batches:
-        for name, z in _advice_that_fits(teachers, images).items():
+        for name, z in advice_that_fits(teachers, images).items():
             if z.shape[1] != classes:
                 raise ModelError(class_count_message(name, z.shape[1], classes))
             answer, known = finite(name, z).argmax(dim=1).cpu().numpy(), members[name].known
@@ -75,7 +75,12 @@ def measure_teachers(
     return {name: _check_of(table) for name, table in confusion.items()}
 
 
-def _advice_that_fits(teachers: Teachers, images: Tensor) -> dict[str, Tensor]:
+def advice_that_fits(teachers: Teachers, images: Tensor) -> dict[str, Tensor]:
+    """What the teachers say of a batch, their images and classes checked.
+
+    Raises:
+        ModelError: a class map or a size that does not fit.
+    """
     for name, member in teachers.items():
         known = getattr(member.model, "num_classes", None)
         if member.classes is not None and known is not None and int(member.classes.max()) >= known:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import CheckpointError
 from ..names import VERSION
@@ -26,7 +26,7 @@ GIVE = (
 )
 """How to use a model that does not say what it wants."""
 INPUT, OUTPUT = "images", "logits"
-_WORDS = ("model", "interpolation", "precision", "version")
+_WORDS = ("model", "interpolation", "precision", "version", "labels")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Card:
         shrink_on_load: whether JPEG files are decoded at 1/2, 1/4 or 1/8 where at least twice the pixels are left.
         precision: `fp32` or `int8`.
         version: of coadvise that wrote the file.
+        labels: `one` class for each image, by the largest logit and softmax; or `several`, any number: each class whose
+            logit is above 0, with the sigmoid of it as probability. It stands in the file only where it is `several`.
     """
 
     model: str
@@ -56,18 +58,20 @@ class Card:
     shrink_on_load: bool = True
     precision: str = "fp32"
     version: str = VERSION
+    labels: Literal["one", "several"] = "one"
 
     def metadata(self) -> dict[str, str]:
         """Named texts, `format` first."""
         content = {
             name: value if name in _WORDS else json.dumps(value, ensure_ascii=False)
             for name, value in asdict(self).items()
+            if name != "labels" or value != "one"  # as an earlier version wrote it
         }
         return {"format": FORMAT, **content}
 
     def data(self) -> Data:
         """The same as the part of a recipe that evaluation reads images by."""
-        names = ("image_size", "eval_crop", "interpolation", "shrink_on_load", "mean", "std")
+        names = ("image_size", "eval_crop", "interpolation", "shrink_on_load", "mean", "std", "labels")
         return Data.model_validate({"source": "exported", **{name: getattr(self, name) for name in names}})
 
 
@@ -78,6 +82,7 @@ def card_of(trained: TrainedModel, precision: str = "fp32") -> Card:
         model=public_name(trained.recipe.student.model), classes=trained.classes, mean=tuple(data.mean),
         std=tuple(data.std), image_size=data.image_size, eval_crop=data.eval_crop,
         interpolation=data.interpolation, shrink_on_load=data.shrink_on_load, precision=precision,
+        labels=data.labels,
     )  # fmt: skip
 
 
@@ -99,6 +104,7 @@ def card_in(metadata: Mapping[str, str], where: str) -> Card:
         values: dict[str, Any] = {
             field.name: metadata[field.name] if field.name in _WORDS else json.loads(metadata[field.name])
             for field in fields(Card)
+            if field.name != "labels" or field.name in metadata
         }
         card = Card(**values | {name: tuple(values[name]) for name in ("classes", "mean", "std")})
         known = get_args(Data.model_fields["interpolation"].annotation)

@@ -53,7 +53,7 @@ def export(
     ending = Path(target.place).suffix
     if not target.folder and place.suffix != ending:  # by which every reader knows it
         raise RunError(f"--output is {place}, must end in {ending} for --to {target.name}")
-    job = Job(load_trained(weights), images, max_drop, display)
+    job = Job(load_trained(weights, several=True), images, max_drop, display)
     try:
         with _temporary(place, target) as temporary:
             return place, target.write(job, temporary)

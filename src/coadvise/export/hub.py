@@ -68,6 +68,12 @@ def parcel(source: Path, repository: str, licence: str | None = None, display: D
         RunError, CheckpointError, ModelError: as for `export`.
     """
     _check_name(repository)
+    known = read_header(weights_file(source))
+    if known is not None and known.recipe.data.labels == "several":
+        raise HubError(
+            f"{source} gives an image any number of classes (data.labels=several), and the card is for models that "
+            "give one; export it with --to timm"
+        )
     run: RunFiles | None = read_run(source) if (source / "result.json").is_file() else None
     with tempfile.TemporaryDirectory(prefix="coadvise-push-") as temporary:
         folder = Path(temporary) / "model"

@@ -65,7 +65,7 @@ def validation_source(trained: TrainedModel) -> ImageSource:
     Raises:
         DataError: they are not to be had.
     """
-    return with_classes(open_sources(trained.data)[1], trained.classes)
+    return with_classes(open_sources(trained.data, several=True)[1], trained.classes)
 
 
 def training_source(trained: TrainedModel) -> ImageSource:
@@ -74,7 +74,7 @@ def training_source(trained: TrainedModel) -> ImageSource:
     Raises:
         DataError: they are not to be had.
     """
-    return with_classes(open_sources(trained.data)[0], trained.classes)
+    return with_classes(open_sources(trained.data, several=True)[0], trained.classes)
 
 
 def spread(source: ImageSource, count: int) -> ImageSource:

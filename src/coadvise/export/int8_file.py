@@ -73,6 +73,11 @@ class Drop:
 
 
 def _write(job: Job, path: Path) -> Written:
+    if job.trained.data.labels == "several":
+        raise ModelError(
+            "int8 is checked by the accuracy of models that give an image one class, and this one gives it any number; "
+            "export fp32 with --to onnx"
+        )
     calibration, validation = _images_of(job.trained)
     whole = onnx_model(job.trained, dataclasses.replace(job.card, precision="int8"))
     quantise(whole, path, calibration)

@@ -74,7 +74,7 @@ def load(
     from ..checkpoints.trained import load_trained
     from ..evaluation.inference import classifier
 
-    return classifier(load_trained(path, _device(device)))
+    return classifier(load_trained(path, _device(device), several=True))
 
 
 def _device(device: str | torch.device | None) -> str | torch.device:

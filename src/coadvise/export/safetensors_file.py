@@ -24,7 +24,7 @@ def _write(job: Job, path: Path) -> Written:
     save_model(
         path, trained.model, recipe, trained.classes, weights=header.weights, epoch=header.epoch, metrics=header.metrics
     )
-    again = load_trained(path)
+    again = load_trained(path, several=True)
     before, after = (classifier_of(one.model).state_dict() for one in (trained, again))
     if before.keys() != after.keys() or any(not value.equal(after[key]) for key, value in before.items()):
         raise CheckpointError(f"{path} was not written as it should be; try again")

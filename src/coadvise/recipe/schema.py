@@ -308,6 +308,8 @@ def _label_problems(recipe: Recipe) -> Iterable[str]:
         return
     if recipe.data.balance != "none":
         yield "data.balance is for images of one class each; leave it out with data.labels=several"
+    if "labels" in recipe.run.baselines:
+        yield "run.baselines: labels is measured on images of one class each; leave it out with data.labels=several"
     if recipe.data.unlabelled is not None:
         yield "data.unlabelled goes with images of one class each; leave it out with data.labels=several"
     if recipe.advice.source == "cache":

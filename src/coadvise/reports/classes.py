@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float
 
 from ..names import CLASS
 from ..run.answers import Answers
-from ..run.per_class import ClassCounts, Interval, chance, class_counts, confusion, macro_f1
+from ..run.per_class import ClassCounts, chance, class_counts, confusion, macro_f1
 from ..run.pictures import Picture
 from ..significance import mcnemar
 from .page import Gallery, Part, Photograph, Section, Text
 from .plots.classes import Bin, ClassBar, class_bars, confusion_figure, reliability_figure
 from .plots.style import draw
-from .tables import ABSENT, Table, count, p_value, percent
+from .tables import Table, count, p_value, percent, with_interval
 
 MOST = 20
 """Classes that a figure shows; of more than these, those with the most mistakes."""
@@ -79,8 +79,8 @@ def _commonest(table: np.ndarray, names: Sequence[str]) -> str:
 def _table(counts: Mapping[str, ClassCounts], of: str) -> Table:
     rows = [
         [
-            name, count(one.support), _with_interval(one.recall, one.recall_interval),
-            _with_interval(one.precision, one.precision_interval), _with_interval(one.f1, one.f1_interval),
+            name, count(one.support), with_interval(one.recall, one.recall_interval),
+            with_interval(one.precision, one.precision_interval), with_interval(one.f1, one.f1_interval),
             count(one.answered),
         ]
         for name, one in counts.items()
@@ -88,10 +88,6 @@ def _table(counts: Mapping[str, ClassCounts], of: str) -> Table:
     columns = ["Class", "Images", "Recall, %", "Precision, %", "F1, %", "Answered"]
     caption = f"Each class, as the class token answers {of}; mean F1 {percent(macro_f1(counts))} %"
     return Table(caption, columns, rows)
-
-
-def _with_interval(share: float | None, interval: Interval) -> str:
-    return ABSENT if share is None else f"{percent(share)} [{percent(interval[0])}, {percent(interval[1])}]"
 
 
 def calibration(confidence: Float[np.ndarray, " n"], right: Bool[np.ndarray, " n"]) -> tuple[float, list[Bin]]:

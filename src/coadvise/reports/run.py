@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..run.looks import Look, Looks
 from ..run.pictures import Picture, read_pictures
 from ..run.reading import RunFiles, finite, read_run
 from ..run.result import RunResult
+from ..run.several import SeveralAnswers
 from ..run.standing import Verdict, verdict_of
 from .classes import better_known, calibration_section, classes_section, pictures_section
 from .page import Page, Section, Text, write_page
@@ -22,6 +24,7 @@ from .plots.accuracy import Curve, run_curves
 from .plots.style import draw
 from .plots.tokens import attention_figure
 from .provenance import provenance_section
+from .several import EACH, map_section, several_section
 from .similarity import Outputs, similarity_section
 from .tables import ABSENT, Table, count, duration, number, p_value, parameters, percent
 
@@ -39,13 +42,17 @@ def run_page(run: RunFiles, folder: Path | None = None) -> Page:
     sections = [_curves_section(run)]
     if result is not None:
         groups = [(name, [Outputs(tuple(result.teachers), result.final)])]
-        answers, pictures = _single_images(result, folder, warnings)
+        several = None if result.several is None else _several_sections(result, folder, warnings)
+        answers, pictures = (None, {}) if several is not None else _single_images(result, folder, warnings)
         accuracy = _accuracy_section(result, None if answers is None else better_known(answers))
-        sections = [accuracy, *sections]
+        sections = [*([accuracy] if several is None else several), *sections]
         if answers is not None:
             sections[1:1] = [classes_section(answers), pictures_section(pictures), _looks_section(folder, warnings)]
             sections.append(calibration_section(answers))
-        sections.append(similarity_section("similarity", groups, {}, "Run"))
+        similarity = similarity_section("similarity", groups, {}, "Run")
+        if similarity is not None and several is not None:
+            similarity = replace(similarity, parts=[EACH, *similarity.parts])
+        sections.append(similarity)
         sections.append(provenance_section([(name, run.path, result)]))
     sections += [Section("recipe", "Recipe", [Text(run.recipe, "code")], folded=True)] if run.recipe else []
     said = None if result is None else verdict_of(result, folder or Path(run.path))
@@ -54,6 +61,17 @@ def run_page(run: RunFiles, folder: Path | None = None) -> Page:
         steps = [Text(f"{step[0].upper()}{step[1:]}.") for step in said.advice]
         sections.insert(0, Section("next", "What to do next", steps))
     return Page(name, headline, _lead(result, said), [s for s in sections if s is not None], warnings)
+
+
+def _several_sections(result: RunResult, folder: Path | None, warnings: list[str]) -> list[Section]:
+    """Of a run on images that have any number of classes; what is wrong with its answers joins `warnings`."""
+    sections = [map_section(result)]
+    if folder is not None:
+        try:
+            sections.append(several_section(SeveralAnswers.read(folder / "answers.safetensors")))
+        except RunError as error:
+            warnings.append(f"What depends on single images is left out: {error}.")
+    return sections
 
 
 def _single_images(
@@ -97,6 +115,8 @@ def _row(one: Look) -> str:
 def _headline(run: RunFiles) -> str:
     if curve := run.curve(TOP1):
         return f"Not finished: {percent(curve[-1][1])} % top-1 of the class token after {curve[-1][0]:g} epochs"
+    if curve := run.curve("map/class"):
+        return f"Not finished: mAP {percent(curve[-1][1])} % of the class token after {curve[-1][0]:g} epochs"
     return "No accuracy has been measured yet"
 
 
@@ -141,15 +161,18 @@ def _curves_section(run: RunFiles) -> Section | None:
     }
     rate = [(line["step"], v) for line in steps if (v := finite(line.get("lr"))) is not None]
     evaluations = [line.get("metrics") or {} for line in run.lines if line.get("kind") == "eval"]
-    tokens = list(dict.fromkeys(key for metrics in evaluations for key in metrics if key.startswith("accuracy/")))
-    accuracy: dict[str, Curve] = {key.removeprefix("accuracy/"): run.curve(key) for key in tokens}
-    if averaged := run.curve(TOP1, "ema"):
+    kinds = ("accuracy/", "map/")
+    tokens = list(dict.fromkeys(key for metrics in evaluations for key in metrics if key.startswith(kinds)))
+    several = any(key.startswith("map/") for key in tokens)
+    accuracy: dict[str, Curve] = {key.partition("/")[2]: run.curve(key) for key in tokens}
+    if averaged := run.curve("map/class" if several else TOP1, "ema"):
         accuracy[f"{CLASS} (EMA weights)"] = averaged
     if not steps and not tokens:
         return None
     ends = ", ".join(f"{name} {percent(curve[-1][1])} %" for name, curve in accuracy.items() if curve)
+    what = "mAP" if several else "top-1"
     alt = f"Loss terms ({', '.join(names) or 'none'}) and learning rate by step; accuracy by epoch, last: {ends}."
-    return Section("curves", "Training", [draw("training", alt, lambda: run_curves(terms, rate, accuracy))])
+    return Section("curves", "Training", [draw("training", alt, lambda: run_curves(terms, rate, accuracy, what))])
 
 
 def _accuracy_section(result: RunResult, known: Table | None) -> Section | None:

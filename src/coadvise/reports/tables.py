@@ -163,3 +163,8 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def with_interval(share: float | None, interval: tuple[float, float]) -> str:
+    """A share in per cent with the ends of its interval."""
+    return ABSENT if share is None else f"{percent(share)} [{percent(interval[0])}, {percent(interval[1])}]"

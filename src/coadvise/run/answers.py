@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from ..errors import RunError
 from ..names import CLASS
 from ..system.files import write_atomic
+from .per_class import ClassCounts, class_counts
 
 FORMAT = "coadvise-answers-1"
 
@@ -52,6 +53,10 @@ class Answers:
     def right(self, output: str = CLASS) -> Bool[np.ndarray, " n"]:
         """Whether the student names each image rightly."""
         return self.outputs[output] == self.label
+
+    def counts(self) -> dict[str, ClassCounts]:
+        """Counts of each class by the answers of the class token."""
+        return class_counts(self.label, self.outputs[CLASS], self.classes)
 
     def write(self, path: Path) -> None:
         """Write the file atomically.

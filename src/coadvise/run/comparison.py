@@ -149,6 +149,12 @@ def _read(folder: Path) -> Compared:
         raise RunError(
             f"{folder} holds no finished run; finish it with `coadvise train … --resume`, or give another folder"
         )
+    result = RunResult.read(folder / "result.json")
+    if result.several is not None:
+        raise RunError(
+            f"{folder} was trained on images of any number of classes (data.labels=several), and runs on images of one "
+            "class each are what is compared here; see its mAP in its report"
+        )
     answers = folder / "answers.safetensors"
     if not answers.is_file():
         raise RunError(f"{folder} is of an earlier version, which kept no answers to single images; train it again")
@@ -159,7 +165,6 @@ def _read(folder: Path) -> Compared:
         for key, value in flat(recipe).items()
         if key not in _ASIDE and json.dumps(value) not in ("null", "false", "{}", "[]")  # not given, or off
     }
-    result = RunResult.read(folder / "result.json")
     return Compared(folder, result, settings, Answers.read(answers), loaded.data.seed)
 
 

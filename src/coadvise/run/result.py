@@ -77,7 +77,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Best:
-    """The best evaluation: top-1 as a share, after which epoch, and of which weights."""
+    """The best evaluation: top-1 (or mAP) as a share, after which epoch, and of which weights."""
 
     value: float
     epoch: int
@@ -194,6 +194,19 @@ class EarlyStop:
     patience: int
 
 
+@dataclass(frozen=True)
+class SeveralFacts:
+    """Of a run on images that have any number of classes.
+
+    Attributes:
+        average_precision: of each class that validation images have, as the class token answers.
+        chance: mAP of answers by chance, the mean share of images that have such a class.
+    """
+
+    average_precision: Mapping[str, float]
+    chance: float
+
+
 @with_config(ConfigDict(extra="ignore"))
 @dataclass(frozen=True)
 class RunResult:
@@ -212,6 +225,8 @@ class RunResult:
             of those after the last epoch, or empty.
         delivered: metrics, in float32 and without the teachers, of the weights that the run delivers, those of `best`;
             empty in earlier versions.
+        several: of images that have any number of classes; None for one class each. The metrics and `best` are then
+            what `run.several.SeveralAnswers.metrics` gives in place of accuracies.
     """
 
     name: str
@@ -233,6 +248,7 @@ class RunResult:
     per_class: Mapping[str, ClassCounts] = field(default_factory=dict)
     stopped_early: EarlyStop | None = None
     delivered: Metrics = field(default_factory=dict)
+    several: SeveralFacts | None = None
 
     @property
     def metrics(self) -> Metrics:
@@ -272,7 +288,7 @@ class RunResult:
         content = dataclasses.asdict(self)
         if self.baselines is not None:
             content["baselines"] = self.baselines.content()
-        for later in ("baselines", "per_class", "stopped_early", "delivered"):  # an earlier version had none
+        for later in ("baselines", "per_class", "stopped_early", "delivered", "several"):  # an earlier version had none
             if not content[later]:
                 del content[later]
         if not content["data"]["unlabelled"]:
@@ -315,6 +331,6 @@ def parsed(adapter: TypeAdapter[Any], content: Any, path: Path) -> Any:
 
 
 def tokens_of(metrics: Mapping[str, float]) -> list[str]:
-    """Outputs that have an accuracy: `class` first, `average` of all heads last."""
-    names = [key.removeprefix("accuracy/") for key in metrics if key.startswith("accuracy/")]
+    """Outputs that have an accuracy, or a mAP: `class` first, `average` of all heads last."""
+    names = [key.partition("/")[2] for key in metrics if key.startswith(("accuracy/", "map/"))]
     return sorted(names, key=lambda name: (name != CLASS, name == "average"))

@@ -12,7 +12,7 @@ from ..errors import few
 from ..names import CLASS
 from ..significance import ALPHA, wilson
 from .per_class import chance
-from .result import RunResult
+from .result import RunResult, SeveralFacts
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,8 @@ def verdict_of(result: RunResult, folder: Path) -> Verdict | None:
     Args:
         folder: where the run is, for the commands that are named.
     """
+    if result.several is not None:
+        return _verdict_of_several(result, result.several, folder)
     ranked = standings(result)
     if not ranked:
         return None
@@ -136,6 +138,38 @@ def verdict_of(result: RunResult, folder: Path) -> Verdict | None:
         _cost(ranked),
         tuple(_advice(result, folder, guessing, ahead)),
     )
+
+
+def _verdict_of_several(result: RunResult, several: SeveralFacts, folder: Path) -> Verdict | None:
+    found = result.final.get("map/class")
+    if found is None:
+        return None
+    samples, classes = result.data.val - result.skipped.val, len(several.average_precision)
+    level = f"chance: {_percent(several.chance)}" if found > several.chance else "no better than chance"
+    headline = (
+        f"The student's mAP is {_percent(found)} ({level}) on {samples:,} validation images and {classes} classes "
+        f"after {result.epochs:,} epochs"
+    )
+    others = list(_missed(result))
+    if (exact := result.final.get("exact/class")) is not None:
+        others.append(f"Every class of an image is right on {round(exact * samples):,} ({_percent(exact)}).")
+    for name in result.teachers:
+        if (one := result.final.get(f"teacher_map/{name}")) is not None:
+            others.append(f"Teacher {name}: mAP {_percent(one)}.")
+    if found > several.chance:
+        return Verdict(headline, tuple(others), None, (_use(result, folder),))
+    return Verdict(headline, tuple(others), None, (f"near chance: {_longer(result, folder)}",))
+
+
+def _longer(result: RunResult, folder: Path) -> str:
+    words = ["coadvise", "train", str(folder / "recipe.yaml"), f"schedule.epochs={2 * result.epochs}"]
+    return f"train longer (`{shlex.join([*words, f'run.output={folder}-longer'])}`)"
+
+
+def _use(result: RunResult, folder: Path) -> str:
+    report = shlex.join(["coadvise", "report", str(folder)])
+    use = shlex.join(["coadvise", "predict", "IMAGE", "--model", str(folder)])
+    return f"use it (`{use}`), or see where it errs (`{report}`)"
 
 
 def _count(one: Standing) -> str:
@@ -206,8 +240,7 @@ def _millions(parameters: int) -> str:
 
 
 def _advice(result: RunResult, folder: Path, guessing: bool, ahead: Sequence[Standing]) -> Iterator[str]:
-    words = ["coadvise", "train", str(folder / "recipe.yaml"), f"schedule.epochs={2 * result.epochs}"]
-    longer = f"train longer (`{shlex.join([*words, f'run.output={folder}-longer'])}`)"
+    longer = _longer(result, folder)
     report = shlex.join(["coadvise", "report", str(folder)])
     use_of: Callable[[Path], str] = lambda place: shlex.join(["coadvise", "predict", "IMAGE", "--model", str(place)])
     if guessing:
@@ -233,4 +266,4 @@ def _advice(result: RunResult, folder: Path, guessing: bool, ahead: Sequence[Sta
         if ways:
             yield f"{what}: {', or '.join(ways)}"
     if not ahead and not guessing:
-        yield f"use it (`{use_of(folder)}`), or see where it errs (`{report}`)"
+        yield _use(result, folder)

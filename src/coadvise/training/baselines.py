@@ -58,6 +58,9 @@ def measure_baselines(
     wanted = list(_wanted(recipe, loaded, own, folder))
     if not wanted:
         return None
+    if recipe.data.labels == "several":
+        display.say("no linear probe: it is measured on images of one class each")
+        return None
     found: list[Baselines | None] = [None]
     if accelerator.is_main_process:
         path = folder.baselines / "measured.json"

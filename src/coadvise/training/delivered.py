@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..errors import CheckpointError
-from ..evaluation.answers import Collected
 from ..models.students import classifier_of
 from ..run.answers import Answers
+from ..run.several import SeveralAnswers
 from .loop import collected_answers, evaluate_on
 from .setup import Setup
 from .state import State
@@ -31,7 +31,7 @@ class Delivered:
     """Metrics of the weights that a run delivers, by name, and their answers image by image."""
 
     metrics: Mapping[str, float]
-    answers: Answers
+    answers: Answers | SeveralAnswers
 
 
 @contextmanager
@@ -67,12 +67,13 @@ def measure_delivered(setup: Setup, state: State, student: nn.Module) -> Deliver
     Args:
         student: with these weights.
     """
-    collected, main, count = Collected(), setup.accelerator.is_main_process, state.count
+    task, main, count = setup.validation.task, setup.accelerator.is_main_process, state.count
+    collected = task.collect()
     metrics, _ = evaluate_on(setup, student, with_teachers=False, collected=collected, precise=True)
     found = collected_answers(setup, collected)
     found = dataclasses.replace(found, weights=count.best_weights, epoch=count.best_epoch)
     if main:
-        before = Answers.read(setup.folder.answers) if setup.folder.answers.is_file() else None
+        before = task.read(setup.folder.answers) if setup.folder.answers.is_file() else None
         if before is not None and np.array_equal(before.index, found.index):
             found = dataclasses.replace(found, teachers=before.teachers)
         found.write(setup.folder.answers)

@@ -15,10 +15,11 @@ from torch import nn
 from ..advice.identity import images_digest
 from ..data.views.finish import Batch
 from ..errors import DataError, Interrupted, RunError
-from ..evaluation.answers import Collected
 from ..evaluation.evaluate import evaluate
+from ..evaluation.tasks import Collects
 from ..losses import LossTerms
 from ..run.answers import Answers
+from ..run.several import SeveralAnswers
 from ..system.progress import Bar
 from .checkpoint import diverged, require_finite
 from .processes import Stop
@@ -166,7 +167,7 @@ def validate(setup: Setup, state: State, epoch: int) -> Evaluation:
                 broadcast(buffer, from_process=0)
     last = epoch == setup.schedule.epochs or out_of_patience(setup, state.count)
     answer = setup.validation.answer
-    collected = Collected() if last else None
+    collected = setup.validation.task.collect() if last else None
     metrics, skipped = evaluate_on(setup, state.student, with_teachers=last, collected=collected)
     if collected is not None:  # before anything says that this evaluation is done
         answers = collected_answers(setup, collected)
@@ -178,19 +179,21 @@ def validate(setup: Setup, state: State, epoch: int) -> Evaluation:
     found = Evaluation(metrics, ema, "ema" if averaged else "student", skipped)
     if skipped and (last or epoch <= setup.run.eval_every):  # said at the first evaluation, and at the end
         setup.display.say(f"{skipped} unreadable validation images were left out")
-    shares = [f"{name.split('/')[1]} {value:.1%}" for name, value in found.better.items() if "accuracy" in name]
-    setup.display.say(f"epoch {epoch}: {', '.join(shares)}" + (" (ema)" if averaged else ""))
+    task = setup.validation.task
+    decides = f"{task.decides}/"
+    shares = [f"{name.split('/')[1]} {value:.1%}" for name, value in found.better.items() if name.startswith(decides)]
+    setup.display.say(f"epoch {epoch}: {task.title}{', '.join(shares)}" + (" (ema)" if averaged else ""))
     return found
 
 
-def collected_answers(setup: Setup, collected: Collected) -> Answers:
+def collected_answers(setup: Setup, collected: Collects) -> Answers | SeveralAnswers:
     """What was answered for each validation image, over all processes."""
     source, main = setup.validation.source, setup.accelerator.is_main_process
     return collected.answers(images_digest(source) if main else "", source.class_names, gather_object)
 
 
 def evaluate_on(
-    setup: Setup, module: nn.Module, with_teachers: bool, collected: Collected | None = None, precise: bool = False
+    setup: Setup, module: nn.Module, with_teachers: bool, collected: Collects | None = None, precise: bool = False
 ) -> tuple[dict[str, float], int]:
     """Metrics on the validation images, and how many of these cannot be read.
 
@@ -203,6 +206,7 @@ def evaluate_on(
     """
     accelerator, validation, training = setup.accelerator, setup.validation, module.training
     module.eval()
+    kept = validation.task.collect() if collected is None else collected
     with nullcontext() if precise else accelerator.autocast():
         metrics, skipped = evaluate(
             module.forward_tokens,  # type: ignore[arg-type]
@@ -212,9 +216,10 @@ def evaluate_on(
             teachers=validation.teachers if with_teachers else None,
             teacher_names=validation.teachers.names if with_teachers else (),
             reduce=lambda sums: accelerator.reduce(sums, "sum"),  # type: ignore[arg-type,return-value]
-            keep=(Collected() if collected is None else collected).add,
+            keep=kept.add,
+            task=validation.task,
         )
     module.train(training)
     if skipped == len(validation.source):
         raise DataError("none of the validation images can be read; repair them, or give another data.val_source")
-    return metrics, skipped
+    return metrics | kept.metrics(validation.source.class_names, gather_object), skipped

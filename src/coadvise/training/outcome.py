@@ -14,6 +14,7 @@ from ..data.sources.unlabelled import labelled_part
 from ..errors import CheckpointError
 from ..evaluation.attention import looks_of
 from ..evaluation.pictures import pictures_of
+from ..evaluation.several import SeveralCheck
 from ..evaluation.teacher_check import TeacherCheck
 from ..models.answers import kind_of
 from ..models.teachers import FrozenTeacher
@@ -21,10 +22,20 @@ from ..names import CLASS
 from ..recipe.address import address, guess_bias
 from ..recipe.schema import Recipe, Teacher
 from ..run.folder import read_metrics
-from ..run.per_class import class_counts
 from ..run.pictures import write_pictures
 from ..run.provenance import manifest
-from ..run.result import Baselines, Best, DataFacts, EarlyStop, RunResult, Skipped, StudentFacts, TeacherFacts
+from ..run.result import (
+    Baselines,
+    Best,
+    DataFacts,
+    EarlyStop,
+    RunResult,
+    SeveralFacts,
+    Skipped,
+    StudentFacts,
+    TeacherFacts,
+)
+from ..run.several import SeveralAnswers
 from .checkpoint import gather_skipped
 from .delivered import delivered_weights, measure_delivered
 from .loop import Evaluation
@@ -35,7 +46,7 @@ from .state import State
 def teacher_facts(
     recipe: Recipe,
     loaded: Mapping[str, FrozenTeacher],
-    checks: Mapping[str, TeacherCheck],
+    checks: Mapping[str, TeacherCheck] | Mapping[str, SeveralCheck],
     val_labels: Int64[np.ndarray, " n"],
     own: Container[str],
 ) -> dict[str, TeacherFacts]:
@@ -47,9 +58,11 @@ def teacher_facts(
             model=settings.model if settings else kind_of(teacher.model),
             bias=settings.bias or guess_bias(settings.model) if settings else recipe.tokens().get(name),
             parameters=sum(p.numel() for p in teacher.model.parameters()),
-            accuracy=check.accuracy,
+            accuracy=check.accuracy if isinstance(check, TeacherCheck) else None,
             samples=check.samples,
-            asked=None if teacher.known is None else int(np.isin(val_labels, teacher.known).sum()),
+            asked=None
+            if teacher.known is None or isinstance(check, SeveralCheck)
+            else int(np.isin(val_labels, teacher.known).sum()),
             **({} if settings is None or settings.train else _place_of(settings)),
         )
     return facts
@@ -98,7 +111,8 @@ def run_result(
         delivered = measure_delivered(setup, state, student)
         labelled = len(labelled_part(train_source))
         seen, tokens = delivered.answers, recipe.tokens()
-        if setup.accelerator.is_main_process:
+        several = SeveralFacts(seen.average_precision(), seen.chance) if isinstance(seen, SeveralAnswers) else None
+        if isinstance(seen, Answers) and setup.accelerator.is_main_process:
             write_pictures(setup.folder.pictures, pictures_of(seen, val_source))
             looks_of(student, seen, val_source, recipe.data, setup.accelerator.device).write(setup.folder.looks)
     return RunResult(
@@ -126,7 +140,8 @@ def run_result(
             precision=str(setup.accelerator.mixed_precision), processes=setup.accelerator.num_processes
         ),
         baselines=baselines,
-        per_class=class_counts(seen.label, seen.outputs[CLASS], seen.classes),
+        per_class=seen.counts(),
         stopped_early=early,
         delivered=delivered.metrics,
+        several=several,
     )

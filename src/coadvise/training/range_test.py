@@ -146,7 +146,7 @@ def find_lr(recipe: Recipe, low: float, high: float, steps: int, display: Displa
     accelerator = start_processes(recipe.run, recipe.optim)
     recipe = settled(recipe, RunFolder.of(recipe), accelerator, display)
     with accelerator.local_main_process_first():
-        sources = open_for_training(recipe.data, recipe.teachers, display.say_once)
+        sources = open_for_training(recipe.data, recipe.teachers, display.say_once, several=True)
     teachers = _teachers(recipe, sources, display)
     recipe = _with_these(recipe, teachers)
     student = new_student(recipe, len(sources[0].class_names), accelerator.num_processes, None, tuple(teachers))

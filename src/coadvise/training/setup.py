@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from ..data.loader import EvalLoader, TrainLoader
 from ..data.sources.base import ImageSource, label_arrays
 from ..data.views.finish import Batch
+from ..evaluation.tasks import TASKS, Task
 from ..losses import Objective
 from ..models.compiling import compile_blocks, plain_attention
 from ..models.students import student_tokens
 from ..models.teachers import FrozenTeacher, Teachers
-from ..names import AVERAGE, TOP1
+from ..names import CLASS
 from ..recipe.schema import Optim, Recipe, Run, Schedule
 from ..run.folder import RunFolder
 from ..run.tracking import Tracker
@@ -67,6 +68,7 @@ class Validation:
         source: the images, of all processes.
         tokens: names of the student's outputs.
         answer: the metric by which weights are better than others: that of the output which answers at inference.
+        task: what is measured.
     """
 
     loader: EvalLoader
@@ -74,6 +76,7 @@ class Validation:
     tokens: tuple[str, ...]
     teachers: Teachers
     answer: str
+    task: Task
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ def prepare(
         display.say(note)
     trained = TokenLogits(student, still_norms(student, recipe.student.freeze_blocks))
     model, wrapped = accelerator.prepare(trained, optimizer)
-    averages = getattr(student, "inference", "") == "average" and len(tokens) > 1
+    answers = "average" if getattr(student, "inference", "") == "average" and len(tokens) > 1 else CLASS
+    task = TASKS[recipe.data.labels]
     trackers = ("tensorboard", *recipe.run.trackers) if recipe.run.tensorboard else recipe.run.trackers
     setup = Setup(
         accelerator=accelerator,
@@ -165,10 +169,12 @@ def prepare(
         run=recipe.run,
         model=model,
         scheduler=make_scheduler(optimizer, recipe.schedule, loader.steps_per_epoch, peak_lr(optim)),
-        objective=make_objective(recipe.loss, tokens, teachers.names, teachers.known(), loader.labelled),
+        objective=make_objective(
+            recipe.loss, tokens, teachers.names, teachers.known(), loader.labelled, recipe.data.labels
+        ),
         advise=advise,
         loader=loader,
-        validation=Validation(val_loader, sources[1], tokens, teachers, AVERAGE if averages else TOP1),
+        validation=Validation(val_loader, sources[1], tokens, teachers, f"{task.decides}/{answers}", task),
         folder=folder,
         checkpoint=Checkpoint(folder.last, accelerator, origin),
         tracker=Tracker(folder, recipe.name, active=accelerator.is_main_process, trackers=trackers),

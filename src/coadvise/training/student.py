@@ -24,11 +24,12 @@ def make_objective(
     teachers: Iterable[str],
     known: Mapping[str, Sequence[int]] | None = None,
     labelled: float = 1.0,
+    labels: Literal["one", "several"] = "one",
 ) -> Objective:
     """Eq. 1 for a student with these outputs and these teachers.
 
     Args:
-        known, labelled: see `co_advise_loss`.
+        known, labelled, labels: see `co_advise_loss`.
 
     `loss.tokens: auto` is `own` where every teacher has a token, `single` where none has.
 
@@ -46,7 +47,7 @@ def make_objective(
         )
     weights = {CLASS: settings.label_weight, **settings.weights}
     place: Literal["own", "single"] = "single" if single else "own"
-    return Objective(weights, settings.temperatures, settings.advice, place, known or {}, labelled)
+    return Objective(weights, settings.temperatures, settings.advice, place, known or {}, labelled, labels)
 
 
 def new_student(

@@ -98,7 +98,7 @@ def _train(
     folder.check(recipe, resume)
     names = [*recipe.teachers, *teachers]
     with accelerator.local_main_process_first():  # a data set is downloaded once
-        sources = open_for_training(recipe.data, names, display.say_once)
+        sources = open_for_training(recipe.data, names, display.say_once, several=True)
     if recipe.advice.source == "cache" and not names:
         raise RecipeError(f"advice=cache, but recipe {recipe.name} has no teachers; add some, or leave it out")
     if recipe.advice.source == "cache":  # before hours go into teachers

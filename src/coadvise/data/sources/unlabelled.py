@@ -88,7 +88,7 @@ def labelled_part(source: ImageSource) -> ImageSource:
 
 
 def open_for_training(
-    data: Data, teachers: Collection[str], say: Callable[[str], None] | None = None
+    data: Data, teachers: Collection[str], say: Callable[[str], None] | None = None, *, several: bool = False
 ) -> tuple[ImageSource, ImageSource]:
     """What a student learns from and is measured on: as `open_sources`, with the images without labels behind the
     labelled ones.
@@ -96,6 +96,7 @@ def open_for_training(
     Args:
         teachers: names of those that advise.
         say: is given lines for people.
+        several: see `open_sources`.
 
     Raises:
         DataError: see `open_sources`; or there are no images without labels.
@@ -106,7 +107,7 @@ def open_for_training(
             "data.unlabelled gives images without labels, on which a student learns from its teachers alone, and there "
             "are no teachers; add some, or leave data.unlabelled out"
         )
-    train, validation = open_sources(data, say)
+    train, validation = open_sources(data, say, several=several)
     if data.unlabelled is None:
         return train, validation
     opened, place = _open_unlabelled(data.unlabelled)

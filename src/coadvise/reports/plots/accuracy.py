@@ -92,8 +92,8 @@ def _mean_and_seeds(axes: Axes, curves: Sequence[Curve], look: Style) -> Line2D:
     return curve_line(axes, mean, look, 6, lw=1.9, ms=5, mew=0.6)
 
 
-def run_curves(terms: Mapping[str, Curve], rate: Curve, accuracy: Mapping[str, Curve]) -> Figure:
-    """One run: loss terms and learning rate against steps, accuracy of every output against epochs."""
+def run_curves(terms: Mapping[str, Curve], rate: Curve, accuracy: Mapping[str, Curve], what: str = "top-1") -> Figure:
+    """One run: loss terms and learning rate against steps, accuracy (or `what` else) of every output against epochs."""
     figure = Figure(figsize=(8, 5.6), layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=[2.2, 1])
     loss, speed = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
@@ -106,7 +106,7 @@ def run_curves(terms: Mapping[str, Curve], rate: Curve, accuracy: Mapping[str, C
     speed.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
     right = figure.add_subplot(grid[:, 1])
     _lines(right, {name: [(x, 100 * y) for x, y in curve] for name, curve in accuracy.items()})
-    right.set(xlabel="epochs completed", ylabel="top-1 on the validation set, %")
+    right.set(xlabel="epochs completed", ylabel=f"{what} on the validation set, %")
     return figure
 
 

@@ -1,0 +1,72 @@
+"""Answers on images of any number of classes; oracles are scikit-learn and a loop that follows the definition."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, f1_score
+
+from coadvise.errors import RunError
+from coadvise.run.answers import Answers
+from coadvise.run.several import SeveralAnswers, average_precisions
+
+
+def answers(n: int = 40, k: int = 6) -> SeveralAnswers:
+    rng = np.random.default_rng(0)
+    truth = rng.random((n, k)) < [0.5, 0.2, 0.05, 0.9, 0.3, 0.0]
+    truth[:, 5] = False
+    logits = {name: rng.normal(size=(n, k)).round(1) + truth for name in ("class", "conv")}
+    teacher = rng.normal(size=(n, k)) + 2 * truth
+    teacher[:, 1] = -np.inf
+    names = tuple(f"c{i}" for i in range(k))
+    return SeveralAnswers("d", names, np.arange(n), truth, logits, {"t": teacher})
+
+
+def by_definition(truth: np.ndarray, score: np.ndarray) -> float:
+    """Σ (Rₙ − Rₙ₋₁) Pₙ over the thresholds that the scores make."""
+    total, before = 0.0, 0.0
+    for threshold in sorted(set(score.tolist()), reverse=True):
+        yes = score >= threshold
+        recall, precision = (yes & truth).sum() / truth.sum(), (yes & truth).sum() / yes.sum()
+        total, before = total + (recall - before) * precision, recall
+    return total
+
+
+def test_average_precision_with_equal_scores() -> None:
+    one = answers()
+    found = average_precisions(one.truth, one.outputs["class"])
+    assert np.isnan(found[5])
+    for i in range(5):
+        truth, score = one.truth[:, i], one.outputs["class"][:, i]
+        assert found[i] == pytest.approx(average_precision_score(truth, score), abs=1e-12)
+        assert found[i] == pytest.approx(by_definition(truth, score), abs=1e-12)
+    assert average_precisions(np.zeros((0, 2), dtype=bool), np.zeros((0, 2))).shape == (2,)
+
+
+def test_metrics_are_scikit_learns() -> None:
+    one = answers()
+    found, yes = one.metrics(), one.outputs["class"] > 0
+    seen = one.truth.any(axis=0) | yes.any(axis=0)
+    there = one.truth.any(axis=0)
+    expected = average_precision_score(one.truth[:, there], one.outputs["class"][:, there], average="macro")
+    assert found["map/class"] == pytest.approx(expected)
+    assert found["f1_micro/class"] == pytest.approx(f1_score(one.truth, yes, average="micro"))
+    assert found["f1_macro/class"] == pytest.approx(f1_score(one.truth[:, seen], yes[:, seen], average="macro"))
+    assert found["exact/class"] == pytest.approx((yes == one.truth).all(axis=1).mean())
+    known = [0, 2, 3, 4]  # the teacher masks class 1, and no image has class 5
+    expected = np.mean([average_precision_score(one.truth[:, i], one.teachers["t"][:, i]) for i in known])
+    assert found["teacher_map/t"] == pytest.approx(expected)
+    assert one.chance == pytest.approx(one.truth[:, there].mean())
+    assert set(one.average_precision()) == {f"c{i}" for i in range(5)}
+
+
+def test_the_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    one, file = answers(), tmp_path / "answers.safetensors"
+    one.write(file)
+    again = SeveralAnswers.read(file)
+    assert again.metrics() == pytest.approx(one.metrics(), abs=1e-6)
+    np.testing.assert_array_equal(again.truth, one.truth)
+    with pytest.raises(RunError, match="cannot be read as answers"):
+        Answers.read(file)
+    with pytest.raises(RunError, match=r"answers.safetensors is missing"):
+        SeveralAnswers.read(tmp_path / "other" / "answers.safetensors")
