@@ -15,8 +15,8 @@ def answers(n: int = 40, k: int = 6) -> SeveralAnswers:
     rng = np.random.default_rng(0)
     truth = rng.random((n, k)) < [0.5, 0.2, 0.05, 0.9, 0.3, 0.0]
     truth[:, 5] = False
-    logits = {name: rng.normal(size=(n, k)).round(1) + truth for name in ("class", "conv")}
-    teacher = rng.normal(size=(n, k)) + 2 * truth
+    logits = {name: (rng.normal(size=(n, k)).round(1) + truth).astype(np.float32) for name in ("class", "conv")}
+    teacher = (rng.normal(size=(n, k)) + 2 * truth).astype(np.float32)
     teacher[:, 1] = -np.inf
     names = tuple(f"c{i}" for i in range(k))
     return SeveralAnswers("d", names, np.arange(n), truth, logits, {"t": teacher})

@@ -28,7 +28,7 @@ def print_classes(answers: Answers | SeveralAnswers) -> None:
     average precision where images have any number of classes."""
     counts, several = _seen(answers), isinstance(answers, SeveralAnswers)
     precisions = answers.average_precision() if isinstance(answers, SeveralAnswers) else {}
-    columns = ("class", "images", "recall", "precision", "F1", *(["average precision"] if several else []))
+    columns = ("class", "images", "recall", "precision", "F1", *(["AP"] if several else []))
     table = Table(*columns, title="each class with 95 % intervals, the lowest recall first", title_justify="left")
     for name, one in sorted(counts.items(), key=lambda item: -1 if item[1].recall is None else item[1].recall):
         table.add_row(
@@ -37,6 +37,8 @@ def print_classes(answers: Answers | SeveralAnswers) -> None:
             *([f"{precisions[name]:.1%}" if name in precisions else "–"] if several else []),
         )  # fmt: skip
     out.print(table)
+    if precisions:
+        out.print(f"mAP, the mean of the average precisions (AP), {sum(precisions.values()) / len(precisions):.1%}")
     out.print(f"mean F1 of the classes {macro_f1(counts):.1%}")
     if isinstance(answers, Answers):
         _print_confusion(answers, list(counts))

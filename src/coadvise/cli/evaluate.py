@@ -111,7 +111,10 @@ def report(folder: Annotated[Path, typer.Argument(help="a run's folder")]) -> No
         coadvise report runs/pets
     """
     from ..reports.run import run_report
+    from ..run.reading import read_run
 
     out.print(f"wrote {run_report(folder)}")
-    words = ["coadvise", "compare", str(folder), "RUN"]
-    next_steps(f"open it in a browser, or compare the run with another: {shlex.join(words)}")
+    result = read_run(folder).result
+    compare = f", or compare the run with another: {shlex.join(['coadvise', 'compare', str(folder), 'RUN'])}"
+    several = result is not None and result.several is not None  # which are not compared
+    next_steps(f"open it in a browser{'' if several else compare}")

@@ -42,15 +42,16 @@ def run_page(run: RunFiles, folder: Path | None = None) -> Page:
     sections = [_curves_section(run)]
     if result is not None:
         groups = [(name, [Outputs(tuple(result.teachers), result.final)])]
-        several = None if result.several is None else _several_sections(result, folder, warnings)
-        answers, pictures = (None, {}) if several is not None else _single_images(result, folder, warnings)
-        accuracy = _accuracy_section(result, None if answers is None else better_known(answers))
-        sections = [*([accuracy] if several is None else several), *sections]
+        answers, pictures = _single_images(result, folder, warnings)
+        if result.several is None:
+            sections.insert(0, _accuracy_section(result, None if answers is None else better_known(answers)))
+        else:
+            sections[:0] = _several_sections(result, folder, warnings)
         if answers is not None:
             sections[1:1] = [classes_section(answers), pictures_section(pictures), _looks_section(folder, warnings)]
             sections.append(calibration_section(answers))
         similarity = similarity_section("similarity", groups, {}, "Run")
-        if similarity is not None and several is not None:
+        if similarity is not None and result.several is not None:
             similarity = replace(similarity, parts=[EACH, *similarity.parts])
         sections.append(similarity)
         sections.append(provenance_section([(name, run.path, result)]))
@@ -78,7 +79,7 @@ def _single_images(
     result: RunResult, folder: Path | None, warnings: list[str]
 ) -> tuple[Answers | None, Mapping[str, Sequence[Picture]]]:
     """Answers and pictures of a run, where it kept them; what is wrong with them joins `warnings`."""
-    if folder is None or not result.per_class:  # of an earlier version
+    if folder is None or result.several is not None or not result.per_class:  # of an earlier version
         return None, {}
     try:
         return Answers.read(folder / "answers.safetensors"), read_pictures(folder / "pictures.json")

@@ -153,12 +153,19 @@ def _verdict_of_several(result: RunResult, several: SeveralFacts, folder: Path) 
     others = list(_missed(result))
     if (exact := result.final.get("exact/class")) is not None:
         others.append(f"Every class of an image is right on {round(exact * samples):,} ({_percent(exact)}).")
-    for name in result.teachers:
-        if (one := result.final.get(f"teacher_map/{name}")) is not None:
-            others.append(f"Teacher {name}: mAP {_percent(one)}.")
-    if found > several.chance:
-        return Verdict(headline, tuple(others), None, (_use(result, folder),))
-    return Verdict(headline, tuple(others), None, (f"near chance: {_longer(result, folder)}",))
+    teachers = {name: v for name in result.teachers if (v := result.final.get(f"teacher_map/{name}")) is not None}
+    others += [f"Teacher {name}: mAP {_percent(one)}." for name, one in teachers.items()]
+    best = max(teachers, key=lambda name: teachers[name], default=None)
+    if found <= several.chance:
+        advice = f"near chance: {_longer(result, folder)}"
+    elif best is not None and teachers[best] > found:
+        own = folder / "teachers" / best
+        use = shlex.join(["coadvise", "predict", "IMAGE", "--model", str(own)])
+        ways = [f"use it (`{use}`)"] if (own / "best.safetensors").is_file() else []
+        advice = f"the mAP of teacher {best} is higher: {', or '.join([*ways, _longer(result, folder)])}"
+    else:
+        advice = _use(folder)
+    return Verdict(headline, tuple(others), None, (advice,))
 
 
 def _longer(result: RunResult, folder: Path) -> str:
@@ -166,7 +173,7 @@ def _longer(result: RunResult, folder: Path) -> str:
     return f"train longer (`{shlex.join([*words, f'run.output={folder}-longer'])}`)"
 
 
-def _use(result: RunResult, folder: Path) -> str:
+def _use(folder: Path) -> str:
     report = shlex.join(["coadvise", "report", str(folder)])
     use = shlex.join(["coadvise", "predict", "IMAGE", "--model", str(folder)])
     return f"use it (`{use}`), or see where it errs (`{report}`)"
@@ -266,4 +273,4 @@ def _advice(result: RunResult, folder: Path, guessing: bool, ahead: Sequence[Sta
         if ways:
             yield f"{what}: {', or '.join(ways)}"
     if not ahead and not guessing:
-        yield _use(result, folder)
+        yield _use(folder)
