@@ -96,7 +96,7 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
 
 def test_the_report_says_nothing_of_accuracy(folder: Path) -> None:
     page = run_report(folder).read_text()
-    text = page.partition("Recipe</")[0]
+    text = page.partition('id="recipe"')[0]
     assert "mAP" in text
     assert "Average precision" in text
     for word in ("accuracy", "Accuracy", "top-1", "Top-1", "Confusion", "guessing"):

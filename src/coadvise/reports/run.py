@@ -150,6 +150,8 @@ def _lead(result: RunResult | None, said: Verdict | None) -> list[str]:
     )
     if (last := result.final.get(TOP1)) is not None:
         sentences.append(f"After the last epoch, top-1 was {percent(last)} %.")
+    if (last := result.final.get("map/class")) is not None:
+        sentences.append(f"After the last epoch, the mAP was {percent(last)} %.")
     return sentences
 
 

@@ -21,13 +21,13 @@ EACH = Text(
 def map_section(result: RunResult) -> Section:
     """mAP and what follows of each output, and of the teachers."""
     columns = ["Output", "mAP, %", "F1 of all answers, %", "Mean F1 of classes, %", "Every class right, %",
-               "Cross entropy, nats"]  # fmt: skip
+               "Cross entropy, nats", "mAP after the last epoch, %"]  # fmt: skip
+    columns += ["Averaged weights then, %"] if result.ema else []
     rows = []
     for name in result.tokens:
-        shares = [percent(result.final.get(f"{what}/{name}")) for what in ("map", "f1_micro", "f1_macro", "exact")]
-        rows.append([name, *shares, number(result.final.get(f"loss/{name}"))])
-        if result.ema:
-            rows[-1].append(percent(result.ema.get(f"map/{name}")))
+        shares = [percent(result.metrics.get(f"{what}/{name}")) for what in ("map", "f1_micro", "f1_macro", "exact")]
+        rows.append([name, *shares, number(result.metrics.get(f"loss/{name}")), percent(result.final[f"map/{name}"])])
+        rows[-1] += [percent(result.ema.get(f"map/{name}"))] if result.ema else []
     parts: list[Part] = [
         Text(
             "mAP is the mean of the classes' average precisions, which ask whether the images of a class are put "
@@ -35,7 +35,7 @@ def map_section(result: RunResult) -> Section:
             "answered with yes if the model is more than half sure.",
             "note",
         ),
-        Table("After the last epoch", [*columns, *(["mAP of EMA weights, %"] if result.ema else [])], rows),
+        Table("The weights that this run delivers", columns, rows),
     ]
     if result.teachers:
         rows = [
@@ -70,5 +70,5 @@ def several_section(answers: SeveralAnswers) -> Section:
         for name, one in counts.items()
     ]  # fmt: skip
     columns = ["Class", "Images", "Average precision, %", "Recall, %", "Precision, %", "F1, %", "Answered"]
-    parts.append(Table("Each class, as the class token answers after the last epoch", columns, rows))
+    parts.append(Table(f"Each class, as the class token answers after epoch {answers.epoch}", columns, rows))
     return Section("classes", "Classes", parts)

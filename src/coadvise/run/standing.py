@@ -141,17 +141,17 @@ def verdict_of(result: RunResult, folder: Path) -> Verdict | None:
 
 
 def _verdict_of_several(result: RunResult, several: SeveralFacts, folder: Path) -> Verdict | None:
-    found = result.final.get("map/class")
+    found = result.metrics.get("map/class")
     if found is None:
         return None
     samples, classes = result.data.val - result.skipped.val, len(several.average_precision)
     level = f"chance: {_percent(several.chance)}" if found > several.chance else "no better than chance"
     headline = (
         f"The student's mAP is {_percent(found)} ({level}) on {samples:,} validation images and {classes} classes "
-        f"after {result.epochs:,} epochs"
+        f"after {result.weights}"
     )
     others = list(_missed(result))
-    if (exact := result.final.get("exact/class")) is not None:
+    if (exact := result.metrics.get("exact/class")) is not None:
         others.append(f"Every class of an image is right on {round(exact * samples):,} ({_percent(exact)}).")
     teachers = {name: v for name in result.teachers if (v := result.final.get(f"teacher_map/{name}")) is not None}
     others += [f"Teacher {name}: mAP {_percent(one)}." for name, one in teachers.items()]
@@ -159,9 +159,10 @@ def _verdict_of_several(result: RunResult, several: SeveralFacts, folder: Path) 
     if found <= several.chance:
         advice = f"near chance: {_longer(result, folder)}"
     elif best is not None and teachers[best] > found:
-        own = folder / "teachers" / best
-        use = shlex.join(["coadvise", "predict", "IMAGE", "--model", str(own)])
-        ways = [f"use it (`{use}`)"] if (own / "best.safetensors").is_file() else []
+        own, opens = folder / "teachers" / best, result.teachers[best].opens
+        place = str(own) if (own / "best.safetensors").is_file() else opens
+        use = shlex.join(["coadvise", "predict", "IMAGE", "--model", place or ""])
+        ways = [f"use it (`{use}`)"] if place else []
         advice = f"the mAP of teacher {best} is higher: {', or '.join([*ways, _longer(result, folder)])}"
     else:
         advice = _use(folder)

@@ -21,6 +21,7 @@ from ..models.teachers import FrozenTeacher
 from ..names import CLASS
 from ..recipe.address import address, guess_bias
 from ..recipe.schema import Recipe, Teacher
+from ..run.answers import Answers
 from ..run.folder import read_metrics
 from ..run.pictures import write_pictures
 from ..run.provenance import manifest
