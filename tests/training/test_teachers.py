@@ -9,7 +9,12 @@ from helpers.recipes import CNN, INN, tiny
 from helpers.runs import photographs, run
 from torch import nn
 
+from coadvise.data.sources.opening import open_sources
 from coadvise.errors import ModelError
+from coadvise.models.teachers import FrozenTeacher
+from coadvise.system.progress import Display
+from coadvise.training.setup import origin_of
+from coadvise.training.train import train
 
 
 def test_chance_level_teacher_stops_the_run_before_the_student(tmp_path: Path) -> None:
@@ -120,3 +125,36 @@ def test_what_cannot_teach_is_refused_before_anything_is_read(tmp_path: Path, ow
         with pytest.raises(ModelError, match=words):
             run(tiny(tmp_path / "run", {"data.source": source}), teachers=own)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_function_that_states_a_digest_is_told_from_another(tmp_path: Path) -> None:
+    """What a resume compares changes with the stated text, and with a program's weights; without one, a run says so."""
+
+    class Told(Display):
+        def say(self, message: str) -> None:
+            said.append(message)
+
+    class Answers:
+        def __init__(self, digest: str | None) -> None:
+            self.digest = digest
+
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1)[:, :10]
+
+    def program(weight: float) -> torch.export.ExportedProgram:
+        layer = nn.Linear(2, 10, bias=False)
+        nn.init.constant_(layer.weight, weight)
+        return torch.export.export(layer, (torch.zeros(1, 2),))
+
+    said: list[str] = []
+    recipe = tiny(tmp_path / "run", {"schedule.epochs": 1, "schedule.warmup_epochs": 0, "loss.tokens": "single"})
+    sources = open_sources(recipe.data)
+    origin = lambda model: origin_of(recipe, sources, {"f": FrozenTeacher(model)})
+    names = ("a", "b", None)
+    first, second, silent = (origin(Answers(name)) for name in names)
+    assert first != second and silent not in (first, second)
+    assert first == origin(Answers("a")) and silent == origin(Answers(None)) == origin(lambda x: x)
+    assert origin(program(1.0)) == origin(program(1.0)) != origin(program(2.0))
+    train(recipe, teachers={"told": Answers("a"), "silent": Answers(None)}, display=Told(quiet=True))
+    (line,) = (line for line in said if "is a function" in line)
+    assert line.startswith("teacher silent is a function: neither a resume nor a cache notices")

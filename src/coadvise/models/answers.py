@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError, require
+from ..system.digests import digest
 from .elsewhere import names_of
 
 # Attribute under which a model keeps the names of the classes of the file that it was loaded from.
@@ -19,12 +21,23 @@ Answer = Callable[[Tensor], Any]
 
 
 class Answering(nn.Module):
-    """A function as a module."""
+    """A function as a module.
 
-    def __init__(self, function: Answer) -> None:
+    Args:
+        digest: a text that changes when its answers do. By default the function's own attribute `digest`; one that has
+            none cannot be told from another that answers otherwise, by a cache or a resume.
+    """
+
+    stated_digest: Tensor | None
+
+    def __init__(self, function: Answer, digest: str | None = None) -> None:
         super().__init__()
         self.function = function
         self.name: str = getattr(function, "__qualname__", type(function).__name__)
+        own = getattr(function, "digest", None) if digest is None else digest
+        stated = hashlib.sha256(own.encode()).digest() if isinstance(own, str) and own else None
+        kept = None if stated is None else torch.tensor(list(stated), dtype=torch.uint8)
+        self.register_buffer("stated_digest", kept)
 
     def forward(self, x: Tensor) -> Any:
         z = self.function(x)
@@ -41,7 +54,8 @@ def as_module(model: object, what: str) -> nn.Module:
         ModelError: it is neither.
     """
     if isinstance(model, torch.export.ExportedProgram):
-        model = model.module().__call__  # its module refuses `eval`, and so all modules that hold it
+        weights = digest([*model.state_dict.values(), *model.constants.values()])
+        return Answering(model.module().__call__, weights)  # its module refuses `eval`, and so all that hold it
     if callable(model) and not isinstance(model, (nn.Module, type)):
         return Answering(model)
     how = "give a classifier, as timm.create_model makes one, or a function: images → logits"
@@ -53,6 +67,11 @@ def as_module(model: object, what: str) -> nn.Module:
 def kind_of(model: nn.Module) -> str:
     """A model's class, or the name of a function."""
     return model.name if isinstance(model, Answering) else type(model).__name__
+
+
+def unstated(model: nn.Module) -> bool:
+    """Whether a model is a function that says nothing by which other answers of it could be noticed."""
+    return isinstance(model, Answering) and model.stated_digest is None
 
 
 def named_classes(model: nn.Module) -> tuple[str, ...] | None:

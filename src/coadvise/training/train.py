@@ -21,7 +21,7 @@ from ..data.loader import TrainLoader
 from ..data.sources.base import ImageSource
 from ..data.sources.unlabelled import labelled_part, open_for_training
 from ..errors import Interrupted, RecipeError, out_of_memory, require
-from ..models.answers import Answer
+from ..models.answers import Answer, unstated
 from ..models.teachers import FrozenTeacher, check_teachers_given, require_size
 from ..recipe.schema import Recipe
 from ..recipe.teacher import teacher_recipe
@@ -225,6 +225,11 @@ def load_teachers(
         begun = folder.teacher(name).finished or folder.teacher(name).last.is_file()
         new_student(one, len(classes), world, None, (), f"teachers.{name}", resumes=begun)
     loaded = {name: given_teacher(name, model, classes) for name, model in own.items()}
+    for name in (name for name, teacher in loaded.items() if unstated(teacher.model)):
+        display.say(
+            f"teacher {name} is a function: neither a resume nor a cache notices when it answers otherwise; give it an "
+            "attribute `digest`, a text that changes with its answers"
+        )
     for name in recipe.teachers:
         if name not in own and name not in to_train:
             loaded[name] = built_teacher(recipe, name, weights.get(name), classes)
