@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from unittest import mock
 
 import pytest
 from helpers import processes
 from helpers.caches import QUIET, recipe_with
 from helpers.recipes import CNN, tiny
 
+from coadvise.data.sources.opening import open_sources
 from coadvise.recipe.reading import dump_recipe
 from coadvise.training.train import train
 
@@ -28,7 +30,12 @@ def test_a_plan_adds_up(trained, tmp_path):
     untrained = recipe_with(
         trained, tmp_path, {"optim.accumulate": 2}, teachers={"conv": {**CNN, "train": {"epochs": 7}}}
     )
-    plan = plan_run(untrained, rounds=1)
+    with (
+        mock.patch("coadvise.cost.plan.open_sources", wraps=open_sources) as opened,
+        mock.patch("coadvise.cost.step.open_sources", wraps=open_sources) as again,
+    ):
+        plan = plan_run(untrained, rounds=1)
+    assert opened.call_count == 1 and not again.called
     assert plan.recommended is None and list(plan.teachers) == ["conv"]
     assert plan.teachers["conv"].steps == 7 * 5 and plan.teachers["conv"].seconds > 0
 
@@ -39,12 +46,12 @@ def test_the_cost_of_training_teachers_is_that_of_their_own_runs(tmp_path, monke
 
     recipes = []
 
-    def known(recipe, **options):
+    def known(recipe, source, **options):
         recipes.append(recipe)
         return plan.StepCost(10, {"input": 0.5, "teacher conv": 1.0}, 2.0, 1, 1.0)
 
     monkeypatch.setattr(plan, "step_cost", known)
-    monkeypatch.setattr(plan, "gradient_cosines", lambda recipe: None)
+    monkeypatch.setattr(plan, "gradient_cosines", lambda recipe, source: None)
     teacher = {**CNN, "train": {"epochs": 3, "batch_size": 20}}
     found = plan.plan_run(tiny(tmp_path / "run", {"optim.accumulate": 2}, teachers={"conv": teacher}))
     assert [one.student.model for one in recipes] == ["cit_tiny", "resnet10"] and recipes[1].teachers == {}
@@ -74,6 +81,6 @@ def test_gradients_of_a_real_student_from_cut_advice(tmp_path, write_folder, mon
     changes = {"data.source": str(source), "data.train_size": None, "data.val_size": None, "schedule.epochs": 2}
     recipe = tiny(tmp_path / "run", changes, teachers={"conv": CNN})
     train(recipe, display=QUIET)
-    cosines = plan.gradient_cosines(recipe)
+    cosines = plan.gradient_cosines(recipe, open_sources(recipe.data)[0])
     assert cosines is not None and list(cosines) == [2, 5]
     assert all(-1 <= value <= 1 + 1e-6 for value in cosines.values()) and cosines[5] > 0

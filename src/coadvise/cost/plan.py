@@ -86,8 +86,8 @@ def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display = QUIET) -> Ru
             "a plan says how long some epochs take; give schedule.epochs=N in place of schedule.time (`coadvise train` "
             "says how many fit into a time before it begins)"
         )
-    cost = step_cost(recipe, rounds=rounds, display=display)
-    source, _ = open_for_training(recipe.data, recipe.teachers)
+    source, _ = open_for_training(recipe.data, recipe.teachers, display.say_once)
+    cost = step_cost(recipe, source, rounds=rounds, display=display)
     images, step = len(source), cost.whole
     teachers = sum(seconds for name, seconds in cost.parts.items() if name.startswith("teacher "))
     live = _training_cost(recipe, cost, source, step)
@@ -95,9 +95,10 @@ def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display = QUIET) -> Ru
     first = {}
     for name, folder in _untrained(recipe).items():
         own = teacher_recipe(recipe, name, folder.path)
-        own_cost = step_cost(own, rounds=rounds, display=display)
-        first[name] = _training_cost(own, own_cost, labelled_part(source), own_cost.whole)
-    cosines = gradient_cosines(recipe) if recipe.teachers else None
+        own_source = labelled_part(source)
+        own_cost = step_cost(own, own_source, rounds=rounds, display=display)
+        first[name] = _training_cost(own, own_cost, own_source, own_cost.whole)
+    cosines = gradient_cosines(recipe, source) if recipe.teachers else None
     classes = len(source.class_names)
     good = [top for top, cosine in (cosines or {}).items() if cosine >= GOOD]
     recommended = min(good, default=classes) if cosines is not None else None
@@ -128,7 +129,7 @@ def _untrained(recipe: Recipe) -> dict[str, RunFolder]:
     return {name: folder for name, folder in folders.items() if not folder.finished}
 
 
-def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
+def gradient_cosines(recipe: Recipe, source: ImageSource) -> dict[int, float] | None:
     """Cosine between the advice's gradients of the student, from all of the logits and from the k largest.
 
     At initialisation, over one batch of the training set. None where a teacher is still to be trained: what random
@@ -136,7 +137,6 @@ def gradient_cosines(recipe: Recipe) -> dict[int, float] | None:
     """
     if _untrained(recipe):
         return None
-    source, _ = open_for_training(recipe.data, recipe.teachers)
     classes = len(source.class_names)
     loaded = {}
     for name, settings in recipe.teachers.items():

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..checkpoints.build import build_student
 from ..data.loader import TrainLoader
+from ..data.sources.base import ImageSource
 from ..data.sources.unlabelled import open_for_training
 from ..data.views.finish import Batch
 from ..losses import Objective
@@ -85,16 +86,22 @@ class _Step:
         self.update()
 
 
-def step_cost(recipe: Recipe, *, rounds: int = 5, display: Display = QUIET) -> StepCost:
+def step_cost(
+    recipe: Recipe, source: ImageSource | None = None, *, rounds: int = 5, display: Display = QUIET
+) -> StepCost:
     """Measure a training step of a recipe, on its own data and one process. Teachers that are still to be trained or
     downloaded get random weights.
+
+    Args:
+        source: its training images, where they are open already.
 
     Raises:
         CoadviseError: settings, data and models that do not fit each other.
     """
     device = choose_device(recipe.run.device)
     dtype = DTYPES[resolve_precision(recipe.run.precision, device.type == "cpu")]
-    source, _ = open_for_training(recipe.data, recipe.teachers, display.say_once)
+    if source is None:
+        source, _ = open_for_training(recipe.data, recipe.teachers, display.say_once)
     names, batch_size = source.class_names, recipe.optim.batch_size // recipe.optim.accumulate
     loaded = teachers_to_time(recipe, names)
     teachers = Teachers(loaded, input_mean=recipe.data.mean, input_std=recipe.data.std, may_be_none=True).to(device)
