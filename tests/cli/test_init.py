@@ -9,10 +9,12 @@ from safetensors.torch import save_file
 
 from coadvise.cli.init import init
 from coadvise.cost import fitting, starting
-from coadvise.cost.step import StepCost
 from coadvise.errors import CoadviseError, ModelError, RecipeError, WriteError
 from coadvise.evaluation import probe
 from coadvise.recipe.reading import load_recipe
+from coadvise.training.trial import Pace
+
+PACE = Pace(0.1, 0.2, 0.1, 0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +25,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise ModelError(f"the published weights of {name} cannot be had")
 
     monkeypatch.setattr(starting, "require_reachable", unreachable)
-    cost = lambda recipe, **_: StepCost(recipe.optim.batch_size, {"input": 0.001}, 0.01, 1, 1.0)
-    monkeypatch.setattr(fitting, "step_cost", cost)
+    monkeypatch.setattr(fitting, "measure_paces", lambda _, first, *rest: (PACE, dict.fromkeys(first, PACE)))
     monkeypatch.chdir(tmp_path)
 
 

@@ -2,21 +2,24 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from coadvise.cost import fitting
-from coadvise.cost.fitting import MARGIN, START, fit_epochs
-from coadvise.cost.proposal import DataFacts, GivenTeacher, image_size, propose
-from coadvise.cost.step import StepCost
+from coadvise.cost.fitting import MARGIN, START, FittedProposal, fit_proposal
+from coadvise.cost.proposal import DataFacts, GivenTeacher, Setting, image_size, propose
 from coadvise.data.sources.digits import Digits
 from coadvise.errors import RecipeError
 from coadvise.recipe.commented import commented
 from coadvise.recipe.reading import recipe_from
 from coadvise.recipe.schema import Recipe
 from coadvise.recipe.yaml import parse_yaml
+from coadvise.training import fitting as measuring
+from coadvise.training.trial import Pace
 
 FACTS = DataFacts("digits", train=1400, validation=360, classes=10, fewest=140, most=140, side=8)
 GIVEN = GivenTeacher("resnet18", "conv", "some.safetensors", 0.9, True, 96)
@@ -25,41 +28,47 @@ SOURCES = Digits("train"), Digits("validation")
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
-    """Steps that cost 0.1 s of a student with teachers, 0.05 s of others, and their recipes."""
+    """Epochs of 10 s of a student and of 5 s of its teachers, 1 s to begin with, 2 s for a check of the teachers and
+    0.5 s for an evaluation; the recipes that were measured, which takes no time."""
     seen: list[Recipe] = []
 
-    def cost(recipe: Recipe, **_: Any) -> StepCost:
+    def pace(recipe: Recipe, *_: Any) -> Pace:
         seen.append(recipe)
-        return StepCost(recipe.optim.batch_size, {"input": 0.01}, 0.1 if recipe.teachers else 0.05, 1, 1.0)
+        return Pace(1.0, 10.0 if recipe.teachers else 5.0, 2.0 if recipe.teachers else 0.0, 0.5)
 
-    monkeypatch.setattr(fitting, "step_cost", cost)
+    monkeypatch.setattr(measuring, "measure_pace", pace)
+    monkeypatch.setattr(measuring, "new_student", lambda *_: None)
+    monkeypatch.setattr(measuring, "teachers_to_time", lambda *_: {})
+    monkeypatch.setattr(fitting, "time", SimpleNamespace(monotonic=lambda: 50.0))
     return seen
 
 
+def fit(settings: Sequence[Setting], given: Sequence[str], seconds: float) -> FittedProposal:
+    return fit_proposal(settings, given, SOURCES, 50.0 + seconds)
+
+
 def test_epochs_are_what_the_time_allows(steps: list[Recipe]) -> None:
-    fitted = fit_epochs(propose(FACTS, "cpu", GIVEN, "x"), [], SOURCES, 1000 + START)
-    batch = fitted.recipe.optim.batch_size
-    updates = len(SOURCES[0]) // batch
-    step = 0.1  # small images stay in memory: no input
-    epoch = updates * step + len(SOURCES[1]) / batch * step / 15
-    assert fitted.epochs == int(1000 * MARGIN / epoch) == fitted.recipe.schedule.epochs
-    assert fitted.student == pytest.approx(fitted.epochs * epoch) and not fitted.teachers
+    fitted = fit(propose(FACTS, "cpu", GIVEN, "x"), [], 1000 + START)
+    epochs = int((1000 * MARGIN - 1 - 2 - 10 * 0.5) / 10)
+    assert fitted.epochs == epochs == fitted.recipe.schedule.epochs
+    assert fitted.student == 1 + 2 + 5 + 10 * epochs and not fitted.teachers
     assert fitted.seconds <= 1000 + START
-    assert len(steps) == 1
+    assert len(steps) == 1 and -(-epochs // fitted.recipe.run.eval_every) <= 10
 
 
 def test_teachers_from_random_weights_share_a_part_of_the_time(steps: list[Recipe]) -> None:
-    fitted = fit_epochs(propose(FACTS, "cpu", None, "x"), [], SOURCES, 200 + START)
+    fitted = fit(propose(FACTS, "cpu", None, "x"), [], 400 + START)
     assert [recipe.student.model for recipe in steps] == ["resnet10", "rednet26", "cit_tiny"]
-    assert set(fitted.teachers) == {"conv", "inv"} and fitted.seconds <= 200 + START
+    assert set(fitted.teachers) == {"conv", "inv"} and fitted.seconds <= 400 + START
     for name, teacher in fitted.recipe.teachers.items():
-        assert teacher.train is not None and 0.15 < fitted.teachers[name] / (200 * MARGIN) <= 0.2
-    assert fitted.student >= 0.5 * 200 * MARGIN
+        assert teacher.train is not None and teacher.train.epochs == int((400 * MARGIN * 0.2 - 1 - 5) / 5)
+        assert fitted.teachers[name] == 1 + 5 + 5 * teacher.train.epochs
+    assert fitted.student >= 0.5 * 400 * MARGIN
 
 
 def test_settings_of_the_user_take_the_place_of_those_proposed(steps: list[Recipe]) -> None:
     given = ["schedule.epochs=7", "student.options.depth=2", "data.val_size=50", "teachers={}", "run.seed=3"]
-    fitted = fit_epochs(propose(FACTS, "cpu", None, "x"), given, SOURCES, 200)
+    fitted = fit(propose(FACTS, "cpu", None, "x"), given, 200)
     recipe = fitted.recipe
     assert (recipe.schedule.epochs, recipe.student.options["depth"], recipe.data.val_size) == (7, 2, 50)
     assert not recipe.teachers and recipe.run.seed == 3
@@ -67,11 +76,11 @@ def test_settings_of_the_user_take_the_place_of_those_proposed(steps: list[Recip
     assert sum("as you said" in reason for _, _, reason in fitted.settings) == 5
     assert recipe_from(parse_yaml(text, "it"), "it") == recipe
     with pytest.raises(RecipeError, match="lrr"):
-        fit_epochs(propose(FACTS, "cpu", None, "x"), ["optim.lrr=1"], SOURCES, 200)
+        fit(propose(FACTS, "cpu", None, "x"), ["optim.lrr=1"], 200)
 
 
 def test_too_little_time_still_gives_a_recipe(steps: list[Recipe]) -> None:
-    fitted = fit_epochs(propose(FACTS, "cpu", None, "x"), [], SOURCES, 1.0)
+    fitted = fit(propose(FACTS, "cpu", None, "x"), [], 1.0)
     assert fitted.epochs == 1 and fitted.recipe.schedule.warmup_epochs == 0
 
 
@@ -80,7 +89,7 @@ def test_proposals_are_valid_for_any_data(device: Any, teacher: GivenTeacher | N
     sizes = np.unique(np.geomspace(4, 5000, 12).astype(int)).tolist()
     for side, train in itertools.product(sizes, (20, 560, 200_000)):
         facts = dataclasses.replace(FACTS, side=side, train=train, unreadable=1)
-        fitted = fit_epochs(propose(facts, device, teacher, "x"), [], SOURCES, 100)
+        fitted = fit(propose(facts, device, teacher, "x"), [], 100)
         size = fitted.recipe.data.image_size
         assert size <= max(side, 8) and size % fitted.recipe.student.options["patch_size"] == 0
         assert fitted.recipe.optim.batch_size <= train and fitted.recipe.data.on_error == "skip"

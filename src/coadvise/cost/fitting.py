@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ..data.loader import TrainLoader
 from ..data.sources.base import ImageSource
 from ..errors import RecipeError
 from ..recipe.reading import apply_setting, recipe_from
 from ..recipe.schema import Recipe
-from ..recipe.teacher import teacher_recipe
 from ..recipe.yaml import flow_yaml
 from ..system.clock import short_time
-from ..system.devices import choose_device
 from ..system.progress import QUIET, Display
+from ..training.fitting import MEASURED, PROVISIONAL, measure_paces
+from ..training.processes import start_processes
+from ..training.trial import Pace
 from .proposal import Setting
-from .step import StepCost, step_cost
 
-START = 20.0
-"""Seconds before the first step and after the last: libraries, the data, the check of the teachers, the result."""
+START = 15.0
+"""Seconds before a run's set-up and after its last evaluation: libraries, the data, the result."""
 MARGIN = 0.85
 """Part of the time that is planned for: other work slows a machine down."""
 _OF_TEACHERS = 0.4  # part of the time in which teachers from random weights are trained
@@ -32,7 +32,7 @@ FEWEST = 10
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedProposal:
     """A proposal with its epochs.
 
     Attributes:
@@ -41,6 +41,7 @@ class Fitted:
         steps: updates of an epoch.
         teachers: name → seconds that its training takes.
         student: seconds.
+        epoch: seconds of one of its epochs.
     """
 
     settings: list[Setting]
@@ -49,6 +50,7 @@ class Fitted:
     steps: int
     teachers: dict[str, float]
     student: float
+    epoch: float
 
     @property
     def seconds(self) -> float:
@@ -56,19 +58,19 @@ class Fitted:
         return START + sum(self.teachers.values()) + self.student
 
 
-def fit_epochs(
+def fit_proposal(
     settings: Sequence[Setting],
     given: Sequence[str],
     sources: tuple[ImageSource, ImageSource],
-    seconds: float,
+    deadline: float,
     display: Display = QUIET,
-) -> Fitted:
-    """Measure steps of a proposal and choose its epochs.
+) -> FittedProposal:
+    """Measure steps of a proposal, as `schedule.time` does, and choose its epochs.
 
     Args:
         settings: without a schedule.
         given: `key=value` settings of the user, which take the place of those proposed.
-        seconds: that the run may take.
+        deadline: when the run should be over, on the monotonic clock.
 
     Raises:
         CoadviseError: settings, data and models that do not fit each other.
@@ -76,58 +78,48 @@ def fit_epochs(
     asked = asked_for(given)
     settings = _merged(settings, asked)
     training = [name for name in _teacher_names(settings) if _learns(settings, f"teachers.{name}")]
-    trained = [Setting(f"teachers.{name}.train.epochs", 1) for name in training]
-    recipe = _recipe([*settings, *trained, Setting("schedule.epochs", 1), _NO_WARMUP])
-    usable = max(seconds - START, 0.0) * MARGIN
+    trained = [Setting(f"teachers.{name}.train.epochs", PROVISIONAL) for name in training]
+    seldom = Setting("run.eval_every", PROVISIONAL)  # evaluations are counted, not shared among the epochs
+    recipe = _recipe([*settings, *trained, Setting("schedule.epochs", PROVISIONAL), _NO_WARMUP, seldom])
+    display.say("measuring how long an epoch takes")
+    limit = MEASURED * max(deadline - time.monotonic(), 0.0)
+    accelerator = start_processes(recipe.run, recipe.optim)
+    pace, before = measure_paces(recipe, training, sources, accelerator, limit)
+    usable = max(deadline - time.monotonic() - START, 0.0) * MARGIN
     teachers: dict[str, float] = {}
-    for i, setting in enumerate(trained):
-        name = training[i]
-        epoch = _epoch_seconds(teacher_recipe(recipe, name, Path("runs")), sources, display)
-        epochs = asked.get(setting.key) or _between(usable * _OF_TEACHERS / len(training) / epoch, _MOST_OF_TEACHERS)
-        trained[i], teachers[name] = Setting(setting.key, epochs), epochs * epoch
-    epoch = _epoch_seconds(recipe, sources, display)
-    epochs = asked.get("schedule.epochs") or _between((usable - sum(teachers.values())) / epoch, _MOST)
+    for i, (name, setting) in enumerate(zip(training, trained, strict=True)):
+        epochs, teachers[name] = _fitting(
+            before[name], usable * _OF_TEACHERS / len(training), _MOST_OF_TEACHERS, asked.get(setting.key)
+        )
+        trained[i] = Setting(setting.key, epochs)
+    epochs, student = _fitting(pace, usable - sum(teachers.values()), _MOST, asked.get("schedule.epochs"))
     steps = len(sources[0]) // recipe.optim.batch_size
     why = (
-        f"what fits into the time: an epoch of {steps} updates takes {short_time(epoch)} here (measured)"
+        f"what fits into the time: an epoch of {steps} updates takes {short_time(pace.epoch)} here (measured)"
         if epochs < _MOST
         else "more is seldom worth its time"
     )
     schedule = [
         Setting("schedule.epochs", epochs, why),
         Setting("schedule.warmup_epochs", epochs // 20),
-        Setting("run.eval_every", max(1, epochs // _EVALUATIONS), f"about {_EVALUATIONS} times in all"),
+        Setting("run.eval_every", math.ceil(epochs / _EVALUATIONS), f"about {_EVALUATIONS} times in all"),
     ]
     own = [_said(one, asked) for one in (*trained, *schedule)]
     keys = {one.key for one in own}
     whole = [*(one for one in settings if one.key not in keys), *own]
-    return Fitted(whole, _recipe(whole), epochs, steps, teachers, epochs * epoch)
+    return FittedProposal(whole, _recipe(whole), epochs, steps, teachers, student, pace.epoch)
 
 
 _AS_SAID = "as you said"
 _NO_WARMUP = Setting("schedule.warmup_epochs", 0)
 
 
-def _between(epochs: float, most: int) -> int:
-    return max(1, min(int(epochs), most))
-
-
-def _epoch_seconds(recipe: Recipe, sources: tuple[ImageSource, ImageSource], display: Display) -> float:
-    """Seconds of an epoch, its share of the evaluations included."""
-    cost = step_cost(recipe, rounds=3, display=display)
-    step = _step_seconds(recipe, cost, sources[0])
-    steps = len(sources[0]) // recipe.optim.batch_size
-    # An answer without learning takes about a third of the step, and every epoch has at most a fifth of an evaluation.
-    evaluation = len(sources[1]) / recipe.optim.batch_size * step / 3
-    return steps * recipe.optim.accumulate * step + evaluation / 5
-
-
-def _step_seconds(recipe: Recipe, cost: StepCost, source: ImageSource) -> float:
-    """Seconds of a step: on a CPU loader processes and the step share the cores, a GPU works beside them."""
-    stays = TrainLoader(source, recipe.data, 1).stays
-    if choose_device(recipe.run.device).type == "cpu" or stays or not recipe.data.workers:
-        return cost.whole + (0.0 if stays else cost.parts["input"])
-    return max(cost.whole, cost.parts["input"])
+def _fitting(pace: Pace, seconds: float, most: int, given: int | None) -> tuple[int, float]:
+    """Epochs that fit into a time, or those that are given, and the seconds that they take: all of them with so many
+    evaluations."""
+    fixed = pace.of(0) + _EVALUATIONS * pace.evaluation
+    epochs = given or max(1, min(int((seconds - fixed) / pace.epoch), most))
+    return epochs, fixed + epochs * pace.epoch - max(_EVALUATIONS - epochs, 0) * pace.evaluation
 
 
 def _teacher_names(settings: Sequence[Setting]) -> list[str]:

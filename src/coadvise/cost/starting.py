@@ -29,7 +29,7 @@ from ..run.provenance import cpu_name
 from ..system.clock import short_time
 from ..system.devices import choose_device
 from ..system.progress import Display
-from .fitting import FEWEST, Fitted, asked_for, fit_epochs
+from .fitting import FEWEST, FittedProposal, asked_for, fit_proposal
 from .proposal import DataFacts, GivenTeacher, image_size, propose, teacher_size
 
 PRETRAINED = "efficientnet_lite0"
@@ -146,9 +146,8 @@ def propose_recipe(
     with _removed_after_failure(weights):
         teacher, notes = _teacher(want, checkpoint)
         proposed = propose(facts, device, teacher, name)
-        seconds = deadline - time.monotonic()
-        fitted = fit_epochs(proposed, settings, looked.sources, seconds, display)
-    notes += [*_of_data(facts), *_cost(fitted, seconds)]
+        fitted = fit_proposal(proposed, settings, looked.sources, deadline, display)
+    notes += [*_of_data(facts), *_cost(fitted, deadline - time.monotonic())]
     head = [
         f"A co-advised student for {facts.source}: proposed by `coadvise init`",
         f"data: {facts.train:,} training and {facts.validation:,} validation images of {facts.classes:,} classes, "
@@ -257,7 +256,7 @@ def _machine(device: str) -> str:
     return f"{os.cpu_count()} cores of {cpu_name()}"
 
 
-def _cost_words(fitted: Fitted) -> str:
+def _cost_words(fitted: FittedProposal) -> str:
     first = "".join(f"teacher {name} {short_time(seconds)}, " for name, seconds in fitted.teachers.items())
     student = f"{_epochs(fitted.epochs)} of the student {short_time(fitted.student)}"
     return f"about {short_time(fitted.seconds)} ({first}{student})"
@@ -267,10 +266,10 @@ def _epochs(count: int) -> str:
     return "1 epoch" if count == 1 else f"{count:,} epochs"
 
 
-def _cost(fitted: Fitted, seconds: float) -> list[str]:
+def _cost(fitted: FittedProposal, seconds: float) -> list[str]:
     notes = [f"the run will take {_cost_words(fitted)}"]
     if fitted.epochs < FEWEST:
-        enough = short_time(fitted.seconds + fitted.student / fitted.epochs * (FEWEST - fitted.epochs))
+        enough = short_time(fitted.seconds + fitted.epoch * (FEWEST - fitted.epochs))
         notes.append(
             f"{_epochs(fitted.epochs)} in the {short_time(max(seconds, 0))} that are left is too little to learn much: "
             f"{FEWEST} would take {enough}; give --minutes, or use fewer images (data.train_size=N)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -56,27 +56,47 @@ def fit_epochs(
     """
     words, begun = recipe.schedule.time, time.monotonic()
     assert words is not None
-    budget = seconds_in(words)
+    budget, world = seconds_in(words), accelerator.num_processes
     trial = Fitted(words, PROVISIONAL, 0.0, 0.0).applied(recipe)
-    classes, world = sources[0].class_names, accelerator.num_processes
     display.say(f"measuring how many epochs fit into {words}")
-    before: dict[str, Pace] = {}
-    labelled = (labelled_part(sources[0]), sources[1])
-    for name in trained_first(recipe, folder, teachers):
-        one = teacher_recipe(trial, name, folder.teacher(name).path)
-        model = new_student(one, len(classes), world, None, (), f"teachers.{name}")
-        before[name] = measure_pace(one, labelled, accelerator, model, {}, MEASURED * budget)
-    advisors = {name: one for name, one in teachers_to_time(recipe, classes).items() if name not in teachers}
-    advisors |= {name: given_teacher(name, model, classes) for name, model in teachers.items()}
-    own = copy.deepcopy(student)
-    fresh = new_student(trial, len(classes), world, own, tuple(advisors))
-    pace = measure_pace(trial, sources, accelerator, fresh, advisors, MEASURED * budget)
+    first = trained_first(recipe, folder, teachers)
+    pace, before = measure_paces(trial, first, sources, accelerator, MEASURED * budget, student, teachers)
     left = budget - (time.monotonic() - begun)
     if world > 1:  # each has measured a little else, and all must come to the same
         left, pace, before = broadcast_object_list([left, pace, before])
     found = _fitted(recipe, words, left, pace, before)
     display.say(_said(recipe, found, before))
     return found
+
+
+def measure_paces(
+    recipe: Recipe,
+    first: Sequence[str],
+    sources: tuple[ImageSource, ImageSource],
+    accelerator: Accelerator,
+    limit: float,
+    student: nn.Module | None = None,
+    teachers: Mapping[str, nn.Module | Answer] | None = None,
+) -> tuple[Pace, dict[str, Pace]]:
+    """The pace of a recipe's student, and of each of the teachers that are trained before it.
+
+    Args:
+        first: names of those teachers.
+        limit: seconds after which no further step of one of them is begun.
+        student: own module, of which a copy is trained.
+        teachers: own modules by name.
+    """
+    classes, world, own = sources[0].class_names, accelerator.num_processes, teachers or {}
+    before: dict[str, Pace] = {}
+    labelled = (labelled_part(sources[0]), sources[1])
+    for name in first:
+        one = teacher_recipe(recipe, name, RunFolder.of(recipe).teacher(name).path)
+        model = new_student(one, len(classes), world, None, (), f"teachers.{name}")
+        before[name] = measure_pace(one, labelled, accelerator, model, {}, limit)
+    advisors = {name: one for name, one in teachers_to_time(recipe, classes).items() if name not in own}
+    advisors |= {name: given_teacher(name, model, classes) for name, model in own.items()}
+    fresh = new_student(recipe, len(classes), world, copy.deepcopy(student), tuple(advisors))
+    return measure_pace(recipe, sources, accelerator, fresh, advisors, limit), before
 
 
 def trained_first(recipe: Recipe, folder: RunFolder, own: Mapping[str, nn.Module | Answer]) -> list[str]:

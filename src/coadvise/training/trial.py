@@ -75,11 +75,13 @@ class Pace:
         start: until the first update is done: loader processes start, small sets are read.
         epoch: of all updates of an epoch, and its share of an evaluation and of the checkpoint after it.
         teachers: what the teachers add to the run: their check before it, and the last evaluation.
+        evaluation: of a whole evaluation and the checkpoint after it, of which every epoch has its share.
     """
 
     start: float
     epoch: float
     teachers: float
+    evaluation: float = 0.0
 
     def of(self, epochs: int) -> float:
         """Seconds of a whole training."""
@@ -119,7 +121,7 @@ def measure_pace(
     evaluated = alone * whole * (1 if state.ema is None else 2)
     checked = min(recipe.run.teacher_check_size, len(val)) / len(val)
     extra = max(advised - alone, 0.0) * whole * (1 + checked) if teachers else 0.0
-    return Pace(start, per_epoch + (evaluated + saved) / recipe.run.eval_every, extra)
+    return Pace(start, per_epoch + (evaluated + saved) / recipe.run.eval_every, extra, evaluated + saved)
 
 
 def _constant(names: tuple[str, ...], classes: int) -> Advise:
