@@ -307,3 +307,17 @@ def test_unfinished_runs_and_unknown_targets(model: Path, tmp_path: Path) -> Non
     assert logging.root.manager.disable == 0
     done = processes.run("coadvise", "export", str(model), "--to", "tensorrt")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--to is 'tensorrt', must be one of" in done.stderr
+
+
+def test_attention_with_a_mask_that_was_learned(tmp_path: Path) -> None:
+    student = {"model": "beit_base_patch16_224", "options": {"embed_dim": 32, "depth": 1, "num_heads": 2}}
+    recipe = tiny(tmp_path, {"data.image_size": 32}, student=student)
+    model = build_student(recipe.student, recipe.tokens(), len(CLASSES), 32)
+    for parameter in model.parameters():  # relative positions start at zero
+        parameter.data += torch.randn_like(parameter)
+    save_model(tmp_path / "best.safetensors", model, recipe, CLASSES, weights="student", epoch=1, metrics={})
+    trained = load_trained(tmp_path / "best.safetensors")
+    session = onnxruntime.InferenceSession(tracing.translated(trained).SerializeToString())
+    x = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        same(session.run(None, {"images": x.numpy()})[0], trained.model(x).numpy())

@@ -78,7 +78,9 @@ def translated(trained: TrainedModel) -> onnx.ModelProto:
         )
     program = program_of(trained)
     try:
-        with _hushed():
+        # Without gradients, as the program was made: else PyTorch computes masked attention in another way, whose
+        # answer lies in memory differently, and fails at what comes after it.
+        with torch.no_grad(), _hushed():
             made = torch.onnx.export(
                 program, dynamo=True, external_data=False, verbose=False, input_names=[INPUT], output_names=[OUTPUT],
                 opset_version=OPSET, dynamic_shapes=({0: "batch"},),
