@@ -17,6 +17,7 @@ from coadvise.cli.main import app
 from coadvise.data.loader import EvalLoader
 from coadvise.data.sources.opening import open_sources
 from coadvise.errors import CheckpointError, CoadviseError, ModelError
+from coadvise.evaluation.inference import evaluate_trained
 from coadvise.export.opening import load
 from coadvise.recipe.schema import Recipe
 from coadvise.reports.run import run_report
@@ -148,6 +149,13 @@ def test_a_resumed_run_is_the_same(table: Path, folder: Path, tmp_path: Path) ->
     interrupted(again, step=7)
     run(again, resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "again")
+    (probe,) = json.loads((tmp_path / "whole" / "result.json").read_text())["baselines"]["several"]
+    model = load_trained(tmp_path / "whole" / "baselines" / "conv", several=True)
+    metrics = evaluate_trained(model, open_sources(model.data, several=True)[1])
+    assert probe["mean_average_precision"] == pytest.approx(metrics["map/class"], abs=2e-3)
+    assert probe["mean_average_precision"] > 0.8
+    page = run_report(tmp_path / "whole").read_text()
+    assert "linear probe on resnet10 (conv): mAP" in page
 
 
 def test_what_cannot_do_with_it_refuses(table: Path, folder: Path, tmp_path: Path) -> None:

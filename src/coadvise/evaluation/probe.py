@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -152,6 +152,24 @@ def as_classifier(model: nn.Module, fitted: Pipeline, classes: int) -> bool:
     Returns:
         Whether that could be done: one linear layer alone has to give the answer, and timm be able to replace it.
     """
+    scale, regression = fitted.named_steps["scale"], fitted.named_steps["regression"]
+    weight, bias = regression.coef_ / scale.scale_, regression.intercept_
+    bias = bias - weight @ scale.mean_
+    if len(regression.classes_) == 2:  # scikit-learn keeps the second one's row alone
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return with_head(model, Head(weight, bias, regression.classes_), classes)
+
+
+class Head(NamedTuple):
+    """A last layer: logits of features, of some of the classes."""
+
+    weight: Float[np.ndarray, "c d"]
+    bias: Float[np.ndarray, " c"]
+    classes: Int[np.ndarray, " c"]
+
+
+def with_head(model: nn.Module, head: Head, classes: int) -> bool:
+    """Put a layer in place of the last one of the model whose features it takes; see `as_classifier`."""
     inner = classifier_of(model)
     replace: Any = getattr(inner, "reset_classifier", None)
     several = isinstance(getattr(inner, "get_classifier", lambda: None)(), (tuple, nn.ModuleList))
@@ -159,21 +177,16 @@ def as_classifier(model: nn.Module, fitted: Pipeline, classes: int) -> bool:
         return False
     if replace is None or not isinstance(classifiers(inner)[CLASS], nn.Linear):
         return False
-    scale, regression = fitted.named_steps["scale"], fitted.named_steps["regression"]
-    weight, bias = regression.coef_ / scale.scale_, regression.intercept_
-    bias = bias - weight @ scale.mean_
-    if len(regression.classes_) == 2:  # scikit-learn keeps the second one's row alone
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     device = next(inner.parameters()).device
     replace(classes)
-    head = classifiers(inner)[CLASS]
-    if not isinstance(head, nn.Linear) or head.bias is None or head.in_features != weight.shape[1]:
+    layer = classifiers(inner)[CLASS]
+    if not isinstance(layer, nn.Linear) or layer.bias is None or layer.in_features != head.weight.shape[1]:
         return False
     with torch.no_grad():
-        head.weight.zero_()
-        head.bias.fill_(-1e4)
-        head.weight[regression.classes_] = torch.from_numpy(weight).to(head.weight)
-        head.bias[regression.classes_] = torch.from_numpy(bias).to(head.bias)
+        layer.weight.zero_()
+        layer.bias.fill_(-1e4)
+        layer.weight[head.classes] = torch.from_numpy(head.weight).to(layer.weight)
+        layer.bias[head.classes] = torch.from_numpy(head.bias).to(layer.bias)
     inner.to(device).eval()
     return True
 

@@ -7,7 +7,7 @@ from ..run.several import SeveralAnswers
 from .page import Part, Section, Text
 from .plots.several import PrecisionBar, precision_bars
 from .plots.style import draw
-from .tables import ABSENT, Table, count, number, parameters, percent, with_interval
+from .tables import ABSENT, Table, count, duration, number, parameters, percent, with_interval
 
 MOST = 30
 """Classes that the figure shows; of more than these, those with the lowest average precision."""
@@ -45,6 +45,15 @@ def map_section(result: RunResult) -> Section:
         ]  # fmt: skip
         columns = ["Teacher", "Model", "Bias", "mAP at the end, %", "Parameters"]
         parts.append(Table("Teachers, on the validation set", columns, rows, "lllrr"))
+    speeds = {} if result.baselines is None else result.baselines.images_per_s
+    rows = [
+        [f"{one.model} ({one.of})", percent(one.mean_average_precision), count(one.train), f"{one.image_size} px",
+         parameters(one.parameters), count(speeds.get(f"probe {one.of}")), duration(one.seconds)]
+        for one in (() if result.baselines is None else result.baselines.several)
+    ]  # fmt: skip
+    if rows:
+        columns = ["Linear probe on", "mAP, %", "Fitted to", "Sees", "Parameters", "Images/s", "Took"]
+        parts.append(Table("What one would do instead: logistic regressions on the features", columns, rows))
     return Section("accuracy", "Mean average precision", parts)
 
 

@@ -126,6 +126,23 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class SeveralProbe:
+    """A linear probe for images of any number of classes, as `Probe`; it is judged by its mAP on `samples` images."""
+
+    of: str
+    model: str
+    mean_average_precision: float
+    samples: int
+    train: int
+    image_size: int
+    features: int
+    strength: float
+    expected: float
+    parameters: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class LabelsAlone:
     """The run's student trained on the labels alone, without its teachers.
 
@@ -154,6 +171,7 @@ class Baselines:
 
     Attributes:
         labels: training it without them, where that was asked for.
+        several: probes for images of any number of classes, in place of `probes`.
         images_per_s: answered by the student, the teachers (by name) and the probes' models (`probe NAME`), on the
             device of the training, in float32 and batches of eight, without reading.
         failed: name of a model → why there is no probe of it.
@@ -163,6 +181,7 @@ class Baselines:
     images_per_s: Mapping[str, float] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
     labels: LabelsAlone | None = None
+    several: tuple[SeveralProbe, ...] = ()
 
     def write(self, path: Path) -> None:
         """Write them atomically as a file of their own."""
@@ -173,6 +192,8 @@ class Baselines:
         content = dataclasses.asdict(self)
         if self.labels is None:  # as in an earlier version
             del content["labels"]
+        if not self.several:
+            del content["several"]
         return content
 
     @classmethod

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import few
 from ..names import CLASS
@@ -153,20 +154,46 @@ def _verdict_of_several(result: RunResult, several: SeveralFacts, folder: Path) 
     others = list(_missed(result))
     if (exact := result.metrics.get("exact/class")) is not None:
         others.append(f"Every class of an image is right on {round(exact * samples):,} ({_percent(exact)}).")
-    teachers = {name: v for name in result.teachers if (v := result.final.get(f"teacher_map/{name}")) is not None}
-    others += [f"Teacher {name}: mAP {_percent(one)}." for name, one in teachers.items()]
-    best = max(teachers, key=lambda name: teachers[name], default=None)
+    rivals = _rivals_of_several(result, folder)
+    others += [f"{one.title[0].upper()}{one.title[1:]}: mAP {_percent(one.share)}." for one in rivals]
+    best = max(rivals, key=lambda one: one.share, default=None)
     if found <= several.chance:
         advice = f"near chance: {_longer(result, folder)}"
-    elif best is not None and teachers[best] > found:
-        own, opens = folder / "teachers" / best, result.teachers[best].opens
-        place = str(own) if (own / "best.safetensors").is_file() else opens
-        use = shlex.join(["coadvise", "predict", "IMAGE", "--model", place or ""])
-        ways = [f"use it (`{use}`)"] if place else []
-        advice = f"the mAP of teacher {best} is higher: {', or '.join([*ways, _longer(result, folder)])}"
+    elif best is not None and best.share > found:
+        use = shlex.join(["coadvise", "predict", "IMAGE", "--model", best.place or ""])
+        ways = [f"use it (`{use}`)"] if best.place else []
+        advice = f"the mAP of {best.title} is higher: {', or '.join([*ways, _longer(result, folder)])}"
     else:
         advice = _use(folder)
     return Verdict(headline, tuple(others), None, (advice,))
+
+
+class _Rival(NamedTuple):
+    """A teacher or a probe beside the student: its mAP, and what predict opens of it."""
+
+    title: str
+    share: float
+    place: str | None
+
+
+def _rivals_of_several(result: RunResult, folder: Path) -> list[_Rival]:
+    def place(own: Path, else_: str | None = None) -> str | None:
+        return str(own) if (own / "best.safetensors").is_file() else else_
+
+    shares = {name: result.final.get(f"teacher_map/{name}") for name in result.teachers}
+    teachers = [
+        _Rival(f"teacher {name}", share, place(folder / "teachers" / name, result.teachers[name].opens))
+        for name, share in shares.items()
+        if share is not None
+    ]
+    probes = () if result.baselines is None else result.baselines.several
+    return teachers + [
+        _Rival(
+            f"the linear probe on {one.model} ({one.of})", one.mean_average_precision,
+            place(folder / "baselines" / one.of),
+        )
+        for one in probes
+    ]  # fmt: skip
 
 
 def _longer(result: RunResult, folder: Path) -> str:

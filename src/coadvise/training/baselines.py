@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +21,8 @@ from ..data.sources.base import ImageSource
 from ..data.views.augment import preserved_generators
 from ..errors import CoadviseError, ModelError, out_of_memory
 from ..evaluation.features import classifiers
-from ..evaluation.probe import as_classifier, images_per_s, images_to_see, linear_probe
+from ..evaluation.probe import as_classifier, images_per_s, images_to_see, linear_probe, with_head
+from ..evaluation.several_probe import SeveralProbeFit, probe_of_several
 from ..models.stated import Stated, stated
 from ..models.students import as_student, classifier_of
 from ..models.teachers import FrozenTeacher
@@ -29,7 +31,7 @@ from ..recipe.address import address
 from ..recipe.schema import Advice, Data, Loss, Recipe
 from ..recipe.teacher import teacher_recipe
 from ..run.folder import RunFolder
-from ..run.result import Baselines, Probe
+from ..run.result import Baselines, Probe, SeveralProbe
 from ..system.progress import Display
 
 STUDENT, LABELS = "student", "labels"
@@ -57,9 +59,6 @@ def measure_baselines(
     """
     wanted = list(_wanted(recipe, loaded, own, folder))
     if not wanted:
-        return None
-    if recipe.data.labels == "several":
-        display.say("no linear probe: it is measured on images of one class each")
         return None
     found: list[Baselines | None] = [None]
     if accelerator.is_main_process:
@@ -132,7 +131,9 @@ def _measured(
     device: torch.device,
     display: Display,
 ) -> Baselines:
-    probes, failed = [], {}
+    probes: list[Probe] = []
+    several: list[SeveralProbe] = []
+    failed: dict[str, str] = {}
     models = {STUDENT: student, **{name: teacher.to(device) for name, teacher in loaded.items()}}
     speeds = {}
     for name, model in models.items():
@@ -147,16 +148,22 @@ def _measured(
             failed[start.name] = str(error)
             display.say(f"no linear probe of {start.name}: {error}")
             continue
-        probes.append(probe)
         speeds[f"probe {start.name}"] = speed
-        display.say(
-            f"linear probe on {probe.model} ({start.name}), what one would do instead: right on {probe.right} of "
-            f"{probe.samples} validation images ({probe.accuracy:.1%}), in {probe.seconds:.0f} s"
-        )
-    return Baselines(tuple(probes), {name: round(speed, 1) for name, speed in speeds.items()}, failed)
+        what = f"linear probe on {probe.model} ({start.name}), what one would do instead"
+        if isinstance(probe, SeveralProbe):
+            several.append(probe)
+            share = f"mAP {probe.mean_average_precision:.1%} on {probe.samples} validation images"
+        else:
+            probes.append(probe)
+            share = f"right on {probe.right} of {probe.samples} validation images ({probe.accuracy:.1%})"
+        display.say(f"{what}: {share}, in {probe.seconds:.0f} s")
+    rounded = {name: round(speed, 1) for name, speed in speeds.items()}
+    return Baselines(tuple(probes), rounded, failed, several=tuple(several))
 
 
-def _probed(start: _Start, sources: Sources, device: torch.device, display: Display) -> tuple[Probe, float]:
+def _probed(
+    start: _Start, sources: Sources, device: torch.device, display: Display
+) -> tuple[Probe | SeveralProbe, float]:
     """A probe, and the images per second of its model; the model is written with the probe as its last layer.
 
     Raises:
@@ -170,19 +177,28 @@ def _probed(start: _Start, sources: Sources, device: torch.device, display: Disp
         classifiers(as_student(start.teacher.model))  # what has no last layer may be no module that can be copied
         model = as_student(copy.deepcopy(start.teacher.model))
     model, data = model.to(device).eval(), _data_for(model, start, recipe)
+    ask = probe_of_several if data.labels == "several" else linear_probe
     with display.bar(f"linear probe of {start.name}", images_to_see(sources)) as bar:
-        found = linear_probe(model, sources, data, device=device, advance=bar.advance)
-    if as_classifier(model, found.fitted, len(classes)) and start.place is not None:
-        own, share = recipe.model_copy(update={"data": data}), found.right / found.samples
+        found = ask(model, sources, data, device=device, advance=bar.advance)
+    if isinstance(found, SeveralProbeFit):
+        metrics, replaced = {"map/class": found.mean_average_precision}, with_head(model, found.head, len(classes))
+    else:
+        metrics = {TOP1: found.right / found.samples}
+        replaced = as_classifier(model, found.fitted, len(classes))
+    if replaced and start.place is not None:
+        own = recipe.model_copy(update={"data": data})
         start.place.parent.mkdir(parents=True, exist_ok=True)
-        save_model(start.place, model, own, classes, weights="student", epoch=0, metrics={TOP1: share})
-    probe = Probe(
-        of=start.name, model=settings.model if start.place else type(classifier_of(model)).__name__, right=found.right,
-        samples=found.samples, train=found.train, image_size=data.image_size, features=found.features,
-        strength=found.strength, expected=found.expected, parameters=sum(p.numel() for p in model.parameters()),
-        seconds=found.seconds,
-    )  # fmt: skip
-    return probe, images_per_s(model, data.image_size, device)
+        save_model(start.place, model, own, classes, weights="student", epoch=0, metrics=metrics)
+    facts: dict[str, Any] = {
+        "of": start.name, "model": settings.model if start.place else type(classifier_of(model)).__name__,
+        "samples": found.samples, "train": found.train, "image_size": data.image_size, "features": found.features,
+        "strength": found.strength, "expected": found.expected,
+        "parameters": sum(p.numel() for p in model.parameters()), "seconds": found.seconds,
+    }  # fmt: skip
+    speed = images_per_s(model, data.image_size, device)
+    if isinstance(found, SeveralProbeFit):
+        return SeveralProbe(mean_average_precision=found.mean_average_precision, **facts), speed
+    return Probe(right=found.right, **facts), speed
 
 
 def _data_for(model: nn.Module, start: _Start, recipe: Recipe) -> Data:
