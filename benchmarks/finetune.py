@@ -107,11 +107,11 @@ def _run(name: str, settings: list[str], options: argparse.Namespace) -> RunResu
 
 
 def _write_unlabelled(options: argparse.Namespace) -> None:
-    """Write a folder of images, of which nothing is known, none of them a labelled one."""
+    """Write a folder of images, of which nothing is known, none of them one with a label, also of the teachers'."""
     settings = [f"data.classes={options.folder / 'after.txt'}", *options.settings]
     every, labelled = (
         open_sources(load_recipe("cifar10-cpu", [f"data.train_size={size}", *settings]).data)[0]
-        for size in ("null", options.labels)
+        for size in ("null", max(options.labels, options.teacher_labels))
     )
     known = {labelled.describe(index) for index in range(len(labelled))}
     others = [index for index in range(len(every)) if every.describe(index) not in known]
@@ -123,7 +123,7 @@ def _write_unlabelled(options: argparse.Namespace) -> None:
 
 
 def _unlabelled_folder(options: argparse.Namespace) -> Path:
-    return options.folder / f"unlabelled-{options.labels}-{options.unlabelled}"
+    return options.folder / f"unlabelled-beside-{max(options.labels, options.teacher_labels)}-{options.unlabelled}"
 
 
 def _epochs(arm: str, options: argparse.Namespace) -> int:
