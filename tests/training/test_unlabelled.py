@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from coadvise.checkpoints.model_file import read_header
 from coadvise.data.loader import TrainLoader
 from coadvise.data.sources.unlabelled import open_for_training
-from coadvise.errors import RecipeError
+from coadvise.errors import DataError, RecipeError
 from coadvise.run.folder import read_metrics
 from coadvise.run.result import RunResult
 from coadvise.training.caching import cache_advice
@@ -111,3 +111,17 @@ def test_what_does_not_go_with_it(loose: str, tmp_path: Path) -> None:
     recipe = tiny(tmp_path)
     assert "unlabelled" not in recipe.content()["data"]
     assert recipe.fingerprint() != tiny(tmp_path, {"data.unlabelled": loose}).fingerprint()
+
+
+def test_labels_alone_get_as_many_updates(loose: str, teachers: dict[str, Any], tmp_path: Path) -> None:
+    changes = {
+        "data.unlabelled": loose, "run.baselines": "labels", "schedule.epochs": 2, "data.val_size": 20,
+        "data.train_size": 40,
+    }  # fmt: skip
+    found = run(tiny(tmp_path / "a", changes, teachers=teachers))
+    alone = RunResult.read(tmp_path / "a" / "baselines" / "labels" / "result.json")
+    assert found.steps == alone.steps == 2 * (101 // 20) and alone.epochs == 5
+    assert (alone.data.train, alone.data.unlabelled) == (40, 0)
+    with pytest.raises(DataError, match=r"fewer samples than a batch: 19 training images"):
+        run(tiny(tmp_path / "b", {**changes, "data.train_size": 19}, teachers=teachers))
+    assert not (tmp_path / "b").exists()

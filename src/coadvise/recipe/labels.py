@@ -8,11 +8,13 @@ from .reading import recipe_from
 from .schema import Recipe
 
 
-def labels_recipe(recipe: Recipe, output: Path, takes_tokens: bool) -> Recipe:
+def labels_recipe(recipe: Recipe, output: Path, takes_tokens: bool, shorter: float = 1.0) -> Recipe:
     """The same student, start, data, order, augmentation and schedule; every token learns the labels.
 
     Args:
         takes_tokens: whether the student's model is made with advised tokens.
+        shorter: how many times fewer updates an epoch has without the images that have no labels; so many times more
+            epochs are trained.
     """
     content = recipe.model_dump(mode="json")
     tokens = recipe.tokens() if takes_tokens or recipe.adds_tokens else {}
@@ -25,4 +27,12 @@ def labels_recipe(recipe: Recipe, output: Path, takes_tokens: bool) -> Recipe:
     # Tokens that are declared are tokens of their own.
     content["loss"] = loss | ({"tokens": recipe.loss.tokens} if recipe.loss.tokens != "own" else {})
     content["run"] |= {"baselines": [], "output": str(output)}
+    if recipe.data.unlabelled is not None:
+        content["data"]["unlabelled"] = None
+        schedule = recipe.schedule
+        content["schedule"] |= {
+            "epochs": max(round(schedule.epochs * shorter), 1), "warmup_epochs": schedule.warmup_epochs * shorter,
+            "head_epochs": round(schedule.head_epochs * shorter),
+        }  # fmt: skip
+        content["run"]["eval_every"] = max(round(recipe.run.eval_every * shorter), 1)
     return recipe_from(content, where="run.baselines=labels")

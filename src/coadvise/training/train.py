@@ -99,6 +99,10 @@ def _train(
     names = [*recipe.teachers, *teachers]
     with accelerator.local_main_process_first():  # a data set is downloaded once
         sources = open_for_training(recipe.data, names, display.say_once, several=True)
+    if instead:  # what can fail, fails before anything is trained
+        world, accumulate = accelerator.num_processes, recipe.optim.accumulate
+        labelled = labelled_part(sources[0])
+        TrainLoader(labelled, recipe.data, recipe.optim.batch_size, world=world, accumulate=accumulate)
     if recipe.advice.source == "cache" and not names:
         raise RecipeError(f"advice=cache, but recipe {recipe.name} has no teachers; add some, or leave it out")
     if recipe.advice.source == "cache":  # before hours go into teachers
@@ -265,7 +269,7 @@ def _train_labels_alone(
     recipe: Recipe, folder: RunFolder, result: RunResult, accelerator: Accelerator, display: Display
 ) -> RunResult:
     """Train the student of a run without its teachers, unless an earlier start has; the result that knows of it."""
-    one, place = without_teachers(recipe, folder)
+    one, place = without_teachers(recipe, folder, result.data)
     if place.finished:
         place.require_same(one)
     else:
