@@ -11,6 +11,7 @@ from helpers.caches import QUIET, recipe_with
 from helpers.recipes import CNN, tiny
 
 from coadvise.data.sources.opening import open_sources
+from coadvise.data.sources.unlabelled import open_for_training
 from coadvise.recipe.reading import dump_recipe
 from coadvise.training.train import train
 
@@ -31,8 +32,8 @@ def test_a_plan_adds_up(trained, tmp_path):
         trained, tmp_path, {"optim.accumulate": 2}, teachers={"conv": {**CNN, "train": {"epochs": 7}}}
     )
     with (
-        mock.patch("coadvise.cost.plan.open_sources", wraps=open_sources) as opened,
-        mock.patch("coadvise.cost.step.open_sources", wraps=open_sources) as again,
+        mock.patch("coadvise.cost.plan.open_for_training", wraps=open_for_training) as opened,
+        mock.patch("coadvise.cost.step.open_for_training", wraps=open_for_training) as again,
     ):
         plan = plan_run(untrained, rounds=1)
     assert opened.call_count == 1 and not again.called
