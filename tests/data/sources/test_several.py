@@ -80,6 +80,15 @@ def test_every_form_gives_the_same_labels(folder: Path) -> None:
                         f"from {file}"]  # fmt: skip
 
 
+def test_names_are_separated_alike_in_all_files(folder: Path) -> None:
+    image = (folder / "1.png").read_bytes()
+    for name, texts in (("0", ["cat, tabby|dog", "dog"]), ("1", ["cat, tabby", ""])):
+        pq.write_table(pa.table({"image": [image] * 2, "label": texts}), folder / f"train-0000{name}-of-00002.parquet")
+    source = open_source(f"parquet:{folder}/train-*.parquet", labels="several")
+    assert source.class_names == ("cat, tabby", "dog")
+    assert marks(source).tolist() == [[1, 1], [0, 1], [1, 0], [0, 0]]
+
+
 def test_columns_can_be_named(folder: Path) -> None:
     for name in ("marks.csv", "marks.parquet"):
         source = open_source(f"{tables(folder)[name]}:label=outdoor,cat", labels="several")
@@ -178,6 +187,13 @@ def test_who_cannot_do_with_several_says_so(folder: Path) -> None:
         open_sources(data(file))
     with pytest.raises(DataError, match=r"several labels: 'dog', 'outdoor' .*; data.labels=several trains on all"):
         open_source(str(folder / "marks.csv"))
+
+
+def test_a_parquet_file_that_looks_like_several_says_so(folder: Path) -> None:
+    files = tables(folder)
+    for name, what in (("marks.parquet", "columns of 0 and 1"), ("lists.parquet", "a column of lists")):
+        with pytest.raises(DataError, match=rf"has no label column .*; {what} .*: data.labels=several"):
+            open_source(str(files[name]))
 
 
 def test_settings_that_are_for_one_class_are_refused_together() -> None:

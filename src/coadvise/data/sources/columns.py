@@ -51,7 +51,8 @@ def choose_columns(
     label = asked.label or _find(pa.schema(rest), labels, _LABELS, _holds_lists if asked.several else _is_single)
     for word, name in (("image", image), ("label", label)):
         if name is None:
-            raise DataError(_not_found(schema, word, where))
+            hint = _about_several(rest) if word == "label" and not asked.several else ""
+            raise DataError(_not_found(schema, word, where) + hint)
         if name not in schema.names:
             raise DataError(f"{where} has no column '{name}'{did_you_mean(name, schema.names)}")
     assert image is not None
@@ -93,6 +94,15 @@ def _not_found(schema: pa.Schema, word: str, where: str) -> str:
     )
 
 
+def _about_several(fields: Sequence[pa.Field]) -> str:
+    """What columns may be meant by somebody whose images have several classes; nothing where none looks like it."""
+    if any(is_list(field.type) for field in fields):
+        return "; a column of lists is read where images have several classes: data.labels=several"
+    if sum(is_number(field.type) for field in fields) > 1:
+        return "; columns of 0 and 1 are read where images have several classes: data.labels=several"
+    return ""
+
+
 def _find(
     schema: pa.Schema, declared: Collection[str], usual: Sequence[str], fits: Callable[[pa.DataType], bool]
 ) -> str | None:
@@ -120,6 +130,11 @@ def holds_bytes(kind: pa.DataType) -> bool:
 def is_list(kind: pa.DataType) -> bool:
     """Whether a column holds a list in each row."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column may hold 0 and 1 by its type."""
+    return pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def _is_single(kind: pa.DataType) -> bool:

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from ...errors import DataError, few, one_line
 from ...system.files import atomic_file, cache_folder
-from .columns import Columns, choose_columns, several_named
+from .columns import Columns, choose_columns, is_number, several_named
 from .labels import label_column, labels_and_names
-from .several import Sets, holds_marks, is_number, lists_in, marks_in, sets_of_lists, sets_of_marks
+from .several import Sets, holds_marks, lists_in, marks_in, separated, sets_of_lists, sets_of_marks
 
 IN_MEMORY = 2 << 30
 
@@ -100,7 +100,9 @@ class Parquet:
         if len(columns) > 1:
             marks = [np.concatenate([marks_in(*part) for part in parts]) for parts in columns]
             return sets_of_marks(np.column_stack(marks), self.label_columns)
-        lists = [one for part in columns[0] for one in lists_in(*part, names)]
+        found = [one for part in columns[0] for one in lists_in(*part, names)]
+        texts = [one for one in found if isinstance(one, str)]  # what separates them is found over all files
+        lists = separated(texts) if len(texts) == len(found) else [one for one in found if isinstance(one, list)]
         return sets_of_lists(np.arange(len(lists)), lists, names)
 
     def _column(self, file: str, name: str) -> pa.ChunkedArray:

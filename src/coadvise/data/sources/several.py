@@ -16,7 +16,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Int64
 
 from ...errors import DataError
-from .columns import is_list
+from .columns import is_list, is_number
 from .labels import labels_from_values
 
 SEPARATORS = "|;,"
@@ -75,11 +75,6 @@ def _json_list(text: str) -> list[str] | None:
     return [str(value) for value in values] if isinstance(values, list) else None
 
 
-def is_number(kind: pa.DataType) -> bool:
-    """Whether a column may hold 0 and 1 by its type."""
-    return pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
-
-
 def holds_marks(column: pa.ChunkedArray) -> bool:
     """Whether a column of numbers holds 0 and 1 alone."""
     return set(column.unique().to_pylist()) <= {0, 1}
@@ -101,8 +96,8 @@ def marks_in(column: pa.ChunkedArray, name: str, rows: str) -> Bool[np.ndarray, 
     return np.array(values, dtype=bool)
 
 
-def lists_in(column: pa.ChunkedArray, name: str, rows: str, names: Sequence[str] | None) -> list[list[Any]]:
-    """The classes of each row, from a column of lists or of texts; none where there is nothing.
+def lists_in(column: pa.ChunkedArray, name: str, rows: str, names: Sequence[str] | None) -> list[list[Any]] | list[str]:
+    """The classes of each row as they stand, from a column of lists or of texts; none where there is nothing.
 
     Args:
         names: of the classes 0, 1, … where the file declares them.
@@ -115,14 +110,13 @@ def lists_in(column: pa.ChunkedArray, name: str, rows: str, names: Sequence[str]
     if not is_list(kind):
         if names is not None or is_number(kind) or pa.types.is_nested(kind):
             raise DataError(f"the column '{name}' of {rows} holds {kind}, and not a list or a text of classes a row")
-        return separated(["" if value is None else str(value) for value in values])
+        return ["" if value is None else str(value) for value in values]
     found = [[] if value is None else [one for one in value if one is not None] for value in values]
     if names is None:
         return [[str(one) for one in value] for value in found]
     for row, value in enumerate(found):
         for one in value:
             if not isinstance(one, int) or not 0 <= one < len(names):
-                raise DataError(
-                    f"{rows} row {row} has the label {one} in column '{name}', none of 0 to {len(names) - 1}"
-                )
+                last = len(names) - 1
+                raise DataError(f"{rows} row {row} has the label {one} in column '{name}', none of 0 to {last}")
     return found
