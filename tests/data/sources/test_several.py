@@ -185,6 +185,8 @@ def test_who_cannot_do_with_several_says_so(folder: Path) -> None:
     file = tables(folder)["bars.csv"]
     with pytest.raises(DataError, match=r"made for images of one class each, and data.labels=several"):
         open_sources(data(file))
+    with pytest.raises(DataError, match=r"row 3 \(2.png\) has no label .*, or let images have .* data.labels=several"):
+        open_source(str(file))
     with pytest.raises(DataError, match=r"several labels: 'dog', 'outdoor' .*; data.labels=several trains on all"):
         open_source(str(folder / "marks.csv"))
 

@@ -93,7 +93,7 @@ class PathTable:
             place = f"column '{columns[0]}'" if len(columns) == 1 else f"any of the columns {few(columns)}"
             raise DataError(
                 f"{self.file} row {rows[first] + 1} ({self.paths[first].as_py()}) has no label in {place} "
-                f"({len(missing):,} in all); leave such rows out"
+                f"({len(missing):,} in all); leave such rows out{_or_several(coded.values, columns)}"
             )
         there, codes = np.unique(coded.codes, return_inverse=True)
         each, names = labels_from_values([coded.values[code] for code in there])
@@ -164,6 +164,13 @@ class PathTable:
         if several and self.sets is None:
             how = "data.labels=several takes them apart"
             yield f"an image has one class here, also where its label looks like several: {few(several)}; {how}"
+
+
+def _or_several(values: Sequence[str], columns: Sequence[str]) -> str:
+    """What else may be meant by rows without a label, among such as `dog|outdoor` or in columns of 0 and 1."""
+    if len(columns) > 1 or any("|" in value or ";" in value for value in values):
+        return ", or let images have several classes or none: data.labels=several"
+    return ""
 
 
 def _marked(marks: Sequence[Coded]) -> Bool[np.ndarray, "k n"]:
