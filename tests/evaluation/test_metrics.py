@@ -5,8 +5,7 @@ import pytest
 import torch
 from scipy.special import log_softmax, softmax
 
-from coadvise.evaluation.evaluate import metric_names
-from coadvise.evaluation.metrics import Sums, batch_metrics, kl_rows, means
+from coadvise.evaluation.metrics import Sums, batch_metrics, kl_rows, means, metric_names
 
 
 def test_uneven_batches_weigh_every_sample_alike() -> None:
