@@ -173,8 +173,8 @@ def _curves_section(run: RunFiles) -> Section | None:
     if not steps and not tokens:
         return None
     ends = ", ".join(f"{name} {percent(curve[-1][1])} %" for name, curve in accuracy.items() if curve)
-    what = "mAP" if several else "top-1"
-    alt = f"Loss terms ({', '.join(names) or 'none'}) and learning rate by step; accuracy by epoch, last: {ends}."
+    what, whole = ("mAP", "mAP") if several else ("top-1", "accuracy")
+    alt = f"Loss terms ({', '.join(names) or 'none'}) and learning rate by step; {whole} by epoch, last: {ends}."
     return Section("curves", "Training", [draw("training", alt, lambda: run_curves(terms, rate, accuracy, what))])
 
 

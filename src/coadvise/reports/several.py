@@ -54,7 +54,7 @@ def map_section(result: RunResult) -> Section:
     if rows:
         columns = ["Linear probe on", "mAP, %", "Fitted to", "Sees", "Parameters", "Images/s", "Took"]
         parts.append(Table("What one would do instead: logistic regressions on the features", columns, rows))
-    return Section("accuracy", "Mean average precision", parts)
+    return Section("map", "Mean average precision", parts)
 
 
 def several_section(answers: SeveralAnswers) -> Section:

@@ -177,6 +177,8 @@ def test_parquet_with_other_values_is_refused(folder: Path) -> None:
         open_source(str(folder / "a.parquet"), labels="several")
     with pytest.raises(DataError, match=r"a.parquet row 1 has 2 in column 'b', must be 0 or 1"):
         open_source(f"{folder / 'a.parquet'}:label=a,b", labels="several")
+    with pytest.raises(DataError, match=r"the column 'a' .* are named together, two at least: :label=dog,cat"):
+        open_source(f"{folder / 'a.parquet'}:label=a", labels="several")
     with pytest.raises(DataError, match=r"'a', 'b' mark several classes; set data.labels=several"):
         open_source(f"{folder / 'a.parquet'}:label=a,b")
 

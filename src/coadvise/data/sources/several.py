@@ -108,7 +108,12 @@ def lists_in(column: pa.ChunkedArray, name: str, rows: str, names: Sequence[str]
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     values = column.to_pylist()
     if not is_list(kind):
-        if names is not None or is_number(kind) or pa.types.is_nested(kind):
+        if is_number(kind):
+            raise DataError(
+                f"the column '{name}' of {rows} holds {kind}; columns of 0 and 1 are named together, two at least: "
+                ":label=dog,cat"
+            )
+        if names is not None or pa.types.is_nested(kind):
             raise DataError(f"the column '{name}' of {rows} holds {kind}, and not a list or a text of classes a row")
         return ["" if value is None else str(value) for value in values]
     found = [[] if value is None else [one for one in value if one is not None] for value in values]
