@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.runs import photographs
 from PIL import Image
+from torchvision.datasets import STL10
 
 from coadvise.data.sources.opening import open_sources
 from coadvise.data.sources.unlabelled import Joined, labelled_part, open_for_training
@@ -96,3 +97,19 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=words):
             joined(source, str(unlabelled))
+
+
+def test_the_unlabelled_images_of_stl10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, rng = tmp_path / "stl10_binary", np.random.default_rng(0)
+    folder.mkdir()
+    pixels = {name: rng.integers(0, 256, (4, 3, 96, 96), dtype=np.uint8) for name in ("train", "test", "unlabeled")}
+    for name, images in pixels.items():
+        images.transpose(0, 1, 3, 2).tofile(folder / f"{name}_X.bin")  # column by column
+        np.array([1, 2, 2, 1], dtype=np.uint8).tofile(folder / f"{name}_y.bin")
+    (folder / "class_names.txt").write_text("bird\ncar\n")
+    monkeypatch.setattr(STL10, "_check_integrity", lambda self: True)
+    found, lines = joined(f"torchvision:STL10@{tmp_path}", f"torchvision:STL10@{tmp_path}")
+    assert found.labels.tolist() == [0, 1, 1, 0, -1, -1, -1, -1]
+    for i in range(4):
+        assert np.array_equal(np.asarray(found.read(4 + i)), pixels["unlabeled"][i].transpose(1, 2, 0))
+    assert f"unlabelled: 4 images from torchvision:STL10@{tmp_path}, split unlabeled" in lines

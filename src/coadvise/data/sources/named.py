@@ -140,7 +140,7 @@ TORCHVISION: dict[str, tuple[str, ...]] = {
     "PCAM": ("train", "val", "test"),
     "RenderedSST2": ("train", "val", "test"),
     "StanfordCars": ("train", "test"),
-    "STL10": ("train", "test"),
+    "STL10": ("train", "test", "unlabeled"),
     "SUN397": (),
     "SVHN": ("train", "test"),
     "USPS": ("train", "test"),
