@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=["labels", "class", "conv", "both"], choices=list(ARMS))
     parser.add_argument("--unlabelled", type=int, default=0, help="so many other images of the four classes beside")
     parser.add_argument("--unlabelled-epochs", type=int, default=8, help="of these and the labelled ones")
+    parser.add_argument("--label-weight", type=float, default=1.0, help="λ0 where most images have no label")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("runs/finetune"))
     parser.add_argument("--output", type=Path, default=RESULT)
@@ -157,7 +158,7 @@ def _finetuned(arm: str, seed: int, lr: float, options: argparse.Namespace) -> R
     ]  # fmt: skip
     tokens, kinds = (ARMS | UNLABELLED).get(arm, ARMS["labels"])
     if arm in UNLABELLED:
-        settings += [f"data.unlabelled={_unlabelled_folder(options)}"]
+        settings += [f"data.unlabelled={_unlabelled_folder(options)}", f"loss.label_weight={options.label_weight}"]
     settings += ["teachers={}", f"loss.tokens={tokens}"]
     for kind in kinds:
         weights = options.folder / _name(f"{kind} teacher", seed, TEACHER_LR, options) / "best.safetensors"
@@ -172,7 +173,7 @@ def _name(arm: str, seed: int, lr: float, options: argparse.Namespace) -> str:
         seed = 0  # teachers from elsewhere are the same for all seeds
     if arm in UNLABELLED or arm == LONGER:
         more = f"{options.labels}-of-{options.labels + options.unlabelled}-e{_epochs(arm, options)}"
-        more += f"-by-{theirs}" if arm in UNLABELLED else ""
+        more += f"-by-{theirs}-w{options.label_weight:g}" if arm in UNLABELLED else ""
         return f"{arm.replace(', ', '-').replace(' ', '-')}-{more}-lr{lr:g}-s{seed}"
     told = {"labels": own}.get(arm, f"{own}-by-{theirs}" if arm in ARMS and own != theirs else own)
     return f"{arm.replace(' ', '-')}-{told if arm in ARMS else theirs}-lr{lr:g}-s{seed}"
@@ -199,6 +200,7 @@ def _write(
         "labels of the teachers": options.teacher_labels, "epochs of the teachers": options.teacher_epochs,
         "epochs": options.epochs, "unlabelled images": options.unlabelled,
         "epochs with unlabelled images": options.unlabelled_epochs if options.unlabelled else None,
+        "weight of the labels with unlabelled images": options.label_weight if options.unlabelled else None,
         "epochs of labels alone for as many updates": _epochs(LONGER, options) if options.unlabelled else None,
         "images and epochs of pretraining": [options.pretrain, *options.pretrain_epochs],
         "accuracy after pretraining": pretrained,
