@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 from safetensors.torch import save_file
 
 from coadvise.cli.init import init
@@ -12,6 +13,7 @@ from coadvise.cost import fitting, starting
 from coadvise.errors import CoadviseError, ModelError, RecipeError, WriteError
 from coadvise.evaluation import probe
 from coadvise.recipe.reading import load_recipe
+from coadvise.recipe.schema import Recipe
 from coadvise.training.trial import Pace
 
 PACE = Pace(0.1, 0.2, 0.1, 0.05)
@@ -31,7 +33,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def look(source: str, *settings: str, output: str | None = None, findings: str | None = None) -> None:
     paths = [None if name is None else Path(name) for name in (output, findings)]
-    init(source, list(settings), paths[0], 0.5, None, 100, paths[1])
+    init(source, list(settings), paths[0], 0.5, None, None, 100, paths[1])
 
 
 def test_a_recipe_is_written_and_never_overwritten(
@@ -82,8 +84,42 @@ def test_weights_that_were_made_go_where_no_recipe_comes_of_them(
     monkeypatch.setattr(probe, "STRENGTHS", (1e-2,))
     wrong = ["data.workers=0", "data.image_size=33"]  # which no patch divides
     with pytest.raises(RecipeError, match="not divisible"):
-        init("photos", wrong, Path("new.yaml"), 1.0, "resnet10.safetensors", 100, None)
+        init("photos", wrong, Path("new.yaml"), 1.0, "resnet10.safetensors", None, 100, None)
     assert not list(Path().glob("new*"))
-    init("photos", wrong[:1], Path("new.yaml"), 1.0, "resnet10.safetensors", 100, None)
+    init("photos", wrong[:1], Path("new.yaml"), 1.0, "resnet10.safetensors", None, 100, None)
     teacher = load_recipe("new.yaml").teachers["conv"]
     assert (teacher.model, teacher.checkpoint, teacher.bias) == ("resnet10", "new-conv.safetensors", "conv")
+
+
+def test_a_student_with_weights_is_fine_tuned(
+    write_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the settings of recipe `finetune`; offline it says what is done instead, and how to give a file."""
+    write_folder(Path("photos"), count=20, size=(80, 64))
+    save_file({"x": torch.zeros(1)}, "vit_tiny_patch16_224.safetensors")
+
+    def made(output: str, student: str | None = None) -> Recipe:
+        init("photos", ["data.workers=0"], Path(output), 0.5, None, student, 100, None)
+        return load_recipe(output)
+
+    without = made("without.yaml")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "no pretrained student" in shown and "--student-checkpoint MODEL=FILE" in shown
+    assert without.student.model == "cit_tiny" and not without.student.pretrained
+    given = made("given.yaml", "vit_tiny_patch16_224.safetensors")
+    assert given.student.checkpoint == "vit_tiny_patch16_224.safetensors"
+    assert "no pretrained student" not in capsys.readouterr().out
+    reach = lambda name, pretrained: starting.PRETRAINED in name and unreachable(name, pretrained)
+    unreachable = starting.require_reachable
+    monkeypatch.setattr(starting, "require_reachable", reach)
+    published = made("published.yaml")
+    assert published.student.pretrained is True and published.student.model.startswith("vit_")
+    finetune = load_recipe("finetune")
+    for recipe in (given, published):
+        assert recipe.loss.tokens == "own" and recipe.data.mean == finetune.data.mean == (0.5, 0.5, 0.5)
+        kept = {"layer_decay", "lr", "lr_batch", "weight_decay", "clip", "ema"}
+        assert recipe.optim.model_dump(include=kept) == finetune.optim.model_dump(include=kept)
+        assert recipe.data.augment == finetune.data.augment and recipe.schedule.warmup_epochs > 0
+    with pytest.raises(CoadviseError, match="does not exist"):
+        made("gone.yaml", "vit_tiny_patch16_224=gone.safetensors")
+    assert not Path("gone.yaml").exists()

@@ -33,6 +33,9 @@ def init(
         str | None,
         typer.Option(help="weights of a pretrained teacher: FILE, MODEL=FILE or the folder of a run"),
     ] = None,
+    student_checkpoint: Annotated[
+        str | None, typer.Option(help="weights that the student starts from, a ViT's: FILE, MODEL=FILE or a run")
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="images of each split that are looked at, at most")] = 100_000,
     findings: Annotated[Path | None, typer.Option("--findings", help="write every finding to a CSV file")] = None,
 ) -> None:
@@ -53,13 +56,15 @@ def init(
     name = target.stem
     weights = target.with_name(f"{name}-conv.safetensors")
     require_absent(target, weights, *([] if findings is None else [findings]))
-    require_sound(settings or [], source, checkpoint)
+    require_sound(settings or [], source, checkpoint, student_checkpoint)
     display = Display()
     looked = look_at(source, settings or [], images, display)
     _print_survey(looked.surveys, looked.duplicates)
     if findings is not None:
         write_new(findings, _as_csv(looked.surveys, looked.duplicates))
-    proposal = propose_recipe(looked, name, weights, settings or [], checkpoint, started + 60 * minutes, display)
+    proposal = propose_recipe(
+        looked, name, weights, settings or [], checkpoint, student_checkpoint, started + 60 * minutes, display
+    )
     write_new(target, proposal.text)
     for line in proposal.notes:
         out.print(line)

@@ -26,7 +26,7 @@ MARGIN = 0.85
 """Part of the time that is planned for: other work slows a machine down."""
 _OF_TEACHERS = 0.4  # part of the time in which teachers from random weights are trained
 _EVALUATIONS = 10
-_MOST, _MOST_OF_TEACHERS = 1000, 100
+_MOST, _MOST_OF_LOADED, _MOST_OF_TEACHERS = 1000, 50, 100
 FEWEST = 10
 """Epochs below which a run is hardly worth its time."""
 
@@ -92,16 +92,18 @@ def fit_proposal(
             before[name], usable * _OF_TEACHERS / len(training), _MOST_OF_TEACHERS, asked.get(setting.key)
         )
         trained[i] = Setting(setting.key, epochs)
-    epochs, student = _fitting(pace, usable - sum(teachers.values()), _MOST, asked.get("schedule.epochs"))
+    loaded = bool(recipe.student.pretrained or recipe.student.checkpoint)
+    most = _MOST_OF_LOADED if loaded else _MOST
+    epochs, student = _fitting(pace, usable - sum(teachers.values()), most, asked.get("schedule.epochs"))
     steps = len(sources[0]) // recipe.optim.batch_size
     why = (
         f"what fits into the time: an epoch of {steps} updates takes {short_time(pace.epoch)} here (measured)"
-        if epochs < _MOST
+        if epochs < most
         else "more is seldom worth its time"
     )
     schedule = [
         Setting("schedule.epochs", epochs, why),
-        Setting("schedule.warmup_epochs", epochs // 20),
+        Setting("schedule.warmup_epochs", epochs // (10 if loaded else 20)),
         Setting("run.eval_every", math.ceil(epochs / _EVALUATIONS), f"about {_EVALUATIONS} times in all"),
     ]
     own = [_said(one, asked) for one in (*trained, *schedule)]

@@ -5,6 +5,7 @@ Nothing is measured here; `fitting` decides how many epochs fit into the time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -56,6 +57,25 @@ class GivenTeacher:
     image_size: int
 
 
+@dataclass(frozen=True)
+class GivenStudent:
+    """A transformer with weights to start from.
+
+    Attributes:
+        checkpoint: file of them; None for the published ones.
+        options: of the model.
+        image_size: side of its images.
+        mean, std: that it was trained with, per channel.
+    """
+
+    model: str
+    checkpoint: str | None
+    options: Mapping[str, Any]
+    image_size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
 class _Size(NamedTuple):
     """A side of the student's images and of its patches, in pixels, and what the side is chosen by."""
 
@@ -64,6 +84,7 @@ class _Size(NamedTuple):
     why: str
 
 
+_MIRRORED = "0 if a mirrored image is none of yours, as of text or digits"
 _CPU_SIZES = ((64, 8), (32, 4), (16, 2), (8, 2))
 _GPU_SIZES = ((224, 16), (128, 16), *_CPU_SIZES)
 FEW = 5000
@@ -86,23 +107,85 @@ def teacher_size(size: int, device: Literal["cpu", "cuda"]) -> int:
     return min(size * 3 // 2, 224) if device == "cpu" else max(size, 224)
 
 
-def propose(facts: DataFacts, device: Literal["cpu", "cuda"], teacher: GivenTeacher | None, name: str) -> list[Setting]:
+def propose(
+    facts: DataFacts,
+    device: Literal["cpu", "cuda"],
+    teacher: GivenTeacher | None,
+    name: str,
+    student: GivenStudent | None = None,
+) -> list[Setting]:
     """Every setting but the epochs, which `fitting` adds, in the order of a recipe.
 
     Args:
         teacher: one that is there; without, a small convolutional and a small involution network are trained first.
+        student: one that has weights; without, a small one starts from random weights.
     """
-    size = image_size(facts.side, device)
+    size = image_size(facts.side, device) if student is None else _size_of(student, device)
     found = [
         Setting("name", name, f"of the run: its folder is runs/{name}"),
-        *_data(facts, size, device),
-        *_student(facts, size, device),
+        *(_data(facts, size, device) if student is None else _data_of_loaded(facts, size, student)),
+        *(_student(facts, size, device) if student is None else _loaded(student)),
         *(_given(teacher) if teacher else _from_scratch(facts, size, device)),
-        *_optim(facts, device),
+        *(_optim(facts, device) if student is None else _optim_of_loaded(facts)),
     ]
     if teacher is not None and teacher.probed:
         found.append(Setting("run.baselines", [], "none is measured: the linear probe is the teacher already"))
     return found
+
+
+def _size_of(student: GivenStudent, device: str) -> _Size:
+    if student.image_size >= 224:
+        return _Size(student.image_size, 16, "the size that the student was pretrained for")
+    less = (
+        "fewer patches than it was pretrained for, since a CPU has time for no more" if device == "cpu" else "its own"
+    )
+    return _Size(student.image_size, 16, f"of the pretrained student: {less}")
+
+
+def _data_of_loaded(facts: DataFacts, size: _Size, student: GivenStudent) -> list[Setting]:
+    """As recipe `finetune` has them."""
+    found = [
+        Setting("data.source", facts.source),
+        Setting("data.image_size", size.image, size.why),
+        Setting("data.mean", list(student.mean), "as the student was pretrained"),
+        Setting("data.std", list(student.std)),
+    ]
+    if facts.unreadable:
+        what = "1 image" if facts.unreadable == 1 else f"{facts.unreadable:,} images"
+        found.append(Setting("data.on_error", "skip", f"{what} cannot be read; skip goes on without"))
+    light: dict[str, Any] = {
+        "policy": "deit", "scale": [0.5, 1.0], "randaugment": None, "color_jitter": 0.2, "erasing": 0.0,
+        "mixup": 0.0, "cutmix": 0.0,
+    }  # fmt: skip
+    why = "random crops of half to all of the image, and flips: loaded weights need little else"
+    found += [Setting(f"data.augment.{key}", value, why if key == "policy" else "") for key, value in light.items()]
+    return [*found, Setting("data.augment.hflip", 0.5, _MIRRORED)]
+
+
+def _loaded(student: GivenStudent) -> list[Setting]:
+    where = "its published weights" if student.checkpoint is None else "the weights that you gave"
+    found = [Setting("student.model", student.model, f"fine-tuned from {where}: far better than random ones")]
+    if student.checkpoint is None:
+        found.append(Setting("student.pretrained", True))
+    else:
+        found.append(Setting("student.checkpoint", student.checkpoint))
+    if student.options:
+        found.append(Setting("student.options", dict(student.options)))
+    return [*found, Setting("loss.tokens", "own", "each teacher advises a token of its own, which is added")]
+
+
+def _optim_of_loaded(facts: DataFacts) -> list[Setting]:
+    """As recipe `finetune` has them."""
+    batch = max(2, min(64, facts.train // 12))
+    return [
+        Setting("optim.batch_size", batch // 8 * 8 or batch, "at least a dozen updates an epoch"),
+        Setting("optim.lr", 2e-4, "low, and lower from layer to layer (layer_decay): what was loaded is to be kept"),
+        Setting("optim.lr_batch", None, "the rate is meant as it stands"),
+        Setting("optim.layer_decay", 0.75),
+        Setting("optim.weight_decay", 0.05),
+        Setting("optim.clip", 1.0),
+        Setting("optim.ema", 0.98, "averaged weights, which are evaluated too"),
+    ]
 
 
 def _data(facts: DataFacts, size: _Size, device: str) -> list[Setting]:
@@ -126,8 +209,7 @@ def _data(facts: DataFacts, size: _Size, device: str) -> list[Setting]:
             why = "random crops of a quarter to all of the image, with RandAugment and erasing"
     policy |= {"mixup": 0.4, "cutmix": 1.0, "mix_probability": 0.5}
     found += [Setting(f"data.augment.{key}", value, why if key == "policy" else "") for key, value in policy.items()]
-    mirrored = "0 if a mirrored image is none of yours, as of text or digits"
-    found.append(Setting("data.augment.hflip", 0.5, mirrored))
+    found.append(Setting("data.augment.hflip", 0.5, _MIRRORED))
     return found
 
 

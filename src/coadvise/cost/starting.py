@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from timm.models import get_pretrained_cfg
 
 from ..checkpoints.naming import NamedFile, named_file
 from ..data.sources.base import ImageSource
@@ -23,17 +24,24 @@ from ..evaluation.asking import bias_of
 from ..evaluation.probed import probed_teacher
 from ..models.hub import require_reachable
 from ..recipe.commented import commented
-from ..recipe.data import Data
+from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data
 from ..recipe.reading import apply_setting, recipe_from, validated
 from ..run.provenance import cpu_name
 from ..system.clock import short_time
 from ..system.devices import choose_device
 from ..system.progress import Display
 from .fitting import FEWEST, FittedProposal, asked_for, fit_proposal
-from .proposal import DataFacts, GivenTeacher, image_size, propose, teacher_size
+from .proposal import DataFacts, GivenStudent, GivenTeacher, image_size, propose, teacher_size
 
 PRETRAINED = "efficientnet_lite0"
 """Light network whose published weights are asked for where none are given."""
+STUDENTS = {
+    "cpu": ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 96),
+    "cuda": ("vit_small_patch16_224.augreg_in21k_ft_in1k", 224),
+}
+"""Transformer whose published weights are asked for on a device, and the side of the images that it affords."""
+SMALL = 64
+"""Shorter side in pixels below which photographs tell a network for larger ones little."""
 
 
 ENOUGH = 200
@@ -123,6 +131,7 @@ def propose_recipe(
     weights: Path,
     settings: Sequence[str],
     checkpoint: str | None,
+    student_checkpoint: str | None,
     deadline: float,
     display: Display,
 ) -> Proposal:
@@ -133,6 +142,7 @@ def propose_recipe(
         weights: where a teacher's file goes, if one has to be made.
         settings: `key=value` that replace what is proposed.
         checkpoint: weights of a pretrained teacher, see `named_file`.
+        student_checkpoint: those of a student.
         deadline: when the training should be over, on the monotonic clock.
 
     Raises:
@@ -141,11 +151,14 @@ def propose_recipe(
     facts = facts_of(looked)
     chosen = choose_device()
     device: Literal["cpu", "cuda"] = "cuda" if chosen.type == "cuda" else "cpu"
-    size = asked_for(settings).get("data.image_size") or image_size(facts.side, device).image
+    student, said = _student(device, student_checkpoint, facts.side)
+    size = image_size(facts.side, device).image if student is None else student.image_size
+    size = asked_for(settings).get("data.image_size") or size
     want = _Want(looked, weights, size, chosen, display)
     with _removed_after_failure(weights):
         teacher, notes = _teacher(want, checkpoint)
-        proposed = propose(facts, device, teacher, name)
+        notes = [*said, *notes]
+        proposed = propose(facts, device, teacher, name, student)
         fitted = fit_proposal(proposed, settings, looked.sources, deadline, display)
     notes += [*_of_data(facts), *_cost(fitted, deadline - time.monotonic())]
     head = [
@@ -169,7 +182,7 @@ def _removed_after_failure(made: Path) -> Iterator[None]:
         raise
 
 
-def require_sound(settings: Sequence[str], source: str, checkpoint: str | None) -> None:
+def require_sound(settings: Sequence[str], source: str, *checkpoints: str | None) -> None:
     """Refuse settings and weights that cannot be used, before images are looked at; settings of teachers come later.
 
     Raises:
@@ -178,8 +191,9 @@ def require_sound(settings: Sequence[str], source: str, checkpoint: str | None) 
     content: dict[str, Any] = {"name": "x", "data": {"source": source}}
     given = [apply_setting(content, text) for text in settings if not text.strip().startswith("teachers")]
     recipe_from(content, "the settings", given)
-    if checkpoint is not None:
-        named_file(checkpoint)
+    for checkpoint in checkpoints:
+        if checkpoint is not None:
+            named_file(checkpoint)
 
 
 @dataclass(frozen=True)
@@ -196,6 +210,36 @@ class _Want:
     size: int
     device: torch.device
     display: Display
+
+
+def _student(
+    device: Literal["cpu", "cuda"], checkpoint: str | None, shorter: int
+) -> tuple[GivenStudent | None, list[str]]:
+    """A student with weights, and what is to be said of it; None where none can be had, or images are too small."""
+    model, side = STUDENTS[device]
+    if checkpoint is None and shorter < SMALL:
+        return None, []
+    if checkpoint is None:
+        try:
+            require_reachable(model, True)
+        except ModelError as error:
+            return None, [
+                f"no pretrained student: {str(error).rpartition(': ')[0]}",
+                "so a small one starts from random weights, which learns far less from few images; give weights of a "
+                "ViT of timm's with --student-checkpoint MODEL=FILE",
+            ]
+        return GivenStudent(model, None, {}, side, *_seen_by(model)), []
+    file = named_file(checkpoint)
+    if file.header is not None:
+        data, options = file.header.recipe.data, file.header.recipe.student.options
+        return GivenStudent(file.model, str(file.path), options, data.image_size, data.mean, data.std), []
+    return GivenStudent(file.model, str(file.path), {}, side, *_seen_by(file.model)), []
+
+
+def _seen_by(model: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation of the images that timm's weights were trained with."""
+    cfg = get_pretrained_cfg(model, allow_unregistered=True)
+    return (IMAGENET_MEAN, IMAGENET_STD) if cfg is None else (cfg.mean, cfg.std)
 
 
 def _teacher(want: _Want, checkpoint: str | None) -> tuple[GivenTeacher | None, list[str]]:
