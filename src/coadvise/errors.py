@@ -32,6 +32,10 @@ class NoWeights(ModelError):
         self.why = why
 
 
+class NoSharedClasses(ModelError):
+    """A teacher and the data have too few names of classes in common."""
+
+
 class CheckpointError(CoadviseError):
     """A checkpoint that is missing, unsafe, of an unknown format, or does not fit the model."""
 

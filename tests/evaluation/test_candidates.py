@@ -15,6 +15,7 @@ from scipy.stats import chi2
 from sklearn.metrics import cohen_kappa_score
 from torch import Tensor, nn
 
+from coadvise.checkpoints import teachers
 from coadvise.checkpoints.build import build_student
 from coadvise.checkpoints.model_file import save_model
 from coadvise.data.loader import EvalLoader
@@ -25,6 +26,7 @@ from coadvise.evaluation import probe
 from coadvise.evaluation.asking import ask
 from coadvise.evaluation.candidates import Candidate, choose, pairs_of
 from coadvise.evaluation.pair_figure import pairs_drawing
+from coadvise.models.elsewhere import Found
 from coadvise.recipe.data import Data
 from coadvise.system.progress import QUIET, Display
 
@@ -148,6 +150,35 @@ def test_candidates_are_asked_as_they_were_made(tmp_path: Path, monkeypatch: pyt
             said = model(batch.images).log_softmax(dim=1)
         torch.testing.assert_close(one.log_p, said.flip(1) if name == "vit" else said)
     assert asked.candidates[2].accuracy(asked.label) > 0.3
+
+
+def test_every_address_of_a_recipe_can_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By name where classes are the same, some of them where only some are, and else through a probe on the outputs."""
+    monkeypatch.setattr(probe, "STRENGTHS", (1e-2,))
+    data = Data(source="digits", train_size=150, val_size=101, image_size=8, eval_crop=1.0, workers=0)
+    sources = open_sources(data)
+    names = sources[1].class_names
+    model = saved(tmp_path / "vit", {}, names)
+    found = {
+        "torchvision:all": tuple(reversed(names)),
+        "onnx:some.onnx": tuple(name if i < 4 else f"not {name}" for i, name in enumerate(names)),
+        "transformers:none": tuple(f"x{i}" for i in range(10)),
+    }
+
+    def opened(kind: str, place: str, settings: object) -> Found:
+        return Found(model, (0.5,) * 3, (0.5,) * 3, (8, 8), found[f"{kind}:{place}"])
+
+    monkeypatch.setattr(teachers, "_found", opened)
+    asked = ask([f"run:{tmp_path}/vit", *found], sources, data, None, device=torch.device("cpu"), display=Display())
+    run, whole, some, none = asked.candidates
+    assert [one.probed for one in asked.candidates] == [False, False, False, True] and asked.probes == 1
+    torch.testing.assert_close(whole.log_p, run.log_p.flip(1))
+    torch.testing.assert_close(some.log_p[:, :4], run.log_p[:, :4].log_softmax(dim=1))
+    assert bool(some.log_p[:, 4:].isneginf().all()) and none.accuracy(asked.label) > run.accuracy(asked.label)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "some.onnx knows 4 of the 10 classes by name" in shown and "transformers:none knows none of" in shown
 
 
 def test_all_candidates_answer_on_the_images_that_can_be_read(

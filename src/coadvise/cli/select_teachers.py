@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 def select_teachers(
     source: Annotated[str, typer.Argument(help="your images, as data.source takes them")],
     candidates: Annotated[
-        list[str], typer.Argument(help="folders of runs, FILE, MODEL=FILE, or timm's models by their names")
+        list[str],
+        typer.Argument(
+            help="folders of runs, FILE, MODEL=FILE, names of timm's models, or transformers:…, onnx:…, torchvision:…"
+        ),
     ],
     count: Annotated[int, typer.Option(min=1, help="teachers that are proposed")] = 2,
     image_size: Annotated[

@@ -1,7 +1,8 @@
 """Asking candidates for teachers: each sees the same images as it was made to see them.
 
-A run of ours that knows the data's classes answers itself. Any other network answers through a linear probe on its
-features, fitted to training images.
+A run of ours that knows the data's classes answers itself, and so does a classifier of another place that knows some
+of them by name. Any other network answers through a linear probe, fitted to training images: on its features, or on the
+outputs of one of another place.
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ from torch import Tensor, nn
 
 from ..checkpoints.loading import load_checkpoint
 from ..checkpoints.naming import NamedFile, named_file
+from ..checkpoints.teachers import build_teacher
 from ..checkpoints.trained import load_trained
 from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset
 from ..data.survey import survey
-from ..errors import CheckpointError, DataError, ModelError
+from ..errors import CheckpointError, DataError, ModelError, NoSharedClasses
 from ..models.factory import build_model, require_name
 from ..models.stated import stated
+from ..models.teachers import FrozenTeacher
 from ..names import CLASS
-from ..recipe.address import guess_bias
+from ..recipe.address import address, guess_bias
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data
+from ..recipe.schema import Teacher
 from ..system.progress import Display
 from .candidates import Candidate
-from .features import features_of
+from .features import Features, features_of
 from .inference import with_classes
 from .probe import affordable, fit, images_per_s, looked_at
 from .similarity import answers
@@ -55,7 +59,8 @@ def ask(
     """Ask every candidate about validation images, up to 5,000 of them, classes in balance.
 
     Args:
-        candidates: folders of runs, `FILE`, `MODEL=FILE`, or names of timm's models with published weights.
+        candidates: folders of runs, `FILE`, `MODEL=FILE`, names of timm's models with published weights, or addresses
+            as a recipe's teachers have them.
         data: how images are read; size and normalisation are each candidate's own.
         image_size: side at which networks without the data's classes see the images; by default their own.
 
@@ -69,6 +74,9 @@ def ask(
         display.say(f"candidate {number} of {len(files)}: {text}")
         if file is not None and file.header is not None and set(file.header.classes) == set(val.class_names):
             one, label = _as_trained(text, file, val, device)
+        elif file is None and address(text):
+            one, label = _elsewhere(text, (train, val), data, image_size, device, display)
+            probes += one.probed
         else:
             one, label = _probed(text, file, (train, val), data, image_size, device, display)
             probes += 1
@@ -97,6 +105,11 @@ def _file(text: str) -> NamedFile | None:
     Raises:
         CheckpointError, ModelError: neither is there.
     """
+    kind, place = address(text) or ("", text)
+    if kind == "run":
+        return named_file(place)
+    if kind:
+        return None
     try:
         return named_file(text)
     except CheckpointError:
@@ -142,20 +155,88 @@ def _probed(
     )
     with display.bar(f"features of {name}", sum(map(len, sources))) as bar:
         seen, asked = (features_of(model, one, seeing, device=device, advance=bar.advance) for one in sources)
+    one = Candidate(
+        name=_short(text), bias=bias_of(name), probed=True, parameters=_size(model),
+        log_p=_through_probe(name, seen, asked, len(sources[0].class_names)), features=asked.values,
+        images_per_s=images_per_s(model, size, device),
+    )  # fmt: skip
+    return one, asked.label
+
+
+def _through_probe(name: str, seen: Features, asked: Features, classes: int) -> Tensor:
+    """What a linear probe that is fitted to some features says of others: (n, classes) log-probabilities."""
     try:
-        label, chosen = affordable(seen, len(sources[0].class_names))
+        label, chosen = affordable(seen, classes)
     except DataError as error:
         raise DataError(
             f"no linear probe can be fitted for {name}: {error}; give folders of runs that know these classes"
         ) from error
     fitted, _, _ = fit(seen.values.numpy()[chosen], label)
-    log_p = torch.full((len(asked.label), len(sources[0].class_names)), -torch.inf, dtype=torch.float64)
+    log_p = torch.full((len(asked.label), classes), -torch.inf, dtype=torch.float64)
     log_p[:, fitted.classes_] = torch.from_numpy(fitted.predict_log_proba(asked.values.numpy())).double()
+    return log_p.float()
+
+
+def _elsewhere(
+    text: str,
+    sources: tuple[ImageSource, ImageSource],
+    data: Data,
+    image_size: int | None,
+    device: torch.device,
+    display: Display,
+) -> tuple[Candidate, Tensor]:
+    """A classifier of another place, as a recipe would have it advise."""
+    names, index = sources[1].class_names, None
+    try:
+        teacher = build_teacher("NAME", Teacher(model=text), names)
+        shares = True
+    except NoSharedClasses:
+        shares = False
+        teacher = build_teacher("NAME", Teacher(model=text, classes=list(range(len(names)))), names)
+    if shares and teacher.classes is not None:
+        index = teacher.classes
+    whole = FrozenTeacher(teacher.model, mean=teacher.mean, std=teacher.std, image_size=teacher.image_size).to(device)
+    own = whole.image_size
+    size = max(own) if isinstance(own, tuple) else own or image_size or 224
+    outputs = _Outputs(whole).eval()
+    seeing = data.model_copy(update={"image_size": size, "mean": whole.mean, "std": whole.std})
+    with display.bar(f"answers of {text}", len(sources[1])) as bar:
+        asked = features_of(outputs, sources[1], seeing, device=device, advance=bar.advance)
+    shares = shares and (index is not None or asked.values.shape[1] == len(names))
+    if shares:
+        z = asked.values
+        if index is not None:
+            z = z[:, index.clamp_min(0)].masked_fill(index < 0, -torch.inf)
+        log_p = z.log_softmax(dim=1)
+        if teacher.known is not None:
+            display.say(
+                f"{text} knows {len(teacher.known)} of the {len(names)} classes by name and would advise on those: "
+                "it is right on no image of the others"
+            )
+    else:
+        with display.bar(f"outputs of {text}", len(sources[0])) as bar:
+            seen = features_of(outputs, sources[0], seeing, device=device, advance=bar.advance)
+        log_p = _through_probe(text, seen, asked, len(names))
+        display.say(f"{text} knows none of these classes: a linear probe on its outputs answers")
     one = Candidate(
-        name=_short(text), bias=bias_of(name), probed=True, parameters=_size(model), log_p=log_p.float(),
-        features=asked.values, images_per_s=images_per_s(model, size, device),
+        name=_short(text), bias=bias_of(text), probed=not shares, parameters=_size(whole), log_p=log_p,
+        features=asked.values, images_per_s=images_per_s(whole, size, device),
     )  # fmt: skip
     return one, asked.label
+
+
+class _Outputs(nn.Module):
+    """A classifier whose outputs count as its features."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.last = model, nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.model(images))  # type: ignore[no-any-return]
+
+    def get_classifier(self) -> nn.Module:
+        return self.last
 
 
 def _published_size(model: nn.Module) -> int:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import ModelError, few, one_line, out_of_memory, require
+from ..errors import ModelError, NoSharedClasses, few, one_line, out_of_memory, require
 from ..names import CLASS
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from .answers import Answer, as_module, kind_of
@@ -315,7 +315,7 @@ def index_by_name(name: str, own: Sequence[str], class_names: Sequence[str]) -> 
     knows none of that name. None as a whole where both have the same classes in the same order.
 
     Raises:
-        ModelError: fewer than two classes are the same, so that there is nothing to advise on.
+        NoSharedClasses: fewer than two classes are the same, so that there is nothing to advise on.
     """
     if tuple(own) == tuple(class_names):
         return None
@@ -323,7 +323,7 @@ def index_by_name(name: str, own: Sequence[str], class_names: Sequence[str]) -> 
     shared = sum(place is not None for place in places)
     if shared < 2:
         found = f"one of the data's {len(class_names)} classes" if shared else "none of the data's classes"
-        raise ModelError(
+        raise NoSharedClasses(
             f"teacher '{name}' knows {found} by name: it knows {few(own)}, the data has {few(class_names)}; train or "
             f"choose one that knows the data's, or say which of its {len(own)} is which: teachers.{name}.classes in a "
             "recipe, FrozenTeacher(classes=…) in Python, one teacher index for each class of the data"
