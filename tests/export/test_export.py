@@ -23,7 +23,7 @@ from coadvise.checkpoints.trained import load_trained
 from coadvise.data.sources.opening import open_sources
 from coadvise.errors import CheckpointError, CoadviseError, DataError, ModelError, RunError, WriteError
 from coadvise.export import exporting, int8_file, onnx_file, tracing
-from coadvise.export.engines import is_exported, open_exported
+from coadvise.export.engines import is_exported, open_exported, openvino_logits
 from coadvise.export.exporting import export
 from coadvise.export.int8_file import Drop
 from coadvise.export.job import Written
@@ -321,3 +321,11 @@ def test_attention_with_a_mask_that_was_learned(tmp_path: Path) -> None:
     x = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         same(session.run(None, {"images": x.numpy()})[0], trained.model(x).numpy())
+
+
+def test_engines_agree_on_int8(model: Path, written: dict[str, Written], expected) -> None:
+    images, path = expected[0][:64], model / "export" / "model-int8.onnx"
+    found = openvino_logits(path)(images)
+    by_onnx = onnxruntime.InferenceSession(path).run(None, {"images": images})[0]
+    apart = np.sqrt(((found - by_onnx) ** 2).mean() / by_onnx.var())
+    assert apart < 0.02, "more than what is rounded to another side"
