@@ -56,7 +56,8 @@ class Data(Part):
     """Another source for validation; by default the source's own validation or test split."""
     unlabelled: str | None = None
     """Another source of training images, on which teachers advise: their labels are not looked at, and a folder of them
-    needs no class folders."""
+    needs no class folders. Where few images have labels, these are few in a batch and their term is noisy: a smaller
+    `loss.label_weight` may learn better."""
     train_split: str | None = None
     """Name of the training split; found by itself when not given."""
     val_split: str | None = None
