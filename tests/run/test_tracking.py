@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import Any, ClassVar
 
 import accelerate.tracking
+import numpy as np
 import pytest
 from helpers.recipes import tiny
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from coadvise.errors import RunError
 from coadvise.run.folder import read_metrics
+from coadvise.run.pictures import read_pictures
 from coadvise.system.progress import Display
 from coadvise.training.train import train
 
@@ -88,3 +93,26 @@ def test_trackers_end_when_a_run_fails(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(RunError, match="not finite"):
         train(tiny(tmp_path / "run", changes), display=Display(quiet=True))
     assert Fake.ended == ["tiny"]
+
+
+def test_trackers_are_shown_mistakes_and_the_confusion_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard's own reader finds them, at the last step; a tracker that takes no images gets none."""
+    monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "trackio", Fake)
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["tensorboard", "trackio"])
+    changes: dict[str, Any] = {"run.tensorboard": True, "run.trackers": ["trackio"], "schedule.epochs": 1}
+    train(tiny(tmp_path / "run", changes | {"schedule.warmup_epochs": 0}), display=Display(quiet=True))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    names = events.Tags()["images"]
+    assert {name.partition("/")[0] for name in names} >= {"confusion matrix", "surest mistakes"}
+    shown = read_pictures(tmp_path / "run" / "pictures.json")["surest mistakes"]
+    for name in names:
+        (event, *_) = events.Images(name)
+        assert event.step == 5
+    with Image.open(io.BytesIO(events.Images("surest mistakes")[0].encoded_image_string)) as image:
+        assert image.size == (112 * len(shown), 112)  # TensorBoard puts them side by side
+        strip = np.asarray(image.convert("RGB")).astype(float)
+    for place, one in enumerate(shown):
+        with Image.open(io.BytesIO(base64.b64decode(one.jpeg))) as picture:
+            square = np.asarray(picture.convert("RGB").resize((112, 112), Image.Resampling.BICUBIC))
+        assert np.abs(strip[:, 112 * place : 112 * (place + 1)] - square).mean() < 2

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from PIL import Image
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
 
 from ..data.decode import decode
 from ..data.sources.base import ImageSource
 from ..errors import DataError, escaped
 from ..names import CLASS
+from ..reports.plots.classes import confusion_figure
+from ..reports.plots.style import draw
 from ..run.answers import Answers
-from ..run.pictures import Picture, chosen
+from ..run.per_class import confusion
+from ..run.pictures import SURE, Picture, chosen
 
 SIDE = 112
 """Pixels of the longer side; smaller images stay as they are."""
+MOST_CLASSES = 40
+"""Classes of which a confusion matrix can still be read as a picture."""
 
 
 def pictures_of(answers: Answers, source: ImageSource) -> dict[str, list[Picture]]:
@@ -50,3 +57,20 @@ def thumbnail(image: Image.Image, side: int = SIDE) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
+
+
+def tracked_images(
+    answers: Answers, pictures: Mapping[str, Sequence[Picture]]
+) -> dict[str, list[UInt8[np.ndarray, "h w 3"]]]:
+    """What trackers are shown at the end of a run: the confusion matrix, and the surest mistakes as squares."""
+    found = {}
+    if len(answers.classes) <= MOST_CLASSES:
+        table = confusion(answers.label, answers.outputs[CLASS], len(answers.classes))
+        drawing = draw("confusion", "", lambda: confusion_figure(table, answers.classes))
+        with Image.open(io.BytesIO(drawing.png)) as image:
+            found["confusion matrix"] = [np.asarray(image.convert("RGB"))]
+    squares = []
+    for one in pictures.get(SURE, ()):
+        with Image.open(io.BytesIO(base64.b64decode(one.jpeg))) as image:
+            squares.append(np.asarray(ImageOps.pad(image.convert("RGB"), (SIDE, SIDE))))
+    return found | ({SURE: squares} if squares else {})

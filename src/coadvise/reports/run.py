@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from .classes import better_known, calibration_section, classes_section, picture
 from .page import Page, Section, Text, write_page
 from .plots.accuracy import Curve, run_curves
 from .plots.style import draw
-from .plots.tokens import attention_figure
+from .plots.tokens import looks_figure
 from .provenance import provenance_section
 from .several import EACH, map_section, several_section
 from .similarity import Outputs, similarity_section
@@ -59,7 +60,8 @@ def run_page(run: RunFiles, folder: Path | None = None) -> Page:
     said = None if result is None else verdict_of(result, folder or Path(run.path))
     headline = _headline(run) if said is None else said.headline
     if said is not None and said.advice:
-        steps = [Text(f"{step[0].upper()}{step[1:]}.") for step in said.advice]
+        here = f" (`{shlex.join(['coadvise', 'report', str(folder or run.path)])}`)"  # which is this page
+        steps = [Text(f"{step[0].upper()}{step[1:].replace(here, ', below')}.") for step in said.advice]
         sections.insert(0, Section("next", "What to do next", steps))
     return Page(name, headline, _lead(result, said), [s for s in sections if s is not None], warnings)
 
@@ -98,7 +100,7 @@ def _looks_section(folder: Path | None, warnings: list[str]) -> Section | None:
         if not rows:
             return Section("attention", title, [Text(f"Not shown: {found.why}.", "note")]) if found.why else None
         alt = f"Attention of the tokens {', '.join(rows[0][2])} to the patches of {len(rows)} validation images."
-        drawing = draw("attention", alt, lambda: attention_figure(rows))
+        drawing = draw("attention", alt, lambda: looks_figure(rows))
     except (RunError, OSError, ValueError) as error:
         warnings.append(f"Where the tokens look is left out: {error}.")
         return None

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
+
 from ..errors import RunError, WriteError, one_line
 from .folder import RunFolder
 
@@ -52,6 +55,24 @@ class Tracker:
             self._folder.log({"kind": "eval", "step": step, "epoch": epoch, "metrics": metrics, "ema": ema})
         self._plot(step, {f"val/{name}": value for name, value in metrics.items()})
         self._plot(step, {f"val_ema/{name}": value for name, value in (ema or {}).items()})
+
+    def images(self, step: int, images: Mapping[str, Sequence[UInt8[np.ndarray, "h w 3"]]]) -> None:
+        """Images by name, all of a name of one size, for the trackers that take images.
+
+        Nothing is done where nothing else was logged: a tracker that is started anew would drop what it has of `step`.
+        """
+        for name, tracker in zip(self._wanted, self._started or (), strict=False):
+            with self._told(name):
+                for title, several in images.items():
+                    if name == "mlflow":
+                        import mlflow
+
+                        for place, image in enumerate(several):
+                            mlflow.log_image(image, f"{title}/{place}.png")
+                    elif name == "tensorboard":
+                        tracker.log_images({title: np.stack(several)}, step=step, dataformats="NHWC")
+                    elif hasattr(tracker, "log_images"):
+                        tracker.log_images({title: list(several)}, step=step)
 
     def _plot(self, step: int, scalars: Mapping[str, float]) -> None:
         if self._started is None:

@@ -13,7 +13,7 @@ from ..data.sources.base import ImageSource
 from ..data.sources.unlabelled import labelled_part
 from ..errors import CheckpointError
 from ..evaluation.attention import looks_of
-from ..evaluation.pictures import pictures_of
+from ..evaluation.pictures import pictures_of, tracked_images
 from ..evaluation.several import SeveralCheck
 from ..evaluation.teacher_check import TeacherCheck
 from ..models.answers import kind_of
@@ -114,7 +114,9 @@ def run_result(
         seen, tokens = delivered.answers, recipe.tokens()
         several = SeveralFacts(seen.average_precision(), seen.chance) if isinstance(seen, SeveralAnswers) else None
         if isinstance(seen, Answers) and setup.accelerator.is_main_process:
-            write_pictures(setup.folder.pictures, pictures_of(seen, val_source))
+            pictures = pictures_of(seen, val_source)
+            write_pictures(setup.folder.pictures, pictures)
+            setup.tracker.images(count.step, tracked_images(seen, pictures))
             looks_of(student, seen, val_source, recipe.data, setup.accelerator.device).write(setup.folder.looks)
     return RunResult(
         name=recipe.name,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ...significance import Summary
 from .style import GRID, INK, MUTED, PAPER, Style, _wrap, curve_line, marks, style
@@ -101,12 +102,15 @@ def run_curves(terms: Mapping[str, Curve], rate: Curve, accuracy: Mapping[str, C
     loss.tick_params(labelbottom=False)
     _lines(loss, terms)
     loss.set_ylabel("loss terms, nats")
-    speed.plot([x for x, _ in rate], [y for _, y in rate], color=INK, lw=1.4)
+    alone = {"marker": "o", "ms": 4} if len(rate) == 1 else {}  # a line of one point is not seen
+    speed.plot([x for x, _ in rate], [y for _, y in rate], color=INK, lw=1.4, **alone)  # type: ignore[arg-type]
     speed.set(xlabel="step", ylabel="learning rate")
     speed.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
     right = figure.add_subplot(grid[:, 1])
     _lines(right, {name: [(x, 100 * y) for x, y in curve] for name, curve in accuracy.items()})
     right.set(xlabel="epochs completed", ylabel=f"{what} on the validation set, %")
+    for axis in (right.xaxis, speed.xaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
