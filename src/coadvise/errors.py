@@ -9,7 +9,13 @@ from collections.abc import Iterable, Sequence
 
 
 class CoadviseError(Exception):
-    """Base of all errors that bad input can cause."""
+    """Base of all errors that bad input can cause.
+
+    Attributes:
+        told: whether another process of the same run says it.
+    """
+
+    told = False
 
 
 class RecipeError(CoadviseError):

@@ -108,3 +108,16 @@ def test_examples_look_alike_in_every_help(name: str) -> None:
     assert lines.count(" Examples:") + lines.count(" Example:") == 1
     assert any(line.startswith(f"  coadvise {name}") for line in lines)
     assert not any(line.startswith(" coadvise ") for line in lines)
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", True), ("1", False)])
+def test_of_several_processes_one_speaks_of_the_recipe(
+    rank: str, said: bool, ended: Callable[..., tuple[object, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, rank)
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    code, message = ended("train", "scratch", "optim.lrr=1")
+    assert bool(waited) != said  # or its launcher might end the other before that one speaks
+    assert code == 2 and ("optim.lrr is unknown" in message) == said and bool(message) == said

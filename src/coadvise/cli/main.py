@@ -9,12 +9,14 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import CoadviseError, Interrupted, one_line, out_of_memory
+from ..errors import CoadviseError, Interrupted, RecipeError, one_line, out_of_memory
 from ..names import VERSION
 from ..system.screen import ReaderGone, guarded_streams, printable
 from .bench import bench
@@ -57,6 +59,8 @@ for command in (
     app.command(help=help_of(command))(command)
 
 
+# Seconds after which the process that speaks for others has spoken, on a busy machine too.
+SPEAKS_WITHIN = 10.0
 # What typer raises for a command line that it cannot read; it has moved between typer's versions.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -73,7 +77,13 @@ def main() -> None:
             code = app(standalone_mode=False) or 0
         message = STOPPED if code == 130 else ""
     except CoadviseError as error:
+        # A recipe is read alike by all processes of a machine.
+        alike = isinstance(error, RecipeError) and os.environ.get("LOCAL_RANK", "0") != "0"
         message, code = f"error: {error}", 2
+        if error.told or alike:
+            message = ""
+            with suppress(KeyboardInterrupt):  # a launcher ends all processes with the first: the one that speaks is it
+                time.sleep(SPEAKS_WITHIN)
     except Interrupted as stop:
         message, code = str(stop) if rank in (None, "0") else "", 130
     except KeyboardInterrupt:

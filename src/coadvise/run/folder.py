@@ -91,6 +91,12 @@ class RunFolder:
             raise RunError(self._in_use(self._lock.read_text(errors="replace")))
         self._require_free(recipe, resume)
 
+    @contextmanager
+    def checked(self, recipe: Recipe, resume: bool) -> Iterator[None]:
+        """`check` as a block, for one process that decides for others."""
+        self.check(recipe, resume)
+        yield
+
     def _require_free(self, recipe: Recipe, resume: bool) -> None:
         recipe_file = self.path / "recipe.yaml"
         if not (recipe_file.is_file() and (self.path / "manifest.json").is_file()):

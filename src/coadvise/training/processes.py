@@ -89,6 +89,7 @@ def on_main_process(accelerator: Accelerator, block: AbstractContextManager[T]) 
         if accelerator.num_processes > 1:
             refused = broadcast_object_list([refused])[0]
         if refused is not None:
+            refused.told = not accelerator.is_main_process
             raise refused
         yield entered
 

@@ -95,7 +95,8 @@ def _train(
     own = [f"teachers.{name}" for name in teachers] + ([] if student is None else ["student"])
     recipe = settled(recipe, folder, accelerator, display, own)
     recipe = as_fitted_before(recipe, folder)
-    folder.check(recipe, resume)
+    with on_main_process(accelerator, folder.checked(recipe, resume)):
+        pass
     names = [*recipe.teachers, *teachers]
     with accelerator.local_main_process_first():  # a data set is downloaded once
         sources = open_for_training(recipe.data, names, display.say_once, several=True)
