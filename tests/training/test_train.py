@@ -50,7 +50,7 @@ def test_the_data_are_told_before_anything_is_built(tmp_path: Path, monkeypatch:
         def say(self, message: str) -> None:
             self.lines.append(message)
 
-    def built(*_: object) -> None:
+    def built(*_: object, **__: object) -> None:
         raise RunError("something is built")
 
     monkeypatch.setattr("coadvise.training.train.new_student", built)
