@@ -142,7 +142,7 @@ def test_candidates_are_asked_as_they_were_made(tmp_path: Path, monkeypatch: pyt
     asked = ask(texts, sources, data, 16, device=torch.device("cpu"), display=QUIET)
     assert [one.name.split("/")[-1] for one in asked.candidates] == ["vit", "cnn", "resnet10"]
     assert [one.probed for one in asked.candidates] == [False, False, True] and asked.probes == 1
-    assert [one.bias for one in asked.candidates] == [None, "conv", "conv"]
+    assert [one.bias for one in asked.candidates] == ["attn", "conv", "conv"]
     (batch,) = EvalLoader(sources[1], tiny(tmp_path).data, 101)
     assert torch.equal(asked.label, batch.label)
     for one, (name, model) in zip(asked.candidates, models.items(), strict=False):

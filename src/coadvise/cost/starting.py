@@ -20,8 +20,8 @@ from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
 from ..data.survey import Duplicates, Survey, find_duplicates, survey
 from ..errors import DataError, ModelError
-from ..evaluation.asking import bias_of
 from ..evaluation.probed import probed_teacher
+from ..models.bias import bias_of
 from ..models.hub import require_reachable
 from ..recipe.commented import commented
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data

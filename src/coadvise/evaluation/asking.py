@@ -23,11 +23,12 @@ from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset
 from ..data.survey import survey
 from ..errors import CheckpointError, DataError, ModelError, NoSharedClasses
+from ..models.bias import bias_of
 from ..models.factory import build_model, require_name
 from ..models.stated import stated
 from ..models.teachers import FrozenTeacher
 from ..names import CLASS
-from ..recipe.address import address, guess_bias
+from ..recipe.address import address
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data
 from ..recipe.schema import Teacher
 from ..system.progress import Display
@@ -254,11 +255,6 @@ def _short(text: str) -> str:
         return before
     words = [word for word in text.split("/") if word and word != "best.safetensors"]
     return "/".join(words[-2:]) if len(words) > 1 and "." not in words[-1] else words[-1].removesuffix(".safetensors")
-
-
-def bias_of(model: str) -> str | None:
-    """Bias of a model by its name, also of timm's `tf_` variants."""
-    return guess_bias(model.removeprefix("tf_"))
 
 
 def _size(model: nn.Module) -> int:

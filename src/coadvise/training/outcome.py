@@ -17,9 +17,10 @@ from ..evaluation.pictures import pictures_of, tracked_images
 from ..evaluation.several import SeveralCheck
 from ..evaluation.teacher_check import TeacherCheck
 from ..models.answers import kind_of
+from ..models.bias import bias_of
 from ..models.teachers import FrozenTeacher
 from ..names import CLASS
-from ..recipe.address import address, guess_bias
+from ..recipe.address import address
 from ..recipe.schema import Recipe, Teacher
 from ..run.answers import Answers
 from ..run.folder import read_metrics
@@ -57,7 +58,7 @@ def teacher_facts(
         settings, check = None if name in own else recipe.teachers.get(name), checks[name]
         facts[name] = TeacherFacts(
             model=settings.model if settings else kind_of(teacher.model),
-            bias=settings.bias or guess_bias(settings.model) if settings else recipe.tokens().get(name),
+            bias=settings.bias or bias_of(settings.model) if settings else recipe.tokens().get(name),
             parameters=sum(p.numel() for p in teacher.model.parameters()),
             accuracy=check.accuracy if isinstance(check, TeacherCheck) else None,
             samples=check.samples,
