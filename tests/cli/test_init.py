@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from coadvise.cli.init import init
 from coadvise.cost import fitting, starting
-from coadvise.errors import CoadviseError, ModelError, RecipeError, WriteError
+from coadvise.errors import CoadviseError, NoWeights, RecipeError, WriteError
 from coadvise.evaluation import probe
 from coadvise.recipe.reading import load_recipe
 from coadvise.recipe.schema import Recipe
@@ -24,7 +24,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder of its own, where nobody gives published weights."""
 
     def unreachable(name: str, pretrained: bool) -> None:
-        raise ModelError(f"the published weights of {name} cannot be had")
+        raise NoWeights(f"the published weights of {name} cannot be had (no answer)", "connect, set pretrained: false")
 
     monkeypatch.setattr(starting, "require_reachable", unreachable)
     monkeypatch.setattr(fitting, "measure_paces", lambda _, first, *rest: (PACE, dict.fromkeys(first, PACE)))
@@ -104,7 +104,12 @@ def test_a_student_with_weights_is_fine_tuned(
 
     without = made("without.yaml")
     shown = " ".join(capsys.readouterr().out.split())
-    assert "no pretrained student" in shown and "--student-checkpoint MODEL=FILE" in shown
+    assert "--student-checkpoint MODEL=FILE" in shown
+    assert (
+        f"no pretrained student: the published weights of {starting.STUDENTS['cpu'][0]} cannot be had (no answer)"
+        in shown
+    )
+    assert "set pretrained" not in shown
     assert without.student.model == "cit_tiny" and not without.student.pretrained
     given = made("given.yaml", "vit_tiny_patch16_224.safetensors")
     assert given.student.checkpoint == "vit_tiny_patch16_224.safetensors"

@@ -19,7 +19,7 @@ from ..checkpoints.naming import NamedFile, named_file
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
 from ..data.survey import Duplicates, Survey, find_duplicates, survey
-from ..errors import DataError, ModelError
+from ..errors import DataError, NoWeights
 from ..evaluation.probed import probed_teacher
 from ..models.bias import bias_of
 from ..models.hub import require_reachable
@@ -222,9 +222,9 @@ def _student(
     if checkpoint is None:
         try:
             require_reachable(model, True)
-        except ModelError as error:
+        except NoWeights as error:
             return None, [
-                f"no pretrained student: {str(error).rpartition(': ')[0]}",
+                f"no pretrained student: {error.why}",
                 "so a small one starts from random weights, which learns far less from few images; give weights of a "
                 "ViT of timm's with --student-checkpoint MODEL=FILE",
             ]
@@ -248,9 +248,9 @@ def _teacher(want: _Want, checkpoint: str | None) -> tuple[GivenTeacher | None, 
         return _given(want, named_file(checkpoint))
     try:
         require_reachable(PRETRAINED, True)
-    except ModelError as error:
+    except NoWeights as error:
         return None, [
-            f"no pretrained teacher: {str(error).rpartition(': ')[0]}",
+            f"no pretrained teacher: {error.why}",
             "so two small teachers are trained from random weights first, which learn little from few images; give "
             "weights of a network of timm's with --checkpoint MODEL=FILE",
         ]
