@@ -1,6 +1,7 @@
 """Folders for timm, opened by processes that import timm alone, or timm and coadvise, on real images."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from sklearn.datasets import load_digits
 
 import coadvise
 from coadvise.checkpoints.trained import load_trained
+from coadvise.errors import WriteError
 from coadvise.export.exporting import export
 from coadvise.export.public import public_name
 from coadvise.export.targets import TARGETS
@@ -144,3 +146,15 @@ def test_our_own_file_names_no_folder_of_the_machine(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_everybody_may_see_names_no_folders(text: str, path: bool, shown: str) -> None:
     assert public_name(text, path=path) == shown
+
+
+def test_a_full_disk_is_said_in_one_message(tmp_path: Path) -> None:
+    run = untrained_run(tmp_path / "run", STUDENTS["labels"][1])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # as if the disk were full after so many bytes
+    try:
+        with pytest.raises(WriteError, match=r"cannot write to .*; check the folder and free space"):
+            export(run, TARGETS["timm"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (run / "export").exists()

@@ -66,8 +66,9 @@ class Drop:
     @property
     def line(self) -> str:
         """In words."""
+        gained = 0.0 - self.points  # no -0.00
         return (
-            f"{self.engine}: accuracy {self.before:.2%} in fp32, {self.after:.2%} in int8 ({-self.points:+.2f} points) "
+            f"{self.engine}: accuracy {self.before:.2%} in fp32, {self.after:.2%} in int8 ({gained:+.2f} points) "
             f"on {self.count:,} validation images, top class the same on {self.same:.1%}"
         )
 

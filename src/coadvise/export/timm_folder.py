@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
-from ..errors import ModelError, one_line
+from ..errors import ModelError, WriteError, one_line
 from ..models.cit import CiT
 from ..models.described import describe
 from ..models.portable import portable
@@ -47,6 +48,10 @@ def _write(job: Job, path: Path) -> Written:
                 "architecture": made.architecture, "label_names": list(trained.classes), SECTION: job.card.metadata(),
             },
         )  # fmt: skip
+    except SafetensorError as error:
+        raise WriteError(
+            f"cannot write to {path.parent}: {one_line(error)}; check the folder and free space"
+        ) from error
     except (ValueError, TypeError) as error:
         name = trained.recipe.student.model
         raise ModelError(f"timm cannot write {name} down: {one_line(error)}; use another target") from error
