@@ -53,7 +53,7 @@ SHALLOW = ("deit_tiny_patch16_224", "vit_base_patch16_clip_quickgelu_224", "vit_
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=[*OURS, *FAMILIES, *SHALLOW])
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=RESULTS.parent / "export")
     options = parser.parse_args()
     table = Table("model", "ONNX Runtime", "OpenVINO", "torch.export", "seconds")
     found: dict[str, Any] = {}
@@ -75,7 +75,7 @@ def main() -> None:
         lines.append(claim(what, worst, f"≤ {TOLERANCE:.0e}", ""))
     content = {"benchmark": "export_parity", "claims": lines, "details": found, "settings": {}, "device": "cpu",
                "provenance": manifest(command="python benchmarks/export_parity.py")}  # fmt: skip
-    write_json(options.output / "export_parity-cpu.json", content)
+    write_json(options.output / "parity.json", content)
 
 
 def _compared(name: str) -> dict[str, Any]:
