@@ -12,6 +12,9 @@ import typer
 from ..system.screen import Table
 from .arguments import RecipeName, Settings, out
 
+_LOOKED_AT = 10
+"""Models of a list that are made, without weights, to see what their bias is; of a longer one, names tell it."""
+
 
 def recipes() -> None:
     """List the built-in recipes: what each does, and what it costs.
@@ -82,20 +85,22 @@ def models(
 
     from ..errors import ModelError, nearest
     from ..models import cit, rednet, students
+    from ..models.bias import bias_of
     from ..recipe.address import guess_bias
 
     ours = sorted({*cit.default_cfgs, *rednet.default_cfgs, *students.default_cfgs})
     known = [*ours, *(name for name in timm.list_models() if name not in ours)] if pattern else ours
     whole = any(letter in pattern for letter in "*?[")
     table = Table("model", "parameters", "bias", "of")
-    for name in known:
-        if fnmatch(name, pattern) if whole else pattern.lower() in name:
-            parameters = ""
-            if name in ours:
-                with torch.device("meta"):  # no weights are made
-                    count = sum(parameter.numel() for parameter in timm.create_model(name).parameters())
-                parameters = f"{count / 1e6:.2f} M"
-            table.add_row(name, parameters, guess_bias(name) or "", "coadvise" if name in ours else "timm")
+    shown = [name for name in known if (fnmatch(name, pattern) if whole else pattern.lower() in name)]
+    kind_of = bias_of if len(shown) <= _LOOKED_AT else guess_bias
+    for name in shown:
+        parameters = ""
+        if name in ours:
+            with torch.device("meta"):  # no weights are made
+                count = sum(parameter.numel() for parameter in timm.create_model(name).parameters())
+            parameters = f"{count / 1e6:.2f} M"
+        table.add_row(name, parameters, kind_of(name) or "", "coadvise" if name in ours else "timm")
     if not table.row_count:
         hint = nearest(pattern, known) or "; `coadvise models '*'` lists all"
         raise ModelError(f"no model of coadvise or timm has '{pattern}' in its name{hint}")
