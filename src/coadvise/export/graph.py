@@ -98,7 +98,7 @@ def _split(graph: ir.Graph, node: ir.Node) -> None:
         value = _product(graph, node, _Linear(linear.source, linear.weight[:, piece], bias))
         value = _new(graph, node, "Reshape", [value, _initializer(graph, np.delete(shape, 2))])
         value = _new(graph, node, "Transpose", [value], perm=_HEADS_FIRST)
-        value.shape, value.dtype = old.shape, old.dtype
+        value.shape, value.type = old.shape, old.type
         old.replace_all_uses_with(value)
 
 
