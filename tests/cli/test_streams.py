@@ -65,7 +65,7 @@ def test_nothing_ends_because_standard_error_cannot_be_written_to(what: str, tmp
     arguments += ["schedule.warmup_epochs=0", "loss.weights={}", "student.model=cit_tiny", "run.tensorboard=false"]
     arguments += ["student.options={patch_size: 8, embed_dim: 16, depth: 1, num_heads: 1}"]
     done = run(what, 2, "train", "digits", f"run.output={tmp_path / 'run'}", *arguments)
-    assert done.returncode == 0 and (tmp_path / "run" / "result.json").is_file() and "after 1 epochs" in done.stdout
+    assert done.returncode == 0 and (tmp_path / "run" / "result.json").is_file() and "after epoch 1 of 1" in done.stdout
 
 
 def test_letters_that_the_encoding_lacks_are_escaped() -> None:

@@ -140,7 +140,7 @@ def test_the_command_takes_batches_of_the_size_that_is_asked_for(
         return answer(images)
 
     monkeypatch.setattr(small.model, "forward_tokens", seen)
-    monkeypatch.setattr("coadvise.checkpoints.trained.load_trained", lambda path, device: small)
+    monkeypatch.setattr("coadvise.checkpoints.trained.load_trained", lambda path, device, several: small)
     for options, passes in (({}, 1), ({"only": True}, 1), ({"corruptions": True}, 76)):
         sizes.clear()
         evaluate(Path("run"), batch_size=5, as_json=True, **options)

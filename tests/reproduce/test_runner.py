@@ -26,7 +26,7 @@ from coadvise.errors import DataError, RunError
 from coadvise.paper.ablations import CROSS, LABELS_ONLY, ONE_CONV
 from coadvise.paper.arms import arm
 from coadvise.paper.declared import Experiment, Row, Value
-from coadvise.reproduce.command import MARK, find_experiments, reproduce
+from coadvise.reproduce.command import MARK, _holds_others, find_experiments, reproduce
 from coadvise.reproduce.measure import Shifted, groups_there, measure, read_result
 from coadvise.reproduce.planner import Planner
 from coadvise.reproduce.runner import Orders, _threads, open_jobs, run_jobs
@@ -34,7 +34,7 @@ from coadvise.reproduce.setup import ExperimentSetup
 from coadvise.run.folder import RunFolder
 from coadvise.run.measurement import Measurement
 from coadvise.system.digests import file_digest
-from coadvise.system.files import write_json
+from coadvise.system.files import atomic_file, write_json
 from coadvise.system.progress import Display
 from coadvise.system.workers import _device
 
@@ -173,6 +173,15 @@ def test_workers_save_and_end_when_their_parent_is_killed(tmp_path: Path) -> Non
     assert not alive
     (folder,) = output.glob("runs/transformer_tiny.s0.*")
     assert (folder / "last.safetensors").is_file(), "the running one was saved"
+
+
+def test_a_folder_in_which_another_call_begins_is_no_other_folder(tmp_path: Path) -> None:
+    assert not _holds_others(tmp_path)
+    with atomic_file(tmp_path / MARK):
+        assert not _holds_others(tmp_path), "it is being written"
+    assert not _holds_others(tmp_path), "it was written between two looks"
+    (tmp_path / "mine.txt").touch()
+    assert _holds_others(tmp_path) and _holds_others(tmp_path / "mine.txt")
 
 
 def test_another_folder_is_left_alone(tmp_path: Path) -> None:

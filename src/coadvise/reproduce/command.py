@@ -73,7 +73,7 @@ def reproduce(
     output = setup.output
     planner = Planner(setup)
     experiments = [_told_apart(one, planner) for one in experiments]
-    if output.exists() and not (output / MARK).is_file() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and not (output / MARK).is_file() and _holds_others(output):
         what = "a demo of an earlier version" if (output / "demo.json").is_file() else "other files"
         raise RunError(f"{output} holds {what}; choose another folder with --output")
     orders.shifted.require(setup.classes)
@@ -93,6 +93,11 @@ def reproduce(
     if not whole:
         display.say("the budget is spent; the same command goes on")
     return _report(planner, experiments, runs, orders, whole=whole)
+
+
+def _holds_others(output: Path) -> bool:
+    """Whether a path is no folder, or one with other files than the mark: another call may be writing that just now."""
+    return not output.is_dir() or any(MARK not in path.name for path in output.iterdir())
 
 
 def _told_apart(one: Experiment, planner: Planner) -> Experiment:
