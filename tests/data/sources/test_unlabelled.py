@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -84,15 +85,47 @@ def test_labels_of_other_sources_are_not_looked_at(tmp_path: Path) -> None:
             assert found.read(i) == (more / "abc"[3 - count + i - 9]).with_suffix(".png").read_bytes()
 
 
+@pytest.mark.parametrize("columns", [["path"], ["path", "label"], ["path", "dog", "cat"]])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "hf"])
+def test_a_table_needs_no_labels(kind: str, columns: list[str], tmp_path: Path) -> None:
+    """None at all, for some of its rows, or marks that are none."""
+    source, more = photographs(tmp_path / "own", 3), pictures(tmp_path / "more", ["a.png", "b.png"])
+    first, second = (dict.fromkeys(columns, value) for value in ("7", None))
+    rows = [first | {"path": "a.png"}, second | {"path": "b.png"}]
+    address = str(more / f"table.{kind}")
+    if kind == "csv":
+        lines = [columns, *([value or "" for value in row.values()] for row in rows)]
+        Path(address).write_text("".join(",".join(line) + "\n" for line in lines))
+    elif kind == "jsonl":
+        Path(address).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), address)
+    else:
+        import datasets
+
+        held = [{"image": {"bytes": (more / row.pop("path")).read_bytes(), "path": None}, **row} for row in rows]
+        features = {name: datasets.Value("string") for name in columns[1:]} | {"image": datasets.Image()}
+        datasets.Dataset.from_list(held, features=datasets.Features(features)).save_to_disk(address)
+        address = f"hf:{address}"
+    found, _ = joined(source, address)
+    assert found.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [-1] * 2
+    assert [found.read(9 + i) for i in range(2)] == [(more / name).read_bytes() for name in ("a.png", "b.png")]
+
+
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     source = photographs(tmp_path / "own", 3)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "texts" / "in").mkdir(parents=True)
+    (tmp_path / "texts" / "in" / "a.txt").write_text("a")
     with pytest.raises(RecipeError, match=r"^data.unlabelled gives images .* there are no teachers; add some, or"):
         open_for_training(Data(source=source, unlabelled=source), [])
     for unlabelled, words in (
         (tmp_path / "nowhere", r"^data.unlabelled: the data source .*/nowhere does not exist"),
         (tmp_path / "empty", r"^data.unlabelled: .*/empty holds no images"),
         (f"folder:{tmp_path / 'empty'}", r"^data.unlabelled: .*/empty holds no images"),
+        ("", "^data.unlabelled is '': give a folder of images, or leave it out"),
+        ("folder:", "^data.unlabelled is 'folder:': give a folder of images, or leave it out"),
+        (tmp_path / "texts", r"^data.unlabelled: .*/texts holds no images"),
         ("folder:nowhere", r"^data.unlabelled: .*nowhere does not exist"),
     ):
         with pytest.raises(DataError, match=words):

@@ -22,12 +22,14 @@ _LABELS = (
 class Columns(NamedTuple):
     """Names of columns that a source string gives; None is found by itself. `label` may be several, `dog,cat`.
 
-    `several` says that an image may have several classes, or none.
+    `several` says that an image may have several classes, or none; without `labelled`, labels are not looked at, and a
+    table needs no column of them.
     """
 
     image: str | None = None
     label: str | None = None
     several: bool = False
+    labelled: bool = True
 
 
 def choose_columns(
@@ -48,6 +50,8 @@ def choose_columns(
     image = asked.image or _find(schema, images, (*_IMAGES, *_PATHS), holds_bytes) or _only(schema, holds_bytes)
     image = image or _find(schema, (), (*_IMAGES, *_PATHS), _is_text)
     rest = [field for field in schema if field.name != image]
+    if not asked.labelled and image is not None:
+        asked = asked._replace(label=image)
     label = asked.label or _find(pa.schema(rest), labels, _LABELS, _holds_lists if asked.several else _is_single)
     for word, name in (("image", image), ("label", label)):
         if name is None:

@@ -38,11 +38,14 @@ class HuggingFace:
         self.image_column, name = choose_columns(features.arrow_schema, images, labels, columns, where)
         if isinstance(features[self.image_column], datasets.Image):
             dataset = dataset.cast_column(self.image_column, datasets.Image(decode=False))
+        self.dataset = dataset.select_columns([self.image_column])
+        if not columns.labelled:
+            self.labels, self.class_names = np.full(len(dataset), -1, dtype=np.int64), ()
+            return
         values = label_column(dataset.select_columns([name]).with_format("arrow")[:].column(name), name, where)
         feature = features[name]
         declared = feature.names if isinstance(feature, datasets.ClassLabel) else None
         self.labels, self.class_names = labels_and_names(values, declared)
-        self.dataset = dataset.select_columns([self.image_column])
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -48,7 +48,7 @@ class Parquet:
             for kind in ("Image", "ClassLabel")
         )
         self.image_column, self.label_columns = self._choose(schemas[0], images, labels, columns)
-        self.label_column = self.label_columns[0]
+        self.label_column = self.label_columns[0] if self.label_columns else ""
         names = self._declared(schemas[0])
         for file, schema in zip(self.files, schemas, strict=True):
             self._require_alike(file, schema, names)
@@ -60,6 +60,9 @@ class Parquet:
             self._chunks(position)
 
     def _read_labels(self, columns: Columns, names: tuple[str, ...] | None) -> None:
+        if not columns.labelled:
+            self.labels, self.class_names = np.full(len(self), -1, dtype=np.int64), ()
+            return
         if columns.several:
             self.labels, self.sets, self.class_names = self._several(names)
             return
@@ -74,6 +77,8 @@ class Parquet:
         self, schema: pa.Schema, images: list[str], labels: list[str], columns: Columns
     ) -> tuple[str, tuple[str, ...]]:
         """The column of images, and that of labels; of 0 and 1 for each class there may be several."""
+        if not columns.labelled:
+            return choose_columns(schema, images, labels, columns, self.files[0])[0], ()
         named = several_named(columns, schema.names)
         if not named and columns.several and columns.label is None:
             image, _ = choose_columns(schema, images, (), columns._replace(label=schema.names[0]), self.files[0])

@@ -59,7 +59,9 @@ class PathTable:
         self.paths = paths.take(pa.array(rows)) if rest else paths
         self._require_paths(image, rows)
         kept = [Coded(column.codes[rows], column.values) for column in marked]
-        if columns.several:
+        if not columns.labelled:
+            self.labels, self.class_names = np.full(len(rows), -1, dtype=np.int64), ()
+        elif columns.several:
             self.labels, self.sets, self.class_names = self._several(kept, labels, rows, split)
         else:
             label = kept[0] if len(kept) == 1 else self._one_of(kept, labels, rows)
@@ -219,6 +221,8 @@ def _in_split(coded: Coded, split: str | None, file: Path) -> np.ndarray:
 def _choose(file: Path, header: Sequence[str], columns: Columns) -> tuple[str, tuple[str, ...]]:
     """The column of paths, and that of labels; without one, those of 0 and 1 if there are two at least."""
     schema = pa.schema([(name, pa.string()) for name in header])
+    if not columns.labelled:
+        return choose_columns(schema, (), (), columns, str(file))[0], ()
     named = several_named(columns, header)
     if named:
         image, _ = choose_columns(schema, (), (), columns._replace(label=named[0]), str(file))

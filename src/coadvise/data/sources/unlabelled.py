@@ -133,14 +133,20 @@ def _images(count: int) -> str:
 def _open_unlabelled(address: str) -> tuple[ImageSource, str]:
     """The source of a recipe's `data.unlabelled`, and where its images come from, in words."""
     prefix, _, rest = address.partition(":")
+    if not (rest if prefix == "folder" else address).strip():
+        raise DataError(f"data.unlabelled is '{address}': give a folder of images, or leave it out")
     folder = Path(os.path.expanduser(rest if prefix == "folder" else address))
     if folder.is_dir() and has_image(folder):
         root = _for_training(folder)
         return Loose(root), str(root)
+    nothing = f"data.unlabelled: {folder} holds no images (.jpg, .png, .webp, …); give a folder that does"
     if folder.is_dir() and (prefix == "folder" or not any(folder.iterdir())):
-        raise DataError(f"data.unlabelled: {folder} holds no images (.jpg, .png, .webp, …); give a folder that does")
+        raise DataError(nothing)
     try:
         found = find_source(address)
+        if found.name == "folder" and folder.is_dir():  # there are no tables or tars in it either
+            raise DataError(nothing.removeprefix("data.unlabelled: "))
+        found = found._replace(columns=found.columns._replace(labelled=False))
         known = found.splits()
         split = choose_split(known, (*_NAMES, *TRAIN_NAMES), known) or (known[0] if len(known) == 1 else None)
         if known and split is None:
