@@ -7,13 +7,17 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
+import timm
 import torch
 from helpers.recipes import CNN, tiny
 from helpers.runs import photographs, run
 from PIL import Image
+from timm.layers import resample_abs_pos_embed
 
 from coadvise.checkpoints.trained import load_trained
 from coadvise.evaluation.attention import attention_maps
+from coadvise.models.advised import add_tokens
 from coadvise.reports.run import run_report
 from coadvise.run.answers import Answers
 from coadvise.run.looks import Looks, chosen_looks
@@ -64,3 +68,21 @@ def test_a_student_without_tokens_gets_a_line(tmp_path: Path) -> None:
     student = {name: value for name, value in CNN.items() if name != "train"}
     run(tiny(tmp_path / "run", SHORT, student=student))
     assert "Not shown: ResNet has no tokens" in run_report(tmp_path / "run").read_text()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_images_of_another_size_than_the_model_was_made_for(padded: bool) -> None:
+    small = {"depth": 2, "embed_dim": 24, "num_heads": 2, "num_classes": 3, "patch_size": 8}
+    torch.manual_seed(0)
+    options = {"dynamic_img_size": True, "dynamic_img_pad": padded}
+    any_size = timm.create_model("vit_tiny_patch16_224", img_size=64, **small, **options)
+    advised = add_tokens(any_size, {"conv": None}).eval()
+    maps = attention_maps(advised, torch.randn(2, 3, 39, 24) if padded else torch.randn(2, 3, 40, 24))
+    assert {name: tuple(one.shape) for name, one in maps.items()} == dict.fromkeys(("class", "conv"), (2, 5, 3))
+    cit = timm.create_model("cit_tiny", img_size=64, teachers={"conv": "conv"}, **small, **options).eval()
+    images = torch.randn(2, 3, 40, 24)
+    fixed = timm.create_model("cit_tiny", img_size=(40, 24), teachers={"conv": "conv"}, **small).eval()
+    position = resample_abs_pos_embed(cit.pos_embed, [5, 3], [8, 8], num_prefix_tokens=cit.num_prefix_tokens)
+    fixed.load_state_dict({**cit.state_dict(), "pos_embed": position})
+    for name, one in attention_maps(cit, images).items():
+        torch.testing.assert_close(one, attention_maps(fixed, images)[name], atol=1e-5, rtol=1e-4)

@@ -93,7 +93,7 @@ def attention_maps(model: CiT | AdvisedViT, images: Float[Tensor, "n 3 h w"]) ->
     """Attention of each token to the patches in the last block, mean over the heads; sums to at most 1.
 
     What is left of 1 goes to the other tokens. The class token is left out where patches are pooled, and all of a
-    family whose attention is never held (BEiT) or whose patches have no fixed grid (NaFlex).
+    family whose attention is never held (BEiT) or whose patches have no grid (NaFlex).
     """
     advised = isinstance(model, AdvisedViT)
     whole: Any = model.model if advised else model
@@ -108,9 +108,11 @@ def attention_maps(model: CiT | AdvisedViT, images: Float[Tensor, "n 3 h w"]) ->
     finally:
         layer.fused_attn = fused
         hook.remove()
-    grid = getattr(model.patch_embed, "grid_size", None)
-    if not seen or grid is None:
+    # A model that takes images of any size keeps the grid of the size that it was made for.
+    grid_of = getattr(model.patch_embed, "dynamic_feat_size", None)
+    if not seen or grid_of is None:
         return {}
+    grid = grid_of(tuple(images.shape[-2:]))
     weights = seen[0].mean(dim=1)  # n l l
     places = model.places(weights.shape[1]) if advised else {name: i for i, name in enumerate(model.token_names)}  # type: ignore[union-attr, operator]
     patches = slice(whole.num_prefix_tokens, whole.num_prefix_tokens + grid[0] * grid[1])
