@@ -15,8 +15,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from coadvise.errors import RunError
-from coadvise.run.folder import read_metrics
+from coadvise.run.folder import RunFolder, read_metrics
 from coadvise.run.pictures import read_pictures
+from coadvise.run.tracking import Tracker
 from coadvise.system.progress import Display
 from coadvise.training.train import train
 
@@ -116,3 +117,9 @@ def test_trackers_are_shown_mistakes_and_the_confusion_matrix(tmp_path: Path, mo
         with Image.open(io.BytesIO(base64.b64decode(one.jpeg))) as picture:
             square = np.asarray(picture.convert("RGB").resize((112, 112), Image.Resampling.BICUBIC))
         assert np.abs(strip[:, 112 * place : 112 * (place + 1)] - square).mean() < 2
+
+
+def test_nothing_is_drawn_where_nobody_takes_images(tmp_path: Path) -> None:
+    tracker = Tracker(RunFolder(tmp_path), "tiny", active=True)
+    tracker.evaluation(5, 1, {"accuracy/class": 0.5}, None)
+    tracker.images(5, lambda: pytest.fail("drawn for nobody"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -56,11 +56,12 @@ class Tracker:
         self._plot(step, {f"val/{name}": value for name, value in metrics.items()})
         self._plot(step, {f"val_ema/{name}": value for name, value in (ema or {}).items()})
 
-    def images(self, step: int, images: Mapping[str, Sequence[UInt8[np.ndarray, "h w 3"]]]) -> None:
-        """Images by name, all of a name of one size, for the trackers that take images.
+    def images(self, step: int, draw: Callable[[], Mapping[str, Sequence[UInt8[np.ndarray, "h w 3"]]]]) -> None:
+        """Images by name, all of a name of one size, for the trackers that take images; drawn where there are any.
 
         Nothing is done where nothing else was logged: a tracker that is started anew would drop what it has of `step`.
         """
+        images = draw() if self._started else {}
         for name, tracker in zip(self._wanted, self._started or (), strict=False):
             with self._told(name):
                 for title, several in images.items():

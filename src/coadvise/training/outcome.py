@@ -117,7 +117,7 @@ def run_result(
         if isinstance(seen, Answers) and setup.accelerator.is_main_process:
             pictures = pictures_of(seen, val_source)
             write_pictures(setup.folder.pictures, pictures)
-            setup.tracker.images(count.step, tracked_images(seen, pictures))
+            setup.tracker.images(count.step, lambda: tracked_images(seen, pictures))
             looks_of(student, seen, val_source, recipe.data, setup.accelerator.device).write(setup.folder.looks)
     return RunResult(
         name=recipe.name,
