@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 import xml.etree.ElementTree as ElementTree
 
 import matplotlib
@@ -117,3 +118,14 @@ def test_an_explosion_does_not_press_the_losses_of_a_range_test_flat() -> None:
     assert bottom < 1.1 and 2.0 < top < 3.0
     axes.figure.draw_without_rendering()
     assert {"0.0001", "0.001", "1"} <= {text.get_text() for text in axes.get_xticklabels()}
+
+
+@pytest.mark.parametrize("said", ["Glyph 26085 missing from font(s)", 'Creating legend with loc="best" can be slow'])
+def test_what_matplotlib_says_of_itself_is_not_shown(said: str) -> None:
+    def build() -> Figure:
+        warnings.warn(said, UserWarning, stacklevel=1)
+        return Figure()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw("x", "", build)

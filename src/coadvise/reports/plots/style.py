@@ -78,6 +78,7 @@ def draw(name: str, alt: str, build: Callable[[], Figure]) -> Drawing:
     """Build a figure and render it twice. `name` must be a word: it prefixes the ids inside the SVG."""
     with matplotlib.rc_context(_RC | {"svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser's own fonts have it
+        warnings.filterwarnings("ignore", message="Creating legend .* can be slow")  # of a second, on a busy machine
         figure = build()
         png, svg = io.BytesIO(), io.StringIO()
         box: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.06}
