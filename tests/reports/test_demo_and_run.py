@@ -273,6 +273,7 @@ def test_divergences_that_cannot_be_told_apart_are_left_out(tmp_path: Path) -> N
         result["final"][f"kl/{token}|{teacher}"] = result["final"].pop(key)
     path.write_text(json.dumps(result))
     page = check_page(run_report(tmp_path / "run").read_text())
+    assert "1 finished run, " in page.text
     shown = {tuple(row[1:3]): row[3:] for row in page.rows if row[0] == "run" and len(row) == 5}
     assert shown["conv", "conv"] == shown["inv", "conv"] == ["–", "–"]
     assert shown["conv", "class"] == [f"{result['final'][k]:.3f}" for k in ("kl/conv|class", "kl/class|conv")]
