@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.recipes import CNN, INN, tiny, with_weights
@@ -11,9 +12,11 @@ from helpers.runs import assert_same_run, interrupted, run
 
 from coadvise.checkpoints.trained import load_trained
 from coadvise.data.sources.opening import open_sources
+from coadvise.errors import RecipeError
 from coadvise.evaluation.inference import evaluate_trained
 from coadvise.recipe.schema import Recipe
 from coadvise.run.result import RunResult
+from coadvise.training.baselines import require_names
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +86,18 @@ def test_what_cannot_be_probed_stops_no_run(school: Path, tmp_path: Path, monkey
 def test_runs_without_given_weights_measure_nothing(tmp_path: Path) -> None:
     found = run(tiny(tmp_path / "run", {"schedule.epochs": 1, "schedule.warmup_epochs": 0}))
     assert found.baselines is None and not (tmp_path / "run" / "baselines").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "of"),
+    [
+        ("average", {}, "the mean of all outputs"),
+        ("labels", {"run.baselines": ["auto", "labels"]}, "the student without its teachers"),
+        ("student", {"student.checkpoint": "x.safetensors"}, "the linear probe of what the student starts from"),
+    ],
+)
+def test_names_of_what_else_a_run_has(name: str, changes: dict[str, Any], of: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=f"'{name}' is the name of {of}.* here; give the teacher or token another"):
+        run(tiny(tmp_path / "run", changes, teachers={name: CNN}))
+    assert not (tmp_path / "run").exists()
+    require_names(tiny(tmp_path, teachers={"labels": CNN, "student": CNN}), {"labels", "student"})

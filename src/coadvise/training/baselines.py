@@ -19,14 +19,14 @@ from ..checkpoints.build import build_student, takes_tokens
 from ..checkpoints.model_file import read_header, save_model, weights_file
 from ..data.sources.base import ImageSource
 from ..data.views.augment import preserved_generators
-from ..errors import CoadviseError, ModelError, out_of_memory
+from ..errors import CoadviseError, ModelError, RecipeError, out_of_memory
 from ..evaluation.features import classifiers
 from ..evaluation.probe import as_classifier, images_per_s, images_to_see, linear_probe, with_head
 from ..evaluation.several_probe import SeveralProbeFit, probe_of_several
 from ..models.stated import Stated, stated
 from ..models.students import as_student, classifier_of
 from ..models.teachers import FrozenTeacher
-from ..names import TOP1
+from ..names import AVERAGE, TOP1
 from ..recipe.address import address
 from ..recipe.schema import Advice, Data, Loss, Recipe
 from ..recipe.teacher import teacher_recipe
@@ -37,6 +37,22 @@ from ..system.progress import Display
 STUDENT, LABELS = "student", "labels"
 Sources = tuple[ImageSource, ImageSource]
 """Training and validation images."""
+
+
+def require_names(recipe: Recipe, names: Container[str]) -> None:
+    """Refuse names of teachers and tokens under which a run's result or its folder holds something else.
+
+    Raises:
+        RecipeError: there is such a name.
+    """
+    taken = {} if recipe.loss.tokens == "single" else {AVERAGE.partition("/")[2]: "the mean of all outputs"}
+    if {*recipe.run.baselines} - {LABELS} and (recipe.student.pretrained or recipe.student.checkpoint):
+        taken[STUDENT] = "the linear probe of what the student starts from"
+    if LABELS in recipe.run.baselines:
+        taken[LABELS] = "the student without its teachers (run.baselines=labels)"
+    for name, what in taken.items():
+        if name in names:
+            raise RecipeError(f"'{name}' is the name of {what} here; give the teacher or token another one")
 
 
 def measure_baselines(

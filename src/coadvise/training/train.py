@@ -33,7 +33,7 @@ from ..run.tracking import require_trackers
 from ..system.locks import one_at_a_time
 from ..system.progress import Display
 from .advising import stored_or_live
-from .baselines import measure_baselines
+from .baselines import measure_baselines, require_names
 from .failures import explained
 from .fitting import fit_epochs
 from .labels import asks_for_labels, with_labels_alone, without_teachers
@@ -92,6 +92,7 @@ def _train(
     accelerator = start_processes(recipe.run, recipe.optim)
     display = display or Display(quiet=not accelerator.is_main_process)
     instead = asks_for_labels(recipe, student is not None, bool(recipe.teachers or teachers))
+    require_names(recipe, {*recipe.teachers, *teachers, *recipe.tokens()})
     own = [f"teachers.{name}" for name in teachers] + ([] if student is None else ["student"])
     recipe = settled(recipe, folder, accelerator, display, own)
     recipe = as_fitted_before(recipe, folder)
