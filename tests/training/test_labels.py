@@ -77,10 +77,21 @@ def test_the_recipe_without_teachers_keeps_everything_else(tmp_path: Path) -> No
     assert labels_recipe(own, tmp_path / "x", takes_tokens=False).tokens() == own.tokens()
 
 
+def test_warm_up_stays_shorter_than_the_epochs(tmp_path: Path) -> None:
+    changes = {"schedule.epochs": 2, "schedule.warmup_epochs": 1.9, "schedule.head_epochs": 1, "data.unlabelled": "x"}
+    whole = tiny(tmp_path, changes, teachers={"conv": CNN})
+    for shorter in (1.0, 1.2, 1.25, 1.74, 2.5):
+        found = labels_recipe(whole, tmp_path / "x", True, shorter).schedule
+        assert found.epochs == round(2 * shorter)
+        assert found.warmup_epochs / found.epochs == pytest.approx(1.9 / 2) and found.head_epochs < found.epochs
+
+
 def test_where_it_says_nothing_it_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     recipe = tiny(tmp_path / "run", {"run.baselines": "labels"})
     with pytest.raises(RecipeError, match="has no teachers: it is the run itself"):
         run(recipe)
+    with pytest.raises(RecipeError, match="without them it would learn nothing"):
+        run(tiny(tmp_path / "run", {"run.baselines": "labels", "loss.label_weight": 0}, teachers={"conv": CNN}))
     advised = tiny(tmp_path / "run", {"run.baselines": "labels"}, teachers={"conv": CNN})
     with pytest.raises(RecipeError, match="given from Python"):
         train(advised, student=nn.Linear(3, 10), display=QUIET)

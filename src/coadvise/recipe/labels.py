@@ -30,9 +30,12 @@ def labels_recipe(recipe: Recipe, output: Path, takes_tokens: bool, shorter: flo
     if recipe.data.unlabelled is not None:
         content["data"]["unlabelled"] = None
         schedule = recipe.schedule
+        epochs = max(round(schedule.epochs * shorter), 1)
+        # Parts of the epochs as they were rounded: what fits into a schedule fits into this one.
+        part = epochs / schedule.epochs
         content["schedule"] |= {
-            "epochs": max(round(schedule.epochs * shorter), 1), "warmup_epochs": schedule.warmup_epochs * shorter,
-            "head_epochs": round(schedule.head_epochs * shorter),
+            "epochs": epochs, "warmup_epochs": schedule.warmup_epochs * part,
+            "head_epochs": round(schedule.head_epochs * part),
         }  # fmt: skip
         content["run"]["eval_every"] = max(round(recipe.run.eval_every * shorter), 1)
     return recipe_from(content, where="run.baselines=labels")

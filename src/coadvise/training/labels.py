@@ -32,6 +32,11 @@ def asks_for_labels(recipe: Recipe, given: bool, teachers: bool) -> bool:
         raise RecipeError(
             f"run.baselines=labels, but recipe {recipe.name} has no teachers: it is the run itself; leave it out"
         )
+    if recipe.loss.label_weight == 0:
+        raise RecipeError(
+            "run.baselines=labels, but with loss.label_weight=0 the student learns from its teachers alone: without "
+            "them it would learn nothing; leave run.baselines=labels out, or give the labels a weight"
+        )
     if given:
         raise RecipeError(
             "run.baselines=labels trains the recipe's own student anew, and this one was given from Python; leave it "
