@@ -92,3 +92,60 @@ def test_attention_is_computed_from_three_products(kind: dict, products: int, fa
     assert (kinds["MatMul"], kinds["Mul"]) == (products, factors)
     weights = {tensor.name for tensor in graph.initializer}
     assert sum(node.op_type == "MatMul" and node.input[1] in weights for node in graph.node) == products - 2
+
+
+def attention_by_nodes(read_again: bool, turned: bool) -> "onnx.ModelProto":
+    """(q · c) (k · c)ᵀ in the steps of PyTorch's exporter, of 5 tokens in 2 heads of width 4.
+
+    Args:
+        read_again: whether the scaled queries are an output, too.
+        turned: whether keys are turned within heads; otherwise over all heads at once, which is another product.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    generator = np.random.default_rng(0)
+    middle = (-1, 5, WIDTH) if turned else (-1, WIDTH, 5)
+    tensors = {
+        "weight": generator.standard_normal((8, 8), dtype=np.float32), "bias": np.arange(8, dtype=np.float32),
+        "c": np.float32(0.5), "apart": np.array([-1, 5, HEADS, WIDTH]), "together": np.array(middle),
+        "heads": np.array([-1, HEADS, WIDTH, 5]),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["flat"]),
+        helper.make_node("Reshape", ["flat", "apart"], ["parts"]),
+        helper.make_node("Transpose", ["parts"], ["q"], perm=[0, 2, 1, 3]),
+        helper.make_node("Mul", ["q", "c"], ["scaled"]),
+        helper.make_node("Reshape", ["k", "together"], ["rows"]),
+        helper.make_node("Transpose", ["rows"], ["columns"], perm=[0, 2, 1]),
+        helper.make_node("Reshape", ["columns", "heads"], ["keys"]),
+        helper.make_node("Mul", ["keys", "c"], ["scaled_keys"]),
+        helper.make_node("MatMul", ["scaled", "scaled_keys"], ["scores"]),
+        *([helper.make_node("Identity", ["scaled"], ["again"])] if read_again else []),
+    ]
+    values = {"x": ["b", 5, 8], "k": ["b", HEADS, 5, WIDTH], "scores": ["b", HEADS, 5, 5]}
+    values |= {"again": ["b", HEADS, 5, WIDTH]} if read_again else {}
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values.items()]
+    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()]
+    graph = helper.make_graph(nodes, "attention", infos[:2], infos[2:], initializers)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    return onnx.shape_inference.infer_shapes(made)
+
+
+@pytest.mark.parametrize("read_again", [False, True], ids=["once", "read-again"])
+@pytest.mark.parametrize("turned", [True, False], ids=["turned", "moved"])
+def test_what_only_looks_like_attention_stays_what_it_is(read_again: bool, turned: bool) -> None:
+    onnx_ir = pytest.importorskip("onnx_ir")
+    before = attention_by_nodes(read_again, turned)
+    model = onnx_ir.from_proto(before)
+    tidy(model)
+    after = onnx_ir.to_proto(model)
+    generator = np.random.default_rng(1)
+    given = {"x": (3, 5, 8), "k": (3, HEADS, 5, WIDTH)}
+    given = {name: generator.standard_normal(shape, dtype=np.float32) for name, shape in given.items()}
+    answers = [
+        onnxruntime.InferenceSession(one.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, given)
+        for one in (before, after)
+    ]
+    for old, new in zip(*answers, strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-5)

@@ -11,6 +11,7 @@ PyTorch's exporter writes down what PyTorch does. Two things in it keep engines 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,10 @@ def _split(graph: ir.Graph, node: ir.Node) -> None:
         return
     shape = _constant(reshape.inputs[1])
     parts = _parts(node)
-    if shape is None or shape.size != 5 or parts is None or linear.weight.shape[1] % shape[2]:
+    # The last three axes have to be those of the product alone: then it is regrouped, and not moved.
+    if shape is None or shape.size != 5 or parts is None or (shape[2:] < 1).any():
+        return
+    if shape[2:].prod() != linear.weight.shape[1]:
         return
     width = linear.weight.shape[1] // int(shape[2])
     for number, old in parts.items():
@@ -131,7 +135,7 @@ def _scale_weights(graph: ir.Graph, node: ir.Node) -> None:
     heads = _made_by(query, "Transpose")
     flat = None if heads is None else _made_by(heads.inputs[0], "Reshape")
     linear = None if flat is None else _linear(flat.inputs[0])
-    chain = [] if heads is None or flat is None else [query, heads.inputs[0], flat.inputs[0]]
+    chain = [] if heads is None or flat is None else [node.inputs[0], query, heads.inputs[0], flat.inputs[0]]
     if flat is not None and linear is not None and all(map(_read_once, chain)):
         bias = None if linear.bias is None else linear.bias * scale
         product = _product(graph, flat, _Linear(linear.source, linear.weight * scale, bias))
@@ -157,7 +161,17 @@ def _turned(value: ir.Value) -> ir.Value | None:
     turn = None if last is None else _made_by(last.inputs[0], "Transpose")
     first = None if turn is None or _perm(turn) != [0, 2, 1] else _made_by(turn.inputs[0], "Reshape")
     source = None if first is None else first.inputs[0]
-    return source if source is not None and source.shape is not None and len(source.shape) == 4 else None
+    if first is None or source is None or source.shape is None or len(source.shape) != 4:
+        return None
+    n, width = list(source.shape)[2:]
+    regrouped = [] if first.outputs[0].shape is None else list(first.outputs[0].shape)
+    apart = [] if value.shape is None else list(value.shape)
+    return None if _differ(regrouped[1:], [n, width]) or _differ(apart[2:], [width, n]) else source
+
+
+def _differ(sides: Sequence[object], others: Sequence[object]) -> bool:
+    """Whether two shapes cannot be the same; sides that are computed while it runs can be any."""
+    return any(isinstance(x, int) and isinstance(y, int) and x != y for x, y in zip(sides, others, strict=False))
 
 
 def _product(graph: ir.Graph, before: ir.Node, linear: _Linear) -> ir.Value:
