@@ -26,6 +26,8 @@ from .splits import pick_split
 class HuggingFace:
     """One split of a `datasets.Dataset` with an Image and a ClassLabel (or plain label) column."""
 
+    class_names: tuple[str, ...] = ()
+
     def __init__(self, dataset: Any, where: str, columns: Columns) -> None:
         import datasets
 
@@ -40,7 +42,7 @@ class HuggingFace:
             dataset = dataset.cast_column(self.image_column, datasets.Image(decode=False))
         self.dataset = dataset.select_columns([self.image_column])
         if not columns.labelled:
-            self.labels, self.class_names = np.full(len(dataset), -1, dtype=np.int64), ()
+            self.labels = np.full(len(dataset), -1, dtype=np.int64)
             return
         values = label_column(dataset.select_columns([name]).with_format("arrow")[:].column(name), name, where)
         feature = features[name]

@@ -37,6 +37,7 @@ class Parquet:
     """
 
     sets: Bool[np.ndarray, "m k"] | None = None
+    class_names: tuple[str, ...] = ()
 
     def __init__(self, files: Sequence[Path], columns: Columns = Columns()) -> None:
         self.files = [str(file) for file in files]
@@ -61,7 +62,7 @@ class Parquet:
 
     def _read_labels(self, columns: Columns, names: tuple[str, ...] | None) -> None:
         if not columns.labelled:
-            self.labels, self.class_names = np.full(len(self), -1, dtype=np.int64), ()
+            self.labels = np.full(len(self), -1, dtype=np.int64)
             return
         if columns.several:
             self.labels, self.sets, self.class_names = self._several(names)

@@ -39,6 +39,7 @@ class PathTable:
     """
 
     sets: Bool[np.ndarray, "m k"] | None = None
+    class_names: tuple[str, ...] = ()
 
     def __init__(self, file: Path, split: str | None = None, columns: Columns = Columns()) -> None:
         self.file = file
@@ -60,7 +61,7 @@ class PathTable:
         self._require_paths(image, rows)
         kept = [Coded(column.codes[rows], column.values) for column in marked]
         if not columns.labelled:
-            self.labels, self.class_names = np.full(len(rows), -1, dtype=np.int64), ()
+            self.labels = np.full(len(rows), -1, dtype=np.int64)
         elif columns.several:
             self.labels, self.sets, self.class_names = self._several(kept, labels, rows, split)
         else:
