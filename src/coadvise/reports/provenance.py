@@ -31,7 +31,8 @@ def provenance_section(runs: Sequence[tuple[str, str, RunResult | Measurement]])
     columns = ["Arm", "Run", "Seed", "Recipe", "Time", "Steps", "Images seen", "Date (UTC)", "Machine"]
     total = sum(run.seconds for *_, run in runs)
     commands = list(dict.fromkeys(str(run.provenance.get("command", "")) for *_, run in runs))
-    parts: list[Part] = [Text(f"{len(runs)} finished run{'s' * (len(runs) != 1)}, {duration(total)} of training in all.")]
+    finished = "1 finished run" if len(runs) == 1 else f"{len(runs)} finished runs"
+    parts: list[Part] = [Text(f"{finished}, {duration(total)} of training in all.")]
     if any(commands):
         parts += [Text("Commands:"), Text("\n".join(filter(None, commands)), "code")]
     parts.append(Table("Runs; “Recipe” is the first 12 digits of its fingerprint", columns, rows, "lllllrrll"))
