@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import RunError, did_you_mean
+from ..errors import RunError, nearest
 from .int8_file import INT8
 from .job import Target
 from .onnx_file import ONNX
@@ -21,5 +21,5 @@ def target_named(name: str) -> Target:
         RunError: there is none.
     """
     if name not in TARGETS:
-        raise RunError(f"--to is '{name}', must be one of {', '.join(TARGETS)}{did_you_mean(name, TARGETS)}")
+        raise RunError(f"--to is '{name}', must be one of {', '.join(TARGETS)}{nearest(name, TARGETS)}")
     return TARGETS[name]
