@@ -91,6 +91,19 @@ def test_weights_that_were_made_go_where_no_recipe_comes_of_them(
     assert (teacher.model, teacher.checkpoint, teacher.bias) == ("resnet10", "new-conv.safetensors", "conv")
 
 
+def test_a_student_that_takes_no_tokens_is_refused_before_images_are_looked_at() -> None:
+    for model in ("resnet18", "swin_tiny_patch4_window7_224"):
+        save_file({"x": torch.zeros(1)}, f"{model}.safetensors")
+        words = rf"^--student-checkpoint {model}\.safetensors: .* is no ViT with a sequence of tokens .*--checkpoint$"
+        with pytest.raises(RecipeError, match=words):
+            init("gone", None, Path("new.yaml"), 0.5, None, f"{model}.safetensors", 100, None)
+    for settings in (None, ["loss.tokens=single"]):  # either goes on to look for the images
+        model = "resnet18" if settings else "vit_tiny_patch16_224"
+        save_file({"x": torch.zeros(1)}, f"{model}.safetensors")
+        with pytest.raises(CoadviseError, match="gone does not exist"):
+            init("gone", settings, Path("new.yaml"), 0.5, None, f"{model}.safetensors", 100, None)
+
+
 def test_a_student_with_weights_is_fine_tuned(
     write_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import timm
 import torch
 from timm.models import get_pretrained_cfg
 
+from ..checkpoints.build import takes_tokens
 from ..checkpoints.naming import NamedFile, named_file
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
 from ..data.survey import Duplicates, Survey, find_duplicates, survey
-from ..errors import DataError, NoWeights
+from ..errors import DataError, NoWeights, RecipeError
 from ..evaluation.probed import probed_teacher
+from ..models.advised import why_no_tokens
 from ..models.bias import bias_of
 from ..models.hub import require_reachable
 from ..recipe.commented import commented
@@ -182,18 +185,35 @@ def _removed_after_failure(made: Path) -> Iterator[None]:
         raise
 
 
-def require_sound(settings: Sequence[str], source: str, *checkpoints: str | None) -> None:
+def require_sound(settings: Sequence[str], source: str, checkpoint: str | None, student_checkpoint: str | None) -> None:
     """Refuse settings and weights that cannot be used, before images are looked at; settings of teachers come later.
 
     Raises:
-        RecipeError, CheckpointError: see `recipe_from` and `named_file`.
+        RecipeError, CheckpointError: see `recipe_from` and `named_file`; or a student that takes no advised tokens.
     """
     content: dict[str, Any] = {"name": "x", "data": {"source": source}}
     given = [apply_setting(content, text) for text in settings if not text.strip().startswith("teachers")]
     recipe_from(content, "the settings", given)
-    for checkpoint in checkpoints:
-        if checkpoint is not None:
-            named_file(checkpoint)
+    if checkpoint is not None:
+        named_file(checkpoint)
+    if student_checkpoint is not None:
+        model = named_file(student_checkpoint).model
+        if "loss.tokens" not in asked_for(settings) and (reason := _why_no_student(model)):
+            raise RecipeError(
+                f"--student-checkpoint {student_checkpoint}: {reason}; give weights of a ViT of timm's, or those of a "
+                "teacher with --checkpoint"
+            )
+
+
+def _why_no_student(model: str) -> str:
+    """Why a network of that name takes no advised tokens; empty where it does, or where only its weights tell."""
+    if takes_tokens(model) or not timm.is_model(model):
+        return ""
+    try:
+        with torch.device("meta"):
+            return why_no_tokens(timm.create_model(model))
+    except Exception:  # third-party code, some of which needs data to be made
+        return ""
 
 
 @dataclass(frozen=True)
