@@ -12,6 +12,7 @@ from coadvise.run.result import (
     Baselines,
     Best,
     DataFacts,
+    EarlyStop,
     Probe,
     RunResult,
     StudentFacts,
@@ -97,6 +98,16 @@ def test_a_student_at_chance_is_told_so(tmp_path: Path) -> None:
     assert said.advice[0].startswith("near guessing: train longer")
     worse = verdict_of(result(35 / 175), tmp_path)
     assert worse is not None and "no better than guessing" in worse.headline
+
+
+def test_a_run_that_stopped_early_is_told_to_be_patient() -> None:
+    """It would stop there again, with however many epochs."""
+    chance = replace(result(0.1), epochs=2, stopped_early=EarlyStop(4, 1))
+    found = verdict_of(chance, Path("run"))
+    assert found is not None
+    (said, *_) = found.advice
+    assert "schedule.patience=2" in said and "schedule.epochs" not in said
+    assert EarlyStop(4, 1).in_vain == "1 evaluation was" and EarlyStop(4, 3).in_vain == "3 evaluations in a row were"
 
 
 def test_a_teacher_that_this_run_did_not_train_has_no_folder_to_use(tmp_path: Path) -> None:

@@ -138,8 +138,8 @@ def _lead(result: RunResult | None, said: Verdict | None) -> list[str]:
         sentences.append(f"It took {duration(result.seconds)} for {count(result.steps)} steps, {speed} images/s.")
     if (early := result.stopped_early) is not None:
         sentences.append(
-            f"It stopped early, after {count(result.epochs)} of {count(early.planned)} epochs: {early.patience} "
-            "evaluations in a row were no better than the best."
+            f"It stopped early, after {count(result.epochs)} of {count(early.planned)} epochs: "
+            f"{early.in_vain} no better than the best."
         )
     picked = "being picked on these very images, it is no fair estimate."
     if not result.delivered:

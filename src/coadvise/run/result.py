@@ -214,6 +214,11 @@ class EarlyStop:
     planned: int
     patience: int
 
+    @property
+    def in_vain(self) -> str:
+        """The evaluations without a better answer, in words."""
+        return "1 evaluation was" if self.patience == 1 else f"{self.patience} evaluations in a row were"
+
 
 @dataclass(frozen=True)
 class SeveralFacts:

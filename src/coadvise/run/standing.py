@@ -197,7 +197,9 @@ def _rivals_of_several(result: RunResult, folder: Path) -> list[_Rival]:
 
 
 def _longer(result: RunResult, folder: Path) -> str:
-    words = ["coadvise", "train", str(folder / "recipe.yaml"), f"schedule.epochs={2 * result.epochs}"]
+    early = result.stopped_early  # more epochs would end where these did
+    more = f"schedule.epochs={2 * result.epochs}" if early is None else f"schedule.patience={2 * early.patience}"
+    words = ["coadvise", "train", str(folder / "recipe.yaml"), more]
     return f"train longer (`{shlex.join([*words, f'run.output={folder}-longer'])}`)"
 
 

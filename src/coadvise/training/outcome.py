@@ -103,7 +103,7 @@ def run_result(
     if epochs < schedule.epochs and schedule.patience is not None:
         early = EarlyStop(schedule.epochs, schedule.patience)
         setup.display.say(
-            f"stopped early, after {epochs} of {schedule.epochs} epochs: {schedule.patience} evaluations in a row were "
+            f"stopped early, after {epochs} of {schedule.epochs} epochs: {early.in_vain} "
             f"no better than {count.best:.1%} after epoch {count.best_epoch}, whose weights are kept"
         )
     if last is None:  # resumed after the last evaluation was written, but not the result
