@@ -51,7 +51,7 @@ def without_speed(line: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in line.items() if key != "images_per_s"}
 
 
-def interrupted(recipe: Recipe, step: int) -> None:
+def interrupted(recipe: Recipe, step: int, **given: Any) -> None:
     """Train until Ctrl-C arrives within update `step`."""
     seen = 0
 
@@ -69,7 +69,7 @@ def interrupted(recipe: Recipe, step: int) -> None:
         return student
 
     with mock.patch("coadvise.training.student.build_student", built), pytest.raises(Interrupted, match="is saved"):
-        run(recipe)
+        run(recipe, **given)
 
 
 def photographs(root: Path, per_class: int) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.recipes import CNN, INN, tiny
-from helpers.runs import photographs, run
+from helpers.runs import interrupted, photographs, run
 from torch import nn
 
 from coadvise.data.sources.opening import open_sources
@@ -125,6 +125,20 @@ def test_what_cannot_teach_is_refused_before_anything_is_read(tmp_path: Path, ow
         with pytest.raises(ModelError, match=words):
             run(tiny(tmp_path / "run", {"data.source": source}), teachers=own)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_teacher_said_nothing_of_itself_goes_on(tmp_path: Path) -> None:
+    """As runs of an earlier version with a program of torch.export for a teacher: its weights are known only now."""
+
+    class Told:
+        digest = "a"
+
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1)[:, :10]
+
+    recipe = tiny(tmp_path / "run", {"schedule.epochs": 2, "schedule.warmup_epochs": 0, "loss.tokens": "single"})
+    interrupted(recipe, 6, teachers={"f": lambda x: x.flatten(1)[:, :10]})
+    assert run(recipe, resume=True, teachers={"f": Told()}).epochs == 2
 
 
 def test_a_function_that_states_a_digest_is_told_from_another(tmp_path: Path) -> None:

@@ -21,10 +21,13 @@ from torch.optim import Optimizer
 
 from ..checkpoints.writing import save_safetensors_atomic
 from ..errors import RunError, one_line
+from ..system.digests import digest
 from .processes import on_any_process
 from .saved import FORMAT, Numbers, does_not_fit, read_saved
 from .state import Counters, State
 
+# What is recorded of a teacher without weights.
+NOTHING = digest([])
 # Key of the recipe's fingerprint in a run's origin.
 RECIPE = "recipe"
 # An epoch that is not evaluated is saved when the last checkpoint is older than this.
@@ -146,6 +149,8 @@ class Checkpoint:
             )
         for what, before in numbers.origin.items():
             now = self._origin.get(what)
+            if before == NOTHING:  # a program as teacher had no weights in earlier versions
+                continue
             if now != before and what == RECIPE:
                 raise does_not_fit(self.path, f"it is of another recipe, whose fingerprint is {before} and not {now}")
             if now != before:
