@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 from timm.layers import resample_abs_pos_embed
 
 from coadvise.checkpoints.trained import load_trained
+from coadvise.errors import RunError
 from coadvise.evaluation.attention import attention_maps
 from coadvise.models.advised import add_tokens
 from coadvise.reports.run import run_report
@@ -35,6 +38,31 @@ def test_sure_hits_mistakes_and_images_on_which_tokens_disagree() -> None:
         (0, "surest hit"), (2, "surest hit"), (3, "surest mistake"), (4, "surest mistake"),
         (5, "tokens disagree"), (6, "tokens disagree"),
     ]  # fmt: skip
+
+
+def test_a_hundred_thousand_images_are_chosen_from_at_once() -> None:
+    generator = np.random.default_rng(0)
+    label, said = generator.integers(0, 1000, (2, 100_000))
+    sure = generator.random(100_000, dtype=np.float32)
+    one = Answers("d", tuple(map(str, range(1000))), np.arange(len(label)), label, {"class": said}, {"class": sure})
+    started = time.perf_counter()
+    (first, _), (second, _), *_ = chosen_looks(one)
+    assert time.perf_counter() - started < 5  # and not as the square of the images
+    hits = np.flatnonzero(label == said)
+    hits = hits[np.argsort(-sure[hits])]
+    assert first == hits[0] and second == next(row for row in hits if label[row] != label[first])
+
+
+ODD = ({}, {"class": []}, {"class": [[]]}, {"class": [[1], [1, 2]]}, {"x": [[1]]})
+
+
+@pytest.mark.parametrize("second", ODD, ids=str)
+def test_maps_that_no_run_wrote_are_refused(tmp_path: Path, second: dict[str, list[list[int]]]) -> None:
+    look = {"jpeg": "", "kind": "", "label": "", "answer": ""}
+    images = [look | {"maps": {"class": [[1]]}}, look | {"maps": second}]
+    (tmp_path / "attention.json").write_text(json.dumps({"images": images}))
+    with pytest.raises(RunError, match="no grids of the same tokens"):
+        Looks.read(tmp_path / "attention.json")
 
 
 def test_a_run_keeps_the_maps_of_its_weights(tmp_path: Path) -> None:

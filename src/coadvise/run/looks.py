@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter
 
+from ..errors import RunError
 from ..names import AVERAGE, CLASS
 from ..system.files import read_json, write_json
 from .answers import Answers
@@ -56,7 +57,14 @@ class Looks:
         Raises:
             RunError: the file is no JSON or has another form.
         """
-        return parsed(TypeAdapter(cls), read_json(path), path) if path.is_file() else cls()  # type: ignore[no-any-return]
+        if not path.is_file():
+            return cls()
+        found: Looks = parsed(TypeAdapter(cls), read_json(path), path)
+        grids = [grid for one in found.images for grid in one.maps.values()]
+        same = all(one.maps.keys() == found.images[0].maps.keys() for one in found.images)
+        if not same or not all(grid and grid[0] and len({len(row) for row in grid}) == 1 for grid in grids):
+            raise RunError(f"{path} holds maps that are no grids of the same tokens; it is written at the end of a run")
+        return found
 
 
 def chosen_looks(answers: Answers, each: int = EACH) -> Iterator[tuple[int, str]]:
@@ -69,8 +77,9 @@ def chosen_looks(answers: Answers, each: int = EACH) -> Iterator[tuple[int, str]
     for kind, at in ((HIT, right & ~apart), (MISTAKE, ~right), (APART, apart)):
         rows = [row for row in np.argsort(-answers.confidence[CLASS], kind="stable").tolist() if at[row]]
         rows = [row for row in rows if row not in taken]
-        classes = [answers.label[row] for row in rows]
-        again = [label in classes[:place] for place, label in enumerate(classes)]
-        rows = [row for _, row in sorted(zip(again, rows, strict=True), key=lambda one: one[0])][:each]
+        _, first = np.unique(answers.label[rows], return_index=True)  # of each class
+        firsts = set(first.tolist())
+        order = sorted(range(len(rows)), key=lambda place: place not in firsts)
+        rows = [rows[place] for place in order[:each]]
         taken |= set(rows)
         yield from ((row, kind) for row in rows)
