@@ -19,7 +19,7 @@ from coadvise.checkpoints.model_file import save_model
 from coadvise.checkpoints.teachers import build_teacher
 from coadvise.checkpoints.trained import load_trained
 from coadvise.errors import CheckpointError, CoadviseError, ModelError
-from coadvise.models.from_onnx import OnnxModel
+from coadvise.models.from_onnx import OnnxModel, _digest_of
 from coadvise.models.teachers import FrozenTeacher, Teachers
 from coadvise.recipe.schema import Teacher
 from coadvise.run.result import RunResult
@@ -321,6 +321,25 @@ def test_weights_outside_of_an_onnx_file_count(tmp_path: Path, name: str) -> Non
     content[0] ^= 1
     beside.write_bytes(content)
     assert not torch.equal(OnnxModel(path).file_digest, now)
+
+
+def test_a_location_that_no_file_of_a_model_has_is_passed_over(tmp_path: Path) -> None:
+    """Files of others name what they like: files elsewhere are not read, and no name is too long or broken."""
+    (tmp_path / "model").mkdir()
+    elsewhere, path = tmp_path / "elsewhere.bin", tmp_path / "model" / "m.onnx"
+    elsewhere.write_bytes(b"1")
+    for name in (str(elsewhere).encode(), b"../elsewhere.bin", b"x" * 5000, b"\0x", b"\xff", b"."):
+        length = [len(name)] if len(name) < 128 else [len(name) & 0x7F | 0x80, len(name) >> 7]
+        path.write_bytes(b"\x0a\x08location\x12" + bytes(length) + name)
+        assert _digest_of(path) == hashlib.sha256(path.read_bytes()).digest()
+
+
+@needs_onnx
+def test_an_onnx_file_of_ours_for_several_classes_is_no_teacher(tmp_path: Path) -> None:
+    said = {"format": "coadvise-export-1", "mean": "[0, 0, 0]", "std": "[1, 1, 1]", "classes": '["a", "b", "c", "d"]'}
+    path = onnx_file(tmp_path / "m.onnx", metadata=said | {"labels": "several"})
+    with pytest.raises(ModelError, match=r"any number of classes.*folder of the run"):
+        build_teacher("t", Teacher(model=f"onnx:{path}"), ("a", "b", "c", "d"))
 
 
 @needs_onnx

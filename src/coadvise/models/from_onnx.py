@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,6 +105,9 @@ class OnnxModel(nn.Module):
         return self  # a session cannot be copied, and nothing of it changes
 
 
+_OURS = "coadvise-export"
+
+
 def open_onnx(place: str, size: int | None = None) -> Found:
     """A classifier in an ONNX file. Files that `coadvise export` wrote say how they see images, and their classes.
 
@@ -111,13 +115,18 @@ def open_onnx(place: str, size: int | None = None) -> Found:
         size: side of the images, for a file that takes any.
 
     Raises:
-        ModelError: it cannot be read or run, or says something that cannot be.
+        ModelError: it cannot be read or run, gives an image any number of classes, or says something that cannot be.
     """
     path = Path(place)
     if not path.is_file():
         raise ModelError(f"onnx:{place}: there is no such file; check the path")
     model = OnnxModel(path)
     said = _said(model.metadata(), path)
+    if said.get("labels", "one") != "one":
+        raise ModelError(
+            f"{path} gives an image any number of classes, and ONNX files advise with one for each; give the folder of "
+            "the run that it was exported from"
+        )
     side = size or said.get("image_size") or 224
     height, width = model.image_size or (side, side)
     example = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0)) * 4 - 2
@@ -154,8 +163,10 @@ def _said(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
         if "image_size" in metadata:
             found["image_size"] = json.loads(metadata["image_size"])
             require(found["image_size"], int, "image_size", "it is a number of pixels", ModelError)
+        if metadata.get("format", "").startswith(_OURS) and "labels" in metadata:
+            found["labels"] = metadata["labels"]
     except (ValueError, RecursionError, ModelError) as error:
-        if metadata.get("format", "").startswith("coadvise-export"):
+        if metadata.get("format", "").startswith(_OURS):
             raise ModelError(f"{path} has damaged metadata ({one_line(error)}): export it again") from error
         return {}
     return found
@@ -177,8 +188,9 @@ def _digest_of(path: Path) -> bytes:
     content = path.read_bytes()
     total, usual = hashlib.sha256(content), f"{path.name}.data"
     for name in (usual, *sorted(_locations(content) - {usual})):
-        if (path.parent / name).is_file():
-            with (path.parent / name).open("rb") as file:
+        beside = os.path.join(path.parent, name)
+        if os.path.isfile(beside):
+            with open(beside, "rb") as file:
                 while part := file.read(1 << 20):
                     total.update(part)
     return total.digest()
@@ -195,7 +207,8 @@ def _locations(content: bytes) -> set[str]:
         length = high if not low else (low[0] & 0x7F) | high << 7
         with contextlib.suppress(UnicodeDecodeError, ValueError):
             found.add(content[entry.end() : entry.end() + length].decode())
-    return {name for name in found if name and "\0" not in name}
+    # What lies elsewhere, ONNX Runtime does not read.
+    return {name for name in found if name and not os.path.isabs(name) and ".." not in Path(name).parts}
 
 
 def _runtime() -> Any:
