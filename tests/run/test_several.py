@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
 from coadvise.errors import RunError
+from coadvise.run import several
 from coadvise.run.answers import Answers
 from coadvise.run.several import SeveralAnswers, average_precisions
 
@@ -41,6 +42,17 @@ def test_average_precision_with_equal_scores() -> None:
         assert found[i] == pytest.approx(average_precision_score(truth, score), abs=1e-12)
         assert found[i] == pytest.approx(by_definition(truth, score), abs=1e-12)
     assert average_precisions(np.zeros((0, 2), dtype=bool), np.zeros((0, 2))).shape == (2,)
+
+
+def test_many_classes_are_ranked_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = answers()
+    whole = average_precisions(one.truth, one.outputs["class"])
+    seen = []
+    part = several._average_precisions
+    monkeypatch.setattr(several, "AT_ONCE", 2 * 40 + 1)
+    monkeypatch.setattr(several, "_average_precisions", lambda *given: seen.append(given[0].shape) or part(*given))
+    np.testing.assert_array_equal(average_precisions(one.truth, one.outputs["class"]), whole)
+    assert seen == [(40, 2)] * 3
 
 
 def test_metrics_are_scikit_learns() -> None:

@@ -56,7 +56,7 @@ def several_metrics(
 
 
 class SeveralCollected:
-    """Logits, collected batch by batch on the device that computed them."""
+    """Logits, collected batch by batch in main memory: an accelerator has no room for those of many images."""
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Tensor]] = []
@@ -68,7 +68,8 @@ class SeveralCollected:
         row |= {f"output.{name}": z.float() for name, z in tokens.items()}
         if len(tokens) > 1:
             row["output.average"] = torch.stack([z.float() for z in tokens.values()]).mean(dim=0)
-        self._rows.append(row | {f"teacher.{name}": z.float() for name, z in advice.items()})
+        row |= {f"teacher.{name}": z.float() for name, z in advice.items()}
+        self._rows.append({name: values.cpu() for name, values in row.items()})
 
     def answers(self, data: str, classes: Sequence[str], gather: Gather = lambda rows: rows) -> SeveralAnswers:
         """All of them, over all processes, in the order of the images.

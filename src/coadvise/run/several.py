@@ -22,6 +22,8 @@ from ..system.files import write_atomic
 from .per_class import ClassCounts, macro_f1
 
 FORMAT = "coadvise-answers-several-1"
+AT_ONCE = 1 << 22
+"""Answers that are ranked at once, in some 50 bytes each: many classes of many images would not fit into memory."""
 
 
 def average_precisions(truth: Bool[np.ndarray, "n k"], score: Float[np.ndarray, "n k"]) -> Float64[np.ndarray, " k"]:
@@ -29,6 +31,13 @@ def average_precisions(truth: Bool[np.ndarray, "n k"], score: Float[np.ndarray, 
 
     Images of the same score come at once, as in scikit-learn's `average_precision_score`.
     """
+    n, k = truth.shape
+    few = max(AT_ONCE // max(n, 1), 1)
+    parts = [_average_precisions(truth[:, at : at + few], score[:, at : at + few]) for at in range(0, k, few)]
+    return np.concatenate([np.zeros(0), *parts])
+
+
+def _average_precisions(truth: Bool[np.ndarray, "n k"], score: Float[np.ndarray, "n k"]) -> Float64[np.ndarray, " k"]:
     order = np.argsort(-score, axis=0, kind="stable")
     score, hit = np.take_along_axis(score, order, axis=0), np.take_along_axis(truth, order, axis=0)
     n, k = truth.shape

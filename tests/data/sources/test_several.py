@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from coadvise.data.loader import EvalLoader, TrainLoader
-from coadvise.data.sources.base import ImageSource, class_sizes, sets_of
+from coadvise.data.sources.base import ImageSource, class_sizes, sets_of, strata
 from coadvise.data.sources.opening import open_source, open_sources
 from coadvise.errors import DataError, RecipeError
 from coadvise.recipe.data import Augmentation, Data
@@ -121,6 +121,18 @@ def test_targets_are_rows_of_marks_smoothed_and_mixed(folder: Path) -> None:
                 share = float((pixel - plain[other]) / (plain[index] - plain[other]))
                 options.append(np.abs(share * smooth[index] + (1 - share) * smooth[other] - target.numpy()).max())
         assert min(options) < 1e-4
+
+
+def test_images_are_kept_in_balance_by_their_rarest_class(folder: Path) -> None:
+    rng = np.random.default_rng(3)
+    rows = [[name for name in CLASSES if rng.random() < 0.3] for _ in range(60)]
+    (folder / "many.csv").write_text(
+        lines("image,label", *(f"{i % 6}.png,{'|'.join(one)}" for i, one in enumerate(rows)))
+    )
+    source = open_source(str(folder / "many.csv"), labels="several")
+    sizes = {name: sum(name in one for one in rows) for name in source.class_names}
+    rarest = [min(sorted(one), key=lambda name: sizes[name]) if one else None for one in rows]
+    assert strata(source).tolist() == [len(sizes) if n is None else source.class_names.index(n) for n in rarest]
 
 
 def test_parts_of_a_source_keep_their_sets(folder: Path) -> None:

@@ -50,7 +50,8 @@ def class_sizes(source: ImageSource) -> Int64[np.ndarray, " k"]:
     sets = sets_of(source)
     if sets is None:
         return np.bincount(source.labels, minlength=len(source.class_names))
-    return np.bincount(source.labels, minlength=len(sets)) @ sets.astype(np.int64)
+    counts = np.bincount(source.labels, minlength=len(sets))
+    return np.array([counts[there].sum() for there in sets.T], dtype=np.int64)
 
 
 def strata(source: ImageSource) -> Int64[np.ndarray, " n"]:
@@ -58,9 +59,9 @@ def strata(source: ImageSource) -> Int64[np.ndarray, " n"]:
     sets = sets_of(source)
     if sets is None:
         return source.labels
-    sizes = np.append(class_sizes(source), np.iinfo(np.int64).max)
-    rarest = np.where(np.column_stack([sets, np.ones(len(sets), dtype=bool)]), sizes, np.iinfo(np.int64).max)
-    return np.where(sets.any(axis=1), rarest.argmin(axis=1), sets.shape[1])[source.labels]
+    rarest_first = np.argsort(class_sizes(source), kind="stable")
+    rarest = rarest_first[sets[:, rarest_first].argmax(axis=1)]
+    return np.where(sets.any(axis=1), rarest, sets.shape[1])[source.labels]
 
 
 def encoded_bytes(source: ImageSource, index: int) -> bytes:

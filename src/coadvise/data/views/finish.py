@@ -111,7 +111,7 @@ class Finish:
         self.mean = torch.tensor(data.mean, device=device)
         self.std = torch.tensor(data.std, device=device)
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
-        self.sets = None if sets is None else torch.tensor(sets, dtype=torch.float32, device=device)
+        self.sets = None if sets is None else torch.tensor(sets, device=device)
         self._noise: Tensor | None = None
 
     def __call__(self, batch: Unfinished) -> Batch:
@@ -163,7 +163,7 @@ class Finish:
     def _one_hot(self, label: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
         """s/k on every class and another 1 − s on the label, as timm smooths; on each of several labels."""
         if self.sets is not None:
-            return self.sets[label] * (1 - self.smoothing) + self.smoothing / self.classes
+            return self.sets[label].float() * (1 - self.smoothing) + self.smoothing / self.classes
         target = torch.full((len(label), self.classes), self.smoothing / self.classes, device=self.device)
         return target.scatter_(1, label[:, None], 1 - self.smoothing + self.smoothing / self.classes)
 
