@@ -11,6 +11,7 @@ import functools
 import hashlib
 import platform
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -38,24 +39,33 @@ def bf16_is_faster() -> bool:
     """Whether this CPU takes clearly less time for training in bfloat16.
 
     The first call measures for about a second; the answer is remembered in the cache folder for this processor, version
-    of PyTorch and number of threads, so that runs on one machine all compute alike.
+    of PyTorch and number of threads, so that runs on one machine, and the processes of a run, all compute alike. Where
+    nothing can be remembered it is no.
     """
     if not has_bf16():
         return False
     processor = [cpu_info("model name") or platform.processor(), cpu_info("flags", "Features") or platform.machine()]
     key = "\0".join([*processor, torch.__version__, str(torch.get_num_threads())])
     path = cache_folder() / f"precision-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    # A cache folder that cannot be read or written to costs the second again, and nothing else.
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # processes that start together measure one after the other
             stack.enter_context(one_at_a_time(path.with_suffix(".lock")))
-        with contextlib.suppress(CoadviseError, OSError, KeyError, TypeError, ValueError):
-            known = read_json(path)
-            return float(known["bf16"]) <= _WORTH * float(known["fp32"])
+        if (known := _remembered(path)) is not None:
+            return known
         found = _measured()
-        with contextlib.suppress(CoadviseError, OSError):
+        try:
             write_json(path, {"bf16": found[torch.bfloat16], "fp32": found[torch.float32]})
+        except (CoadviseError, OSError):
+            return False  # the processes of a run could each find something else
     return found[torch.bfloat16] <= _WORTH * found[torch.float32]
+
+
+def _remembered(path: Path) -> bool | None:
+    try:
+        known = read_json(path)
+        return float(known["bf16"]) <= _WORTH * float(known["fp32"])
+    except (CoadviseError, OSError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _measured() -> dict[torch.dtype, float]:
