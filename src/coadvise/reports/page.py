@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ..system.files import write_atomic
 from .plots.style import Drawing
@@ -80,7 +81,13 @@ def html(page: Page) -> str:
     environment.filters["kind"] = lambda cell: getattr(cell, "kind", "")
     # Our own SVG is the only text that reaches the page unescaped; what it quotes was escaped when drawn.
     environment.filters["inline"] = lambda drawing: Markup(drawing.svg)
+    environment.filters["commands"] = _with_commands
     return environment.get_template("report.html.j2").render(page=page)
+
+
+def _with_commands(text: str) -> Markup:
+    """Text for a page, what stands between two backticks shown as a command."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def markdown(page: Page) -> str:
