@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import RunError
 from ..system.progress import Display
 from .arguments import Quiet, out
 
@@ -18,7 +19,9 @@ def export(
     images: Annotated[
         list[str] | None, typer.Option("--images", help="images to check it on; by default validation images")
     ] = None,
-    max_drop: Annotated[float, typer.Option(min=0, help="points of accuracy that int8 may lose")] = 0.5,
+    max_drop: Annotated[
+        float | None, typer.Option(min=0, help="points of accuracy that int8 may lose; 0.5 by default")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write the model so that it runs elsewhere; what was written is checked on real images first.
@@ -33,8 +36,11 @@ def export(
     from ..export.targets import target_named
 
     target = target_named(to)
+    if max_drop is not None and to != "int8":
+        raise RunError(f"--max-drop says what int8 may lose, and --to {to} loses nothing; leave it out")
     display = Display(quiet=quiet)
-    place, written = run(model, target, output, images=tuple(images or ()), max_drop=max_drop, display=display)
+    allowed = 0.5 if max_drop is None else max_drop
+    place, written = run(model, target, output, images=tuple(images or ()), max_drop=allowed, display=display)
     for line in written.lines:
         display.say(line)
     out.print(f"wrote {place}")
