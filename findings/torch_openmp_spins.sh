@@ -3,12 +3,11 @@
 #
 # Expected: a training with one thread for each core, beside as many other busy processes, has half of the machine: about
 #           half of its speed.
-# Happens:  the OpenMP library in PyTorch's Linux wheels (GCC's) lets a thread that has finished its part spin for some ten
-#           milliseconds before it sleeps. There are hundreds of such moments in a step, and a spinning thread holds the core
+# Happens:  the OpenMP library in PyTorch's Linux wheels (GCC's) lets a thread that has finished its part spin 300,000 times
+#           before it sleeps (its manual, GOMP_SPINCOUNT). A step has many such moments, and a spinning thread holds the core
 #           that the thread it waits for would need. No message, and every core is at 100 %.
 # Matters:  loader processes, a second run, a shared node: a step takes a multiple of its time, and the more so the busier.
-#           `GOMP_SPINCOUNT=2000` (about a tenth of a millisecond) or `OMP_WAIT_POLICY=passive` mends it; both are read
-#           once, when PyTorch is loaded.
+#           `GOMP_SPINCOUNT=2000` mends it; it is read once, when PyTorch is loaded.
 # Versions: torch 2.15.0, numpy 2.4.6, Python 3.11; no network is used. The figures are those of two cores.
 # Seen 2026-11-27:
 #   steps a second alone: 5.14; with GOMP_SPINCOUNT=2000: 4.86

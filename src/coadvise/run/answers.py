@@ -7,7 +7,8 @@ class, calibration, where the teachers know better, and the comparison of runs b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,63 @@ from ..system.files import write_atomic
 from .per_class import ClassCounts, class_counts
 
 FORMAT = "coadvise-answers-1"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file of answers holds: its tensors by name, and what is said of them."""
+
+    tensors: Mapping[str, np.ndarray]
+    data: str
+    classes: tuple[str, ...]
+    weights: str | None
+    epoch: int | None
+
+    def of(self, kind: str) -> dict[str, np.ndarray]:
+        """The tensors `KIND.NAME`, by NAME."""
+        return {name.partition(".")[2]: x for name, x in self.tensors.items() if name.startswith(f"{kind}.")}
+
+
+def write_answers(
+    path: Path,
+    form: str,
+    tensors: Mapping[str, np.ndarray],
+    data: str,
+    classes: Sequence[str],
+    weights: str | None,
+    epoch: int | None,
+) -> None:
+    """Write a file of answers atomically.
+
+    Args:
+        form: the file's format, with its version.
+
+    Raises:
+        WriteError: the folder cannot be written to, or the disk is full.
+    """
+    of = {} if weights is None else {"weights": weights, "epoch": epoch}
+    facts = json.dumps({"data": data, "classes": classes, **of}, ensure_ascii=True)
+    plain = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
+    write_atomic(path, save(plain, {"coadvise": json.dumps({"format": form}), "facts": facts}))
+
+
+@contextmanager
+def stored_answers(path: Path) -> Iterator[Stored]:
+    """The content of a file of answers; what the block finds wrong with it (ValueError, KeyError) is said of the file.
+
+    Raises:
+        RunError: it is missing, damaged or of another form.
+    """
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            facts = json.loads((file.metadata() or {})["facts"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        of = (None, None) if facts.get("weights") is None else (str(facts["weights"]), int(facts["epoch"]))
+        yield Stored(tensors, str(facts["data"]), tuple(str(name) for name in facts["classes"]), *of)
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing; it is written at the end of a run") from error
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} cannot be read as answers ({error}); it is written at the end of a run") from error
 
 
 @dataclass(frozen=True)
@@ -69,10 +127,7 @@ class Answers:
             tensors[f"output.{name}"] = values.astype(np.int32)
             tensors[f"confidence.{name}"] = self.confidence[name].astype(np.float32)
         tensors |= {f"teacher.{name}": values.astype(np.int32) for name, values in self.teachers.items()}
-        of = {} if self.weights is None else {"weights": self.weights, "epoch": self.epoch}
-        facts = json.dumps({"data": self.data, "classes": self.classes, **of}, ensure_ascii=True)
-        plain = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
-        write_atomic(path, save(plain, {"coadvise": json.dumps({"format": FORMAT}), "facts": facts}))
+        write_answers(path, FORMAT, tensors, self.data, self.classes, self.weights, self.epoch)
 
     @classmethod
     def read(cls, path: Path) -> Answers:
@@ -81,23 +136,13 @@ class Answers:
         Raises:
             RunError: it is missing, damaged or of another form.
         """
-        try:
-            with safe_open(str(path), framework="numpy") as file:
-                facts = json.loads((file.metadata() or {})["facts"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            of = lambda kind: {n.partition(".")[2]: v for n, v in tensors.items() if n.startswith(f"{kind}.")}
-            classes = tuple(str(name) for name in facts["classes"])
+        with stored_answers(path) as one:
             found = cls(
-                str(facts["data"]), classes, tensors["index"].astype(np.int64), tensors["label"].astype(np.int64),
-                {name: values.astype(np.int64) for name, values in of("output").items()}, of("confidence"),
-                {name: values.astype(np.int64) for name, values in of("teacher").items()},
-                *((None, None) if facts.get("weights") is None else (str(facts["weights"]), int(facts["epoch"]))),
+                one.data, one.classes, one.tensors["index"].astype(np.int64), one.tensors["label"].astype(np.int64),
+                {name: values.astype(np.int64) for name, values in one.of("output").items()}, one.of("confidence"),
+                {name: values.astype(np.int64) for name, values in one.of("teacher").items()}, one.weights, one.epoch,
             )  # fmt: skip
             found._require_sound()
-        except FileNotFoundError as error:
-            raise RunError(f"{path} is missing; it is written at the end of a run") from error
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{path} cannot be read as answers ({error}); it is written at the end of a run") from error
         return found
 
     def _require_sound(self) -> None:

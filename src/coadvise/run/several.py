@@ -6,19 +6,15 @@ how each class was answered.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from ..errors import RunError
 from ..names import CLASS
-from ..system.files import write_atomic
+from .answers import stored_answers, write_answers
 from .per_class import ClassCounts, macro_f1
 
 FORMAT = "coadvise-answers-several-1"
@@ -119,13 +115,10 @@ class SeveralAnswers:
         Raises:
             WriteError: the folder cannot be written to, or the disk is full.
         """
-        tensors = {"index": self.index.astype(np.int32), "truth": self.truth.astype(np.uint8)}
+        tensors: dict[str, np.ndarray] = {"index": self.index.astype(np.int32), "truth": self.truth.astype(np.uint8)}
         tensors |= {f"output.{name}": values.astype(np.float32) for name, values in self.outputs.items()}
         tensors |= {f"teacher.{name}": values.astype(np.float32) for name, values in self.teachers.items()}
-        of = {} if self.weights is None else {"weights": self.weights, "epoch": self.epoch}
-        facts = json.dumps({"data": self.data, "classes": self.classes, **of}, ensure_ascii=True)
-        plain = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
-        write_atomic(path, save(plain, {"coadvise": json.dumps({"format": FORMAT}), "facts": facts}))
+        write_answers(path, FORMAT, tensors, self.data, self.classes, self.weights, self.epoch)
 
     @classmethod
     def read(cls, path: Path) -> SeveralAnswers:
@@ -134,25 +127,16 @@ class SeveralAnswers:
         Raises:
             RunError: it is missing, damaged or of another form.
         """
-        try:
-            with safe_open(str(path), framework="numpy") as file:
-                facts = json.loads((file.metadata() or {})["facts"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            of = lambda kind: {n.partition(".")[2]: v for n, v in tensors.items() if n.startswith(f"{kind}.")}
+        with stored_answers(path) as one:
             found = cls(
-                str(facts["data"]), tuple(str(name) for name in facts["classes"]), tensors["index"].astype(np.int64),
-                tensors["truth"].astype(bool), of("output"), of("teacher"),
-                *((None, None) if facts.get("weights") is None else (str(facts["weights"]), int(facts["epoch"]))),
+                one.data, one.classes, one.tensors["index"].astype(np.int64), one.tensors["truth"].astype(bool),
+                one.of("output"), one.of("teacher"), one.weights, one.epoch,
             )  # fmt: skip
             shape = (len(found.index), len(found.classes))
             if any(x.shape != shape for x in (found.truth, *found.outputs.values(), *found.teachers.values())):
                 raise ValueError("tensors of different shapes")
             if CLASS not in found.outputs:
                 raise ValueError(f"no answers of '{CLASS}'")
-        except FileNotFoundError as error:
-            raise RunError(f"{path} is missing; it is written at the end of a run") from error
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{path} cannot be read as answers ({error}); it is written at the end of a run") from error
         return found
 
 

@@ -1,7 +1,6 @@
 """Whether a CPU trains faster in bfloat16: measured, since instructions for it do not say so.
 
-Processors with AVX-512 BF16 and no matrix units take up to 1.6 times as long in bfloat16 as in float32; others with the
-same flag half as long.
+Of processors with AVX-512 BF16 and no matrix units, some are slower in bfloat16 than in float32 and some faster.
 """
 
 from __future__ import annotations

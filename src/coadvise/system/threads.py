@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import MutableMapping
 
-# About a tenth of a millisecond. Left to itself GCC's OpenMP, which PyTorch brings for Linux, spins for some 10 ms.
+# Left to itself GCC's OpenMP, which PyTorch brings for Linux, spins 300,000 times (its manual, GOMP_SPINCOUNT).
 SPINS = "2000"
 _SET_BY_USERS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
