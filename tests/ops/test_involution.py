@@ -172,6 +172,18 @@ def test_exported_with_a_free_batch_without_our_operator(size):
     assert "coadvise" not in exported.graph_module.code
 
 
+def test_compiled_code_calls_the_kernels():
+    """PyTorch 2.11 takes what is compiled for what is exported."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compile(Involution2d(16, 3), fullgraph=True, backend=backend)(torch.randn(2, 16, 5, 6))
+    assert len(graphs) == 1 and "coadvise.involution" in graphs[0].code
+
+
 def test_layer_is_compiled_without_a_break():
     layer = Involution2d(16, 3).eval()
     x = torch.randn(2, 16, 5, 6, requires_grad=True)
