@@ -7,19 +7,20 @@ logits are reduced to the student's classes when it knows more of them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import ModelError, NoSharedClasses, few, one_line, out_of_memory, require
+from ..errors import ModelError, NoSharedClasses, few, one_line, out_of_memory, require, shortened
 from ..names import CLASS
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from .answers import Answer, as_module, kind_of
 from .class_names import places_of
+from .compiled import Compiled, compilable
 from .fuse import fused
 from .stated import Size, refusal, sizes_named, stated
 
@@ -72,6 +73,8 @@ class FrozenTeacher(nn.Module):
         self.std = tuple(std) if std is not None else says.std
         size = image_size or says.size
         self.image_size = size[0] if isinstance(size, tuple) and size[0] == size[1] else size
+        # Beside the model and no module of this one: its weights are the model's.
+        self._compiled: Compiled | None = None
 
     def again(self, classes: Sequence[int | None] | None = None) -> FrozenTeacher:
         """Another frozen teacher of the same model, with another class map if one is given.
@@ -82,6 +85,11 @@ class FrozenTeacher(nn.Module):
             classes = [None if one < 0 else one for one in self.classes.tolist()]
         return FrozenTeacher(self.model, mean=self.mean, std=self.std, image_size=self.image_size, classes=classes)
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether batches of some shape take a compiled form of the model."""
+        return self._compiled is not None
+
     def train(self, mode: bool = True) -> FrozenTeacher:
         """Stay in evaluation mode, whatever the student does."""
         return super().train(False)
@@ -89,7 +97,8 @@ class FrozenTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits over the student's classes, in float32, for images that are normalised for this teacher."""
-        z = self.model(self._resized(x))
+        x = self._resized(x)
+        z = self._compiled(x) if self._compiled is not None and self._compiled.takes(x) else self.model(x)
         z = getattr(z, "logits", z)  # of Transformers' classifiers
         if not isinstance(z, Tensor) or z.ndim != 2:
             got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
@@ -110,8 +119,20 @@ class FrozenTeacher(nn.Module):
     def fuse(self, example: Float[Tensor, "b c h w"], dtype: torch.dtype | None = None) -> bool:
         """Use a faster copy of the model from now on, if there is one that gives the same logits on `example`."""
         faster = fused(self.model, self._resized(example), dtype)
-        self.model = self.model if faster is None else faster
+        if faster is not None:
+            self.model, self._compiled = faster, None
         return faster is not None
+
+    @torch.no_grad()
+    def compile(self, example: Float[Tensor, "b c h w"], backend: str | Callable[..., Any] = "inductor") -> None:  # type: ignore[override]
+        """Compile the model for batches like `example`, beside those that it is compiled for already.
+
+        Raises:
+            Exception: whatever keeps it from being compiled; batches like this one then take the model as it is.
+        """
+        compiled = Compiled(self.model, backend) if self._compiled is None else self._compiled
+        compiled.prepare(self.model, self._resized(example))
+        self._compiled = compiled
 
 
 def _count(model: nn.Module, kind: type[nn.Module]) -> int:
@@ -225,6 +246,39 @@ class Teachers(nn.Module):
         """
         teachers = list(enumerate(self.items()))
         return tuple(name for i, (name, teacher) in teachers if teacher.fuse(self._seen(i, example), dtype))
+
+    @torch.no_grad()
+    def compile(  # type: ignore[override]
+        self, *shapes: tuple[int, int, int, int], backend: str | Callable[..., Any] = "inductor"
+    ) -> dict[str, str]:
+        """Compile the teachers for batches of these shapes, after fusing; other batches take them as they are.
+
+        The compiled forms stand beside the modules, which stay whole, as do state dicts and digests. All compiling
+        happens here, and each form's logits are compared with its module's: a run goes on without one that fails.
+
+        Args:
+            shapes: of the student's batches that come often, (b, c, h, w). Call this under the autocast under which
+                the teachers will advise, and where they are: elsewhere they advise as they are.
+
+        Returns:
+            Why a teacher is not compiled, by name. Functions, ONNX files and Transformers' models are passed over.
+        """
+        failed = {}
+        for i, (name, teacher) in enumerate(self.items()):
+            if not compilable(teacher.model):
+                continue
+            device = next(teacher.model.parameters()).device
+            for shape in dict.fromkeys(shapes):
+                images = torch.randn(shape, device=device, generator=torch.Generator(device).manual_seed(0))
+                try:
+                    teacher.compile(self._seen(i, images), backend)
+                except Exception as error:  # compilers fail in many ways, and none of them ends a run
+                    failed[name] = shortened(one_line(error), 200)
+        return failed
+
+    def compiled(self) -> tuple[str, ...]:
+        """Names of the teachers that are compiled."""
+        return tuple(name for name, teacher in self.items() if teacher.is_compiled)
 
     def unfused(self) -> tuple[str, ...]:
         """Names of the teachers that still have a BatchNorm for every convolution, or nearly."""
