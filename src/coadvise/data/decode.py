@@ -8,6 +8,7 @@ does it.
 
 JPEG files go through simplejpeg where it is installed: a fifth faster than through Pillow. Both ask libjpeg-turbo for
 the same (accurate) transform, so the pixels are the same; what is not a plain upright colour JPEG goes Pillow's way.
+Where a random crop is all that is wanted, `part.py` decodes no more than that.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ..errors import DataError, one_line
+from .part import part_decoder
 from .png import SIGNATURE, without_texts
 from .rgb import match_transparency, to_rgb
+from .views.square import Box, Cut
 
 # Pillow tries every plugin on unknown bytes, EPS (which starts Ghostscript) among them: name what we accept.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
@@ -146,14 +149,27 @@ except ImportError:  # an optional wheel
 
 
 def decode_pixels(
-    raw: bytes | Image.Image, what: str, needed: Needed | None = None
-) -> Image.Image | UInt8[np.ndarray, "h w 3"]:
-    """Like `decode`, but an array where simplejpeg can decode; `needed` is asked once either way."""
+    raw: bytes | Image.Image,
+    what: str,
+    needed: Needed | None = None,
+    box: Callable[[int, int], Box] | None = None,
+) -> Image.Image | UInt8[np.ndarray, "h w 3"] | Cut:
+    """Like `decode`, but an array where simplejpeg can decode; `needed` is asked once either way.
+
+    Args:
+        box: width and height of an upright image → the part of it that is wanted. Asked where a part can be decoded
+            without the rest, which then comes alone.
+    """
     size = _plain_size(raw) if isinstance(raw, bytes) else None
     if size is None:
         return decode(raw, what, needed)
+    assert isinstance(raw, bytes)
     factor = needed(*size) if needed is not None else 1.0
     if shrink_factor(factor) == 1:
+        if box is not None and (decoder := part_decoder()) is not None:
+            part = decoder(raw, size[0], wanted := box(*size))
+            if part is not None:
+                return Cut(part, size, wanted)
         try:
             pixels: np.ndarray = simplejpeg.decode_jpeg(raw, "RGB", strict=True)
             return pixels

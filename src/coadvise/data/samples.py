@@ -12,6 +12,7 @@ from jaxtyping import Int64, UInt8
 from ..errors import DataError
 from ..recipe.schema import Data
 from .decode import decode, decode_pixels
+from .part import part_decoder
 from .sources.base import ImageSource
 from .views.augment import CropAndMore, preserved_generators, seed_generators, train_pixels
 from .views.draws import Mixes, Stream, mixes, unmixed
@@ -92,7 +93,7 @@ class Samples(Generic[K]):
         try:
             raw = self.source.read(index)
             if isinstance(transform, CropAndMore):
-                return torch.from_numpy(transform(decode_pixels(raw, what, needed)))
+                return torch.from_numpy(transform(decode_pixels(raw, what, needed, transform.box)))
             return torch.from_numpy(transform(decode(raw, what, needed)))
         except DataError as error:
             if self.data.on_error == "raise":
@@ -106,6 +107,8 @@ class TrainSamples(Samples[Keys]):
 
     def __init__(self, source: ImageSource, data: Data) -> None:
         super().__init__(source, data, train_pixels(data))
+        if isinstance(self.transform, CropAndMore):
+            part_decoder()  # compiled here, not in every worker
         self.order = Order(data, source.labels)
 
     def _batch(self, keys: Keys) -> Unfinished:

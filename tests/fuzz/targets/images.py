@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from coadvise.data.decode import decode, decode_pixels
+from coadvise.data.views.square import Box, Cut
 from fuzz.engine import BrokenPromise, Input, Target
 from fuzz.mutate import mutate_bytes
 
@@ -87,8 +88,16 @@ def image(folder: Path) -> Target:
         if first != second or first[0] != "RGB" or min(first[1:]) < 1:
             raise BrokenPromise(f"{first} from one decoder, {second} from the other")
         decode_pixels(content, what, needed)
+        part = decode_pixels(content, what, None, lambda width, height: (height // 3, width // 3, 1 + height // 3, 1))
+        if isinstance(part, Cut) and (part.pixels != _column(decode(content, what), part.box)).any():
+            raise BrokenPromise("a part has other pixels than the whole")
 
     return Target([{"a.img": one} for one in raw], make, read)
+
+
+def _column(image: Image.Image, box: Box) -> np.ndarray:
+    top, left, height, width = box
+    return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
 def _form(image: Image.Image | np.ndarray) -> tuple[str, int, int]:

@@ -26,7 +26,7 @@ from torchvision.transforms.functional import InterpolationMode, pil_modes_mappi
 
 from ...errors import DataError
 from ...recipe.schema import Data
-from .square import SHRINK_GAP, FitSquare, Pixels, PixelTransform, eval_pixels
+from .square import SHRINK_GAP, Box, Cut, FitSquare, Pixels, PixelTransform, eval_pixels
 from .warp import AFFINE, Affine, library
 
 _RANDAUGMENT = r"rand(-(m\d+|n\d+|p[\d.]+|mstd[\d.]+|mmax\d+|inc[01]|t\w+))*"
@@ -75,27 +75,34 @@ class CropAndMore:
     ) -> None:
         self.resizer = resizer
         self.size, self.scale, self.ratio, self.mode, self.rest = size, scale, ratio, mode, Compose(rest)
-        self._drawn: tuple[tuple[int, int, int, int], tuple[int, int]] | None = None
+        self._drawn: tuple[Box, tuple[int, int]] | None = None
 
     def forget(self) -> None:
         self._drawn = None
 
     def needed(self, width: int, height: int) -> float:
-        shape = torch.empty(3, height, width, device="meta")  # timm asks for its size only
-        box = RandomResizedCropAndInterpolation.get_params(shape, self.scale, self.ratio)
-        self._drawn = box, (width, height)
-        return min(box[2:]) / self.size / SHRINK_GAP
+        return min(self.box(width, height)[2:]) / self.size / SHRINK_GAP
 
-    def __call__(self, image: Image.Image | Pixels) -> Pixels:
-        size = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+    def box(self, width: int, height: int) -> Box:
+        """The crop of an image of that size, drawn when it is first asked for."""
         if self._drawn is None:
-            self.needed(*size)
+            shape = torch.empty(3, height, width, device="meta")  # timm asks for its size only
+            box = RandomResizedCropAndInterpolation.get_params(shape, self.scale, self.ratio)
+            self._drawn = box, (width, height)
+        return self._drawn[0]
+
+    def __call__(self, image: Image.Image | Pixels | Cut) -> Pixels:
+        size = image.shape[1::-1] if isinstance(image, np.ndarray) else image.size
+        box = self.box(*size)
         assert self._drawn is not None
-        box, whole = self._drawn
+        whole = self._drawn[1]
         self._drawn = None
         if size == whole and self.resizer == "torch":
-            return np.array(self.rest(Image.fromarray(self._by_torch(image, *box))))
+            return np.array(self.rest(Image.fromarray(self._by_torch(image, box))))
         top, left, height, width = box
+        if isinstance(image, Cut):
+            assert image.box == box
+            top, left, image = 0, 0, image.pixels
         picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
         if size == whole:
             picture = F.resized_crop(picture, top, left, height, width, [self.size, self.size], self.mode)
@@ -105,19 +112,27 @@ class CropAndMore:
             picture = picture.resize((self.size, self.size), pil_modes_mapping[self.mode], box=part)
         return np.array(self.rest(picture))
 
-    def _by_torch(self, image: Image.Image | Pixels, top: int, left: int, height: int, width: int) -> Pixels:
-        if isinstance(image, Image.Image):
-            cut = np.empty((height, width, 3), np.uint8)
-            for first in range(0, height, 1024):  # a large image has no room for two more copies on the way
-                last = min(first + 1024, height)
-                cut[first:last] = np.asarray(image.crop((left, top + first, left + width, top + last)))
-        else:
-            cut = np.ascontiguousarray(image[top : top + height, left : left + width])
-        pixels = torch.from_numpy(cut).permute(2, 0, 1)[None]
+    def _by_torch(self, image: Image.Image | Pixels | Cut, box: Box) -> Pixels:
+        pixels = torch.from_numpy(_cut(image, box)).permute(2, 0, 1)[None]
         # Without it the result would lie channel by channel in memory, and would have to be rearranged.
         resized = torch.empty((1, 3, self.size, self.size), dtype=torch.uint8, memory_format=torch.channels_last)
         _RESIZE[self.mode](pixels, [self.size, self.size], False, out=resized)
         return resized[0].permute(1, 2, 0).numpy()
+
+
+def _cut(image: Image.Image | Pixels | Cut, box: Box) -> Pixels:
+    """The pixels of a box, without gaps in memory."""
+    top, left, height, width = box
+    if isinstance(image, Cut):
+        assert image.box == box
+        return image.pixels
+    if isinstance(image, np.ndarray):
+        return np.ascontiguousarray(image[top : top + height, left : left + width])
+    cut = np.empty((height, width, 3), np.uint8)
+    for first in range(0, height, 1024):  # a large image has no room for two more copies on the way
+        last = min(first + 1024, height)
+        cut[first:last] = np.asarray(image.crop((left, top + first, left + width, top + last)))
+    return cut
 
 
 def _deit(data: Data) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,21 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 # A JPEG may be decoded smaller while each side keeps so many times the pixels that are wanted. Pillow's thumbnails
 # use the same number: a difference is hardly visible then.
 SHRINK_GAP = 2.0
+Box = tuple[int, int, int, int]
+"""Top, left, height and width."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of an image, decoded without the rest.
+
+    Attributes:
+        size: width and height of the whole image.
+    """
+
+    pixels: Pixels
+    size: tuple[int, int]
+    box: Box
 
 
 class PixelTransform(Protocol):
