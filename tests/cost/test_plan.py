@@ -47,7 +47,7 @@ def test_the_cost_of_training_teachers_is_that_of_their_own_runs(tmp_path, monke
 
     recipes = []
 
-    def known(recipe, source, **options):
+    def known(recipe, sources, **options):
         recipes.append(recipe)
         return plan.StepCost(10, {"input": 0.5, "teacher conv": 1.0}, 2.0, 1, 1.0)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +11,9 @@ from ..errors import RecipeError
 from ..system.progress import Display
 from ..system.screen import Table
 from .arguments import out
+
+if TYPE_CHECKING:
+    from ..cost.profile import Profile
 
 
 def bench(
@@ -57,18 +61,35 @@ def _bench_step(recipe: str, settings: list[str], rounds: int) -> None:
     from ..recipe.reading import load_recipe
 
     loaded = load_recipe(recipe, settings)
+    from ..cost.hints import hints
     from ..cost.step import step_cost
+    from ..system.clock import short_bytes
 
     cost = step_cost(loaded, rounds=rounds, display=Display())
     table = Table("part", "ms", "of the step", title=f"one step of {cost.batch_size} images", title_justify="left")
     for name, seconds in cost.parts.items():
         table.add_row(name, f"{1e3 * seconds:.1f}", f"{seconds / cost.whole:.0%}" if name != "input" else "")
     table.add_row("whole step", f"{1e3 * cost.whole:.1f}", "", style="bold")
+    if cost.running is not None:
+        table.add_row("step in the training loop", f"{1e3 * cost.running:.1f}", "", style="bold")
     out.print(table)
-    advice = "the input keeps up; the largest part above is what to change"
-    if cost.parts["input"] > cost.whole:
-        advice = "the input holds the device back: raise data.workers"
+    memory = f"; memory at the peak: {short_bytes(cost.memory)}" if cost.memory is not None else ""
+    out.print(f"{cost.images_per_s:,.1f} images/s as it trains, in {cost.precision}, {cost.compiled}{memory}")
     out.print(
-        f"{cost.batch_size / max(cost.whole, cost.parts['input']):,.1f} images/s; {cost.of_peak:.1%} of the "
-        f"{cost.peak / 1e12:.3g} TFLOP/s that a matrix product reaches here; {advice}",
+        f"{cost.of_peak:.1%} of the {cost.peak / 1e12:.3g} TFLOP/s that a matrix product reaches here, in a step whose "
+        "images are there already"
     )
+    if cost.profile is not None:
+        _print_profile(cost.profile)
+    for sentence in hints(cost, loaded, os.cpu_count() or 1):
+        out.print(sentence)
+
+
+def _print_profile(profile: Profile) -> None:
+    waits = ", ".join(f"{count:.1f} {name}" for name, count in profile.waits.items()) or "none"
+    busy = "" if profile.busy is None else f"the device is busy {profile.busy:.0%} of a step, with "
+    out.print(f"{busy}{profile.kernels:,.0f} kernels in {profile.launches:,.0f} launches; waits in a step: {waits}")
+    table = Table("kernel", "ms", "times", title="a step on the device", title_justify="left")
+    for kernel in profile.top[:6]:
+        table.add_row(kernel.name[:70], f"{1e3 * kernel.seconds:.2f}", f"{kernel.calls:,.0f}")
+    out.print(table)

@@ -86,8 +86,10 @@ def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display = QUIET) -> Ru
             "a plan says how long some epochs take; give schedule.epochs=N in place of schedule.time (`coadvise train` "
             "says how many fit into a time before it begins)"
         )
-    source, _ = open_for_training(recipe.data, recipe.teachers, display.say_once)
-    cost = step_cost(recipe, source, rounds=rounds, display=display)
+    sources = open_for_training(recipe.data, recipe.teachers, display.say_once)
+    source = sources[0]
+    live_advice = recipe.advice.model_copy(update={"source": "live"})  # whatever the recipe says: both are compared
+    cost = step_cost(recipe.model_copy(update={"advice": live_advice}), sources, rounds=rounds, display=display)
     images, step = len(source), cost.whole
     teachers = sum(seconds for name, seconds in cost.parts.items() if name.startswith("teacher "))
     live = _training_cost(recipe, cost, source, step)
@@ -96,7 +98,7 @@ def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display = QUIET) -> Ru
     for name, folder in _untrained(recipe).items():
         own = teacher_recipe(recipe, name, folder.path)
         own_source = labelled_part(source)
-        own_cost = step_cost(own, own_source, rounds=rounds, display=display)
+        own_cost = step_cost(own, (own_source, sources[1]), rounds=rounds, display=display)
         first[name] = _training_cost(own, own_cost, own_source, own_cost.whole)
     cosines = gradient_cosines(recipe, source) if recipe.teachers else None
     classes = len(source.class_names)

@@ -67,6 +67,17 @@ def peak_bytes(run: Callable[[], Any], device: str = "cpu") -> int | None:
             c.mallopt(-1, 1 << 26)  # M_TRIM_THRESHOLD
 
 
+def most_memory(device: torch.device) -> int | None:
+    """Bytes in use at the peak: on a GPU since its peak was reset, on the CPU of this process since it began; None
+    where it cannot be measured."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        return _status("VmHWM")
+    except (OSError, StopIteration):  # not Linux
+        return None
+
+
 def _status(key: str) -> int:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) * 1024

@@ -21,7 +21,7 @@ from ..models.teachers import FrozenTeacher, Teachers
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
 from ..system.clock import now
-from ..system.progress import QUIET
+from ..system.progress import QUIET, Display
 from .advising import live
 from .loop import evaluate_on, train_step
 from .processes import on_any_process
@@ -43,6 +43,7 @@ def on_trial(
     student: nn.Module,
     ready: Teachers,
     advise: Advise | None = None,
+    display: Display = QUIET,
 ) -> Iterator[tuple[Setup, State]]:
     """All that a training needs, without the run's folder and without trackers.
 
@@ -50,12 +51,13 @@ def on_trial(
         student: is trained, so it should be a copy.
         ready: the teachers, on the device.
         advise: in place of the teachers.
+        display: hears what is said of the set-up.
     """
     run = recipe.run.model_copy(update={"tensorboard": False, "trackers": ()})
     with tempfile.TemporaryDirectory(prefix="coadvise-trial-") as place:
         setup, state = prepare(
             recipe.model_copy(update={"run": run}), RunFolder(Path(place)), sources, accelerator, student, ready, {},
-            advise or live(ready, accelerator), QUIET,
+            advise or live(ready, accelerator), display,
         )  # fmt: skip
         with setup:
             setup.model.train()
@@ -108,7 +110,7 @@ def measure_pace(
     share = eval_batch_size(recipe.run, recipe.optim, accelerator.num_processes) * accelerator.num_processes
     part = Subset(val, balanced_subset(val.labels, EVALUATED * share))
     stored = recipe.advice.source == "cache"
-    stand_in = _constant(tuple(teachers), len(train.class_names)) if stored else None
+    stand_in = constant_advice(tuple(teachers), len(train.class_names)) if stored else None
     ready = on_device(teachers, recipe.data, recipe.run.fuse_teachers, accelerator, QUIET)
     with on_trial(recipe, (train, part), accelerator, student, ready, stand_in) as (setup, state):
         start, step = _steps(setup, state, recipe.data.workers, limit)
@@ -124,7 +126,9 @@ def measure_pace(
     return Pace(start, per_epoch + (evaluated + saved) / recipe.run.eval_every, extra, evaluated + saved)
 
 
-def _constant(names: tuple[str, ...], classes: int) -> Advise:
+def constant_advice(names: tuple[str, ...], classes: int) -> Advise:
+    """Stands in for stored advice, which costs next to nothing to read beside a step."""
+
     def advise(batch: Batch) -> Mapping[str, Tensor]:
         return {name: torch.zeros(len(batch.images), classes, device=batch.images.device) for name in names}
 
