@@ -8,19 +8,22 @@ run elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, SupportsFloat
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .errors import ModelError, did_you_mean, require
 from .names import CLASS
 
 _LOWEST = torch.finfo(torch.float32).min
+# Logits of a batch from which on memory is worth a second computation: 1 MiB in float32.
+LARGE = 2**18
 
 
 class LossTerms(dict[str, Tensor]):
@@ -117,7 +120,7 @@ def co_advise_loss(
     temperatures: Mapping[str, float] | None = None,
     kind: Literal["soft", "hard"] = "soft",
     tokens: Literal["own", "single"] = "own",
-    known: Mapping[str, Sequence[int]] | None = None,
+    known: Mapping[str, Sequence[int] | Int[Tensor, " c"]] | None = None,
     labelled: float = 1.0,
     labels: Literal["one", "several"] = "one",
 ) -> LossTerms:
@@ -159,27 +162,15 @@ def co_advise_loss(
         raise ModelError("labels='several' takes a target (b, k): 0 or 1 for each class of each image")
     if labels == "several" and labelled != 1:
         raise ModelError("labels='several' takes labelled images alone: a target of zeros says that there is no class")
-    compare = COMPARISONS[labels]
+    objective = Objective(weights, temperatures, kind, tokens, known, labelled, labels)
     try:
-        terms = {CLASS: compare.label(logits[CLASS], target, labelled)}
+        return objective.terms(logits, advice, target)
     except IndexError:
         classes, lowest, highest = logits[CLASS].shape[1], int(target.min()), int(target.max())
+        if target.ndim != 1 or (lowest >= 0 and highest < classes):
+            raise
         wrong = highest if highest >= classes else lowest
         raise ModelError(f"target holds {wrong}; the student has {classes} classes") from None
-    for name in [*(name for name in logits if name != CLASS), *advice]:
-        if name in terms:
-            continue
-        if name not in advice:
-            terms[name] = compare.label(logits[name], target, labelled)
-            continue
-        student, teacher = logits[CLASS if tokens == "single" else name], advice[name].detach()
-        if name in known:
-            student, teacher = student[:, known[name]], teacher[:, known[name]]
-        if kind == "hard":
-            terms[name] = compare.hard(student, teacher)
-        else:
-            terms[name] = compare.soft(student, teacher, temperatures.get(name, 1.0))
-    return LossTerms(terms, weights)
 
 
 @dataclass(frozen=True)
@@ -193,9 +184,41 @@ class Objective:
     temperatures: Mapping[str, float] = field(default_factory=dict)
     kind: Literal["soft", "hard"] = "soft"
     tokens: Literal["own", "single"] = "own"
-    known: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    known: Mapping[str, Sequence[int] | Int[Tensor, " c"]] = field(default_factory=dict)
     labelled: float = 1.0
     labels: Literal["one", "several"] = "one"
+
+    def on(self, device: torch.device) -> Objective:
+        """The same with the classes that a teacher knows on the device: lists would be copied there in every step."""
+        return replace(self, known={name: torch.as_tensor(one, device=device) for name, one in self.known.items()})
+
+    def names(self, tokens: Iterable[str], teachers: Iterable[str]) -> tuple[str, ...]:
+        """Names of the terms, in order, for a student with these outputs and these teachers."""
+        return tuple(dict.fromkeys([CLASS, *tokens, *teachers]))
+
+    def terms(
+        self,
+        logits: Mapping[str, Float[Tensor, "b k"]],
+        advice: Mapping[str, Float[Tensor, "b k"]],
+        target: Float[Tensor, "b k"] | Int[Tensor, " b"],
+    ) -> LossTerms:
+        """As calling it, without a check of what is given: what a step of training does and what is compiled."""
+        compare = COMPARISONS[self.labels]
+        if self.tokens == "single":  # every term falls on it, and their gradients are summed in float32
+            logits = {**logits, CLASS: logits[CLASS].float()}
+        terms: dict[str, Tensor] = {}
+        for name in self.names(logits, advice):
+            if name == CLASS or name not in advice:
+                terms[name] = compare.label(logits[name], target, self.labelled)
+                continue
+            student, teacher = logits[CLASS if self.tokens == "single" else name], advice[name].detach()
+            if name in self.known:
+                student, teacher = (_columns(one, self.known[name]) for one in (student, teacher))
+            if self.kind == "hard":
+                terms[name] = _lean(compare.hard, student, teacher)
+            else:
+                terms[name] = _lean(compare.soft, student, teacher, self.temperatures.get(name, 1.0))
+        return LossTerms(terms, self.weights)
 
     def __call__(
         self,
@@ -208,6 +231,22 @@ class Objective:
             logits, advice, target, weights=self.weights, temperatures=self.temperatures, kind=self.kind,
             tokens=self.tokens, known=self.known, labelled=self.labelled, labels=self.labels,
         )  # fmt: skip
+
+
+def _columns(z: Float[Tensor, "b k"], chosen: Sequence[int] | Int[Tensor, " c"]) -> Float[Tensor, "b c"]:
+    return z.index_select(1, chosen) if isinstance(chosen, Tensor) else z[:, chosen]
+
+
+def _lean(advise: Callable[..., Tensor], student: Tensor, teacher: Tensor, *settings: float) -> Tensor:
+    """`advise(student, teacher, …)`; large logits in 16 bits are kept for the backward pass as they are.
+
+    PyTorch would keep several copies in float32 for each teacher. Here they are made again when they are needed, one
+    teacher after the other. A compiler decides on its own.
+    """
+    if torch.compiler.is_compiling() or student.numel() < LARGE or student.element_size() > 2:
+        return advise(student, teacher, *settings)
+    term: Tensor = checkpoint(advise, student, teacher, *settings, use_reentrant=False, preserve_rng_state=False)
+    return term
 
 
 def _check_kinds(logits: object, advice: object, target: object, weights: object, temperatures: object) -> None:

@@ -203,17 +203,17 @@ def test_the_others_of_a_killed_process_say_how_to_go_on(tmp_path: Path, killed:
 FULL = """
 import os, torch
 from coadvise.cli.main import main
-from coadvise.training.setup import TokenLogits
-real, steps = TokenLogits.forward, []
+from coadvise.training.trained import Trained
+real, steps = Trained.forward, []
 def refuse(_):
     raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
-def forward(self, x):
+def forward(self, x, *others):
     steps.append(1)
     if len(steps) == 3 and os.environ["RANK"] == "1":  # in the middle of the third backward pass
         middle = list(self.student.parameters())[2]
         middle.register_hook(lambda grad: refuse(grad) if len(x) > 5 else None)
-    return real(self, x)
-TokenLogits.forward = forward
+    return real(self, x, *others)
+Trained.forward = forward
 main()
 """
 

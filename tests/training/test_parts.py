@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from coadvise.errors import ModelError, RecipeError
+from coadvise.losses import Objective
 from coadvise.models.advised import add_tokens
 from coadvise.models.compiling import compile_blocks, plain_attention
 from coadvise.models.students import as_student
@@ -20,7 +21,7 @@ from coadvise.recipe.schema import Optim, Schedule
 from coadvise.recipe.teacher import teacher_recipe
 from coadvise.training.optimizer import make_optimizer, make_scheduler
 from coadvise.training.parts import freeze, layers_of, still_norms
-from coadvise.training.setup import TokenLogits
+from coadvise.training.trained import Trained
 
 SIZES: Any = {"patch_size": 2, "embed_dim": 24, "depth": 3, "num_heads": 2}
 VIT = {"model": "vit_tiny_patch16_224", "options": SIZES}
@@ -139,10 +140,10 @@ def test_frozen_batch_norms_keep_their_statistics() -> None:
     model = timm.create_model("resnet10", channels=[8, 8, 8, 8], num_classes=5, zero_init_last=False)
     student: Any = as_student(model)
     freeze(student, 2)
-    trained = TokenLogits(student, still_norms(student, 2)).eval().train()
+    trained = Trained(student, Objective(), still=still_norms(student, 2)).eval().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = make_optimizer(student, Optim(lr=0.1, lr_batch=None))
-    trained(torch.randn(4, 3, 32, 32))["class"].square().sum().backward()
+    trained(torch.randn(4, 3, 32, 32), {}, torch.randint(5, (4,))).total.backward()
     optimizer.step()
     after = model.state_dict()
     still = {name for name, value in before.items() if torch.equal(after[name], value)}

@@ -24,6 +24,7 @@ from ..checkpoints.build import build_student
 from ..data.sources.base import ImageSource
 from ..data.sources.unlabelled import open_for_training
 from ..data.views.finish import Batch
+from ..models.compiling import Form
 from ..models.teachers import Teachers
 from ..recipe.schema import Recipe
 from ..system.clock import most_memory, now, seconds_of, synchronize
@@ -45,6 +46,11 @@ COUNTED = 2
 UNDER_WAY, LEAST, MOST = 5.0, 0.1, 60.0
 # Steps under the profiler.
 PROFILED = 3
+# In words, what of a student is compiled.
+FORMS: dict[Form, str] = {
+    "plain": "not compiled", "blocks": "its blocks compiled", "whole": "student and loss compiled as one",
+    "graphs": "student and loss compiled as one, as CUDA graphs",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,16 +170,10 @@ def step_cost(
             running=running,
             memory=memory,
             precision={"no": "fp32"}.get(setup.accelerator.mixed_precision, setup.accelerator.mixed_precision),
-            compiled=compiled_form(setup.model),
+            compiled=FORMS[setup.trained.form],
             stays=setup.loader.stays,
             profile=profile,
         )
-
-
-def compiled_form(model: nn.Module) -> str:
-    """In words, what of a model is compiled."""
-    count = sum(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
-    return f"{count} parts compiled" if count else "not compiled"
 
 
 class _Enough(Exception):

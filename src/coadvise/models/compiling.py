@@ -1,24 +1,54 @@
-"""Faster students: regional compilation, and the form of attention that is fast on the CPU.
+"""Faster students: compilation, and the form of attention that is fast on the CPU.
 
-Regional compilation compiles one of the repeated blocks and uses it at every depth, since whole models take minutes.
-Attention and MLP of a transformer block are compiled separately: the rate of drop path differs between blocks, and
-each rate would be compiled anew. `auto` compiles long runs on a GPU; on the CPU it gains 5 % (docs/log.md).
+A student is best compiled as a whole, with its loss, as one graph (`compiled`): then the rate of drop path, which
+differs from block to block, is a number in that graph. Where that fails, one of the repeated blocks is compiled and
+used at every depth (`compile_blocks`). Attention and MLP of a transformer block are then compiled separately, since
+whole blocks would be compiled anew for each rate. On the CPU compiling gains 5 % (docs/log.md).
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
+
+from ..system.files import cache_folder
+
+Form = Literal["graphs", "whole", "blocks", "plain"]
+FORMS: tuple[Form, ...] = ("graphs", "whole", "blocks", "plain")
+"""Ways to run what is trained, each followed by what is taken where it fails: compiled as one and replayed as CUDA
+graphs, compiled as one, compiled block by block, not compiled."""
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Updates from which compilation, half a minute, saves time on a GPU.
 WORTHWHILE_STEPS = 2000
 # Up to this many, attention uses matrix products on the CPU: 256 px with patches of 16.
 MOST_PATCHES = 256
+
+
+def compiled(function: Function, form: Form, backend: str | Callable[..., Any] = "inductor") -> Function:
+    """A function as one graph for each shape of its arguments; itself where the form is not of the whole.
+
+    It fails when it is called, and not here. What is compiled is kept in the cache folder, for other processes and
+    later runs: the temporary folder, PyTorch's choice, often does not outlive a session.
+    """
+    if form not in ("graphs", "whole"):
+        return function
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    options = {"triton.cudagraphs": True} if form == "graphs" else None
+    found: Function = torch.compile(function, fullgraph=True, dynamic=False, backend=backend, options=options)  # type: ignore
+    return found
+
+
+def plain_again(module: nn.Module) -> None:
+    """Undo what `compile_blocks` did."""
+    for one in module.modules():
+        one._compiled_call_impl = None
 
 
 def compile_blocks(
@@ -36,7 +66,7 @@ def compile_blocks(
     """
     if setting is False or (setting == "auto" and (device.type != "cuda" or steps < WORTHWHILE_STEPS)):
         return 0, ""
-    missing = _missing(device)
+    missing = lacking(device)
     if missing:
         return 0, f"the student is not compiled: {missing}"
     blocks = list(_repeated(student))
@@ -70,8 +100,8 @@ def plain_attention(student: nn.Module, device: torch.device, dtype: torch.dtype
     return len(layers)
 
 
-def _missing(device: torch.device) -> str:
-    """What `torch.compile` needs and this machine lacks."""
+def lacking(device: torch.device) -> str:
+    """What `torch.compile` needs and this machine lacks; empty where it has all."""
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++", "gcc", "cc", "clang")):
         return "there is no C compiler; install one, or set run.compile=false"
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:

@@ -17,7 +17,6 @@ from ..data.views.finish import Batch
 from ..errors import DataError, Interrupted, RunError
 from ..evaluation.evaluate import evaluate
 from ..evaluation.tasks import Collects
-from ..losses import LossTerms
 from ..run.answers import Answers
 from ..run.several import SeveralAnswers
 from ..system.progress import Bar
@@ -25,6 +24,7 @@ from .checkpoint import diverged, require_finite
 from .processes import Stop
 from .setup import Setup
 from .state import Counters, State
+from .trained import Losses
 
 
 def train_epoch(setup: Setup, state: State, epoch: int, stop: Stop, bar: Bar) -> None:
@@ -44,7 +44,7 @@ def train_epoch(setup: Setup, state: State, epoch: int, stop: Stop, bar: Bar) ->
     started = time.monotonic()
     for batch in setup.loader.epoch(epoch, start=count.step % steps):
         setup.scheduler.step_update(count.step)
-        _add_to_window(state, train_step(setup, state, batch, waiting))
+        _add_to_window(state, setup.trained.names, train_step(setup, state, batch, waiting))
         count.skipped += [name for name in batch.skipped if name not in count.skipped]
         if not accelerator.sync_gradients:
             continue
@@ -63,23 +63,25 @@ def train_epoch(setup: Setup, state: State, epoch: int, stop: Stop, bar: Bar) ->
     count.seconds += time.monotonic() - started
 
 
-def train_step(setup: Setup, state: State, batch: Batch, waiting: Sequence[nn.Parameter] = ()) -> LossTerms:
+def train_step(setup: Setup, state: State, batch: Batch, waiting: Sequence[nn.Parameter] = ()) -> Losses:
     """The losses of one micro-batch and their gradients; the last one of an update changes the weights.
+
+    Nothing here, nor around it until the next log line, waits for the device.
 
     Args:
         waiting: parameters that do not learn yet.
     """
     accelerator, optim = setup.accelerator, setup.optim
     with accelerator.accumulate(setup.model):
-        terms = setup.objective(setup.model(batch.images), setup.advise(batch), batch.target)
-        accelerator.backward(terms.total)  # divides the sum of all terms by the number of micro-batches
+        losses = setup.model(batch.images, setup.advise(batch), batch.target)
+        accelerator.backward(losses.total)  # divides the sum of all terms by the number of micro-batches
         for parameter in waiting if accelerator.sync_gradients else ():
             parameter.grad = None  # the optimizer passes it over, and keeps nothing of it
         if accelerator.sync_gradients and optim.clip:
             accelerator.clip_grad_norm_(setup.model.parameters(), optim.clip)
         state.optimizer.step()
         state.optimizer.zero_grad()
-    return terms
+    return losses
 
 
 def out_of_patience(setup: Setup, count: Counters) -> bool:
@@ -99,11 +101,14 @@ def stopped(setup: Setup, state: State) -> Interrupted:
     return Interrupted(f"stopped after step {state.count.step} of {setup.total_steps}, {how}")
 
 
-def _add_to_window(state: State, terms: LossTerms) -> None:
+def _add_to_window(state: State, names: Sequence[str], losses: Losses) -> None:
     """Add a micro-batch's losses to the window of the next log line, without waiting for the device."""
-    values = {"total": terms.total, **{f"term.{name}": term for name, term in terms.items()}}
-    for name, value in values.items():
-        state.window[name] = state.window.get(name, 0) + value.detach().double()
+    keys = [name if name == "total" else f"term.{name}" for name in names]
+    values = losses.values.to(torch.float64, copy=True).unbind()
+    if state.window:
+        torch._foreach_add_([state.window[key] for key in keys], values)
+    else:
+        state.window = dict(zip(keys, values, strict=True))
     state.count.window += 1
 
 

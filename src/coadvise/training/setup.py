@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +15,7 @@ from ..data.loader import EvalLoader, TrainLoader
 from ..data.sources.base import ImageSource, label_arrays
 from ..data.views.finish import Batch
 from ..evaluation.tasks import TASKS, Task
-from ..losses import Objective
-from ..models.compiling import compile_blocks, plain_attention
+from ..models.compiling import plain_attention
 from ..models.students import student_tokens
 from ..models.teachers import FrozenTeacher, Teachers
 from ..names import CLASS
@@ -27,37 +26,16 @@ from ..system.devices import autocast_dtype
 from ..system.digests import digest
 from ..system.progress import Display
 from .checkpoint import RECIPE, Checkpoint
+from .choosing import Place, choose, noted_form
 from .optimizer import make_optimizer, make_scheduler, peak_lr
 from .parts import still_norms, waiting_parts
 from .state import State
 from .student import make_objective, save_memory
 from .teachers import eval_batch_size
+from .trained import Trained
 
 Advise = Callable[[Batch], Mapping[str, Tensor]]
 """The teachers' logits (b, k) by name for a training batch, live or stored."""
-
-
-class TokenLogits(nn.Module):
-    """What is trained: `forward` is the student's `forward_tokens`, so that DDP's hooks see every call.
-
-    Args:
-        still: modules of the student that never leave evaluation mode.
-    """
-
-    def __init__(self, student: nn.Module, still: Iterable[nn.Module] = ()) -> None:
-        super().__init__()
-        self.student = student
-        self._still = tuple(still)
-
-    def train(self, mode: bool = True) -> TokenLogits:
-        super().train(mode)
-        for module in self._still:
-            module.eval()
-        return self
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (b, 3, h, w) → logits (b, k) by token name."""
-        return self.student.forward_tokens(x)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -84,7 +62,8 @@ class Setup:
     """What the loop needs. Nothing of it is replaced once it is prepared; what changes is in `State`.
 
     Attributes:
-        model: the student behind `TokenLogits`, wrapped for its processes and precision.
+        trained: the student with its loss.
+        model: the same, wrapped for its processes and precision; this is what is called.
         waiting: what learns only after `schedule.head_epochs`: parameters, and BatchNorm layers.
     """
 
@@ -92,9 +71,9 @@ class Setup:
     optim: Optim
     schedule: Schedule
     run: Run
+    trained: Trained
     model: nn.Module
     scheduler: CosineLRScheduler
-    objective: Objective
     advise: Advise
     loader: TrainLoader
     validation: Validation
@@ -154,10 +133,11 @@ def prepare(
     loader = TrainLoader(sources[0], recipe.data, optim.batch_size, **place, accumulate=optim.accumulate, device=device)
     batch = eval_batch_size(recipe.run, optim, accelerator.num_processes)
     val_loader = EvalLoader(sources[1], recipe.data, batch, **place, device=device)
-    _, note = compile_blocks(student, recipe.run.compile, device, recipe.schedule.epochs * loader.steps_per_epoch)
-    if note:
-        display.say(note)
-    trained = TokenLogits(student, still_norms(student, recipe.student.freeze_blocks))
+    objective = make_objective(
+        recipe.loss, tokens, teachers.names, teachers.known(), loader.labelled, recipe.data.labels
+    ).on(device)
+    still = still_norms(student, recipe.student.freeze_blocks)
+    trained = Trained(student, objective, tokens, teachers.names, still, display.say)
     model, wrapped = accelerator.prepare(trained, optimizer)
     answers = "average" if getattr(student, "inference", "") == "average" and len(tokens) > 1 else CLASS
     task = TASKS[recipe.data.labels]
@@ -167,11 +147,9 @@ def prepare(
         optim=optim,
         schedule=recipe.schedule,
         run=recipe.run,
+        trained=trained,
         model=model,
         scheduler=make_scheduler(optimizer, recipe.schedule, loader.steps_per_epoch, peak_lr(optim)),
-        objective=make_objective(
-            recipe.loss, tokens, teachers.names, teachers.known(), loader.labelled, recipe.data.labels
-        ),
         advise=advise,
         loader=loader,
         validation=Validation(val_loader, sources[1], tokens, teachers, f"{task.decides}/{answers}", task),
@@ -181,7 +159,28 @@ def prepare(
         display=display,
         waiting=waiting_parts(student, recipe.schedule.head_epochs),
     )
+    _compile(recipe, setup, teachers)
     return setup, State(student, wrapped, ema)
+
+
+def _compile(recipe: Recipe, setup: Setup, teachers: Teachers) -> None:
+    """Choose the form in which student and loss run, and compile the teachers with them."""
+    accelerator, optim, loader = setup.accelerator, setup.optim, setup.loader
+    size, world = recipe.data.image_size, accelerator.num_processes
+    place = Place(
+        setting=recipe.run.compile,
+        noted=noted_form(setup.folder),
+        steps=setup.total_steps * optim.accumulate,
+        shape=(optim.batch_size // (world * optim.accumulate), 3, size, size),
+        classes=len(loader.source.class_names),
+        graphs=world == optim.accumulate == 1 and accelerator.scaler is None,
+    )
+    setup.model.train()
+    form = choose(setup.trained, teachers.names, accelerator, place, setup.display.say)
+    if form != "plain" and accelerator.device.type == "cuda" and recipe.advice.source == "live":
+        with accelerator.autocast():
+            for name, why in teachers.compile(place.shape).items():
+                setup.display.say(f"teacher {name} is not compiled: {why}")
 
 
 def origin_of(

@@ -34,6 +34,7 @@ from ..system.locks import one_at_a_time
 from ..system.progress import Display
 from .advising import stored_or_live
 from .baselines import measure_baselines, require_names
+from .choosing import NOTE
 from .failures import explained
 from .fitting import fit_epochs
 from .labels import asks_for_labels, with_labels_alone, without_teachers
@@ -158,12 +159,13 @@ def _train_student(
                 folder.rewind(state.count.step)
             display.say(f"resuming {folder.path} at step {state.count.step} of {setup.total_steps}")
         elif accelerator.is_main_process:
-            folder.begin(recipe, manifest(fingerprint=recipe.fingerprint(), **fitted_facts(folder, recipe)))
+            facts = {NOTE: setup.trained.form, **fitted_facts(folder, recipe)}
+            folder.begin(recipe, manifest(fingerprint=recipe.fingerprint(), **facts))
         labelled = (labelled_part(sources[0]), sources[1])
         instead = measure_baselines(recipe, folder, labelled, state.student, loaded, own, accelerator, display)
         last = _train_epochs(recipe, setup, state, given)
-        facts = teacher_facts(recipe, loaded, checks, sources[1].labels, own=own)
-        return run_result(recipe, setup, state, last, sources, facts, given, instead)
+        advisers = teacher_facts(recipe, loaded, checks, sources[1].labels, own=own)
+        return run_result(recipe, setup, state, last, sources, advisers, given, instead)
 
 
 def _train_epochs(recipe: Recipe, setup: Setup, state: State, given: str | None) -> Evaluation | None:

@@ -1,0 +1,181 @@
+"""What is trained: the student and its loss as one region, which is compiled as one graph where that pays.
+
+The region takes images, advice and targets, and gives the loss: nothing in between leaves it, so that a compiler sees
+the whole of it, forward and backward. It stands inside of DistributedDataParallel and of what Accelerate does to a
+model's `forward` (autocast, results in float32), neither of which then costs a break in the graph: gradients reach DDP
+when the one backward graph has ended, and are reduced at once.
+
+Only steps of training are compiled. Evaluation calls the student itself, as it is: it takes a small part of the time,
+its last batch is smaller, and a graph of its own would take as long to compile again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CoadviseError, out_of_memory, shortened
+from ..losses import Objective
+from ..models.compiling import FORMS, Form, compile_blocks, compiled, plain_again
+from ..system.clock import now
+
+
+class Losses(NamedTuple):
+    """The loss of a micro-batch.
+
+    Attributes:
+        total: scalar, what gradients are taken of.
+        values: it and every term, in the order of `Trained.names`; without gradients, in one tensor.
+    """
+
+    total: Tensor
+    values: Tensor
+
+
+class Tried(NamedTuple):
+    """A form in which a region was tried: seconds until it first ran forward and backward, and of that afterwards."""
+
+    form: Form
+    first: float
+    step: float
+
+
+class Trained(nn.Module):
+    """A student with its loss.
+
+    Args:
+        teachers: names of those that advise.
+        still: modules of the student that never leave evaluation mode.
+        say: takes what the user is told when the region cannot be compiled.
+
+    Attributes:
+        names: of `Losses.values`: `total`, then the terms.
+        form: in which the region runs.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        objective: Objective,
+        tokens: Sequence[str] = (),
+        teachers: Iterable[str] = (),
+        still: Iterable[nn.Module] = (),
+        say: Callable[[str], None] = lambda words: None,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.names = ("total", *objective.names(tokens, teachers))
+        self.form: Form = "plain"
+        self._objective, self._still, self._say = objective, tuple(still), say
+        self._regions: dict[Form, Callable[..., Losses]] = {"plain": self._plain, "blocks": self._plain}
+        self._first: FirstBatch | None = None
+
+    def train(self, mode: bool = True) -> Trained:
+        super().train(mode)
+        for module in self._still:
+            module.eval()
+        return self
+
+    def forward(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor) -> Losses:
+        """Images (b, 3, h, w), each teacher's logits (b, k) and targets (b, k) → the loss."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            first(self, images, advice, target)
+        while True:
+            try:
+                return self._run(images, advice, target)
+            except torch._dynamo.exc.TorchDynamoException as error:  # a batch of another kind than those so far
+                self._fall_back(error)
+
+    def use(self, form: Form, first: FirstBatch | None = None) -> None:
+        """Take a form from now on.
+
+        Args:
+            first: called once with the next batch, such as `try_out`: what is compiled fails when it is called.
+        """
+        self._first = first
+        if self.form == "blocks":
+            plain_again(self.student)
+        self.form = form
+        if form not in self._regions:
+            self._regions[form] = compiled(self._plain, form)
+        if form == "blocks" and not compile_blocks(self.student, True, next(self.parameters()).device, 0)[0]:
+            self.form = "plain"
+
+    def try_out(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor, tries: int = 0) -> Tried:
+        """Run forward and backward in the form that is chosen, or in the first simpler one that works.
+
+        No trace is left of it: not in weights, gradients, statistics of BatchNorm or generators.
+
+        Args:
+            tries: how often it is run again, to be measured.
+
+        Raises:
+            RuntimeError, CoadviseError: what fails in the plain form, too; or too little memory.
+        """
+        while True:
+            try:
+                with _without_trace(self):
+                    seconds = [self._try(images, advice, target) for _ in range(1 + tries)]
+            except Exception as error:  # compilers fail in many ways, and none of them ends a run
+                if self.form == "plain" or isinstance(error, CoadviseError) or out_of_memory(error):
+                    raise
+                self._fall_back(error)
+            else:
+                return Tried(self.form, seconds[0], min(seconds[1:], default=seconds[0]))
+
+    def _try(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor) -> float:
+        device = images.device
+        start = now(device)
+        total = self._run(images, advice, target).total
+        # Not `backward`, after which DistributedDataParallel would wait for the other processes.
+        torch.autograd.grad(total, [p for p in self.parameters() if p.requires_grad], allow_unused=True)
+        return now(device) - start
+
+    def _run(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor) -> Losses:
+        if self.form != "graphs":
+            return self._regions[self.form](images, advice, target)
+        # The next replay writes into the same memory, and a log line reads them later.
+        torch.compiler.cudagraph_mark_step_begin()
+        total, values = self._regions["graphs"](images, advice, target)
+        return Losses(total.clone(), values.clone())
+
+    def _plain(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor) -> Losses:
+        logits = self.student.forward_tokens(images)  # type: ignore[operator]
+        # The terms take logits to float32 themselves, one after the other.
+        with torch.autocast(images.device.type, enabled=False):
+            terms = self._objective.terms(logits, advice, target)
+            return Losses(terms.total, torch.stack([one.detach() for one in (terms.total, *terms.values())]))
+
+    def _fall_back(self, error: Exception) -> None:
+        self.use(FORMS[FORMS.index(self.form) + 1])
+        instead = {"whole": "without CUDA graphs", "blocks": "only its blocks are", "plain": "it runs as it is"}
+        self._say(f"student and loss cannot be compiled as one ({_reason(error)}): {instead[self.form]}")
+
+
+FirstBatch = Callable[[Trained, Tensor, Mapping[str, Tensor], Tensor], Any]
+"""What is called with the first batch of a form."""
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a compiler says; the others explain it to those who write models."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return shortened(lines[0] if lines else type(error).__name__, 120)
+
+
+@contextmanager
+def _without_trace(module: nn.Module) -> Iterator[None]:
+    """Restore buffers and random generators."""
+    device = next(module.parameters()).device
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
