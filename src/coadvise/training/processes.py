@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..errors import CoadviseError, RunError
 from ..recipe.schema import Optim, Run
+from ..system.allocator import keep_freed_memory
 from ..system.devices import choose_device, resolve_precision
 from ..system.interrupts import StopRequest, stop_without_parent
 
@@ -30,6 +31,8 @@ def start_processes(run: Run, optim: Optim) -> Accelerator:
             machine does not have.
     """
     cpu = choose_device(run.device).type == "cpu"
+    if cpu:
+        keep_freed_memory()
     precision = resolve_precision(run.precision, cpu)
     world = os.environ.get("WORLD_SIZE", "1")
     if not world.isdecimal() or not int(world):
