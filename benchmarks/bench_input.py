@@ -29,7 +29,7 @@ from coadvise.data.loader import RESIDENT_BYTES, TrainLoader
 from coadvise.data.sources.base import ImageSource
 from coadvise.data.sources.opening import open_source
 from coadvise.data.views.augment import keyed, posterize, train_pixels
-from coadvise.recipe.schema import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Data
+from coadvise.recipe.data import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Data
 
 COUNT, SIZE, CLASSES = 20_000, 64, 10
 BATCH = 24
