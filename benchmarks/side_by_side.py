@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from coadvise.run.provenance import manifest
 from coadvise.system.clock import peak_bytes, seconds_of
-from coadvise.system.files import write_json
+from coadvise.system.files import read_json, write_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 console = Console()
@@ -29,21 +30,32 @@ __all__ = [
     "copy_bandwidth",
     "geometric_mean",
     "interleaved",
+    "kept",
     "peak_bytes",
+    "provenance",
     "ratios",
     "report",
     "turns",
 ]
 
 
-def arguments(description: str, batch_sizes: tuple[int, int] = (8, 256)) -> argparse.Namespace:
-    """Options that all benchmarks share; `batch_sizes` are those on the CPU and on a GPU."""
+def arguments(
+    description: str, batch_sizes: tuple[int, int] = (8, 256), only: Sequence[str] = ()
+) -> argparse.Namespace:
+    """Options that all benchmarks share.
+
+    Args:
+        batch_sizes: on the CPU and on a GPU.
+        only: names of parts that can be run alone.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
     parser.add_argument("--batch-size", type=int, help=f"{batch_sizes[0]} on the CPU, {batch_sizes[1]} on a GPU")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON file")
+    if only:
+        parser.add_argument("--only", choices=only, help="this part alone")
     options = parser.parse_args()
     options.batch_size = options.batch_size or batch_sizes[options.device != "cpu"]
     torch.set_num_threads(options.threads)
@@ -106,9 +118,34 @@ def agree(a: torch.Tensor, b: torch.Tensor, tolerance: float, what: str) -> floa
     return difference
 
 
-def claim(what: str, value: float, goal: str = "", unit: str = "×") -> dict[str, Any]:
-    """One line of the table; `value` is a ratio unless `unit` says otherwise."""
-    return {"what": what, "value": value, "unit": unit, "goal": goal}
+def claim(what: str, value: float | None, goal: str = "", unit: str = "×", why: str = "") -> dict[str, Any]:
+    """One line of the table.
+
+    Args:
+        value: a ratio unless `unit` says otherwise; None for what could not be measured.
+        why: what stands in the way of the goal, or of measuring.
+    """
+    return {"what": what, "value": value, "unit": unit, "goal": goal, **({"why": why} if why else {})}
+
+
+def kept(name: str, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Claims and details of a file of which one part is measured anew; nothing where all of it is."""
+    path = _file(name, options)
+    if options.only is None or not path.is_file():
+        return [], {}
+    content = read_json(path)
+    return content["claims"], content["details"]
+
+
+def _file(name: str, options: argparse.Namespace) -> Path:
+    return options.output / f"{name}-{options.device.split(':')[0]}.json"
+
+
+def provenance(command: str) -> dict[str, Any]:
+    """What is needed to measure again. `COADVISE_COMMIT` names the commit where there is no git history."""
+    facts = manifest(command=command)
+    named = os.environ.get("COADVISE_COMMIT")
+    return facts | {"commit": named} if named and facts["commit"] is None else facts
 
 
 def report(name: str, options: argparse.Namespace, claims: list[dict[str, Any]], details: Any) -> None:
@@ -120,11 +157,12 @@ def report(name: str, options: argparse.Namespace, claims: list[dict[str, Any]],
     """
     table = Table("what", "measured", "goal", title=name, title_justify="left")
     for line in claims:
-        table.add_row(line["what"], f"{line['value']:.3g}{line['unit']}", line["goal"])
+        value = line["value"]
+        table.add_row(line["what"], "" if value is None else f"{value:.3g}{line['unit']}", line["goal"])
     console.print(table)
     settings = {"rounds": options.rounds, "batch_size": options.batch_size, "threads": options.threads}
     content = {
         "benchmark": name, "claims": claims, "details": details, "settings": settings, "device": options.device,
-        "provenance": manifest(command=shlex.join(["python", *sys.argv])),
+        "provenance": provenance(shlex.join(["python", *sys.argv])),
     }  # fmt: skip
-    write_json(options.output / f"{name}-{options.device.split(':')[0]}.json", json.loads(json.dumps(content)))
+    write_json(_file(name, options), json.loads(json.dumps(content)))

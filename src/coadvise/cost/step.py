@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -152,7 +153,7 @@ def step_cost(
         parts = {"input": input_s}
         teachers = () if recipe.advice.source == "cache" else setup.validation.teachers.names
         for name in teachers:
-            parts[f"teacher {name}"] = seconds_of(lambda name=name: _advice_of(setup, batch, name), device, rounds)
+            parts[f"teacher {name}"] = seconds_of(partial(_advice_of, setup, batch, name), device, rounds)
         with display.bar("steps", 2 * (rounds + 1)) as bar:
             times = _parts(_with_advice(setup, batch), state, batch, rounds, bar)
             whole = _whole(setup, state, batch, rounds, bar)

@@ -1,0 +1,70 @@
+"""A Ti student on 64 px images, patches of 8, batch 1024, with advice that is there: the training loop, loader and all.
+
+Images stay on the device as 8-bit pixels; they are cropped, flipped, mixed there. In the same process the same student
+stands in each form that compilation offers.
+
+python benchmarks/gpu_small.py --output OUT --work WORK
+"""
+
+from __future__ import annotations
+
+import torch
+from gpu_common import Part, count_waits, in_the_way, options_of
+from gpu_students import FORMS, forms
+from gpu_training import in_training
+from side_by_side import interleaved
+
+from coadvise.cost.model import matrix_peak
+from coadvise.recipe.reading import recipe_from
+from coadvise.recipe.schema import Recipe
+
+SPEED, BUSY = "training on 64 px images, Ti student, advice given", "device busy meanwhile"
+
+
+def small_recipe(tiny: bool, batch_size: int, teachers: bool = True) -> Recipe:
+    """A Ti student with patches of 8 on images of 64 px, advised by two small networks from the cache."""
+    teacher = {"model": "resnet10", "options": {"channels": [8, 8, 8, 8]}, "small_stem": True, "pretrained": True}
+    shape = {"depth": 2, "embed_dim": 32, "num_heads": 2} if tiny else {}
+    return recipe_from(
+        {
+            "name": "small",
+            "data": {
+                "source": "-", "image_size": 16 if tiny else 64, "workers": 0, "views": 2,
+                "augment": {"policy": "light", "mixup": 0.8, "cutmix": 1.0},
+            },
+            "student": {"model": "cit_tiny", "options": {"patch_size": 8, **shape},
+                        "tokens": {"conv": "conv", "inv": "inv"}},
+            "teachers": {"conv": {**teacher, "bias": "conv"}, "inv": {**teacher, "bias": "inv"}} if teachers else {},
+            "advice": {"source": "cache"} if teachers else {},
+            "optim": {"batch_size": batch_size},
+        }
+    )  # fmt: skip
+
+
+def main() -> None:
+    options = options_of(__doc__ or "")
+    part, tiny = Part("small_images", options), options.tiny
+    device = torch.device(options.device)
+    classes, images, batch, each = (10, 64, 16, 2) if tiny else (100, 20_480, 1024, 20)
+    with part.attempt(SPEED, BUSY):
+        peak = matrix_peak(device, torch.bfloat16)
+        recipe = small_recipe(tiny, batch)
+        with in_training(recipe, images, classes, held=0) as training:
+            training.steps(3)
+            part.details |= {"matrix_flops_per_s": peak, "form": training.form}
+            sides = {"loop": lambda: training.steps(each)}
+            seconds = interleaved(sides, options.rounds, options.device)["loop"] / each
+            profile, floor = training.profile(each), training.operations / peak
+            waits = count_waits(lambda: training.steps(3))
+            part.details |= {"seconds": seconds, "profile": profile, "operations": training.operations, "waits": waits}
+            part.measured(SPEED, batch / seconds, in_the_way(profile, floor))
+            part.measured(BUSY, None if profile.busy is None else 100 * profile.busy,
+                          ", ".join(f"waits at {place} {count}" for place, count in waits.items()))  # fmt: skip
+            forms(training, classes, part, each, FORMS[2:] if not tiny else FORMS[:2])
+            if not tiny:
+                forms(training, classes, part, each, FORMS[:2])
+    part.end()
+
+
+if __name__ == "__main__":
+    main()
