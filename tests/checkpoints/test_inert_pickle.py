@@ -15,6 +15,7 @@ import torch
 from helpers.weights import TINY, assert_same, make
 from torch import nn
 
+from coadvise.checkpoints import inert_pickle
 from coadvise.checkpoints.loading import load_checkpoint, read_checkpoint
 from coadvise.checkpoints.writing import save_safetensors_atomic
 from coadvise.errors import CheckpointError
@@ -226,3 +227,15 @@ def test_versions_that_are_no_numbers(tmp_path, version):
             new.writestr(name, version if name.endswith("/version") else old.read(name))
     with pytest.raises(CheckpointError, match=r"odd\.pth is no readable PyTorch file"):
         read_checkpoint(path)
+
+
+def test_sizes_of_records_are_those_of_pytorchs_reader(tmp_path):
+    """PyTorch 2.11's reader does not tell them, a later one does."""
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.zeros(5, 7), "b": torch.ones(3, dtype=torch.uint8)}, path)
+    reader = torch._C.PyTorchFileReader(str(path))
+    names = reader.get_all_records()
+    expected = {name: len(reader.get_record(name)) for name in names}
+    assert inert_pickle._sizes_in_zip(path, names) == expected == inert_pickle._records(path)
+    with pytest.raises(ValueError, match="in two ways"):
+        inert_pickle._sizes_in_zip(path, [*names, "another"])

@@ -10,6 +10,7 @@ import math
 import pickle
 import tarfile
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -273,11 +274,31 @@ def _records(path: Path) -> dict[str, int] | None:
     try:
         # Its reader, too, so that both see the same records.
         reader = torch._C.PyTorchFileReader(str(path))
-        sizes = {name: reader.get_record_size(name) for name in reader.get_all_records()}
-    except (RuntimeError, ValueError, IndexError) as error:  # names that are no text, numbers that are too large
+        names = reader.get_all_records()
+        if hasattr(reader, "get_record_size"):
+            sizes = {name: reader.get_record_size(name) for name in names}
+        else:  # up to PyTorch 2.11
+            sizes = _sizes_in_zip(path, names)
+    except (RuntimeError, ValueError, IndexError, zipfile.BadZipFile) as error:  # names that are no text, large numbers
         raise CheckpointError(f"checkpoint {path} is no readable PyTorch file ({error}): get it again") from error
     if "constants.pkl" in sizes:
         raise CheckpointError(f"checkpoint {path} is a TorchScript program: save model.state_dict() instead")
     if sum(sizes.values()) > path.stat().st_size or sizes.get("data.pkl", 0) > _MOST_BYTES:
         raise CheckpointError(f"checkpoint {path} is compressed, as PyTorch never does: save model.state_dict() anew")
+    return sizes
+
+
+def _sizes_in_zip(path: Path, names: list[str]) -> dict[str, int]:
+    """Sizes of records by Python's reader of zip files, which has to see the same ones.
+
+    Raises:
+        ValueError: it sees others.
+    """
+    sizes: dict[str, int] = {}
+    with zipfile.ZipFile(path) as file:
+        for one in file.infolist():
+            name = one.filename.partition("/")[2]  # all lie in one folder
+            sizes[name] = sizes.get(name, 0) + one.file_size
+    if set(sizes) != set(names):
+        raise ValueError("its contents are listed in two ways")
     return sizes
