@@ -183,6 +183,34 @@ def test_views_recur():
     assert first == second and first != third
 
 
+def test_recurring_views_of_a_small_set_are_finished_once(monkeypatch):
+    settings = data(policy="light").model_copy(update={"views": 2})
+    kept = TrainLoader(Pictures(), settings, 15, accumulate=3)
+    monkeypatch.setattr(loading, "FINISHED_BYTES", 0)
+    anew = TrainLoader(Pictures(), settings, 15, accumulate=3)
+    assert not anew.recurs and [len(list(anew.epoch(epoch, start=3))) for epoch in (0, 1)] == [3, 3]
+    expected = [list(anew.epoch(epoch)) for epoch in range(4)]
+    monkeypatch.undo()
+    assert kept.recurs and not TrainLoader(Pictures(), data(policy="light"), 15).recurs
+    list(kept.epoch(0, start=1))  # a resumed run begins within an epoch
+    found = [list(kept.epoch(epoch)) for epoch in range(4)]
+    assert all(a.images.data_ptr() == b.images.data_ptr() for a, b in zip(found[1], found[3], strict=True))
+    assert [one.index.tolist() for one in kept.epoch(2, start=2)] == [one.index.tolist() for one in found[0][6:]]
+    for epoch, batches in enumerate(found):
+        for batch, other in zip(batches, expected[epoch], strict=True):
+            assert torch.equal(batch.images, other.images) and torch.equal(batch.target, other.target)
+            assert batch.view == other.view and np.array_equal(batch.position, other.position)
+
+
+def test_a_model_that_writes_into_its_input_gets_it_anew():
+    loader = TrainLoader(Pictures(), data(policy="light").model_copy(update={"views": 1}), 15)
+    first = [batch.images.clone() for batch in loader.epoch(0)]
+    for epoch in range(2):
+        for batch, before in zip(loader.epoch(epoch), first, strict=True):
+            assert torch.equal(batch.images, before)
+            batch.images.mul_(2)
+
+
 def test_repeats_differ_and_stay_together():
     settings = data(repeats=3, mixup=0, cutmix=0)
     batches = list(TrainLoader(Pictures(60), settings, 12).epoch(0))

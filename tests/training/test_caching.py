@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 from helpers import processes
-from helpers.caches import QUIET, recipe_with, refused, verify, write
+from helpers.caches import QUIET, losses, recipe_with, refused, verify, write
 from helpers.recipes import CNN, INN, tiny
 
+from coadvise.advice.cache import AdviceCache
 from coadvise.advice.checking import CHECKED
 from coadvise.run.folder import read_metrics
+from coadvise.training import advising
 from coadvise.training.train import train
 
 
@@ -23,6 +25,22 @@ def test_teachers_are_not_asked_in_training(trained, tmp_path, monkeypatch):
     train(recipe, display=QUIET)
     # The check of some views at the start, and the last evaluation: nothing for any of the 4 × 100 training images.
     assert sum(asked) == CHECKED + 101
+
+
+def test_advice_is_read_once_where_views_recur(trained, tmp_path, monkeypatch):
+    """Bit for bit the losses of a run that reads it anew in each epoch."""
+    changes = {"advice.source": "cache", "data.views": 2, "schedule.epochs": 4}
+    kept, anew = (recipe_with(trained, tmp_path, {**changes, "run.output": str(tmp_path / name)}) for name in "ab")
+    write(kept)
+    reads = []
+    plain = AdviceCache.read
+    monkeypatch.setattr(AdviceCache, "read", lambda self, *which: reads.append(which) or plain(self, *which))
+    train(kept, display=QUIET)
+    few = len(reads)
+    monkeypatch.setattr(advising, "KEPT_BYTES", 0)
+    train(anew, display=QUIET)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert len(reads) - few == few + len(losses(tmp_path / "a")) // 2  # the steps of the third and fourth epoch
 
 
 def test_a_cache_keeps_the_teachers_that_were_trained_for_it(tmp_path):

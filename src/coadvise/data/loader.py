@@ -7,6 +7,7 @@ the number of processes, from any step on. A small set of small images is read o
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -28,6 +29,8 @@ from .views.order import Order
 # Sets of at most so many bytes and pixels a side stay on the device, and are read once.
 RESIDENT_BYTES = 2**31
 RESIDENT_SIZE = 96
+# Views that recur are finished once where all of their batches take at most so many bytes.
+FINISHED_BYTES = 2**28
 
 
 def sample(source: ImageSource, data: Data, classes: int, view: int, index: int, repeat: int) -> Batch:
@@ -109,6 +112,7 @@ class TrainLoader:
         self._order = Order(data, source.labels)
         self._feed = Feed(TrainSamples(source, data), data.workers)
         self._resident: _Resident | None = None
+        self._finished: dict[int, list[tuple[Batch, float]]] = {}
 
     @property
     def labelled(self) -> float:
@@ -129,8 +133,19 @@ class TrainLoader:
             DataError: an image is unreadable and `data.on_error` is `raise`; its message names the image.
         """
         assert 0 <= start <= self.steps_per_epoch
-        view = epoch if self.data.views is None else epoch % self.data.views
-        return self.batches(self._micro_batches(view, start)) if start < self.steps_per_epoch else iter(())
+        if start == self.steps_per_epoch:
+            return iter(())
+        if self.recurs:
+            assert self.data.views is not None
+            return self._recurring(epoch % self.data.views, start)
+        return self.batches(self._micro_batches(epoch if self.data.views is None else epoch % self.data.views, start))
+
+    @property
+    def recurs(self) -> bool:
+        """Whether the batches of an epoch stay on the device until their view recurs: they take few bytes."""
+        per_image = 4 * (3 * self.data.image_size**2 + len(self.source.class_names))
+        views = self.data.views or 0
+        return self.keep and 0 < views * self.steps_per_epoch * self.batch_size * per_image <= FINISHED_BYTES
 
     def batches(self, keys: Iterable[Keys]) -> Iterator[Batch]:
         """Batches of any keys; workers take keys ahead of the batches.
@@ -157,7 +172,24 @@ class TrainLoader:
     def close(self) -> None:
         """End the worker processes and free the memory; the next epoch would start again."""
         self._feed.close()
-        self._resident = None
+        self._resident, self._finished = None, {}
+
+    def _recurring(self, view: int, start: int) -> Iterator[Batch]:
+        """The micro-batches of a view from step `start` on, finished when the view comes for the first time.
+
+        Again where a model has written into its input.
+        """
+        finished = self._finished.pop(view, [])
+        if not finished or any(_writes(batch) != before for batch, before in finished):
+            finished = []
+            for batch in self.batches(self._micro_batches(view, start)):
+                finished.append((batch, _writes(batch)))
+                yield batch
+            if len(finished) < self.steps_per_epoch * self.accumulate:
+                return
+        else:
+            yield from (batch for batch, _ in finished[start * self.accumulate :])
+        self._finished[view] = finished
 
     def _micro_batches(self, view: int, start: int) -> Iterator[Keys]:
         order = self._order.rows(view)
@@ -196,6 +228,11 @@ class TrainLoader:
         readable = np.flatnonzero(read)
         following = np.searchsorted(readable, np.arange(self.size)) % len(readable)
         return _Resident(pixels, readable[following], tuple(skipped))
+
+
+def _writes(batch: Batch) -> float:
+    """How often a batch's images were written to; NaN, which equals nothing, where PyTorch does not count."""
+    return math.nan if batch.images.is_inference() else batch.images._version
 
 
 class EvalLoader:

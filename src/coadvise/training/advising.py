@@ -17,6 +17,9 @@ from ..recipe.schema import Recipe
 from ..system.progress import Display
 from .setup import Advise
 
+# Stored advice of at most so many bytes stays on the device once it was read.
+KEPT_BYTES = 2**28
+
 
 def stored_or_live(
     recipe: Recipe,
@@ -31,8 +34,25 @@ def stored_or_live(
         cache = AdviceCache(CacheRequest.of(recipe), source, loaded)
         check_cache(cache, recipe.data, source, ready, accelerator)
         display.say(f"advice comes from {cache.folder}")
-        return lambda batch: cache.read(batch.view, batch.position, accelerator.device)
+        return stored(cache, accelerator)
     return live(ready, accelerator)
+
+
+def stored(cache: AdviceCache, accelerator: Accelerator) -> Advise:
+    """The cache is read; where all of it takes few bytes, what was read of a batch stays until its view recurs."""
+    layout, device = cache.layout, accelerator.device
+    small = 4 * layout.records * layout.record.classes * len(cache.names) <= KEPT_BYTES
+    kept: dict[tuple[int, bytes], Mapping[str, Tensor]] = {}
+
+    def advise(batch: Batch) -> Mapping[str, Tensor]:
+        if not small:
+            return cache.read(batch.view, batch.position, device)
+        key = batch.view, batch.position.tobytes()
+        if key not in kept:
+            kept[key] = cache.read(batch.view, batch.position, device)
+        return kept[key]
+
+    return advise
 
 
 def live(ready: Teachers, accelerator: Accelerator) -> Advise:
