@@ -100,7 +100,7 @@ def test_fast_paths_are_taken_and_change_no_loss(tmp_path: Path, monkeypatch: py
     advisers = {"conv": CNN, "inv": INN}
     run(tiny(tmp_path / "fast", changes, teachers=advisers))
     setup, state = prepared[-1]
-    assert setup.validation.teachers.unfused() == () and state.optimizer.optimizer.defaults["fused"]
+    assert setup.validation.teachers.unfused() == () and state.optimizer.defaults["fused"]
     assert setup.loader.stays
     if involution_cpu.library() is not None:
         assert calls["compiled"] > 0 and calls["eager"] == 0

@@ -1,5 +1,6 @@
 """Processes that train together: those that did not join, what one of them decides, and those left alone."""
 
+import importlib.util
 import subprocess
 import sys
 import time
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from helpers import processes
 from helpers.recipes import tiny
 
@@ -14,7 +17,7 @@ from coadvise.errors import RunError
 from coadvise.recipe.reading import dump_recipe
 from coadvise.recipe.schema import Optim, Run
 from coadvise.run.folder import RunFolder
-from coadvise.training.processes import start_processes
+from coadvise.training.processes import bare, start_processes
 
 
 def test_world_size_that_was_not_joined(tmp_path: Path) -> None:
@@ -90,3 +93,17 @@ def test_a_process_whose_launcher_was_killed_saves_and_ends(tmp_path: Path, then
         launcher.kill()
     orphan.wait(20)
     assert path.read_text() == "saved"
+
+
+def test_a_step_does_not_search_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Accelerate's optimizer does, for a package that few have; with a loss that is scaled it is needed."""
+    start_processes(Run(device="cpu"), Optim())
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    weight.grad = torch.ones(2)
+    prepared = AcceleratedOptimizer(optimizer)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: pytest.fail("searches"))
+    bare(prepared).step()
+    assert weight.tolist() == [0, 0]
+    scaled = AcceleratedOptimizer(optimizer, scaler=torch.amp.GradScaler("cpu"))
+    assert bare(scaled) is scaled

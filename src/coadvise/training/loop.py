@@ -78,9 +78,10 @@ def train_step(setup: Setup, state: State, batch: Batch, waiting: Sequence[nn.Pa
         for parameter in waiting if accelerator.sync_gradients else ():
             parameter.grad = None  # the optimizer passes it over, and keeps nothing of it
         if accelerator.sync_gradients and optim.clip:
-            accelerator.clip_grad_norm_(setup.model.parameters(), optim.clip)
-        state.optimizer.step()
-        state.optimizer.zero_grad()
+            accelerator.clip_grad_norm_(setup.parameters, optim.clip)
+        if accelerator.sync_gradients:
+            state.optimizer.step()
+            state.optimizer.zero_grad()
     return losses
 
 

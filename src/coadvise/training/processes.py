@@ -9,8 +9,10 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
+from torch.optim import Optimizer
 
 from ..errors import CoadviseError, RunError
 from ..recipe.schema import Optim, Run
@@ -61,6 +63,15 @@ def start_processes(run: Run, optim: Optim) -> Accelerator:
 def _launched() -> bool:
     """Whether `torchrun` or `accelerate launch` started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def bare(optimizer: AcceleratedOptimizer) -> Optimizer:
+    """The optimizer itself, to be called after the last micro-batch of an update alone; Accelerate's where it scales.
+
+    Accelerate's searches the disk in every step for a package that most people have not installed.
+    """
+    inner: Optimizer = optimizer if optimizer.scaler is not None else optimizer.optimizer
+    return inner
 
 
 def process_count() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from accelerate import Accelerator
@@ -29,6 +30,7 @@ from .checkpoint import RECIPE, Checkpoint
 from .choosing import Place, choose, noted_form
 from .optimizer import make_optimizer, make_scheduler, peak_lr
 from .parts import still_norms, waiting_parts
+from .processes import bare
 from .state import State
 from .student import make_objective, save_memory
 from .teachers import eval_batch_size
@@ -87,6 +89,11 @@ class Setup:
     def total_steps(self) -> int:
         """Updates of the whole run."""
         return self.schedule.epochs * self.loader.steps_per_epoch
+
+    @cached_property
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        """Of the model, in its order; to walk through all modules in every step takes longer than to clip gradients."""
+        return tuple(self.model.parameters())
 
     def __enter__(self) -> Setup:
         return self
@@ -160,7 +167,7 @@ def prepare(
         waiting=waiting_parts(student, recipe.schedule.head_epochs),
     )
     _compile(recipe, setup, teachers)
-    return setup, State(student, wrapped, ema)
+    return setup, State(student, bare(wrapped), ema)
 
 
 def _compile(recipe: Recipe, setup: Setup, teachers: Teachers) -> None:
