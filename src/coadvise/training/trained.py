@@ -162,9 +162,9 @@ FirstBatch = Callable[[Trained, Tensor, Mapping[str, Tensor], Tensor], Any]
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what a compiler says; the others explain it to those who write models."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return shortened(lines[0] if lines else type(error).__name__, 120)
+    """The first line of what a compiler says, and what it announces; the others are for those who write models."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return shortened(" ".join(lines[:2]) if lines[0].endswith(":") else lines[0], 150)
 
 
 @contextmanager
