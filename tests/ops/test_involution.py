@@ -1,14 +1,12 @@
 """Involution against a plain loop over every pixel in float64, and against `unfold`."""
 
 import math
-import os
-import subprocess
 import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TESTS, processes
+from helpers import processes
 
 from coadvise.errors import ModelError
 from coadvise.models.rednet import Involution2d
@@ -209,48 +207,6 @@ def test_without_a_compiler_it_says_so_once_and_goes_on(tmp_path):
 
 
 # --- on the GPU ------------------------------------------------------------------------------------------
-
-INTERPRETED = """
-import itertools, sys
-import torch
-sys.path.insert(0, {tests!r})
-from ops.test_involution import draw, naive
-from coadvise.ops import involution_triton
-
-kernels, sizes = tuple(itertools.product((3, 5, 7), (1, 2))), ((5, 4), (1, 9), (5, 7))
-dtypes = (torch.float32, torch.bfloat16, torch.float16)
-for (a, (k, stride)), (b, (h, w)), (c, dtype) in itertools.product(*map(enumerate, (kernels, sizes, dtypes))):
-    if k > 3 and (a + b + c) % 3:  # of large kernels each pair of kernel, size and type once
-        continue
-    x, kernel = draw(2, 32, h, w, k, stride, dtype)
-    exact_x, exact_kernel = (t.detach().double().requires_grad_() for t in (x, kernel))
-    expected = naive(exact_x, exact_kernel, k, stride)
-    grad = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).to(dtype)
-    wanted = (expected, *torch.autograd.grad(expected, (exact_x, exact_kernel), grad.double()))
-    last = [t.detach().contiguous(memory_format=torch.channels_last) for t in (x, kernel, grad)]
-    found = (
-        involution_triton.forward(last[0], last[1], k, stride),
-        *involution_triton.backward(last[2], last[0], last[1], k, stride),
-    )
-    # The interpreter cuts bfloat16 off where a GPU rounds.
-    eps = {{torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-11}}[dtype]
-    for f, w_ in zip(found, wanted):
-        assert f.dtype == dtype
-        torch.testing.assert_close(f.double(), w_, rtol=1.01 * eps, atol=1e-5)
-print("all equal")
-"""
-
-
-def test_triton_kernels_under_the_interpreter():
-    """The kernels themselves, run by Triton on the CPU: against the loop, in all types, with ragged blocks.
-
-    Two images of 5 × 7 pixels fill one block of 64 pixels and a little of a second.
-    """
-    pytest.importorskip("triton", reason="Triton is not installed on this platform")
-    code = INTERPRETED.format(tests=str(TESTS))
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == "all equal", done.stderr[-3000:]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,8 +1,27 @@
-"""Involution on the GPU: Triton kernels, forward and backward, for channels-last tensors.
+"""Involution on the GPU: Triton kernels, forward and backward, for channels-last tensors of one type.
 
-A group's 16 channels lie side by side: 32 bytes in half precision, a whole sector of memory. Each program computes a
-block of pixels of one group; neighbouring pixels read the same inputs, which the cache serves. Sums are in float32.
-Sizes are run-time values, so that one compilation serves every stage of a network of one kernel size and stride.
+The idea. In channels-last a group's 16 channels lie side by side, and so do the K² weights of a pixel. A program takes
+a small tile of pixels of one group, and the patch of the other side that its windows reach: the forward pass a tile of
+output pixels and a patch of the input, the backward pass a tile of the input and a patch of the output. The weights
+between the two are spread into a matrix, pixels of one × pixels of the other, zero outside the windows ("the band"); a
+row of K weights is read in one piece. Then everything is a matrix product over 16 channels, on tensor cores, with sums
+in float32:
+
+    forward     out    = band · x
+    backward    grad_x = bandᵀ · grad      and      grad_kernel = what the band covers of  grad · xᵀ
+
+Each pair of a weight and its output pixel meets one input pixel, so the backward pass reads every weight and writes
+every weight's gradient in one program only: one launch, nothing added up in memory, the same result each time. Weights
+that meet no pixel, outside the image, get a zero from the program that has their output pixel's place in its tile.
+
+What it costs, for each output pixel and group at stride 1 with two bytes a number: 32 bytes of input, 2·K² of weights
+and 32 of output must move forward, 162 for K = 7, and 2·K²·16 = 1,568 operations are asked for; backward 292 bytes and
+3,136 operations. Rows of the input that several tiles reach come from the cache. The band is mostly zeros: with a tile
+of 2 × 8 pixels and K = 7 the tensor cores do 2.6 times the operations that are asked for, which is still little for
+them. What limits a kernel of this kind is the number of instructions, so weights are read at addresses that differ by
+constants.
+
+Since zeros of the band are multiplied, too, an infinity or a NaN in the input spreads over the tiles that reach it.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls
@@ -13,122 +32,224 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .involution_launch import Launcher
+from .involution_tiles import Shape
+
 CHANNELS = tl.constexpr(16)  # of a group
-BLOCK = 64  # pixels of a program
-BLOCK_TAPS = 16  # pixels of a program in the kernel's gradient, which holds a row of taps for each
+SIZES = ("height", "width", "out_height", "out_width", "groups")  # one compilation for all
 
 
 @triton.jit
-def _pixel(index, height, width):
-    """Image, row and column of a flat pixel index."""
-    return index // (height * width), index // width % height, index % width
+def _place(height, width, groups, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
+    """Image, group, and the first row and column of this program's tile; neighbours share lines of memory."""
+    program = tl.program_id(0)
+    group = program % groups
+    tile = program // groups
+    tiles_y, tiles_x = tl.cdiv(height, TILE_H), tl.cdiv(width, TILE_W)
+    row = tile // tiles_x
+    return (row // tiles_y).to(tl.int64), group, row % tiles_y * TILE_H, tile % tiles_x * TILE_W
 
 
 @triton.jit
-def _forward(
-    x, kernel, out, pixels, height, width, out_height, out_width, groups,
-    K: tl.constexpr, STRIDE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+def _windows(row, j, columns, K: tl.constexpr):
+    """Which of four neighbours lie in the window and in the image: `j` is the first one's column of the window."""
+    return (
+        row & (j.to(tl.uint32) < K) & (columns > 0),
+        row & ((j + 1).to(tl.uint32) < K) & (columns > 1),
+        row & ((j + 2).to(tl.uint32) < K) & (columns > 2),
+        row & ((j + 3).to(tl.uint32) < K) & (columns > 3),
+    )
+
+
+@triton.jit
+def _band(weights, m0, m1, m2, m3, P: tl.constexpr, Q: tl.constexpr):
+    """The weights between P and Q pixels, of which `weights` points to each fourth."""
+    # Four loads at constant distances: a thread has neighbours that it can hand on together.
+    w0, w1 = tl.load(weights, mask=m0, other=0.0), tl.load(weights + 1, mask=m1, other=0.0)
+    w2, w3 = tl.load(weights + 2, mask=m2, other=0.0), tl.load(weights + 3, mask=m3, other=0.0)
+    return tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (P, Q))
+
+
+@triton.jit
+def _forward_step(
+    total, weights, inputs, there, i, j, rows_left, columns_inside, line, down,
+    K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    pixel = tl.program_id(0).to(tl.int64) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
-    group = tl.program_id(1)
-    there = pixel < pixels
-    n, oy, ox = _pixel(pixel, out_height, out_width)
+    """What `ROWS` rows of the input, from row `down` of the patch on, add to the tile's sums."""
+    row = there[:, None] & ((i + down).to(tl.uint32) < K)
+    m0, m1, m2, m3 = _windows(row, j, 4, K)
+    band = _band(weights + down * K, m0, m1, m2, m3, total.shape[0], ROWS * COLUMNS)
+    inside = columns_inside & (rows_left > down)
+    seen = tl.load(inputs + down * line, mask=inside[:, None], other=0.0)
+    return tl.dot(band, seen, total, input_precision="tf32x3")
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _forward(
+    x, kernel, out, height, width, out_height, out_width, groups,
+    K: tl.constexpr, STRIDE: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEPS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    PAD: tl.constexpr = (K - 1) // 2
+    n, group, oy0, ox0 = _place(out_height, out_width, groups, TILE_H, TILE_W)
+    if WIDE:
+        groups = groups.to(tl.int64)
+    y0, x0 = tl.maximum(oy0 * STRIDE - PAD, 0), tl.maximum(ox0 * STRIDE - PAD, 0)  # the patch's first pixel
+    first = ((n * out_height + oy0) * out_width + ox0) * groups + group
+    p = tl.arange(0, TILE_H * TILE_W)
+    a, b = p // TILE_W, p % TILE_W
+    there = (oy0 + a < out_height) & (ox0 + b < out_width)
+    pixel = (a * out_width + b) * groups
     channel = tl.arange(0, CHANNELS)
-    taps = kernel + (pixel * groups + group) * (K * K)
-    total = tl.zeros((BLOCK_SIZE, CHANNELS), dtype=tl.float32)
-    for i in range(K):
-        y = oy * STRIDE + i - (K - 1) // 2
-        for j in tl.static_range(K):
-            z = ox * STRIDE + j - (K - 1) // 2
-            inside = there & (y >= 0) & (y < height) & (z >= 0) & (z < width)
-            at = (((n * height + y) * width + z) * groups + group) * CHANNELS
-            seen = tl.load(x + at[:, None] + channel[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
-            weight = tl.load(taps + i * K + j, mask=inside, other=0.0).to(tl.float32)
-            total += weight[:, None] * seen
-    to = out + ((pixel * groups + group) * CHANNELS)[:, None] + channel[None, :]
+
+    q, fourth = tl.arange(0, ROWS * COLUMNS), 4 * tl.arange(0, ROWS * COLUMNS // 4)
+    inputs = x + (((n * height + y0) * width + x0) * groups + group) * CHANNELS
+    inputs += ((q // COLUMNS * width + q % COLUMNS) * groups * CHANNELS)[:, None] + channel[None, :]
+    u, v = fourth // COLUMNS, fourth % COLUMNS
+    i0, j0 = y0 + PAD - oy0 * STRIDE, x0 + PAD - ox0 * STRIDE
+    i = (i0 + u)[None, :] - (a * STRIDE)[:, None]
+    j = (j0 + v)[None, :] - (b * STRIDE)[:, None]
+    weights = kernel + first * (K * K) + i0 * K + j0
+    weights += (pixel * (K * K) - a * (STRIDE * K) - b * STRIDE)[:, None] + (u * K + v)[None, :]
+
+    total = tl.zeros((TILE_H * TILE_W, CHANNELS), dtype=tl.float32)
+    rows_left, columns_inside = height - y0 - q // COLUMNS, x0 + q % COLUMNS < width
+    line = width * groups * CHANNELS
+    if STEPS <= 8:
+        for step in tl.static_range(STEPS):  # unrolled: a step's addresses differ by constants
+            total = _forward_step(
+                total, weights, inputs, there, i, j, rows_left, columns_inside, line, step * ROWS, K, ROWS, COLUMNS
+            )
+    else:
+        for step in range(STEPS):
+            total = _forward_step(
+                total, weights, inputs, there, i, j, rows_left, columns_inside, line, step * ROWS, K, ROWS, COLUMNS
+            )
+    to = out + first * CHANNELS + (pixel * CHANNELS)[:, None] + channel[None, :]
     tl.store(to, total.to(out.dtype.element_ty), mask=there[:, None])
 
 
 @triton.jit
-def _backward_input(
-    kernel, grad, grad_x, pixels, height, width, out_height, out_width, groups,
-    K: tl.constexpr, STRIDE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+def _backward_step(
+    total, seen, weights, grad_weights, grads, row, i, j, columns, rows_left, columns_inside, line, down,
+    K: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    # Each input pixel gathers from the outputs whose window holds it, so that no two programs write to one place.
-    pixel = tl.program_id(0).to(tl.int64) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
-    group = tl.program_id(1)
-    there = pixel < pixels
-    n, y, z = _pixel(pixel, height, width)
-    channel = tl.arange(0, CHANNELS)
-    total = tl.zeros((BLOCK_SIZE, CHANNELS), dtype=tl.float32)
-    for i in range(K):
-        up = y + (K - 1) // 2 - i
-        for j in tl.static_range(K):
-            across = z + (K - 1) // 2 - j
-            oy, ox = up // STRIDE, across // STRIDE
-            inside = there & (up >= 0) & (across >= 0) & (oy < out_height) & (ox < out_width)
-            if STRIDE > 1:
-                inside = inside & (up % STRIDE == 0) & (across % STRIDE == 0)
-            at = ((n * out_height + oy) * out_width + ox) * groups + group
-            outer = tl.load(grad + (at * CHANNELS)[:, None] + channel[None, :], mask=inside[:, None], other=0.0)
-            weight = tl.load(kernel + at * (K * K) + i * K + j, mask=inside, other=0.0).to(tl.float32)
-            total += weight[:, None] * outer.to(tl.float32)
-    to = grad_x + ((pixel * groups + group) * CHANNELS)[:, None] + channel[None, :]
-    tl.store(to, total.to(grad_x.dtype.element_ty), mask=there[:, None])
+    """What `ROWS` rows of the output, from row `down` of the patch on, add to the input's gradient; their weights'."""
+    P: tl.constexpr = ROWS * COLUMNS
+    Q: tl.constexpr = total.shape[0]
+    inside = columns_inside & (rows_left > down)
+    row = row & inside[:, None] & ((i - down * STRIDE).to(tl.uint32) < K)
+    m0, m1, m2, m3 = _windows(row, j, columns, K)
+    on = down * (line * (K * K) - STRIDE * K)
+    weights, grad_weights = weights + on, grad_weights + on
+    band = _band(weights, m0, m1, m2, m3, P, Q)
+    outer = tl.load(grads + down * line * CHANNELS, mask=inside[:, None], other=0.0)
+    total = tl.dot(tl.trans(band), outer, total, input_precision="tf32x3")
+    product = tl.dot(outer, tl.trans(seen), input_precision="tf32x3").to(grad_weights.dtype.element_ty)
+    even, odd = tl.split(tl.reshape(product, (P, Q // 4, 2, 2)))
+    d0, d2 = tl.split(even)
+    d1, d3 = tl.split(odd)
+    tl.store(grad_weights, d0, mask=m0)
+    tl.store(grad_weights + 1, d1, mask=m1)
+    tl.store(grad_weights + 2, d2, mask=m2)
+    tl.store(grad_weights + 3, d3, mask=m3)
+    return total
 
 
 @triton.jit
-def _backward_kernel(
-    x, grad, grad_kernel, pixels, height, width, out_height, out_width, groups,
-    K: tl.constexpr, STRIDE: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROW: tl.constexpr,
+def _zero_outside(
+    grad_kernel, n, group, y0, x0, height, width, out_height, out_width, groups,
+    K: tl.constexpr, STRIDE: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, TAPS: tl.constexpr,
 ):  # fmt: skip
-    # A row of taps at a time, so that neighbouring taps are written together.
-    pixel = tl.program_id(0).to(tl.int64) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
-    group = tl.program_id(1)
-    there = pixel < pixels
-    n, oy, ox = _pixel(pixel, out_height, out_width)
-    channel, tap = tl.arange(0, CHANNELS), tl.arange(0, ROW)
-    at = (pixel * groups + group) * CHANNELS
-    outer = tl.load(grad + at[:, None] + channel[None, :], mask=there[:, None], other=0.0).to(tl.float32)
-    z = ox[:, None] * STRIDE + tap[None, :] - (K - 1) // 2
-    taps = grad_kernel + ((pixel * groups + group) * (K * K))[:, None] + tap[None, :]
-    written = there[:, None] & (tap[None, :] < K)
-    for i in range(K):
-        y = (oy * STRIDE + i - (K - 1) // 2)[:, None]
-        inside = written & (y >= 0) & (y < height) & (z >= 0) & (z < width)
-        start = (((n[:, None] * height + y) * width + z) * groups + group) * CHANNELS
-        seen = tl.load(x + start[:, :, None] + channel[None, None, :], mask=inside[:, :, None], other=0.0)
-        product = tl.sum(outer[:, None, :] * seen.to(tl.float32), axis=2)
-        tl.store(taps + i * K, product.to(grad_kernel.dtype.element_ty), mask=written)
+    """Zeros for the weights that meet no pixel, of the output pixels whose place is in this tile of the input."""
+    PAD: tl.constexpr = (K - 1) // 2
+    OWN_H: tl.constexpr = TILE_H // STRIDE if TILE_H % STRIDE == 0 else TILE_H  # at most; a power of two
+    OWN_W: tl.constexpr = TILE_W // STRIDE if TILE_W % STRIDE == 0 else TILE_W
+    p = tl.arange(0, OWN_H * OWN_W)
+    oy, ox = (y0 + STRIDE - 1) // STRIDE + p // OWN_W, (x0 + STRIDE - 1) // STRIDE + p % OWN_W
+    mine = (oy * STRIDE < y0 + TILE_H) & (ox * STRIDE < x0 + TILE_W) & (oy < out_height) & (ox < out_width)
+    to = grad_kernel + (((n * out_height + oy) * out_width + ox) * groups + group) * (K * K)
+    for first in range(0, K * K, TAPS):
+        tap = first + tl.arange(0, TAPS)
+        y = (oy * STRIDE - PAD)[:, None] + (tap // K)[None, :]
+        z = (ox * STRIDE - PAD)[:, None] + (tap % K)[None, :]
+        outside = (y < 0) | (y >= height) | (z < 0) | (z >= width)
+        zeros = tl.zeros((OWN_H * OWN_W, TAPS), dtype=grad_kernel.dtype.element_ty)
+        tl.store(to[:, None] + tap[None, :], zeros, mask=outside & mine[:, None] & (tap < K * K)[None, :])
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _backward(
+    x, kernel, grad, grad_x, grad_kernel, height, width, out_height, out_width, groups,
+    K: tl.constexpr, STRIDE: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEPS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    PAD: tl.constexpr = (K - 1) // 2
+    n, group, y0, x0 = _place(height, width, groups, TILE_H, TILE_W)
+    if WIDE:
+        groups = groups.to(tl.int64)
+    oy0 = tl.maximum(y0 + PAD - K + STRIDE, 0) // STRIDE  # the first output pixel whose window reaches the tile
+    ox0 = tl.maximum(x0 + PAD - K + STRIDE, 0) // STRIDE
+    first = ((n * out_height + oy0) * out_width + ox0) * groups + group
+    p = tl.arange(0, ROWS * COLUMNS)
+    a, b = p // COLUMNS, p % COLUMNS
+    pixel = (a * out_width + b) * groups
+    channel = tl.arange(0, CHANNELS)
+    grads = grad + first * CHANNELS + (pixel * CHANNELS)[:, None] + channel[None, :]
+
+    q, fourth = tl.arange(0, TILE_H * TILE_W), 4 * tl.arange(0, TILE_H * TILE_W // 4)
+    inside = (y0 + q // TILE_W < height) & (x0 + q % TILE_W < width)
+    start = (((n * height + y0) * width + x0) * groups + group) * CHANNELS
+    place = ((q // TILE_W * width + q % TILE_W) * groups * CHANNELS)[:, None] + channel[None, :]
+    seen = tl.load(x + start + place, mask=inside[:, None], other=0.0)
+    u, v = fourth // TILE_W, fourth % TILE_W
+    i0, j0 = y0 + PAD - oy0 * STRIDE, x0 + PAD - ox0 * STRIDE
+    i = (i0 + u)[None, :] - (a * STRIDE)[:, None]
+    j = (j0 + v)[None, :] - (b * STRIDE)[:, None]
+    at = (pixel * (K * K) - a * (STRIDE * K) - b * STRIDE)[:, None] + (u * K + v)[None, :]
+    base = first * (K * K) + i0 * K + j0
+    weights, grad_weights = kernel + base + at, grad_kernel + base + at
+    row, columns = (y0 + u < height)[None, :], (width - x0 - v)[None, :]
+
+    total = tl.zeros((TILE_H * TILE_W, CHANNELS), dtype=tl.float32)
+    rows_left, columns_inside = out_height - oy0 - a, ox0 + b < out_width
+    line = out_width * groups
+    if STEPS <= 8:
+        for step in tl.static_range(STEPS):
+            total = _backward_step(
+                total, seen, weights, grad_weights, grads, row, i, j, columns,
+                rows_left, columns_inside, line, step * ROWS, K, STRIDE, ROWS, COLUMNS,
+            )  # fmt: skip
+    else:
+        for step in range(STEPS):
+            total = _backward_step(
+                total, seen, weights, grad_weights, grads, row, i, j, columns,
+                rows_left, columns_inside, line, step * ROWS, K, STRIDE, ROWS, COLUMNS,
+            )  # fmt: skip
+    tl.store(grad_x + start + place, total.to(grad_x.dtype.element_ty), mask=inside[:, None])
+    if (y0 < PAD) | (x0 < PAD) | (y0 + TILE_H + PAD > height) | (x0 + TILE_W + PAD > width):
+        _zero_outside(
+            grad_kernel, n, group, y0, x0, height, width, out_height, out_width, groups,
+            K, STRIDE, TILE_H, TILE_W, 16 if K == 3 else 64,
+        )  # fmt: skip
+
+
+FORWARD, BACKWARD = Launcher(_forward, "forward"), Launcher(_backward, "backward")
 
 
 def forward(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
     """Involution of channels-last tensors of one type (shapes as in `involution`)."""
-    b, c, h, w = x.shape
-    oh, ow = kernel.shape[-2:]
-    out = torch.empty((b, c, oh, ow), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    pixels, groups = b * oh * ow, c // 16
+    b, c = x.shape[:2]
+    out = torch.empty((b, c, *kernel.shape[2:]), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     if out.numel():
-        _forward[(triton.cdiv(pixels, BLOCK), groups)](
-            x, kernel, out, pixels, h, w, oh, ow, groups, K=kernel_size, STRIDE=stride, BLOCK_SIZE=BLOCK
-        )
+        FORWARD.run((x, kernel, out), Shape.of(x, kernel, kernel_size, stride))
     return out
 
 
 def backward(grad: Tensor, x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, Tensor]:
     """Gradients with respect to input and kernel; all tensors are channels-last and of one type."""
-    b, c, h, w = x.shape
-    oh, ow = kernel.shape[-2:]
-    groups = c // 16
     grad_x = torch.empty_like(x, memory_format=torch.channels_last)
     grad_kernel = torch.empty_like(kernel, memory_format=torch.channels_last)
     if x.numel():
-        sizes = (h, w, oh, ow, groups)
-        _backward_input[(triton.cdiv(b * h * w, BLOCK), groups)](
-            kernel, grad, grad_x, b * h * w, *sizes, K=kernel_size, STRIDE=stride, BLOCK_SIZE=BLOCK
-        )
-        _backward_kernel[(triton.cdiv(b * oh * ow, BLOCK_TAPS), groups)](
-            x, grad, grad_kernel, b * oh * ow, *sizes, K=kernel_size, STRIDE=stride, BLOCK_SIZE=BLOCK_TAPS,
-            ROW=triton.next_power_of_2(kernel_size),
-        )  # fmt: skip
+        BACKWARD.run((x, kernel, grad, grad_x, grad_kernel), Shape.of(x, kernel, kernel_size, stride))
     return grad_x, grad_kernel

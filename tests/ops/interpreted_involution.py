@@ -1,0 +1,96 @@
+"""Run by Triton's interpreter, in a process of its own: involution's GPU kernels against the loop over every pixel.
+
+Memory that nothing has been written to is NaN.
+"""
+
+import functools
+
+import torch
+import triton.language as tl
+from ops.test_involution import draw, naive
+from triton.runtime import interpreter
+
+from coadvise.ops import involution_launch, involution_triton
+from coadvise.ops.involution_tiles import tilings
+
+EPS = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-11}  # it cuts bfloat16 off; a GPU rounds
+# batch, channels, height, width, kernel size, stride; borders and places where a tile ends are what can go wrong
+CASES = [
+    *((2, 32, 5, 4, k, stride) for k, stride in ((1, 2), (3, 1), (7, 3))),
+    *((1, 16, *size, k, stride) for size in ((1, 1), (7, 7)) for k, stride in ((1, 1), (3, 2), (7, 1))),
+    (1, 16, 13, 9, 3, 2), (1, 16, 13, 9, 7, 1),
+    (1, 16, 17, 3, 5, 1), (1, 16, 10, 11, 7, 3), (1, 16, 9, 12, 13, 2), (1, 16, 2, 3, 31, 1),
+    (1, 16, 2, 56, 7, 1), (1, 16, 56, 1, 7, 2), (1, 16, 2, 112, 3, 1),
+]  # fmt: skip
+
+
+def widened(dot):
+    """The interpreter's product takes the bits of bfloat16 for whole numbers."""
+
+    def product(self, a, b, *rest):
+        if a.dtype == tl.bfloat16:
+            a, b = (
+                interpreter.TensorHandle((t.data.astype("uint32") << 16).view("float32"), tl.float32) for t in (a, b)
+            )
+        return dot(self, a, b, *rest)
+
+    return product
+
+
+@functools.cache
+def exact(case, dtype):
+    """Input, kernel and the output's gradient, channels-last, and what is to come out of them."""
+    b, c, h, w, k, stride = case
+    x, kernel = draw(b, c, h, w, k, stride, dtype)
+    exact_x, exact_kernel = (t.detach().double().requires_grad_() for t in (x, kernel))
+    expected = naive(exact_x, exact_kernel, k, stride)
+    grad = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).to(dtype)
+    wanted = (expected, *torch.autograd.grad(expected, (exact_x, exact_kernel), grad.double()))
+    return [t.detach().contiguous(memory_format=torch.channels_last) for t in (x, kernel, grad)], wanted
+
+
+def check(case, dtype):
+    (x, kernel, grad), wanted = exact(case, dtype)
+    k, stride = case[-2:]
+    found = (
+        involution_triton.forward(x, kernel, k, stride),
+        *involution_triton.backward(grad, x, kernel, k, stride),
+    )
+    for f, e in zip(found, wanted, strict=True):
+        assert f.dtype == dtype and f.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(f.double(), e, rtol=1.01 * EPS[dtype], atol=1e-5, msg=lambda m: f"{case}: {m}")
+
+
+def with_every_tiling(case):
+    """Not only with the one that a shape gets: the autotuner may take any; and with places counted in 64 bits."""
+    for number in range(5):
+
+        def one(shape, which, number=number):
+            choice = tilings(shape, which)
+            return (choice[number % len(choice)],)
+
+        involution_launch.tilings = one
+        check(case, torch.float32)
+    involution_launch.Tiling.is_wide = lambda *_: True
+    check(case, torch.float32)
+
+
+def main():
+    interpreter.InterpreterBuilder.create_dot = widened(interpreter.InterpreterBuilder.create_dot)
+    torch.use_deterministic_algorithms(True)  # with it, new memory is NaN
+    assert torch.empty(1).isnan()
+    for number, case in enumerate(CASES):
+        check(case, list(EPS)[number % 3])
+    for dtype in EPS:
+        check((1, 32, 3, 10, 7, 1), dtype)
+        check((1, 16, 7, 10, 7, 2), dtype)
+    empty = torch.empty(0, 32, 6, 5), torch.empty(0, 18, 6, 5)
+    assert involution_triton.forward(*empty, 3, 1).shape == empty[0].shape
+    assert [g.shape for g in involution_triton.backward(empty[0], *empty, 3, 1)] == [t.shape for t in empty]
+    for case in ((1, 16, 5, 17, 7, 1), (1, 16, 9, 18, 5, 2)):
+        with_every_tiling(case)
+    print("all equal")
+
+
+if __name__ == "__main__":
+    main()
