@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from .frozen_rednet import choose_kernels, freeze_blocks
+
 # Largest difference of logits that counts as rounding, relative to the largest logit.
 TOLERANCE = 1e-4
 
@@ -39,6 +41,7 @@ def fused(model: nn.Module, example: Float[Tensor, "b 3 h w"], dtype: torch.dtyp
             copied = copy.deepcopy(model)
             for name, conv in _pairs(copied, example):
                 _fold(copied, name, conv)
+            freeze_blocks(copied)
             copied = copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             found = copied(example)
     # Some modules (weight normalisation, parametrisations) cannot be changed like this, and raise in many ways.
@@ -52,6 +55,8 @@ def fused(model: nn.Module, example: Float[Tensor, "b 3 h w"], dtype: torch.dtyp
     for module in copied.modules():
         if dtype is not None and isinstance(module, (nn.Conv2d, nn.Linear)):
             module.to(dtype)
+    if example.device.type == "cuda" and dtype is not None:
+        choose_kernels(copied, example, dtype)
     return copied
 
 
