@@ -1,4 +1,4 @@
-"""Memory that a step frees is not asked of the system again in the next step: counted by the system's own page faults."""
+"""Memory that a step frees is not asked of the system again in the next one, by the system's own count of pages."""
 
 import subprocess
 import sys

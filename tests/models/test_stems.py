@@ -1,0 +1,98 @@
+"""Stems: the fast forms of their layers compute the same, are taken, and have the names of the plain ones."""
+
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from coadvise.models import stems
+from coadvise.models.rednet import ConvBNReLU, Involution2d
+from coadvise.models.stems import Projection, Stem
+
+LAST = torch.channels_last
+
+
+def plain_stem(kind: str) -> nn.Module:
+    """The stem as it is written down: every layer PyTorch's own."""
+    if kind == "conv":
+        stem = nn.Sequential(ConvBNReLU(3, 64, 7, stride=2), ConvBNReLU(64, 64, 3), ConvBNReLU(64, 64, 3))
+    else:
+        layers = ConvBNReLU(3, 32, 3, stride=2), Involution2d(32, 3), nn.BatchNorm2d(32), nn.ReLU()
+        stem = nn.Sequential(*layers, ConvBNReLU(32, 64, 3))
+    return nn.ModuleDict({"stem": stem, "proj": nn.Conv2d(64, 24, 4, stride=4)})
+
+
+@pytest.mark.parametrize("kind", ["conv", "inv"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, LAST])
+@pytest.mark.parametrize("training", [True, False])
+def test_equals_the_plain_layers(kind: str, layout: torch.memory_format, training: bool) -> None:
+    torch.manual_seed(0)
+    plain, fast = plain_stem(kind).double(), Stem(kind, 3, 24, (8, 8), bias=True)
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, 0.2)
+            nn.init.normal_(module.bias)
+    fast.load_state_dict(plain.state_dict())  # the same names and shapes
+    assert list(fast.state_dict()) == list(plain.state_dict())
+    plain.train(training)
+    fast.train(training)
+    x, grad = torch.randn(3, 3, 32, 24), torch.randn(3, 24, 4, 3)
+    y = fast(x.contiguous(memory_format=layout))
+    exact = plain["proj"](plain["stem"](x.double()))
+    torch.testing.assert_close(y.double(), exact, rtol=1e-4, atol=1e-4)
+    y.backward(grad)
+    exact.backward(grad.double())
+    for (name, a), b in zip(fast.named_parameters(), plain.parameters(), strict=True):
+        error = (a.grad.double() - b.grad).norm() / max(float(b.grad.norm()), 1e-3)
+        assert error < 1e-3, name
+    for (name, a), b in zip(fast.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(a.double(), b.double(), rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["conv", "inv"])
+def test_the_fused_norms_are_taken_in_training(kind: str) -> None:
+    stem = Stem(kind, 3, 24, (8, 8), bias=True)
+    x = torch.randn(2, 3, 16, 16).contiguous(memory_format=LAST)
+    with mock.patch.object(stems, "norm_relu", wraps=stems.norm_relu) as seen:
+        stem(x)
+        assert seen.call_count == 3
+        stem.eval()(x)
+        assert seen.call_count == 3
+
+
+class Calls(TorchDispatchMode):
+    """ATen's calls, with their arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, tuple[object, ...]]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.seen.append((func.name(), args))
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_gradient_of_the_pixels_and_none_by_a_convolution_for_the_projection() -> None:
+    embed = stems.TokenEmbed(stem="conv+inv", img_size=16, patch_size=8, in_chans=3, embed_dim=24)
+    tokens = embed(torch.randn(2, 3, 16, 16)).patches
+    with Calls() as calls:
+        tokens.sum().backward()
+    wanted = [args for name, args in calls.seen if name == "aten::convolution_backward"]
+    firsts = [args for args in wanted if args[1].shape[1] == 3]  # type: ignore[attr-defined]
+    assert len(wanted) == 7 and len(firsts) == 2
+    assert all(args[10][0] is (args[1].shape[1] != 3) for args in wanted)  # type: ignore[index,attr-defined]
+
+
+@pytest.mark.parametrize("size", [(2, 3), (4, 4)])
+def test_projection_is_its_convolution(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    projection = Projection(5, 7, size, stride=size).double()
+    x = torch.randn(2, 5, 4 * size[0], 3 * size[1], dtype=torch.float64, requires_grad=True)
+    exact = nn.functional.conv2d(x, projection.weight, projection.bias, stride=size)
+    torch.testing.assert_close(projection(x), exact)
+    weight = torch.randn_like(exact)
+    inputs = [x, projection.weight, projection.bias]
+    found, expected = (torch.autograd.grad((y * weight).sum(), inputs) for y in (projection(x), exact))
+    torch.testing.assert_close(found, expected)
