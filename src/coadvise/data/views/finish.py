@@ -52,6 +52,8 @@ class Unfinished(NamedTuple):
     """Row of the partner, λ, and the box of cutmix (top, bottom, left, right)."""
     index: Int[Tensor, " b"]  # type: ignore[assignment]
     skipped: tuple[str, ...]
+    rows: Int64[Tensor, " m"] | None = None
+    """Where `pixels` are those of a whole set: the row of each image, on the host."""
 
 
 def view_table(
@@ -120,6 +122,8 @@ class Finish:
         if self.device.type == "cuda":  # otherwise the copies wait for the device
             views, mixing = views.pin_memory(), mixing.pin_memory()
         pixels = batch.pixels.to(self.device, non_blocking=True)
+        if batch.rows is not None:
+            pixels = pixels[batch.rows.to(self.device, non_blocking=True)]
         on_device = views.to(self.device, non_blocking=True)
         if views[:, 1:4].any():
             pixels = _moved(pixels, on_device[:, 1:4].long())
@@ -167,7 +171,8 @@ class Finish:
         target = torch.full((len(label), self.classes), self.smoothing / self.classes, device=self.device)
         return target.scatter_(1, label[:, None], 1 - self.smoothing + self.smoothing / self.classes)
 
-    def _noise_ring(self) -> Float[Tensor, " n"]:
+    def noise_ring(self) -> Float[Tensor, " n"]:
+        """Normal draws on the device, for erased pixels."""
         if self._noise is None:
             generator = np.random.default_rng(np.random.SeedSequence((Stream.NOISE, self.data.seed)))
             self._noise = torch.from_numpy(generator.standard_normal(NOISE, dtype=np.float32)).to(self.device)
@@ -175,13 +180,13 @@ class Finish:
 
     def _erased(self, images: Float[Tensor, "e h w 3"], choices: Int[Tensor, "e 5"]) -> Float[Tensor, "e h w 3"]:
         """Images with noise of unit variance in a rectangle (after normalisation)."""
-        noise = self._noise_ring()
+        noise = self.noise_ring()
         place = (choices[:, 4:] + torch.arange(images[0].numel(), device=self.device)) % NOISE
         return torch.where(_inside(images, choices[:, :4]), noise[place].view_as(images), images)
 
     def _erase_one_by_one(self, images: Float[Tensor, "b h w 3"], rows: list[int], choices: Int[Tensor, "b 5"]) -> None:
         """The same in place, which is faster on the CPU: it touches only the rectangles."""
-        noise, count = self._noise_ring(), images[0].numel()
+        noise, count = self.noise_ring(), images[0].numel()
         for row in rows:
             top, bottom, left, right, start = choices[row].tolist()
             there = (
