@@ -1,92 +1,70 @@
-"""Training a Ti student on 64 px images with patches of 8 and advice given: images/s, and how busy the device is.
+"""A Ti student on 64 px images, patches of 8, with advice that is there: images/s of the training loop, loader and all.
 
-The step is what `coadvise train` runs on a small set: images kept as 8-bit pixels on the device, cropped, flipped and
-mixed there, forward, Eq. 1 with advice of two teachers that is there already, backward, AdamW.
+The loop is that of `coadvise train`: images kept as 8-bit pixels on the device, cropped, flipped and mixed there, Eq. 1
+with advice of two teachers, AdamW. On a GPU the same student stands beside it in each form that compilation offers.
 
 python benchmarks/bench_small_images.py
 """
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections.abc import Callable
-
 import torch
-from bench_cache import CLASSES, Pictures
-from side_by_side import arguments, claim, report
-from torch.autograd import DeviceType
+from gpu_common import Part, count_waits, in_the_way, options_of
+from gpu_students import FORMS, forms
+from gpu_training import in_training
+from side_by_side import interleaved
 
-from coadvise.checkpoints.build import build_student
-from coadvise.data.loader import TrainLoader
-from coadvise.losses import co_advise_loss
-from coadvise.models.compiling import WORTHWHILE_STEPS, compile_blocks, plain_attention
+from coadvise.cost.model import matrix_peak
 from coadvise.recipe.reading import recipe_from
-from coadvise.system.clock import seconds_of, synchronize
-from coadvise.system.devices import DTYPES, resolve_precision
-from coadvise.training.optimizer import make_optimizer
+from coadvise.recipe.schema import Recipe
 
-STEPS = 10
+SPEED, BUSY = "training on 64 px images, Ti student, advice given", "device busy meanwhile"
+
+
+def small_recipe(tiny: bool, batch_size: int, teachers: bool = True) -> Recipe:
+    """A Ti student with patches of 8 on images of 64 px, advised by two small networks from the cache."""
+    teacher = {"model": "resnet10", "options": {"channels": [8, 8, 8, 8]}, "small_stem": True, "pretrained": True}
+    shape = {"depth": 2, "embed_dim": 32, "num_heads": 2} if tiny else {}
+    return recipe_from(
+        {
+            "name": "small",
+            "data": {
+                "source": "-", "image_size": 16 if tiny else 64, "workers": 0, "views": 2,
+                "augment": {"policy": "light", "mixup": 0.8, "cutmix": 1.0},
+            },
+            "student": {"model": "cit_tiny", "options": {"patch_size": 8, **shape},
+                        "tokens": {"conv": "conv", "inv": "inv"}},
+            "teachers": {"conv": {**teacher, "bias": "conv"}, "inv": {**teacher, "bias": "inv"}} if teachers else {},
+            "advice": {"source": "cache"} if teachers else {},
+            "optim": {"batch_size": batch_size},
+        }
+    )  # fmt: skip
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", batch_sizes=(64, 1024))
+    options = options_of(__doc__ or "")
+    part, tiny = Part("small_images", options), options.tiny
     device = torch.device(options.device)
     cuda = device.type == "cuda"
-    batch_size, dtype = options.batch_size, DTYPES[resolve_precision("auto", not cuda)]
-    recipe = recipe_from(
-        {
-            "name": "bench",
-            "data": {"source": "-", "image_size": 64, "workers": 0, "augment": {"policy": "light"}},
-            "student": {
-                "model": "cit_tiny",
-                "options": {"patch_size": 8},
-                "tokens": {"conv": "conv", "inv": "inv"},
-            },
-            "optim": {"batch_size": batch_size},
-        }
-    )
-    torch.manual_seed(0)
-    student = build_student(recipe.student, recipe.tokens(), CLASSES, recipe.data.image_size).to(device).train()
-    plain_attention(student, device, dtype)
-    compile_blocks(student, "auto", device, WORTHWHILE_STEPS)
-    optimizer = make_optimizer(student, recipe.optim)
-    loader = TrainLoader(Pictures(64, STEPS * batch_size), recipe.data, batch_size, device=device)
-    batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
-    advice = {name: torch.randn(batch_size, CLASSES, device=device) for name in ("conv", "inv")}
-
-    def steps() -> None:
-        for batch in itertools.islice(batches, STEPS):
-            with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                logits = student.forward_tokens(batch.images)
-            co_advise_loss(logits, advice, batch.target).total.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-    seconds = seconds_of(steps, device, options.rounds)
-    speed = STEPS * batch_size / seconds
-    goal = "≥ 40,000 images/s" if cuda else ""
-    claims = [claim("training on 64 px images, Ti student, advice given", speed, goal, " images/s")]
-    if cuda:
-        claims.append(claim("device busy meanwhile", 100 * _busy(steps, device), "≥ 90 %", " %"))
-    loader.close()
-    report("small_images", options, claims, {"seconds_per_step": seconds / STEPS, "precision": str(dtype)})
-
-
-def _busy(run: Callable[[], None], device: torch.device) -> float:
-    """Share of the time in which at least one kernel runs, by PyTorch's profiler."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        start = time.perf_counter()
-        run()
-        synchronize(device)
-        seconds = time.perf_counter() - start
-    spans = sorted((event.time_range.start, event.time_range.end) for event in profile.events()
-                   if event.device_type == DeviceType.CUDA and not event.is_user_annotation)  # fmt: skip
-    busy, reached = 0.0, float("-inf")
-    for begin, end in spans:
-        busy += max(end - max(begin, reached), 0.0)
-        reached = max(reached, end)
-    return busy / 1e6 / seconds
+    classes, images, batch, each = (10, 64, 16, 2) if tiny else (100, 20_480, 1024, 20) if cuda else (100, 640, 64, 5)
+    with part.attempt(SPEED, *([BUSY] if cuda else [])):
+        peak = matrix_peak(device, torch.bfloat16)
+        recipe = small_recipe(tiny, batch)
+        with in_training(recipe, images, classes, held=0) as training:
+            training.steps(3)
+            part.details |= {"matrix_flops_per_s": peak, "form": training.form}
+            sides = {"loop": lambda: training.steps(each)}
+            seconds = interleaved(sides, options.rounds, options.device)["loop"] / each
+            profile, floor = training.profile(each), training.operations / peak
+            waits = count_waits(lambda: training.steps(3))
+            part.details |= {"seconds": seconds, "profile": profile, "operations": training.operations, "waits": waits}
+            part.measured(SPEED, batch / seconds, in_the_way(profile, floor))
+            if cuda:
+                reached = ", ".join(f"waits at {place} {count}" for place, count in waits.items())
+                part.measured(BUSY, 100 * (profile.busy or 0.0), reached)
+            for form in FORMS[1:2] if tiny else (FORMS[2], FORMS[3], FORMS[1], FORMS[0]) if cuda else ():
+                forms(training, classes, part, each, (form,))
+    part.end()
 
 
 if __name__ == "__main__":

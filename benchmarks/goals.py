@@ -57,13 +57,13 @@ def goal_of(file: str, what: str) -> Goal:
 
 
 def verdict(value: float | None, goal: str) -> str:
-    """`met`, `not met`, `not measured`; empty for a value without a goal."""
+    """`met`, `not met`, `not measured`; empty for a value without a goal. What is shown of the value decides."""
     if value is None:
         return "not measured"
     found = re.match(r"([≥≤]) ([\d.,]+)", goal)
     if found is None:
         return ""
-    bound = float(found[2].replace(",", ""))
+    bound, value = float(found[2].replace(",", "")), float(f"{value:.3g}")
     return "met" if (value >= bound if found[1] == "≥" else value <= bound) else "not met"
 
 

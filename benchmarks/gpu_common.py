@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import dataclasses
 import io
 import json
 import shlex
+import shutil
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,7 +22,7 @@ import numpy as np
 import torch
 from goals import goal_of
 from PIL import Image
-from side_by_side import provenance
+from side_by_side import RESULTS, provenance
 
 from coadvise.cost.profile import Profile
 from coadvise.system.files import write_json
@@ -31,10 +34,13 @@ def options_of(description: str) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--sizes", choices=("full", "tiny"), default="full", help="tiny tries every line on a CPU")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the JSON file")
-    parser.add_argument("--work", type=Path, required=True, help="folder for data and weights that are made here")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON file")
+    parser.add_argument("--work", type=Path, help="folder for data and weights that are made here")
     options = parser.parse_args()
     options.tiny = options.sizes == "tiny"
+    if options.work is None:
+        options.work = Path(tempfile.mkdtemp(prefix="coadvise-bench-"))
+        atexit.register(shutil.rmtree, options.work, ignore_errors=True)
     options.output.mkdir(parents=True, exist_ok=True)
     options.work.mkdir(parents=True, exist_ok=True)
     return options

@@ -42,11 +42,11 @@ class Part:
 
 
 PARTS = (
-    Part("step", "gpu_step.py", 190, ("step",)),
+    Part("step", "gpu_step.py", 210, ("step",)),
     Part("involution", "bench_involution.py", 60, ("involution",)),
     Part("inference", "bench_inference.py", 70, ("inference",), ("--only", "teachers")),
-    Part("small_images", "gpu_small.py", 70, ("small_images",)),
-    Part("training", "gpu_train.py", 120, ("training",)),
+    Part("small_images", "bench_small_images.py", 70, ("small_images",)),
+    Part("training", "gpu_train.py", 130, ("training",)),
     Part("old", "gpu_old.py", 60, ()),
     Part("students", "gpu_students.py", 100, ("students",)),
     Part("cache", "bench_cache.py", 60, ("cache",)),
@@ -85,7 +85,7 @@ def command(part: Part, options: argparse.Namespace, work: Path) -> list[str]:
     script, shared = str(HERE / part.script), ["--device", options.device, "--rounds", str(options.rounds)]
     if part.name == "old":
         return [sys.executable, "-P", script, *shared, "--sizes", options.sizes, "--output", str(work / "old.json")]
-    if part.script.startswith("gpu_"):
+    if part.script.startswith("gpu_") or part.name == "small_images":
         shared += ["--sizes", options.sizes, "--work", str(work)]
     elif options.sizes == "tiny":
         shared += ["--batch-size", "2"]

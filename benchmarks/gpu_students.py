@@ -91,6 +91,10 @@ def main() -> None:
             part.measured(PEAK, 100 * floor / seconds, in_the_way(profile, floor))
             part.measured(SPEED, recipe.optim.batch_size / seconds)
             forms(training, classes, part, each)
+    with part.attempt():
+        recipe = co_advised("cit-sak", options.work, tiny).model_copy(update={"teachers": {}})
+        with in_training(recipe, images, classes) as training:
+            forms(training, classes, part, each, FORMS[:1] if tiny else FORMS)
     part.end()
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from bench_small_images import small_recipe
 from gpu_common import Noise, Part, options_of
-from gpu_small import small_recipe
 from gpu_training import SMALL_TEACHERS, weights_of
 
 from coadvise.recipe.reading import dump_recipe
@@ -128,7 +128,7 @@ def live(part: Part, watched: float) -> None:
     with part.attempt(LIVE, FIRST):
         found = watch(words, options.work / "live", batch, watched, 90)
         part.details["live"] = asdict(found)
-        part.measured(LIVE, found.images_per_s, f"cold start {found.first_s:.1f} s; {_chosen(found)}")
+        part.measured(LIVE, found.images_per_s, _told(found))
     with part.attempt(FIRST):
         again = watch([*words, "run.log_every=1"], options.work / "again", batch, 0, 60, first_only=True)
         part.details["second start"] = asdict(again)
@@ -155,19 +155,21 @@ def stored(part: Part, watched: float) -> None:
             raise RuntimeError(f"coadvise cache: {done.stderr.strip().splitlines()[-1]}")
         found = watch([str(file), *settings], options.work / "stored", batch, watched, 90)
         part.details["stored"] = asdict(found)
-        part.measured(CACHED, found.images_per_s, f"first step after {found.first_s:.1f} s; {_chosen(found)}")
+        part.measured(CACHED, found.images_per_s, _told(found))
 
 
-def _chosen(found: Watched) -> str:
-    """What the run said of compilation."""
-    return "; ".join(line for line in found.said if "compil" in line)[:200]
+def _told(found: Watched) -> str:
+    """What its log lines say, which leave evaluations out, its start, and what it said of compilation."""
+    words = [f"{found.by_log:,.0f} images/s between evaluations"] if found.by_log is not None else []
+    words += [f"first log line after {found.first_s:.1f} s", *(line for line in found.said if "compil" in line)]
+    return "; ".join(words)[:300]
 
 
 def main() -> None:
     options = options_of(__doc__ or "")
     os.environ.setdefault("COLUMNS", "160")
     part = Part("training", options)
-    watched = 3 if options.tiny else 12
+    watched = 3 if options.tiny else 15
     live(part, watched)
     stored(part, watched)
     part.end()

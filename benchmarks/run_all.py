@@ -1,5 +1,7 @@
 """All benchmarks, one after the other; results/benchmarks/README.md and the README's table are written from them.
 
+On a machine with a GPU these are the GPU's own (`gpu.sh`) and that of the input.
+
 python benchmarks/run_all.py
 """
 
@@ -8,7 +10,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import torch
+from goals import GOALS, goal_of, shown, verdict
 
 from coadvise.system.files import read_json, write_atomic
 
@@ -29,14 +36,20 @@ SHOWN = (
 HEAD = """# Benchmarks
 
 Medians of interleaved runs: both sides take turns in one process, after a check that they compute the same. Written by
-`make bench`; the JSON files beside this one hold every number with its provenance.
+`make bench`; the JSON files beside this one hold every number with its provenance. `benchmarks/gpu.sh` measures a GPU
+in at most eight minutes, also where no packages can be installed; goals that it has not measured yet are marked so.
 """
 
 
 def main() -> None:
-    for script in sorted(HERE.glob("bench_*.py")):
-        print(f"--- {script.stem.removeprefix('bench_')}", flush=True)
-        subprocess.run([sys.executable, f"benchmarks/{script.name}", *sys.argv[1:]], cwd=HERE.parent, check=True)
+    scripts = sorted(f"benchmarks/{script.name}" for script in HERE.glob("bench_*.py"))
+    commands = [[script, *sys.argv[1:]] for script in scripts]
+    if torch.cuda.is_available():
+        commands = [["benchmarks/gpu_run.py", str(RESULTS)], ["benchmarks/bench_input.py", *sys.argv[1:]]]
+    for words in commands:
+        print(f"--- {' '.join(words)}", flush=True)
+        subprocess.run([sys.executable, *words], cwd=HERE.parent, check=True)
+    (RESULTS / "gpu.md").unlink(missing_ok=True)  # the page below says the same
     write_atomic(RESULTS / "README.md", table())
     readme = HERE.parent / "README.md"
     write_atomic(readme, with_claims(readme.read_text(encoding="utf-8")))
@@ -52,7 +65,7 @@ def with_claims(readme: str) -> str:
             path = RESULTS / f"{name}-{device}.json"
             claims = read_json(path)["claims"] if path.is_file() else []
             found = next((claim for claim in claims if claim["what"].startswith(line)), None)
-            cells.append("" if found is None else f"{found['value']:.3g}{found['unit']}")
+            cells.append("" if found is None else shown(found["value"], found["unit"]))
             what = what if found is None else found["what"]
         rows.append(f"| {what} | {' | '.join(cells)} |")
     return re.sub(rf"(?<={BEGIN}\n).*?(?=\n{END})", "\n".join(rows), readme, flags=re.S)
@@ -75,14 +88,31 @@ def table() -> str:
         versions = contents[0]["provenance"]["versions"]
         shown = f"PyTorch {versions['torch']}, timm {versions['timm']}, Python {versions['python']}"
         parts.append(f"\n## {hardware_of(device)}\n\n{shown}\n")
-        parts.append("\n| what | measured | goal | from |\n|---|---:|---:|---|\n")
-        for path, content in zip(files, contents, strict=True):
-            parts += [
-                f"| {line['what']} | {line['value']:,.3g}{line['unit']} | {line['goal']} | "
-                f"[{content['benchmark']}]({path.name}), commit {content['provenance']['commit'][:7]} |\n"
-                for line in content["claims"]
-            ]
+        parts.append("\n| what | measured | goal | | what stands in the way | from |\n|---|---:|---:|---|---|---|\n")
+        parts += lines_of(device, dict(zip((path.name for path in files), contents, strict=True)))
     return "".join(parts)
+
+
+def lines_of(device: str, contents: dict[str, Any]) -> Iterator[str]:
+    """Rows of a device's table: everything that was measured, then the goals that were not.
+
+    Args:
+        contents: of the JSON files, by their names.
+    """
+    seen = set()
+    for path, content in contents.items():
+        name, commit = content["benchmark"], content["provenance"]["commit"]
+        for line in content["claims"]:
+            seen.add((name, line["what"]))
+            goal = (goal_of(name, line["what"]).goal if device == "cuda" else "") or line["goal"]
+            value, why = line["value"], line.get("why", "").replace("|", "/")
+            yield (
+                f"| {line['what']} | {shown(value, line['unit'])} | {goal} | {verdict(value, goal)} | {why} | "
+                f"[{name}]({path}), commit {commit[:7]} |\n"
+            )
+    for file, what, goal, _ in GOALS if device == "cuda" else ():
+        if (file, what) not in seen:
+            yield f"| {what} | | {goal} | {verdict(None, goal)} | | |\n"
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def profiled(run: Callable[[], Any], device: torch.device, steps: int = 1, top: 
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     synchronize(device)
-    with torch.profiler.profile(activities=activities) as profile:
+    with torch.profiler.profile(activities=activities, acc_events=True) as profile:
         start = time.perf_counter()
         run()
         synchronize(device)
