@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 from gpu_common import Part, count_waits, in_the_way, options_of
-from gpu_students import FORMS, forms
 from gpu_training import in_training
 from side_by_side import interleaved
 
@@ -56,14 +55,14 @@ def main() -> None:
             sides = {"loop": lambda: training.steps(each)}
             seconds = interleaved(sides, options.rounds, options.device)["loop"] / each
             profile, floor = training.profile(each), training.operations / peak
-            waits = count_waits(lambda: training.steps(3))
+            waits = count_waits(lambda: training.steps(3, logged=False))
             part.details |= {"seconds": seconds, "profile": profile, "operations": training.operations, "waits": waits}
             part.measured(SPEED, batch / seconds, in_the_way(profile, floor))
             if cuda:
                 reached = ", ".join(f"waits at {place} {count}" for place, count in waits.items())
                 part.measured(BUSY, 100 * (profile.busy or 0.0), reached)
-            for form in FORMS[1:2] if tiny else (FORMS[2], FORMS[3], FORMS[1], FORMS[0]) if cuda else ():
-                forms(training, classes, part, each, (form,))
+            if cuda or tiny:
+                part.details["forms"] = training.in_forms(each, *([("blocks", "plain")] if tiny else []))
     part.end()
 
 

@@ -154,7 +154,7 @@ def count_waits(run: Callable[[], Any]) -> dict[str, int]:
             torch.cuda.set_sync_debug_mode("default")
     found: dict[str, int] = {}
     for one in seen:
-        if "synchroniz" in str(one.message):
+        if "called a synchronizing" in str(one.message):
             place = f"{Path(one.filename).name}:{one.lineno}"
             found[place] = found.get(place, 0) + 1
     return found

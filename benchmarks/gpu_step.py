@@ -62,7 +62,7 @@ class Plain:
 
 
 def exact_terms(plain: Plain, batch: Batch, share: int) -> Tensor:
-    """The loss terms in float64; teachers look at `share` images at a time."""
+    """The loss and its terms in float64; teachers look at `share` images at a time."""
     student, members = copy.deepcopy(plain.student).double(), copy.deepcopy(plain.teachers).double()
     images = batch.images.double()
     with torch.no_grad(), by_unfold():
@@ -70,7 +70,7 @@ def exact_terms(plain: Plain, batch: Batch, share: int) -> Tensor:
         advice = {name: torch.cat([part[name] for part in parts]) for name in members.names}
         logits = student.forward_tokens(images)  # type: ignore[operator]
         terms = coadvise.co_advise_loss(logits, advice, batch.target.double())
-    return torch.stack(list(terms.values()))
+    return torch.stack([terms.total, *terms.values()])
 
 
 def checked(training: Training, plain: Plain, batch: Batch) -> dict[str, float]:
@@ -91,10 +91,10 @@ def checked(training: Training, plain: Plain, batch: Batch) -> dict[str, float]:
     poison(batch.images.device)
     optimizer = getattr(training.state.optimizer, "optimizer", training.state.optimizer)
     hook = optimizer.register_step_pre_hook(look)
-    terms = torch.stack([one.detach().double() for one in train_step(training.setup, training.state, batch).values()])
+    values = train_step(training.setup, training.state, batch).values.double()
     hook.remove()
     plain.optimizer.zero_grad()
-    off = agree(terms, exact, LOSSES, "loss terms of the co-advised step")
+    off = agree(values, exact, LOSSES, "loss terms of the co-advised step")
     own, other = (torch.cat([side[name].double().flatten() for name in expected]) for side in (found, expected))
     cosine = float(torch.cosine_similarity(own, other, dim=0))
     if not cosine >= GRADIENTS:
@@ -147,7 +147,7 @@ def against_plain(part: Part, training: Training, classes: int, each: int, befor
     part.details |= {"profile": profile, "operations": training.operations}
     part.measured(RATIO, seconds["plain"] / seconds["co-advised"], in_the_way(profile, floor))
     part.measured(PEAK.format("step, bf16"), 100 * floor / seconds["co-advised"])
-    waits = count_waits(lambda: training.steps(3))
+    waits = count_waits(lambda: training.steps(3, logged=False))
     part.details["waits"] = waits
     part.measured(WAITS, sum(waits.values()) / 3 if torch.cuda.is_available() else None,
                   ", ".join(f"{place} {count}" for place, count in waits.items()))  # fmt: skip

@@ -15,12 +15,14 @@ from gpu_common import Noise
 
 from coadvise.checkpoints.build import build_student
 from coadvise.cost.profile import Profile, profiled
-from coadvise.cost.step import compiled_form, run_loop, training_of
+from coadvise.cost.step import FORMS, run_loop, training_of
 from coadvise.data.views.finish import Batch
+from coadvise.models.compiling import Form
 from coadvise.models.factory import build_model
 from coadvise.models.teachers import Teachers
 from coadvise.recipe.reading import load_recipe
 from coadvise.recipe.schema import Recipe
+from coadvise.system.clock import now, seconds_of
 from coadvise.system.progress import Display
 from coadvise.training.setup import Setup
 from coadvise.training.state import State
@@ -74,13 +76,28 @@ class Training:
     operations: int
     said: list[str]
 
-    def steps(self, count: int) -> None:
-        """So many steps of the loop of `coadvise train`, its log lines included."""
-        run_loop(self.setup, self.state, lambda done: done >= count)
+    def steps(self, count: int, logged: bool = True) -> None:
+        """So many steps of the loop of `coadvise train`, its log lines included, or without any."""
+        run = self.setup.run.model_copy(update={} if logged else {"log_every": 10**9})
+        run_loop(dataclasses.replace(self.setup, run=run), self.state, lambda done: done >= count)
 
-    def advise_nothing(self) -> Training:
-        """The same student and optimizer, on labels alone."""
-        return dataclasses.replace(self, setup=dataclasses.replace(self.setup, advise=lambda batch: {}))
+    def in_forms(self, times: int, order: tuple[Form, ...] = ("whole", "graphs", "blocks", "plain")) -> dict[str, Any]:
+        """Images/s of this training in each form of student and loss, whatever it has chosen; and the seconds until the
+        first two steps were done. A form that cannot be had is not among them."""
+        trained, found = self.setup.trained, dict[str, Any]()
+        device, chosen = self.setup.accelerator.device, trained.form
+        for form in order:
+            trained.use(form)
+            begun = now(device)
+            self.steps(2)
+            first = now(device) - begun
+            if trained.form == form:
+                seconds = seconds_of(lambda: self.steps(times), device, 3) / times
+                found[form] = {"images_per_s": self.recipe.optim.batch_size / seconds, "first_s": first}
+                said = f"{found[form]['images_per_s']:,.0f} images/s"
+                print(f"  {self.recipe.student.model}, {FORMS[form]}: {said}", flush=True)
+        trained.use(chosen)
+        return found
 
     def profile(self, steps: int = 2) -> Profile:
         """Of some steps."""
@@ -89,8 +106,10 @@ class Training:
     @property
     def form(self) -> dict[str, Any]:
         """What the run chose."""
-        chosen = self.setup.accelerator.mixed_precision
-        return {"precision": chosen, "compiled": compiled_form(self.setup.model), "said": self.said}
+        return {
+            "precision": self.setup.accelerator.mixed_precision, "compiled": FORMS[self.setup.trained.form],
+            "teachers compiled": self.setup.validation.teachers.compiled(), "said": self.said,
+        }  # fmt: skip
 
 
 @contextmanager
