@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from accelerate import Accelerator
+from helpers import processes  # noqa: F401  its server, if these tests are the first to start one
 
 from coadvise.system.interrupts import (
     SENDER_KNOWN,
@@ -47,6 +49,35 @@ def test_everything_is_saved_before_the_block_is_left_and_nothing_more_is_begun(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a begun", "a saved"]
     assert futures[0].result() is False
     assert all(future.cancelled() or future.result() is False for future in futures[1:])
+
+
+IMPORTS = """
+import os, signal, sys, time
+from pathlib import Path
+from coadvise.system.workers import submit, worker_context, worker_pool
+
+def note(folder):
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    Path(folder, str(os.getpid())).write_text(f"{'sklearn' in sys.modules} {'torch' in sys.modules} {signals}")
+    time.sleep(1)
+
+if __name__ == "__main__":
+    context = worker_context(["sklearn", "torch"])
+    with worker_pool(2, modules=["sklearn", "torch"]) as pool:
+        for future in [submit(pool, note, sys.argv[1]) for _ in range(2)]:
+            assert future.result()
+    print(context.get_start_method(), {"torch", "sklearn"} & set(sys.modules))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or Path("/dev/nvidiactl").exists(), reason="workers import anew here")
+def test_workers_come_from_a_process_that_has_imported_what_they_need(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "script.py").write_text(IMPORTS)
+    words = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "notes")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "forkserver set()", "")
+    assert [one.read_text() for one in (tmp_path / "notes").iterdir()] == ["True True set()"] * 2
 
 
 @pytest.fixture

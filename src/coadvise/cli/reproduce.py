@@ -54,6 +54,9 @@ def reproduce(
 
         coadvise reproduce table6 --scale tiny --data my-images schedule.epochs=50 teachers.epochs=30
     """
+    from ..reproduce.work import begin_workers
+
+    begin_workers()
     from ..reproduce.command import find_experiments, seconds
     from ..reproduce.command import reproduce as run
     from ..reproduce.measure import Shifted, shifted_sources
@@ -91,6 +94,9 @@ def demo(
 
         coadvise demo --output runs/demo
     """
+    from ..reproduce.work import begin_workers
+
+    begin_workers()
     from ..reproduce.command import find_experiments
     from ..reproduce.command import reproduce as run
     from ..reproduce.runner import Orders

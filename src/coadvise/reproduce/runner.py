@@ -37,6 +37,7 @@ from .measure import (
     teacher_weights,
 )
 from .planner import Planned, Planner, column_recipe, in_order
+from .work import MODULES
 
 
 @dataclass
@@ -181,7 +182,8 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
     deadline = None if orders.budget is None else time.monotonic() + orders.budget
     waiting, done, running = list(jobs), set[str](), dict[Future[bool], Job]()
     failed, spent, shown = list[tuple[str, Exception]](), False, 0
-    with worker_pool(count, threads, devices) as pool, display.bar("runs", sum(j.images for j in jobs)) as bar:
+    images = sum(job.images for job in jobs)
+    with worker_pool(count, threads, devices, MODULES) as pool, display.bar("runs", images) as bar:
         try:
             while waiting or running:
                 if deadline is not None and time.monotonic() > deadline:

@@ -6,14 +6,19 @@ and each of them watches whether it still runs.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
 from .interrupts import STOPPING, Tasks, answered_by, late_signals
@@ -21,19 +26,42 @@ from .interrupts import STOPPING, Tasks, answered_by, late_signals
 _TASKS = Tasks()  # the tasks of this process, if it is a worker
 
 
+def worker_context(modules: Sequence[str] = ()) -> BaseContext:
+    """How workers are started: as copies of one process that has imported these modules, and begins to do so now.
+
+    It does so beside this process, and once for all workers. Fork itself would copy this process's thread pools. Where
+    there may be a GPU each worker imports them itself: a copy of a process that has as much as asked for GPUs has none.
+    """
+    gpu = any(Path(place).exists() for place in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
+    if sys.platform != "linux" or gpu:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    if modules:
+        context.set_forkserver_preload([*modules])
+    # It ends with this process, and on no signal before: the workers would seem to have ended with it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
+
+
 @contextmanager
-def worker_pool(jobs: int, threads: int = 1, devices: int = 0) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(
+    jobs: int, threads: int = 1, devices: int = 0, modules: Sequence[str] = ()
+) -> Iterator[ProcessPoolExecutor]:
     """Processes for `supervised` calls. An exception in the block stops them, and SIGTERM is such an exception.
 
     Args:
         threads: of each process.
         devices: GPUs, which the processes take in turn; 0 leaves the choice to each run.
+        modules: see `worker_context`.
 
     Raises:
         KeyboardInterrupt: in the block, on SIGTERM as on Ctrl-C.
     """
-    # Fork would copy the parent's thread pools, and CUDA's state.
-    context = multiprocessing.get_context("spawn")
+    context = worker_context(modules)
     places = context.Value("i", 0)
     with (
         answered_by(signal.default_int_handler, [signal.SIGTERM]),
@@ -56,6 +84,9 @@ def _start(threads: int, devices: int, places: Any) -> None:
     torch.set_num_threads(threads)
     for number in STOPPING:
         signal.signal(number, _TASKS.answer)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # see `worker_context`
+    gc.freeze()  # PyTorch's half a million objects would be searched for garbage after each run
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
