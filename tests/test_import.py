@@ -68,6 +68,22 @@ def test_a_report_needs_no_pytorch(tmp_path: Path) -> None:
     assert code == 0 and modules <= {"matplotlib", "scipy"}
 
 
+def test_training_imports_no_more_than_it_needs() -> None:
+    """What draws, and what holds the digits, comes when it is needed; and garbage is searched for as before."""
+    told = python("""
+import gc, sys
+from coadvise.system.imports import importing
+searches = []
+gc.callbacks.append(lambda phase, info: searches.append(phase))
+with importing():
+    import coadvise.training.train
+assert not searches and gc.isenabled() and gc.get_freeze_count() > 100_000
+print([name for name in ("matplotlib", "sklearn", "scipy.stats", "tensorboard", "torch.utils.tensorboard",
+                         "transformers", "datasets", "onnx", "jinja2") if name in sys.modules])
+""")
+    assert told == "[]"
+
+
 ORDERS = (
     "import coadvise, timm",
     "import timm, coadvise",

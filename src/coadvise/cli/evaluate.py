@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DataError
+from ..system.imports import importing
 from ..system.progress import Display
 from ..system.screen import Table
 from .arguments import AsJson, accuracy_table, next_steps, out
@@ -49,12 +50,13 @@ def evaluate(
         raise DataError("--corruptions and --only-its-classes exclude each other; give one of them")
     if only and per_class:
         raise DataError("--only-its-classes and --per-class exclude each other; give one of them")
-    from ..checkpoints.trained import load_trained
-    from ..data.sources.opening import open_source, open_sources
-    from ..evaluation.inference import evaluate_trained, with_classes
-    from ..evaluation.robustness import corruption_errors, subset_accuracy
-    from ..evaluation.tasks import TASKS
-    from ..system.devices import choose_device
+    with importing():
+        from ..checkpoints.trained import load_trained
+        from ..data.sources.opening import open_source, open_sources
+        from ..evaluation.inference import evaluate_trained, with_classes
+        from ..evaluation.robustness import corruption_errors, subset_accuracy
+        from ..evaluation.tasks import TASKS
+        from ..system.devices import choose_device
 
     trained = load_trained(model, choose_device(), several=not (corruptions or only)).with_workers(workers)
     display, whole, labels = Display(quiet=as_json), data is None and split is None, trained.data.labels

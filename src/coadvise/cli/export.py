@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import RunError
+from ..system.imports import importing
 from ..system.progress import Display
 from .arguments import Quiet, out
 
@@ -32,8 +33,9 @@ def export(
 
         coadvise export runs/pets --to int8 --max-drop 0.3
     """
-    from ..export.exporting import export as run
-    from ..export.targets import target_named
+    with importing():
+        from ..export.exporting import export as run
+        from ..export.targets import target_named
 
     target = target_named(to)
     if max_drop is not None and to != "int8":

@@ -13,6 +13,7 @@ import typer
 from rich.cells import cell_len
 
 from ..errors import DataError
+from ..system.imports import importing
 from ..system.progress import Display
 from ..system.screen import printable
 from .arguments import out
@@ -51,8 +52,9 @@ def predict(
     """
     if as_json and as_csv:
         raise DataError("--json and --csv exclude each other; give one of them")
-    from ..evaluation.prediction import image_files
-    from ..evaluation.prediction import predict as run
+    with importing():
+        from ..evaluation.prediction import image_files
+        from ..evaluation.prediction import predict as run
 
     display = Display()
     files, problems = image_files(images, display.say)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import RecipeError
+from ..system.imports import importing
 from ..system.progress import Display
 from .arguments import out
 
@@ -57,12 +58,13 @@ def reproduce(
     from ..reproduce.work import begin_workers
 
     begin_workers()
-    from ..reproduce.command import find_experiments, seconds
-    from ..reproduce.command import reproduce as run
-    from ..reproduce.measure import Shifted, shifted_sources
-    from ..reproduce.runner import Orders
-    from ..reproduce.scales import find_scale
-    from ..reproduce.setup import set_up
+    with importing():
+        from ..reproduce.command import find_experiments, seconds
+        from ..reproduce.command import reproduce as run
+        from ..reproduce.measure import Shifted, shifted_sources
+        from ..reproduce.runner import Orders
+        from ..reproduce.scales import find_scale
+        from ..reproduce.setup import set_up
 
     settings = [name for name in names if "=" in name]
     wanted = find_experiments([name for name in names if "=" not in name])
@@ -97,11 +99,12 @@ def demo(
     from ..reproduce.work import begin_workers
 
     begin_workers()
-    from ..reproduce.command import find_experiments
-    from ..reproduce.command import reproduce as run
-    from ..reproduce.runner import Orders
-    from ..reproduce.scales import find_scale
-    from ..reproduce.setup import set_up
+    with importing():
+        from ..reproduce.command import find_experiments
+        from ..reproduce.command import reproduce as run
+        from ..reproduce.runner import Orders
+        from ..reproduce.scales import find_scale
+        from ..reproduce.setup import set_up
 
     setup = set_up(find_scale("digits"), output)
     orders = Orders(output / "results", seeds, jobs=jobs)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..system.imports import importing
 from ..system.progress import Display
 from ..system.screen import Table
 from .arguments import Quiet, RecipeName, Settings, accuracy_table, next_steps, out
@@ -41,8 +42,9 @@ def train(
     from ..recipe.reading import load_recipe
 
     loaded = load_recipe(recipe, settings or [])  # before PyTorch is imported: a mistake is told at once
-    from ..run.standing import verdict_of
-    from ..training.train import train as run
+    with importing():
+        from ..run.standing import verdict_of
+        from ..training.train import train as run
 
     result = run(loaded, resume=resume, display=_display(quiet))
     if _on_main_process():
@@ -75,7 +77,8 @@ def cache(
     from ..recipe.reading import load_recipe
 
     loaded = load_recipe(recipe, settings or [])
-    from ..training.caching import cache_advice
+    with importing():
+        from ..training.caching import cache_advice
 
     folder, size = cache_advice(loaded, verify=verify, display=_display(quiet))
     if _on_main_process():

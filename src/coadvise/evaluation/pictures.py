@@ -14,8 +14,6 @@ from ..data.decode import decode
 from ..data.sources.base import ImageSource
 from ..errors import DataError, escaped
 from ..names import CLASS
-from ..reports.plots.classes import confusion_figure
-from ..reports.plots.style import draw
 from ..run.answers import Answers
 from ..run.per_class import confusion
 from ..run.pictures import SURE, Picture, chosen
@@ -65,6 +63,9 @@ def tracked_images(
     """What trackers are shown at the end of a run: the confusion matrix, and the surest mistakes as squares."""
     found = {}
     if len(answers.classes) <= MOST_CLASSES:
+        from ..reports.plots.classes import confusion_figure  # imports Matplotlib, which no other run needs
+        from ..reports.plots.style import draw
+
         table = confusion(answers.label, answers.outputs[CLASS], len(answers.classes))
         drawing = draw("confusion", "", lambda: confusion_figure(table, answers.classes))
         with Image.open(io.BytesIO(drawing.png)) as image:
