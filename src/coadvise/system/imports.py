@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,16 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
+        keep()
         if enabled:
             gc.enable()
+
+
+def keep() -> None:
+    """Never search among the objects that there are now until the process ends: then all is searched as ever.
+
+    Otherwise Triton's bindings complain at the end of what was not collected.
+    """
+    if not gc.get_freeze_count():
+        atexit.register(gc.unfreeze)
+    gc.freeze()

@@ -6,7 +6,6 @@ and each of them watches whether it still runs.
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -21,6 +20,7 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
+from .imports import keep
 from .interrupts import STOPPING, Tasks, answered_by, late_signals
 
 _TASKS = Tasks()  # the tasks of this process, if it is a worker
@@ -86,7 +86,7 @@ def _start(threads: int, devices: int, places: Any) -> None:
         signal.signal(number, _TASKS.answer)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # see `worker_context`
-    gc.freeze()  # PyTorch's half a million objects would be searched for garbage after each run
+    keep()  # PyTorch's half a million objects would be searched for garbage after each run
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
