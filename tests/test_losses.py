@@ -1,11 +1,17 @@
 """Eq. 1 against NumPy in float64."""
 
+import gc
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from coadvise.errors import ModelError
-from coadvise.losses import Objective, co_advise_loss, soft_advice
+from coadvise.losses import Objective, co_advise_loss, several_soft_advice, soft_advice
 
 
 def log_softmax(z: np.ndarray) -> np.ndarray:
@@ -259,3 +265,59 @@ def test_several_agrees_with_timm_and_takes_extreme_logits() -> None:
 def test_several_needs_a_row_for_each_image() -> None:
     with pytest.raises(ModelError, match="takes a target"):
         Objective(labels="several")({"class": torch.zeros(2, 3)}, {}, torch.tensor([0, 1]))
+
+
+class Alive(TorchDispatchMode):
+    """Bytes of the results that are still there."""
+
+    def __init__(self, given: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.given = {one.untyped_storage().data_ptr() for one in given}
+        self.storages: dict[int, tuple[weakref.ref[Any], int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.untyped_storage().data_ptr() not in self.given:
+            storage = found.untyped_storage()
+            self.storages[storage.data_ptr()] = weakref.ref(found), storage.nbytes()
+        return found
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for one, size in self.storages.values() if one() is not None)
+
+
+@pytest.mark.parametrize("labels", ["one", "several"])
+def test_large_16_bit_logits_keep_no_copies_and_lose_nothing(labels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the backward pass there is one float32 copy, that of the labels' term, and not one or more a teacher."""
+    b, k = 64, 5000
+    generator = torch.Generator().manual_seed(0)
+    names = ("class", "conv", "inv", "third")
+    given = {name: torch.randn(b, k, generator=generator).bfloat16() for name in names}
+    advice = {name: torch.randn(b, k, generator=generator) for name in names[1:]}
+    target = torch.randn(b, k, generator=generator).softmax(1) if labels == "one" else torch.eye(b, k)
+    found = {}
+    for large in (0, 10**9):
+        monkeypatch.setattr("coadvise.losses.LARGE", large)
+        logits = {name: one.clone().requires_grad_() for name, one in given.items()}
+        gc.collect()
+        with Alive([*logits.values(), *advice.values(), target]) as alive:
+            terms = co_advise_loss(logits, advice, target, temperatures={"conv": 3.0}, labels=labels)
+            gc.collect()
+            held = alive.bytes
+        terms.total.backward()
+        found[large] = held, terms, {name: one.grad for name, one in logits.items()}
+    (lean, terms, gradients), (plain, expected, exact) = found[0], found[10**9]
+    copy = 4 * b * k
+    assert lean < 1.1 * copy and plain > lean + 5 * copy, (lean / copy, plain / copy)
+    assert all(torch.equal(terms[name], expected[name]) for name in names)
+    assert all(torch.equal(gradients[name], exact[name]) for name in names)
+
+
+def test_gradients_against_finite_differences_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the advice alone in double precision, which training does not use: `float` is left out."""
+    monkeypatch.setattr(torch.Tensor, "float", lambda self: self)
+    student, teacher = torch.randn(2, 3, 5, dtype=torch.float64)
+    student.requires_grad_()
+    for advise in (soft_advice, several_soft_advice):
+        assert torch.autograd.gradcheck(lambda z, advise=advise: advise(z, teacher, 2.5), (student,))

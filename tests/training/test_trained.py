@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
 import pytest
 import timm
 import torch
-from helpers.recipes import CNN, INN, tiny
+from helpers.recipes import CNN, INN, TINY, tiny
 from helpers.runs import losses, run
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
 from torch._functorch.aot_autograd import make_boxed_func
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from coadvise.data.sources.unlabelled import open_for_training
 from coadvise.losses import Objective
 from coadvise.models.advised import add_tokens
 from coadvise.models.compiling import compiled
 from coadvise.models.students import as_student
-from coadvise.system.progress import Display
+from coadvise.models.teachers import FrozenTeacher
+from coadvise.system.progress import QUIET, Display
+from coadvise.training.loop import train_epoch
+from coadvise.training.processes import Stop, start_processes
+from coadvise.training.student import new_student
+from coadvise.training.teachers import on_device
 from coadvise.training.train import train
 from coadvise.training.trained import Trained
+from coadvise.training.trial import on_trial
 
 
 class Told(Display):
@@ -189,3 +199,47 @@ def test_a_compiler_that_fails_ends_no_run(tmp_path: Path, monkeypatch: pytest.M
     (line,) = [line for line in told.lines if "cannot be compiled" in line]
     assert "ptxas is of another age" in line and line.endswith("it runs as it is") and "\n" not in line
     assert losses(tmp_path / "run") == losses(tmp_path / "plain")
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would wait for a GPU: a number or a shape that Python wants to know, lists as indices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masked = name.startswith("index") and any(
+            isinstance(one, Tensor) and one.dtype == torch.bool
+            for group in args
+            for one in (group if isinstance(group, list | tuple) else [group])
+        )
+        if masked or name in ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "lift_fresh"):
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_between_two_log_lines_waits_for_the_device(tmp_path: Path) -> None:
+    """A step with its window, clipping, averaged weights and schedule; of its batch only what is there already."""
+    changes = {"optim.ema": 0.9, "optim.accumulate": 2, "schedule.head_epochs": 1, "run.log_every": 1000}
+    recipe = tiny(tmp_path / "run", changes, student={**TINY["student"], "tokens": {"conv": "conv", "inv": "inv"}})
+    accelerator = start_processes(recipe.run, recipe.optim)
+    sources = open_for_training(recipe.data, ())
+    knows_some = FrozenTeacher(timm.create_model("resnet10", num_classes=7), classes=[3, None, 1, 0, *[None] * 6])
+    given = {"conv": knows_some, "inv": timm.create_model("resnet10", num_classes=10)}
+    teachers = on_device({name: FrozenTeacher(one) if not isinstance(one, FrozenTeacher) else one
+                          for name, one in given.items()}, recipe.data, False, accelerator, Told())  # fmt: skip
+    student = new_student(recipe, 10, 1, None, ("conv", "inv"))
+    with on_trial(recipe, sources, accelerator, student, teachers) as (setup, state):
+        batches = list(setup.loader.epoch(0))
+        advice = [{name: one.clone() for name, one in setup.advise(batch).items()} for batch in batches]
+        loader = SimpleNamespace(epoch=lambda *_, **__: batches, steps_per_epoch=setup.loader.steps_per_epoch)
+        setup, waits = dataclasses.replace(setup, loader=cast(Any, loader), advise=lambda batch: advice[0]), Waits()
+        with waits, Stop(accelerator) as stop, QUIET.bar("", 1) as bar:
+            train_epoch(setup, state, 0, stop, bar)
+        assert state.count.step == len(batches) // 2 == 5 and state.window.keys() >= {"total", "term.class"}
+    assert waits.seen == []
+    with waits:
+        torch.ones(2)[torch.tensor([True, False])].sum().item()
+    assert len(waits.seen) >= 2

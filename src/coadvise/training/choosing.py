@@ -44,7 +44,7 @@ NOTE = "compiled"
 """Key of the chosen form in a run's manifest."""
 
 
-@with_config(ConfigDict(extra="ignore", strict=True, allow_inf_nan=False))
+@with_config(ConfigDict(extra="ignore", allow_inf_nan=False))
 @dataclass(frozen=True)
 class Remembered:
     """Seconds that a student's step, forward and backward, takes on this machine.
@@ -200,9 +200,7 @@ def _first_batch(
     if accelerator.num_processes > 1:
         return
     if plain is not None and tried.step > WORTH * plain:
-        say(
-            f"compiled, a step takes {tried.step / plain:.2f} times as long as it did: student and loss run as they are"
-        )
+        say(f"compiled, a step takes {tried.step / plain:.2f} times as long: student and loss run as they are")
         trained.use("plain")
     elif place.graphs and place.steps * LAUNCHES > tried.first:
         trained.use("graphs")

@@ -1,0 +1,143 @@
+"""`run.compile: auto`: when compiling pays, what is remembered of it, and what a resumed run keeps."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from helpers.recipes import tiny
+from helpers.runs import run
+from torch import Tensor, nn
+
+from coadvise.losses import Objective
+from coadvise.models.compiling import Form, compiled
+from coadvise.run.folder import RunFolder
+from coadvise.training import choosing
+from coadvise.training.choosing import SECONDS, SHARE, Place, Remembered, choose, expected, noted_form, remembered
+from coadvise.training.trained import Trained, Tried
+
+GPU: Any = SimpleNamespace(
+    device=torch.device("cuda"), num_processes=1, is_main_process=True, mixed_precision="bf16", autocast=None
+)
+BATCH = torch.randn(4, 3, 2, 2), {"conv": torch.randn(4, 5)}, torch.randn(4, 5).softmax(1)
+
+
+class Flat(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(12, 5)
+
+    def forward_tokens(self, x: Tensor) -> dict[str, Tensor]:
+        return {"class": self.head(x.flatten(1))}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[Form, float]:
+    """A machine whose steps take 0.1 s plainly; seconds of the other forms are as the test says. Compiling takes 30."""
+    steps: dict[Form, float] = {"plain": 0.1, "whole": 0.04, "graphs": 0.04}
+    tried = Trained.try_out
+
+    def measured(self: Trained, *batch: Any) -> Tried:
+        tried(self, *batch[:3])
+        return Tried(self.form, 30.0, steps[self.form])
+
+    monkeypatch.setattr(Trained, "try_out", measured)
+    monkeypatch.setattr(choosing, "_plain_seconds", lambda *_: steps["plain"])
+    monkeypatch.setattr(choosing, "lacking", lambda device: "")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
+    monkeypatch.setattr("coadvise.training.trained.compiled", partial(compiled, backend="eager"))
+    torch._dynamo.reset()
+    return steps
+
+
+def student() -> Trained:
+    return Trained(Flat(), Objective(tokens="single"), ("class",), ("conv",)).train()
+
+
+def place(steps: int, **other: Any) -> Place:
+    return Place(**({"setting": "auto", "noted": None, "steps": steps, "shape": (4, 3, 2, 2), "classes": 5} | other))
+
+
+def test_it_compiles_where_the_steps_that_are_left_win_more_than_it_takes(
+    gpu: dict[Form, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    said: list[str] = []
+    enough = int(SECONDS / (0.1 * (1 - SHARE))) + 1
+    assert expected(0.1, None) == (SECONDS, pytest.approx(0.035))
+    assert choose(student(), ("conv",), GPU, place(enough - 2), said.append) == "plain" and not said
+    trained = student()
+    assert choose(trained, ("conv",), GPU, place(enough), said.append) == "whole"
+    assert said == ["compiling student and loss as one: about 60 s before the first step"]
+    trained(*BATCH)
+    trained(*BATCH)
+    (path,) = (tmp_path / "coadvise").glob("compiling-*.json")
+    assert remembered(path) == Remembered(0.1, 0.04, 30.0)
+    # What took 30 s and won 0.06 s a step: again it takes less.
+    assert expected(0.1, remembered(path)) == (pytest.approx(12.0), pytest.approx(0.06))
+    assert choose(student(), ("conv",), GPU, place(199), said.append) == "plain"
+    again = student()
+    assert choose(again, ("conv",), GPU, place(201), said.append) == "whole"
+    assert said[1:] == ["compiling student and loss as one again: about 12 s before the first step"]
+    again(*BATCH)
+    assert remembered(path) == Remembered(0.1, 0.04, 30.0, 30.0)
+    # Another batch is another matter; and so is a file that says nothing.
+    assert choose(student(), ("conv",), GPU, place(201, shape=(8, 3, 2, 2)), said.append) == "plain"
+    path.write_text('{"plain": 0.1, "whole": "fast"}')
+    assert remembered(path) is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "graphs", "form"), [(10**6, 0.03, "graphs"), (10**6, 0.0399, "whole"), (999, 0.03, "whole")]
+)
+def test_cuda_graphs_are_taken_where_they_are_faster(
+    gpu: dict[Form, float], steps: int, graphs: float, form: Form, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    gpu["graphs"] = graphs
+    trained = student()
+    choose(trained, ("conv",), GPU, place(steps, graphs=True, setting=True), lambda words: None)
+    first, second = trained(*BATCH), trained(*BATCH)
+    assert trained.form == form and torch.equal(first.values, second.values)
+    assert not list(tmp_path.rglob("compiling-*.json")), "what a step takes plainly was not measured"
+
+
+def test_what_brings_nothing_is_given_up(
+    gpu: dict[Form, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    gpu["whole"], said = 0.11, list[str]()
+    trained = student()
+    choose(trained, ("conv",), GPU, place(10**6), said.append)
+    trained(*BATCH)
+    assert trained.form == "plain"
+    assert said[1:] == ["compiled, a step takes 1.10 times as long: student and loss run as they are"]
+    # It is remembered, so that the next run does not even try.
+    assert choose(student(), ("conv",), GPU, place(10**6), said.append) == "plain" and len(said) == 2
+
+
+def test_the_cpu_and_false_leave_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu: Any = SimpleNamespace(device=torch.device("cpu"))
+    assert choose(student(), (), cpu, place(10**9), pytest.fail) == "plain"
+    assert choose(student(), (), GPU, place(10**9, setting=False), pytest.fail) == "plain"
+    said: list[str] = []
+    monkeypatch.setattr("coadvise.models.compiling.shutil.which", lambda name: None)
+    assert choose(student(), (), GPU, place(10**9), said.append) == "plain"
+    assert said == ["the student is not compiled: there is no C compiler; install one, or set run.compile=false"]
+
+
+def test_a_resumed_run_keeps_its_form(tmp_path: Path, gpu: dict[Form, float]) -> None:
+    folder = RunFolder(tmp_path / "run")
+    run(tiny(folder.path, {"run.compile": True, "schedule.epochs": 2}))
+    assert json.loads((folder.path / "manifest.json").read_text())["compiled"] == "whole"
+    assert noted_form(folder) == "whole" and noted_form(RunFolder(tmp_path / "nowhere")) is None
+    folder.last.unlink()  # a start that saved nothing is no earlier start
+    assert noted_form(folder) is None
+    assert choose(student(), (), GPU, place(1, noted="whole"), lambda words: None) == "whole"
+    assert choose(student(), (), GPU, place(10**9, noted="plain"), pytest.fail) == "plain"
