@@ -98,8 +98,9 @@ def _folded(block: Bottleneck) -> bool:
 def _freeze_sequence(sequence: nn.Sequential) -> None:
     parts = list(sequence)
     for i, (layer, norm, act) in enumerate(zip(parts, parts[1:], parts[2:], strict=False)):
-        follow = isinstance(norm, nn.BatchNorm2d) and isinstance(act, nn.ReLU)
-        if isinstance(layer, Involution2d) and follow and isinstance(layer.reduce.bn, nn.Identity):
+        if not (isinstance(layer, Involution2d) and isinstance(norm, nn.BatchNorm2d) and isinstance(act, nn.ReLU)):
+            continue
+        if isinstance(layer.reduce.bn, nn.Identity):
             sequence[i], sequence[i + 1], sequence[i + 2] = FrozenInvolution(layer, norm), nn.Identity(), nn.Identity()
 
 

@@ -38,7 +38,7 @@ def _arguments(conv: nn.Conv2d) -> tuple[object, ...]:
 
 def _by_onednn(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether PyTorch, too, would take oneDNN for this in float32; what is compiled is fused by the compiler."""
-    return (
+    return bool(
         not torch.compiler.is_compiling()  # first: the compiler would stop at what follows
         and x.device.type == "cpu"
         and x.dtype == conv.weight.dtype == torch.float32
