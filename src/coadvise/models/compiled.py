@@ -47,7 +47,11 @@ class Compiled:
         return _kind(x) in self._ready
 
     def __call__(self, x: Tensor) -> Any:
-        # One layout of memory, whatever the images come in: another would be compiled anew.
+        # One layout of memory, whatever the images come in, and never tensors of inference mode: each other kind would
+        # be compiled anew.
+        if torch.is_inference_mode_enabled() or x.is_inference():
+            with torch.inference_mode(False), torch.no_grad():
+                return self._model(x.clone(memory_format=torch.channels_last))
         return self._model(x.contiguous(memory_format=torch.channels_last))
 
     def prepare(self, model: nn.Module, x: Tensor) -> None:
@@ -88,7 +92,7 @@ def _autocast(x: Tensor) -> torch.dtype | None:
 
 def _kind(x: Tensor) -> tuple[object, ...]:
     """All by which PyTorch would compile anew."""
-    return (tuple(x.shape), x.dtype, x.device, _autocast(x), torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+    return (tuple(x.shape), x.dtype, x.device, _autocast(x), torch.is_grad_enabled())
 
 
 def _same_weights(model: nn.Module) -> nn.Module:
