@@ -54,11 +54,12 @@ class NormReLU(BatchNormAct2d):
 
 
 def join_norms(stem: nn.Sequential) -> None:
-    """Put one `NormReLU` in the place of each BatchNorm that a ReLU follows; names of parameters stay."""
+    """Put one `NormReLU` in the place of each BatchNorm and the ReLU after it; names of parameters stay."""
     layers = list(stem.children())
     for i, layer in enumerate(layers):
         if isinstance(layer, ConvBNReLU):
-            layer.bn, layer.act = NormReLU(layer.bn.num_features), nn.Identity()
+            layer.add_module("bn", NormReLU(layer.bn.num_features))
+            layer.add_module("act", nn.Identity())
         elif type(layer) is nn.BatchNorm2d and isinstance(layers[i + 1], nn.ReLU):
             stem[i], stem[i + 1] = NormReLU(layer.num_features), nn.Identity()
 

@@ -27,6 +27,8 @@ def can_fuse(x: Tensor, *others: Tensor | None) -> bool:
     It does for channels-last maps in float32 or bfloat16 on the CPU whose channels are a multiple of 32, where there is
     a C++ compiler.
     """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # the compiler joins the two itself
+        return False
     plain = (type(x) is Tensor, x.device.type == "cpu", x.dtype in NAMES, x.ndim == 4)
     return (
         all(plain)
@@ -34,8 +36,6 @@ def can_fuse(x: Tensor, *others: Tensor | None) -> bool:
         and x.numel() > x.shape[1]  # of one value there is no variance
         and x.is_contiguous(memory_format=torch.channels_last)
         and all(one is not None and one.dtype == torch.float32 and one.device.type == "cpu" for one in others)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
         and library() is not None
     )
 
