@@ -12,7 +12,6 @@
 namespace {
 
 constexpr int64_t ROWS = 256;  // of a block: its part of x stays in the cache while tiles of channels are summed
-constexpr int64_t W = 32;      // channels of a tile; their number is a multiple of it
 
 struct BFloat16 { uint16_t bits; };
 
@@ -33,7 +32,7 @@ inline void put(BFloat16& to, float v) {
 }
 
 // Sums of two values of each channel, over the rows of each block: of W channels from `c` on.
-template <class Two>
+template <int64_t W, class Two>
 inline void sum_tile(int64_t from, int64_t to, int64_t c, double* first, double* second, Two two) {
     float a[W] = {}, b[W] = {};
     for (int64_t row = from; row < to; ++row)
@@ -50,7 +49,9 @@ void sums(int64_t rows, int64_t channels, double* first, double* second, int thr
     for (int64_t block = 0; block < blocks; ++block) {
         const int64_t from = block * ROWS, to = from + ROWS < rows ? from + ROWS : rows;
         double *a = all.data() + 2 * block * channels, *b = a + channels;
-        for (int64_t c = 0; c < channels; c += W) sum_tile(from, to, c, a, b, two);
+        int64_t c = 0;  // whole rows of 64 channels are read in the order of memory
+        for (; c + 64 <= channels; c += 64) sum_tile<64>(from, to, c, a, b, two);
+        for (; c + 32 <= channels; c += 32) sum_tile<32>(from, to, c, a, b, two);
     }
     for (int64_t c = 0; c < channels; ++c) first[c] = second[c] = 0;
     for (int64_t block = 0; block < blocks; ++block)
@@ -58,6 +59,16 @@ void sums(int64_t rows, int64_t channels, double* first, double* second, int thr
             first[c] += all[2 * block * channels + c];
             second[c] += all[(2 * block + 1) * channels + c];
         }
+}
+
+// One function of every value, 32 channels of a row at a time.
+template <class One>
+void each(int64_t rows, int64_t channels, int threads, One one) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t c = 0; c < channels; c += 32)
+#pragma GCC ivdep
+            for (int64_t i = 0; i < 32; ++i) one(row * channels + c + i, c + i);
 }
 
 // Sum of x and of its square about `shift`, a value near x of each channel, so that no digits are lost.
@@ -74,13 +85,10 @@ void statistics(const T* x, const float* shift, double* first, double* second, i
 // y = max(0, x * scale + offset); a NaN stays one.
 template <class T>
 void forward(const T* x, const float* scale, const float* offset, T* y, int64_t rows, int64_t channels, int threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t row = 0; row < rows; ++row)
-#pragma GCC ivdep
-        for (int64_t c = 0; c < channels; ++c) {
-            const float v = get(x[row * channels + c]) * scale[c] + offset[c];
-            put(y[row * channels + c], v < 0 ? 0.f : v);
-        }
+    each(rows, channels, threads, [=](int64_t at, int64_t c) {
+        const float v = get(x[at]) * scale[c] + offset[c];
+        put(y[at], v < 0 ? 0.f : v);
+    });
 }
 
 // Sums of the gradient behind the ReLU, and of it times (x - mean).
@@ -99,14 +107,11 @@ void reduced(const T* x, const T* grad, const float* scale, const float* offset,
 template <class T>
 void backward(const T* x, const T* grad, const float* scale, const float* offset, const float* mean, const float* slope,
               const float* rest, T* out, int64_t rows, int64_t channels, int threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t row = 0; row < rows; ++row)
-#pragma GCC ivdep
-        for (int64_t c = 0; c < channels; ++c) {
-            const float v = get(x[row * channels + c]), g = get(grad[row * channels + c]);
-            const float passed = v * scale[c] + offset[c] > 0 ? g : 0.f;
-            put(out[row * channels + c], scale[c] * passed + (slope[c] * (v - mean[c]) + rest[c]));
-        }
+    each(rows, channels, threads, [=](int64_t at, int64_t c) {
+        const float v = get(x[at]), g = get(grad[at]);
+        const float passed = v * scale[c] + offset[c] > 0 ? g : 0.f;
+        put(out[at], scale[c] * passed + (slope[c] * (v - mean[c]) + rest[c]));
+    });
 }
 
 }  // namespace
