@@ -190,6 +190,11 @@ def _extend(path: Path, size: int) -> None:
             file.truncate(size)
 
 
+def _loader(task: _Task) -> TrainLoader:
+    """Its batches are not compiled: the same bytes must come out wherever the writing goes on."""
+    return TrainLoader(task.source, task.request.data, 1, device=task.accelerator.device, compiled=False)
+
+
 def _write_profiles(task: _Task) -> None:
     """Write the profiles that are missing; none where records keep all logits.
 
@@ -200,7 +205,7 @@ def _write_profiles(task: _Task) -> None:
     if not names or not layout.record.profile_bytes:
         return
     sums = {name: ProfileSums(layout.record.classes) for name in names}
-    loader = TrainLoader(task.source, task.request.data, 1, device=task.accelerator.device)
+    loader = _loader(task)
     keys = (loader.keys(0, at, min(at + BATCH, images)) for at in range(0, images, BATCH))
     with closing(loader), task.display.bar("profiles", images) as bar:
         for batch in loader.batches(keys):
@@ -215,7 +220,7 @@ def _write_profiles(task: _Task) -> None:
 
 def _write_blocks(task: _Task, lock: int) -> None:
     layout, display = task.layout, task.display
-    loader = TrainLoader(task.source, task.request.data, 1, device=task.accelerator.device)
+    loader = _loader(task)
     claims = Claims(task.request.folder, task.missing, layout, lock, loader)
     rows: list[dict[str, Tensor]] = []
     skipped: set[str] = set()

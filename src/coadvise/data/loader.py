@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +19,13 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..recipe.schema import Data
+from .ahead import made_ahead
 from .feed import Feed
 from .samples import Keys, PlainSamples, TrainSamples, needs_of, nothing_readable
 from .sources.base import ImageSource, sets_of
 from .views.balance import class_weights
 from .views.finish import Batch, Finish, Unfinished, mixing_table, view_table
+from .views.fused import Fused
 from .views.order import Order
 
 # Sets of at most so many bytes and pixels a side stay on the device, and are read once.
@@ -77,6 +79,7 @@ class TrainLoader:
         accumulate: micro-batches per update.
         device: where the batches are made.
         keep: whether a small set may stay on the device.
+        compiled: whether batches are finished by compiled code on a GPU: the same images up to rounding.
 
     Raises:
         DataError: there are fewer samples than a batch, or a batch cannot be divided evenly.
@@ -93,6 +96,7 @@ class TrainLoader:
         accumulate: int = 1,
         device: torch.device | str = "cpu",
         keep: bool = True,
+        compiled: bool = True,
     ) -> None:
         if len(source) < batch_size:
             raise DataError(
@@ -108,7 +112,9 @@ class TrainLoader:
         self.source, self.device, self.keep = source, torch.device(device), keep
         self.rank, self.world, self.accumulate = rank, world, accumulate
         self.steps_per_epoch = len(source) // batch_size
-        self._finish = _finish(source, data, len(source.class_names), self.device)
+        self._finish: Callable[[Unfinished], Batch] = _finish(source, data, len(source.class_names), self.device)
+        if compiled and self.device.type == "cuda":
+            self._finish = Fused(self._finish)
         self._order = Order(data, source.labels)
         self._feed = Feed(TrainSamples(source, data), data.workers)
         self._resident: _Resident | None = None
@@ -160,9 +166,10 @@ class TrainLoader:
                 ahead.append(one)
                 yield one
 
-        for batch in self._from_memory(taken()) if self.stays else self._feed.batches(taken()):
+        found = self._from_memory(taken()) if self.stays else self._feed.batches(taken())
+        for batch in made_ahead(found, self._finish, self.device):
             one = ahead.popleft()
-            yield self._finish(batch)._replace(view=one.view, position=one.position)
+            yield batch._replace(view=one.view, position=one.position)
 
     def keys(self, view: int, start: int, stop: int) -> Keys:
         """The samples at some positions of a view."""
@@ -205,10 +212,10 @@ class TrainLoader:
         for keys in batches:
             needs = needs_of(keys, self._order, self.data)
             taken = held.takes[needs.index]
-            rows = torch.from_numpy(taken).to(self.device, non_blocking=True)
             views = view_table(self.data, keys.view, taken, needs.repeat, self.source.labels[taken])
             mixing = mixing_table(needs.partner, needs.mixes)
-            yield Unfinished(held.pixels[rows], views, mixing, torch.from_numpy(keys.index.copy()), names)
+            index, rows = torch.from_numpy(keys.index.copy()), torch.from_numpy(taken)
+            yield Unfinished(held.pixels, views, mixing, index, names, rows)
             names = ()
 
     def _read_all(self) -> _Resident:

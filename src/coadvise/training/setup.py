@@ -137,7 +137,10 @@ def prepare(
     optimizer = make_optimizer(student, optim)
     ema = ModelEmaV3(student, decay=optim.ema) if optim.ema else None
     place = {"rank": accelerator.process_index, "world": accelerator.num_processes}
-    loader = TrainLoader(sources[0], recipe.data, optim.batch_size, **place, accumulate=optim.accumulate, device=device)
+    loader = TrainLoader(
+        sources[0], recipe.data, optim.batch_size, **place, accumulate=optim.accumulate, device=device,
+        compiled=recipe.run.compile is not False,
+    )  # fmt: skip
     batch = eval_batch_size(recipe.run, optim, accelerator.num_processes)
     val_loader = EvalLoader(sources[1], recipe.data, batch, **place, device=device)
     objective = make_objective(

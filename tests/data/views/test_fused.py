@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch._inductor import metrics
+from torch._inductor.graph import GraphLowering
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from coadvise.data.samples import Keys, needs_of
@@ -56,13 +56,24 @@ def equal(a: Batch, b: Batch) -> bool:
 @pytest.mark.parametrize("case", list(CASES))
 def test_the_same_bits_as_the_plain_way(case):
     finish, data, labels = made(case)
-    fused = Fused(finish, backend="eager")
+    fused = Fused(finish)
+    fused._function = finished  # not traced, which takes a second
     for start, count in ((0, 16), (7, 16), (45, 16), (3, 1)):
         plain = finish(batch_of(data, labels, start, count, resident=False))
         for resident in (False, True):
             batch = batch_of(data, labels, start, count, resident)
             assert equal(finish(batch), plain) and equal(fused(batch), plain), (start, resident)
     assert fused.compiled, "it falls back"
+
+
+def test_any_number_of_them():
+    """PyTorch compiles a function eight times at most, and a run of several students has more."""
+    torch._dynamo.reset()
+    _, data, labels = made("bare")
+    batch = batch_of(data, labels, 0, 4, resident=True)
+    for number in range(10):
+        fused = Fused(Finish(data, CLASSES + number, CPU), backend="eager")
+        assert fused(batch).target.shape == (4, CLASSES + number) and fused.compiled
 
 
 def test_one_graph_serves_all_batches():
@@ -85,18 +96,33 @@ def test_one_graph_serves_all_batches():
         assert fused.compiled and len(lengths) > 1 and len(graphs) == 1, case
 
 
+def test_nothing_but_the_results_is_written(monkeypatch):
+    """One loop for the images, one for labels and targets: on a GPU each of them is a kernel."""
+    torch._dynamo.reset()
+    finish, data, labels = made("all")
+    fused, batch, codes = Fused(finish), batch_of(data, labels, 1, 16, resident=True), []
+
+    def stop(self):
+        codes.append(self.codegen()[0].value)
+        raise RuntimeError("stopped before a compiler is called")
+
+    monkeypatch.setattr(GraphLowering, "compile_to_module", stop)
+    with torch._inductor.config.patch(force_disable_caches=True), pytest.warns(RuntimeWarning, match="stopped before"):
+        fused(batch)
+    (code,) = codes
+    assert code.count("for(int64_t x0=") == 2 and code.count(" = empty_strided_cpu(") == 3
+
+
 @pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
-def test_at_most_three_kernels():
+def test_compiled_on_the_cpu():
     torch._dynamo.reset()
     finish, data, labels = made("all")
     fused, batch = Fused(finish), batch_of(data, labels, 1, 16, resident=True)
-    metrics.reset()
-    with torch._inductor.config.patch(force_disable_caches=True):
-        found = fused(batch)
-    assert fused.compiled and 1 <= metrics.generated_kernel_count <= 3
-    plain = finish(batch)
+    found, plain = fused(batch), finish(batch)
+    assert fused.compiled, "it falls back"
     for a, b in zip(found[:3], plain[:3], strict=True):
-        assert torch.allclose(a, b, atol=1e-6) and a.stride() == b.stride()
+        assert torch.allclose(a, b, atol=1e-6)
+    assert found.images.is_contiguous(memory_format=torch.channels_last)
 
 
 class Operations(TorchDispatchMode):

@@ -1,9 +1,9 @@
-"""What `Finish` does, as one function of tensors, which is compiled on a GPU: a batch in two or three kernels, not forty.
+"""What `Finish` does as one function of tensors, compiled on a GPU: two or three kernels a batch in place of forty.
 
 Each pixel of the result is computed from where it comes: the pixel of the image itself, in its own crop, flip and
-erased rectangle, and that of the image it is mixed with. So nothing in between is written to memory, and images of a set
-that stays on the device are taken from it in the same pass. All choices are made on the host and come as one table. What
-is done follows from the recipe and never from a batch, and shapes are the same for all of them: one compiled graph.
+erased rectangle, and that of the image it is mixed with. So nothing in between is written to memory, and images of a
+set that stays on the device are taken from it in the same pass. All choices are made on the host and come as one table.
+What is done follows from the recipe and never from a batch, and shapes are the same for all of them: one graph.
 """
 
 from __future__ import annotations
