@@ -27,6 +27,7 @@ from .views.balance import class_weights
 from .views.finish import Batch, Finish, Unfinished, mixing_table, view_table
 from .views.fused import Fused
 from .views.order import Order
+from .views.rows import Rows
 
 # Sets of at most so many bytes and pixels a side stay on the device, and are read once.
 RESIDENT_BYTES = 2**31
@@ -112,9 +113,12 @@ class TrainLoader:
         self.source, self.device, self.keep = source, torch.device(device), keep
         self.rank, self.world, self.accumulate = rank, world, accumulate
         self.steps_per_epoch = len(source) // batch_size
-        self._finish: Callable[[Unfinished], Batch] = _finish(source, data, len(source.class_names), self.device)
-        if compiled and self.device.type == "cuda":
-            self._finish = Fused(self._finish)
+        finish = _finish(source, data, len(source.class_names), self.device)
+        self._finish: Callable[[Unfinished], Batch] = finish
+        if self.device.type == "cpu":
+            self._finish = Rows(finish)
+        elif compiled and self.device.type == "cuda":
+            self._finish = Fused(finish)
         self._order = Order(data, source.labels)
         self._feed = Feed(TrainSamples(source, data), data.workers)
         self._resident: _Resident | None = None

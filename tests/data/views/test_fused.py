@@ -1,4 +1,4 @@
-"""The compiled form of `Finish` against the plain one, which `test_finish.py` holds against NumPy and timm."""
+"""The compiled forms of `Finish` against the plain one, which `test_finish.py` holds against NumPy and timm."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import torch
 from torch._inductor.graph import GraphLowering
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from coadvise.data.loader import TrainLoader
 from coadvise.data.samples import Keys, needs_of
+from coadvise.data.sources.opening import open_sources
+from coadvise.data.views import rows as module
 from coadvise.data.views.finish import Batch, Finish, Unfinished, mixing_table, view_table
 from coadvise.data.views.fused import Fused, choices, finished
 from coadvise.data.views.order import Order
+from coadvise.data.views.rows import Rows
 from coadvise.recipe.data import Augmentation, Data
 from coadvise.system.native import compiler
 
@@ -56,14 +60,29 @@ def equal(a: Batch, b: Batch) -> bool:
 @pytest.mark.parametrize("case", list(CASES))
 def test_the_same_bits_as_the_plain_way(case):
     finish, data, labels = made(case)
-    fused = Fused(finish)
+    fused, rows = Fused(finish), Rows(finish)
     fused._function = finished  # not traced, which takes a second
     for start, count in ((0, 16), (7, 16), (45, 16), (3, 1)):
         plain = finish(batch_of(data, labels, start, count, resident=False))
         for resident in (False, True):
             batch = batch_of(data, labels, start, count, resident)
             assert equal(finish(batch), plain) and equal(fused(batch), plain), (start, resident)
-    assert fused.compiled, "it falls back"
+            assert equal(rows(batch), plain), (start, resident)
+    assert fused.compiled and rows.compiled is (compiler() is not None), "it falls back"
+
+
+def test_threads_do_not_change_the_bits(monkeypatch):
+    finish, data, labels = made("all")
+    batch = batch_of(data, labels, 0, 40, resident=True)
+    monkeypatch.setattr(module, "WORTH_A_THREAD", 1000)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert equal(Rows(finish)(batch), finish(batch))
+
+
+def test_training_takes_compiled_rows():
+    source = open_sources(Data(source="digits"))[0]
+    finish = TrainLoader(source, Data(source="digits", image_size=16, workers=0), 8)._finish
+    assert isinstance(finish, Rows) and finish.compiled is (compiler() is not None)
 
 
 def test_any_number_of_them():

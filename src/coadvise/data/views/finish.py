@@ -125,6 +125,8 @@ class Finish:
         if batch.rows is not None:
             pixels = pixels[batch.rows.to(self.device, non_blocking=True)]
         on_device = views.to(self.device, non_blocking=True)
+        mixed = len(mixing) and bool((mixing[:, 1] < 1).any())
+        how = mixing.to(self.device, non_blocking=True) if mixed else None
         if views[:, 1:4].any():
             pixels = _moved(pixels, on_device[:, 1:4].long())
         images = self._normalised(pixels)
@@ -135,23 +137,38 @@ class Finish:
             rows = erased.to(self.device, non_blocking=True)
             images[rows] = self._erased(images[rows], on_device[rows, 4:9].long())
         b, label = len(mixing), on_device[:, 0].long()
-        own, target = images[:b], self._target(label[:b])
-        if b and bool((mixing[:, 1] < 1).any()):
-            how = mixing.to(self.device, non_blocking=True)
-            mate = how[:, 0].long()
-            lam = how[:, 1].float()
-            own = _mixed(own, images[mate], lam, how[:, 2:6].long())
-            target = target * lam[:, None] + self._target(label[mate]) * (1 - lam[:, None])
-        return Batch(own.permute(0, 3, 1, 2), target, label[:b], batch.index, tuple(batch.skipped))
+        own = images[:b]
+        if how is not None:
+            own = _mixed(own, images[how[:, 0].long()], how[:, 1].float(), how[:, 2:6].long())
+        return Batch(
+            own.permute(0, 3, 1, 2), self._targets(label, b, how), label[:b], batch.index, tuple(batch.skipped)
+        )
+
+    def targets(self, batch: Unfinished) -> tuple[Float[Tensor, "b k"], Int[Tensor, " b"]]:
+        """Targets and labels of a batch, on the CPU."""
+        b, label = len(batch.mixing), batch.views[:, 0].long()
+        mixed = b and bool((batch.mixing[:, 1] < 1).any())
+        return self._targets(label, b, batch.mixing if mixed else None), label[:b]
+
+    def _targets(self, label: Int[Tensor, " m"], b: int, how: Float64[Tensor, "b 6"] | None) -> Float[Tensor, "b k"]:
+        target = self._target(label[:b])
+        if how is None:
+            return target
+        lam = how[:, 1].float()
+        return target * lam[:, None] + self._target(label[how[:, 0].long()]) * (1 - lam[:, None])
 
     def images(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
         """Normalised pixels on the device."""
         return self._normalised(pixels.to(self.device)).permute(0, 3, 1, 2)
 
+    def scale_and_offset(self) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
+        """By which the pixels of each channel are normalised: times the one, less the other."""
+        return 1 / (255 * self.std), self.mean / self.std
+
     def _normalised(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b h w 3"]:
         # Rows of all channels, and not channels, are what runs along memory: PyTorch is slow on an inner size of three.
         rows = pixels.flatten(2)
-        scale, offset = 1 / (255 * self.std), self.mean / self.std
+        scale, offset = self.scale_and_offset()
         width = pixels.shape[2]
         return rows.float().mul_(scale.repeat(width)).sub_(offset.repeat(width)).view(pixels.shape)
 

@@ -154,9 +154,10 @@ class Fused:
 
     def __init__(self, finish: Finish, backend: str | Callable = "inductor") -> None:
         self.finish, self.device, self.steps = finish, finish.device, Steps.of(finish)
+        scale, offset = finish.scale_and_offset()
         self.constants = Constants(
-            scale=1 / (255 * finish.std),
-            offset=finish.mean / finish.std,
+            scale=scale,
+            offset=offset,
             noise=finish.noise_ring() if self.steps.erases else None,
             weights=finish.weights,
             sets=finish.sets,
