@@ -74,22 +74,25 @@ def shown(value: float | None, unit: str) -> str:
     return f"{value:,.0f}{unit}" if abs(value) >= 1000 else f"{value:.3g}{unit}"
 
 
-def claims_in(folder: Path, device: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """Claims by the name of their file and their own."""
+def claims_in(folder: Path, device: str, since: float) -> dict[tuple[str, str], dict[str, Any]]:
+    """Claims by the name of their file and their own, of files that were written since a time."""
     found = {}
     for path in sorted(folder.glob(f"*-{device}.json")):
+        if path.stat().st_mtime < since:
+            continue
         content = json.loads(path.read_text(encoding="utf-8"))
         found |= {(content["benchmark"], claim["what"]): claim for claim in content["claims"]}
     return found
 
 
-def table(folder: Path, device: str, missing: dict[str, str]) -> str:
+def table(folder: Path, device: str, missing: dict[str, str], since: float = 0.0) -> str:
     """All goals as Markdown: what was measured, whether it is met, and what stands in the way.
 
     Args:
         missing: why there is nothing from a file, by its name.
+        since: files from before that time do not count.
     """
-    claims = claims_in(folder, device)
+    claims = claims_in(folder, device, since)
     rows = ["| what | measured | goal | | why |", "|---|---:|---:|---|---|"]
     for file, what, goal, unit in GOALS:
         claim = claims.get((file, what), {})

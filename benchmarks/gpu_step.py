@@ -30,8 +30,8 @@ from coadvise.models.teachers import Teachers
 from coadvise.training.loop import train_step
 
 LOSSES, TERM, ADVICE, GRADIENTS = 5e-2, 0.1, 0.2, 0.95
-"""What bfloat16 may be off: of the largest loss; of each term (and 0.01); of the teachers' logits, in their norm. And the
-cosine of the gradients that is demanded."""
+"""What bfloat16 may be off: of the largest loss; of each term (and 0.01); of the teachers' logits, in their norm. And
+the cosine of the gradients that is demanded."""
 RATIO = "co-advised step, bf16, against the plain baseline"
 MEMORY = "peak memory of the {}"
 LABELS = "live co-advised step over the labels-only step of its student"
