@@ -17,7 +17,7 @@ import math
 import warnings
 from numbers import Integral
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -69,7 +69,7 @@ def _operator(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tenso
     x, kernel = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, kernel))
     # The result must not depend on autocast: the precision is that of the tensors that come in.
     with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = _implementation(x).forward(x, kernel, kernel_size, stride)
+        out: Tensor = _run("forward", x, x, kernel, kernel_size, stride)
     return out
 
 
@@ -77,7 +77,7 @@ def _operator(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tenso
 def _backward_operator(grad: Tensor, x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, Tensor]:
     grad, x, kernel = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (grad, x, kernel))
     with torch.autocast(x.device.type, enabled=False):
-        gradients: tuple[Tensor, Tensor] = _implementation(x).backward(grad, x, kernel, kernel_size, stride)
+        gradients: tuple[Tensor, Tensor] = _run("backward", x, grad, x, kernel, kernel_size, stride)
     return gradients
 
 
@@ -105,6 +105,16 @@ def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
 _operator.register_autograd(_gradient, setup_context=_keep)
 
 
+def _run(which: Literal["forward", "backward"], x: Tensor, *arguments: Any) -> Any:
+    """By the fastest implementation for `x`; by PyTorch's own operations where a kernel cannot be built."""
+    implementation = _implementation(x)
+    try:
+        return getattr(implementation, which)(*arguments)
+    except getattr(implementation, "KernelUnavailable", ()) as error:
+        _say_once(f"{which} could not be built ({error})")
+        return getattr(involution_eager, which)(*arguments)
+
+
 def _implementation(x: Tensor) -> ModuleType:
     """The fastest one that is here, for the device and type of `x`: they have the same two functions."""
     if x.device.type == "cpu" and x.dtype in involution_cpu.NAMES and involution_cpu.library() is not None:
@@ -121,13 +131,15 @@ def _triton() -> ModuleType | None:
     try:
         from . import involution_triton
     except ImportError as error:
-        warnings.warn(
-            f"involution runs without its GPU kernels, several times slower ({error}); `pip install triton`",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _say_once(f"{error}; `pip install triton`")
         return None
     return involution_triton
+
+
+@functools.cache
+def _say_once(why: str) -> None:
+    message = f"involution runs without its GPU kernels, several times slower: {why}"
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 def _check(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> None:

@@ -18,7 +18,10 @@ from .involution_eager import GROUP_CHANNELS
 Pass = Literal["forward", "backward"]
 # Rows and columns of pixels, and warps: a matrix product wants at least 16 rows, and one warp for each 16.
 _TILES = ((2, 8, 1), (4, 4, 1), (1, 16, 1), (8, 8, 4))
-_STEPS = (64, 128, 32)  # pixels of a patch in a step, the one to prefer first
+_STEPS: dict[Pass, tuple[int, ...]] = {  # pixels of a patch in a step, the one to prefer first
+    "forward": (64, 128, 32),
+    "backward": (128, 64, 32),  # stores in a step keep the next step's loads waiting
+}
 _WORSE = 1.6  # of entries: a tiling that has so many times the fewest is not tried
 
 
@@ -64,6 +67,11 @@ class Tiling:
     columns: int
     steps: int
     warps: int
+
+    def constants(self) -> dict[str, int]:
+        """What the kernels are compiled for."""
+        return {"TILE_H": self.tile_h, "TILE_W": self.tile_w, "ROWS": self.rows, "COLUMNS": self.columns,
+                "STEPS": self.steps}  # fmt: skip
 
     def programs(self, shape: Shape, which: Pass) -> int:
         """Programs for each image."""
@@ -116,8 +124,10 @@ def tilings(shape: Shape, which: Pass) -> tuple[Tiling, ...]:
     def cost(tiling: Tiling) -> int:
         return tiling.entries(shape, which)
 
-    best = sorted((min((_cut(tile, step, shape, which) for step in _STEPS), key=cost) for tile in _TILES), key=cost)
+    best = sorted(
+        (min((_cut(tile, step, shape, which) for step in _STEPS[which]), key=cost) for tile in _TILES), key=cost
+    )
     first = best[0]
-    others = [_cut((first.tile_h, first.tile_w, first.warps), step, shape, which) for step in _STEPS]
+    others = [_cut((first.tile_h, first.tile_w, first.warps), step, shape, which) for step in _STEPS[which]]
     worth = [tiling for tiling in (*best, *others) if cost(tiling) <= _WORSE * cost(first)]
     return tuple(dict.fromkeys(worth))[:5]

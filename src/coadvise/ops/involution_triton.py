@@ -32,10 +32,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .involution_launch import Launcher
+from .involution_launch import KernelUnavailable, Launcher
 from .involution_tiles import Shape
 
+__all__ = ["KernelUnavailable", "backward", "forward"]
+
 CHANNELS = tl.constexpr(16)  # of a group
+# Rows and columns that are not there are moved so far away that no window reaches them: one comparison instead of two.
+FAR = tl.constexpr(1 << 28)
 SIZES = ("height", "width", "out_height", "out_width", "groups")  # one compilation for all
 
 
@@ -51,13 +55,14 @@ def _place(height, width, groups, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
 
 
 @triton.jit
-def _windows(row, j, columns, K: tl.constexpr):
-    """Which of four neighbours lie in the window and in the image: `j` is the first one's column of the window."""
+def _windows(i, j0, j1, j2, j3, b, K: tl.constexpr):
+    """Which weights there are: row `i` of the window, and columns `j` of four neighbours less the other side's `b`."""
+    row = i.to(tl.uint32) < K  # negative numbers are large ones
     return (
-        row & (j.to(tl.uint32) < K) & (columns > 0),
-        row & ((j + 1).to(tl.uint32) < K) & (columns > 1),
-        row & ((j + 2).to(tl.uint32) < K) & (columns > 2),
-        row & ((j + 3).to(tl.uint32) < K) & (columns > 3),
+        row & ((j0[None, :] - b[:, None]).to(tl.uint32) < K),
+        row & ((j1[None, :] - b[:, None]).to(tl.uint32) < K),
+        row & ((j2[None, :] - b[:, None]).to(tl.uint32) < K),
+        row & ((j3[None, :] - b[:, None]).to(tl.uint32) < K),
     )
 
 
@@ -72,12 +77,11 @@ def _band(weights, m0, m1, m2, m3, P: tl.constexpr, Q: tl.constexpr):
 
 @triton.jit
 def _forward_step(
-    total, weights, inputs, there, i, j, rows_left, columns_inside, line, down,
+    total, weights, inputs, i, a, v, b, rows_left, columns_inside, line, down,
     K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """What `ROWS` rows of the input, from row `down` of the patch on, add to the tile's sums."""
-    row = there[:, None] & ((i + down).to(tl.uint32) < K)
-    m0, m1, m2, m3 = _windows(row, j, 4, K)
+    m0, m1, m2, m3 = _windows((i + down)[None, :] - a[:, None], v, v + 1, v + 2, v + 3, b, K)
     band = _band(weights + down * K, m0, m1, m2, m3, total.shape[0], ROWS * COLUMNS)
     inside = columns_inside & (rows_left > down)
     seen = tl.load(inputs + down * line, mask=inside[:, None], other=0.0)
@@ -107,8 +111,8 @@ def _forward(
     inputs += ((q // COLUMNS * width + q % COLUMNS) * groups * CHANNELS)[:, None] + channel[None, :]
     u, v = fourth // COLUMNS, fourth % COLUMNS
     i0, j0 = y0 + PAD - oy0 * STRIDE, x0 + PAD - ox0 * STRIDE
-    i = (i0 + u)[None, :] - (a * STRIDE)[:, None]
-    j = (j0 + v)[None, :] - (b * STRIDE)[:, None]
+    far_a = tl.where(oy0 + a < out_height, a * STRIDE, FAR)
+    far_b = tl.where(ox0 + b < out_width, b * STRIDE, FAR)
     weights = kernel + first * (K * K) + i0 * K + j0
     weights += (pixel * (K * K) - a * (STRIDE * K) - b * STRIDE)[:, None] + (u * K + v)[None, :]
 
@@ -118,28 +122,30 @@ def _forward(
     if STEPS <= 8:
         for step in tl.static_range(STEPS):  # unrolled: a step's addresses differ by constants
             total = _forward_step(
-                total, weights, inputs, there, i, j, rows_left, columns_inside, line, step * ROWS, K, ROWS, COLUMNS
-            )
+                total, weights, inputs, i0 + u, far_a, j0 + v, far_b, rows_left, columns_inside, line, step * ROWS,
+                K, ROWS, COLUMNS,
+            )  # fmt: skip
     else:
         for step in range(STEPS):
             total = _forward_step(
-                total, weights, inputs, there, i, j, rows_left, columns_inside, line, step * ROWS, K, ROWS, COLUMNS
-            )
+                total, weights, inputs, i0 + u, far_a, j0 + v, far_b, rows_left, columns_inside, line, step * ROWS,
+                K, ROWS, COLUMNS,
+            )  # fmt: skip
     to = out + first * CHANNELS + (pixel * CHANNELS)[:, None] + channel[None, :]
     tl.store(to, total.to(out.dtype.element_ty), mask=there[:, None])
 
 
 @triton.jit
 def _backward_step(
-    total, seen, weights, grad_weights, grads, row, i, j, columns, rows_left, columns_inside, line, down,
+    total, seen, weights, grad_weights, grads, i, a, j0, j1, j2, j3, b, rows_left, columns_inside, line, down,
     K: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """What `ROWS` rows of the output, from row `down` of the patch on, add to the input's gradient; their weights'."""
     P: tl.constexpr = ROWS * COLUMNS
     Q: tl.constexpr = total.shape[0]
     inside = columns_inside & (rows_left > down)
-    row = row & inside[:, None] & ((i - down * STRIDE).to(tl.uint32) < K)
-    m0, m1, m2, m3 = _windows(row, j, columns, K)
+    far_a = tl.where(rows_left > down, (a + down) * STRIDE, FAR)
+    m0, m1, m2, m3 = _windows(i[None, :] - far_a[:, None], j0, j1, j2, j3, b, K)
     on = down * (line * (K * K) - STRIDE * K)
     weights, grad_weights = weights + on, grad_weights + on
     band = _band(weights, m0, m1, m2, m3, P, Q)
@@ -149,6 +155,10 @@ def _backward_step(
     even, odd = tl.split(tl.reshape(product, (P, Q // 4, 2, 2)))
     d0, d2 = tl.split(even)
     d1, d3 = tl.split(odd)
+    # Which weights there are is computed again, from what the compiler takes for other numbers: the answers of 64 loads
+    # do not fit into the predicates until the stores, and packing them costs more.
+    zero = tl.minimum(line, 0).to(tl.int32)
+    m0, m1, m2, m3 = _windows(i[None, :] - (far_a + zero)[:, None], j0, j1, j2, j3, b + zero, K)
     tl.store(grad_weights, d0, mask=m0)
     tl.store(grad_weights + 1, d1, mask=m1)
     tl.store(grad_weights + 2, d2, mask=m2)
@@ -203,13 +213,15 @@ def _backward(
     place = ((q // TILE_W * width + q % TILE_W) * groups * CHANNELS)[:, None] + channel[None, :]
     seen = tl.load(x + start + place, mask=inside[:, None], other=0.0)
     u, v = fourth // TILE_W, fourth % TILE_W
-    i0, j0 = y0 + PAD - oy0 * STRIDE, x0 + PAD - ox0 * STRIDE
-    i = (i0 + u)[None, :] - (a * STRIDE)[:, None]
-    j = (j0 + v)[None, :] - (b * STRIDE)[:, None]
+    i0, column = y0 + PAD - oy0 * STRIDE, x0 + PAD - ox0 * STRIDE
+    i = tl.where(y0 + u < height, i0 + u, -FAR)
+    left = width - x0 - v
+    j0, j1 = tl.where(left > 0, column + v, -FAR), tl.where(left > 1, column + v + 1, -FAR)
+    j2, j3 = tl.where(left > 2, column + v + 2, -FAR), tl.where(left > 3, column + v + 3, -FAR)
+    far_b = tl.where(ox0 + b < out_width, b * STRIDE, FAR)
     at = (pixel * (K * K) - a * (STRIDE * K) - b * STRIDE)[:, None] + (u * K + v)[None, :]
-    base = first * (K * K) + i0 * K + j0
+    base = first * (K * K) + i0 * K + column
     weights, grad_weights = kernel + base + at, grad_kernel + base + at
-    row, columns = (y0 + u < height)[None, :], (width - x0 - v)[None, :]
 
     total = tl.zeros((TILE_H * TILE_W, CHANNELS), dtype=tl.float32)
     rows_left, columns_inside = out_height - oy0 - a, ox0 + b < out_width
@@ -217,13 +229,13 @@ def _backward(
     if STEPS <= 8:
         for step in tl.static_range(STEPS):
             total = _backward_step(
-                total, seen, weights, grad_weights, grads, row, i, j, columns,
+                total, seen, weights, grad_weights, grads, i, a, j0, j1, j2, j3, far_b,
                 rows_left, columns_inside, line, step * ROWS, K, STRIDE, ROWS, COLUMNS,
             )  # fmt: skip
     else:
         for step in range(STEPS):
             total = _backward_step(
-                total, seen, weights, grad_weights, grads, row, i, j, columns,
+                total, seen, weights, grad_weights, grads, i, a, j0, j1, j2, j3, far_b,
                 rows_left, columns_inside, line, step * ROWS, K, STRIDE, ROWS, COLUMNS,
             )  # fmt: skip
     tl.store(grad_x + start + place, total.to(grad_x.dtype.element_ty), mask=inside[:, None])
@@ -238,7 +250,11 @@ FORWARD, BACKWARD = Launcher(_forward, "forward"), Launcher(_backward, "backward
 
 
 def forward(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
-    """Involution of channels-last tensors of one type (shapes as in `involution`)."""
+    """Involution of channels-last tensors of one type (shapes as in `involution`).
+
+    Raises:
+        KernelUnavailable: if the kernel cannot be built or started here.
+    """
     b, c = x.shape[:2]
     out = torch.empty((b, c, *kernel.shape[2:]), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     if out.numel():
@@ -247,7 +263,11 @@ def forward(x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
 
 
 def backward(grad: Tensor, x: Tensor, kernel: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, Tensor]:
-    """Gradients with respect to input and kernel; all tensors are channels-last and of one type."""
+    """Gradients with respect to input and kernel; all tensors are channels-last and of one type.
+
+    Raises:
+        KernelUnavailable: if the kernel cannot be built or started here.
+    """
     grad_x = torch.empty_like(x, memory_format=torch.channels_last)
     grad_kernel = torch.empty_like(kernel, memory_format=torch.channels_last)
     if x.numel():

@@ -19,7 +19,7 @@ CASES = [
     *((2, 32, 5, 4, k, stride) for k, stride in ((1, 2), (3, 1), (7, 3))),
     *((1, 16, *size, k, stride) for size in ((1, 1), (7, 7)) for k, stride in ((1, 1), (3, 2), (7, 1))),
     (1, 16, 13, 9, 3, 2), (1, 16, 13, 9, 7, 1),
-    (1, 16, 17, 3, 5, 1), (1, 16, 10, 11, 7, 3), (1, 16, 9, 12, 13, 2), (1, 16, 2, 3, 31, 1),
+    (1, 16, 17, 3, 5, 1), (1, 16, 10, 11, 7, 3), (1, 16, 5, 7, 13, 2), (1, 16, 2, 3, 31, 1),
     (1, 16, 2, 56, 7, 1), (1, 16, 56, 1, 7, 2), (1, 16, 2, 112, 3, 1),
 ]  # fmt: skip
 
@@ -87,7 +87,7 @@ def main():
     empty = torch.empty(0, 32, 6, 5), torch.empty(0, 18, 6, 5)
     assert involution_triton.forward(*empty, 3, 1).shape == empty[0].shape
     assert [g.shape for g in involution_triton.backward(empty[0], *empty, 3, 1)] == [t.shape for t in empty]
-    for case in ((1, 16, 5, 17, 7, 1), (1, 16, 9, 18, 5, 2)):
+    for case in ((1, 16, 3, 17, 7, 1), (1, 16, 7, 18, 5, 2)):
         with_every_tiling(case)
     print("all equal")
 
