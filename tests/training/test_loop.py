@@ -1,6 +1,8 @@
 """The loop: micro-batches, precision, broken numbers, and fast paths that change no loss."""
 
+import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -118,10 +120,12 @@ def test_fast_paths_are_taken_and_change_no_loss(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_student_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of one size, and no pool of compiling processes: less is compiled, and in this process."""
+    """As one graph; no pool of compiling processes, and code that an earlier run of the tests has built."""
     monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/coadvise-tests-{torch.__version__}")
     changes = {"run.log_every": 1, "run.precision": "fp32", "schedule.epochs": 2, "student.options.drop_path_rate": 0.0}
     changes |= {"data.val_size": 100, "run.eval_batch_size": 20}
-    for name, setting in (("eager", False), ("compiled", True)):
+    for name, setting, form in (("eager", False, "plain"), ("compiled", True, "whole")):
         run(tiny(tmp_path / name, {**changes, "run.compile": setting}, teachers={}))
+        assert json.loads((tmp_path / name / "manifest.json").read_text())["compiled"] == form
     assert np.allclose(losses(tmp_path / "eager"), losses(tmp_path / "compiled"), rtol=1e-4)

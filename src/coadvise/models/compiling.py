@@ -12,6 +12,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -25,6 +26,8 @@ FORMS: tuple[Form, ...] = ("graphs", "whole", "blocks", "plain")
 graphs, compiled as one, compiled block by block, not compiled."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# Where PyTorch keeps what it compiled.
+_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 # Updates from which compilation, half a minute, saves time on a GPU.
 WORTHWHILE_STEPS = 2000
 # Up to this many, attention uses matrix products on the CPU: 256 px with patches of 16.
@@ -39,10 +42,20 @@ def compiled(function: Function, form: Form, backend: str | Callable[..., Any] =
     """
     if form not in ("graphs", "whole"):
         return function
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    _keep_code()
     options = {"triton.cudagraphs": True} if form == "graphs" else None
     found: Function = torch.compile(function, fullgraph=True, dynamic=False, backend=backend, options=options)  # type: ignore
     return found
+
+
+def _keep_code() -> None:
+    # The variable says nothing of the user's wish: importing timm sets it, too, to the default.
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get(_FOLDER) in (None, default_cache_dir()):
+        with suppress(OSError):
+            (cache_folder() / "inductor").mkdir(parents=True, exist_ok=True)
+            os.environ[_FOLDER] = str(cache_folder() / "inductor")
 
 
 def plain_again(module: nn.Module) -> None:

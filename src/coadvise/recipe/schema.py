@@ -202,7 +202,8 @@ class Run(Part):
     fuse_teachers: bool = True
     """Fold the teachers' BatchNorm into their convolutions, where the logits stay the same."""
     compile: Literal["auto", True, False] = "auto"
-    """Compile the student's repeated blocks with `torch.compile`. `auto`: on a GPU, where the run is long enough."""
+    """Compile student and loss as one with `torch.compile`, and the teachers. `auto`: on a GPU, where the steps of the
+    run win more time than that takes."""
     grad_checkpointing: bool = False
     tensorboard: bool = True
     trackers: Annotated[tuple[Literal["wandb", "mlflow", "trackio"], ...], BeforeValidator(_listed)] = ()

@@ -153,7 +153,7 @@ def find_lr(recipe: Recipe, low: float, high: float, steps: int, display: Displa
     ready = on_device(teachers, recipe.data, recipe.run.fuse_teachers, accelerator, QUIET)
     advise = stored_or_live(recipe, sources[0], teachers, ready, accelerator, display)
     with (
-        on_trial(recipe, sources, accelerator, student, ready, advise) as (setup, state),
+        on_trial(_not_compiled(recipe), sources, accelerator, student, ready, advise) as (setup, state),
         display.bar("rising", steps) as bar,
     ):
         batches = endless(setup)
@@ -167,6 +167,11 @@ def find_lr(recipe: Recipe, low: float, high: float, steps: int, display: Displa
 
         rates, losses, diverged = rise(step, low, high, steps)
     return judged(rates, losses, diverged, steps)
+
+
+def _not_compiled(recipe: Recipe) -> Recipe:
+    """Compiling takes longer than so few steps win."""
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"compile": False})})
 
 
 def _heads_first(setup: Setup, state: State, batches: Iterator[Batch], most: int, display: Display) -> None:
