@@ -115,9 +115,10 @@ def forward(
     if not out.numel():
         return out
     together = min(triton.next_power_of_2(groups), GROUPS)
-    _forward[(triton.cdiv(pixels, PIXELS) * triton.cdiv(groups, together),)](
+    block = PIXELS if together > 2 else 2 * PIXELS  # else there were too little for each of the 128 threads
+    _forward[(triton.cdiv(pixels, block) * triton.cdiv(groups, together),)](
         _words(x), hidden, weight, bias, scale, shift, _words(out), pixels, h, w, oh, ow, groups, reduced,
-        K=kernel_size, STRIDE=stride, PIXELS=PIXELS, GROUPS=together, REDUCED=max(triton.next_power_of_2(reduced), 16),
+        K=kernel_size, STRIDE=stride, PIXELS=block, GROUPS=together, REDUCED=max(triton.next_power_of_2(reduced), 16),
         WIDE=x.device.type == "cpu",  # Triton's interpreter multiplies the bits of bfloat16, as if of whole numbers
         num_warps=4, num_stages=2,
     )  # fmt: skip
