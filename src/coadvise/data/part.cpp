@@ -48,7 +48,8 @@ struct Decoder {
 static_assert(offsetof(Decoder, row) == 168, "libjpeg's layout on 64-bit systems");
 static_assert(offsetof(Messages, failed) >= 168, "room for the whole of jpeg_error_mgr");
 
-constexpr int RGB = 2;
+// libjpeg-turbo's JCS_EXT_RGBX.
+constexpr int RGBX = 7;
 // Upsampling looks at the neighbours of a pixel, of which the colours may have half the resolution.
 constexpr unsigned NEIGHBOURS = 4;
 
@@ -73,14 +74,14 @@ void fail_of_warnings(Decoder* decoder, int level) {
 
 }  // namespace
 
-// The pixels of rows `top` to `top + height` and columns `left` to `left + width` of an image of `whole` columns.
+// The pixels, of four bytes, of rows `top` to `top + height` and columns `left` to `left + width` of an image of `whole` columns.
 // Returns 0, or 1 where the library does not decode it without any complaint; then `out` may hold anything.
 // `version` and `size` are those of the library's interface.
 extern "C" int decode_part(const Library* library, int version, size_t size, const uint8_t* bytes, size_t count,
                            unsigned whole, unsigned top, unsigned left, unsigned height, unsigned width,
                            uint8_t* out) {
     alignas(16) unsigned char memory[1024];
-    const std::unique_ptr<uint8_t[]> line(new (std::nothrow) uint8_t[size_t(whole) * 3]);
+    const std::unique_ptr<uint8_t[]> line(new (std::nothrow) uint8_t[size_t(whole) * 4]);
     if (size > sizeof memory || !line) return 1;
     std::memset(memory, 0, sizeof memory);
     Decoder* decoder = reinterpret_cast<Decoder*>(memory);
@@ -97,7 +98,7 @@ extern "C" int decode_part(const Library* library, int version, size_t size, con
     library->header(decoder, 1);
     if (decoder->width != whole || top + height > decoder->height || left + width > whole || decoder->components != 3)
         fail(decoder);
-    decoder->out_colours = RGB;
+    decoder->out_colours = RGBX;
     library->start(decoder);
     unsigned first = left > NEIGHBOURS ? left - NEIGHBOURS : 0;
     const unsigned last = left + width + NEIGHBOURS < whole ? left + width + NEIGHBOURS : whole;
@@ -107,8 +108,8 @@ extern "C" int decode_part(const Library* library, int version, size_t size, con
     if (top) library->skip(decoder, top);
     while (decoder->row < top + height) {
         if (library->read(decoder, &to, 1) != 1) fail(decoder);
-        std::memcpy(out, to + 3 * size_t(left - first), 3 * size_t(width));
-        out += 3 * size_t(width);
+        std::memcpy(out, to + 4 * size_t(left - first), 4 * size_t(width));
+        out += 4 * size_t(width);
     }
     if (decoder->row + 1 < decoder->out_height) library->skip(decoder, decoder->out_height - 1 - decoder->row);
     while (decoder->row < decoder->out_height)

@@ -40,14 +40,14 @@ class PartDecoder:
     version: int
     size: int
 
-    def __call__(self, raw: bytes, columns: int, box: Box) -> UInt8[np.ndarray, "h w 3"] | None:
-        """The pixels of a box; None where the file is damaged, of other colours or of another width.
+    def __call__(self, raw: bytes, columns: int, box: Box) -> UInt8[np.ndarray, "h w 4"] | None:
+        """The pixels of a box, with a fourth byte; None where the file is damaged, of other colours or another width.
 
         Args:
             columns: width of the whole image.
         """
         top, left, height, width = box
-        out = np.empty((height, width, 3), np.uint8)
+        out = np.empty((height, width, 4), np.uint8)
         failed = self.code.decode_part(
             self.functions,
             ctypes.c_int(self.version),
@@ -92,6 +92,6 @@ def _as_the_whole(decoder: PartDecoder) -> bool:
         whole = np.asarray(Image.open(stream))
         for top, left, height, width in ((0, 0, 75, 83), (17, 33, 41, 20), (70, 1, 5, 2)):
             part = decoder(stream.getvalue(), 83, (top, left, height, width))
-            if part is None or not np.array_equal(part, whole[top : top + height, left : left + width]):
+            if part is None or not np.array_equal(part[..., :3], whole[top : top + height, left : left + width]):
                 return False
     return True

@@ -12,6 +12,7 @@ from timm.data import auto_augment
 
 from coadvise.data.views import warp
 from coadvise.data.views.augment import keyed, train_pixels
+from coadvise.data.views.bare import bare
 from coadvise.recipe.schema import Augmentation, Data
 
 SHAPES = [(1, 1), (2, 5), (7, 3), (31, 40), (64, 64)]
@@ -52,7 +53,7 @@ def test_a_turn_against_a_loop() -> None:
 
     library = warp.library()
     assert library is not None
-    found = warp._warped(library, np.asarray(image), matrix, np.array([9, 9, 9], dtype=np.uint8))
+    found = warp._warped(library, bare(image), matrix, np.full(4, 9, dtype=np.uint8))[..., :3]
     for y in range(9):
         for x in range(12):
             sx = matrix[0] * (x + 0.5) + matrix[1] * (y + 0.5) + matrix[2]

@@ -89,7 +89,7 @@ def image(folder: Path) -> Target:
             raise BrokenPromise(f"{first} from one decoder, {second} from the other")
         decode_pixels(content, what, needed)
         part = decode_pixels(content, what, None, lambda width, height: (height // 3, width // 3, 1 + height // 3, 1))
-        if isinstance(part, Cut) and (part.pixels != _column(decode(content, what), part.box)).any():
+        if isinstance(part, Cut) and (part.pixels[..., :3] != _column(decode(content, what), part.box)).any():
             raise BrokenPromise("a part has other pixels than the whole")
 
     return Target([{"a.img": one} for one in raw], make, read)

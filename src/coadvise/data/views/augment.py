@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 from timm.data.auto_augment import posterize as timm_posterize
 from timm.data.transforms import RandomResizedCropAndInterpolation
@@ -26,8 +27,9 @@ from torchvision.transforms.functional import InterpolationMode, pil_modes_mappi
 
 from ...errors import DataError
 from ...recipe.schema import Data
+from .bare import clothed
 from .square import SHRINK_GAP, Box, Cut, FitSquare, Pixels, PixelTransform, eval_pixels
-from .warp import AFFINE, Affine, library
+from .warp import AFFINE, Affine, library, packed
 
 _RANDAUGMENT = r"rand(-(m\d+|n\d+|p[\d.]+|mstd[\d.]+|mmax\d+|inc[01]|t\w+))*"
 
@@ -98,11 +100,12 @@ class CropAndMore:
         whole = self._drawn[1]
         self._drawn = None
         if size == whole and self.resizer == "torch":
-            return np.array(self.rest(Image.fromarray(self._by_torch(image, box))))
+            resized = self._by_torch(image, box)
+            return packed(self.rest(clothed(resized) if resized.shape[2] == 4 else Image.fromarray(resized)))
         top, left, height, width = box
         if isinstance(image, Cut):
             assert image.box == box
-            top, left, image = 0, 0, image.pixels
+            top, left, image = 0, 0, clothed(image.pixels)
         picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
         if size == whole:
             picture = F.resized_crop(picture, top, left, height, width, [self.size, self.size], self.mode)
@@ -112,16 +115,17 @@ class CropAndMore:
             picture = picture.resize((self.size, self.size), pil_modes_mapping[self.mode], box=part)
         return np.array(self.rest(picture))
 
-    def _by_torch(self, image: Image.Image | Pixels | Cut, box: Box) -> Pixels:
+    def _by_torch(self, image: Image.Image | Pixels | Cut, box: Box) -> UInt8[np.ndarray, "h w c"]:
         pixels = torch.from_numpy(_cut(image, box)).permute(2, 0, 1)[None]
         # Without it the result would lie channel by channel in memory, and would have to be rearranged.
-        resized = torch.empty((1, 3, self.size, self.size), dtype=torch.uint8, memory_format=torch.channels_last)
+        shape = (1, pixels.shape[1], self.size, self.size)
+        resized = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
         _RESIZE[self.mode](pixels, [self.size, self.size], False, out=resized)
         return resized[0].permute(1, 2, 0).numpy()
 
 
-def _cut(image: Image.Image | Pixels | Cut, box: Box) -> Pixels:
-    """The pixels of a box, without gaps in memory."""
+def _cut(image: Image.Image | Pixels | Cut, box: Box) -> UInt8[np.ndarray, "h w c"]:
+    """The pixels of a box, without gaps in memory; of a part that was decoded alone with a fourth byte."""
     top, left, height, width = box
     if isinstance(image, Cut):
         assert image.box == box

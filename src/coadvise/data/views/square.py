@@ -24,10 +24,11 @@ class Cut:
     """A part of an image, decoded without the rest.
 
     Attributes:
+        pixels: with a fourth byte that means nothing, as Pillow has it.
         size: width and height of the whole image.
     """
 
-    pixels: Pixels
+    pixels: UInt8[np.ndarray, "h w 4"]
     size: tuple[int, int]
     box: Box
 

@@ -1,4 +1,5 @@
 // Affine transforms of RGB images with cubic interpolation, the same pixels as Pillow gives. Compiled by warp.py.
+// An image has four bytes a pixel, of which the last means nothing.
 //
 // Each pixel of the result takes its value from a place in the source: Keys' cubic convolution with a = -1 over the
 // 4 x 4 pixels around it, rows first, in double precision, with the border repeated; results are cut to whole numbers.
@@ -46,21 +47,21 @@ extern "C" int warp(const uint8_t* in, uint8_t* out, int64_t height, int64_t wid
     const std::unique_ptr<Pixel[]> bordered(new (std::nothrow) Pixel[stride * (height + 2 * BORDER)]);
     if (!bordered) return 1;
     for (int64_t y = -BORDER; y < height + BORDER; ++y) {
-        const uint8_t* row = in + 3 * width * clamped(y, height);
+        const uint8_t* row = in + 4 * width * clamped(y, height);
         Pixel* to = bordered.get() + (y + BORDER) * stride + BORDER;
         for (int64_t x = -BORDER; x < width + BORDER; ++x) {
-            const uint8_t* p = row + 3 * clamped(x, width);
+            const uint8_t* p = row + 4 * clamped(x, width);
             to[x] = Pixel{p[0], p[1], p[2], 0};
         }
     }
     for (int64_t y = 0; y < height; ++y) {
-        uint8_t* to = out + 3 * width * y;
+        uint8_t* to = out + 4 * width * y;
         const double oy = y + 0.5;
-        for (int64_t x = 0; x < width; ++x, to += 3) {
+        for (int64_t x = 0; x < width; ++x, to += 4) {
             const double ox = x + 0.5;
             double at_x = m[0] * ox + m[1] * oy + m[2], at_y = m[3] * ox + m[4] * oy + m[5];
             if (!(at_x >= 0 && at_x < width && at_y >= 0 && at_y < height)) {
-                std::memcpy(to, fill, 3);
+                std::memcpy(to, fill, 4);
                 continue;
             }
             at_x -= 0.5;
@@ -75,7 +76,14 @@ extern "C" int warp(const uint8_t* in, uint8_t* out, int64_t height, int64_t wid
                 v = cubic(along(p, 1, dx), along(p + stride, 1, dx), along(p + 2 * stride, 1, dx),
                           along(p + 3 * stride, 1, dx), dy);
             for (int i = 0; i < 3; ++i) to[i] = v[i] <= 0 ? 0 : v[i] >= 255 ? 255 : uint8_t(v[i]);
+            to[3] = 255;
         }
     }
     return 0;
+}
+
+// `count` pixels without their fourth byte.
+extern "C" void packed(const uint8_t* in, uint8_t* out, int64_t count) {
+    for (int64_t i = 0; i + 1 < count; ++i) std::memcpy(out + 3 * i, in + 4 * i, 4);  // the next one mends the fourth
+    if (count) std::memcpy(out + 3 * (count - 1), in + 4 * (count - 1), 3);
 }

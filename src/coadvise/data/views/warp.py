@@ -19,6 +19,7 @@ from PIL import Image
 from timm.data import auto_augment
 
 from ...system.native import compiled
+from .bare import bare, clothed, with_fourth
 
 SOURCE = Path(__file__).with_name("warp.cpp")
 AFFINE = tuple(
@@ -77,13 +78,25 @@ class _Warped:
         function = library()
         assert function is not None
         # Pillow reads the colour, whatever its form.
-        fill = np.asarray(Image.new("RGB", (1, 1), fillcolor))
-        return Image.fromarray(_warped(function, np.asarray(self._image), data, fill))
+        fill = bare(Image.new("RGB", (1, 1), fillcolor))
+        return clothed(_warped(function, bare(self._image), data, fill))
+
+
+def packed(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an RGB image."""
+    function = library()
+    if function is None:
+        return np.array(image)
+    pixels = bare(image)
+    out = np.empty((image.height, image.width, 3), np.uint8)
+    count = ctypes.c_int64(image.height * image.width)
+    function.packed(ctypes.c_void_p(pixels.ctypes.data), ctypes.c_void_p(out.ctypes.data), count)
+    return out
 
 
 def _warped(
-    function: ctypes.CDLL, pixels: UInt8[np.ndarray, "h w 3"], matrix: Sequence[float], fill: np.ndarray
-) -> UInt8[np.ndarray, "h w 3"]:
+    function: ctypes.CDLL, pixels: UInt8[np.ndarray, "h w 4"], matrix: Sequence[float], fill: np.ndarray
+) -> UInt8[np.ndarray, "h w 4"]:
     pixels, out = np.ascontiguousarray(pixels), np.empty_like(pixels, order="C")
     height, width = pixels.shape[:2]
     failed = function.warp(
@@ -102,7 +115,7 @@ def _warped(
 def _as_pillow(function: ctypes.CDLL) -> bool:
     """Whether both give the same pixels on noise, which shows any difference."""
     noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
-    fill = np.array([124, 116, 104], dtype=np.uint8)
+    fill = np.array([124, 116, 104, 255], dtype=np.uint8)
     for matrix in (
         (0.9, 0.3, -4.1, -0.31, 0.95, 17.3),
         (1, 0.3, 0, 0, 1, 0),
@@ -112,6 +125,6 @@ def _as_pillow(function: ctypes.CDLL) -> bool:
         theirs = Image.fromarray(noise).transform(
             (83, 61), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BICUBIC, fillcolor=tuple(fill.tolist())
         )
-        if not np.array_equal(np.asarray(theirs), _warped(function, noise, matrix, fill)):
+        if not np.array_equal(np.asarray(theirs), _warped(function, with_fourth(noise), matrix, fill)[..., :3]):
             return False
     return True
