@@ -21,6 +21,23 @@ constexpr int64_t BORDER = 2;
 typedef int32_t Pixel __attribute__((vector_size(16)));
 typedef double Values __attribute__((vector_size(32)));
 
+typedef uint8_t Bytes __attribute__((vector_size(4)));
+
+inline Pixel widened(const uint8_t* pixel) {
+    Bytes bytes;
+    std::memcpy(&bytes, pixel, sizeof bytes);
+    return __builtin_convertvector(bytes, Pixel);
+}
+
+// Cut to whole numbers from 0 to 255.
+inline void store(Values v, uint8_t* to) {
+    const Values low = {}, high = low + 255.0;
+    v = v > low ? v : low;
+    v = v < high ? v : high;
+    const Bytes bytes = __builtin_convertvector(__builtin_convertvector(v, Pixel), Bytes);
+    std::memcpy(to, &bytes, sizeof bytes);
+}
+
 inline Values values(const Pixel& pixel) { return __builtin_convertvector(pixel, Values); }
 
 // The cubic through four values that lie one apart, at the part `t` of the way from b to c.
@@ -49,9 +66,10 @@ extern "C" int warp(const uint8_t* in, uint8_t* out, int64_t height, int64_t wid
     for (int64_t y = -BORDER; y < height + BORDER; ++y) {
         const uint8_t* row = in + 4 * width * clamped(y, height);
         Pixel* to = bordered.get() + (y + BORDER) * stride + BORDER;
-        for (int64_t x = -BORDER; x < width + BORDER; ++x) {
-            const uint8_t* p = row + 4 * clamped(x, width);
-            to[x] = Pixel{p[0], p[1], p[2], 0};
+        for (int64_t x = 0; x < width; ++x) to[x] = widened(row + 4 * x);
+        for (int64_t x = 1; x <= BORDER; ++x) {
+            to[-x] = to[0];
+            to[width - 1 + x] = to[width - 1];
         }
     }
     for (int64_t y = 0; y < height; ++y) {
@@ -75,8 +93,7 @@ extern "C" int warp(const uint8_t* in, uint8_t* out, int64_t height, int64_t wid
             else
                 v = cubic(along(p, 1, dx), along(p + stride, 1, dx), along(p + 2 * stride, 1, dx),
                           along(p + 3 * stride, 1, dx), dy);
-            for (int i = 0; i < 3; ++i) to[i] = v[i] <= 0 ? 0 : v[i] >= 255 ? 255 : uint8_t(v[i]);
-            to[3] = 255;
+            store(v, to);
         }
     }
     return 0;
