@@ -28,7 +28,8 @@ def small_recipe(tiny: bool, batch_size: int, teachers: bool = True) -> Recipe:
         {
             "name": "small",
             "data": {
-                "source": "-", "image_size": 16 if tiny else 64, "workers": 0, "views": 2,
+                "source": "-", "image_size": 16 if tiny else 64, "views": 2,
+                "workers": 8 if torch.cuda.is_available() else 0,
                 "augment": {"policy": "light", "mixup": 0.8, "cutmix": 1.0},
             },
             "student": {"model": "cit_tiny", "options": {"patch_size": 8, **shape},
@@ -36,6 +37,7 @@ def small_recipe(tiny: bool, batch_size: int, teachers: bool = True) -> Recipe:
             "teachers": {"conv": {**teacher, "bias": "conv"}, "inv": {**teacher, "bias": "inv"}} if teachers else {},
             "advice": {"source": "cache"} if teachers else {},
             "optim": {"batch_size": batch_size},
+            "schedule": {"epochs": 500},
         }
     )  # fmt: skip
 
@@ -45,7 +47,7 @@ def main() -> None:
     part, tiny = Part("small_images", options), options.tiny
     device = torch.device(options.device)
     cuda = device.type == "cuda"
-    classes, images, batch, each = (10, 64, 16, 2) if tiny else (100, 20_480, 1024, 20) if cuda else (100, 640, 64, 5)
+    classes, images, batch, each = (10, 64, 16, 2) if tiny else (100, 61_440, 1024, 20) if cuda else (100, 640, 64, 5)
     with part.attempt(SPEED, *([BUSY] if cuda else [])):
         peak = matrix_peak(device, torch.bfloat16)
         recipe = small_recipe(tiny, batch)

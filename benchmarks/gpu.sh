@@ -1,7 +1,7 @@
 #!/bin/sh
 # The GPU's benchmarks, in at most eight minutes, on a machine without a package registry:
 #
-#   WHEELS=wheels COMMIT=$(git rev-parse HEAD) benchmarks/gpu.sh OUT [--old TREE] [--seconds 470] [--only step …]
+#   WHEELS=wheels COMMIT=$(git rev-parse HEAD) benchmarks/gpu.sh OUT [--old TREE] [--seconds 470] [--only PART …] [--work DIR]
 #
 # OUT      folder for the JSON files and the table gpu.md
 # WHEELS   folder of wheels that are missing there (pydantic, pydantic_core, annotated-types, typing-inspection, simplejpeg)

@@ -26,7 +26,7 @@ NEEDED = (
     "torch", "torchvision", "timm", "accelerate", "numpy", "PIL", "pydantic", "pydantic_core", "annotated_types",
     "typing_inspection", "yaml", "typer", "rich", "safetensors", "huggingface_hub", "jaxtyping", "pyarrow",
 )  # fmt: skip
-# What the parts leave undone when they are ended: nothing; they write after each measurement.
+# Seconds between SIGTERM and SIGKILL of a part; all of them have written what they have measured.
 GRACE = 3.0
 
 
@@ -46,7 +46,7 @@ PARTS = (
     Part("involution", "bench_involution.py", 60, ("involution",)),
     Part("inference", "bench_inference.py", 70, ("inference",), ("--only", "teachers")),
     Part("small_images", "bench_small_images.py", 70, ("small_images",)),
-    Part("training", "gpu_train.py", 130, ("training",)),
+    Part("training", "gpu_train.py", 180, ("training",)),
     Part("old", "gpu_old.py", 60, ()),
     Part("students", "gpu_students.py", 100, ("students",)),
     Part("cache", "bench_cache.py", 60, ("cache",)),
@@ -63,6 +63,7 @@ def options_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder for the JSON files and the table")
     parser.add_argument("--old", type=Path, help=f"a tree of {BEGUN} to compare with")
+    parser.add_argument("--work", type=Path, help="folder for compilers' caches that is kept, for a second run")
     parser.add_argument("--seconds", type=float, default=470, help="for everything")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--sizes", choices=("full", "tiny"), default="full", help="tiny tries every part on a CPU")
@@ -164,7 +165,8 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     begun, missing, broken = time.time(), dict[str, str](), dict[str, str]()
     kind, page = options.device.split(":")[0], options.output / "gpu.md"
-    work = Path(tempfile.mkdtemp(prefix="coadvise-gpu-"))
+    work = options.work or Path(tempfile.mkdtemp(prefix="coadvise-gpu-"))
+    work.mkdir(parents=True, exist_ok=True)
 
     def stop(number: int, frame: object) -> None:
         raise Stopped(signal.Signals(number).name)
@@ -193,7 +195,8 @@ def main() -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         write(page, table(options.output, kind, missing, begun - 2))
-        shutil.rmtree(work, ignore_errors=True)
+        if options.work is None:
+            shutil.rmtree(work, ignore_errors=True)
     print(page.read_text(encoding="utf-8"), flush=True)
     print(f"{time.time() - begun:.0f} s; {options.output}", flush=True)
     if broken:

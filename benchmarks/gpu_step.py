@@ -164,7 +164,9 @@ def against_plain(part: Part, training: Training, classes: int, each: int, befor
     profile = training.profile()
     floor = training.operations / part.details["matrix_flops_per_s"]
     part.details |= {"profile": profile, "operations": training.operations}
-    part.measured(RATIO, seconds["plain"] / seconds["co-advised"], in_the_way(profile, floor))
+    form = training.form
+    chosen = f"{form['compiled']}, teachers compiled: {', '.join(form['teachers compiled']) or 'none'}; "
+    part.measured(RATIO, seconds["plain"] / seconds["co-advised"], chosen + in_the_way(profile, floor))
     part.measured(PEAK.format("step, bf16"), 100 * floor / seconds["co-advised"])
     waits = count_waits(lambda: training.steps(3, logged=False))
     part.details["waits"] = waits

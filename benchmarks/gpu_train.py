@@ -138,7 +138,7 @@ def live(part: Part, watched: float) -> None:
 def stored(part: Part, watched: float) -> None:
     """A Ti student from stored advice."""
     options, tiny = part.options, part.options.tiny
-    counts, batch, classes = ((64, 20), 16, 10) if tiny else ((20_480, 2_000), 1024, 100)
+    counts, batch, classes = ((64, 20), 16, 10) if tiny else ((61_440, 2_000), 1024, 100)
     side = 16 if tiny else 64
     recipe = small_recipe(tiny, batch)
     file = options.work / "small.yaml"
@@ -169,7 +169,7 @@ def main() -> None:
     options = options_of(__doc__ or "")
     os.environ.setdefault("COLUMNS", "160")
     part = Part("training", options)
-    watched = 3 if options.tiny else 15
+    watched = 3 if options.tiny else 12
     live(part, watched)
     stored(part, watched)
     part.end()
