@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from helpers import processes
 from helpers.recipes import CNN, INN, TINY, tiny
 from helpers.runs import losses, run
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from coadvise.models.advised import add_tokens
 from coadvise.models.compiling import compiled
 from coadvise.models.students import as_student
 from coadvise.models.teachers import FrozenTeacher
+from coadvise.recipe.reading import dump_recipe
 from coadvise.system.progress import QUIET, Display
 from coadvise.training.loop import train_epoch
 from coadvise.training.processes import Stop, start_processes
@@ -243,3 +245,39 @@ def test_nothing_between_two_log_lines_waits_for_the_device(tmp_path: Path) -> N
     with waits:
         torch.ones(2)[torch.tensor([True, False])].sum().item()
     assert len(waits.seen) >= 2
+
+
+ONE_GRAPH = """
+import sys
+from functools import partial
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
+from coadvise.cli.main import main
+from coadvise.models.compiling import compiled
+from coadvise.training import trained
+count = {"forward": 0, "backward": 0}
+def counting(what):
+    def compiler(graph, inputs):
+        count[what] += 1
+        return make_boxed_func(graph.forward)
+    return compiler
+both = aot_autograd(fw_compiler=counting("forward"), bw_compiler=counting("backward"))
+trained.compiled = partial(compiled, backend=both)
+try:
+    main()
+finally:
+    print("graphs", *count.values())
+"""
+
+
+def test_processes_that_share_a_batch_have_one_graph_each(tmp_path: Path) -> None:
+    """Inside of DistributedDataParallel, with micro-batches."""
+    changes = {"run.log_every": 1, "schedule.epochs": 2, "schedule.warmup_epochs": 0, "optim.accumulate": 2}
+    changes |= {"student.options.drop_path_rate": 0.0, "data.train_size": 60}
+    for name, setting in (("plain", False), ("one", True)):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(dump_recipe(tiny(tmp_path / name, {**changes, "run.compile": setting})))
+        for done in processes.run_together("-c", ONE_GRAPH, "train", str(path), "--quiet"):
+            assert done.returncode == 0, done.stderr
+            assert ("graphs 1 1" if setting else "graphs 0 0") in done.stdout
+    assert np.allclose(losses(tmp_path / "one"), losses(tmp_path / "plain"), rtol=1e-4)

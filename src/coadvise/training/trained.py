@@ -85,11 +85,12 @@ class Trained(nn.Module):
         if self._first is not None:
             first, self._first = self._first, None
             first(self, images, advice, target)
-        while True:
+        while self.form != "plain":
             try:
                 return self._run(images, advice, target)
             except torch._dynamo.exc.TorchDynamoException as error:  # a batch of another kind than those so far
                 self._fall_back(error)
+        return self._plain(images, advice, target)
 
     def use(self, form: Form, first: FirstBatch | None = None) -> None:
         """Take a form from now on.
