@@ -87,6 +87,9 @@ def test_it_compiles_where_the_steps_that_are_left_win_more_than_it_takes(
     assert said[1:] == ["compiling student and loss as one again: about 12 s before the first step"]
     again(*BATCH)
     assert remembered(path) == Remembered(0.1, 0.04, 30.0, 30.0)
+    assert choose(student(), ("conv",), GPU, place(632, live=1), said.append) == "plain"
+    assert choose(student(), ("conv",), GPU, place(635, live=1), said.append) == "whole"
+    assert said[2:] == ["compiling student and loss as one, and the teachers again: about 38 s before the first step"]
     # Another batch is another matter; and so is a file that says nothing.
     assert choose(student(), ("conv",), GPU, place(201, shape=(8, 3, 2, 2)), said.append) == "plain"
     path.write_text('{"plain": 0.1, "whole": "fast"}')

@@ -7,6 +7,7 @@ them side by side is a copy that the compiler joins with the cast to the type of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,7 @@ def alike(heads: Sequence[nn.Module]) -> bool:
 
 def heads_at_once(heads: Sequence[nn.Module], x: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b k"], ...]:
     """Each head's logits of its own token; head and token stand in the same order."""
-    weight = torch.stack([head.weight for head in heads])  # n k d
-    bias = torch.stack([head.bias for head in heads])  # n k
+    linear = cast(Sequence[nn.Linear], heads)
+    weight = torch.stack([head.weight for head in linear])  # n k d
+    bias = torch.stack([head.bias for head in linear])  # n k
     return torch.baddbmm(bias[:, None], x.transpose(0, 1), weight.mT).unbind()

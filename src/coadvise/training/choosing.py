@@ -33,6 +33,8 @@ from .trained import Trained, Tried
 # What is assumed where nothing is remembered. Of students on an H100 the step took between 0.44 and 0.63 of its time.
 SHARE = 0.65
 SECONDS = 60.0
+# What compiling a teacher takes for the first time.
+TEACHER_SECONDS = 20.0
 # Share of the first compilation's time that another one takes, which finds its code in the cache folder.
 AGAIN = 0.4
 # Seconds of a step that CUDA graphs save by launching all kernels at once.
@@ -123,6 +125,7 @@ class Place:
         shape: of a micro-batch, (b, 3, h, w).
         classes: number of classes.
         graphs: whether CUDA graphs may be used: gradients of several micro-batches would be summed in their memory.
+        live: number of teachers that are compiled with the student.
     """
 
     setting: Literal["auto", True, False]
@@ -131,6 +134,7 @@ class Place:
     shape: tuple[int, int, int, int]
     classes: int
     graphs: bool = False
+    live: int = 0
 
 
 def choose(
@@ -152,15 +156,17 @@ def choose(
     path = place_of(trained, device, place.shape, accelerator.mixed_precision, place.classes, sorted(teachers))
     known, plain = remembered(path), None
     seconds, saved = expected(0.0, known)
+    others = place.live * TEACHER_SECONDS * (1.0 if known is None else AGAIN)
     if gpu and auto and place.noted is None:
         plain = _plain_seconds(trained, teachers, accelerator, place)
         seconds, saved = expected(plain, known)
         if accelerator.num_processes > 1:  # each has measured a little else
             seconds, saved = broadcast_object_list([seconds, saved])
-        if place.steps * saved <= seconds:
+        if place.steps * saved <= seconds + others:  # what compiled teachers save is not counted
             return "plain"
+    also = ", and the teachers" if place.live else ""
     again = "" if known is None else " again"
-    say(f"compiling student and loss as one{again}: about {short_time(seconds)} before the first step")
+    say(f"compiling student and loss as one{also}{again}: about {short_time(seconds + others)} before the first step")
     trained.use("whole", partial(_first_batch, accelerator, place, path, plain, say) if gpu else Trained.try_out)
     return trained.form
 

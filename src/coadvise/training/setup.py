@@ -177,6 +177,7 @@ def _compile(recipe: Recipe, setup: Setup, teachers: Teachers) -> None:
     """Choose the form in which student and loss run, and compile the teachers with them."""
     accelerator, optim, loader = setup.accelerator, setup.optim, setup.loader
     size, world = recipe.data.image_size, accelerator.num_processes
+    live = accelerator.device.type == "cuda" and recipe.advice.source == "live"
     place = Place(
         setting=recipe.run.compile,
         noted=noted_form(setup.folder),
@@ -184,10 +185,11 @@ def _compile(recipe: Recipe, setup: Setup, teachers: Teachers) -> None:
         shape=(optim.batch_size // (world * optim.accumulate), 3, size, size),
         classes=len(loader.source.class_names),
         graphs=world == optim.accumulate == 1 and accelerator.scaler is None,
+        live=len(teachers) if live else 0,
     )
     setup.model.train()
     form = choose(setup.trained, teachers.names, accelerator, place, setup.display.say)
-    if form != "plain" and accelerator.device.type == "cuda" and recipe.advice.source == "live":
+    if form != "plain" and live:
         with accelerator.autocast():
             for name, why in teachers.compile(place.shape).items():
                 setup.display.say(f"teacher {name} is not compiled: {why}")
