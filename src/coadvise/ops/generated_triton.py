@@ -99,11 +99,6 @@ def _forward(
     tl.store(to, done, mask=there[:, None, None] & known[None, :, None])
 
 
-def takes(dtype: torch.dtype, channels: int, reduced: int) -> bool:
-    """Whether there is a kernel for such a layer: in 16 bits, with as many hidden channels as registers hold."""
-    return dtype in (torch.bfloat16, torch.float16) and channels % 16 == 0 and reduced <= 128
-
-
 def forward(
     x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, kernel_size: int, stride: int
 ) -> Tensor:
