@@ -1,10 +1,14 @@
 """Stems: the fast forms of their layers compute the same, are taken, and have the names of the plain ones."""
 
+import re
 from unittest import mock
 
 import pytest
 import torch
 from torch import nn
+from torch._inductor import config
+from torch._inductor.async_compile import AsyncCompile
+from torch._inductor.utils import run_and_get_code
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from coadvise.models import stems
@@ -96,3 +100,26 @@ def test_projection_is_its_convolution(size: tuple[int, int]) -> None:
     inputs = [x, projection.weight, projection.bias]
     found, expected = (torch.autograd.grad((y * weight).sum(), inputs) for y in (projection(x), exact))
     torch.testing.assert_close(found, expected)
+
+
+@config.patch({"force_disable_caches": True, "cpp.vec_isa_ok": True})
+@mock.patch.object(AsyncCompile, "cpp_pybinding", lambda *_: lambda *_: None)  # written and counted, never built
+def test_a_compiler_joins_norm_relu_and_windows() -> None:
+    """One kernel for each BatchNorm with its ReLU, forward and backward; the last one writes the projection's windows.
+
+    Beside them forward lays out the projection's weight and takes the means of tokens; backward spreads the means.
+    """
+    embed = stems.TokenEmbed(stem="conv", img_size=16, patch_size=8, in_chans=3, embed_dim=16)
+    compiled = torch.compile(embed, fullgraph=True)
+    x = torch.randn(2, 3, 16, 16).contiguous(memory_format=LAST)
+
+    def both_ways() -> None:
+        tokens = compiled(x)
+        (tokens.patches.sum() + tokens.means["conv"].sum()).backward()
+
+    _, codes = run_and_get_code(both_ways)
+    assert len(codes) == 2
+    forward, backward = (re.sub(r"\s+", " ", code[code.index("def call") :]) for code in codes)
+    assert [len(re.findall(r"cpp_fused\w*\(", code)) for code in (forward, backward)] == [5, 5]
+    assert backward.count("= torch.ops.aten.convolution_backward.default(") == 3
+    assert backward.count("[True, True, False])") == 2 and backward.count("[False, True, False])") == 1
