@@ -1,13 +1,18 @@
-"""The plain way, from the published description: involution by `unfold`, eager float32, teachers as they come."""
+"""The plain way, from the published description: involution by `unfold`, eager float32, teachers as they come.
+
+Its stems are PyTorch's own layers, and its memory is given back to the system and asked for again as glibc has it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def unfold_involution(x: Tensor, kernel: Tensor, kernel_size: int, stride: int = 1) -> Tensor:
@@ -24,6 +29,20 @@ def unfold_involution(x: Tensor, kernel: Tensor, kernel_size: int, stride: int =
 
 @contextmanager
 def by_unfold() -> Iterator[None]:
-    """Every involution layer computes by `unfold_involution` inside."""
-    with mock.patch("coadvise.models.rednet.involution", unfold_involution):
+    """Every involution layer computes by `unfold_involution` inside, and every stem by PyTorch's own layers."""
+    with (
+        mock.patch("coadvise.models.rednet.involution", unfold_involution),
+        mock.patch("coadvise.models.stems.can_fuse", lambda *_: False),
+        mock.patch("coadvise.models.stems.Projection.forward", nn.Conv2d.forward),
+        mock.patch("coadvise.models.stems.laid_out", lambda x: x),
+    ):
         yield
+
+
+def usual_memory() -> None:
+    """Undo `keep_freed_memory`, and give all that is kept back to the system."""
+    with contextlib.suppress(OSError, AttributeError):  # without glibc
+        c = ctypes.CDLL(None)
+        for number, value in ((-3, 2**25), (-1, 2**26), (-2, 2**17)):  # what glibc itself arrives at with large blocks
+            c.mallopt(number, value)
+        c.malloc_trim(0)

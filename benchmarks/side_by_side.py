@@ -62,9 +62,14 @@ def arguments(
     return options
 
 
-def interleaved(sides: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu") -> dict[str, float]:
+def interleaved(
+    sides: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    device: str = "cpu",
+    before: Callable[[str], Any] | None = None,
+) -> dict[str, float]:
     """Median seconds of each side; they take turns, and each has one run before the clock starts."""
-    return {name: statistics.median(values) for name, values in turns(sides, rounds, device).items()}
+    return {name: statistics.median(values) for name, values in turns(sides, rounds, device, before).items()}
 
 
 def ratios(times: Mapping[str, list[float]], base: str) -> dict[str, float]:
@@ -75,12 +80,23 @@ def ratios(times: Mapping[str, list[float]], base: str) -> dict[str, float]:
     }
 
 
-def turns(sides: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
-    """Seconds of each side in each round."""
+def turns(
+    sides: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    device: str = "cpu",
+    before: Callable[[str], Any] | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of each side in each round.
+
+    Args:
+        before: called with the name of a side before its clock starts, at every turn.
+    """
     times: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         # The side that begins changes, so that none always finds the caches of the other.
         for name in list(sides) if number % 2 else list(sides)[::-1]:
+            if before is not None:
+                before(name)
             _wait(device)
             start = time.perf_counter()
             sides[name]()

@@ -153,8 +153,7 @@ class TokenEmbed(PatchEmbed):
         x = self._fit(x)
         if not self.biases:
             return Embedded(self._tokens(self.proj(x)), {})
-        if not torch.compiler.is_exporting():  # stems are faster that way, and involution wants it
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = laid_out(x)
         maps = {kind: self.stems[kind](x) for kind in self.biases}
         means = {kind: m.mean(dim=(2, 3)) for kind, m in maps.items()}
         return Embedded(self._tokens(functools.reduce(torch.add, maps.values())), means)
@@ -176,6 +175,11 @@ class TokenEmbed(PatchEmbed):
             return F.pad(x, (0, pad_w, 0, pad_h))
         check_image_size(size, self.patch_size)
         return x
+
+
+def laid_out(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Images channels-last: stems are faster that way, and involution wants it."""
+    return x if torch.compiler.is_exporting() else x.contiguous(memory_format=torch.channels_last)
 
 
 def check_image_size(image: tuple[int, int], patch: tuple[int, int], *, padded: bool = False) -> None:
