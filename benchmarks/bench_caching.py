@@ -31,7 +31,7 @@ from coadvise.training.teachers import on_device, teachers_to_time
 
 CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10"
 # Recipe → images, and views of each.
-SETTINGS = {"cifar10": (1024, 1), "cifar10-cpu": (4096, 2)}
+SETTINGS = {"cifar10": (256, 1), "cifar10-cpu": (2048, 2)}
 VIEWS_ON_A_GPU = 25
 
 
