@@ -58,7 +58,9 @@ from coadvise.system.workers import submit, worker_context, worker_pool
 
 def note(folder):
     signals = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    Path(folder, str(os.getpid())).write_text(f"{'sklearn' in sys.modules} {'torch' in sys.modules} {signals}")
+    held = next(line for line in Path(f"/proc/{os.getppid()}/status").read_text().splitlines() if "SigBlk" in line)
+    deaf = all(int(held.split()[1], 16) >> number - 1 & 1 for number in (signal.SIGINT, signal.SIGTERM))
+    Path(folder, str(os.getpid())).write_text(f"{'sklearn' in sys.modules} {'torch' in sys.modules} {signals} {deaf}")
     time.sleep(1)
 
 if __name__ == "__main__":
@@ -77,7 +79,7 @@ def test_workers_come_from_a_process_that_has_imported_what_they_need(tmp_path: 
     words = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "notes")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "forkserver set()", "")
-    assert [one.read_text() for one in (tmp_path / "notes").iterdir()] == ["True True set()"] * 2
+    assert [one.read_text() for one in (tmp_path / "notes").iterdir()] == ["True True set() True"] * 2
 
 
 @pytest.fixture

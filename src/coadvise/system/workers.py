@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,9 @@ def worker_context(modules: Sequence[str] = ()) -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     if modules:
         context.set_forkserver_preload([*modules])
-    # It ends with this process, and on no signal before: the workers would seem to have ended with it.
+    # It ends with this process, and on no signal before: the workers would seem to have ended with it. What it starts
+    # at first would let signals through.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         forkserver.ensure_running()
