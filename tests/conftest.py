@@ -26,6 +26,7 @@ LONGEST = (
     "reproduce/test_demo.py",
     "training/test_loop.py",
     "ops/test_involution.py",
+    "ops/test_involution_triton.py",
     "advice/test_writer.py",
     "reproduce/test_experiments.py",
     "training/test_resume.py",

@@ -5,7 +5,7 @@ a small tile of pixels of one group, and the patch of the other side that its wi
 output pixels and a patch of the input, the backward pass a tile of the input and a patch of the output. The weights
 between the two are spread into a matrix, pixels of one × pixels of the other, zero outside the windows ("the band"); a
 row of K weights is read in one piece. Then everything is a matrix product over 16 channels, on tensor cores, with sums
-in float32:
+in float32 (tensors of float32 take three TF32 products in place of one):
 
     forward     out    = band · x
     backward    grad_x = bandᵀ · grad      and      grad_kernel = what the band covers of  grad · xᵀ
