@@ -31,6 +31,7 @@ def findings() -> list[tuple[str, str, str]]:
     """Rows of (what, found, note)."""
     import torch
 
+    from ..data.part import part_decoder
     from ..data.views import warp
     from ..system.devices import resolve_precision
     from ..system.native import compiler
@@ -50,6 +51,8 @@ def findings() -> list[tuple[str, str, str]]:
     if command:
         state = ("Pillow", "not compiled: slower") if warp.library() is None else ("compiled", "")
         rows.append(("rotations of images", *state))
+        state = ("decoded whole", "slower") if part_decoder() is None else ("decoded alone", "")
+        rows.append(("crops of photographs", *state))
     for name, extra in EXTRAS.items():
         found = importlib.util.find_spec(name) is not None
         rows.append(
