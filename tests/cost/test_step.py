@@ -73,8 +73,8 @@ def test_a_profile_counts_what_waits():
     assert next(one for one in found.top if one.name == "aten::sum").calls == 2
 
 
-def _cost(**changes):
-    parts = {"input": 0.01, "teacher conv": 0.02, "student forward": 0.03, "backward": 0.04, "optimizer": 0.01}
+def _cost(input_s=0.01, **changes):
+    parts = {"input": input_s, "teacher conv": 0.02, "student forward": 0.03, "backward": 0.04, "optimizer": 0.01}
     return StepCost(**({"batch_size": 10, "parts": parts, "whole": 0.1, "flops": 10, "peak": 1e3} | changes))
 
 
@@ -85,9 +85,16 @@ def _busy(share, **waits):
 @pytest.mark.parametrize(
     ("cost", "said"),
     [
+        (_cost(running=0.2), "nothing waits; the largest part is backward"),  # the machine had other work
         (_cost(), "nothing waits; the largest part is backward, 40% of the step"),
-        (_cost(running=0.2), "the device waits for its input 50% of the time: raise data.workers (now 0, of 8 cores)"),
-        (_cost(running=0.2, stays=True), "the device waits for its input 50% of the time, though the images stay on"),
+        (
+            _cost(0.3, running=0.2),
+            "the device waits for its input 50% of the time: raise data.workers (now 0, of 8 cores)",
+        ),
+        (
+            _cost(0.1, running=0.2, stays=True),
+            "the device waits for its input 50% of the time, though the images stay on",
+        ),
         (_cost(profile=_busy(0.6)), "the device does nothing 40% of a step: 950 launches a step"),
         (_cost(profile=_busy(0.6, cudaStreamSynchronize=3)), "the device does nothing 40% of a step: the host stops 3"),
         (_cost(profile=_busy(0.96)), "nothing waits; the largest part is backward"),

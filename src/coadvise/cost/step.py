@@ -95,8 +95,11 @@ class StepCost:
 
     @property
     def waiting(self) -> float:
-        """Share of the loop's time that a step on a batch that is there already would not take."""
-        return max(1 - self.whole / self.running, 0.0) if self.running else 0.0
+        """Share of the loop's time that a step on a batch that is there already would not take; no more than the input
+        takes by itself, since other work on the machine slows a loop down as well."""
+        if not self.running:
+            return 0.0
+        return min(max(1 - self.whole / self.running, 0.0), self.parts["input"] / self.running)
 
     @property
     def advised(self) -> float:
