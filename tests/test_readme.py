@@ -82,7 +82,8 @@ def test_the_numbers_of_the_results_are_those_of_their_files() -> None:
         assert {"command", "commit", "hardware", "versions"} <= set(result["provenance"]) and "seed" in result
 
 
-def test_the_measurements_are_those_of_the_benchmarks() -> None:
+def test_the_measurements_are_those_of_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     spec = importlib.util.spec_from_file_location("run_all", ROOT / "benchmarks" / "run_all.py")
     run_all = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(run_all)
