@@ -102,6 +102,16 @@ def test_projection_is_its_convolution(size: tuple[int, int]) -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_fast_layers_are_kept_where_pytorch_takes_compiling_for_exporting() -> None:
+    """As version 2.11 does: its `is_exporting()` is true under `torch.compile`."""
+    embed = stems.TokenEmbed(stem="conv", img_size=16, patch_size=8, in_chans=3, embed_dim=16)
+    with mock.patch("torch.compiler.is_exporting", lambda: True), Calls() as calls:
+        embed(torch.randn(2, 3, 16, 16))
+    convolutions = [args for name, args in calls.seen if name == "aten::convolution"]
+    assert len(convolutions) == 3
+    assert convolutions[0][0].is_contiguous(memory_format=LAST)  # type: ignore[attr-defined]
+
+
 @config.patch({"force_disable_caches": True, "cpp.vec_isa_ok": True})
 @mock.patch.object(AsyncCompile, "cpp_pybinding", lambda *_: lambda *_: None)  # written and counted, never built
 def test_a_compiler_joins_norm_relu_and_windows() -> None:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..names import CLASS
+from ..ops.involution import exporting
 from .heads import alike, heads_at_once
 from .last_block import can_shorten, first_tokens
 from .published import fit_cit, untrained
@@ -227,7 +228,7 @@ class CiT(VisionTransformer):
     def _heads(self, x: Float[Tensor, "b l d"]) -> dict[str, Tensor]:
         x = self.head_drop(self.fc_norm(x[:, : self.num_prefix_tokens]))  # b (1+t) d
         heads = [self.head, *self.advised_heads.values()]
-        if torch.compiler.is_compiling() and not torch.compiler._is_exporting_flag and alike(heads):
+        if torch.compiler.is_compiling() and not exporting() and alike(heads):
             return dict(zip(self.token_names, heads_at_once(heads, x), strict=True))
         return {name: head(x[:, i]) for i, (name, head) in enumerate(zip(self.token_names, heads, strict=True))}
 

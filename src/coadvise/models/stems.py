@@ -14,6 +14,7 @@ from timm.layers import BatchNormAct2d, PatchEmbed, to_2tuple
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from ..ops.involution import exporting
 from ..ops.norm_relu import can_fuse, norm_relu
 from .rednet import ConvBNReLU, involution_stem
 
@@ -68,7 +69,7 @@ class Projection(nn.Conv2d):
     """A convolution whose windows lie side by side, as a matrix product: many times faster backward."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d gh gw"]:
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        if exporting() or torch.jit.is_tracing():
             return super().forward(x)
         (kh, kw), (b, c, h, w) = self.kernel_size, x.shape
         windows = x.permute(0, 2, 3, 1).reshape(b, h // kh, kh, w // kw, kw, c).transpose(2, 3).flatten(3)
@@ -179,7 +180,7 @@ class TokenEmbed(PatchEmbed):
 
 def laid_out(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """Images channels-last: stems are faster that way, and involution wants it."""
-    return x if torch.compiler.is_exporting() else x.contiguous(memory_format=torch.channels_last)
+    return x if exporting() else x.contiguous(memory_format=torch.channels_last)
 
 
 def check_image_size(image: tuple[int, int], patch: tuple[int, int], *, padded: bool = False) -> None:

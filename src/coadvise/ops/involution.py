@@ -52,13 +52,14 @@ def involution(
     _check(x, kernel, kernel_size, stride)
     dtype = torch.promote_types(x.dtype, kernel.dtype)
     x, kernel = x.to(dtype), kernel.to(dtype)
-    if _exporting():  # a program that leaves PyTorch can take only operators that all know with it
+    if exporting():  # a program that leaves PyTorch can take only operators that all know with it
         return involution_eager.program_forward(x, kernel, kernel_size, stride)
     out: Tensor = torch.ops.coadvise.involution(x, kernel, kernel_size, stride)
     return out
 
 
-def _exporting() -> bool:
+def exporting() -> bool:
+    """Whether `torch.export` is tracing a program that leaves PyTorch, as ONNX's do."""
     # The flag itself: in PyTorch 2.11 `is_exporting()` is True under `torch.compile`, too, which would then take
     # PyTorch's own operations instead of the kernels.
     return bool(torch.compiler._is_exporting_flag)
