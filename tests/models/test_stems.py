@@ -1,11 +1,12 @@
 """Stems: the fast forms of their layers compute the same, are taken, and have the names of the plain ones."""
 
+import copy
 import re
 from unittest import mock
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._inductor import config
 from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.utils import run_and_get_code
@@ -64,6 +65,19 @@ def test_the_fused_norms_are_taken_in_training(kind: str) -> None:
         assert seen.call_count == 3
         stem.eval()(x)
         assert seen.call_count == 3
+
+
+def test_what_replaces_or_watches_a_norm_finds_the_plain_layers() -> None:
+    torch.manual_seed(0)
+    stem, x = Stem("inv", 3, 24, (8, 8), bias=True), torch.randn(2, 3, 16, 16).contiguous(memory_format=LAST)
+    stem(x)
+    distributed = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(stem)).eval()
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in distributed.modules()) == 4
+    torch.testing.assert_close(distributed(x), stem.eval()(x), rtol=0, atol=0)
+    seen: list[Tensor] = []
+    stem.train().stem[0].bn.register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))  # type: ignore[union-attr]
+    stem(x)
+    assert seen[0].min() < 0  # before ReLU, as its name says
 
 
 class Calls(TorchDispatchMode):

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .last_block import watched
+
 
 def alike(heads: Sequence[nn.Module]) -> bool:
     """Whether all are plain linear layers of one shape, so that `heads_at_once` gives what they give."""
@@ -20,7 +22,7 @@ def alike(heads: Sequence[nn.Module]) -> bool:
         type(head) is nn.Linear
         and head.bias is not None
         and head.weight.shape == heads[0].weight.shape
-        and not (head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks)
+        and not watched(head)
         for head in heads
     )
 

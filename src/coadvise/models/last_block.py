@@ -21,11 +21,12 @@ def can_shorten(block: nn.Module) -> bool:
         and type(attention) is Attention
         and type(attention.qkv) is nn.Linear  # nothing in its place, such as an adapter or quantised weights
         and getattr(attention, "gate", None) is None
-        and not any(_watched(m) for m in block.modules())
+        and not any(watched(m) for m in block.modules())
     )
 
 
-def _watched(module: nn.Module) -> bool:
+def watched(module: nn.Module) -> bool:
+    """Whether a module has hooks, which something else in its place would not call."""
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )

@@ -10,12 +10,13 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers import BatchNormAct2d, PatchEmbed, to_2tuple
+from timm.layers import PatchEmbed, to_2tuple
 from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..ops.involution import exporting
 from ..ops.norm_relu import can_fuse, norm_relu
+from .last_block import watched
 from .rednet import ConvBNReLU, involution_stem
 
 StemName = Literal["patchify", "conv", "inv", "conv+inv"]
@@ -38,31 +39,40 @@ def conv_stem(in_chans: int) -> nn.Sequential:
     )
 
 
-class NormReLU(BatchNormAct2d):
-    """BatchNorm and the ReLU after it, in training in one operation where there is one (ops/norm_relu.py)."""
+class Layers(nn.Sequential):
+    """A stem's layers; in training BatchNorm and the ReLU after it are one operation where there is one.
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, act_layer=nn.ReLU, inplace=True)
+    The modules are PyTorch's own, so that what replaces or watches one of them, such as `convert_sync_batchnorm`, finds
+    what it expects.
+    """
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        others = self.weight, self.bias, self.running_mean, self.running_var
-        if not (self.training and self.momentum is not None and can_fuse(x, *others)):
-            y: Tensor = super().forward(x)
-            return y
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-        return norm_relu(x, *others, self.momentum, self.eps)  # type: ignore[arg-type]
+        layers = iter(self)
+        for layer in layers:
+            if type(layer) is ConvBNReLU and not watched(layer):
+                x = _normed(layer.bn, layer.act, layer.conv(x))
+            elif type(layer) is nn.BatchNorm2d:
+                x = _normed(layer, next(layers), x)
+            else:
+                x = layer(x)
+        return x
 
 
-def join_norms(stem: nn.Sequential) -> None:
-    """Put one `NormReLU` in the place of each BatchNorm and the ReLU after it; names of parameters stay."""
-    layers = list(stem.children())
-    for i, layer in enumerate(layers):
-        if isinstance(layer, ConvBNReLU):
-            layer.add_module("bn", NormReLU(layer.bn.num_features))
-            layer.add_module("act", nn.Identity())
-        elif type(layer) is nn.BatchNorm2d and isinstance(layers[i + 1], nn.ReLU):
-            stem[i], stem[i + 1] = NormReLU(layer.num_features), nn.Identity()
+def _normed(norm: nn.Module, act: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """`act(norm(x))`."""
+    if (
+        type(norm) is nn.BatchNorm2d
+        and type(act) is nn.ReLU
+        and norm.training
+        and norm.momentum is not None
+        and not (watched(norm) or watched(act))
+        and can_fuse(x, *(others := (norm.weight, norm.bias, norm.running_mean, norm.running_var)))
+    ):
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+        return norm_relu(x, *others, norm.momentum, norm.eps)  # type: ignore[arg-type]
+    y: Tensor = act(norm(x))
+    return y
 
 
 class Projection(nn.Conv2d):
@@ -82,8 +92,7 @@ class Stem(nn.Module):
 
     def __init__(self, kind: str, in_chans: int, embed_dim: int, patch: tuple[int, int], bias: bool) -> None:
         super().__init__()
-        self.stem = conv_stem(in_chans) if kind == "conv" else involution_stem(in_chans, STEM_WIDTH)
-        join_norms(self.stem)
+        self.stem = Layers(*(conv_stem(in_chans) if kind == "conv" else involution_stem(in_chans, STEM_WIDTH)))
         half = (patch[0] // 2, patch[1] // 2)
         self.proj = Projection(STEM_WIDTH, embed_dim, half, stride=half, bias=bias)
 
