@@ -71,6 +71,21 @@ def test_the_number_of_threads_changes_no_bit():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+def test_gradients_of_gradients():
+    x, weight, bias, grad = draw((3, 32, 4, 5))
+
+    def penalty(by, *tensors):
+        *inputs, grad = (tensor.clone().requires_grad_() for tensor in tensors)
+        y = by(*inputs, torch.zeros_like(bias), torch.ones_like(bias))
+        first = torch.autograd.grad(y, inputs, grad, create_graph=True)
+        return torch.autograd.grad(sum(one.square().sum() for one in first), [*inputs, grad])
+
+    found = penalty(fused, x, weight, bias, grad)
+    exact = penalty(lambda *t: plain(*(one.double() for one in t)), x, weight, bias, grad)
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
+
+
 def test_a_nan_stays_one():
     x, weight, bias, _ = draw((2, 32, 3, 3))
     x[0, 5, 1, 1] = torch.nan

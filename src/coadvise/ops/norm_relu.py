@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..system.native import compiled
 
@@ -85,15 +85,20 @@ class _NormReLU(torch.autograd.Function):
         offset = bias.double() - mean * scale
         y = torch.empty_like(x)
         _call("forward", x, x, scale.float(), offset.float(), y)
-        ctx.save_for_backward(x, scale.float(), offset.float(), mean, inverse)
+        ctx.save_for_backward(x, weight, bias, scale.float(), offset.float(), mean, inverse)
+        ctx.eps = eps
         mean_out, var_out = mean.float(), var.float()
         ctx.mark_non_differentiable(mean_out, var_out)
         return y, mean_out, var_out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, scale, offset, mean, inverse = ctx.saved_tensors
+        x, weight, bias, scale, offset, mean, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # gradients of gradients: by PyTorch's own operations
+            y = F.relu(F.batch_norm(x, None, None, weight, bias, training=True, eps=ctx.eps))
+            inputs = [one for one in (x, weight, bias) if one.requires_grad]
+            found = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
+            return *(next(found) if one.requires_grad else None for one in (x, weight, bias)), None  # type: ignore[return-value]
         grad = grad.contiguous(memory_format=torch.channels_last)
         count = x.numel() // x.shape[1]
         first, second = _sums("reduced", x, x, grad, scale, offset, mean.float())
