@@ -88,7 +88,7 @@ def students(x: torch.Tensor, options: argparse.Namespace) -> tuple[list[dict[st
     cit, deit = networks
     for name in (cit, deit):
         networks[f"{name}, compiled"] = faster = copy.deepcopy(networks[name])
-        compile_blocks(faster, True, torch.device(options.device), 0)
+        compile_blocks(faster)
         for kind, off in OFF.items():
             agree(_answer(faster, x, kind), _answer(networks[name], x, "fp32"), off, f"{name}, compiled, {kind}")
     sides = {

@@ -16,23 +16,24 @@ class Blocks(nn.Module):
         self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)))
 
 
-def test_blocks_that_are_compiled(monkeypatch):
-    from coadvise.models import compiling
+def test_blocks_that_are_compiled_and_plain_again():
+    from coadvise.models.compiling import compile_blocks, plain_again
 
     student = Blocks()
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert compiling.compile_blocks(student, "auto", cpu, 10**6) == (0, "")
-    assert compiling.compile_blocks(student, "auto", gpu, compiling.WORTHWHILE_STEPS - 1) == (0, "")
-    assert compiling.compile_blocks(student, False, gpu, 10**6) == (0, "")
+    assert compile_blocks(student) == 3 and all(block._compiled_call_impl is not None for block in student.blocks)
+    plain_again(student)
     assert all(block._compiled_call_impl is None for block in student.blocks)
-    count, note = compiling.compile_blocks(student, "auto", gpu, compiling.WORTHWHILE_STEPS)
-    if "Triton" not in note:
-        assert count == 3 and "3 blocks" in note
-    count, _ = compiling.compile_blocks(student, True, cpu, 1)
-    assert count == 3 and all(block._compiled_call_impl is not None for block in student.blocks)
-    assert compiling.compile_blocks(nn.Linear(2, 2), True, cpu, 1)[0] == 0
+    assert compile_blocks(nn.Linear(2, 2)) == 0
+
+
+def test_what_a_machine_lacks(monkeypatch):
+    from coadvise.models import compiling
+
+    assert compiling.lacking(torch.device("cpu")) == "", "there is a compiler where this project is tested"
+    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
+    assert "Triton is missing" in compiling.lacking(torch.device("cuda"))
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
-    assert "no C compiler" in compiling.compile_blocks(Blocks(), True, cpu, 1)[1]
+    assert "no C compiler" in compiling.lacking(torch.device("cpu"))
 
 
 def test_attention_by_matrix_products_on_the_cpu():
@@ -62,7 +63,7 @@ def test_a_deep_student_with_drop_path_is_compiled_once_for_all_blocks():
     student = timm.create_model("cit_tiny", img_size=32, patch_size=8, depth=12, drop_path_rate=0.1).train()
     with unittest.mock.patch.object(nn.Module, "compile", lambda m: setattr(m, "_compiled_call_impl",
                                     torch.compile(m._call_impl, backend=backend))):  # fmt: skip
-        assert compile_blocks(student, True, torch.device("cpu"), 1)[0] == 12
+        assert compile_blocks(student) == 12
     for size in (4, 4):
         sum(z.sum() for z in student.forward_tokens(torch.randn(size, 3, 32, 32)).values()).backward()
     assert 1 <= len(graphs) <= 4
@@ -72,4 +73,4 @@ def test_blocks_that_are_not_alike_are_left_alone():
     from coadvise.models.compiling import compile_blocks
 
     # Of four stages only the first has two blocks of the same shapes.
-    assert compile_blocks(timm.create_model("resnet18"), True, torch.device("cpu"), 1)[0] == 2
+    assert compile_blocks(timm.create_model("resnet18")) == 2

@@ -204,6 +204,6 @@ def test_blocks_of_an_advised_vit_are_compiled_and_plain() -> None:
     assert plain_attention(student, torch.device("cpu"), torch.bfloat16) == 3
     for token, logits in student.forward_tokens(x).items():
         torch.testing.assert_close(logits, fused[token])
-    assert compile_blocks(student, True, torch.device("cpu"), 1)[0] == 3
+    assert compile_blocks(student) == 3
     assert max(layers_of(student, "x").values()) == 4
     assert load_recipe("digits").optim.layer_decay is None

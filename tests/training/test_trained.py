@@ -193,7 +193,7 @@ def test_a_compiler_that_fails_ends_no_run(tmp_path: Path, monkeypatch: pytest.M
         raise RuntimeError("ptxas is of another age")
 
     monkeypatch.setattr("coadvise.training.trained.compiled", partial(compiled, backend=broken))
-    monkeypatch.setattr("coadvise.training.trained.compile_blocks", lambda *_: (0, ""))
+    monkeypatch.setattr("coadvise.training.trained.compile_blocks", lambda *_: 0)
     told = Told()
     changes = {"schedule.epochs": 2, "run.log_every": 1}
     train(tiny(tmp_path / "run", {**changes, "run.compile": True}), display=told)

@@ -28,8 +28,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Where PyTorch keeps what it compiled.
 _FOLDER = "TORCHINDUCTOR_CACHE_DIR"
-# Updates from which compilation, half a minute, saves time on a GPU.
-WORTHWHILE_STEPS = 2000
 # Up to this many, attention uses matrix products on the CPU: 256 px with patches of 16.
 MOST_PATCHES = 256
 
@@ -64,32 +62,18 @@ def plain_again(module: nn.Module) -> None:
         one._compiled_call_impl = None
 
 
-def compile_blocks(
-    student: nn.Module, setting: Literal["auto", True, False], device: torch.device, steps: int
-) -> tuple[int, str]:
+def compile_blocks(student: nn.Module) -> int:
     """Compile a student's repeated blocks in place.
 
-    Args:
-        setting: `run.compile` of the recipe.
-        device: that the student is on.
-        steps: updates of the whole run.
-
     Returns:
-        Number of compiled blocks, and what to tell the user (may be empty).
+        Number of compiled blocks; 0 where it has none.
     """
-    if setting is False or (setting == "auto" and (device.type != "cuda" or steps < WORTHWHILE_STEPS)):
-        return 0, ""
-    missing = lacking(device)
-    if missing:
-        return 0, f"the student is not compiled: {missing}"
     blocks = list(_repeated(student))
-    if not blocks:
-        return 0, "the student has no repeated blocks to compile" if setting is True else ""
     for block in blocks:
         parts = [getattr(block, name, None) for name in ("attn", "mlp")]
         for part in [part for part in parts if isinstance(part, nn.Module)] or [block]:
             part.compile()
-    return len(blocks), f"compiling the student's {len(blocks)} blocks; the first steps take up to a minute"
+    return len(blocks)
 
 
 def plain_attention(student: nn.Module, device: torch.device, dtype: torch.dtype | None) -> int:

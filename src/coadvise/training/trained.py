@@ -104,7 +104,7 @@ class Trained(nn.Module):
         self.form = form
         if form not in self._regions:
             self._regions[form] = compiled(self._plain, form)
-        if form == "blocks" and not compile_blocks(self.student, True, next(self.parameters()).device, 0)[0]:
+        if form == "blocks" and not compile_blocks(self.student):
             self.form = "plain"
 
     def try_out(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor, tries: int = 0) -> Tried:
