@@ -90,6 +90,7 @@ def test_a_compiled_form_is_used_and_leaves_the_model_as_it_is() -> None:
     after = teachers.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[key], before[key]) for key in before)
     again = copy.deepcopy(teachers)
+    assert again.compiled() == () and teachers.compiled() == ("net",)
     torch.testing.assert_close(again(x)["net"], plain, atol=1e-4, rtol=1e-4)
     teachers.fuse(x)  # makes another copy, of which nothing is compiled
     assert teachers.compiled() == ()

@@ -85,6 +85,10 @@ class FrozenTeacher(nn.Module):
             classes = [None if one < 0 else one for one in self.classes.tolist()]
         return FrozenTeacher(self.model, mean=self.mean, std=self.std, image_size=self.image_size, classes=classes)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy takes the model as it is: what a GPU has recorded cannot be copied or pickled."""
+        return {**super().__getstate__(), "_compiled": None}  # type: ignore[misc]
+
     @property
     def is_compiled(self) -> bool:
         """Whether batches of some shape take a compiled form of the model."""
