@@ -92,9 +92,8 @@ def finished(
     images, target = _views(pixels, table[:, _OWN:_MATE], constants, steps), _target(label, constants, steps)
     if steps.mixes:
         lam, box = table[:, _LAM].view(torch.float32), table[:, _BOX:_LAM]
-        share = torch.where(box[:, 1] > 0, torch.ones_like(lam), lam)[
-            :, None, None, None
-        ]  # where there is a box: cutmix
+        cut = box[:, 1] > 0  # by cutmix: the rest is not mixed
+        share = torch.where(cut, torch.ones_like(lam), lam)[:, None, None, None]
         mate = _views(pixels, table[:, _MATE:_LABEL], constants, steps)
         images = torch.where(_within(box, pixels), mate, images * share + mate * (1 - share))
         theirs = _target(table[:, _MATE_LABEL].long(), constants, steps)
@@ -173,9 +172,8 @@ class Fused:
         if not self.compiled:
             return self.finish(batch)
         table, pixels = torch.from_numpy(choices(batch)), batch.pixels
-        if (
-            self.device.type == "cuda"
-        ):  # otherwise the copy waits for the device; PyTorch keeps such memory for the next
+        # Otherwise the copy waits for the device; PyTorch keeps such memory for the next batch.
+        if self.device.type == "cuda":
             table = table.pin_memory()
         pixels = pixels.to(self.device, non_blocking=True)
         if batch.rows is None:  # a partner may come from another batch, so that some have more images
