@@ -123,6 +123,19 @@ def test_what_brings_nothing_is_given_up(
     assert said[1:] == ["compiled, a step takes 1.10 times as long: student and loss run as they are"]
     # It is remembered, so that the next run does not even try.
     assert choose(student(), ("conv",), GPU, place(10**6), said.append) == "plain" and len(said) == 2
+    # Nor does a resume of this one, whose manifest keeps what was chosen before the first batch.
+    assert choose(student(), ("conv",), GPU, place(10**6, noted="whole"), said.append) == "plain" and len(said) == 2
+
+
+def test_processes_decide_by_what_the_first_of_them_expects(
+    gpu: dict[Form, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sent: list[list[float]] = []
+    monkeypatch.setattr(choosing, "broadcast_object_list", lambda values: sent.append(values) or [1e9, 0.01])
+    two: Any = SimpleNamespace(**vars(GPU) | {"num_processes": 2})
+    assert choose(student(), ("conv",), two, place(10**6, live=1), pytest.fail) == "plain"
+    assert sent == [[SECONDS + choosing.TEACHER_SECONDS, pytest.approx(0.1 * (1 - SHARE))]]
 
 
 def test_the_cpu_and_false_leave_it_out(monkeypatch: pytest.MonkeyPatch) -> None:

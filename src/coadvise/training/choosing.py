@@ -155,18 +155,21 @@ def choose(
         return "plain"
     path = place_of(trained, device, place.shape, accelerator.mixed_precision, place.classes, sorted(teachers))
     known, plain = remembered(path), None
+    alone = accelerator.num_processes == 1
+    if auto and alone and place.noted == "whole" and known is not None and _brings_nothing(known.whole, known.plain):
+        return "plain"  # as the first batch of the earlier start showed
     seconds, saved = expected(0.0, known)
-    others = place.live * TEACHER_SECONDS * (1.0 if known is None else AGAIN)
+    seconds += place.live * TEACHER_SECONDS * (1.0 if known is None else AGAIN)
     if gpu and auto and place.noted is None:
         plain = _plain_seconds(trained, teachers, accelerator, place)
-        seconds, saved = expected(plain, known)
-        if accelerator.num_processes > 1:  # each has measured a little else
+        saved = expected(plain, known)[1]
+        if not alone:  # each has measured a little else, and may remember something else
             seconds, saved = broadcast_object_list([seconds, saved])
-        if place.steps * saved <= seconds + others:  # what compiled teachers save is not counted
+        if place.steps * saved <= seconds:  # what compiled teachers save is not counted
             return "plain"
     also = ", and the teachers" if place.live else ""
     again = "" if known is None else " again"
-    say(f"compiling student and loss as one{also}{again}: about {short_time(seconds + others)} before the first step")
+    say(f"compiling student and loss as one{also}{again}: about {short_time(seconds)} before the first step")
     trained.use("whole", partial(_first_batch, accelerator, place, path, plain, say) if gpu else Trained.try_out)
     return trained.form
 
@@ -205,14 +208,18 @@ def _first_batch(
         remember(path, plain, tried)
     if accelerator.num_processes > 1:
         return
-    if plain is not None and tried.step > WORTH * plain:
+    if plain is not None and _brings_nothing(tried.step, plain):
         say(f"compiled, a step takes {tried.step / plain:.2f} times as long: student and loss run as they are")
         trained.use("plain")
     elif place.graphs and place.steps * LAUNCHES > tried.first:
         trained.use("graphs")
         replayed = trained.try_out(images, advice, target, TRIES)
-        if replayed.form == "graphs" and replayed.step > WORTH * tried.step:
+        if replayed.form == "graphs" and _brings_nothing(replayed.step, tried.step):
             trained.use("whole")
+
+
+def _brings_nothing(step: float, before: float) -> bool:
+    return step > WORTH * before
 
 
 def _version(name: str) -> str:
