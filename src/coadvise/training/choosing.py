@@ -211,7 +211,8 @@ def _first_batch(
     if plain is not None and _brings_nothing(tried.step, plain):
         say(f"compiled, a step takes {tried.step / plain:.2f} times as long: student and loss run as they are")
         trained.use("plain")
-    elif place.graphs and place.steps * LAUNCHES > tried.first:
+    # To be kept, graphs have to bring a share of a step, and what they may bring is the same for long and short steps.
+    elif place.graphs and (1 - WORTH) * tried.step < LAUNCHES and place.steps * LAUNCHES > tried.first:
         trained.use("graphs")
         replayed = trained.try_out(images, advice, target, TRIES)
         if replayed.form == "graphs" and _brings_nothing(replayed.step, tried.step):
