@@ -193,7 +193,8 @@ def test_a_compiler_that_fails_ends_no_run(tmp_path: Path, monkeypatch: pytest.M
         raise RuntimeError("ptxas is of another age")
 
     monkeypatch.setattr("coadvise.training.trained.compiled", partial(compiled, backend=broken))
-    monkeypatch.setattr("coadvise.training.trained.compile_blocks", lambda *_: 0)
+    # Its blocks cannot be compiled either: one line tells of both.
+    monkeypatch.setattr(nn.Module, "compile", lambda module: setattr(module, "_compiled_call_impl", broken))
     told = Told()
     changes = {"schedule.epochs": 2, "run.log_every": 1}
     train(tiny(tmp_path / "run", {**changes, "run.compile": True}), display=told)

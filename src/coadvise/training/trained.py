@@ -85,12 +85,18 @@ class Trained(nn.Module):
         if self._first is not None:
             first, self._first = self._first, None
             first(self, images, advice, target)
-        while self.form != "plain":
+        why: Exception | None = None
+        while True:
             try:
-                return self._run(images, advice, target)
+                losses = self._run(images, advice, target)
             except torch._dynamo.exc.TorchDynamoException as error:  # a batch of another kind than those so far
-                self._fall_back(error)
-        return self._plain(images, advice, target)
+                if self.form == "plain":
+                    raise
+                why = why or error
+                self.use(FORMS[FORMS.index(self.form) + 1])
+            else:
+                self._tell(why)
+                return losses
 
     def use(self, form: Form, first: FirstBatch | None = None) -> None:
         """Take a form from now on.
@@ -118,6 +124,7 @@ class Trained(nn.Module):
         Raises:
             RuntimeError, CoadviseError: what fails in the plain form, too; or too little memory.
         """
+        why: Exception | None = None
         while True:
             try:
                 with _without_trace(self):
@@ -125,8 +132,10 @@ class Trained(nn.Module):
             except Exception as error:  # compilers fail in many ways, and none of them ends a run
                 if self.form == "plain" or isinstance(error, CoadviseError) or out_of_memory(error):
                     raise
-                self._fall_back(error)
+                why = why or error
+                self.use(FORMS[FORMS.index(self.form) + 1])
             else:
+                self._tell(why)
                 return Tried(self.form, seconds[0], min(seconds[1:], default=seconds[0]))
 
     def _try(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor) -> float:
@@ -152,10 +161,11 @@ class Trained(nn.Module):
             terms = self._objective.terms(logits, advice, target)
             return Losses(terms.total, torch.stack([one.detach() for one in (terms.total, *terms.values())]))
 
-    def _fall_back(self, error: Exception) -> None:
-        self.use(FORMS[FORMS.index(self.form) + 1])
-        instead = {"whole": "without CUDA graphs", "blocks": "only its blocks are", "plain": "it runs as it is"}
-        self._say(f"student and loss cannot be compiled as one ({_reason(error)}): {instead[self.form]}")
+    def _tell(self, why: Exception | None) -> None:
+        """Say once which form is left, and why the first one that failed did."""
+        if why is not None:
+            instead = {"whole": "without CUDA graphs", "blocks": "only its blocks are", "plain": "it runs as it is"}
+            self._say(f"student and loss cannot be compiled as one ({_reason(why)}): {instead[self.form]}")
 
 
 FirstBatch = Callable[[Trained, Tensor, Mapping[str, Tensor], Tensor], Any]
