@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -17,6 +18,8 @@ from torch import nn
 from coadvise.checkpoints.build import build_student
 from coadvise.errors import RunError
 from coadvise.run.folder import read_metrics
+from coadvise.training.loop import _add_to_window
+from coadvise.training.trained import Losses
 
 
 def test_accumulation_keeps_every_term(tmp_path: Path) -> None:
@@ -129,3 +132,11 @@ def test_a_compiled_student_learns_the_same(tmp_path: Path, monkeypatch: pytest.
         run(tiny(tmp_path / name, {**changes, "run.compile": setting}, teachers={}))
         assert json.loads((tmp_path / name / "manifest.json").read_text())["compiled"] == form
     assert np.allclose(losses(tmp_path / "eager"), losses(tmp_path / "compiled"), rtol=1e-4)
+
+
+def test_a_window_that_lacks_a_term_goes_on_with_it() -> None:
+    """As one of a run that was saved when its student had fewer terms."""
+    state: Any = SimpleNamespace(window={"total": torch.tensor(2.0).double()}, count=SimpleNamespace(window=1))
+    for _ in range(2):
+        _add_to_window(state, ("total", "class"), Losses(torch.tensor(3.0), torch.tensor([3.0, 1.0])))
+    assert state.window == {"total": 8.0, "term.class": 2.0} and state.count.window == 3

@@ -105,11 +105,9 @@ def stopped(setup: Setup, state: State) -> Interrupted:
 def _add_to_window(state: State, names: Sequence[str], losses: Losses) -> None:
     """Add a micro-batch's losses to the window of the next log line, without waiting for the device."""
     keys = [name if name == "total" else f"term.{name}" for name in names]
-    values = losses.values.to(torch.float64, copy=True).unbind()
-    if state.window:
-        torch._foreach_add_([state.window[key] for key in keys], values)
-    else:
-        state.window = dict(zip(keys, values, strict=True))
+    values = losses.values.double().unbind()
+    sums = [state.window.setdefault(key, torch.zeros_like(value)) for key, value in zip(keys, values, strict=True)]
+    torch._foreach_add_(sums, values)
     state.count.window += 1
 
 
