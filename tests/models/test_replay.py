@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 import torch
@@ -44,6 +45,25 @@ def test_what_is_kept(record, seconds, starting: bool, kept: bool, monkeypatch: 
     monkeypatch.setattr(replay, "_waits_for_starts", lambda run, x: starting)
     found = replay.recorded(run, torch.arange(48.0).view(2, 1, 4, 6), 1e-4, record)
     assert (found is not None) == kept
+
+
+def test_a_recording_begins_only_where_nothing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the stream in use is taken again when it fails."""
+    stream = mock.MagicMock()
+    fake = mock.MagicMock(get_sync_debug_mode=lambda: 0)
+    fake.stream.side_effect = lambda one: stream
+    monkeypatch.setattr(replay.torch, "cuda", fake)
+
+    def waiting(x: Tensor) -> Tensor:
+        assert fake.set_sync_debug_mode.call_args.args == ("error",)
+        raise RuntimeError("called a synchronizing CUDA operation")
+
+    stream.__exit__.return_value = None
+    fake.device.return_value.__exit__.return_value = None
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        replay.Replay(waiting, torch.zeros(2, 3))
+    assert fake.set_sync_debug_mode.call_args.args == (0,)
+    assert not fake.graph.called and stream.__exit__.call_count == 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -7,7 +7,9 @@ all at once, from a fixed input and to a fixed output. It is kept only if it ans
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -30,10 +32,13 @@ class Replay:
 
     def __init__(self, run: Run, x: Tensor) -> None:
         self._x, self._graph = x.clone(), torch.cuda.CUDAGraph()
-        with torch.cuda.device(x.device):
+        # A recording that fails leaves its own stream in use: the outer one is taken again, whatever happens.
+        with torch.cuda.device(x.device), torch.cuda.stream(torch.cuda.current_stream(x.device)):
             beside = torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(beside):  # libraries make their workspaces for a stream at its first use
+            # Libraries make their workspaces for a stream at its first use. And what waits for the device cannot be
+            # recorded: it fails here, since a recording that is broken off leaves the allocator in its middle.
+            with torch.cuda.stream(beside), _waiting_fails():
                 run(self._x)
             torch.cuda.current_stream().wait_stream(beside)
             # Weights that autocast has converted must not outlive the recording, nor be older than it.
@@ -46,6 +51,19 @@ class Replay:
         self._x.copy_(x)
         self._graph.replay()
         return self._out.clone()  # the next call writes to the same place
+
+
+@contextmanager
+def _waiting_fails() -> Iterator[None]:
+    """Raise RuntimeError where the host would wait for the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a mode that does not know all that waits
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def recorded(run: Run, x: Tensor, limit: float, record: Callable[[Run, Tensor], Run] = Replay) -> Run | None:
