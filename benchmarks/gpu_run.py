@@ -42,7 +42,7 @@ class Part:
 
 
 PARTS = (
-    Part("step", "gpu_step.py", 210, ("step",)),
+    Part("step", "gpu_step.py", 290, ("step",)),
     Part("involution", "bench_involution.py", 60, ("involution",)),
     Part("inference", "bench_inference.py", 70, ("inference",), ("--only", "teachers")),
     Part("small_images", "bench_small_images.py", 70, ("small_images",)),
