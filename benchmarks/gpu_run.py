@@ -43,8 +43,8 @@ class Part:
 
 PARTS = (
     Part("step", "gpu_step.py", 290, ("step",)),
-    Part("involution", "bench_involution.py", 60, ("involution",)),
-    Part("inference", "bench_inference.py", 70, ("inference",), ("--only", "teachers")),
+    Part("involution", "bench_involution.py", 90, ("involution",)),
+    Part("inference", "bench_inference.py", 90, ("inference",), ("--only", "teachers")),
     Part("small_images", "bench_small_images.py", 70, ("small_images",)),
     Part("training", "gpu_train.py", 180, ("training",)),
     Part("old", "gpu_old.py", 60, ()),
