@@ -1,6 +1,6 @@
 """C++ files of this package, compiled on first use with the system's compiler and kept in the cache folder.
 
-Every caller has slower code for machines where nothing can be compiled; a warning gives the reason once.
+Every caller has slower code for machines where nothing can be compiled; one warning gives the reason for all of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ FLAG_SETS = (
 
 @functools.cache
 def compiled(source: Path, consequence: str, *more: str) -> ctypes.CDLL | None:
-    """The functions of a C++ file, or None where it cannot be built; then a warning says why and what follows.
+    """The functions of a C++ file, or None where it cannot be built; then a warning says why and what follows, unless
+    one has given the same reason for another file.
 
     Args:
         consequence: such as "involution runs without compiled code here, several times slower".
@@ -42,13 +43,23 @@ def compiled(source: Path, consequence: str, *more: str) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(_built(source, more)))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
-        reason = detail.strip().splitlines()[0] if detail.strip() else type(error).__name__
-        warnings.warn(
-            f"{consequence} ({reason}); a C++ compiler (g++) and a writable cache folder would change that",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+        reason = detail.strip().splitlines()[0].rstrip(".") if detail.strip() else type(error).__name__
+        if reason not in (said := _reasons()):
+            said.add(reason)
+            alone = getattr(error, "stderr", None)  # this file does not compile, or the compiler says what it lacks
+            others = "" if alone else "; other compiled code is missing, too: involution takes several times as long"
+            warnings.warn(
+                f"{consequence} ({reason}{others}); a C++ compiler (g++) and a writable cache folder would change that",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         return None
+
+
+@functools.cache
+def _reasons() -> set[str]:
+    """What this process has been told of."""
+    return set()
 
 
 def compiler() -> str | None:
