@@ -36,7 +36,8 @@ def draw(shape, mean=1.0):
 
 
 @pytest.mark.parametrize(
-    ("shape", "mean"), [((4, 32, 2, 1), 1), ((3, 64, 5, 7), 1), ((1, 96, 33, 31), 1), ((2, 64, 20, 20), 300), ((1, 32, 256, 256), 1)]
+    ("shape", "mean"),
+    [((4, 32, 2, 1), 1), ((3, 64, 5, 7), 1), ((1, 96, 33, 31), 1), ((2, 64, 20, 20), 300), ((1, 32, 256, 256), 1)],
 )
 def test_is_batch_norm_and_relu(shape, mean):
     x, weight, bias, grad = draw(shape, mean)

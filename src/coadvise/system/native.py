@@ -47,7 +47,7 @@ def compiled(source: Path, consequence: str, *more: str) -> ctypes.CDLL | None:
         if reason not in (said := _reasons()):
             said.add(reason)
             alone = getattr(error, "stderr", None)  # this file does not compile, or the compiler says what it lacks
-            others = "" if alone else "; other compiled code is missing, too: involution takes several times as long"
+            others = "" if alone else "; the same holds for all compiled code, of which involution's gains most"
             warnings.warn(
                 f"{consequence} ({reason}{others}); a C++ compiler (g++) and a writable cache folder would change that",
                 RuntimeWarning,
