@@ -33,12 +33,19 @@ def ready(model: nn.Module, fuse: bool = True, size: int | None = None) -> Teach
     return teachers
 
 
+# PyTorch 2.11 compiles none of its own layers and containers that stand alone, but what is in them.
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
 # name, options, whether it is fused, graphs: forms of blocks, and what lies outside of them
 NETWORKS = [
-    ("rednet101", {"layers": (1, 1, 6, 1)}, True, 5 + 2),  # stem, fc
+    ("rednet101", {"layers": (1, 1, 6, 1)}, True, 5 + (3 if OLD else 2)),  # stem, of three parts; fc
     ("regnety_002", {}, True, 6 + 2),  # stages 1 and 2 have one block; stem, head
-    ("resnet18", {}, False, 7 + 3),  # stage 1 has no shortcut of its own; conv1, bn1, fc
-    ("vit_tiny_patch16_224", {"img_size": 32, "drop_path_rate": 0.3}, False, 1 + 3),  # patch_embed, norm, head
+    ("resnet18", {}, False, 7 + (0 if OLD else 3)),  # stage 1 has no shortcut of its own; conv1, bn1, fc
+    (
+        "vit_tiny_patch16_224",
+        {"img_size": 32, "drop_path_rate": 0.3},
+        False,
+        1 + (2 if OLD else 3),
+    ),  # patch_embed, norm, head
 ]
 
 
