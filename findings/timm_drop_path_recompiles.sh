@@ -7,7 +7,7 @@
 #           other blocks run uncompiled, in evaluation, too, where no block drops anything: all of the eight are for training.
 #           One warning names `recompile_limit`; with `fullgraph=True` it is an error, in the ninth `torch.compile`.
 # Matters:  a start eight times as long, and two thirds of a ViT-L at the speed without a compiler, under a log that says
-#           "compiled". In evaluation before the first step, and without drop path, it is one graph.
+#           "compiled". Without drop path it is one graph.
 # Versions: timm 1.0.31, torch 2.15.0 (2.11.0 alike), numpy 2.4.6, Python 3.11.
 # Seen 2026-11-28:
 #   12 blocks, drop path 0.0: 1 graphs for training; compiled run 12 blocks in training, 12 in evaluation
