@@ -3,7 +3,7 @@
 #
 # Expected: `use_regional_compilation` (`compile_regions`) compiles one block of a transformer and uses it for all of them, so
 #           that a run starts sooner.
-# Happens:  blocks are looked for in `nn.ModuleList` alone; timm keeps those of ViT, DeiT, Swin, ConvNeXt and the others in
+# Happens:  blocks are looked for in `nn.ModuleList` alone; timm keeps those of ViT, DeiT, Swin, ConvNeXt and others in
 #           `nn.Sequential`. None are found, and the network is compiled as one piece: the same graph as `torch.compile`'s, of
 #           all 12 blocks. No message.
 # Matters:  who asks for it to save minutes at every start and new batch shape saves nothing. With Inductor on one CPU core, in
