@@ -1,4 +1,4 @@
-"""A part of a JPEG image, decoded alone: the same pixels as in the whole, in three quarters of the time.
+"""A part of a JPEG image, decoded alone: the same pixels as in the whole, in nine tenths of the time.
 
 A random crop takes half of a photograph on average. libjpeg-turbo can leave out the inverse transform and the colours
 of the rest; no Python package offers that, so a few lines of C++ call the library that Pillow has loaded. Where that
