@@ -25,6 +25,7 @@ from .doctor import doctor
 from .evaluate import evaluate, report
 from .export import export
 from .find_lr import find_lr
+from .headroom import headroom
 from .init import init
 from .predict import predict
 from .push import push
@@ -53,8 +54,8 @@ app = typer.Typer(
 )
 # The help lists the commands in this order.
 for command in (
-    demo, init, select_teachers, train, cache, plan, find_lr, evaluate, predict, report, compare, export, push,
-    reproduce, recipes, recipe, schema, models, bench, doctor,
+    demo, init, select_teachers, headroom, train, cache, plan, find_lr, evaluate, predict, report, compare, export,
+    push, reproduce, recipes, recipe, schema, models, bench, doctor,
 ):  # fmt: skip
     app.command(help=help_of(command))(command)
 
@@ -117,7 +118,7 @@ def _misused(error: Any) -> str:
     """What is wrong with a command line; for options that are settings of a recipe, how those are written."""
     command = error.ctx.info_name if error.ctx is not None and error.ctx.parent is not None else ""
     option = getattr(error, "option_name", "")
-    if option and command in ("train", "cache", "plan", "find-lr", "recipe", "reproduce", "bench"):
+    if option and command in ("train", "cache", "plan", "find-lr", "headroom", "recipe", "reproduce", "bench"):
         from ..recipe.problems import meant
 
         setting = meant(option.lstrip("-"))
