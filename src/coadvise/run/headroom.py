@@ -269,7 +269,7 @@ def _verdict(one: Contrast, seeds: int) -> Verdict:
             f"members Δ is {in_points(one.equal)}"
         )
         if abs(one.unequal.value) >= FAR:
-            notes.append("which says little: the mean of so unequal members is above their mean by the better one alone")
+            notes.append("which says little: the mean of so unequal members gains by the better one alone")
     else:
         notes.append(
             f"of equal accuracy within {100 * EQUAL:.0f} point; by gains over the mean accuracy of the members Δ is "

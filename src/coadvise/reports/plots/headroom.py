@@ -58,10 +58,12 @@ def _panel(axes: Axes, panel: Panel, looks: dict[str, Style]) -> None:
         )  # fmt: skip
         seen.add(one.kinds)
     if len(panel.points) <= 12:
+        middle = (min(one.kappa for one in panel.points) + max(one.kappa for one in panel.points)) / 2
         for place, one in enumerate(sorted(panel.points, key=lambda point: point.kappa)):
+            side = -1 if one.kappa > middle else 1  # names stay inside
             axes.annotate(
-                _wrap(one.label, 26), (one.kappa, one.value), (6, 5 if place % 2 else -11), textcoords="offset points",
-                fontsize=7, color=MUTED,
+                _wrap(one.label, 26), (one.kappa, one.value), (7 * side, 6 if place % 2 else -12),
+                textcoords="offset points", ha="left" if side > 0 else "right", fontsize=7, color=MUTED,
             )  # fmt: skip
     axes.margins(x=0.18, y=0.1)
     axes.set(xlabel="κ of errors: 1 the same images, 0 as by chance", ylabel=panel.axis)
