@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..data.kept import KeptPixels
 from ..data.sources.base import ImageSource, encoded_bytes, label_arrays
 from ..data.views.draws import Stream
 from ..errors import DataError
@@ -55,6 +57,26 @@ def data_facts(data: Data, source: ImageSource) -> dict[str, Any]:
     if data.balance == "sampling":  # which samples a view has; caches of earlier versions say nothing of it
         facts["data.balance"] = data.balance
     return settings | facts
+
+
+# Facts that decide what is done with a view's pixels, and not what they are.
+_AFTERWARDS = ("augmentation.mix", "augmentation.cutmix", "augmentation.erasing", "augmentation.repeats")
+
+
+def kept_pixels(data: Data, source: ImageSource) -> KeptPixels | None:
+    """Where the pixels of recurring views are kept, if `data.views_folder` says so; None where nothing can be.
+
+    Every data set, setting and version of a library that changes them has a folder of its own.
+    """
+    augment = data.augment
+    if data.views_folder is None or data.views is None or augment.policy != "deit":
+        return None
+    if augment.repeats > 1 or data.balance == "sampling":  # an image has several samples in a view
+        return None
+    facts = {name: value for name, value in data_facts(data, source).items() if not name.startswith(_AFTERWARDS)}
+    facts = {name: value for name, value in facts.items() if name not in ("mean", "std", "classes", "labels")}
+    folder = Path(data.views_folder) / f"s{data.seed}.{json_digest([facts, versions()])[:16]}"
+    return KeptPixels(folder, data.views, len(source), data.image_size)
 
 
 def images_digest(source: ImageSource) -> str:

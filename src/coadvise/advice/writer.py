@@ -31,7 +31,7 @@ from ..system.progress import Display
 from .cache import checksums, require_fitting, require_same_number, require_whole
 from .claims import Claims
 from .headers import FORMAT, read_header, require_same_teacher
-from .identity import data_facts, differences, teacher_facts, versions
+from .identity import data_facts, differences, kept_pixels, teacher_facts, versions
 from .layout import BATCH, Layout, profile_path, shard_path
 from .profile import ProfileSums
 from .request import CacheRequest
@@ -192,7 +192,8 @@ def _extend(path: Path, size: int) -> None:
 
 def _loader(task: _Task) -> TrainLoader:
     """Its batches are not compiled: the same bytes must come out wherever the writing goes on."""
-    return TrainLoader(task.source, task.request.data, 1, device=task.accelerator.device, compiled=False)
+    data, device = task.request.data, task.accelerator.device
+    return TrainLoader(task.source, data, 1, device=device, compiled=False, kept=kept_pixels(data, task.source))
 
 
 def _write_profiles(task: _Task) -> None:

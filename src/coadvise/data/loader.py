@@ -21,6 +21,7 @@ from ..errors import DataError
 from ..recipe.schema import Data
 from .ahead import made_ahead
 from .feed import Feed
+from .kept import KeptPixels
 from .samples import Keys, PlainSamples, TrainSamples, needs_of, nothing_readable
 from .sources.base import ImageSource, sets_of
 from .views.balance import class_weights
@@ -81,6 +82,7 @@ class TrainLoader:
         device: where the batches are made.
         keep: whether a small set may stay on the device.
         compiled: whether batches are finished by compiled code on a GPU: the same images up to rounding.
+        kept: where pixels of recurring views are looked for before they are drawn, and kept.
 
     Raises:
         DataError: there are fewer samples than a batch, or a batch cannot be divided evenly.
@@ -98,6 +100,7 @@ class TrainLoader:
         device: torch.device | str = "cpu",
         keep: bool = True,
         compiled: bool = True,
+        kept: KeptPixels | None = None,
     ) -> None:
         if len(source) < batch_size:
             raise DataError(
@@ -120,7 +123,7 @@ class TrainLoader:
         elif compiled and self.device.type == "cuda":
             self._finish = Fused(finish)
         self._order = Order(data, source.labels)
-        self._feed = Feed(TrainSamples(source, data), data.workers)
+        self._feed = Feed(TrainSamples(source, data, kept), data.workers)
         self._resident: _Resident | None = None
         self._finished: dict[int, list[tuple[Batch, float]]] = {}
 

@@ -12,6 +12,7 @@ from jaxtyping import Int64, UInt8
 from ..errors import DataError
 from ..recipe.schema import Data
 from .decode import decode, decode_pixels
+from .kept import KeptPixels
 from .part import part_decoder
 from .sources.base import ImageSource
 from .views.augment import CropAndMore, preserved_generators, seed_generators, train_pixels
@@ -103,10 +104,15 @@ class Samples(Generic[K]):
 
 
 class TrainSamples(Samples[Keys]):
-    """Augmented training samples."""
+    """Augmented training samples.
 
-    def __init__(self, source: ImageSource, data: Data) -> None:
+    Args:
+        kept: where pixels of recurring views are looked for before they are drawn, and kept.
+    """
+
+    def __init__(self, source: ImageSource, data: Data, kept: KeptPixels | None = None) -> None:
         super().__init__(source, data, train_pixels(data))
+        self.kept = kept
         if isinstance(self.transform, CropAndMore):
             part_decoder()  # compiled here, not in every worker
         self.order = Order(data, source.labels)
@@ -125,12 +131,16 @@ class TrainSamples(Samples[Keys]):
         self, view: int, first: int, repeat: int, skipped: list[str]
     ) -> tuple[UInt8[torch.Tensor, "h w 3"], int]:
         """Pixels of the first readable image from `first` on, and its index."""
+        if self.kept is not None and (found := self.kept.read(view, first)) is not None:
+            return torch.from_numpy(found), first
         for step in range(len(self.source)):
             index = (first + step) % len(self.source)
             if self.data.augment.policy == "deit":
                 seed_generators(Stream.AUGMENT, self.data.seed, view, index, repeat)
             pixels = self._read(index, skipped)
             if pixels is not None:
+                if self.kept is not None and index == first:
+                    self.kept.write(view, index, pixels.numpy())
                 return pixels, index
         raise nothing_readable(self.source, skipped[0])
 

@@ -23,6 +23,7 @@ from .ablations import (
 )
 from .arms import Arm
 from .declared import Claim, Column, Dots, Experiment, Gains, Need, Row, Value
+from .kinds import KINDS_EXPERIMENT
 
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("nothing", {}),
@@ -219,5 +220,5 @@ DEMO = Experiment(
 )
 """Five arms of Table 6: enough to see in minutes whether teachers help, and whether their kinds matter."""
 
-BEYOND = (SWEEP, LONGER, FRESH, HEADS, DEMO)
+BEYOND = (SWEEP, LONGER, FRESH, HEADS, DEMO, KINDS_EXPERIMENT)
 """Experiments that the paper does not have."""

@@ -120,6 +120,32 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """A question about two ways of teaching, written down with its test and its size before any of its runs was made.
+
+    Attributes:
+        text: what is claimed: that the first is better.
+        pairs: the two numbers for each set of teachers, the first better if the claim is true.
+        seeds: students of each arm; there is no verdict before all sets have as many.
+        margin: difference below which the two count as equal.
+        primary: the one question of the experiment; several such contrasts are parts of one claim, which holds if all
+            of them do (an intersection-union test: no correction, no choice of the comparison by its result).
+    """
+
+    text: str
+    pairs: tuple[tuple[Value, Value], ...]
+    seeds: int
+    margin: float = 0.003
+    primary: bool = False
+    unit: str = "%"
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """Every measured number that it needs."""
+        return tuple(value for pair in self.pairs for value in pair)
+
+
+@dataclass(frozen=True)
 class Dots:
     """A figure of top-1: every run, the mean of an arm and its interval.
 
@@ -186,6 +212,7 @@ class Experiment:
         notes: what the paper leaves open or says in two ways, and how it is read here.
         main: the claim that the headline of a report on this experiment alone is about.
         help: students of different kinds, compared by how much the same teachers help each.
+        contrasts: questions over several sets of teachers.
     """
 
     name: str
@@ -200,6 +227,7 @@ class Experiment:
     needs: tuple[Need, ...] = ()
     main: Claim | None = None
     help: Sequence[Help] = ()
+    contrasts: Sequence[Contrast] = ()
 
     @property
     def of_paper(self) -> bool:
@@ -212,6 +240,8 @@ class Experiment:
             yield from row.ours.values()
         for claim in self.claims:
             yield from claim.values
+        for contrast in self.contrasts:
+            yield from contrast.values
 
     def arms(self) -> list[Arm]:
         """Every arm it needs, each once; their teachers are found through them."""

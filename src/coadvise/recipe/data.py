@@ -95,6 +95,9 @@ class Data(Part):
     """Seed of order and augmentation, apart from the model's (`run.seed`)."""
     views: Count | None = None
     """Epochs after which the views recur (view = epoch mod views); by default they never do."""
+    views_folder: str | None = None
+    """Folder in which the pixels of recurring views are kept (`deit`, without repeated augmentation): drawn once, and
+    read by every run on the same images and settings. It takes views × images × 3 · image_size² bytes."""
     workers: Annotated[int, Field(ge=0, le=4096)] = 2
     """Loader processes for each training process; 0 loads in the training process itself."""
     on_error: Literal["raise", "skip"] = "raise"

@@ -38,12 +38,12 @@ from .schedule import Schedule
 FREE = (
     "run.output", "run.log_every", "run.checkpoint_every", "run.tensorboard", "run.device", "run.allow_weak",
     "run.teacher_check_size", "run.eval_batch_size", "run.trackers", "run.baselines", "data.workers", "data.on_error",
-    "advice.folder",
+    "data.views_folder", "advice.folder",
 )  # fmt: skip
 # Settings that runs of earlier versions do not name: at these values a run is the one that it was without them.
 LATER: dict[str, Any] = {
-    "data.balance": "none", "data.labels": "one", "data.unlabelled": None, "optim.backbone_lr": 1.0,
-    "optim.layer_decay": None,
+    "data.balance": "none", "data.labels": "one", "data.unlabelled": None, "data.views_folder": None,
+    "optim.backbone_lr": 1.0, "optim.layer_decay": None,
     "optim.token_lr": 1.0, "run.baselines": ["auto"], "run.trackers": [], "schedule.head_epochs": 0,
     "schedule.patience": None, "schedule.time": None, "student.checkpoint_weights": None, "student.freeze_blocks": 0,
 }  # fmt: skip

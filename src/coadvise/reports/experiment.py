@@ -8,6 +8,7 @@ from statistics import fmean
 
 from ..paper.declared import BEST, Column, Experiment, Help, Row
 from .claims import Judged, why_absent
+from .contrasts import Answered, contrasts_parts
 from .figures import figure_parts
 from .page import Part, Section, Text
 from .results import Results
@@ -15,14 +16,21 @@ from .tables import ABSENT, Cell, Table, mean_sd, number, percent, points, shown
 from .verdicts import claims_table, kinds_sentences
 
 
-def experiment_section(one: Experiment, results: Results, judged: Sequence[Judged], pictures: Path | None) -> Section:
+def experiment_section(
+    one: Experiment,
+    results: Results,
+    judged: Sequence[Judged],
+    pictures: Path | None,
+    answers: Sequence[Answered] = (),
+) -> Section:
     """A table or figure of the paper, or an experiment beyond it.
 
     Args:
-        judged: the claims of this experiment.
+        judged, answers: the claims and contrasts of this experiment.
         pictures: folder of what was made of single images, if there is one.
     """
-    parts: list[Part] = [*figure_parts(one, results, pictures), experiment_table(one, results)]
+    parts: list[Part] = [*contrasts_parts(answers), *figure_parts(one, results, pictures)]
+    parts.append(experiment_table(one, results))
     parts += [Text(text, "note") for text in _absent(one, results)]
     if one.help:
         parts += [help_table(one.help, results), Text(HELP_NOTE, "note")]

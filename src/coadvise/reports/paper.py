@@ -15,6 +15,7 @@ from ..system.files import write_atomic, write_json
 from .arms import arms_section, arms_similarity, curves_section, shown_in_detail
 from .beyond import beyond_section
 from .claims import Judged, judge
+from .contrasts import answer, primary_sentence
 from .experiment import experiment_section, experiment_table
 from .headline import headline, lead
 from .page import Page, Section, Text, write_page
@@ -42,12 +43,14 @@ def write_paper_report(
     claims = [claim for one in experiments for claim in judged[one.name]]
     for one in experiments:
         write_atomic(output / "tables" / f"{one.name}.tex", latex_table(experiment_table(one, results)))
-    write_json(output / "verdicts.json", [claim.as_json() for claim in claims])
+    contrasts = [answered for one in experiments for answered in answer(one, results)]
+    write_json(output / "verdicts.json", [*(one.as_json() for one in claims), *(one.as_json() for one in contrasts)])
+    asked = None if any(one.of_paper for one in experiments) or not files else primary_sentence(contrasts)
     what = experiments[0].title if len(experiments) == 1 else "Beyond the paper"
     what = "The paper's experiments" if any(one.of_paper for one in experiments) else what
     page = Page(
         title=f"{what} on {about.title}",
-        headline=headline(experiments, claims, results),
+        headline=asked or headline(experiments, claims, results),
         lead=lead(experiments, results, about),
         sections=[section for section in _sections(output, results, experiments, judged, about) if section is not None],
         warnings=warnings_of(experiments, results, about),
@@ -74,7 +77,7 @@ def _sections(
     for name, figure in detailed.items():
         yield arms_section(name, figure, results)
     for one in experiments:
-        yield experiment_section(one, results, judged[one.name], pictures)
+        yield experiment_section(one, results, judged[one.name], pictures, answer(one, results))
     for name, figure in detailed.items():
         yield curves_section(name, figure, results, output / "runs")
         yield arms_similarity(name, figure, results)

@@ -24,6 +24,9 @@ from .setup import ExperimentSetup
 _LOCAL = (*FREE, "data.source", "data.val_source", "run.precision", "run.compile", "name")
 
 
+# Largest file of pixels that the runs of a data seed share.
+KEPT_VIEWS = 2**32
+
 _VERSION = 1
 """Part of every run's name: to be raised when a change of the code makes old results incomparable."""
 
@@ -90,8 +93,16 @@ class Planner:
             content["run"]["output"] = str(folder)
             if recipe.teachers and recipe.data.views is not None:
                 content["advice"] = {"source": "cache", "folder": str(self.cache(recipe, seed)), "top_k": None}
+            if self._keeps_views(recipe):
+                content["data"]["views_folder"] = str(self.setup.output / "views")
             self._known[arm, seed] = Planned(arm, seed, identity, recipe_from(content, where=where), teachers)
         return self._known[arm, seed]
+
+    def _keeps_views(self, recipe: Recipe) -> bool:
+        """Whether runs share the pixels of their views: drawn image by image, and few enough bytes."""
+        data = recipe.data
+        size = (data.views or 0) * self.setup.train_images * 3 * data.image_size**2
+        return data.augment.policy == "deit" and 0 < size <= KEPT_VIEWS
 
     def given(self, arm: Arm) -> bool:
         """Whether an arm has given weights, which are those of seed 0 and its only ones."""

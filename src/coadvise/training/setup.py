@@ -12,6 +12,7 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from ..advice.identity import kept_pixels
 from ..data.loader import EvalLoader, TrainLoader
 from ..data.sources.base import ImageSource, label_arrays
 from ..data.views.finish import Batch
@@ -139,7 +140,7 @@ def prepare(
     place = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     loader = TrainLoader(
         sources[0], recipe.data, optim.batch_size, **place, accumulate=optim.accumulate, device=device,
-        compiled=recipe.run.compile is not False,
+        compiled=recipe.run.compile is not False, kept=kept_pixels(recipe.data, sources[0]),
     )  # fmt: skip
     batch = eval_batch_size(recipe.run, optim, accelerator.num_processes)
     val_loader = EvalLoader(sources[1], recipe.data, batch, **place, device=device)

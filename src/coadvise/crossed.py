@@ -1,0 +1,151 @@
+"""The mean of differences that were measured for several sets of teachers, each with the same seeds of students.
+
+The differences of one set share their teachers and those of one seed share initial weights and order of images, so
+that they are not independent. The model is d(set, seed) = μ + a(set) + b(seed) + e, all but μ random, and the test of
+μ = 0 is that of the balanced two-way table without repetition (Searle, Casella, McCulloch, Variance Components, 1992;
+degrees of freedom by Satterthwaite, Biometrics Bulletin 2, 1946). A component that comes out at zero or below is left
+out, and what it stood for is pooled with the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """The mean of a table of differences.
+
+    Attributes:
+        sets, seeds: rows and columns of the table; `n` is their product.
+        mean: μ; its standard error is `se`, with `df` degrees of freedom (None where there is no spread to judge by).
+        sd_sets, sd_seeds, sd_rest: standard deviations of the three components.
+        low, high: 95 % interval of μ.
+        p: two-sided, of μ = 0.
+    """
+
+    sets: int
+    seeds: int
+    mean: float
+    se: float | None
+    df: float | None
+    sd_sets: float
+    sd_seeds: float
+    sd_rest: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+    @property
+    def n(self) -> int:
+        """How many differences there are."""
+        return self.sets * self.seeds
+
+    def p_within(self, margin: float) -> float | None:
+        """p of two one-sided tests for |μ| < margin: below 0.05, the 90 % interval of μ lies within ±margin.
+
+        None where there is no spread to judge by.
+        """
+        if self.se is None or self.df is None:
+            return None
+        from scipy import stats
+
+        return float(stats.t.sf((margin - abs(self.mean)) / self.se, self.df))
+
+    def detectable(self, power: float = 0.8, alpha: float = 0.05) -> float | None:
+        """The smallest |μ| that a table of this size and spread finds with this power, two-sided.
+
+        None where there is no spread to judge by.
+        """
+        if self.se is None or self.df is None:
+            return None
+        from scipy import optimize, stats
+
+        limit = float(stats.t.isf(alpha / 2, self.df))
+
+        def lacking(shift: float) -> float:
+            found = float(stats.nct.sf(limit, self.df, shift) + stats.nct.cdf(-limit, self.df, shift))
+            return (found if math.isfinite(found) else 1.0) - power  # SciPy has none for shifts far beyond the limit
+
+        return self.se * float(optimize.brentq(lacking, 0.0, 2 * limit + 6))
+
+
+def crossed(differences: Mapping[tuple[int, int], float]) -> Crossed:
+    """The mean of differences by (set, seed), over the seeds that every set has.
+
+    Raises:
+        ValueError: no seed that all sets share, or a value that is not finite.
+    """
+    sets = sorted({one for one, _ in differences})
+    seeds = [
+        seed for seed in sorted({seed for _, seed in differences}) if all((one, seed) in differences for one in sets)
+    ]
+    table = [[differences[one, seed] for seed in seeds] for one in sets]
+    if not seeds or not all(math.isfinite(value) for row in table for value in row):
+        raise ValueError("need at least one seed that all sets of teachers share, and finite differences")
+    rows, columns = len(sets), len(seeds)
+    mean = math.fsum(value for row in table for value in row) / (rows * columns)
+    of_sets = [math.fsum(row) / columns for row in table]
+    of_seeds = [math.fsum(row[i] for row in table) / rows for i in range(columns)]
+    squares = _Squares(
+        columns * math.fsum((one - mean) ** 2 for one in of_sets),
+        rows * math.fsum((one - mean) ** 2 for one in of_seeds),
+        math.fsum(
+            (table[k][s] - of_sets[k] - of_seeds[s] + mean) ** 2 for k in range(rows) for s in range(columns)
+        ),
+        rows,
+        columns,
+    )  # fmt: skip
+    variance, df, components = squares.judged()
+    if df <= 0 or variance <= (1e-12 * max(1.0, abs(mean))) ** 2:  # one difference, or all alike
+        return Crossed(rows, columns, mean, None, None, 0.0, 0.0, 0.0, None, None, None)
+    from scipy import stats  # slow to import
+
+    se = math.sqrt(variance)
+    half = float(stats.t.isf(0.025, df)) * se
+    p = 2 * float(stats.t.sf(abs(mean) / se, df))
+    return Crossed(rows, columns, mean, se, df, *components, mean - half, mean + half, p)
+
+
+@dataclass(frozen=True)
+class _Squares:
+    """Sums of squares between sets, between seeds, and of the rest."""
+
+    sets: float
+    seeds: float
+    rest: float
+    rows: int
+    columns: int
+
+    def judged(self) -> tuple[float, float, tuple[float, float, float]]:
+        """Variance of the mean, its degrees of freedom, and the components' standard deviations."""
+        n = self.rows * self.columns
+        of_sets, of_seeds = self.rows - 1, self.columns - 1
+        of_rest = of_sets * of_seeds
+        rest, df_rest = self.rest, of_rest
+        # A mean square is compared with that of the rest; what is not above it joins it, the smaller one first.
+        left = {"sets": (self.sets, of_sets), "seeds": (self.seeds, of_seeds)}
+        for name in sorted(left, key=lambda one: _mean(*left[one])):
+            square, df = left[name]
+            if _mean(square, df) <= _mean(rest, df_rest) or not df_rest:
+                rest, df_rest = rest + square, df_rest + df
+                del left[name]
+        error = _mean(rest, df_rest)
+        if not left:
+            return error / n, df_rest, (0.0, 0.0, math.sqrt(error))
+        means = {name: _mean(*one) for name, one in left.items()}
+        sizes = {"sets": self.columns, "seeds": self.rows}
+        sd = {name: math.sqrt(max(0.0, (mean - error) / sizes[name])) for name, mean in means.items()}
+        components = (sd.get("sets", 0.0), sd.get("seeds", 0.0), math.sqrt(error))
+        if len(left) == 1:
+            (name,) = left
+            return means[name] / n, left[name][1], components
+        total = means["sets"] + means["seeds"] - error
+        parts = means["sets"] ** 2 / of_sets + means["seeds"] ** 2 / of_seeds + error**2 / df_rest
+        return total / n, total**2 / parts, components
+
+
+def _mean(square: float, df: int) -> float:
+    return square / df if df else 0.0

@@ -1,0 +1,180 @@
+"""The questions of an experiment over several sets of teachers: their tests, verdicts and table.
+
+The primary question is the only one that is not corrected. Where it has several parts, it is answered by the worst of
+them. All other contrasts are exploratory: Holm's correction over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..crossed import Crossed, crossed
+from ..paper.declared import Contrast, Experiment
+from ..significance import ALPHA, DOES_NOT_HOLD, HOLDS, holm
+from .page import Part, Text
+from .results import Results
+from .tables import ABSENT, Cell, Table, number, p_value, shown
+
+EQUAL = "no difference"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A contrast with what speaks for or against it.
+
+    Attributes:
+        differences: by (set of teachers, seed), the first number of a pair less the second.
+        test: of their mean; None where no seed has all sets.
+        p: of no difference, corrected where the contrast is exploratory.
+        p_equal: that the difference is smaller than the margin, not corrected.
+        files: result files that it rests on.
+    """
+
+    experiment: str
+    contrast: Contrast
+    differences: dict[tuple[int, int], float]
+    test: Crossed | None
+    p: float | None
+    p_equal: float | None
+    verdict: str
+    files: Sequence[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """For `verdicts.json`."""
+        test = self.test
+        return {
+            "experiment": self.experiment,
+            "contrast": self.contrast.text,
+            "primary": self.contrast.primary,
+            "unit": self.contrast.unit,
+            "margin": self.contrast.margin,
+            "differences": {f"{one}/{seed}": round(value, 6) for (one, seed), value in self.differences.items()},
+            "mean": None if test is None else round(test.mean, 6),
+            "standard error": None if test is None or test.se is None else round(test.se, 6),
+            "degrees of freedom": None if test is None or test.df is None else round(test.df, 2),
+            "p": None if self.p is None else float(f"{self.p:.4g}"),
+            "p (within the margin)": None if self.p_equal is None else float(f"{self.p_equal:.4g}"),
+            "verdict": self.verdict,
+            "files": list(self.files),
+        }
+
+
+def answer(experiment: Experiment, results: Results) -> list[Answered]:
+    """Every contrast of an experiment."""
+    found = [_differences(contrast, results) for contrast in experiment.contrasts]
+    tests = [_test(one, contrast) for one, contrast in zip(found, experiment.contrasts, strict=True)]
+    raw = [None if test is None else test.p for test in tests]
+    exploratory = [i for i, one in enumerate(experiment.contrasts) if not one.primary]
+    corrected = list(raw)
+    for i, p in zip(exploratory, holm([raw[i] for i in exploratory]), strict=True):
+        corrected[i] = p
+    answers = []
+    for contrast, differences, test, p in zip(experiment.contrasts, found, tests, corrected, strict=True):
+        equal = None if test is None else test.p_within(contrast.margin)
+        files = sorted(
+            f"{name}.json"
+            for number, pair in enumerate(contrast.pairs)
+            for value in pair
+            for one, seed in differences
+            if one == number and (name := results.file(value.arm, seed)) is not None
+        )
+        verdict = _verdict(contrast, test, p, equal)
+        answers.append(
+            Answered(experiment.name, contrast, differences, test, p, equal, verdict, list(dict.fromkeys(files)))
+        )
+    return answers
+
+
+def _differences(contrast: Contrast, results: Results) -> dict[tuple[int, int], float]:
+    found: dict[tuple[int, int], float] = {}
+    for row, (first, second) in enumerate(contrast.pairs):
+        one, other = results.series(first), results.series(second)
+        shared = (seed for seed in one.keys() & other.keys() if seed < contrast.seeds)
+        found |= {(row, seed): one[seed] - other[seed] for seed in shared}
+    return dict(sorted(found.items()))
+
+
+def _test(differences: dict[tuple[int, int], float], contrast: Contrast) -> Crossed | None:
+    sets = range(len(contrast.pairs))
+    if not any(all((one, seed) in differences for one in sets) for seed in range(contrast.seeds)):
+        return None
+    return crossed(differences)
+
+
+def _verdict(contrast: Contrast, test: Crossed | None, p: float | None, p_equal: float | None) -> str:
+    wanted = len(contrast.pairs) * contrast.seeds
+    if test is None or test.n < wanted:
+        return f"not yet: {0 if test is None else test.n} of {wanted}"
+    if p is not None and p < ALPHA:
+        return HOLDS if test.mean > 0 else DOES_NOT_HOLD
+    if p_equal is not None and p_equal < ALPHA:
+        return f"{EQUAL} (within ±{shown(contrast.margin, contrast.unit)})"
+    return f"undecided at n = {test.n}"
+
+
+def primary_sentence(answers: Sequence[Answered]) -> str | None:
+    """The answer to the primary question in one sentence; None for an experiment without one."""
+    parts = [one for one in answers if one.contrast.primary]
+    if not parts:
+        return None
+    if any(one.verdict.startswith("not yet") for one in parts):
+        states = "; ".join(f"{_lower(one.contrast.text)} {one.verdict}" for one in parts)
+        return f"The primary question is not answered yet ({states}); the same command goes on."
+    said = "; ".join(f"{_lower(one.contrast.text)}: {_numbers(one)}, {one.verdict}" for one in parts)
+    if all(one.verdict == HOLDS for one in parts):
+        return f"A second kind pays here: {said}."
+    if any(one.verdict == DOES_NOT_HOLD for one in parts):
+        return f"A second kind does not pay here: {said}."
+    return f"That a second kind pays is not shown here: {said}."
+
+
+def _numbers(one: Answered) -> str:
+    assert one.test is not None
+    return f"{shown(one.test.mean, one.contrast.unit, True)} points ({_interval(one.test, one.contrast.unit)})"
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
+
+
+def _interval(test: Crossed, unit: str) -> str:
+    ends = [end for end in (test.low, test.high) if end is not None]
+    return " … ".join(shown(end, unit, True) for end in ends) or ABSENT
+
+
+def contrasts_parts(answers: Sequence[Answered]) -> list[Part]:
+    """The answer to the primary question, and a table of all contrasts."""
+    if not answers:
+        return []
+    rows = [_row(one) for one in answers]
+    columns = [
+        "Contrast", "Test", "Difference", "95 % interval", "n", "df", "p", "p, within the margin", "Could find",
+        "Verdict",
+    ]  # fmt: skip
+    sentence = primary_sentence(answers)
+    note = (
+        "Differences are in percentage points where no unit is given; above zero speaks for the contrast. The primary "
+        "ones are parts of one question, which is answered by the worst of them, without correction. All others are "
+        "exploratory, their p corrected (Holm) over all of them. “p, within the margin” is that of two one-sided tests "
+        "for a difference smaller than the margin. “Could find”: the smallest difference that a table of this size and "
+        "spread finds with 80 % power, uncorrected. n counts differences, sets of teachers times seeds; df are those "
+        "of the test with both as random effects."
+    )
+    table = Table("Contrasts", columns, rows, "llrrrrrrrl")
+    return [*([Text(sentence)] if sentence else []), table, Text(note, "note")]
+
+
+def _row(one: Answered) -> list[str | Cell]:
+    unit, test = one.contrast.unit, one.test
+    kind = {HOLDS: "good", DOES_NOT_HOLD: "bad"}.get(one.verdict, "open")
+    cells: list[str | Cell] = [one.contrast.text, "primary" if one.contrast.primary else "exploratory"]
+    if test is None:
+        return [*cells, ABSENT, ABSENT, "0", ABSENT, ABSENT, ABSENT, ABSENT, Cell(one.verdict, kind)]
+    finds = test.detectable()
+    return [
+        *cells, shown(test.mean, unit, True), _interval(test, unit), f"{test.n}",
+        ABSENT if test.df is None else number(test.df, 1), p_value(one.p), p_value(one.p_equal),
+        ABSENT if finds is None else shown(finds, unit), Cell(one.verdict, kind),
+    ]  # fmt: skip
