@@ -298,7 +298,7 @@ def test_large_16_bit_logits_keep_no_copies_and_lose_nothing(labels: Any, monkey
     target = torch.randn(b, k, generator=generator).softmax(1) if labels == "one" else torch.eye(b, k)
     found = {}
     for large in (0, 10**9):
-        monkeypatch.setattr("coadvise.losses.LARGE", large)
+        monkeypatch.setattr("coadvise.losses.objective.LARGE", large)
         logits = {name: one.clone().requires_grad_() for name, one in given.items()}
         gc.collect()
         with Alive([*logits.values(), *advice.values(), target]) as alive:
