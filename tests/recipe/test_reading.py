@@ -45,7 +45,7 @@ def test_numbers_and_switches_mean_what_a_person_means() -> None:
         ("schedule: {epochs: 1.5}", ["schedule.epochs is 1.5"]),
         ("optim: {lr: on}", ["optim.lr is 'on', must be a valid number"]),
         ("loss: {label_weight: -1}", ["loss.label_weight is -1, must be ≥ 0"]),
-        ("loss: {advice: medium}", ["loss.advice is 'medium', must be one of 'soft' or 'hard'"]),
+        ("loss: {advice: medium}", ["loss.advice is 'medium', must be one of 'soft', 'hard'"]),
         (
             "teachers: {conv: {model: resnet18, train: {}}}\nloss: {weights: {conv: -1}, temperatures: {conv: 0}}",
             ["2 problems", "loss.weights.conv is -1, must be ≥ 0", "loss.temperatures.conv is 0, must be > 0"],

@@ -31,6 +31,7 @@ from .fields import (
     Probability,
     Seed,
 )
+from .loss import Loss, loss_problems
 from .schedule import Schedule
 
 # Settings that may change when a run is resumed: where and how often is written, what else is measured, and on what it
@@ -42,11 +43,25 @@ FREE = (
 )  # fmt: skip
 # Settings that runs of earlier versions do not name: at these values a run is the one that it was without them.
 LATER: dict[str, Any] = {
-    "data.balance": "none", "data.labels": "one", "data.unlabelled": None, "data.views_folder": None,
-    "optim.backbone_lr": 1.0, "optim.layer_decay": None,
-    "optim.token_lr": 1.0, "run.baselines": ["auto"], "run.trackers": [], "schedule.head_epochs": 0,
-    "schedule.patience": None, "schedule.time": None, "student.checkpoint_weights": None, "student.freeze_blocks": 0,
-}  # fmt: skip
+    "data.balance": "none",
+    "data.labels": "one",
+    "data.unlabelled": None,
+    "data.views_folder": None,
+    "loss.decoupled": {"alpha": 1.0, "beta": 1.0},
+    "loss.dist": {"inter": 1.0, "intra": 1.0},
+    "loss.gate": "none",
+    "loss.gate_drop": None,
+    "optim.backbone_lr": 1.0,
+    "optim.layer_decay": None,
+    "optim.token_lr": 1.0,
+    "run.baselines": ["auto"],
+    "run.trackers": [],
+    "schedule.head_epochs": 0,
+    "schedule.patience": None,
+    "schedule.time": None,
+    "student.checkpoint_weights": None,
+    "student.freeze_blocks": 0,
+}
 LATER_OF_TEACHERS: dict[str, Any] = {"checkpoint_weights": None}
 
 
@@ -117,22 +132,6 @@ class Teacher(Part):
     image_size: Annotated[int, Field(ge=4, le=4096)] | None = None
     """Resolution the teacher wants; the student's images are resized when it differs. By default what its checkpoint
     was trained with, the published one for models of a fixed size, else the data's."""
-
-
-class Loss(Part):
-    """Eq. 1 of the paper and its variants."""
-
-    label_weight: NonNegative = 1.0
-    """λ0, the weight of the labels on the class token."""
-    weights: dict[str, NonNegative] = {}
-    """λ of each advised token, by name; 1 where not given."""
-    temperatures: dict[str, Positive] = {}
-    """τ of each teacher, by name; 1 where not given."""
-    advice: Literal["soft", "hard"] = "soft"
-    """`soft`: KL to the teacher's distribution. `hard`: cross entropy to the teacher's top class."""
-    tokens: Literal["auto", "own", "single"] = "auto"
-    """`own`: each teacher advises its own token, which is added to a ViT of timm. `single`: every term acts on the
-    class output (Table 7). `auto`: `own` for a token student, `single` for a model with one head."""
 
 
 class Advice(Part):
@@ -235,6 +234,8 @@ class Recipe(Part):
         """Check what no single field can see; every problem is named."""
         problems = list(_name_problems(self)) + list(_size_problems(self)) + list(_teacher_problems(self))
         problems += _label_problems(self)
+        stored = self.advice.top_k if self.advice.source == "cache" else None
+        problems += loss_problems(self.loss, self.data, len(self.teachers), stored)
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -23,6 +23,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
 
 from ..errors import CoadviseError, out_of_memory
+from ..losses import Kept
 from ..models.compiling import FORMS, Form, lacking
 from ..run.folder import RunFolder
 from ..system.clock import short_time
@@ -199,9 +200,10 @@ def _first_batch(
     images: Tensor,
     advice: Mapping[str, Tensor],
     target: Tensor,
+    kept: Kept | None = None,
 ) -> None:
     """Compile with the first batch, remember what it took and brought, and give up what brings nothing."""
-    tried = trained.try_out(images, advice, target, TRIES)
+    tried = trained.try_out(images, advice, target, kept, TRIES)
     if tried.form != "whole":
         return
     if plain is not None and accelerator.is_main_process:
@@ -214,7 +216,7 @@ def _first_batch(
     # To be kept, graphs have to bring a share of a step, and what they may bring is the same for long and short steps.
     elif place.graphs and (1 - WORTH) * tried.step < LAUNCHES and place.steps * LAUNCHES > tried.first:
         trained.use("graphs")
-        replayed = trained.try_out(images, advice, target, TRIES)
+        replayed = trained.try_out(images, advice, target, kept, TRIES)
         if replayed.form == "graphs" and _brings_nothing(replayed.step, tried.step):
             trained.use("whole")
 

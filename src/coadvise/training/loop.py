@@ -73,7 +73,7 @@ def train_step(setup: Setup, state: State, batch: Batch, waiting: Sequence[nn.Pa
     """
     accelerator, optim = setup.accelerator, setup.optim
     with accelerator.accumulate(setup.model):
-        losses = setup.model(batch.images, setup.advise(batch), batch.target)
+        losses = setup.model(batch.images, setup.advise(batch), batch.target, setup.kept(batch))
         accelerator.backward(losses.total)  # divides the sum of all terms by the number of micro-batches
         for parameter in waiting if accelerator.sync_gradients else ():
             parameter.grad = None  # the optimizer passes it over, and keeps nothing of it

@@ -29,6 +29,7 @@ from ..system.digests import digest
 from ..system.progress import Display
 from .checkpoint import RECIPE, Checkpoint
 from .choosing import Place, choose, noted_form
+from .gating import Choose, all_kept, kept_by_chance
 from .optimizer import make_optimizer, make_scheduler, peak_lr
 from .parts import still_norms, waiting_parts
 from .processes import bare
@@ -68,6 +69,7 @@ class Setup:
         trained: the student with its loss.
         model: the same, wrapped for its processes and precision; this is what is called.
         waiting: what learns only after `schedule.head_epochs`: parameters, and BatchNorm layers.
+        kept: the images of a batch on which a teacher counts by chance.
     """
 
     accelerator: Accelerator
@@ -85,6 +87,7 @@ class Setup:
     tracker: Tracker
     display: Display
     waiting: tuple[Sequence[nn.Parameter], Sequence[nn.Module]] = ((), ())
+    kept: Choose = all_kept
 
     @property
     def total_steps(self) -> int:
@@ -169,6 +172,7 @@ def prepare(
         tracker=Tracker(folder, recipe.name, active=accelerator.is_main_process, trackers=trackers),
         display=display,
         waiting=waiting_parts(student, recipe.schedule.head_epochs),
+        kept=kept_by_chance(recipe.loss, recipe.data.seed, teachers.names, device),
     )
     _compile(recipe, setup, teachers)
     return setup, State(student, bare(wrapped), ema)

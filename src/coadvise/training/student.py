@@ -10,7 +10,7 @@ from torch import nn
 
 from ..checkpoints.build import build_student
 from ..errors import ModelError
-from ..losses import Objective
+from ..losses import Gate, Objective
 from ..models.students import as_student, student_tokens
 from ..names import CLASS
 from ..recipe.schema import Loss, Recipe
@@ -34,7 +34,7 @@ def make_objective(
     `loss.tokens: auto` is `own` where every teacher has a token, `single` where none has.
 
     Raises:
-        ModelError: some teachers have a token and some have none.
+        ModelError: some teachers have a token and some have none; or a teacher whose advice would say nothing.
     """
     missing = [name for name in teachers if name not in tokens]
     single = settings.tokens == "single" or (settings.tokens == "auto" and len(tokens) == 1)
@@ -45,9 +45,24 @@ def make_objective(
             f"the student has no token for teacher '{missing[0]}' (its tokens: {', '.join(tokens)}); "
             "declare it in student.tokens, or set loss.tokens=single"
         )
+    for name, classes in (known or {}).items():
+        _says_something(settings, len(classes), f"teacher '{name}' knows two of the classes")
     weights = {CLASS: settings.label_weight, **settings.weights}
     place: Literal["own", "single"] = "single" if single else "own"
-    return Objective(weights, settings.temperatures, settings.advice, place, known or {}, labelled, labels)
+    # Chance alone is no matter of the loss: it comes with each batch (`gating.py`).
+    gate: Gate = "none" if settings.gate == "random" else settings.gate
+    return Objective(
+        weights, settings.temperatures, settings.advice, place, known or {}, labelled, labels, settings.parts, gate
+    )
+
+
+def _says_something(settings: Loss, classes: int, what: str) -> None:
+    """Refuse advice without gradients: two z-scores are ±1 and two probabilities correlate, whatever the logits."""
+    alone = settings.advice == "standardised" or (settings.advice == "dist" and not settings.dist.intra)
+    if alone and classes == 2:
+        raise ModelError(
+            f"loss.advice={settings.advice}: {what}, whose order alone it compares; take soft or decoupled"
+        )
 
 
 def new_student(
@@ -73,6 +88,8 @@ def new_student(
     Raises:
         ModelError, CheckpointError: settings that do not fit each other.
     """
+    if teachers := tuple(teachers):
+        _says_something(recipe.loss, classes, "there are two classes")
     torch.manual_seed(recipe.run.seed)
     if own is None:
         settings = recipe.student

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CoadviseError, out_of_memory, shortened
-from ..losses import Objective
+from ..losses import Kept, Objective
 from ..models.compiling import FORMS, Form, compile_blocks, compiled, plain_again
 from ..system.clock import now
 
@@ -80,15 +80,19 @@ class Trained(nn.Module):
             module.eval()
         return self
 
-    def forward(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor) -> Losses:
-        """Images (b, 3, h, w), each teacher's logits (b, k) and targets (b, k) → the loss."""
+    def forward(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor, kept: Kept | None = None) -> Losses:
+        """Images (b, 3, h, w), each teacher's logits (b, k) and targets (b, k) → the loss.
+
+        Args:
+            kept: images on which a teacher counts, as in `co_advise_loss`.
+        """
         if self._first is not None:
             first, self._first = self._first, None
-            first(self, images, advice, target)
+            first(self, images, advice, target, kept)
         why: Exception | None = None
         while True:
             try:
-                losses = self._run(images, advice, target)
+                losses = self._run(images, advice, target, kept)
             except torch._dynamo.exc.TorchDynamoException as error:  # a batch of another kind than those so far
                 if self.form == "plain":
                     raise
@@ -113,7 +117,14 @@ class Trained(nn.Module):
         if form == "blocks" and not compile_blocks(self.student):
             self.form = "plain"
 
-    def try_out(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor, tries: int = 0) -> Tried:
+    def try_out(
+        self,
+        images: Tensor,
+        advice: Mapping[str, Tensor],
+        target: Tensor,
+        kept: Kept | None = None,
+        tries: int = 0,
+    ) -> Tried:
         """Run forward and backward in the form that is chosen, or in the first simpler one that works.
 
         No trace is left of it: not in weights, gradients, statistics of BatchNorm or generators.
@@ -128,7 +139,7 @@ class Trained(nn.Module):
         while True:
             try:
                 with _without_trace(self):
-                    seconds = [self._try(images, advice, target) for _ in range(1 + tries)]
+                    seconds = [self._try(images, advice, target, kept) for _ in range(1 + tries)]
             except Exception as error:  # compilers fail in many ways, and none of them ends a run
                 if self.form == "plain" or isinstance(error, CoadviseError) or out_of_memory(error):
                     raise
@@ -138,27 +149,27 @@ class Trained(nn.Module):
                 self._tell(why)
                 return Tried(self.form, seconds[0], min(seconds[1:], default=seconds[0]))
 
-    def _try(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor) -> float:
+    def _try(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor, kept: Kept | None) -> float:
         device = images.device
         start = now(device)
-        total = self._run(images, advice, target).total
+        total = self._run(images, advice, target, kept).total
         # Not `backward`, after which DistributedDataParallel would wait for the other processes.
         torch.autograd.grad(total, [p for p in self.parameters() if p.requires_grad], allow_unused=True)
         return now(device) - start
 
-    def _run(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor) -> Losses:
+    def _run(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor, kept: Kept | None) -> Losses:
         if self.form != "graphs":
-            return self._regions[self.form](images, advice, target)
+            return self._regions[self.form](images, advice, target, kept)
         # The next replay writes into the same memory, and a log line reads them later.
         torch.compiler.cudagraph_mark_step_begin()
-        total, values = self._regions["graphs"](images, advice, target)
+        total, values = self._regions["graphs"](images, advice, target, kept)
         return Losses(total.clone(), values.clone())
 
-    def _plain(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor) -> Losses:
+    def _plain(self, images: Tensor, advice: Mapping[str, Tensor], target: Tensor, kept: Kept | None) -> Losses:
         logits = self.student.forward_tokens(images)  # type: ignore[operator]
         # The terms take logits to float32 themselves, one after the other.
         with torch.autocast(images.device.type, enabled=False):
-            terms = self._objective.terms(logits, advice, target)
+            terms = self._objective.terms(logits, advice, target, kept)
             return Losses(terms.total, torch.stack([one.detach() for one in (terms.total, *terms.values())]))
 
     def _tell(self, why: Exception | None) -> None:
@@ -168,7 +179,7 @@ class Trained(nn.Module):
             self._say(f"student and loss cannot be compiled as one ({_reason(why)}): {instead[self.form]}")
 
 
-FirstBatch = Callable[[Trained, Tensor, Mapping[str, Tensor], Tensor], Any]
+FirstBatch = Callable[[Trained, Tensor, Mapping[str, Tensor], Tensor, Kept | None], Any]
 """What is called with the first batch of a form."""
 
 

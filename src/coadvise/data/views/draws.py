@@ -39,6 +39,7 @@ class Stream(IntEnum):
     ERASE = 7
     NOISE = 8
     BALANCE = 9
+    GATE = 10
 
 
 def philox(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
