@@ -17,6 +17,7 @@ from ..errors import did_you_mean
 from ..names import CLASS
 from ..system.digests import json_digest
 from .address import KINDS, REFUSED, address, guess_bias
+from .advice import Advice
 from .data import Augmentation, Data
 from .fields import (
     AutoSwitch,
@@ -43,6 +44,7 @@ FREE = (
 )  # fmt: skip
 # Settings that runs of earlier versions do not name: at these values a run is the one that it was without them.
 LATER: dict[str, Any] = {
+    "advice.change": "none",
     "data.balance": "none",
     "data.labels": "one",
     "data.unlabelled": None,
@@ -134,6 +136,7 @@ class Teacher(Part):
     was trained with, the published one for models of a fixed size, else the data's."""
 
 
+<<<<<<< HEAD
 class Advice(Part):
     """Where the teachers' advice comes from; `advice: cache` alone is short for `source: cache`."""
 
@@ -143,6 +146,22 @@ class Advice(Part):
     """Folder of the cache; `caches/NAME` when not given."""
     top_k: Count | None = 10
     """Logits that the cache keeps of each image, the rest spread as the teacher usually does; null keeps all."""
+=======
+class Loss(Part):
+    """Eq. 1 of the paper and its variants."""
+
+    label_weight: NonNegative = 1.0
+    """λ0, the weight of the labels on the class token."""
+    weights: dict[str, NonNegative] = {}
+    """λ of each advised token, by name; 1 where not given."""
+    temperatures: dict[str, Positive] = {}
+    """τ of each teacher, by name; 1 where not given."""
+    advice: Literal["soft", "hard"] = "soft"
+    """`soft`: KL to the teacher's distribution. `hard`: cross entropy to the teacher's top class."""
+    tokens: Literal["auto", "own", "single"] = "auto"
+    """`own`: each teacher advises its own token, which is added to a ViT of timm. `single`: every term acts on the
+    class output (Table 7). `auto`: `own` for a token student, `single` for a model with one head."""
+>>>>>>> 86b5be1 (advice.change: shuffled, shuffled in class, smoothed labels of the same entropy, the mean on one token)
 
 
 class Optim(Part):
@@ -251,7 +270,11 @@ class Recipe(Part):
             return dict(self.student.tokens)
         if self.loss.tokens == "single":
             return {}
-        return {name: teacher.bias or guess_bias(teacher.model) for name, teacher in self.teachers.items()}
+        biases = {name: teacher.bias or guess_bias(teacher.model) for name, teacher in self.teachers.items()}
+        if self.advice.change != "mean":
+            return biases
+        kinds = set(biases.values())
+        return dict.fromkeys(self.advice.names(biases), kinds.pop() if len(kinds) == 1 else None)
 
     def content(self) -> dict[str, Any]:
         """All settings, without those that were added later and change nothing: as an earlier version wrote them."""
@@ -296,18 +319,24 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
             "leave out student.tokens, or loss.tokens"
         )
     if recipe.student.tokens is not None and recipe.loss.tokens != "single":
-        for name in recipe.teachers.keys() - recipe.student.tokens.keys():
-            yield f"student.tokens has no token for teacher '{name}'; add it, or set loss.tokens=single"
+        for name in sorted({*recipe.advice.names(recipe.teachers)} - recipe.student.tokens.keys()):
+            of = "the teachers' mean, named" if recipe.advice.change == "mean" else "teacher"
+            yield f"student.tokens has no token for {of} '{name}'; add it, or set loss.tokens=single"
     for where, given in (("loss.weights", recipe.loss.weights), ("loss.temperatures", recipe.loss.temperatures)):
-        known = tokens.keys() | recipe.teachers.keys()
+        known = tokens.keys() | {*recipe.advice.names(recipe.teachers)}
         for name in given.keys() - known:
             hint = " (the class token's weight is loss.label_weight)" if name == CLASS else did_you_mean(name, known)
             yield f"{where}: there is no '{name}'{hint}"
 
 
 def _label_problems(recipe: Recipe) -> Iterable[str]:
+    change = recipe.advice.change
+    if recipe.data.unlabelled is not None and change in ("shuffled-in-class", "smoothed"):
+        yield f"advice.change={change} asks for the label of every image; leave out data.unlabelled"
     if recipe.data.labels == "one":
         return
+    if change != "none":
+        yield f"advice.change={change} is for images of one class each; leave it out with data.labels=several"
     if recipe.data.balance != "none":
         yield "data.balance is for images of one class each; leave it out with data.labels=several"
     if "labels" in recipe.run.baselines:

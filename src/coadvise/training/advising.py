@@ -15,7 +15,7 @@ from ..data.views.finish import Batch
 from ..models.teachers import FrozenTeacher, Teachers
 from ..recipe.schema import Recipe
 from ..system.progress import Display
-from .setup import Advise
+from .changed import Advise
 
 # Stored advice of at most so many bytes stays on the device once it was read.
 KEPT_BYTES = 2**28

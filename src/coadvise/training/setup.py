@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,12 +10,11 @@ import torch
 from accelerate import Accelerator
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
 from ..advice.identity import kept_pixels
 from ..data.loader import EvalLoader, TrainLoader
 from ..data.sources.base import ImageSource, label_arrays
-from ..data.views.finish import Batch
 from ..evaluation.tasks import TASKS, Task
 from ..models.compiling import plain_attention
 from ..models.students import student_tokens
@@ -27,6 +26,7 @@ from ..run.tracking import Tracker
 from ..system.devices import autocast_dtype
 from ..system.digests import digest
 from ..system.progress import Display
+from .changed import Advise, changed
 from .checkpoint import RECIPE, Checkpoint
 from .choosing import Place, choose, noted_form
 from .gating import Choose, all_kept, kept_by_chance
@@ -37,9 +37,6 @@ from .state import State
 from .student import make_objective, save_memory
 from .teachers import eval_batch_size
 from .trained import Trained
-
-Advise = Callable[[Batch], Mapping[str, Tensor]]
-"""The teachers' logits (b, k) by name for a training batch, live or stored."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,9 @@ def prepare(
     Raises:
         CoadviseError: settings, data and models that do not fit each other.
     """
-    device, optim = accelerator.device, recipe.optim
+    device, optim, world = accelerator.device, recipe.optim, accelerator.num_processes
+    known, at_once = teachers.known(), optim.batch_size // world // optim.accumulate
+    advise = changed(advise, recipe, known, sources[0], at_once, display)
     # From here on each process draws its own dropout and drop path.
     torch.manual_seed(recipe.run.seed + 1_000_003 * (accelerator.process_index + 1))
     if recipe.run.grad_checkpointing:
@@ -140,18 +139,17 @@ def prepare(
     tokens = student_tokens(student, recipe.data.image_size, device)
     optimizer = make_optimizer(student, optim)
     ema = ModelEmaV3(student, decay=optim.ema) if optim.ema else None
-    place = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    place = {"rank": accelerator.process_index, "world": world}
     loader = TrainLoader(
         sources[0], recipe.data, optim.batch_size, **place, accumulate=optim.accumulate, device=device,
         compiled=recipe.run.compile is not False, kept=kept_pixels(recipe.data, sources[0]),
     )  # fmt: skip
-    batch = eval_batch_size(recipe.run, optim, accelerator.num_processes)
+    batch = eval_batch_size(recipe.run, optim, world)
     val_loader = EvalLoader(sources[1], recipe.data, batch, **place, device=device)
-    objective = make_objective(
-        recipe.loss, tokens, teachers.names, teachers.known(), loader.labelled, recipe.data.labels
-    ).on(device)
+    advisers = recipe.advice.names(teachers.names)
+    objective = make_objective(recipe.loss, tokens, advisers, known, loader.labelled, recipe.data.labels).on(device)
     still = still_norms(student, recipe.student.freeze_blocks)
-    trained = Trained(student, objective, tokens, teachers.names, still, display.say)
+    trained = Trained(student, objective, tokens, advisers, still, display.say)
     model, wrapped = accelerator.prepare(trained, optimizer)
     answers = "average" if getattr(student, "inference", "") == "average" and len(tokens) > 1 else CLASS
     task = TASKS[recipe.data.labels]
@@ -193,7 +191,7 @@ def _compile(recipe: Recipe, setup: Setup, teachers: Teachers) -> None:
         live=len(teachers) if live else 0,
     )
     setup.model.train()
-    form = choose(setup.trained, teachers.names, accelerator, place, setup.display.say)
+    form = choose(setup.trained, recipe.advice.names(teachers.names), accelerator, place, setup.display.say)
     if form != "plain" and live:
         with accelerator.autocast():
             for name, why in teachers.compile(place.shape).items():

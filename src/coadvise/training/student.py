@@ -110,7 +110,9 @@ def new_student(
             "optim.batch_size, or fewer processes or micro-batches"
         )
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
-    make_objective(recipe.loss, student_tokens(student, recipe.data.image_size, device, classes), teachers)
+    make_objective(
+        recipe.loss, student_tokens(student, recipe.data.image_size, device, classes), recipe.advice.names(teachers)
+    )
     return student
 
 

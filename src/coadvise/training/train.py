@@ -108,6 +108,10 @@ def _train(
         TrainLoader(labelled, recipe.data, recipe.optim.batch_size, world=world, accumulate=accumulate)
     if recipe.advice.source == "cache" and not names:
         raise RecipeError(f"advice=cache, but recipe {recipe.name} has no teachers; add some, or leave it out")
+    if recipe.advice.change != "none" and not names:
+        raise RecipeError(
+            f"advice.change={recipe.advice.change}, but recipe {recipe.name} has no teachers; add some, or leave it out"
+        )
     if recipe.advice.source == "cache":  # before hours go into teachers
         require_fitting(CacheRequest.of(recipe), sources[0])
     given, fitted = None if student is None else type(student).__name__, None

@@ -23,9 +23,10 @@ from ..run.folder import RunFolder
 from ..system.clock import now
 from ..system.progress import QUIET, Display
 from .advising import live
+from .changed import Advise
 from .loop import evaluate_on, train_step
 from .processes import on_any_process
-from .setup import Advise, Setup, prepare
+from .setup import Setup, prepare
 from .state import State
 from .teachers import eval_batch_size, on_device
 

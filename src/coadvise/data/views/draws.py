@@ -40,6 +40,7 @@ class Stream(IntEnum):
     NOISE = 8
     BALANCE = 9
     GATE = 10
+    SHUFFLE = 11
 
 
 def philox(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
