@@ -22,7 +22,19 @@ from coadvise.errors import DataError, RecipeError, RunError
 from coadvise.models.students import small_stem
 from coadvise.paper.ablations import CROSS, LABELS_ONLY, ONE_CONV, SEVEN_ARMS
 from coadvise.paper.arms import Arm, Teacher, arm
-from coadvise.paper.beyond import BEYOND, FRESH, HEADS, LONGER, SWEEP
+from coadvise.paper.beyond import (
+    BEYOND,
+    CONTROLS,
+    FRESH,
+    HEADS,
+    IN_CLASS,
+    LONGER,
+    MEAN_OF_BOTH,
+    SELF_TAUGHT,
+    SMOOTHED,
+    SWEEP,
+    UNTRAINED,
+)
 from coadvise.paper.declared import Experiment, Row, Value
 from coadvise.paper.imagenet import CIT_S, DEIT_TI_KD, EXPERIMENTS
 from coadvise.recipe.reading import load_recipe
@@ -137,7 +149,7 @@ def test_every_arm_can_be_built_at_every_scale(tmp_path: Path, scale: str) -> No
             student = build_student(recipe.student, recipe.tokens(), 10, recipe.data.image_size)
             tokens = getattr(student, "token_names", ())
             wanted = {
-                *(() if run.arm.tokens == "single" or not run.arm.is_transformer else run.teachers),
+                *(() if run.arm.tokens == "single" or not run.arm.is_transformer else run.arm.advisers),
                 *run.arm.injected,
             }
             assert set(tokens) - {"class"} == wanted, run.arm.id
@@ -267,6 +279,42 @@ def test_the_heads_answer_what_tables_6_and_7_claim(setup: ExperimentSetup) -> N
         for value, before in zip(claim.values, printed[claim.text].values, strict=True):
             single = len(heads[value.arm]) == 1
             assert value == (before if single else replace(before, metric="accuracy/average"))
+
+
+def test_controls_keep_a_part_of_the_advice_back(setup: ExperimentSetup) -> None:
+    """Of the same teachers, whose advice is stored once; the weight of all advice together stays what it is."""
+    planner = Planner(setup)
+    cross = planner.run(CROSS, 0)
+    for one, change in ((IN_CLASS, "shuffled-in-class"), (SMOOTHED, "smoothed"), (MEAN_OF_BOTH, "mean")):
+        run = planner.run(one, 0)
+        assert (run.teachers, run.recipe.advice) == (
+            cross.teachers, cross.recipe.advice.model_copy(update={"change": change})
+        )  # fmt: skip
+        assert run.id != cross.id and sum(run.recipe.loss.weights.values()) == 20.0
+        stored = {column_recipe(planner, run, name).fingerprint() for name in run.teachers}
+        assert stored == {column_recipe(planner, cross, name).fingerprint() for name in run.teachers}
+    assert planner.run(MEAN_OF_BOTH, 0).recipe.tokens() == {"mean": None}
+    (teacher,) = planner.run(SELF_TAUGHT, 3).teachers.values()
+    assert teacher is planner.run(LABELS_ONLY, 0) and SELF_TAUGHT.teachers[0].bias == "attn"
+    random, known = planner.run(UNTRAINED, 0).teachers, cross.teachers
+    assert list(random) == ["resnet18-random", "rednet26-random"] and all(one.given for one in random.values())
+    assert not {one.id for one in random.values()} & {one.id for one in known.values()}
+    assert all(claim.plus[0].arm.mixing == claim.minus[0].arm.mixing for claim in CONTROLS.claims)
+
+
+def test_a_teacher_that_was_never_trained_has_the_weights_of_its_seed(setup: ExperimentSetup) -> None:
+    planner, one = Planner(setup), arm("transformer_tiny", Teacher("resnet18", seed=1, trained=False))
+    alone = [Experiment("random", "t", "", ("m",), (), [Row(("m",), {}, {"top1": Value(one)})])]
+    jobs, runs = open_jobs(planner, alone, orders(setup))
+    assert run_jobs(jobs, orders(setup), Display(quiet=True))
+    assert [run.arm.id for run in runs] == ["resnet18-random", "transformer_tiny.resnet18-s1-random"]
+    measured = [read_result(orders(setup).results, run) for run in runs]
+    assert [found and found.steps for found in measured] == [0, 1]
+    torch.manual_seed(1)
+    fresh = small_stem(timm.create_model("resnet18", num_classes=10, channels=[8, 16, 32, 64]))
+    kept = load_trained(runs[0].folder).model.model.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in fresh.state_dict().items())
+    assert measured[1] is not None and list(measured[1].teacher_weights) == ["resnet18-s1-random"]
 
 
 def test_numbers_may_be_written_as_words(tmp_path: Path) -> None:

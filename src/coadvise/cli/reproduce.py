@@ -18,7 +18,8 @@ def reproduce(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="table1 … table9, figure1, figure2, figure4 or all; sweep, longer, fresh, heads, demo; key=value"
+            help="table1 … table9, figure1, figure2, figure4 or all; "
+            "sweep, longer, fresh, heads, controls, demo; key=value"
         ),
     ],
     scale: Annotated[str, typer.Option("--scale", "-s", help="digits, cifar-cpu, cifar, tiny or imagenet")] = "digits",

@@ -9,37 +9,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-BIASES = {"resnet": "conv", "regnety": "conv", "rednet": "inv"}
+from ..names import MEAN
+
+BIASES = {"resnet": "conv", "regnety": "conv", "rednet": "inv", "transformer": "attn", "mixer": "mlp"}
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A model that is trained on labels alone, then frozen, and then teaches.
+    """A model that is trained on labels alone, then frozen, and then teaches. One of the student's own kind and size is
+    a self-teacher (Furlanello et al., "Born again neural networks", ICML 2018).
 
     Attributes:
         model: name at the paper's scale, such as `resnet18`.
         seed: of its weights and its data order.
         part: of the full number of epochs (Figure 4a).
+        trained: False for one that keeps the random weights that it began with.
     """
 
     model: str
     seed: int = 0
     part: float = 1.0
+    trained: bool = True
 
     @property
     def name(self) -> str:
         """Name of its token, of its column in a cache, and of itself in results: `resnet18-s1-e25`."""
-        return self.model + (f"-s{self.seed}" if self.seed else "") + _part(self.part)
+        return self.model + (f"-s{self.seed}" if self.seed else "") + _part(self.part) + _random(self.trained)
 
     @property
     def bias(self) -> str:
-        """`conv` or `inv`."""
+        """`conv`, `inv`, `attn` or `mlp`."""
         return next(bias for family, bias in BIASES.items() if self.model.startswith(family))
 
     @property
     def arm(self) -> Arm:
         """The arm by which it was trained."""
-        return Arm(self.model, part=self.part)
+        return Arm(self.model, part=self.part, trained=self.trained)
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,9 @@ class Arm:
             has views that recur.
         token_lr: factor on the learning rate of the tokens.
         token_std: factor on the standard deviation from which advised tokens are drawn.
+        change: what becomes of the teachers' advice: `advice.change` of the recipe. `mean` advises one token, which
+            weighs as much as those of all the teachers together.
+        trained: False for random weights that are never trained.
     """
 
     model: str
@@ -75,6 +83,8 @@ class Arm:
     live: bool = False
     token_lr: float = 1.0
     token_std: float = 1.0
+    change: Literal["none", "shuffled", "shuffled-in-class", "smoothed", "mean"] = "none"
+    trained: bool = True
 
     @property
     def id(self) -> str:
@@ -95,7 +105,14 @@ class Arm:
             words.append("unmixed")
         if self.live:
             words.append("live")
-        return ".".join(words) + _part(self.part)
+        if self.change != "none":
+            words.append(self.change)
+        return ".".join(words) + _part(self.part) + _random(self.trained)
+
+    @property
+    def advisers(self) -> tuple[str, ...]:
+        """Names under which advice reaches the student, and of its advised tokens where it has some."""
+        return (MEAN,) if self.change == "mean" else tuple(teacher.name for teacher in self.teachers)
 
     @property
     def is_transformer(self) -> bool:
@@ -105,6 +122,10 @@ class Arm:
 
 def _part(part: float) -> str:
     return "" if part == 1.0 else f"-e{100 * part:.0f}"
+
+
+def _random(trained: bool) -> str:
+    return "" if trained else "-random"
 
 
 def arm(model: str, *teachers: str | Teacher, **settings: object) -> Arm:

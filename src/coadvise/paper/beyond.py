@@ -1,4 +1,5 @@
-"""Experiments beyond the paper: what the gain from a second kind depends on, the seven arms under changes, the demo."""
+"""Experiments beyond the paper: what the gain from a second kind depends on, the seven arms under changes, controls of
+the advice, the demo."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from .ablations import (
     SINGLE,
     above,
 )
-from .arms import Arm
+from .arms import Arm, Teacher, arm
 from .declared import Claim, Column, Dots, Experiment, Gains, Need, Row, Value
 from .kinds import KINDS_EXPERIMENT
 
@@ -107,7 +108,7 @@ def heads_of(arm: Arm) -> dict[str, Value]:
     """Top-1 of each head and of the mean of all heads' logits, by the keys of `HEAD_COLUMNS`."""
     ours = {"top1": Value(arm)}
     if arm.teachers and arm.tokens != "single":
-        names = [f"accuracy/{teacher.name}" for teacher in arm.teachers]
+        names = [f"accuracy/{name}" for name in arm.advisers]
         ours |= {key: Value(arm, name) for key, name in zip(("first", "second"), names, strict=False)}
         ours["average"] = Value(arm, AVERAGE)
     return ours
@@ -185,6 +186,62 @@ FRESH = _seven(
     needs=("recurring views",),
     live=True,
 )
+IN_CLASS, SHUFFLED, SMOOTHED, MEAN_OF_BOTH = (
+    replace(CROSS, change=change) for change in ("shuffled-in-class", "shuffled", "smoothed", "mean")
+)
+UNTRAINED = arm("transformer_tiny", Teacher(CONV, trained=False), Teacher(INV, trained=False))
+SELF_TAUGHT = arm("transformer_tiny", "transformer_tiny")
+
+
+def _controls() -> Experiment:
+    """What of the teachers' advice helps: both kinds beside students from whom a part of it is kept."""
+    unmixed, unmixed_in_class = (replace(one, mixing=False) for one in (CROSS, IN_CLASS))
+    shown = {
+        "no teacher": LABELS_ONLY,
+        "one convolution teacher": ONE_CONV,
+        "both kinds": CROSS,
+        "both kinds, shuffled in class": IN_CLASS,
+        "both kinds, shuffled over all images": SHUFFLED,
+        "both kinds, never trained": UNTRAINED,
+        "labels as unsure as both kinds": SMOOTHED,
+        "the mean of both kinds, on one token": MEAN_OF_BOTH,
+        "the student's own kind (self-teacher)": SELF_TAUGHT,
+        "images not mixed: both kinds": unmixed,
+        "images not mixed: both kinds, shuffled in class": unmixed_in_class,
+    }
+    claims = (
+        ("their advice on other images of the class", CROSS, IN_CLASS),
+        ("their advice on any other images", CROSS, SHUFFLED),
+        ("teachers of both kinds that were never trained", CROSS, UNTRAINED),
+        ("label smoothing of the same entropy", CROSS, SMOOTHED),
+        ("the mean of both on one token", CROSS, MEAN_OF_BOTH),
+        ("a self-teacher", CROSS, SELF_TAUGHT),
+        ("their advice on other images of the class, without mixing", unmixed, unmixed_in_class),
+    )
+    return Experiment(
+        "controls",
+        "What of the teachers' advice helps",
+        "",
+        ("Transformer-Ti, taught by",),
+        HEAD_COLUMNS,
+        [Row((title,), {}, heads_of(one)) for title, one in shown.items()],
+        [above(f"Both kinds are better than {title}", PLACE, better, worse) for title, better, worse in claims],
+        (
+            "Shuffled: an image takes both teachers' advice on another image of its batch. In class: on one whose "
+            "largest share is of the same class, so that what the advice says of the class is left, and what it says "
+            "of the image is not. Of mixed images it says nothing right of the smaller share either, so the comparison "
+            "is made without mixing, too.",
+            "Labels as unsure: each of the two tokens learns the labels, smoothed until their mean entropy is that of "
+            "its teacher in each batch. Never trained: the random weights that the teachers' training begins with.",
+            "The mean: of both teachers' probabilities; its token weighs as much as the two of both kinds together. "
+            "The self-teacher is the student with no teacher, of seed 0; it has one advised token.",
+            "In the figure: one run small, their mean large; bar: 95 % t-interval of the mean (needs two runs).",
+        ),
+        Dots({title: Value(one) for title, one in shown.items()}),
+    )
+
+
+CONTROLS = _controls()
 DEMO_TITLES = {
     LABELS_ONLY: "labels only",
     ONE_CONV: "one CNN teacher",
@@ -220,5 +277,5 @@ DEMO = Experiment(
 )
 """Five arms of Table 6: enough to see in minutes whether teachers help, and whether their kinds matter."""
 
-BEYOND = (SWEEP, LONGER, FRESH, HEADS, DEMO, KINDS_EXPERIMENT)
+BEYOND = (SWEEP, LONGER, FRESH, HEADS, CONTROLS, DEMO, KINDS_EXPERIMENT)
 """Experiments that the paper does not have."""

@@ -136,34 +136,6 @@ class Teacher(Part):
     was trained with, the published one for models of a fixed size, else the data's."""
 
 
-<<<<<<< HEAD
-class Advice(Part):
-    """Where the teachers' advice comes from; `advice: cache` alone is short for `source: cache`."""
-
-    source: Literal["live", "cache"] = "live"
-    """`live`: the teachers look at every image of every epoch. `cache`: what they said is read (`coadvise cache`)."""
-    folder: str | None = None
-    """Folder of the cache; `caches/NAME` when not given."""
-    top_k: Count | None = 10
-    """Logits that the cache keeps of each image, the rest spread as the teacher usually does; null keeps all."""
-=======
-class Loss(Part):
-    """Eq. 1 of the paper and its variants."""
-
-    label_weight: NonNegative = 1.0
-    """λ0, the weight of the labels on the class token."""
-    weights: dict[str, NonNegative] = {}
-    """λ of each advised token, by name; 1 where not given."""
-    temperatures: dict[str, Positive] = {}
-    """τ of each teacher, by name; 1 where not given."""
-    advice: Literal["soft", "hard"] = "soft"
-    """`soft`: KL to the teacher's distribution. `hard`: cross entropy to the teacher's top class."""
-    tokens: Literal["auto", "own", "single"] = "auto"
-    """`own`: each teacher advises its own token, which is added to a ViT of timm. `single`: every term acts on the
-    class output (Table 7). `auto`: `own` for a token student, `single` for a model with one head."""
->>>>>>> 86b5be1 (advice.change: shuffled, shuffled in class, smoothed labels of the same entropy, the mean on one token)
-
-
 class Optim(Part):
     """AdamW without decay on norms, biases, tokens and position embeddings."""
 

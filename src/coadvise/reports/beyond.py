@@ -24,7 +24,8 @@ NAMES = (
     "teacher's epochs, -e200 twice the student's. single: one token for everything; hard: the teacher's top "
     "class; stem-…: what makes the patch tokens; labels-…: tokens that learn the labels; weight, temperature, "
     "token-lr, token-std: λ, τ, the tokens' learning rate and spread, in per cent of what they were; unmixed: "
-    "images without mixing; live: views that never recur. The arms that carry the claim come first."
+    "images without mixing; live: views that never recur; -random: a teacher that was never trained; shuffled, "
+    "shuffled-in-class, smoothed, mean: what became of the advice. The arms that carry the claim come first."
 )
 SAME = 0.99
 """Cosine after the last block above which two tokens count as one."""

@@ -58,8 +58,9 @@ def teachers_of(figure: Dots, results: Results) -> list[Teacher]:
 
 
 def teacher_title(teacher: Teacher) -> str:
-    """`ResNet-18` or `ResNet-18, seed 1`."""
-    return TITLES.get(teacher.model, teacher.model) + (f", seed {teacher.seed}" if teacher.seed else "")
+    """`ResNet-18`, `ResNet-18, seed 1` or `ResNet-18, random weights`."""
+    title = TITLES.get(teacher.model, teacher.model) + (f", seed {teacher.seed}" if teacher.seed else "")
+    return title if teacher.trained else f"{title}, random weights"
 
 
 def _sizes(one: Experiment, results: Results) -> Drawing | None:

@@ -1,6 +1,8 @@
-"""Published weights in place of a training: evaluated once, and from then on a finished run like any other."""
+"""Published or random weights in place of a training: evaluated once, then a finished run like any other."""
 
 from __future__ import annotations
+
+import torch
 
 from ..checkpoints.loading import load_checkpoint, stored_classes
 from ..checkpoints.model_file import save_model
@@ -21,7 +23,8 @@ from ..system.devices import choose_device
 
 
 def adopt(recipe: Recipe, folder: RunFolder) -> None:
-    """Write the run folder of a model that `recipe.student` takes from timm or from a checkpoint.
+    """Write the run folder of a model that `recipe.student` takes from timm or from a checkpoint, or leaves as it is
+    drawn with the recipe's seed: what training it would begin with.
 
     Raises:
         ModelError: the weights are of other classes than the data, or of the same in another order.
@@ -34,6 +37,7 @@ def adopt(recipe: Recipe, folder: RunFolder) -> None:
             f"timm's weights of {settings.model} are for the 1,000 classes of ImageNet, the data has {classes}; "
             "leave this model's weights out, so that it is trained"
         )
+    torch.manual_seed(recipe.run.seed)
     model = build_model(
         settings.model,
         classes,
@@ -75,6 +79,6 @@ def adopt(recipe: Recipe, folder: RunFolder) -> None:
             ema=None,
             best=Best(metrics[TOP1], 0, "student"),
             skipped=Skipped(val=skipped),
-            provenance=manifest(weights="timm" if settings.pretrained else settings.checkpoint),
+            provenance=manifest(weights="timm" if settings.pretrained else settings.checkpoint or "random"),
         )
     )

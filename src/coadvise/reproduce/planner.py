@@ -48,8 +48,9 @@ class Planned:
 
     @property
     def given(self) -> bool:
-        """Whether its weights are given, so that nothing is trained."""
-        return self.recipe.student.pretrained is True or self.recipe.student.checkpoint is not None
+        """Whether its weights are given, or stay random, so that nothing is trained."""
+        student = self.recipe.student
+        return student.pretrained is True or student.checkpoint is not None or not self.arm.trained
 
     @property
     def name(self) -> str:
@@ -88,11 +89,14 @@ class Planner:
             parts = [_VERSION, settings, known, self.setup.data]
             if weights := self._weights(arm, seed):
                 parts.append(_weights_digest(weights))
+            if not arm.trained:
+                parts.append("random weights")
             identity = json_digest(parts)
             folder = self.setup.output / "runs" / f"{arm.id}.s{seed}.{identity[:8]}"
             content["run"]["output"] = str(folder)
             if recipe.teachers and recipe.data.views is not None:
-                content["advice"] = {"source": "cache", "folder": str(self.cache(recipe, seed)), "top_k": None}
+                stored = {"source": "cache", "folder": str(self.cache(recipe, seed)), "top_k": None}
+                content["advice"] = {**content.get("advice", {}), **stored}
             if self._keeps_views(recipe):
                 content["data"]["views_folder"] = str(self.setup.output / "views")
             self._known[arm, seed] = Planned(arm, seed, identity, recipe_from(content, where=where), teachers)
@@ -138,10 +142,14 @@ class Planner:
         }
         tokens = "single" if arm.tokens == "single" else "auto"
         weight = 1.0 if arm.advice == "hard" else scale.weight  # DeiT's: half labels, half the teacher's class
-        weights = dict.fromkeys(teachers, weight * arm.weight)
+        if arm.change == "mean":  # N · KL(mean ‖ q) is the sum of KL(teacher ‖ q), up to what q does not change
+            weight *= len(teachers)
+        weights = dict.fromkeys(arm.advisers, weight * arm.weight)
         content["loss"] = {"tokens": tokens, "advice": arm.advice, "weights": weights}
+        if arm.change != "none":
+            content["advice"] = {"change": arm.change}
         if arm.temperature != 1.0:
-            content["loss"]["temperatures"] = dict.fromkeys(teachers, arm.temperature)
+            content["loss"]["temperatures"] = dict.fromkeys(arm.advisers, arm.temperature)
         token_lr = arm.token_lr * content["optim"].get("token_lr", 1.0)
         content["optim"]["token_lr"] = token_lr if arm.is_transformer else 1.0
         if not arm.mixing:
