@@ -46,6 +46,7 @@ def build_student(
     options: dict[str, Any] = dict(settings.options)
     if takes_tokens(settings.model):
         options.setdefault("teachers", dict(tokens))
+        options |= _given(settings)
         add = False
     if settings.checkpoint:  # whose weights take the place of published ones, which need not be had then
         settings = settings.model_copy(update={"pretrained": False})
@@ -56,12 +57,18 @@ def build_student(
     if not (add and tokens):
         return as_student(model)
     try:
-        student = add_tokens(model, tokens)
+        student = add_tokens(model, tokens, **_given(settings))
     except ModelError as error:
         raise ModelError(f"student {settings.model}: {error} (loss.tokens=single), or choose a ViT") from error
     if settings.checkpoint:
         load_added_tokens(student, settings.checkpoint, weights, setting)
     return student
+
+
+def _given(settings: StudentSettings) -> dict[str, Any]:
+    """What a recipe says of all advised tokens, wherever they are."""
+    given = {"separate": settings.separate, "read_at": dict(settings.read_at)}
+    return {name: value for name, value in given.items() if value not in ("none", {})}
 
 
 def from_settings(

@@ -32,7 +32,7 @@ _WRAPPERS = ("module.", "_orig_mod.")
 # What averages count beside the weights.
 _COUNTERS = ("n_averaged", "steps")
 # What a ViT to which advised tokens were added has beside its own weights.
-_ADDED = ("tokens.", "advised_heads.")
+_ADDED = ("tokens.", "advised_heads.", "advised_norms.")
 _SHOWN = 10
 
 

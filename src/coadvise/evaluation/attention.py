@@ -1,10 +1,10 @@
-"""Attention of each token to the patches in the last block."""
+"""Attention of each token to the patches in the block after which it is read, which is the last one by default."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -90,30 +90,40 @@ def looks_of(model: nn.Module, answers: Answers, source: ImageSource, data: Data
 
 @torch.no_grad()
 def attention_maps(model: CiT | AdvisedViT, images: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n gh gw"]]:
-    """Attention of each token to the patches in the last block, mean over the heads; sums to at most 1.
+    """Attention of each token to the patches in the block after which it is read, mean over the heads.
 
-    What is left of 1 goes to the other tokens. The class token is left out where patches are pooled, and all of a
-    family whose attention is never held (BEiT) or whose patches have no grid (NaFlex).
+    It sums to at most 1; what is left goes to the other tokens. The class token is left out where patches are pooled,
+    and all of a family whose attention is never held (BEiT) or whose patches have no grid (NaFlex).
     """
     advised = isinstance(model, AdvisedViT)
     whole: Any = model.model if advised else model
-    last = whole.blocks[-1]
-    layer = getattr(last, "attn", last)
-    seen: list[Tensor] = []
-    fused = layer.fused_attn
-    layer.fused_attn = False  # the fused form never holds the weights
-    hook = layer.attn_drop.register_forward_hook(lambda _, __, weights: seen.append(weights))
-    try:
-        model.forward_tokens(images) if advised else model(images)
-    finally:
-        layer.fused_attn = fused
-        hook.remove()
+    depths = {name: model.read_at.get(name, len(whole.blocks)) for name in model.token_names}
+    seen: dict[int, Tensor] = {}
+    with ExitStack() as stack:
+        for depth in set(depths.values()):
+            stack.enter_context(_attention_of(whole.blocks[depth - 1], depth, seen))
+        model.forward_tokens(images)
     # A model that takes images of any size keeps the grid of the size that it was made for.
     grid_of = getattr(model.patch_embed, "dynamic_feat_size", None)
     if not seen or grid_of is None:
         return {}
     grid = grid_of(tuple(images.shape[-2:]))
-    weights = seen[0].mean(dim=1)  # n l l
-    places = model.places(weights.shape[1]) if advised else {name: i for i, name in enumerate(model.token_names)}  # type: ignore[union-attr, operator]
+    weights = {depth: one.mean(dim=1) for depth, one in seen.items()}  # n l l
+    length = next(iter(weights.values())).shape[1]
+    places = model.places(length) if advised else {name: i for i, name in enumerate(model.token_names)}  # type: ignore[union-attr, operator]
     patches = slice(whole.num_prefix_tokens, whole.num_prefix_tokens + grid[0] * grid[1])
-    return {token: weights[:, i, patches].unflatten(1, grid).cpu() for token, i in places.items()}
+    return {token: weights[depths[token]][:, i, patches].unflatten(1, grid).cpu() for token, i in places.items()}
+
+
+@contextmanager
+def _attention_of(block: nn.Module, depth: int, seen: dict[int, Tensor]) -> Iterator[None]:
+    """Keep the weights of a block's attention (n, h, l, l) under its depth."""
+    layer: Any = getattr(block, "attn", block)
+    fused = layer.fused_attn
+    layer.fused_attn = False  # the fused form never holds the weights
+    hook = layer.attn_drop.register_forward_hook(lambda _, __, weights: seen.__setitem__(depth, weights))
+    try:
+        yield
+    finally:
+        layer.fused_attn = fused
+        hook.remove()

@@ -6,6 +6,11 @@ advised tokens through the block's own weights, and nothing of the model reads i
 bit for bit; advice reaches it through the weights that all tokens share; and what is left without the advised tokens is
 the model that timm knows. (In a CiT, which is trained from scratch, all tokens see each other, as in the paper.)
 
+Options: `separate` keeps advised tokens from reading each other. As nothing else of the model reads them, nothing of
+one then reaches another, so that `direct` and `full` (`models.separate`) are the same here; only the token of a
+distilled DeiT, which is one of the model's own, is read by its patches. `read_at` has heads read tokens after earlier
+blocks, each through a norm of its own that starts as a copy of the model's last one.
+
 An advised token starts where the model's class token does. A model that pools its patches and has no class token lets
 it start from the mean of the patch tokens, plus a learned offset. Its head starts as a copy of the model's.
 """
@@ -19,7 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from timm.models import checkpoint
 from timm.models.beit import Attention as BeitAttention
 from timm.models.beit import Beit
@@ -32,7 +37,8 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, require
 from ..names import CLASS
-from .tokens import check_tokens
+from .separate import Separate, check_separate
+from .tokens import check_tokens, checked_read_at, norms_of
 
 FAMILIES = (VisionTransformer, Eva, Beit, NaFlexVit)
 """timm's classes whose models take advised tokens."""
@@ -55,19 +61,28 @@ def why_no_tokens(model: nn.Module) -> str:
     return ""
 
 
-def add_tokens(model: nn.Module, teachers: Mapping[str, str | None]) -> AdvisedViT:
+def add_tokens(
+    model: nn.Module,
+    teachers: Mapping[str, str | None],
+    *,
+    separate: Separate = "none",
+    read_at: Mapping[str, int] | None = None,
+) -> AdvisedViT:
     """Give one of timm's ViTs an advised token and head for each teacher; its own answer stays bit for bit the same.
 
     Load its weights and set its image size before. The token of a distilled DeiT becomes that of the first teacher.
 
     Args:
         teachers: advised tokens, name → bias, in order; the biases are for the record.
+        separate: whether advised tokens keep apart: `none`, `direct` or `full`.
+        read_at: the block after which the head of an advised token reads it, by name, counted from 1; else the last.
 
     Raises:
-        ModelError: a model that takes no tokens, with the reason, or names that tokens cannot have.
+        ModelError: a model that takes no tokens, with the reason, names that tokens cannot have, or options that do not
+            fit.
     """
     require(model, nn.Module, "add_tokens' model", "give a ViT of timm", ModelError)
-    return AdvisedViT(model, teachers)
+    return AdvisedViT(model, teachers, separate, read_at)
 
 
 class AdvisedViT(nn.Module):
@@ -78,13 +93,21 @@ class AdvisedViT(nn.Module):
         teachers: advised tokens, name → bias.
         tokens: what each advised token starts from (1, 1, d): the token itself, or its offset from the patches' mean.
         advised_heads: one for each teacher.
+        advised_norms: one for each token that is read before the last block.
     """
 
     model: Any  # timm's families have no base class that says what they share
 
-    def __init__(self, model: nn.Module, teachers: Mapping[str, str | None]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        teachers: Mapping[str, str | None],
+        separate: Separate = "none",
+        read_at: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__()
         check_tokens(teachers)
+        check_separate(separate)
         reason = why_no_tokens(model)
         if reason:
             raise ModelError(f"no advised tokens can be added: {reason}; let the teachers advise its class output")
@@ -92,6 +115,17 @@ class AdvisedViT(nn.Module):
         self.teachers = dict(teachers)
         distilled = isinstance(model, VisionTransformerDistilled)
         self.own_token = next(iter(self.teachers), None) if distilled else None
+        if separate == "full" and self.own_token is not None and len(self.teachers) > 1:
+            raise ModelError(
+                f"separate=full: '{self.own_token}' is the distilled DeiT's own token, which all its patches read: "
+                "choose direct, or a ViT without a token of its own"
+            )
+        self.separate, self.read_at = separate, checked_read_at(read_at, self.teachers, len(self.model.blocks))
+        if self.own_token in self.read_at:
+            raise ModelError(
+                f"read_at: '{self.own_token}' is the distilled DeiT's own token, which its answer reads after the last "
+                "block: leave it out"
+            )
         looking_on = [name for name in self.teachers if name != self.own_token]
         start = self._class_token()
         self.pooled = start is None
@@ -100,6 +134,7 @@ class AdvisedViT(nn.Module):
         self.tokens = nn.ParameterDict({name: nn.Parameter(start.clone()) for name in looking_on})
         self.advised_heads = nn.ModuleDict()
         self._copy_heads(looking_on)
+        self.advised_norms = norms_of(self.model.norm, self.read_at)
 
     @property
     def token_names(self) -> tuple[str, ...]:
@@ -173,10 +208,14 @@ class AdvisedViT(nn.Module):
         x, ropes = _embedded(model, x)
         length = x.shape[1]
         x = torch.cat([x, *self._looking_on(x)], dim=1)  # b (l+t) d
-        x = model.norm(self._through_blocks(x, length, ropes))
+        x, early = self._through_blocks(x, length, ropes)
+        x = model.norm(x)
         out = self._own_heads(x[:, :length])
         for i, (name, head) in enumerate(self.advised_heads.items()):
-            out[name] = head(model.head_drop(model.fc_norm(x[:, length + i])))
+            if name not in early:
+                out[name] = head(model.head_drop(model.fc_norm(x[:, length + i])))
+        for name, token in early.items():
+            out[name] = self.advised_heads[name](model.head_drop(model.fc_norm(self.advised_norms[name](token))))
         return {name: out[name] for name in self.token_names}
 
     def _own_heads(self, x: Float[Tensor, "b l d"]) -> dict[str, Tensor]:
@@ -192,13 +231,25 @@ class AdvisedViT(nn.Module):
             token = self.tokens[name].to(x.dtype)
             yield token.expand(x.shape[0], -1, -1) if mean is None else mean + token
 
-    def _through_blocks(self, x: Float[Tensor, "b m d"], length: int, ropes: list[Tensor | None]) -> Tensor:
-        """The blocks' output, where the tokens from `length` on are read by each other alone."""
-        total = x.shape[1]
-        read = torch.ones(total, total, dtype=torch.bool, device=x.device)  # [i, j]: token i reads token j
+    def _reads(self, length: int, total: int, device: torch.device) -> Bool[Tensor, "m m"]:
+        """[i, j]: whether token i reads token j, where those from `length` on look on."""
+        read = torch.ones(total, total, dtype=torch.bool, device=device)
         read[:length, length:] = False
+        if self.separate != "none":
+            read[length:, length:] = torch.eye(total - length, dtype=torch.bool, device=device)
+            if self.own_token is not None:
+                read[length:, 1] = False
+        return read
+
+    def _through_blocks(
+        self, x: Float[Tensor, "b m d"], length: int, ropes: list[Tensor | None]
+    ) -> tuple[Tensor, dict[str, Float[Tensor, "b d"]]]:
+        """The last block's output, and the tokens that are read before, where those from `length` on look on."""
+        total = x.shape[1]
+        read, places = self._reads(length, total, x.device), self.places(total)
+        early: dict[str, Tensor] = {}
         shared = self.model.rel_pos_bias() if getattr(self.model, "rel_pos_bias", None) is not None else None
-        for block, rope in zip(self.model.blocks, ropes, strict=True):
+        for number, (block, rope) in enumerate(zip(self.model.blocks, ropes, strict=True), start=1):
             if isinstance(block, BeitBlock):
                 step = partial(_beit_block, block, bias=_beit_bias(block.attn, read, length, x, shared))
             elif rope is None:
@@ -207,7 +258,8 @@ class AdvisedViT(nn.Module):
                 step = partial(block, rope=_unrotated(rope, total - length), attn_mask=read)
             checkpointed = self.model.grad_checkpointing and torch.is_grad_enabled()
             x = checkpoint(step, x) if checkpointed else step(x)
-        return x
+            early |= {name: x[:, places[name]] for name, depth in self.read_at.items() if depth == number}
+        return x, early
 
     @torch.no_grad()
     def _class_token(self) -> Float[Tensor, "1 1 d"] | None:

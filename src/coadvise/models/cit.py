@@ -5,6 +5,11 @@ of them. With alignment (§3.2) an advised token whose bias has a stem starts as
 tokens; any other token is learned. Two aligned tokens of one bias also get a learned offset each, since they
 would be the same token otherwise (our reading: the paper has one token per bias).
 
+Options that are not the paper's: `separate` keeps advised tokens apart in attention (`models.separate`), and `read_at`
+has the head of an advised token read it after an earlier block, through a norm of its own, as in deeply supervised nets
+(Lee, Xie, Gallagher, Zhang, Tu: Deeply-Supervised Nets, AISTATS 2015; there such outputs learn the labels, here from a
+teacher). Such a token goes on through the other blocks, where the class token and the patches read it.
+
 The class head alone gives the inference logits, as the paper says; the official code averages all heads, which is
 `inference="average"`. Tokens are drawn from a truncated normal: std 0.02 (`TOKEN_STD`), as §3.2 says of the
 class token; `token_std` for advised tokens and offsets.
@@ -21,7 +26,7 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Float
 from timm.layers import resample_abs_pos_embed, to_2tuple, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -31,8 +36,9 @@ from ..ops.involution import exporting
 from .heads import alike, heads_at_once
 from .last_block import can_shorten, first_tokens
 from .published import fit_cit, untrained
+from .separate import Separate, SeparateBlock, check_separate
 from .stems import Embedded, StemName, TokenEmbed, check_image_size
-from .tokens import DEFAULT_TEACHERS, TOKEN_STD, check_tokens
+from .tokens import DEFAULT_TEACHERS, TOKEN_STD, check_tokens, checked_read_at, norms_of
 
 Inference = Literal["class", "average"]
 # Older versions of timm draw all weights anew in any case.
@@ -52,6 +58,8 @@ class CiT(VisionTransformer):
         inference: what `forward` returns: logits of the class head, or the mean of all heads' logits.
         token_std: standard deviation from which advised tokens and offsets are drawn; their position embeddings are
             drawn as all others. Of no effect on tokens that start from a stem and have no offset.
+        separate: whether advised tokens keep apart in attention: `none`, `direct` or `full`.
+        read_at: the block after which the head of an advised token reads it, by name, counted from 1; else the last.
         kwargs: any other option of timm's VisionTransformer (patch_size, drop_path_rate, dynamic_img_size, …).
 
     Raises:
@@ -75,6 +83,8 @@ class CiT(VisionTransformer):
         align: bool = True,
         inference: Inference = "class",
         token_std: float = TOKEN_STD,
+        separate: Separate = "none",
+        read_at: Mapping[str, int] | None = None,
         weight_init: Literal["skip", "reset", "jax", "jax_nlhb", "moco", ""] = "",
         **kwargs: Any,
     ) -> None:
@@ -82,6 +92,8 @@ class CiT(VisionTransformer):
         seed = _draw_seed()
         _check_options(embed_dim, num_heads, inference, token_std, kwargs)
         check_tokens(teachers)
+        early = checked_read_at(read_at, teachers, depth)
+        kwargs |= _block_of(separate, kwargs)
         padded = bool(kwargs.get("dynamic_img_pad", False))
         check_image_size(to_2tuple(img_size), to_2tuple(patch_size), padded=padded)
         super().__init__(
@@ -96,6 +108,9 @@ class CiT(VisionTransformer):
         )
         self.teachers = dict(teachers)
         self.inference = inference
+        self.separate, self.read_at = separate, early
+        for block in self.blocks if separate != "none" else ():
+            block.separate, block.advised = separate, len(self.teachers)
         self.token_std = float(token_std)
         stems = self.patch_embed.biases if align else ()
         self.aligned = {name: bias for name, bias in self.teachers.items() if bias is not None and bias in stems}
@@ -106,6 +121,7 @@ class CiT(VisionTransformer):
         if self.token_std != TOKEN_STD and not (self.tokens or self.offsets):
             raise ModelError("token_std: this student has no advised token that is drawn; leave it out")
         self.advised_heads = nn.ModuleDict({name: self._new_head() for name in self.teachers})
+        self.advised_norms = norms_of(self.norm, self.read_at)
 
         self.num_prefix_tokens = 1 + len(self.teachers)
         length = self.num_prefix_tokens + self.patch_embed.num_patches
@@ -210,12 +226,15 @@ class CiT(VisionTransformer):
         """Inference logits (b, k); what newer versions of timm take beside the images is passed on."""
         if mask or options or self.global_pool != "token":
             return super().forward(x, *mask, **options)
-        count = 1 if self.inference == "class" else self.num_prefix_tokens
-        return self.forward_head(self._token_features(x, count))
+        if self.inference == "class":
+            return self.forward_head(self._token_features(x, 1))
+        return self._mean(self._token_features(x, self.num_prefix_tokens))
 
     def _token_features(self, x: Float[Tensor, "b c h w"], count: int) -> Float[Tensor, "b n d"]:
-        """`forward_features(x)`, of which `count` tokens at the front are enough."""
+        """`forward_features(x)`, of which `count` tokens at the front are enough, as their heads read them."""
         *blocks, last = self.blocks
+        if self.read_at and count > 1:
+            return self._features_at_depths(x)
         if self.grad_checkpointing or not can_shorten(last):
             return self.forward_features(x)
         assert isinstance(last, Block)
@@ -224,6 +243,23 @@ class CiT(VisionTransformer):
             x = block(x)
         features: Tensor = self.norm(first_tokens(last, x, count))
         return features
+
+    def _features_at_depths(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """Class and advised tokens as their heads read them: after its own block each, and through its own norm."""
+        *blocks, last = self.blocks
+        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
+        early: dict[str, Tensor] = {}
+        run: Any = checkpoint if self.grad_checkpointing else lambda block, x: block(x)
+        for number, block in enumerate(blocks, start=1):
+            x = run(block, x)
+            for name in [name for name, depth in self.read_at.items() if depth == number]:
+                early[name] = self.advised_norms[name](x[:, self.token_names.index(name)])
+        short = can_shorten(last) and not self.grad_checkpointing
+        x = first_tokens(last, x, self.num_prefix_tokens) if short else run(last, x)
+        x = self.norm(x)
+        return torch.stack(
+            [early[name] if name in early else x[:, i] for i, name in enumerate(self.token_names)], dim=1
+        )
 
     def _heads(self, x: Float[Tensor, "b l d"]) -> dict[str, Tensor]:
         x = self.head_drop(self.fc_norm(x[:, : self.num_prefix_tokens]))  # b (1+t) d
@@ -238,6 +274,11 @@ class CiT(VisionTransformer):
             return super().forward_head(x, pre_logits=pre_logits)
         if pre_logits:
             return self.head_drop(self.fc_norm(x[:, : self.num_prefix_tokens].mean(1)))
+        if self.read_at:
+            raise ModelError("read_at: heads read tokens of several blocks, which features do not have; call the model")
+        return self._mean(x)
+
+    def _mean(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b k"]:
         return torch.stack(list(self._heads(x).values())).mean(0)
 
 
@@ -259,6 +300,16 @@ def _check_options(embed_dim: int, num_heads: int, inference: str, token_std: fl
             raise ModelError(f"a CiT has no option {option!r}: its class token and position embeddings are fixed")
     if kwargs.get("global_pool", "token") not in ("", "token"):
         raise ModelError(f"a CiT's outputs are its tokens: remove global_pool={kwargs['global_pool']!r}")
+
+
+def _block_of(separate: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's option for the kind of block, where it is not the usual one."""
+    check_separate(separate)
+    if separate == "none":
+        return {}
+    if "block_fn" in kwargs:
+        raise ModelError("separate needs blocks of its own: leave out block_fn, or separate")
+    return {"block_fn": SeparateBlock}
 
 
 _STEM_CONVS = ("patch_embed.stems.conv.stem.0.conv", "patch_embed.stems.inv.stem.0.conv")

@@ -22,7 +22,7 @@ from .rednet import RedNet
 from .students import classifier_of
 
 # Arguments of a CiT that timm's ViT does not have.
-_OF_CIT = ("teachers", "stem", "align", "inference", "token_std", "weight_init")
+_OF_CIT = ("teachers", "stem", "align", "inference", "token_std", "separate", "read_at", "weight_init")
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,12 @@ def portable(student: nn.Module, settings: Student) -> Portable:
         name, options = model.pretrained_cfg["architecture"], {**_recorded(model), **options}
     options = {key: value for key, value in options.items() if not key.endswith(("drop_rate", "path_rate"))}
     if isinstance(model, CiT):
-        if not (model.patch_embed.biases or model.aligned) and model.inference == "class":
+        apart = model.separate != "none" and model.teachers
+        if not (model.patch_embed.biases or model.aligned or apart) and model.inference == "class":
             return _with_registers(model, options)
         options["teachers"] = model.teachers
+        options |= {"separate": model.separate} if apart else {}
+        options |= {"read_at": model.read_at} if model.read_at else {}
     if isinstance(model, RedNet) and settings.small_stem:
         options["stem"] = "small"
     elif settings.small_stem:
@@ -92,7 +95,7 @@ def _with_registers(model: CiT, options: Mapping[str, Any]) -> Portable:
     }
     architecture = "vit_small_patch16_224"
     plain = timm.create_model(architecture, num_classes=model.num_classes, **arguments)
-    ours = ("tokens.", "offsets.", "advised_heads.")
+    ours = ("tokens.", "offsets.", "advised_heads.", "advised_norms.")
     weights = {key: value for key, value in model.state_dict().items() if not key.startswith(ours)}
     if model.tokens:
         weights["reg_token"] = torch.cat([model.tokens[name] for name in model.teachers], dim=1).detach()

@@ -1,5 +1,6 @@
 """Declared tokens of a student: name → bias."""
 
+import copy
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -29,3 +30,35 @@ def check_tokens(teachers: Mapping[str, str | None]) -> None:
             raise ModelError(f"{name!r} cannot name a token, PyTorch uses it itself: give the teacher another name")
         if bias is not None and not (isinstance(bias, str) and bias):
             raise ModelError(f"the bias of token {name!r} is {bias!r}: use 'conv', 'inv', another kind, or null")
+
+
+def checked_read_at(
+    read_at: Mapping[str, int] | None, teachers: Mapping[str, str | None], depth: int
+) -> dict[str, int]:
+    """Token → the block after which its head reads it, of those that are read before the last one.
+
+    Args:
+        read_at: block by the name of the token, counted from 1; the last one where a token is not named.
+        teachers: advised tokens.
+        depth: number of blocks.
+
+    Raises:
+        ModelError: a name that no advised token has, or a block that is not there.
+    """
+    if not isinstance(read_at or {}, Mapping):
+        raise ModelError(f"read_at must be a mapping from tokens to blocks such as {{'conv': 8}}, got {read_at!r}")
+    found = {}
+    for name, block in (read_at or {}).items():
+        if name not in teachers:
+            tokens = f"they are {', '.join(teachers)}" if teachers else "there are none"
+            raise ModelError(f"read_at names {name!r}, which is no advised token: {tokens}")
+        if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= depth:
+            raise ModelError(f"read_at of {name!r} is {block!r}: give the number of a block, 1 to {depth}")
+        if block < depth:
+            found[name] = block
+    return found
+
+
+def norms_of(norm: nn.Module, read_at: Mapping[str, int]) -> nn.ModuleDict:
+    """For each token that is read early a norm of its own, which starts as the last one."""
+    return nn.ModuleDict({name: copy.deepcopy(norm) for name in read_at})

@@ -63,6 +63,8 @@ LATER: dict[str, Any] = {
     "schedule.time": None,
     "student.checkpoint_weights": None,
     "student.freeze_blocks": 0,
+    "student.read_at": {},
+    "student.separate": "none",
 }
 LATER_OF_TEACHERS: dict[str, Any] = {"checkpoint_weights": None}
 
@@ -81,6 +83,11 @@ class Student(Part):
     tokens: dict[str, str | None] | None = None
     """Advised tokens, name → bias. By default one for each teacher, with the teacher's bias. A ViT of timm gets them
     where they are named here, or with `loss.tokens: own`."""
+    separate: Literal["none", "direct", "full"] = "none"
+    """Advised tokens that keep apart in attention: with `direct` none reads another; with `full` nothing of one reaches
+    another, through patches and class token neither, which reads them all."""
+    read_at: dict[str, Count] = {}
+    """The block after which the head of an advised token reads it, by name, counted from 1; else the last."""
     small_stem: bool = False
     """Small-image stem (3×3, stride 1, no pooling) for convolutional students."""
     pretrained: AutoSwitch = False
@@ -294,6 +301,8 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
         for name in sorted({*recipe.advice.names(recipe.teachers)} - recipe.student.tokens.keys()):
             of = "the teachers' mean, named" if recipe.advice.change == "mean" else "teacher"
             yield f"student.tokens has no token for {of} '{name}'; add it, or set loss.tokens=single"
+    for name in recipe.student.read_at.keys() - tokens.keys() if "teachers" not in recipe.student.options else ():
+        yield f"student.read_at: there is no advised token '{name}'{did_you_mean(name, tokens)}"
     for where, given in (("loss.weights", recipe.loss.weights), ("loss.temperatures", recipe.loss.temperatures)):
         known = tokens.keys() | {*recipe.advice.names(recipe.teachers)}
         for name in given.keys() - known:

@@ -30,7 +30,7 @@ def advised_tokens(student: nn.Module) -> list[nn.Parameter]:
 
 
 def new_parts(student: nn.Module, setting: str) -> list[nn.Parameter]:
-    """Advised tokens and the weights of every head.
+    """Advised tokens, and the weights of every head and of the norms before heads that read early.
 
     Args:
         setting: that needs to know them, for messages.
@@ -46,7 +46,8 @@ def new_parts(student: nn.Module, setting: str) -> list[nn.Parameter]:
             "its last layer, or leave the setting out"
         )
     own = inner.get_classifier()
-    heads = [*(own if isinstance(own, (tuple, list)) else (own,)), getattr(inner, "advised_heads", None)]
+    added = [getattr(inner, name, None) for name in ("advised_heads", "advised_norms")]
+    heads = [*(own if isinstance(own, (tuple, list)) else (own,)), *added]
     return found + [weight for head in heads if isinstance(head, nn.Module) for weight in head.parameters()]
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from ..checkpoints.build import build_student
 from ..errors import ModelError
 from ..losses import Gate, Objective
-from ..models.students import as_student, student_tokens
+from ..models.students import as_student, classifier_of, student_tokens
 from ..names import CLASS
 from ..recipe.schema import Loss, Recipe
 from .optimizer import token_parameters
@@ -100,6 +100,7 @@ def new_student(
         )
     else:
         student = as_student(own)
+    _has_tokens(recipe, student)
     _fine_tuned(recipe, student, loaded=own is not None or bool(recipe.student.pretrained or recipe.student.checkpoint))
     if recipe.optim.token_lr != 1.0 and not token_parameters(student):
         raise ModelError("optim.token_lr: the student has no class token or advised tokens to learn; leave it out")
@@ -114,6 +115,21 @@ def new_student(
         recipe.loss, student_tokens(student, recipe.data.image_size, device, classes), recipe.advice.names(teachers)
     )
     return student
+
+
+def _has_tokens(recipe: Recipe, student: nn.Module) -> None:
+    """Refuse settings of advised tokens for a student that was not made with them."""
+    settings = recipe.student
+    lacks = {
+        "separate": settings.separate != "none" and getattr(student, "separate", None) != settings.separate,
+        "read_at": bool(settings.read_at) and not hasattr(student, "read_at"),
+    }
+    for name, lacking in lacks.items():
+        if lacking:
+            raise ModelError(
+                f"student.{name}: this student ({type(classifier_of(student)).__name__}) has no advised tokens; "
+                "choose a CiT, or add tokens to a ViT of timm with loss.tokens=own; or leave it out"
+            )
 
 
 def _fine_tuned(recipe: Recipe, student: nn.Module, loaded: bool) -> None:
