@@ -14,7 +14,7 @@ from typing import Any
 
 import timm
 import torch
-from side_by_side import agree, arguments, claim, interleaved, kept, report
+from side_by_side import agree, arguments, claim, interleaved, kept, precisions, report
 from torch import nn
 
 import coadvise  # noqa: F401  (registers the models)
@@ -23,6 +23,7 @@ from coadvise.models.teachers import Teachers
 
 TEACHERS = {"rednet101": "RedNet-101", "regnety_040": "RegNetY-4GF"}
 OFF = {"fp32": 1e-3, "bf16": 1e-1}
+DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 
 
 def main() -> None:
@@ -45,8 +46,9 @@ def teachers(x: torch.Tensor, options: argparse.Namespace) -> tuple[list[dict[st
         model = timm.create_model(name).eval()
         plain = Teachers({"t": copy.deepcopy(model)}).to(options.device)
         exact = plain(x)["t"]
-        sides |= {f"{name}, as it comes, {kind}": (plain, kind) for kind in OFF}
-        for kind, dtype in (("fp32", None), ("bf16", torch.bfloat16)):
+        kinds = precisions(options.device)
+        sides |= {f"{name}, as it comes, {kind}": (plain, kind) for kind in kinds}
+        for kind, dtype in ((kind, DTYPES[kind]) for kind in kinds):
             # Fused for this precision; float32 is compiled for nobody.
             for form in ("fused", "fused and compiled") if cuda and kind == "bf16" else ("fused",):
                 side = Teachers({"t": copy.deepcopy(model)}).to(options.device)
@@ -89,12 +91,12 @@ def students(x: torch.Tensor, options: argparse.Namespace) -> tuple[list[dict[st
     for name in (cit, deit):
         networks[f"{name}, compiled"] = faster = copy.deepcopy(networks[name])
         compile_blocks(faster)
-        for kind, off in OFF.items():
-            agree(_answer(faster, x, kind), _answer(networks[name], x, "fp32"), off, f"{name}, compiled, {kind}")
+        for kind in precisions(options.device):
+            agree(_answer(faster, x, kind), _answer(networks[name], x, "fp32"), OFF[kind], f"{name}, compiled, {kind}")
     sides = {
         f"{name}, {kind}": lambda m=model, kind=kind: _answer(m, x, kind)
         for name, model in networks.items()
-        for kind in OFF
+        for kind in precisions(options.device)
     }
     seconds = interleaved(sides, 4 * options.rounds, options.device)
     lines = [
@@ -104,7 +106,7 @@ def students(x: torch.Tensor, options: argparse.Namespace) -> tuple[list[dict[st
             "≥ 0.99×",
         )
         for how in ("", "compiled")
-        for kind in OFF
+        for kind in precisions(options.device)
     ]
     return lines, seconds
 

@@ -49,7 +49,7 @@ def main() -> None:
     cuda = device.type == "cuda"
     classes, images, batch, each = (10, 64, 16, 2) if tiny else (100, 61_440, 1024, 20) if cuda else (100, 640, 64, 5)
     with part.attempt(SPEED, *([BUSY] if cuda else [])):
-        peak = matrix_peak(device, torch.bfloat16)
+        peak = matrix_peak(device, torch.bfloat16 if cuda else torch.float32)
         recipe = small_recipe(tiny, batch)
         with in_training(recipe, images, classes, held=0) as training:
             training.steps(3)

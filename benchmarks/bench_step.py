@@ -16,7 +16,7 @@ from collections.abc import Callable
 import timm
 import torch
 from baseline import by_unfold, usual_memory
-from side_by_side import agree, arguments, claim, interleaved, report
+from side_by_side import agree, arguments, claim, interleaved, precisions, report
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -67,7 +67,8 @@ def main() -> None:
     x = torch.randn(options.batch_size, 3, 224, 224).to(options.device)
     y = torch.randint(1000, (options.batch_size,)).to(options.device)
     steps = {}
-    for name, fast, bf16 in (("baseline", False, False), ("coadvise fp32", True, False), ("coadvise bf16", True, True)):
+    ours = {f"coadvise {kind}": kind == "bf16" for kind in precisions(options.device)}
+    for name, fast, bf16 in (("baseline", False, False), *((name, True, bf16) for name, bf16 in ours.items())):
         teachers = Teachers(copy.deepcopy(models)).to(options.device)
         dtype = torch.bfloat16 if bf16 else None
         if fast:
@@ -77,10 +78,10 @@ def main() -> None:
             plain_attention(steps[name].student, torch.device(options.device), dtype)
     with torch.no_grad(), by_unfold():
         expected = steps["baseline"].terms(x, y)
-    for name, tolerance in (("coadvise fp32", 1e-4), ("coadvise bf16", 5e-2)):
+    for name, bf16 in ours.items():
         with torch.no_grad():
             found = steps[name].terms(x, y)
-        agree(torch.stack(list(found.values())), torch.stack(list(expected.values())), tolerance, name)
+        agree(torch.stack(list(found.values())), torch.stack(list(expected.values())), 5e-2 if bf16 else 1e-4, name)
     images = {name: _images(x, step.fast) for name, step in steps.items()}
 
     def before(name: str) -> None:
@@ -103,21 +104,22 @@ def main() -> None:
         },
         max(options.rounds // 2, 2), options.device,
     )  # fmt: skip
-    alone = interleaved({"student": lambda: steps["coadvise bf16"].alone(x, y)}, options.rounds, options.device)
+    last = [*ours][-1]
+    kind = last.split()[1]
+    alone = interleaved({"student": lambda: steps[last].alone(x, y)}, options.rounds, options.device)
     base = seconds["baseline"]
     goal = "≥ 2.5×" if options.device == "cpu" else "≥ 6×"
     claims = [
         claim(f"co-advised step, {name.split()[1]}, against the plain baseline", base / seconds[name], goal)
-        for name in ("coadvise fp32", "coadvise bf16")
+        for name in ours
     ]
     cuda = options.device != "cpu"
-    peak = matrix_peak(torch.device(options.device), torch.bfloat16)
-    flops = {"step": _flops(lambda: steps["coadvise bf16"](x, y)), "student": _flops(
-        lambda: steps["coadvise bf16"].alone(x, y))}  # fmt: skip
-    for name, time, goal in (("step", seconds["coadvise bf16"], 20), ("student", alone["student"], 30)):
-        what = f"co-advised {name}, bf16, part of the speed of a matrix product"
+    peak = matrix_peak(torch.device(options.device), torch.bfloat16 if ours[last] else torch.float32)
+    flops = {"step": _flops(lambda: steps[last](x, y)), "student": _flops(lambda: steps[last].alone(x, y))}
+    for name, time, goal in (("step", seconds[last], 20), ("student", alone["student"], 30)):
+        what = f"co-advised {name}, {kind}, part of the speed of a matrix product"
         claims.append(claim(what, 100 * flops[name] / time / peak, f"≥ {goal} %" if cuda else "", " %"))
-    details = {"seconds": seconds | {"student alone, bf16": alone["student"]}, "parts": parts, "flops": flops,
+    details = {"seconds": seconds | {f"student alone, {kind}": alone["student"]}, "parts": parts, "flops": flops,
                "matrix_flops_per_s": peak}  # fmt: skip
     report("step", options, claims, details)
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from coadvise.run.provenance import manifest
 from coadvise.system.clock import peak_bytes, seconds_of
 from coadvise.system.files import read_json, write_json
+from coadvise.system.precision import has_bf16
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 console = Console()
@@ -32,11 +33,17 @@ __all__ = [
     "interleaved",
     "kept",
     "peak_bytes",
+    "precisions",
     "provenance",
     "ratios",
     "report",
     "turns",
 ]
+
+
+def precisions(device: str) -> tuple[str, ...]:
+    """`fp32`, and `bf16` where the device computes in it: a CPU without its instructions takes three times as long."""
+    return ("fp32", "bf16") if device != "cpu" or has_bf16() else ("fp32",)
 
 
 def arguments(
