@@ -120,9 +120,12 @@ class Planner:
         content["name"] = f"{arm.id}-s{seed}"
         content["student"] = self._student(arm)
         content["data"]["seed"] = content["run"]["seed"] = seed
+        student = arm.is_transformer or arm.model in ("resnet10", "mixer_tiny")
+        if student and scale.data_seed is not None:
+            content["data"]["seed"] = scale.data_seed
         if arm.is_transformer and (teachers or arm.injected):
             _give_tokens(content["student"], arm)
-        if not (arm.is_transformer or arm.model in ("resnet10", "mixer_tiny")):
+        if not student:
             apply_training(content, self.setup.teachers)
             if self.setup.teachers.image_size is not None:
                 content["data"]["image_size"] = self.setup.teachers.image_size
@@ -175,7 +178,7 @@ class Planner:
             self.run(_SOME_TEACHER, 0).id,  # changes with whatever changes the training of teachers
             sorted((model, _weights_digest(weights)) for model, weights in self.setup.weights.items()),
         ]
-        return self.setup.output / "caches" / f"s{seed}.{json_digest(facts)[:8]}"
+        return self.setup.output / "caches" / f"s{recipe.data.seed}.{json_digest(facts)[:8]}"
 
 
 _SOME_TEACHER = Arm("resnet18")
@@ -198,10 +201,19 @@ def _give_tokens(student: dict[str, Any], arm: Arm) -> None:
 def in_order(planner: Planner, experiments: Sequence[Experiment], seeds: int) -> list[Planned]:
     """All runs that some experiments need, the most important first, each after the runs of its teachers.
 
-    The seven arms come first with all of their seeds, then everything else, seed by seed.
+    What a primary question needs comes first, one part of it after the other, then the seven arms, all with all of
+    their seeds; then everything else, seed by seed.
     """
     arms = list(dict.fromkeys(arm for experiment in experiments for arm in experiment.arms()))
-    wanted = [(arm, seed) for seed in range(seeds) for arm in SEVEN_ARMS if arm in arms]
+    wanted = [
+        (value.arm, seed)
+        for experiment in experiments
+        for contrast in experiment.contrasts
+        if contrast.primary
+        for seed in range(seeds)
+        for value in contrast.values
+    ]
+    wanted += [(arm, seed) for seed in range(seeds) for arm in SEVEN_ARMS if arm in arms]
     single = _single_runs(experiments)
     wanted += [
         (arm, seed)

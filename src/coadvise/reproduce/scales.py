@@ -37,6 +37,7 @@ class Scale:
         teachers: how models that may teach are trained: the keys of `ScaleTeachers`.
         weight: λ of every advised token.
         views: training views whose advice is stored and recurs; None asks the teachers anew in every step.
+        data_seed: of the order and the views of all students; None gives each seed its own.
         check_size: validation images for measurements that take many passes.
     """
 
@@ -52,6 +53,7 @@ class Scale:
     settings: Mapping[str, Any] = field(default_factory=dict)
     weight: float = 1.0
     views: int | None = None
+    data_seed: int | None = None
     check_size: int = 1000
 
     @property
@@ -107,10 +109,10 @@ def _regnets(factor: int) -> dict[str, dict[str, Any]]:
     return _named(options, small_stem=True)
 
 
-def _students(patch: int, width: int, depth: int) -> dict[str, dict[str, Any]]:
+def _students(patch: int, width: int, depth: int, heads: int = 3) -> dict[str, dict[str, Any]]:
     """The tiny transformer and Mixer of that width, the small transformer twice as wide, as in the paper."""
-    tiny = {"patch_size": patch, "embed_dim": width, "depth": depth, "num_heads": 3}
-    small = {**tiny, "embed_dim": 2 * width, "num_heads": 6}
+    tiny = {"patch_size": patch, "embed_dim": width, "depth": depth, "num_heads": heads}
+    small = {**tiny, "embed_dim": 2 * width, "num_heads": 2 * heads}
     mixer = {"patch_size": patch, "embed_dim": width, "num_blocks": depth}
     return _named({"transformer_tiny": tiny, "transformer_small": small, "mixer_tiny": mixer})
 
@@ -122,6 +124,10 @@ def _patches(size: int) -> dict[str, dict[str, Any]]:
 
 _DIGITS_TEACHERS = {
     "policy": "light", "hflip": 0.0, "erasing": 0.0, "mixup": 0.2, "cutmix": 0.0, "label_smoothing": 0.0,
+}  # fmt: skip
+
+_CROP_AND_FLIP = {
+    "policy": "light", "erasing": 0.0, "mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0,
 }  # fmt: skip
 
 SCALES: dict[str, Scale] = {
@@ -150,6 +156,33 @@ SCALES: dict[str, Scale] = {
             teachers={"epochs": 20, "lr": 2.0e-3},
             settings={"schedule": {"epochs": 25, "warmup_epochs": 3}, "run": {"eval_every": 25}},
             views=10,
+        ),
+        Scale(
+            name="cifar-long",
+            words="{images} images of CIFAR-10, small models, DeiT's augmentation",
+            recipe="cifar10-cpu",
+            source="torchvision:CIFAR10",
+            size=32,
+            images=10_000,
+            models=_students(8, 64, 6, heads=2) | _resnets(8) | _rednets(16, stem="small") | _regnets(1),
+            teachers={
+                "optimizer": "sgd",
+                "epochs": 40,
+                "lr": 0.1,
+                "lr_batch": 128,
+                "weight_decay": 5e-4,
+                "warmup_epochs": 1.0,
+                "augment": _CROP_AND_FLIP,
+            },
+            settings={
+                "data": {"augment": {"policy": "deit"}},
+                "student": {"options": {"drop_path_rate": 0.1}},
+                "optim": {"clip": 15.0},
+                "schedule": {"epochs": 100, "warmup_epochs": 7},
+                "run": {"eval_every": 100},
+            },
+            views=50,
+            data_seed=0,
         ),
         Scale(
             name="cifar",

@@ -1,0 +1,86 @@
+"""Contrasts over sets of teachers and seeds: their verdicts, by numbers whose answer is known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from coadvise.names import AVERAGE
+from coadvise.paper.arms import Arm
+from coadvise.paper.kinds import BOTH_KINDS, KINDS_EXPERIMENT, SEEDS, SETS, TWO_CONV, TWO_INV
+from coadvise.reports.contrasts import Answered, answer, primary_sentence
+from coadvise.reports.paper import write_paper_report
+from coadvise.reports.results import About, Results
+from coadvise.run.measurement import Measurement
+
+
+def files(gains: dict[tuple[Arm, ...], float], seeds: int = SEEDS, spread: float = 0.002) -> dict[str, Measurement]:
+    """Result files with a mean for each way of teaching, and noise of each run."""
+    generator, found = np.random.default_rng(0), {}
+    for arms, mean in gains.items():
+        for one in arms:
+            for seed in range(seeds):
+                top1 = mean + spread * generator.normal()
+                name = f"{one.id}.s{seed}"
+                found[name] = Measurement.parse({
+                    "format": 1, "arm": one.id, "scale": "cifar-long", "seed": seed, "id": f"{len(found):016x}",
+                    "advisers": {}, "student": {"model": one.model, "parameters": 1000},
+                    "data": {"source": "c", "train": 200, "val": 100, "classes": ["a", "b"]},
+                    "epochs": 1, "steps": 4, "images_seen": 200, "seconds": 1.5, "detail": {}, "settings": {},
+                    "measured": {"accuracy/class": top1, AVERAGE: top1, "loss/class": 1 - top1},
+                    "provenance": {"command": "c", "commit": "0" * 40, "date": "2026-01-01T00:00:00+00:00"},
+                }, Path(name))  # fmt: skip
+    return found
+
+
+def answered(gains: dict[tuple[Arm, ...], float], seeds: int = SEEDS, spread: float = 0.002) -> list[Answered]:
+    return answer(KINDS_EXPERIMENT, Results(files(gains, seeds, spread)))
+
+
+def test_each_run_of_a_teacher_is_used_equally_often() -> None:
+    for arms, each in ((BOTH_KINDS, 1), (TWO_CONV, 2), (TWO_INV, 2)):
+        used = [teacher for one in arms for teacher in one.teachers]
+        assert {used.count(teacher) for teacher in used} == {each} and len(set(used)) == 2 * SETS // each
+        assert all(len(set(one.teachers)) == 2 for one in arms)
+
+
+def test_a_claim_holds_if_both_parts_do() -> None:
+    answers = answered({BOTH_KINDS: 0.55, TWO_CONV: 0.53, TWO_INV: 0.54})
+    primary = [one for one in answers if one.contrast.primary]
+    assert [one.verdict for one in primary] == ["holds", "holds"]
+    sentence = primary_sentence(answers)
+    assert sentence is not None and sentence.startswith("A second kind pays here")
+    (first, _) = primary
+    assert first.test is not None and first.test.n == SETS * SEEDS and len(first.files) == 2 * SETS * SEEDS
+    values = np.array(list(first.differences.values()))
+    assert first.test.mean == pytest.approx(values.mean())
+    assert stats.ttest_1samp(values, 0).pvalue < 0.05 and first.p is not None and first.p < 0.05
+
+
+def test_one_part_alone_shows_nothing() -> None:
+    answers = answered({BOTH_KINDS: 0.55, TWO_CONV: 0.53, TWO_INV: 0.55}, spread=0.001)
+    primary = [one.verdict for one in answers if one.contrast.primary]
+    assert primary[0] == "holds" and primary[1] == "no difference (within ±0.3)"
+    sentence = primary_sentence(answers)
+    assert sentence is not None and sentence.startswith("That a second kind pays is not shown here")
+
+
+def test_nothing_is_decided_before_all_runs_are_there(tmp_path: Path) -> None:
+    found = files({BOTH_KINDS: 0.6, TWO_CONV: 0.5}, seeds=SEEDS - 1)
+    answers = answer(KINDS_EXPERIMENT, Results(found))
+    verdicts = [one.verdict for one in answers if one.contrast.primary]
+    assert verdicts == ["not yet: 15 of 18", "not yet: 0 of 18"]
+    write_paper_report(tmp_path, found, [KINDS_EXPERIMENT], About("cifar-long", "some images", seeds=SEEDS))
+    text = (tmp_path / "report.md").read_text()
+    assert "The primary question is not answered yet" in text.split("##")[0]
+    written = json.loads((tmp_path / "verdicts.json").read_text())
+    assert [one["verdict"] for one in written if one["primary"]] == verdicts
+
+
+def test_smaller_is_better_where_the_contrast_says_so() -> None:
+    answers = answered({BOTH_KINDS: 0.55, TWO_CONV: 0.5, TWO_INV: 0.5})
+    (nll,) = (one for one in answers if "NLL than two conv" in one.contrast.text)
+    assert nll.test is not None and nll.test.mean == pytest.approx(0.05, abs=0.005) and nll.verdict == "holds"
+    assert not nll.contrast.primary and nll.p is not None and nll.test.p is not None and nll.p > nll.test.p
