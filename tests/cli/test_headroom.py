@@ -13,6 +13,8 @@ from coadvise.cli.headroom import headroom
 from coadvise.errors import CoadviseError
 from coadvise.recipe.reading import dump_recipe
 from coadvise.run.headroom import HeadroomResult
+from coadvise.system.progress import QUIET
+from coadvise.training.headroom import Asking, measure_headroom
 
 WIDER = {"channels": [8, 16, 16, 16]}
 STUDENTS = {
@@ -94,13 +96,9 @@ def test_what_is_refused_leaves_nothing(tmp_path: Path, runs: Path) -> None:
 
 def test_teachers_that_the_recipe_trains_are_trained_on_demand(tmp_path: Path) -> None:
     """They lie where a training of the student finds them."""
-    path = tmp_path / "mine.yaml"
     second = {**CNN, "train": {"epochs": 1, "seed": 7}}
-    teachers = {"conv": CNN, "conv-b": second, "inv": INN}
-    path.write_text(dump_recipe(tiny(tmp_path / "run", {"data.train_size": 40}, teachers=teachers)))
-    headroom(str(path), [], views=1, train=True, quiet=True, output=tmp_path / "found")
-    first = HeadroomResult.read(tmp_path / "found" / "headroom.json")
+    asked = tiny(tmp_path / "run", {"data.train_size": 40}, teachers={"conv": CNN, "conv-b": second})
+    first = measure_headroom(asked, Asking(views=1, resamples=20, train=True), QUIET)
     assert first.student.seeds == 2 and (tmp_path / "run" / "teachers" / "conv-b" / "best.safetensors").is_file()
-    headroom(str(path), [], views=1, quiet=True, output=tmp_path / "again")
-    again = HeadroomResult.read(tmp_path / "again" / "headroom.json")
+    again = measure_headroom(asked, Asking(views=1, resamples=20), QUIET)
     assert (again.student, again.plain, again.facts) == (first.student, first.plain, first.facts)

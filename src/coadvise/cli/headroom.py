@@ -12,14 +12,15 @@ import typer
 from ..system.imports import importing
 from ..system.progress import Display
 from ..system.screen import Table
-from .arguments import AsJson, Quiet, RecipeName, Settings, next_steps, out
+from .arguments import AsJson, Quiet, Settings, next_steps, out
 
 if TYPE_CHECKING:
+    from ..recipe.schema import Recipe
     from ..run.headroom import HeadroomResult
 
 
 def headroom(
-    recipe: RecipeName,
+    recipe: Annotated[str, typer.Argument(help="a recipe, or a folder of `coadvise reproduce` with its teachers")],
     settings: Settings = None,
     views: Annotated[int, typer.Option(min=1, max=1000, help="training views of each image")] = 4,
     images: Annotated[int, typer.Option(min=20, help="validation images at most, classes in balance")] = 5000,
@@ -43,14 +44,15 @@ def headroom(
         coadvise headroom my.yaml
 
         coadvise headroom my.yaml teachers.second.model=run:runs/resnet18-s1 --views 8
+
+        coadvise headroom runs/reproduce-cifar
     """
-    from ..recipe.reading import load_recipe
     from ..system.files import atomic_folder, require_absent, write_json
 
-    loaded = load_recipe(recipe, settings or [])
-    folder = output or Path(f"{loaded.run.output or f'runs/{loaded.name}'}-headroom")
+    loaded, folder = _recipe_and_folder(recipe, settings or [])
     if output is None:
         folder.parent.mkdir(parents=True, exist_ok=True)
+    folder = output or folder
     require_absent(folder)
     with importing():
         from ..reports.headroom import headroom_page
@@ -76,6 +78,20 @@ def headroom(
         for note in one.notes:
             out.print(f"  {note}")
     next_steps(f"look at {folder / 'report.html'}; the numbers are in {folder / NAME}")
+
+
+def _recipe_and_folder(recipe: str, settings: list[str]) -> tuple[Recipe, Path]:
+    """The recipe whose teachers are asked, and where the answer goes by default."""
+    from ..recipe.reading import load_recipe
+
+    if (Path(recipe) / "reproduce.json").is_file():
+        with importing():
+            from ..reproduce.teaching import recipe_of_teachers
+            from ..run.headroom import HEADROOM
+
+        return recipe_of_teachers(Path(recipe), settings), Path(recipe) / HEADROOM
+    loaded = load_recipe(recipe, settings)
+    return loaded, Path(f"{loaded.run.output or f'runs/{loaded.name}'}-headroom")
 
 
 def _print_teachers(result: HeadroomResult) -> None:

@@ -23,7 +23,7 @@ _WHAT = (
 def headroom_section(result: HeadroomResult) -> Section:
     """Verdicts, figure and tables."""
     said = verdicts(result.student)
-    parts: list[Part] = [Text(f"{_sentence(one.sentence)}") for one in said]
+    parts: list[Part] = [Text(f"{one.sentence}.") for one in said]
     parts += [Text(_sentence(note), "note") for one in said for note in one.notes]
     drawing = pairs_drawing(result.student)
     parts += [] if drawing is None else [drawing]
@@ -42,7 +42,7 @@ def headroom_page(result: HeadroomResult) -> Page:
     source = Text(f"Commit {said.get('commit') or 'unknown'}, {str(said.get('date', ABSENT))[:16]} UTC.")
     command = Text(str(said.get("command", "")), "code")
     last = Section("provenance", "Provenance", [source, command, table], folded=True)
-    return Page(title, _sentence(first.sentence), [asked(result)], [headroom_section(result), last])
+    return Page(title, f"{first.sentence}.", [asked(result)], [headroom_section(result), last])
 
 
 def asked(result: HeadroomResult) -> str:

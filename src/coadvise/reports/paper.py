@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..paper.declared import Experiment
+from ..run.headroom import HEADROOM, NAME, HeadroomResult
 from ..run.measurement import Measurement
 from ..system.files import write_atomic, write_json
 from .arms import arms_section, arms_similarity, curves_section, shown_in_detail
@@ -18,6 +19,7 @@ from .claims import Judged, judge
 from .contrasts import answer, primary_sentence
 from .experiment import experiment_section, experiment_table
 from .headline import headline, lead
+from .headroom import headroom_section
 from .page import Page, Section, Text, write_page
 from .pictures import disagreement_parts, pictures_of
 from .problems import warnings_of
@@ -87,5 +89,7 @@ def _sections(
     if not papers:
         yield scale
     yield beyond_section(experiments, results, pictures)
+    if (output / HEADROOM / NAME).is_file():
+        yield headroom_section(HeadroomResult.read(output / HEADROOM / NAME))
     if results.files:
         yield provenance_section([(run.arm, f"{name}.json", run) for name, run in sorted(results.files.items())])

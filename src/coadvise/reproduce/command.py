@@ -25,8 +25,7 @@ from .measure import read_result
 from .planner import Planned, Planner
 from .runner import Orders, open_jobs, run_jobs
 from .setup import ExperimentSetup
-
-MARK = "reproduce.json"
+from .teaching import MARK
 
 
 def find_experiments(names: Sequence[str]) -> list[Experiment]:

@@ -18,6 +18,8 @@ from .result import parsed
 
 FORMAT = 1
 NAME = "headroom.json"
+HEADROOM = "headroom"
+"""Folder of that file beside the report of experiments."""
 
 MARGIN = 0.005
 """Headroom below which students hardly differ: they keep a part of it, and a few seeds tell no half point apart."""

@@ -1,0 +1,69 @@
+"""The teachers that a folder of experiments holds, as a recipe of a student that all of them advise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunError
+from ..paper.arms import BIASES, Arm
+from ..recipe.reading import apply_setting, load_recipe, recipe_from
+from ..recipe.schema import Recipe
+from ..run.folder import RunFolder
+from ..system.files import read_json
+from .planner import Planner
+from .scales import find_scale
+from .setup import set_up
+
+MARK = "reproduce.json"
+
+
+def recipe_of_teachers(folder: Path, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe of the labels-only student, with every finished run in the folder that may teach as a teacher.
+
+    Those are the runs of models of the paper's teachers' families, trained on labels alone for the full number of
+    epochs. Images and augmentation are the student's.
+
+    Args:
+        settings: `key=value` in place of the recipe's.
+
+    Raises:
+        RunError: no such run has finished, or the mark of the folder is damaged.
+    """
+    mark = read_json(folder / MARK, "begin anew in another folder")
+    runs = [place for place in sorted((folder / "runs").glob("*.s*")) if _teaches(place)]
+    if not runs:
+        raise RunError(
+            f"{folder} holds no finished run of a teacher; start it with `coadvise reproduce`, which trains teachers "
+            "before their students, and use this command when some are there"
+        )
+    scale, own = find_scale(str(mark.get("scale"))), load_recipe(runs[0] / "recipe.yaml").data
+    source = None if own.source == scale.source else own.source
+    setup = set_up(scale, folder, source=source, classes=own.classes, settings=list(mark.get("changed", ())))
+    content = Planner(setup).run(Arm("transformer_tiny"), 0).recipe.model_dump(mode="json")
+    content["name"], content["data"]["views"] = folder.resolve().name, None
+    content["teachers"] = {_name(place): _teacher(place) for place in runs}
+    content["run"]["output"] = str(folder)
+    given = [apply_setting(content, setting) for setting in settings]
+    return recipe_from(content, where=f"the teachers in {folder}", given=given)
+
+
+def _teaches(place: Path) -> bool:
+    model, *others = place.name.split(".")
+    # Students have teachers between model and seed, teachers of Figure 4a a part of the epochs behind their name.
+    if len(others) != 2 or "-" in model or model == "resnet10" or not model.startswith(tuple(BIASES)):
+        return False
+    one = RunFolder(place)
+    return one.finished and one.best.is_file()
+
+
+def _name(place: Path) -> str:
+    """`resnet18` for seed 0, `resnet18-s1` for another."""
+    model, seed, _ = place.name.split(".")
+    return model if seed == "s0" else f"{model}-{seed}"
+
+
+def _teacher(place: Path) -> dict[str, Any]:
+    model = place.name.partition(".")[0]
+    return {"model": f"run:{place}", "bias": next(bias for family, bias in BIASES.items() if model.startswith(family))}
