@@ -41,8 +41,9 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, changes: dict[str,
 
 
 def test_the_harder_of_one_teacher_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="chooses between teachers, and there is one"):
-        recipe(tmp_path, {"loss.gate": "harder"}, {"conv": CNN})
+    for teachers, changes in (({"conv": CNN}, {}), (BOTH, {"advice.change": "mean"})):
+        with pytest.raises(RecipeError, match="chooses between teachers, and one advises"):
+            recipe(tmp_path, {"loss.gate": "harder", **changes}, teachers)
 
 
 @pytest.mark.parametrize(

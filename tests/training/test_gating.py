@@ -19,9 +19,16 @@ from coadvise.data.loader import TrainLoader
 from coadvise.data.sources.opening import open_sources
 from coadvise.losses import Objective
 from coadvise.models.compiling import compiled
+from coadvise.models.teachers import FrozenTeacher
 from coadvise.recipe.loss import Loss
+from coadvise.system.progress import Display
 from coadvise.training.gating import kept_by_chance
+from coadvise.training.loop import train_step
+from coadvise.training.processes import start_processes
+from coadvise.training.student import new_student
+from coadvise.training.teachers import on_device
 from coadvise.training.trained import Trained
+from coadvise.training.trial import on_trial
 
 CPU = torch.device("cpu")
 NAMES = ("conv", "inv", "third")
@@ -100,6 +107,19 @@ def test_the_loop_is_given_what_the_key_says(tmp_path: Path) -> None:
                 for index, row in zip(one.index.tolist(), rows, strict=True):
                     found.setdefault((epoch % 2, index), set()).add(tuple(row))
     assert len(found) == 200 and all(len(rows) == 1 for rows in found.values())
+
+
+def test_the_mean_of_the_teachers_has_a_gate_of_its_own(tmp_path: Path, teachers: dict[str, Any]) -> None:
+    changes = {"advice.change": "mean", "loss.gate": "random", "student.tokens": {"mean": None}}
+    recipe = tiny(tmp_path / "run", changes)
+    accelerator, sources = start_processes(recipe.run, recipe.optim), open_sources(recipe.data)
+    frozen = {name: FrozenTeacher(one) for name, one in teachers.items()}
+    ready = on_device(frozen, recipe.data, False, accelerator, Display(quiet=True))
+    student = new_student(recipe, 10, 1, None, ("mean",))
+    with on_trial(recipe, sources, accelerator, student, ready) as (setup, state):
+        one = next(setup.loader.epoch(0))
+        assert list(setup.kept(one)) == ["mean"]
+        assert train_step(setup, state, one).total.isfinite()
 
 
 class Linear(nn.Module):

@@ -193,6 +193,7 @@ class Objective:
 
     def _counted(self, each: Logits, advice: Logits, target: Target, kept: Kept) -> dict[str, Tensor]:
         """The teachers' terms of the images on which they count."""
+        assert kept.keys() <= each.keys()
         if self.gate == "harder":
             where: dict[str, Tensor] = {
                 name: one | kept[name] if name in kept else one for name, one in harder(each).items()

@@ -67,11 +67,11 @@ class Loss(Part):
         return {"random": 0.5, "harder": 1.0}.get(self.gate, 0.0)
 
 
-def loss_problems(loss: Loss, data: Data, teachers: int, top_k: int | None) -> Iterable[str]:
+def loss_problems(loss: Loss, data: Data, advisers: int, top_k: int | None) -> Iterable[str]:
     """What does not go together, in words.
 
     Args:
-        teachers: number of them.
+        advisers: number of terms of advice.
         top_k: logits that are stored of each image; None where all are at hand.
     """
     for name in ("dist", "decoupled"):
@@ -83,8 +83,8 @@ def loss_problems(loss: Loss, data: Data, teachers: int, top_k: int | None) -> I
         yield "loss.gate_drop goes with loss.gate=random or harder; leave it out"
     if loss.gate == "random" and loss.drop == 1:
         yield "loss.gate_drop is 1, which leaves no advice; must be < 1 with loss.gate=random"
-    if loss.gate == "harder" and teachers == 1:
-        yield "loss.gate=harder chooses between teachers, and there is one; add another, or leave it out"
+    if loss.gate == "harder" and advisers == 1:
+        yield "loss.gate=harder chooses between teachers, and one advises; add another, or leave it out"
     if loss.gate != "none" and loss.advice == "dist" and loss.dist.intra:
         yield (
             f"loss.gate={loss.gate} chooses images, and the correlation between images belongs to none of them; set "

@@ -32,7 +32,7 @@ def kept_by_chance(settings: Loss, seed: int, teachers: Sequence[str], device: t
 
     Args:
         seed: of the data.
-        teachers: names of all that advise, in order.
+        teachers: names under which advice comes, in order.
     """
     drop = settings.drop
     if settings.gate not in ("random", "harder") or drop == (1 if settings.gate == "harder" else 0):

@@ -170,7 +170,7 @@ def prepare(
         tracker=Tracker(folder, recipe.name, active=accelerator.is_main_process, trackers=trackers),
         display=display,
         waiting=waiting_parts(student, recipe.schedule.head_epochs),
-        kept=kept_by_chance(recipe.loss, recipe.data.seed, teachers.names, device),
+        kept=kept_by_chance(recipe.loss, recipe.data.seed, advisers, device),
     )
     _compile(recipe, setup, teachers)
     return setup, State(student, bare(wrapped), ema)
