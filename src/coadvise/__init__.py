@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .export.opening import load
     from .losses import LossTerms, co_advise_loss
     from .models.advised import add_tokens
+    from .models.stems import register_stem
     from .models.students import small_stem
     from .models.teachers import FrozenTeacher, Teachers
     from .ops.involution import involution
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __version__ = VERSION
 __all__ = [
     "CoadviseError", "FrozenTeacher", "LossTerms", "Teachers", "add_tokens", "co_advise_loss", "involution", "load",
-    "load_checkpoint", "load_recipe", "models", "small_stem", "train",
+    "load_checkpoint", "load_recipe", "models", "register_stem", "small_stem", "train",
 ]  # fmt: skip
 
 _HOMES = {
@@ -40,6 +41,7 @@ _HOMES = {
     "load": "export.opening",
     "load_checkpoint": "checkpoints.loading",
     "load_recipe": "recipe.reading",
+    "register_stem": "models.stems",
     "small_stem": "models.students",
     "train": "training.train",
 }

@@ -37,7 +37,7 @@ from .heads import alike, heads_at_once
 from .last_block import can_shorten, first_tokens
 from .published import fit_cit, untrained
 from .separate import Separate, SeparateBlock, check_separate
-from .stems import Embedded, StemName, TokenEmbed, check_image_size
+from .stems import Embedded, TokenEmbed, check_image_size
 from .tokens import DEFAULT_TEACHERS, TOKEN_STD, check_tokens, checked_read_at, norms_of
 
 Inference = Literal["class", "average"]
@@ -53,7 +53,8 @@ class CiT(VisionTransformer):
     Args:
         teachers: advised tokens, name → bias (`conv`, `inv`, another kind, or None); empty for the class token
             alone.
-        stem: what makes the patch tokens; all but `patchify` need an even patch size.
+        stem: what makes the patch tokens: `patchify`, or kinds of stems joined by `+` (`models.stems`); all but
+            `patchify` need an even patch size.
         align: whether tokens start from the stem of their bias, where there is one.
         inference: what `forward` returns: logits of the class head, or the mean of all heads' logits.
         token_std: standard deviation from which advised tokens and offsets are drawn; their position embeddings are
@@ -79,7 +80,7 @@ class CiT(VisionTransformer):
         num_heads: int = 6,
         *,
         teachers: Mapping[str, str | None] = DEFAULT_TEACHERS,
-        stem: StemName = "patchify",
+        stem: str = "patchify",
         align: bool = True,
         inference: Inference = "class",
         token_std: float = TOKEN_STD,
@@ -109,8 +110,9 @@ class CiT(VisionTransformer):
         self.teachers = dict(teachers)
         self.inference = inference
         self.separate, self.read_at = separate, early
-        for block in self.blocks if separate != "none" else ():
-            block.separate, block.advised = separate, len(self.teachers)
+        for block in self.blocks:
+            if isinstance(block, SeparateBlock):
+                block.separate, block.advised = separate, len(self.teachers)
         self.token_std = float(token_std)
         stems = self.patch_embed.biases if align else ()
         self.aligned = {name: bias for name, bias in self.teachers.items() if bias is not None and bias in stems}
@@ -175,7 +177,7 @@ class CiT(VisionTransformer):
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that are not decayed: position embeddings, tokens and offsets."""
-        names = {"pos_embed", "cls_token"}
+        names = {"pos_embed", "cls_token", *(f"patch_embed.{n}" for n in self.patch_embed.no_weight_decay())}
         return names | {f"tokens.{n}" for n in self.tokens} | {f"offsets.{n}" for n in self.offsets}
 
     @torch.jit.ignore
@@ -254,8 +256,10 @@ class CiT(VisionTransformer):
             x = run(block, x)
             for name in [name for name, depth in self.read_at.items() if depth == number]:
                 early[name] = self.advised_norms[name](x[:, self.token_names.index(name)])
-        short = can_shorten(last) and not self.grad_checkpointing
-        x = first_tokens(last, x, self.num_prefix_tokens) if short else run(last, x)
+        if isinstance(last, Block) and can_shorten(last) and not self.grad_checkpointing:
+            x = first_tokens(last, x, self.num_prefix_tokens)
+        else:
+            x = run(last, x)
         x = self.norm(x)
         return torch.stack(
             [early[name] if name in early else x[:, i] for i, name in enumerate(self.token_names)], dim=1

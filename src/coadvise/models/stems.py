@@ -1,11 +1,14 @@
-"""From the image to patch tokens (paper §3.2): patchify, convolution stem, involution stem, or both added.
+"""From the image to patch tokens (paper §3.2): patchify, or stems whose outputs are added.
 
 A stem is three layers at half resolution with 64 channels, followed by a projection of (p/2)×(p/2) pixels
-with stride p/2 and a bias, so that one token covers p×p pixels of the image as in ViT.
+with stride p/2 and a bias, so that one token covers p×p pixels of the image as in ViT. The paper's are `conv` and
+`inv`; `attn` and `mlp` are ours (`models.cells`), and `register_stem` adds others (docs/add-a-kind.md).
 """
 
 import functools
-from typing import Any, Literal, NamedTuple, get_args
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +16,18 @@ from jaxtyping import Float
 from timm.layers import PatchEmbed, to_2tuple
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import ModelError, did_you_mean
 from ..ops.involution import exporting
 from ..ops.norm_relu import can_fuse, norm_relu
+from .cells import attention_stem, mlp_stem
 from .last_block import watched
 from .rednet import ConvBNReLU, involution_stem
 
-StemName = Literal["patchify", "conv", "inv", "conv+inv"]
+PATCHIFY = "patchify"
 STEM_WIDTH = 64
+StemFactory = Callable[[int, tuple[int, int]], nn.Module]
+"""Makes the layers of a stem from the image's channels and the patch size (height, width): a module that takes images
+(b, c, h, w) of any size that patches tile, and gives maps (b, 64, h/2, w/2)."""
 
 
 class Embedded(NamedTuple):
@@ -75,6 +82,54 @@ def _normed(norm: nn.Module, act: nn.Module, x: Float[Tensor, "b c h w"]) -> Flo
     return y
 
 
+STEMS: dict[str, StemFactory] = {
+    "conv": lambda in_chans, patch: Layers(*conv_stem(in_chans)),
+    "inv": lambda in_chans, patch: Layers(*involution_stem(in_chans, STEM_WIDTH)),
+    "attn": lambda in_chans, patch: attention_stem(in_chans, STEM_WIDTH, patch),
+    "mlp": lambda in_chans, patch: mlp_stem(in_chans, STEM_WIDTH, patch),
+}
+"""Stems by the bias that they stand for."""
+
+
+def register_stem(bias: str, factory: StemFactory) -> None:
+    """Make a stem known by the name of its bias: `stem: conv+BIAS` then has it, and tokens of that bias start from it.
+
+    It has to be registered in every process that makes or loads such a model, before it does.
+
+    Raises:
+        ModelError: a name that a stem cannot have, or another stem has.
+    """
+    if not isinstance(bias, str) or not re.fullmatch(r"[A-Za-z]\w*", bias) or bias == PATCHIFY:
+        raise ModelError(f"{bias!r} cannot name a stem: use letters, digits and _, and not '{PATCHIFY}'")
+    if hasattr(nn.ModuleDict(), bias):
+        raise ModelError(f"{bias!r} cannot name a stem, PyTorch uses it itself: give it another name")
+    if not callable(factory):
+        raise ModelError(
+            f"the factory of stem {bias!r} is {factory!r}: give a function (in_chans, patch_size) → module"
+        )
+    if STEMS.setdefault(bias, factory) is not factory:
+        raise ModelError(f"there is a stem {bias!r} already: choose another name")
+
+
+def kinds_of(stem: object) -> tuple[str, ...]:
+    """The stems that a name such as `conv+inv` joins; none for `patchify`.
+
+    Raises:
+        ModelError: a stem that is not known, or twice the same.
+    """
+    kinds = stem.split("+") if isinstance(stem, str) and stem != PATCHIFY else []
+    unknown = [kind for kind in kinds if kind not in STEMS]
+    if unknown or not isinstance(stem, str):
+        hint = did_you_mean(unknown[0], [PATCHIFY, *STEMS]) if unknown else ""
+        raise ModelError(
+            f"stem is {stem!r}{hint}: choose {PATCHIFY}, or some of {', '.join(STEMS)}, joined as in conv+inv; a stem "
+            "of your own has to be registered before (coadvise.register_stem)"
+        )
+    if len(set(kinds)) < len(kinds):
+        raise ModelError(f"stem is {stem!r}: name each kind once")
+    return tuple(kinds)
+
+
 class Projection(nn.Conv2d):
     """A convolution whose windows lie side by side, as a matrix product: many times faster backward."""
 
@@ -92,34 +147,39 @@ class Stem(nn.Module):
 
     def __init__(self, kind: str, in_chans: int, embed_dim: int, patch: tuple[int, int], bias: bool) -> None:
         super().__init__()
-        self.stem = Layers(*(conv_stem(in_chans) if kind == "conv" else involution_stem(in_chans, STEM_WIDTH)))
+        self.kind, self.stem = kind, STEMS[kind](in_chans, patch)
         half = (patch[0] // 2, patch[1] // 2)
         self.proj = Projection(STEM_WIDTH, embed_dim, half, stride=half, bias=bias)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d gh gw"]:
-        return self.proj(self.stem(x))
+        y = self.stem(x)
+        wanted = (STEM_WIDTH, x.shape[2] // 2, x.shape[3] // 2)
+        if tuple(y.shape[1:]) != wanted:
+            raise ModelError(
+                f"stem {self.kind!r} gives maps of {tuple(y.shape[1:])} for this image, wanted are {wanted}"
+            )
+        return self.proj(y)
 
 
 class TokenEmbed(PatchEmbed):
     """timm's PatchEmbed with a choice of stems; returns `Embedded` instead of the tokens alone.
 
-    With `patchify` the projection is `proj` as in timm, so that DeiT's weights drop in; stems are `stems.conv`
-    and `stems.inv`, and their outputs are added.
+    With `patchify` the projection is `proj` as in timm, so that DeiT's weights drop in; stems are `stems.conv`,
+    `stems.inv` and so on, and their outputs are added.
     """
 
-    def __init__(self, *args: Any, stem: StemName = "patchify", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, stem: str = PATCHIFY, **kwargs: Any) -> None:
         device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
-        if stem not in get_args(StemName):
-            raise ModelError(f"stem is {stem!r}; choose one of {', '.join(get_args(StemName))}")
+        kinds = kinds_of(stem)
         patch = to_2tuple(kwargs["patch_size"])
-        if stem != "patchify" and any(p % 2 for p in patch):
+        if kinds and any(p % 2 for p in patch):
             raise ModelError(
                 f"patch_size is {kwargs['patch_size']}, but stem {stem!r} halves the image first: "
                 f"choose an even patch size, or stem 'patchify'"
             )
         super().__init__(*args, **kwargs)
         self.stem_name = stem
-        if stem != "patchify":
+        if kinds:
             projection = self.proj
             del self.proj
             self.stems = nn.ModuleDict(
@@ -131,7 +191,7 @@ class TokenEmbed(PatchEmbed):
                         patch,
                         projection.bias is not None,
                     )
-                    for kind in stem.split("+")
+                    for kind in kinds
                 }
             )
         self.to(device=device, dtype=dtype)
@@ -139,7 +199,11 @@ class TokenEmbed(PatchEmbed):
     @property
     def biases(self) -> tuple[str, ...]:
         """The inductive biases that this embedding has a stem for."""
-        return () if self.stem_name == "patchify" else tuple(self.stem_name.split("+"))
+        return kinds_of(self.stem_name)
+
+    def no_weight_decay(self) -> list[str]:
+        """Names of the parameters that are not decayed: positions."""
+        return [name for name, _ in self.named_parameters() if name.endswith(".position")]
 
     def init_weights(self) -> None:
         """He-normal (fan-in) for every convolution of the stems and their projections, as in the official code.

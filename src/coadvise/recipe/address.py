@@ -18,6 +18,16 @@ REFUSED = {
 """Kinds that a recipe cannot name, and why."""
 
 
+_FAMILIES = {
+    "conv": "resnet|resnext|regnet|convnext|efficientnet|wide_resnet|densenet|vgg",
+    "attn": r"(vit|deit3?|beit(v2|3)?|eva(02)?|cait|swin(v2)?|hiera|flexivit|naflexvit|samvit)_"
+    r"(?!hybrid)(?!.*(r\d*_s\d|resnet|mci))"  # those in which a CNN makes the patches
+    r"|dinov2_|transformer_(tiny|small)$",
+    "mlp": "mixer_|gmixer_|resmlp_|gmlp_",
+}
+"""What the names of the families of each kind begin with."""
+
+
 def address(model: str) -> tuple[str, str] | None:
     """Kind and address of a model of another place, `run:runs/a` → (run, runs/a); None for a name of timm's or ours."""
     kind, colon, rest = model.partition(":")
@@ -25,10 +35,10 @@ def address(model: str) -> tuple[str, str] | None:
 
 
 def guess_bias(model: str) -> str | None:
-    """Bias of a model by its name: `inv` for RedNet, `conv` for the usual convolutional families."""
+    """Bias of a model by its name: `inv` for RedNet, `conv` for the usual convolutional families, `attn` for ViTs and
+    Swin, `mlp` for Mixers; None for what mixes several, and for whatever is not known by name."""
     if found := address(model):
         model = re.split(r"[/\\]", found[1])[-1].replace("-", "_").lower()
     if model.startswith("rednet"):
         return "inv"
-    families = "resnet|resnext|regnet|convnext|efficientnet|wide_resnet|densenet|vgg"
-    return "conv" if re.match(families, model) else None
+    return next((bias for bias, families in _FAMILIES.items() if re.match(families, model)), None)
