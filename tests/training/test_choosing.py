@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 import torch
 from helpers.recipes import tiny
 from helpers.runs import run
@@ -16,9 +17,21 @@ from torch import Tensor, nn
 
 from coadvise.losses import Objective
 from coadvise.models.compiling import Form, compiled
+from coadvise.ops.block import code
 from coadvise.run.folder import RunFolder
+from coadvise.system.native import compiled as compiled_code
 from coadvise.training import choosing
-from coadvise.training.choosing import SECONDS, SHARE, Place, Remembered, choose, expected, noted_form, remembered
+from coadvise.training.choosing import (
+    ENOUGH,
+    SECONDS,
+    SHARE,
+    Place,
+    Remembered,
+    choose,
+    expected,
+    noted_form,
+    remembered,
+)
 from coadvise.training.trained import Trained, Tried
 
 GPU: Any = SimpleNamespace(
@@ -169,3 +182,32 @@ def test_a_resumed_run_keeps_its_form(tmp_path: Path, gpu: dict[Form, float]) ->
     assert noted_form(folder) is None
     assert choose(student(), (), GPU, place(1, noted="whole"), lambda words: None) == "whole"
     assert choose(student(), (), GPU, place(10**9, noted="plain"), pytest.fail) == "plain"
+
+
+def test_long_runs_on_the_cpu_take_each_block_as_one_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    if code() is None:
+        pytest.skip("no C++ compiler, or a PyTorch without sgemm")
+    cpu: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, mixed_precision="no")
+    small = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 5}
+
+    def form(where: Any = cpu, options: Any = small, **other: Any) -> Form:
+        one = timm.create_model("cit_tiny", **options)
+        trained = Trained(one, Objective(), ("class", "conv", "inv"), ("conv", "inv")).train()
+        chosen = choose(trained, (), where, place(other.pop("steps", ENOUGH // 4), **other), pytest.fail)
+        assert one.fused_blocks == (chosen == "fused")
+        return chosen
+
+    assert form() == "fused" and form(steps=ENOUGH // 4 - 1) == "plain"
+    assert form(noted="fused", steps=1) == "fused"  # as the run was begun
+    assert form(noted="plain") == "plain" and form(resumed=True) == "plain" and form(setting=False) == "plain"
+    assert form(SimpleNamespace(**vars(cpu) | {"mixed_precision": "bf16"})) == "plain"
+    assert form(options=small | {"drop_path_rate": 0.1}) == "fused"  # its first block drops nothing
+    assert form(options=small | {"embed_dim": 24}) == "plain"
+    monkeypatch.setenv("COADVISE_COMPILED", "0")
+    code.cache_clear()
+    compiled_code.cache_clear()
+    try:
+        assert form() == "plain"
+    finally:
+        code.cache_clear()
+        compiled_code.cache_clear()

@@ -49,8 +49,8 @@ UNDER_WAY, LEAST, MOST = 5.0, 0.1, 60.0
 PROFILED = 3
 # In words, what of a student is compiled.
 FORMS: dict[Form, str] = {
-    "plain": "not compiled", "blocks": "its blocks compiled", "whole": "student and loss compiled as one",
-    "graphs": "student and loss compiled as one, as CUDA graphs",
+    "plain": "not compiled", "blocks": "its blocks compiled", "fused": "each block one operation",
+    "whole": "student and loss compiled as one", "graphs": "student and loss compiled as one, as CUDA graphs",
 }  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..names import CLASS
+from ..ops.block import code
 from ..ops.involution import exporting
 from .heads import alike, heads_at_once
 from .last_block import can_shorten, first_tokens
@@ -39,6 +40,7 @@ from .published import fit_cit, untrained
 from .separate import Separate, SeparateBlock, check_separate
 from .stems import Embedded, TokenEmbed, check_image_size
 from .tokens import DEFAULT_TEACHERS, TOKEN_STD, check_tokens, checked_read_at, norms_of
+from .whole_block import fused, is_plain
 
 Inference = Literal["class", "average"]
 # Older versions of timm draw all weights anew in any case.
@@ -70,6 +72,8 @@ class CiT(VisionTransformer):
     # A CiT always has both, where timm's ViT may have neither.
     cls_token: nn.Parameter  # type: ignore[assignment]
     pos_embed: nn.Parameter  # type: ignore[assignment]
+    fused_blocks = False
+    """Whether training takes a block as one operation where it can (`whole_block`)."""
 
     def __init__(
         self,
@@ -242,9 +246,15 @@ class CiT(VisionTransformer):
         assert isinstance(last, Block)
         x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
         for block in blocks:
-            x = block(x)
+            x = fused(block, x) if self.fused_blocks and self.training else block(x)
         features: Tensor = self.norm(first_tokens(last, x, count))
         return features
+
+    def can_fuse_blocks(self) -> bool:
+        """Whether `fused_blocks` changes anything, which is no more than the order of sums."""
+        if self.grad_checkpointing or self.read_at or not can_shorten(self.blocks[-1]) or code() is None:
+            return False
+        return any(is_plain(block, self.pos_embed.shape[1]) for block in self.blocks[:-1])
 
     def _features_at_depths(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """Class and advised tokens as their heads read them: after its own block each, and through its own norm."""

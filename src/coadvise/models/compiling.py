@@ -3,7 +3,8 @@
 A student is best compiled as a whole, with its loss, as one graph (`compiled`): then the rate of drop path, which
 differs from block to block, is a number in that graph. Where that fails, one of the repeated blocks is compiled and
 used at every depth (`compile_blocks`). Attention and MLP of a transformer block are then compiled separately, since
-whole blocks would be compiled anew for each rate. On the CPU compiling gains 5 % (docs/log.md).
+whole blocks would be compiled anew for each rate. On the CPU compiling gains 5 % (docs/log.md), and blocks as operations
+of our own more (`whole_block`).
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import nn
 
 from ..system.files import cache_folder
 
-Form = Literal["graphs", "whole", "blocks", "plain"]
-FORMS: tuple[Form, ...] = ("graphs", "whole", "blocks", "plain")
-"""Ways to run what is trained, each followed by what is taken where it fails: compiled as one and replayed as CUDA
-graphs, compiled as one, compiled block by block, not compiled."""
+Form = Literal["graphs", "whole", "blocks", "fused", "plain"]
+FORMS: tuple[Form, ...] = get_args(Form)
+"""Ways to run what is trained: compiled as one and replayed as CUDA graphs, compiled as one, compiled block by block,
+each block as one operation of our own (`ops.block`), not compiled."""
+SIMPLER: dict[Form, Form] = {"graphs": "whole", "whole": "blocks", "blocks": "plain", "fused": "plain"}
+"""What is taken where a form fails."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Where PyTorch keeps what it compiled.

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..errors import CoadviseError, out_of_memory
 from ..losses import Kept
+from ..models.cit import CiT
 from ..models.compiling import FORMS, Form, lacking
 from ..run.folder import RunFolder
 from ..system.clock import short_time
@@ -43,6 +44,8 @@ LAUNCHES = 0.0008
 # A form has to bring so much of a step's time to be kept.
 WORTH = 0.97
 TRIES = 4
+# Images seen in a run from which on a CPU trains with fused blocks. Shorter runs are what they always were, bit for bit.
+ENOUGH = 100_000
 NOTE = "compiled"
 """Key of the chosen form in a run's manifest."""
 
@@ -127,6 +130,7 @@ class Place:
         classes: number of classes.
         graphs: whether CUDA graphs may be used: gradients of several micro-batches would be summed in their memory.
         live: number of teachers that are compiled with the student.
+        resumed: whether the run has steps behind it; without a noted form these were plain ones.
     """
 
     setting: Literal["auto", True, False]
@@ -136,6 +140,7 @@ class Place:
     classes: int
     graphs: bool = False
     live: int = 0
+    resumed: bool = False
 
 
 def choose(
@@ -149,8 +154,10 @@ def choose(
     """
     device = accelerator.device
     auto, gpu = place.setting == "auto", device.type == "cuda"
-    if place.setting is False or (auto and not gpu) or place.noted == "plain":
+    if place.setting is False or place.noted == "plain":
         return "plain"
+    if auto and not gpu:
+        return _on_cpu(trained, accelerator, place)
     if lacks := lacking(device):
         say(f"the student is not compiled: {lacks}")
         return "plain"
@@ -172,6 +179,17 @@ def choose(
     again = "" if known is None else " again"
     say(f"compiling student and loss as one{also}{again}: about {short_time(seconds)} before the first step")
     trained.use("whole", partial(_first_batch, accelerator, place, path, plain, say) if gpu else Trained.try_out)
+    return trained.form
+
+
+def _on_cpu(trained: Trained, accelerator: Accelerator, place: Place) -> Form:
+    """`fused` or `plain`, by what the run is and not by a clock: a run that is done again gives the same bits."""
+    student, begins = trained.student, place.noted is None and not place.resumed
+    if not isinstance(student, CiT) or accelerator.mixed_precision != "no":
+        return trained.form
+    enough = place.steps * place.shape[0] * accelerator.num_processes >= ENOUGH
+    if (place.noted == "fused" or (begins and enough)) and student.can_fuse_blocks():
+        trained.use("fused")
     return trained.form
 
 

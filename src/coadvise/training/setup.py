@@ -189,6 +189,7 @@ def _compile(recipe: Recipe, setup: Setup, teachers: Teachers) -> None:
         classes=len(loader.source.class_names),
         graphs=world == optim.accumulate == 1 and accelerator.scaler is None,
         live=len(teachers) if live else 0,
+        resumed=setup.folder.last.is_file(),
     )
     setup.model.train()
     form = choose(setup.trained, recipe.advice.names(teachers.names), accelerator, place, setup.display.say)

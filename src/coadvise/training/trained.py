@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ..errors import CoadviseError, out_of_memory, shortened
 from ..losses import Kept, Objective
-from ..models.compiling import FORMS, Form, compile_blocks, compiled, plain_again
+from ..models.cit import CiT
+from ..models.compiling import SIMPLER, Form, compile_blocks, compiled, plain_again
 from ..system.clock import now
 
 
@@ -71,7 +72,7 @@ class Trained(nn.Module):
         self.names = ("total", *objective.names(tokens, teachers))
         self.form: Form = "plain"
         self._objective, self._still, self._say = objective, tuple(still), say
-        self._regions: dict[Form, Callable[..., Losses]] = {"plain": self._plain, "blocks": self._plain}
+        self._regions: dict[Form, Callable[..., Losses]] = dict.fromkeys(("plain", "blocks", "fused"), self._plain)
         self._first: FirstBatch | None = None
 
     def train(self, mode: bool = True) -> Trained:
@@ -97,7 +98,7 @@ class Trained(nn.Module):
                 if self.form == "plain":
                     raise
                 why = why or error
-                self.use(FORMS[FORMS.index(self.form) + 1])
+                self.use(SIMPLER[self.form])
             else:
                 self._tell(why)
                 return losses
@@ -112,6 +113,8 @@ class Trained(nn.Module):
         if self.form == "blocks":
             plain_again(self.student)
         self.form = form
+        if isinstance(self.student, CiT):
+            self.student.fused_blocks = form == "fused"
         if form not in self._regions:
             self._regions[form] = compiled(self._plain, form)
         if form == "blocks" and not compile_blocks(self.student):
@@ -144,7 +147,7 @@ class Trained(nn.Module):
                 if self.form == "plain" or isinstance(error, CoadviseError) or out_of_memory(error):
                     raise
                 why = why or error
-                self.use(FORMS[FORMS.index(self.form) + 1])
+                self.use(SIMPLER[self.form])
             else:
                 self._tell(why)
                 return Tried(self.form, seconds[0], min(seconds[1:], default=seconds[0]))

@@ -1,0 +1,56 @@
+"""timm's plain transformer block through `ops.block`, where that computes the same and faster: training on the CPU."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from timm.layers import Mlp
+from timm.models.vision_transformer import Attention, Block
+from torch import Tensor, nn
+
+from ..ops.block import Weights, code, fits, transformer_block
+from .last_block import watched
+
+
+def fused(block: nn.Module, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
+    """`block(x)`, by one operation where `can_fuse` says so."""
+    answer: Tensor = transformer_block(x, *_facts(block)) if can_fuse(block, x) else block(x)
+    return answer
+
+
+def can_fuse(block: nn.Module, x: Tensor) -> bool:
+    """Whether the block is timm's plain one, without drop path, dropout and hooks, and `x` float32 on the CPU."""
+    if type(x) is not Tensor or x.device.type != "cpu" or x.dtype != torch.float32 or x.ndim != 3:
+        return False
+    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return is_plain(block, x.shape[1]) and code() is not None
+
+
+def is_plain(block: nn.Module, length: int) -> bool:
+    """Whether a block and the number of its tokens are what `ops.block` knows."""
+    if type(block) is not Block or type(block.attn) is not Attention or type(block.mlp) is not Mlp:
+        return False
+    attention, mlp = block.attn, block.mlp
+    nothing = [attention.q_norm, attention.k_norm, getattr(attention, "norm", None), getattr(attention, "gate", None)]
+    nothing += [block.ls1, block.ls2, block.drop_path1, block.drop_path2, getattr(mlp, "norm", None)]
+    drops = [attention.attn_drop, attention.proj_drop, mlp.drop1, mlp.drop2]
+    norms, layers = [block.norm1, block.norm2], [attention.qkv, attention.proj, mlp.fc1, mlp.fc2]
+    return (
+        all(one is None or type(one) is nn.Identity for one in nothing)
+        and all(type(one) is nn.Dropout and one.p == 0.0 for one in drops)
+        and all(isinstance(one, nn.LayerNorm) and one.bias is not None for one in norms)
+        and all(type(one) is nn.Linear and one.bias is not None and one.weight.dtype == torch.float32 for one in layers)
+        and type(mlp.act) is nn.GELU
+        and mlp.act.approximate == "none"
+        and attention.num_heads * attention.head_dim == attention.qkv.in_features
+        and fits(length, attention.qkv.in_features, attention.num_heads, mlp.fc1.out_features)
+        and not any(watched(one) for one in block.modules())
+    )
+
+
+def _facts(block: nn.Module) -> tuple[Weights, int, tuple[float, float]]:
+    assert isinstance(block, Block) and isinstance(block.attn, Attention) and isinstance(block.mlp, Mlp)
+    layers = (block.norm1, block.attn.qkv, block.attn.proj, block.norm2, block.mlp.fc1, block.mlp.fc2)
+    weights = [one for layer in layers for one in (layer.weight, layer.bias)]
+    return Weights(*weights), block.attn.num_heads, (block.norm1.eps, block.norm2.eps)  # type: ignore[arg-type]

@@ -1,0 +1,388 @@
+// A transformer block in float32 on the CPU, forward and backward, a few images at a time. Compiled by block.py.
+//
+//   a = x + proj(attention(qkv(norm1(x)))),   out = a + fc2(gelu(fc1(norm2(a))))
+//
+// What lies between two matrix products of some images fits into a core's cache, where it is read again by the next
+// one. Products are those of the library that PyTorch brings; everything between them is done here.
+
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <memory>
+#include <new>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace {
+
+typedef float V __attribute__((vector_size(64)));
+typedef int32_t I __attribute__((vector_size(64)));
+constexpr int64_t W = 16;  // floats of a vector
+
+inline V load(const float* p) { V v; std::memcpy(&v, p, sizeof v); return v; }
+inline void store(float* p, V v) { std::memcpy(p, &v, sizeof v); }
+inline void add(float* p, V v) { store(p, load(p) + v); }
+inline V all(float x) { return V{} + x; }
+inline V larger(V a, V b) { return a > b ? a : b; }
+
+inline float sum(V v) {
+    float at[W], total = 0;
+    store(at, v);
+    for (int i = 0; i < 8; ++i) at[i] += at[i + 8];
+    for (int i = 0; i < 4; ++i) at[i] += at[i + 4];
+    for (int i = 0; i < 4; ++i) total += at[i];
+    return total;
+}
+
+inline float largest(V v) {
+    float at[W];
+    store(at, v);
+    for (int i = 0; i < 8; ++i) at[i] = at[i] > at[i + 8] ? at[i] : at[i + 8];
+    for (int i = 0; i < 4; ++i) at[i] = at[i] > at[i + 4] ? at[i] : at[i + 4];
+    const float a = at[0] > at[1] ? at[0] : at[1], b = at[2] > at[3] ? at[2] : at[3];
+    return a > b ? a : b;
+}
+
+// e^x for x ≤ 88 to 1e-7 of its value: 2^n · e^r with |r| ≤ log(2) / 2, the logarithm in two parts, e^r by its series. 0
+// for x < −80, and so is nothing that is made of it a denormal number, which processors compute a hundred times slower.
+inline V exponential(V x) {
+    const I small = x < -80.0f;
+    x = larger(x, all(-80.0f));
+    const V shift = all(12582912.0f);  // 1.5 · 2^23: what is added to it is rounded to a whole number
+    const V moved = x * 1.44269504f + shift, n = moved - shift;
+    const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    V series = all(1.0f / 5040);
+    for (float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) series = series * r + c;
+    return (V)(((I)series + ((I)moved << 23)) & ~small);
+}
+
+// Distribution and density of the normal distribution, by formula 7.1.26 of Abramowitz and Stegun for erf (to 1.5e-7),
+// which is also what PyTorch's GELU takes.
+struct Normal { V below, density; };
+inline Normal normal(V x) {
+    const V size = x < 0.0f ? -x : x, power = exponential(x * x * -0.5f);
+    const V t = 1.0f / (1.0f + size * (0.3275911f * 0.70710678f));
+    const V series = ((((t * 1.061405429f - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+    const V rest = series * power * 0.5f;
+    return {x < 0.0f ? rest : 1.0f - rest, power * 0.39894228f};
+}
+
+typedef void (*Gemm)(const char*, const char*, const int*, const int*, const int*, const float*, const float*, const int*,
+                     const float*, const int*, const float*, float*, const int*);
+
+struct Sizes {
+    int64_t images, length, width, heads, hidden, chunk, threads;
+    float eps1, eps2;
+};
+
+// Order of the parameters, and of their gradients.
+enum { N1W, N1B, QKVW, QKVB, PROJW, PROJB, N2W, N2B, FC1W, FC1B, FC2W, FC2B, PARAMETERS };
+
+// Fortran's columns are our rows, so factors change places.
+struct Products {
+    Gemm gemm;
+    void call(char ta, char tb, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
+              float beta, float* c, int64_t ldc) const {
+        const int im = m, in = n, ik = k, ia = lda, ib = ldb, ic = ldc;
+        const float one = 1;
+        gemm(&ta, &tb, &im, &in, &ik, &one, a, &ia, b, &ib, &beta, c, &ic);
+    }
+    // y (rows, to) (+)= x (rows, from) · w (to, from)ᵀ
+    void linear(int64_t rows, int64_t from, int64_t to, const float* x, const float* w, float beta, float* y) const {
+        call('T', 'N', to, rows, from, w, from, x, from, beta, y, to);
+    }
+    // dx (rows, from) = dy (rows, to) · w (to, from)
+    void input(int64_t rows, int64_t from, int64_t to, const float* dy, const float* w, float* dx) const {
+        call('N', 'N', from, rows, to, w, from, dy, to, 0, dx, from);
+    }
+    // dw (to, from) += dy (rows, to)ᵀ · x (rows, from)
+    void weight(int64_t rows, int64_t from, int64_t to, const float* dy, const float* x, float* dw) const {
+        call('N', 'T', from, to, rows, x, from, dy, to, 1, dw, from);
+    }
+};
+
+struct Moments { float mean, inverse; };
+inline Moments moments(const float* x, int64_t width, float eps) {
+    V first{}, second{};
+    for (int64_t k = 0; k < width; k += W) first += load(x + k);
+    const float mean = sum(first) / width;
+    for (int64_t k = 0; k < width; k += W) { const V c = load(x + k) - mean; second += c * c; }
+    return {mean, 1.0f / __builtin_sqrtf(sum(second) / width + eps)};
+}
+
+void norm(const float* x, const float* weight, const float* bias, float eps, int64_t rows, int64_t width, float* y) {
+    for (int64_t i = 0; i < rows; ++i, x += width, y += width) {
+        const Moments m = moments(x, width, eps);
+        for (int64_t k = 0; k < width; k += W)
+            store(y + k, (load(x + k) - m.mean) * m.inverse * load(weight + k) + load(bias + k));
+    }
+}
+
+// dx = residual + what comes through the norm of x; y becomes the norm's output.
+void norm_back(const float* x, const float* weight, const float* bias, float eps, const float* dy, const float* residual,
+               int64_t rows, int64_t width, float* y, float* dx, float* dweight, float* dbias) {
+    for (int64_t i = 0; i < rows; ++i, x += width, y += width, dy += width, dx += width, residual += width) {
+        const Moments m = moments(x, width, eps);
+        V first{}, second{};
+        for (int64_t k = 0; k < width; k += W) {
+            const V hat = (load(x + k) - m.mean) * m.inverse, d = load(dy + k), dw = d * load(weight + k);
+            first += dw;
+            second += dw * hat;
+            add(dweight + k, d * hat);
+            add(dbias + k, d);
+            store(y + k, hat * load(weight + k) + load(bias + k));
+        }
+        const float mean = sum(first) / width, slope = sum(second) / width;
+        for (int64_t k = 0; k < width; k += W) {
+            const V hat = (load(x + k) - m.mean) * m.inverse;
+            store(dx + k, load(residual + k) + (load(dy + k) * load(weight + k) - mean - hat * slope) * m.inverse);
+        }
+    }
+}
+
+// y = x + bias of each row, or the bias alone.
+void begin(const float* x, const float* bias, int64_t rows, int64_t width, float* y) {
+    for (int64_t i = 0; i < rows; ++i, y += width)
+        for (int64_t k = 0; k < width; k += W) store(y + k, x ? load(x + i * width + k) + load(bias + k) : load(bias + k));
+}
+
+void column_sums(const float* x, int64_t rows, int64_t width, float* sums) {
+    for (int64_t i = 0; i < rows; ++i, x += width)
+        for (int64_t k = 0; k < width; k += W) add(sums + k, load(x + k));
+}
+
+// Small products within attention: out (n, 16·C) = a (n, depth) · b (depth, 16·C), a at any strides.
+template <int C, int R>
+inline void tile(int64_t depth, const float* a, int64_t ai, int64_t ak, const float* b, int64_t ldb, float* out, int64_t ldo) {
+    V sums[R][C] = {};
+    for (int64_t k = 0; k < depth; ++k, b += ldb) {
+        V row[C];
+        for (int c = 0; c < C; ++c) row[c] = load(b + W * c);
+        for (int r = 0; r < R; ++r) {
+            const V left = all(a[r * ai + k * ak]);
+            for (int c = 0; c < C; ++c) sums[r][c] += left * row[c];
+        }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int c = 0; c < C; ++c) store(out + r * ldo + W * c, sums[r][c]);
+}
+
+template <int C, int R>
+inline void tiles(int64_t n, int64_t depth, const float* a, int64_t ai, int64_t ak, const float* b, int64_t ldb, float* out,
+                  int64_t ldo) {
+    int64_t i = 0;
+    for (; i + R <= n; i += R) tile<C, R>(depth, a + i * ai, ai, ak, b, ldb, out + i * ldo, ldo);
+    if constexpr (R > 1)
+        if (i < n) tiles<C, R / 2>(n - i, depth, a + i * ai, ai, ak, b, ldb, out + i * ldo, ldo);
+}
+
+void small(int64_t columns, int64_t n, int64_t depth, const float* a, int64_t ai, int64_t ak, const float* b, int64_t ldb,
+           float* out, int64_t ldo) {
+    switch (columns / W) {
+        case 1: return tiles<1, 8>(n, depth, a, ai, ak, b, ldb, out, ldo);
+        case 2: return tiles<2, 8>(n, depth, a, ai, ak, b, ldb, out, ldo);
+        case 3: return tiles<3, 4>(n, depth, a, ai, ak, b, ldb, out, ldo);
+        case 4: return tiles<4, 4>(n, depth, a, ai, ak, b, ldb, out, ldo);
+    }
+}
+
+constexpr int64_t MOST = 64;  // tokens, and channels of a head
+
+// The attention of one head of one image. Rows of q, k, v (and of their gradients) are `pitch` floats apart.
+struct Head {
+    int64_t length, depth, padded, pitch, width;
+    float scale;
+    // Not 4096 bytes apart, where a load would wait for a store to the other.
+    float turned[MOST * MOST + W], chance[MOST * MOST + W], change[MOST * MOST + W], outside[MOST];
+
+    Head(const Sizes& s)
+        : length(s.length), depth(s.width / s.heads), padded((s.length + W - 1) / W * W), pitch(3 * s.width),
+          width(s.width), scale(1.0f / __builtin_sqrtf(float(s.width / s.heads))) {
+        for (int64_t j = 0; j < MOST; ++j) outside[j] = j < length ? 0.0f : -1e30f;
+    }
+
+    void turn(const float* rows) {  // (length, depth) → (depth, padded)
+        for (int64_t d = 0; d < depth; ++d) {
+            for (int64_t j = 0; j < length; ++j) turned[d * padded + j] = rows[j * pitch + d];
+            for (int64_t j = length; j < padded; ++j) turned[d * padded + j] = 0;
+        }
+    }
+
+    void softmax(const float* q, const float* k) {
+        turn(k);
+        small(padded, length, depth, q, pitch, 1, turned, padded, chance, padded);
+        for (int64_t i = 0; i < length; ++i) {
+            float* row = chance + i * padded;
+            V most = all(-1e30f), total{};
+            for (int64_t j = 0; j < padded; j += W) {
+                const V score = load(row + j) * scale + load(outside + j);
+                store(row + j, score);
+                most = larger(most, score);
+            }
+            const float top = largest(most);
+            for (int64_t j = 0; j < padded; j += W) {
+                const V power = exponential(load(row + j) - top);
+                store(row + j, power);
+                total += power;
+            }
+            const float inverse = 1.0f / sum(total);
+            for (int64_t j = 0; j < padded; j += W) store(row + j, load(row + j) * inverse);
+        }
+    }
+
+    void forward(const float* qkv, float* out) {
+        softmax(qkv, qkv + width);
+        small(depth, length, length, chance, padded, 1, qkv + 2 * width, pitch, out, width);
+    }
+
+    void backward(const float* qkv, const float* out, const float* dout, float* dqkv) {
+        const float *q = qkv, *k = qkv + width, *v = qkv + 2 * width;
+        softmax(q, k);
+        small(depth, length, length, chance, 1, padded, dout, width, dqkv + 2 * width, pitch);
+        turn(v);
+        small(padded, length, depth, dout, width, 1, turned, padded, change, padded);
+        for (int64_t i = 0; i < length; ++i) {
+            V both{};
+            for (int64_t d = 0; d < depth; d += W) both += load(dout + i * width + d) * load(out + i * width + d);
+            const float inner = sum(both);
+            for (int64_t j = i * padded; j < (i + 1) * padded; j += W)
+                store(change + j, load(chance + j) * (load(change + j) - inner) * scale);
+        }
+        small(depth, length, length, change, padded, 1, k, pitch, dqkv, pitch);
+        small(depth, length, length, change, 1, padded, q, pitch, dqkv + width, pitch);
+    }
+};
+
+// What a block keeps of its forward pass for the backward one.
+struct Kept {
+    float *qkv, *mixed, *middle, *hidden;
+    Kept(const Sizes& s, float* at) {
+        const int64_t rows = s.images * s.length;
+        qkv = at, mixed = qkv + rows * 3 * s.width, middle = mixed + rows * s.width, hidden = middle + rows * s.width;
+    }
+};
+
+struct Part { int64_t first, images, rows, row; };
+inline Part part(const Sizes& s, int64_t number) {
+    const int64_t first = number * s.chunk, left = s.images - first, images = left < s.chunk ? left : s.chunk;
+    return {first, images, images * s.length, first * s.length};
+}
+
+void forward_part(const Products& products, const Sizes& s, const float* const* p, const float* x, float* out,
+                  const Kept& all_kept, Part at, float* room, Head& head) {
+    const int64_t d = s.width, m = s.hidden, rows = at.rows, depth = d / s.heads;
+    float *normed = room, *active = normed + rows * d;
+    float *qkv = all_kept.qkv + at.row * 3 * d, *mixed = all_kept.mixed + at.row * d;
+    float *middle = all_kept.middle + at.row * d, *hidden = all_kept.hidden + at.row * m;
+    x += at.row * d, out += at.row * d;
+    norm(x, p[N1W], p[N1B], s.eps1, rows, d, normed);
+    begin(nullptr, p[QKVB], rows, 3 * d, qkv);
+    products.linear(rows, d, 3 * d, normed, p[QKVW], 1, qkv);
+    for (int64_t i = 0; i < at.images; ++i)
+        for (int64_t h = 0; h < s.heads; ++h)
+            head.forward(qkv + i * s.length * 3 * d + h * depth, mixed + i * s.length * d + h * depth);
+    begin(x, p[PROJB], rows, d, middle);
+    products.linear(rows, d, d, mixed, p[PROJW], 1, middle);
+    norm(middle, p[N2W], p[N2B], s.eps2, rows, d, normed);
+    products.linear(rows, d, m, normed, p[FC1W], 0, hidden);
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < m; k += W) {
+            const V h = load(hidden + i * m + k) + load(p[FC1B] + k);
+            store(hidden + i * m + k, h);
+            store(active + i * m + k, h * normal(h).below);
+        }
+    begin(middle, p[FC2B], rows, d, out);
+    products.linear(rows, m, d, active, p[FC2W], 1, out);
+}
+
+void backward_part(const Products& products, const Sizes& s, const float* const* p, const float* x, const float* dout,
+                   const Kept& all_kept, Part at, float* room, Head& head, float* dx, float* const* g) {
+    const int64_t d = s.width, m = s.hidden, rows = at.rows, depth = d / s.heads;
+    float *normed = room, *through = normed + rows * d, *dmiddle = through + rows * d, *active = dmiddle + rows * d;
+    float *dhidden = active + rows * m, *dqkv = active;  // one after the other
+    const float *qkv = all_kept.qkv + at.row * 3 * d, *mixed = all_kept.mixed + at.row * d;
+    const float *middle = all_kept.middle + at.row * d, *hidden = all_kept.hidden + at.row * m;
+    x += at.row * d, dout += at.row * d, dx += at.row * d;
+    products.input(rows, m, d, dout, p[FC2W], dhidden);
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < m; k += W) {
+            const V h = load(hidden + i * m + k);
+            const Normal n = normal(h);
+            const V dh = load(dhidden + i * m + k) * (n.below + h * n.density);
+            store(active + i * m + k, h * n.below);
+            store(dhidden + i * m + k, dh);
+            add(g[FC1B] + k, dh);
+        }
+    products.weight(rows, m, d, dout, active, g[FC2W]);
+    column_sums(dout, rows, d, g[FC2B]);
+    products.input(rows, d, m, dhidden, p[FC1W], through);
+    norm_back(middle, p[N2W], p[N2B], s.eps2, through, dout, rows, d, normed, dmiddle, g[N2W], g[N2B]);
+    products.weight(rows, d, m, dhidden, normed, g[FC1W]);
+    products.weight(rows, d, d, dmiddle, mixed, g[PROJW]);
+    column_sums(dmiddle, rows, d, g[PROJB]);
+    products.input(rows, d, d, dmiddle, p[PROJW], through);
+    for (int64_t i = 0; i < at.images; ++i)
+        for (int64_t h = 0; h < s.heads; ++h) {
+            const int64_t wide = i * s.length * 3 * d + h * depth, row = i * s.length * d + h * depth;
+            head.backward(qkv + wide, mixed + row, through + row, dqkv + wide);
+        }
+    column_sums(dqkv, rows, 3 * d, g[QKVB]);
+    products.input(rows, d, 3 * d, dqkv, p[QKVW], through);
+    norm_back(x, p[N1W], p[N1B], s.eps1, through, dmiddle, rows, d, normed, dx, g[N1W], g[N1B]);
+    products.weight(rows, d, 3 * d, dqkv, normed, g[QKVW]);
+}
+
+inline int thread_number() {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+inline int64_t parts(const Sizes& s) { return (s.images + s.chunk - 1) / s.chunk; }
+
+}  // namespace
+
+// x (images, length, width) → out; `kept` has room for rows × (5 · width + hidden). Returns 0, or 1 without memory.
+extern "C" int forward(Gemm gemm, const Sizes* s, const float* const* parameters, const float* x, float* out, float* kept) {
+    const Products products{gemm};
+    const Kept all_kept(*s, kept);
+    int failed = 0;
+#pragma omp parallel num_threads(s->threads) reduction(| : failed)
+    {
+        const std::unique_ptr<float[]> room(new (std::nothrow) float[s->chunk * s->length * (s->width + s->hidden)]);
+        const std::unique_ptr<Head> head(new (std::nothrow) Head(*s));
+        failed |= !room || !head;
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < parts(*s); ++n)
+            if (!failed) forward_part(products, *s, parameters, x, out, all_kept, part(*s, n), room.get(), *head);
+    }
+    return failed;
+}
+
+// Gradients from dout: dx, and those of the parameters one after the other, for each thread (`each` floats, all 0).
+extern "C" int backward(Gemm gemm, const Sizes* s, const float* const* parameters, const float* x, const float* dout,
+                        float* kept, float* dx, float* gradients, int64_t each) {
+    const Products products{gemm};
+    const Kept all_kept(*s, kept);
+    const int64_t d = s->width, m = s->hidden;
+    const int64_t counts[PARAMETERS] = {d, d, 3 * d * d, 3 * d, d * d, d, d, d, m * d, m, d * m, d};
+    int failed = 0;
+#pragma omp parallel num_threads(s->threads) reduction(| : failed)
+    {
+        const int64_t rows = s->chunk * s->length;
+        const std::unique_ptr<float[]> room(new (std::nothrow) float[rows * (3 * d + m + (m > 3 * d ? m : 3 * d))]);
+        const std::unique_ptr<Head> head(new (std::nothrow) Head(*s));
+        failed |= !room || !head;
+        float* own[PARAMETERS];
+        float* next = gradients + each * thread_number();
+        for (int i = 0; i < PARAMETERS; ++i) own[i] = next, next += counts[i];
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < parts(*s); ++n)
+            if (!failed)
+                backward_part(products, *s, parameters, x, dout, all_kept, part(*s, n), room.get(), *head, dx, own);
+    }
+    return failed;
+}

@@ -1,0 +1,134 @@
+"""A transformer block in float32 on the CPU as one operation each way, by compiled code: `block.cpp`.
+
+It goes through a block with a few images at a time, so that what one matrix product gives is still in the core's cache
+for the next, and does norms, GELU, sums and the attention of few tokens between them without PyTorch's kernels, each of
+which reads and writes all of a batch. The same numbers up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..system.native import compiled
+
+SOURCE = Path(__file__).with_name("block.cpp")
+# Tokens of an image and channels of a head, at most; all widths are multiples of a register's 16 numbers.
+MOST, STEP = 64, 16
+# Tokens of the images that go through a block together.
+ROWS = 480
+
+
+class Weights(NamedTuple):
+    """Parameters of a block of width d with an MLP of width m, in the order of `block.cpp`."""
+
+    norm1_weight: Float[Tensor, " d"]
+    norm1_bias: Float[Tensor, " d"]
+    qkv_weight: Float[Tensor, "3d d"]
+    qkv_bias: Float[Tensor, " 3d"]
+    proj_weight: Float[Tensor, "d d"]
+    proj_bias: Float[Tensor, " d"]
+    norm2_weight: Float[Tensor, " d"]
+    norm2_bias: Float[Tensor, " d"]
+    fc1_weight: Float[Tensor, "m d"]
+    fc1_bias: Float[Tensor, " m"]
+    fc2_weight: Float[Tensor, "d m"]
+    fc2_bias: Float[Tensor, " d"]
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("images", "length", "width", "heads", "hidden", "chunk", "threads")),
+        *((name, ctypes.c_float) for name in ("eps1", "eps2")),
+    )
+
+
+class _Code(NamedTuple):
+    library: ctypes.CDLL
+    product: ctypes.c_void_p
+    """The matrix product of the library that PyTorch brings."""
+
+
+@functools.cache
+def code() -> _Code | None:
+    """The compiled functions and the product they call; None where there is no compiler, or no such product."""
+    if "ILP64" in torch.__config__.show():  # sizes of another width
+        return None
+    try:
+        product = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).sgemm_
+    except (OSError, AttributeError):
+        return None
+    library = compiled(SOURCE, "small transformers are trained without compiled code here, more slowly")
+    return None if library is None else _Code(library, ctypes.cast(product, ctypes.c_void_p))
+
+
+def fits(length: int, width: int, heads: int, hidden: int) -> bool:
+    """Whether blocks of such sizes can be computed so: tokens, width, heads, width of the MLP."""
+    depth = width // heads
+    return length <= MOST and depth <= MOST and not (depth % STEP or width % STEP or hidden % STEP)
+
+
+def transformer_block(
+    x: Float[Tensor, "b l d"], weights: Weights, heads: int, eps: tuple[float, float]
+) -> Float[Tensor, "b l d"]:
+    """`a = x + proj(attention(qkv(norm1(x))))`, then `a + fc2(gelu(fc1(norm2(a))))`.
+
+    Args:
+        x: float32 on the CPU; sizes that `fits` allows.
+        heads: of attention.
+        eps: of both norms.
+    """
+    answer: Tensor = _Block.apply(x, heads, eps, *weights)
+    return answer
+
+
+class _Block(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, heads: int, eps: tuple[float, float], *weights: Tensor) -> Tensor:
+        x = x.contiguous()
+        weights = tuple(one.contiguous() for one in weights)
+        sizes = _sizes(x, heads, eps, weights[8].shape[0])
+        out = torch.empty_like(x)
+        kept = torch.empty(x.shape[0] * x.shape[1] * (5 * x.shape[2] + weights[8].shape[0]))
+        _call("forward", sizes, weights, x, out, kept)
+        ctx.save_for_backward(x, kept, *weights)
+        ctx.sizes = sizes
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, kept, *weights = ctx.saved_tensors
+        sizes, grad = ctx.sizes, grad.contiguous()
+        counts = [one.numel() for one in weights]
+        dx = torch.empty_like(x)
+        sums = torch.zeros(sizes.threads, sum(counts))
+        _call("backward", sizes, weights, x, grad, kept, dx, sums, more=(ctypes.c_int64(sums.shape[1]),))
+        total = sums[0] if sizes.threads == 1 else sums.sum(0)
+        parts = total.split(counts)
+        return dx, None, None, *(part.view_as(one) for part, one in zip(parts, weights, strict=True))
+
+
+def _sizes(x: Tensor, heads: int, eps: tuple[float, float], hidden: int) -> _Sizes:
+    images, length, width = x.shape
+    chunk = max(1, ROWS // length)
+    threads = max(1, min(torch.get_num_threads(), -(-images // chunk)))
+    return _Sizes(images, length, width, heads, hidden, chunk, threads, *eps)
+
+
+def _call(
+    what: str, sizes: _Sizes, weights: tuple[Tensor, ...] | list[Tensor], *tensors: Tensor, more: tuple[Any, ...] = ()
+) -> None:
+    found = code()
+    assert found is not None
+    addresses = (ctypes.c_void_p * len(weights))(*(one.data_ptr() for one in weights))
+    pointers = [ctypes.c_void_p(one.data_ptr()) for one in tensors]
+    if getattr(found.library, what)(found.product, ctypes.byref(sizes), addresses, *pointers, *more):
+        raise MemoryError

@@ -1,0 +1,90 @@
+"""A transformer block in one operation, against timm's in float64."""
+
+import copy
+
+import pytest
+import torch
+from timm.models.vision_transformer import Block
+
+from coadvise.models.whole_block import can_fuse, fused, is_plain
+from coadvise.ops.block import code
+
+SHAPES = {  # images, tokens, width, heads
+    "cifar": (27, 19, 96, 3), "digits": (5, 19, 48, 3), "one": (1, 1, 16, 1), "most": (3, 64, 192, 3),
+    "48 a head": (9, 17, 96, 2),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def compiled():
+    if code() is None:
+        pytest.skip("no C++ compiler, or a PyTorch without sgemm")
+
+
+def made(width, heads, scale=1.0):
+    torch.manual_seed(0)
+    block = Block(width, heads, qkv_bias=True)
+    with torch.no_grad():
+        for one in block.parameters():
+            one.add_(scale * torch.randn_like(one) / width**0.5)
+    return block
+
+
+def everything(run, block, x, grad):
+    x = x.clone().requires_grad_()
+    y = run(block, x)
+    return [y.detach(), *torch.autograd.grad(y, [x, *block.parameters()], grad)]
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_is_timms_block(shape, threads):
+    images, tokens, width, heads = shape
+    block = made(width, heads)
+    x, grad = torch.randn(2, images, tokens, width)
+    assert can_fuse(block, x)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = everything(fused, block, x, grad)
+    finally:
+        torch.set_num_threads(before)
+    exact = everything(lambda one, x: one(x), copy.deepcopy(block).double(), x.double(), grad.double())
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=3e-6 * float(b.abs().max()))
+
+
+def test_large_numbers_stay_finite():
+    """Scores of hundreds and activations far from 0, where exponentials leave float32's range."""
+    block, x = made(32, 2, scale=20.0), 30 * torch.randn(4, 5, 32)
+    grad = torch.randn(4, 5, 32)
+    found = everything(fused, block, x, grad)
+    exact = everything(lambda one, x: one(x), copy.deepcopy(block).double(), x.double(), grad.double())
+    plain = everything(lambda one, x: one(x), block, x, grad)
+    for a, b, c in zip(found, exact, plain, strict=True):
+        assert a.isfinite().all()
+        error, usual = ((one.double() - b).norm() / b.norm() for one in (a, c))
+        assert error <= 3 * usual + 1e-5
+
+
+def test_others_run_as_they_are():
+    x = torch.randn(2, 19, 96)
+    assert is_plain(made(96, 3), 19)
+    for other in (
+        Block(96, 3), Block(96, 3, qkv_bias=True, qk_norm=True), Block(96, 3, qkv_bias=True, drop_path=0.1),
+        Block(96, 3, qkv_bias=True, init_values=1e-5), Block(96, 3, qkv_bias=True, proj_drop=0.1),
+        Block(96, 12, qkv_bias=True), Block(96, 3, qkv_bias=True, act_layer=torch.nn.SiLU),
+    ):  # fmt: skip
+        assert not is_plain(other, 19)
+        torch.manual_seed(1)
+        y = other(x)
+        torch.manual_seed(1)
+        assert torch.equal(fused(other, x), y)
+    block = made(96, 3)
+    assert not is_plain(block, 65) and not can_fuse(block, x.double()) and not can_fuse(block, x.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not can_fuse(block, x)
+    seen = []
+    block.attn.register_forward_hook(lambda *_: seen.append(1))
+    fused(block, x)
+    assert seen
