@@ -1,9 +1,10 @@
-"""Core-minutes that an arm of the scale `cifar-cpu` costs for a million images seen, beside another tree of this package.
+"""Core-minutes that an arm of the scale `cifar-cpu` takes for a million images, beside another tree of the package.
 
 The arm is `transformer_tiny` with two teachers whose advice is stored. Each training is a process of its own with one
 thread, as `reproduce` has them side by side; counted are the seconds of the processor, user and system, of the process
-and of those it started. Trainings of two lengths take turns: their difference is what the passes cost, the rest is
-start-up, reading, evaluation and result. Compiling for the first time is counted apart. The images are smooth noise.
+and of those it starts. What passes cost is read between two log lines of a training of 25 epochs, which is then
+stopped; start-up, reading, evaluation and result are those of a training of one epoch, less its passes. The trees take
+turns. The images are smooth noise.
 
 git worktree add /tmp/old 934e134
 python benchmarks/bench_arm.py /tmp/old
@@ -20,8 +21,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,9 +36,10 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parents[1]
 # As many views as the scale has, of so many images that finished batches of all views would not stay in memory.
 VIEWS, IMAGES, VALIDATION, BATCH = 10, 4000, 1000, 100
-SHORT, LONG = 1, 5
-ARM = {"epochs": 25, "images": 10_000}
-"""Of the scale."""
+FROM, TO = 100, 300
+"""Steps between which passes are counted."""
+EPOCHS = 25
+ARM_IMAGES = 10_000
 RECIPE = """
 name: arm
 data: {{source: {data}, image_size: 32, eval_crop: 1.0, mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2616],
@@ -46,7 +50,7 @@ teachers:
     train: {{epochs: 1, lr: 2.0e-3, batch_size: 100}}}}
   inv: {{model: rednet26, options: {{layers: [1, 1, 1], width: 32}}, train: {{epochs: 1, lr: 2.0e-3, batch_size: 100}}}}
 optim: {{batch_size: {batch}, lr: 1.0e-3, lr_batch: null, weight_decay: 0.05, clip: 5}}
-schedule: {{epochs: 25, warmup_epochs: 0.5}}
+schedule: {{warmup_epochs: 0.5}}
 run: {{eval_every: 25, eval_batch_size: 500, tensorboard: false, allow_weak: true, device: cpu, precision: fp32{more}}}
 """
 
@@ -64,49 +68,78 @@ class Side:
     folder: Path
     settings: tuple[str, ...] = ()
 
-    def run(self, command: str, *words: str) -> float:
-        """Seconds of the processor that a command of the package takes, with all processes that it starts.
-
-        Raises:
-            SystemExit: it failed.
-        """
+    def start(self, command: str, *words: str) -> subprocess.Popen[bytes]:
+        """A command of the package."""
         environment = {
             **os.environ, "PYTHONPATH": str(self.tree / "src"), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg",
             "XDG_CACHE_HOME": str(self.folder / "cache"),
         }  # fmt: skip
         call = [sys.executable, "-m", "coadvise", command, str(self.folder / "arm.yaml"), *words, *self.settings]
         with (self.folder / "log").open("wb") as log:
-            process = subprocess.Popen(call, env=environment, stdout=log, stderr=log, cwd=self.folder)
-            _, status, usage = os.wait4(process.pid, 0)
+            return subprocess.Popen(call, env=environment, stdout=log, stderr=log, cwd=self.folder)
+
+    def run(self, command: str, *words: str) -> float:
+        """Seconds of the processor that a command takes, with all processes that it starts.
+
+        Raises:
+            SystemExit: it failed.
+        """
+        process = self.start(command, *words)
+        _, status, usage = os.wait4(process.pid, 0)
         if status:
-            raise SystemExit(f"{self.name}: {' '.join(call)}\n{(self.folder / 'log').read_text()}")
+            raise SystemExit(f"{self.name}: {command} failed\n{(self.folder / 'log').read_text()}")
         return usage.ru_utime + usage.ru_stime
 
     def prepare(self, data: Path) -> None:
         """Write the recipe, train the teachers and store their advice."""
         self.folder.mkdir()
-        # Rather than ask each build what keys it has: this one came after the builds one would compare with.
-        knows = (
-            "baselines" in (self.tree / "src" / "coadvise" / "recipe" / "schema.py").read_text()
-            if (self.tree / "src" / "coadvise" / "recipe").is_dir()
-            else False
-        )
-        more = ", baselines: []" if knows else ""
+        schema = self.tree / "src" / "coadvise" / "recipe" / "schema.py"
+        # Earlier builds do not know the key, and measure none.
+        more = ", baselines: []" if schema.is_file() and "baselines:" in schema.read_text() else ""
         recipe = RECIPE.format(data=data, views=VIEWS, batch=BATCH, more=more)
         (self.folder / "arm.yaml").write_text(recipe)
         self.run("cache")
 
-    def train(self, epochs: int) -> float:
-        """Seconds of the processor of a training; its last losses are kept in `losses`."""
-        run = self.folder / "run"
-        shutil.rmtree(run, ignore_errors=True)
-        return self.run("train", "advice=cache", f"schedule.epochs={epochs}", f"run.output={run}")
+    def short(self) -> float:
+        """Seconds of the processor of a training of one epoch."""
+        return self.run("train", "schedule.epochs=1", *self._output())
+
+    def passes(self) -> float:
+        """Seconds of the processor between two steps of a training."""
+        process, at = self.start("train", f"schedule.epochs={EPOCHS}", *self._output()), {}
+        while process.poll() is None and TO not in at:
+            for line in self.lines():
+                if line.get("step") in (FROM, TO) and line["step"] not in at:
+                    at[line["step"]] = seconds_of_tree(process.pid)
+            time.sleep(0.02)
+        if TO not in at:
+            raise SystemExit(f"{self.name}: it ended early\n{(self.folder / 'log').read_text()}")
+        process.terminate()
+        process.wait()
+        return at[TO] - at[FROM]
 
     def losses(self) -> list[float]:
-        """The total loss of each line that the last training logged."""
-        lines = map(json.loads, (self.folder / "run" / "metrics.jsonl").read_text().splitlines())
-        found = [line.get("loss", line.get("total")) for line in lines]
-        return [value for value in found if isinstance(value, float)]
+        """The total loss of each line of the last training up to `TO`."""
+        return [line["loss"] for line in self.lines() if "loss" in line and line["step"] <= TO]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What the last training has logged so far."""
+        path = self.folder / "run" / "metrics.jsonl"
+        text = path.read_text() if path.is_file() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def _output(self) -> tuple[str, ...]:
+        shutil.rmtree(self.folder / "run", ignore_errors=True)
+        return "advice=cache", f"run.output={self.folder / 'run'}"
+
+
+def seconds_of_tree(pid: int) -> float:
+    """Seconds of the processor of a process and its descendants so far (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    own = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # with those of children that have ended
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return own + sum(map(seconds_of_tree, children))
 
 
 def write_images(folder: Path) -> None:
@@ -130,37 +163,34 @@ class Cost:
     """Seconds of a core.
 
     Attributes:
-        start: of the first training's all but the passes, less that of the later ones: compiling.
+        first: what the first training takes longer than later ones: compiling.
         fixed: of a run, all but the passes.
         million: for a million passes.
     """
 
-    start: float
+    first: float
     fixed: float
     million: float
 
-    @property
-    def arm(self) -> float:
-        """Of an arm of the scale."""
-        return self.fixed + ARM["epochs"] * ARM["images"] / 1e6 * self.million
+    def of(self, epochs: int) -> float:
+        """An arm of the scale."""
+        return self.fixed + epochs * ARM_IMAGES / 1e6 * self.million
 
 
 def measured(sides: list[Side], rounds: int) -> dict[str, Cost]:
-    """Costs by side; they take turns, and of both lengths the median counts."""
-    first = {side.name: side.train(SHORT) for side in sides}
+    """Costs by side: they take turns, and the median counts."""
+    first = {side.name: side.short() for side in sides}
     short: dict[str, list[float]] = {side.name: [] for side in sides}
     million: dict[str, list[float]] = {side.name: [] for side in sides}
     for number in range(rounds):
         for side in sides[:: 1 if number % 2 else -1]:
-            short[side.name].append(side.train(SHORT))
-            passes = (LONG - SHORT) * IMAGES
-            million[side.name].append((side.train(LONG) - short[side.name][-1]) / passes * 1e6)
+            short[side.name].append(side.short())
+            million[side.name].append(side.passes() / ((TO - FROM) * BATCH) * 1e6)
             print(f"{side.name}: {short[side.name][-1]:.1f} s, {million[side.name][-1]:.0f} s a million", flush=True)
     costs = {}
     for side in sides:
-        each, least = statistics.median(million[side.name]), statistics.median(short[side.name])
-        fixed = least - SHORT * IMAGES / 1e6 * each
-        costs[side.name] = Cost(first[side.name] - least, fixed, each)
+        each, whole = statistics.median(million[side.name]), statistics.median(short[side.name])
+        costs[side.name] = Cost(first[side.name] - whole, whole - IMAGES / 1e6 * each, each)
     return costs
 
 
@@ -182,7 +212,8 @@ def main() -> None:
     table = Table("core-minutes", *costs, *(["here / other"] if options.other else []))
     rows = {
         "a million passes": lambda cost: cost.million, "a run without its passes": lambda cost: cost.fixed,
-        "compiling for the first time": lambda cost: cost.start, "an arm of 25 epochs": lambda cost: cost.arm,
+        "compiling for the first time": lambda cost: cost.first, "an arm of 25 epochs": lambda cost: cost.of(25),
+        "an arm of 300 epochs": lambda cost: cost.of(300),
     }  # fmt: skip
     for what, of in rows.items():
         values = [of(cost) / 60 for cost in costs.values()]

@@ -40,7 +40,7 @@ from .published import fit_cit, untrained
 from .separate import Separate, SeparateBlock, check_separate
 from .stems import Embedded, TokenEmbed, check_image_size
 from .tokens import DEFAULT_TEACHERS, TOKEN_STD, check_tokens, checked_read_at, norms_of
-from .whole_block import fused, is_plain
+from .whole_block import first_fused, fused, is_plain
 
 Inference = Literal["class", "average"]
 # Older versions of timm draw all weights anew in any case.
@@ -244,17 +244,18 @@ class CiT(VisionTransformer):
         if self.grad_checkpointing or not can_shorten(last):
             return self.forward_features(x)
         assert isinstance(last, Block)
+        fast = self.fused_blocks and self.training
         x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
         for block in blocks:
-            x = fused(block, x) if self.fused_blocks and self.training else block(x)
-        features: Tensor = self.norm(first_tokens(last, x, count))
+            x = fused(block, x) if fast else block(x)
+        features: Tensor = self.norm(first_fused(last, x, count) if fast else first_tokens(last, x, count))
         return features
 
     def can_fuse_blocks(self) -> bool:
         """Whether `fused_blocks` changes anything, which is no more than the order of sums."""
         if self.grad_checkpointing or self.read_at or not can_shorten(self.blocks[-1]) or code() is None:
             return False
-        return any(is_plain(block, self.pos_embed.shape[1]) for block in self.blocks[:-1])
+        return any(is_plain(block, self.pos_embed.shape[1]) for block in self.blocks)
 
     def _features_at_depths(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """Class and advised tokens as their heads read them: after its own block each, and through its own norm."""

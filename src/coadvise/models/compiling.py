@@ -3,8 +3,8 @@
 A student is best compiled as a whole, with its loss, as one graph (`compiled`): then the rate of drop path, which
 differs from block to block, is a number in that graph. Where that fails, one of the repeated blocks is compiled and
 used at every depth (`compile_blocks`). Attention and MLP of a transformer block are then compiled separately, since
-whole blocks would be compiled anew for each rate. On the CPU compiling gains 5 % (docs/log.md), and blocks as operations
-of our own more (`whole_block`).
+whole blocks would be compiled anew for each rate. On the CPU compiling gains 5 % (docs/log.md), blocks as operations of
+our own more (`whole_block`).
 """
 
 from __future__ import annotations

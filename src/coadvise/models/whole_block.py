@@ -9,13 +9,18 @@ from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
 from ..ops.block import Weights, code, fits, transformer_block
-from .last_block import watched
+from .last_block import first_tokens, watched
 
 
 def fused(block: nn.Module, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
     """`block(x)`, by one operation where `can_fuse` says so."""
-    answer: Tensor = transformer_block(x, *_facts(block)) if can_fuse(block, x) else block(x)
+    answer: Tensor = transformer_block(x, *_facts(block), x.shape[1]) if can_fuse(block, x) else block(x)
     return answer
+
+
+def first_fused(block: Block, x: Float[Tensor, "b l d"], count: int) -> Float[Tensor, "b n d"]:
+    """`first_tokens(block, x, count)`, likewise."""
+    return transformer_block(x, *_facts(block), count) if can_fuse(block, x) else first_tokens(block, x, count)
 
 
 def can_fuse(block: nn.Module, x: Tensor) -> bool:

@@ -2,6 +2,8 @@
 //
 //   a = x + proj(attention(qkv(norm1(x)))),   out = a + fc2(gelu(fc1(norm2(a))))
 //
+// of the first `queries` tokens of each image, which look at all of them.
+//
 // What lies between two matrix products of some images fits into a core's cache, where it is read again by the next
 // one. Products are those of the library that PyTorch brings; everything between them is done here.
 
@@ -26,23 +28,20 @@ inline void add(float* p, V v) { store(p, load(p) + v); }
 inline V all(float x) { return V{} + x; }
 inline V larger(V a, V b) { return a > b ? a : b; }
 
-inline float sum(V v) {
-    float at[W], total = 0;
-    store(at, v);
-    for (int i = 0; i < 8; ++i) at[i] += at[i + 8];
-    for (int i = 0; i < 4; ++i) at[i] += at[i + 4];
-    for (int i = 0; i < 4; ++i) total += at[i];
-    return total;
+// v with its parts of 8, 4, 2 and 1 numbers exchanged: after four additions every number is the sum of all.
+#if defined(__clang__)
+#define EXCHANGE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#else
+#define EXCHANGE(v, ...) __builtin_shuffle(v, (I){__VA_ARGS__})
+#endif
+template <class F> inline V across(V v, F both) {
+    v = both(v, EXCHANGE(v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    v = both(v, EXCHANGE(v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+    v = both(v, EXCHANGE(v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+    return both(v, EXCHANGE(v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
 }
-
-inline float largest(V v) {
-    float at[W];
-    store(at, v);
-    for (int i = 0; i < 8; ++i) at[i] = at[i] > at[i + 8] ? at[i] : at[i + 8];
-    for (int i = 0; i < 4; ++i) at[i] = at[i] > at[i + 4] ? at[i] : at[i + 4];
-    const float a = at[0] > at[1] ? at[0] : at[1], b = at[2] > at[3] ? at[2] : at[3];
-    return a > b ? a : b;
-}
+inline V sum(V v) { return across(v, [](V a, V b) { return a + b; }); }
+inline V largest(V v) { return across(v, larger); }
 
 // e^x for x ≤ 88 to 1e-7 of its value: 2^n · e^r with |r| ≤ log(2) / 2, the logarithm in two parts, e^r by its series. 0
 // for x < −80, and so is nothing that is made of it a denormal number, which processors compute a hundred times slower.
@@ -72,7 +71,7 @@ typedef void (*Gemm)(const char*, const char*, const int*, const int*, const int
                      const float*, const int*, const float*, float*, const int*);
 
 struct Sizes {
-    int64_t images, length, width, heads, hidden, chunk, threads;
+    int64_t images, length, queries, width, heads, hidden, chunk, threads;
     float eps1, eps2;
 };
 
@@ -102,13 +101,13 @@ struct Products {
     }
 };
 
-struct Moments { float mean, inverse; };
+struct Moments { V mean; float inverse; };
 inline Moments moments(const float* x, int64_t width, float eps) {
     V first{}, second{};
     for (int64_t k = 0; k < width; k += W) first += load(x + k);
-    const float mean = sum(first) / width;
+    const V mean = sum(first) / float(width);
     for (int64_t k = 0; k < width; k += W) { const V c = load(x + k) - mean; second += c * c; }
-    return {mean, 1.0f / __builtin_sqrtf(sum(second) / width + eps)};
+    return {mean, 1.0f / __builtin_sqrtf(sum(second)[0] / width + eps)};
 }
 
 void norm(const float* x, const float* weight, const float* bias, float eps, int64_t rows, int64_t width, float* y) {
@@ -133,7 +132,7 @@ void norm_back(const float* x, const float* weight, const float* bias, float eps
             add(dbias + k, d);
             store(y + k, hat * load(weight + k) + load(bias + k));
         }
-        const float mean = sum(first) / width, slope = sum(second) / width;
+        const V mean = sum(first) / float(width), slope = sum(second) / float(width);
         for (int64_t k = 0; k < width; k += W) {
             const V hat = (load(x + k) - m.mean) * m.inverse;
             store(dx + k, load(residual + k) + (load(dy + k) * load(weight + k) - mean - hat * slope) * m.inverse);
@@ -141,10 +140,12 @@ void norm_back(const float* x, const float* weight, const float* bias, float eps
     }
 }
 
-// y = x + bias of each row, or the bias alone.
-void begin(const float* x, const float* bias, int64_t rows, int64_t width, float* y) {
-    for (int64_t i = 0; i < rows; ++i, y += width)
-        for (int64_t k = 0; k < width; k += W) store(y + k, x ? load(x + i * width + k) + load(bias + k) : load(bias + k));
+// y = x + bias of each row, or the bias alone. Of x the first `some` of every `all` rows are taken.
+void begin(const float* x, const float* bias, int64_t rows, int64_t some, int64_t all, int64_t width, float* y) {
+    for (int64_t i = 0; i < rows; ++i, y += width) {
+        const float* row = x ? x + (i / some * all + i % some) * width : nullptr;
+        for (int64_t k = 0; k < width; k += W) store(y + k, x ? load(row + k) + load(bias + k) : load(bias + k));
+    }
 }
 
 void column_sums(const float* x, int64_t rows, int64_t width, float* sums) {
@@ -191,13 +192,13 @@ constexpr int64_t MOST = 64;  // tokens, and channels of a head
 
 // The attention of one head of one image. Rows of q, k, v (and of their gradients) are `pitch` floats apart.
 struct Head {
-    int64_t length, depth, padded, pitch, width;
+    int64_t length, queries, depth, padded, pitch, width;
     float scale;
     // Not 4096 bytes apart, where a load would wait for a store to the other.
     float turned[MOST * MOST + W], chance[MOST * MOST + W], change[MOST * MOST + W], outside[MOST];
 
     Head(const Sizes& s)
-        : length(s.length), depth(s.width / s.heads), padded((s.length + W - 1) / W * W), pitch(3 * s.width),
+        : length(s.length), queries(s.queries), depth(s.width / s.heads), padded((s.length + W - 1) / W * W), pitch(3 * s.width),
           width(s.width), scale(1.0f / __builtin_sqrtf(float(s.width / s.heads))) {
         for (int64_t j = 0; j < MOST; ++j) outside[j] = j < length ? 0.0f : -1e30f;
     }
@@ -211,8 +212,8 @@ struct Head {
 
     void softmax(const float* q, const float* k) {
         turn(k);
-        small(padded, length, depth, q, pitch, 1, turned, padded, chance, padded);
-        for (int64_t i = 0; i < length; ++i) {
+        small(padded, queries, depth, q, pitch, 1, turned, padded, chance, padded);
+        for (int64_t i = 0; i < queries; ++i) {
             float* row = chance + i * padded;
             V most = all(-1e30f), total{};
             for (int64_t j = 0; j < padded; j += W) {
@@ -220,37 +221,38 @@ struct Head {
                 store(row + j, score);
                 most = larger(most, score);
             }
-            const float top = largest(most);
+            const V top = largest(most);
             for (int64_t j = 0; j < padded; j += W) {
                 const V power = exponential(load(row + j) - top);
                 store(row + j, power);
                 total += power;
             }
-            const float inverse = 1.0f / sum(total);
+            const V inverse = 1.0f / sum(total);
             for (int64_t j = 0; j < padded; j += W) store(row + j, load(row + j) * inverse);
         }
     }
 
     void forward(const float* qkv, float* out) {
         softmax(qkv, qkv + width);
-        small(depth, length, length, chance, padded, 1, qkv + 2 * width, pitch, out, width);
+        small(depth, queries, length, chance, padded, 1, qkv + 2 * width, pitch, out, width);
     }
 
     void backward(const float* qkv, const float* out, const float* dout, float* dqkv) {
         const float *q = qkv, *k = qkv + width, *v = qkv + 2 * width;
         softmax(q, k);
-        small(depth, length, length, chance, 1, padded, dout, width, dqkv + 2 * width, pitch);
+        small(depth, length, queries, chance, 1, padded, dout, width, dqkv + 2 * width, pitch);
         turn(v);
-        small(padded, length, depth, dout, width, 1, turned, padded, change, padded);
-        for (int64_t i = 0; i < length; ++i) {
+        small(padded, queries, depth, dout, width, 1, turned, padded, change, padded);
+        for (int64_t i = 0; i < queries; ++i) {
             V both{};
             for (int64_t d = 0; d < depth; d += W) both += load(dout + i * width + d) * load(out + i * width + d);
-            const float inner = sum(both);
+            const V inner = sum(both);
             for (int64_t j = i * padded; j < (i + 1) * padded; j += W)
                 store(change + j, load(chance + j) * (load(change + j) - inner) * scale);
         }
-        small(depth, length, length, change, padded, 1, k, pitch, dqkv, pitch);
-        small(depth, length, length, change, 1, padded, q, pitch, dqkv + width, pitch);
+        small(depth, queries, length, change, padded, 1, k, pitch, dqkv, pitch);
+        for (int64_t i = queries; i < length; ++i) std::memset(dqkv + i * pitch, 0, depth * sizeof(float));
+        small(depth, length, queries, change, 1, padded, q, pitch, dqkv + width, pitch);
     }
 };
 
@@ -258,54 +260,56 @@ struct Head {
 struct Kept {
     float *qkv, *mixed, *middle, *hidden;
     Kept(const Sizes& s, float* at) {
-        const int64_t rows = s.images * s.length;
-        qkv = at, mixed = qkv + rows * 3 * s.width, middle = mixed + rows * s.width, hidden = middle + rows * s.width;
+        const int64_t asked = s.images * s.queries;
+        qkv = at, mixed = qkv + s.images * s.length * 3 * s.width;
+        middle = mixed + asked * s.width, hidden = middle + asked * s.width;
     }
 };
 
-struct Part { int64_t first, images, rows, row; };
+// Some images: their rows, and of these the ones that ask.
+struct Part { int64_t images, rows, row, asked, ask; };
 inline Part part(const Sizes& s, int64_t number) {
     const int64_t first = number * s.chunk, left = s.images - first, images = left < s.chunk ? left : s.chunk;
-    return {first, images, images * s.length, first * s.length};
+    return {images, images * s.length, first * s.length, images * s.queries, first * s.queries};
 }
 
 void forward_part(const Products& products, const Sizes& s, const float* const* p, const float* x, float* out,
                   const Kept& all_kept, Part at, float* room, Head& head) {
-    const int64_t d = s.width, m = s.hidden, rows = at.rows, depth = d / s.heads;
+    const int64_t d = s.width, m = s.hidden, rows = at.rows, asked = at.asked, depth = d / s.heads;
     float *normed = room, *active = normed + rows * d;
-    float *qkv = all_kept.qkv + at.row * 3 * d, *mixed = all_kept.mixed + at.row * d;
-    float *middle = all_kept.middle + at.row * d, *hidden = all_kept.hidden + at.row * m;
-    x += at.row * d, out += at.row * d;
+    float *qkv = all_kept.qkv + at.row * 3 * d, *mixed = all_kept.mixed + at.ask * d;
+    float *middle = all_kept.middle + at.ask * d, *hidden = all_kept.hidden + at.ask * m;
+    x += at.row * d, out += at.ask * d;
     norm(x, p[N1W], p[N1B], s.eps1, rows, d, normed);
-    begin(nullptr, p[QKVB], rows, 3 * d, qkv);
+    begin(nullptr, p[QKVB], rows, 1, 1, 3 * d, qkv);
     products.linear(rows, d, 3 * d, normed, p[QKVW], 1, qkv);
     for (int64_t i = 0; i < at.images; ++i)
         for (int64_t h = 0; h < s.heads; ++h)
-            head.forward(qkv + i * s.length * 3 * d + h * depth, mixed + i * s.length * d + h * depth);
-    begin(x, p[PROJB], rows, d, middle);
-    products.linear(rows, d, d, mixed, p[PROJW], 1, middle);
-    norm(middle, p[N2W], p[N2B], s.eps2, rows, d, normed);
-    products.linear(rows, d, m, normed, p[FC1W], 0, hidden);
-    for (int64_t i = 0; i < rows; ++i)
+            head.forward(qkv + i * s.length * 3 * d + h * depth, mixed + i * s.queries * d + h * depth);
+    begin(x, p[PROJB], asked, s.queries, s.length, d, middle);
+    products.linear(asked, d, d, mixed, p[PROJW], 1, middle);
+    norm(middle, p[N2W], p[N2B], s.eps2, asked, d, normed);
+    products.linear(asked, d, m, normed, p[FC1W], 0, hidden);
+    for (int64_t i = 0; i < asked; ++i)
         for (int64_t k = 0; k < m; k += W) {
             const V h = load(hidden + i * m + k) + load(p[FC1B] + k);
             store(hidden + i * m + k, h);
             store(active + i * m + k, h * normal(h).below);
         }
-    begin(middle, p[FC2B], rows, d, out);
-    products.linear(rows, m, d, active, p[FC2W], 1, out);
+    begin(middle, p[FC2B], asked, 1, 1, d, out);
+    products.linear(asked, m, d, active, p[FC2W], 1, out);
 }
 
 void backward_part(const Products& products, const Sizes& s, const float* const* p, const float* x, const float* dout,
                    const Kept& all_kept, Part at, float* room, Head& head, float* dx, float* const* g) {
-    const int64_t d = s.width, m = s.hidden, rows = at.rows, depth = d / s.heads;
-    float *normed = room, *through = normed + rows * d, *dmiddle = through + rows * d, *active = dmiddle + rows * d;
-    float *dhidden = active + rows * m, *dqkv = active;  // one after the other
-    const float *qkv = all_kept.qkv + at.row * 3 * d, *mixed = all_kept.mixed + at.row * d;
-    const float *middle = all_kept.middle + at.row * d, *hidden = all_kept.hidden + at.row * m;
-    x += at.row * d, dout += at.row * d, dx += at.row * d;
-    products.input(rows, m, d, dout, p[FC2W], dhidden);
-    for (int64_t i = 0; i < rows; ++i)
+    const int64_t d = s.width, m = s.hidden, rows = at.rows, asked = at.asked, depth = d / s.heads;
+    float *normed = room, *through = normed + rows * d, *dmiddle = through + rows * d, *residual = dmiddle + rows * d;
+    float *active = residual + rows * d, *dhidden = active + asked * m, *dqkv = active;  // one after the other
+    const float *qkv = all_kept.qkv + at.row * 3 * d, *mixed = all_kept.mixed + at.ask * d;
+    const float *middle = all_kept.middle + at.ask * d, *hidden = all_kept.hidden + at.ask * m;
+    x += at.row * d, dout += at.ask * d, dx += at.row * d;
+    products.input(asked, m, d, dout, p[FC2W], dhidden);
+    for (int64_t i = 0; i < asked; ++i)
         for (int64_t k = 0; k < m; k += W) {
             const V h = load(hidden + i * m + k);
             const Normal n = normal(h);
@@ -314,22 +318,27 @@ void backward_part(const Products& products, const Sizes& s, const float* const*
             store(dhidden + i * m + k, dh);
             add(g[FC1B] + k, dh);
         }
-    products.weight(rows, m, d, dout, active, g[FC2W]);
-    column_sums(dout, rows, d, g[FC2B]);
-    products.input(rows, d, m, dhidden, p[FC1W], through);
-    norm_back(middle, p[N2W], p[N2B], s.eps2, through, dout, rows, d, normed, dmiddle, g[N2W], g[N2B]);
-    products.weight(rows, d, m, dhidden, normed, g[FC1W]);
-    products.weight(rows, d, d, dmiddle, mixed, g[PROJW]);
-    column_sums(dmiddle, rows, d, g[PROJB]);
-    products.input(rows, d, d, dmiddle, p[PROJW], through);
+    products.weight(asked, m, d, dout, active, g[FC2W]);
+    column_sums(dout, asked, d, g[FC2B]);
+    products.input(asked, d, m, dhidden, p[FC1W], through);
+    norm_back(middle, p[N2W], p[N2B], s.eps2, through, dout, asked, d, normed, dmiddle, g[N2W], g[N2B]);
+    products.weight(asked, d, m, dhidden, normed, g[FC1W]);
+    products.weight(asked, d, d, dmiddle, mixed, g[PROJW]);
+    column_sums(dmiddle, asked, d, g[PROJB]);
+    products.input(asked, d, d, dmiddle, p[PROJW], through);
     for (int64_t i = 0; i < at.images; ++i)
         for (int64_t h = 0; h < s.heads; ++h) {
-            const int64_t wide = i * s.length * 3 * d + h * depth, row = i * s.length * d + h * depth;
+            const int64_t wide = i * s.length * 3 * d + h * depth, row = i * s.queries * d + h * depth;
             head.backward(qkv + wide, mixed + row, through + row, dqkv + wide);
         }
     column_sums(dqkv, rows, 3 * d, g[QKVB]);
     products.input(rows, d, 3 * d, dqkv, p[QKVW], through);
-    norm_back(x, p[N1W], p[N1B], s.eps1, through, dmiddle, rows, d, normed, dx, g[N1W], g[N1B]);
+    if (asked < rows) {
+        std::memset(residual, 0, rows * d * sizeof(float));
+        for (int64_t i = 0; i < at.images; ++i)
+            std::memcpy(residual + i * s.length * d, dmiddle + i * s.queries * d, s.queries * d * sizeof(float));
+    }
+    norm_back(x, p[N1W], p[N1B], s.eps1, through, asked < rows ? residual : dmiddle, rows, d, normed, dx, g[N1W], g[N1B]);
     products.weight(rows, d, 3 * d, dqkv, normed, g[QKVW]);
 }
 
@@ -345,7 +354,8 @@ inline int64_t parts(const Sizes& s) { return (s.images + s.chunk - 1) / s.chunk
 
 }  // namespace
 
-// x (images, length, width) → out; `kept` has room for rows × (5 · width + hidden). Returns 0, or 1 without memory.
+// x (images, length, width) → out (images, queries, width); `kept` has room for 3 · width floats of each token and
+// 2 · width + hidden of each that asks. Returns 0, or 1 without memory.
 extern "C" int forward(Gemm gemm, const Sizes* s, const float* const* parameters, const float* x, float* out, float* kept) {
     const Products products{gemm};
     const Kept all_kept(*s, kept);
@@ -373,7 +383,7 @@ extern "C" int backward(Gemm gemm, const Sizes* s, const float* const* parameter
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
     {
         const int64_t rows = s->chunk * s->length;
-        const std::unique_ptr<float[]> room(new (std::nothrow) float[rows * (3 * d + m + (m > 3 * d ? m : 3 * d))]);
+        const std::unique_ptr<float[]> room(new (std::nothrow) float[rows * (4 * d + m + (m > 3 * d ? m : 3 * d))]);
         const std::unique_ptr<Head> head(new (std::nothrow) Head(*s));
         failed |= !room || !head;
         float* own[PARAMETERS];

@@ -45,7 +45,10 @@ class Weights(NamedTuple):
 
 class _Sizes(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("images", "length", "width", "heads", "hidden", "chunk", "threads")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("images", "length", "queries", "width", "heads", "hidden", "chunk", "threads")
+        ),
         *((name, ctypes.c_float) for name in ("eps1", "eps2")),
     )
 
@@ -76,27 +79,31 @@ def fits(length: int, width: int, heads: int, hidden: int) -> bool:
 
 
 def transformer_block(
-    x: Float[Tensor, "b l d"], weights: Weights, heads: int, eps: tuple[float, float]
-) -> Float[Tensor, "b l d"]:
-    """`a = x + proj(attention(qkv(norm1(x))))`, then `a + fc2(gelu(fc1(norm2(a))))`.
+    x: Float[Tensor, "b l d"], weights: Weights, heads: int, eps: tuple[float, float], count: int
+) -> Float[Tensor, "b n d"]:
+    """`a = x + proj(attention(qkv(norm1(x))))`, then `a + fc2(gelu(fc1(norm2(a))))`, of each image's first tokens.
 
     Args:
         x: float32 on the CPU; sizes that `fits` allows.
         heads: of attention.
         eps: of both norms.
+        count: so many tokens are computed, from all.
     """
-    answer: Tensor = _Block.apply(x, heads, eps, *weights)
+    answer: Tensor = _Block.apply(x, heads, eps, count, *weights)
     return answer
 
 
 class _Block(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, heads: int, eps: tuple[float, float], *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, heads: int, eps: tuple[float, float], count: int, *weights: Tensor) -> Tensor:
         x = x.contiguous()
         weights = tuple(one.contiguous() for one in weights)
-        sizes = _sizes(x, heads, eps, weights[8].shape[0])
-        out = torch.empty_like(x)
-        kept = torch.empty(x.shape[0] * x.shape[1] * (5 * x.shape[2] + weights[8].shape[0]))
+        (images, length, width), hidden = x.shape, weights[8].shape[0]
+        chunk = max(1, ROWS // length)
+        threads = max(1, min(torch.get_num_threads(), -(-images // chunk)))
+        sizes = _Sizes(images, length, count, width, heads, hidden, chunk, threads, *eps)
+        out = torch.empty(images, count, width)
+        kept = torch.empty(images * (length * 3 * width + count * (2 * width + hidden)))
         _call("forward", sizes, weights, x, out, kept)
         ctx.save_for_backward(x, kept, *weights)
         ctx.sizes = sizes
@@ -113,14 +120,7 @@ class _Block(torch.autograd.Function):
         _call("backward", sizes, weights, x, grad, kept, dx, sums, more=(ctypes.c_int64(sums.shape[1]),))
         total = sums[0] if sizes.threads == 1 else sums.sum(0)
         parts = total.split(counts)
-        return dx, None, None, *(part.view_as(one) for part, one in zip(parts, weights, strict=True))
-
-
-def _sizes(x: Tensor, heads: int, eps: tuple[float, float], hidden: int) -> _Sizes:
-    images, length, width = x.shape
-    chunk = max(1, ROWS // length)
-    threads = max(1, min(torch.get_num_threads(), -(-images // chunk)))
-    return _Sizes(images, length, width, heads, hidden, chunk, threads, *eps)
+        return dx, None, None, None, *(part.view_as(one) for part, one in zip(parts, weights, strict=True))
 
 
 def _call(

@@ -44,7 +44,7 @@ LAUNCHES = 0.0008
 # A form has to bring so much of a step's time to be kept.
 WORTH = 0.97
 TRIES = 4
-# Images seen in a run from which on a CPU trains with fused blocks. Shorter runs are what they always were, bit for bit.
+# Images seen in a run from which on a CPU trains with fused blocks. Shorter runs stay what they were, bit for bit.
 ENOUGH = 100_000
 NOTE = "compiled"
 """Key of the chosen form in a run's manifest."""
