@@ -25,6 +25,7 @@ from .pictures import disagreement_parts, pictures_of
 from .problems import warnings_of
 from .provenance import provenance_section
 from .results import About, Results
+from .slope import slope_section
 from .tables import latex_table
 from .verdicts import claims_section
 
@@ -90,6 +91,8 @@ def _sections(
         yield scale
     yield beyond_section(experiments, results, pictures)
     if (output / HEADROOM / NAME).is_file():
-        yield headroom_section(HeadroomResult.read(output / HEADROOM / NAME))
+        headroom = HeadroomResult.read(output / HEADROOM / NAME)
+        yield headroom_section(headroom)
+        yield slope_section(experiments, results, headroom)
     if results.files:
         yield provenance_section([(run.arm, f"{name}.json", run) for name, run in sorted(results.files.items())])

@@ -1,0 +1,120 @@
+"""What students gain from pairs of teachers, against what these pairs know together before any student is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..paper.ablations import LABELS_ONLY
+from ..paper.arms import Arm, arm
+from ..paper.declared import Experiment, Value
+from ..run.headroom import HeadroomResult
+from .page import Section, Text
+from .plots.slope import Dot, slope_figure
+from .plots.style import draw
+from .results import Results
+from .tables import Table, number, percent, points
+
+FEWEST = 8
+"""Pairs from which on a line says anything."""
+_RESAMPLES = 2000
+
+
+class Pair(NamedTuple):
+    """A pair of teachers: its names and kinds, the accuracy of the mean of both as students see images, and what its
+    students gain over labels alone, the mean of so many seeds; shares."""
+
+    title: str
+    kinds: str
+    together: float
+    gain: float
+    seeds: int
+
+
+class Line(NamedTuple):
+    """A line through pairs: gain for each point of headroom with its 95 % interval, R², and the gain at no headroom."""
+
+    slope: float
+    low: float
+    high: float
+    r2: float
+    start: float
+
+
+def pairs_of(experiments: Sequence[Experiment], results: Results, headroom: HeadroomResult) -> list[Pair]:
+    """Every pair of teachers with a measured headroom, whose students differ from labels alone in nothing else."""
+    known = {frozenset(two.names): two for two in headroom.student.pairs}
+    base = results.series(Value(LABELS_ONLY))
+    found = []
+    for one in dict.fromkeys(one for experiment in experiments for one in experiment.arms()):
+        two = known.get(frozenset(teacher.name for teacher in one.teachers))
+        series = results.series(Value(one))
+        seeds = sorted(series.keys() & base.keys())
+        if not _plain(one) or two is None or two.accuracy.value is None or not seeds:
+            continue
+        kinds = " + ".join(sorted({teacher.bias for teacher in one.teachers}))
+        gain = fmean(series[seed] - base[seed] for seed in seeds)
+        title = " + ".join(teacher.name for teacher in one.teachers)
+        found.append(Pair(title, kinds, two.accuracy.value, gain, len(seeds)))
+    return found
+
+
+def _plain(one: Arm) -> bool:
+    return len(one.teachers) == 2 and one == arm(LABELS_ONLY.model, *one.teachers)
+
+
+def line_through(pairs: Sequence[Pair], seed: int = 0) -> Line | None:
+    """Least squares, and percentiles of a bootstrap over the pairs; None where all have the same headroom."""
+    x, y = (np.array([getattr(one, name) for one in pairs]) for name in ("together", "gain"))
+    if len(pairs) < 3 or np.ptp(x) == 0:
+        return None
+    slope, start, r2 = _fit(x, y)
+    draws = np.random.default_rng(seed).integers(0, len(pairs), (_RESAMPLES, len(pairs)))
+    slopes = [_fit(x[rows], y[rows])[0] for rows in draws if np.ptp(x[rows]) > 0]
+    low, high = np.percentile(slopes, [2.5, 97.5])
+    return Line(slope, float(low), float(high), r2, start)
+
+
+def _fit(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Slope, value at 0, and R²."""
+    dx, dy = x - x.mean(), y - y.mean()
+    slope = float(dx @ dy / (dx @ dx))
+    left, whole = float(((dy - slope * dx) ** 2).sum()), float(dy @ dy)
+    return slope, float(y.mean() - slope * x.mean()), 1 - left / whole if whole else 0.0
+
+
+def slope_section(
+    experiments: Sequence[Experiment], results: Results, headroom: HeadroomResult | None
+) -> Section | None:
+    """Figure, line and table; None without a headroom, or with fewer than three pairs."""
+    pairs = [] if headroom is None else pairs_of(experiments, results, headroom)
+    line = line_through(pairs)
+    if line is None:
+        return None
+    seeds = sorted({one.seeds for one in pairs})
+    said = (
+        f"{len(pairs)} pairs, students of {' or '.join(map(str, seeds))} seeds: a point of headroom goes with "
+        f"{number(line.slope, 2)} points of gain (95 % of a bootstrap over the pairs: {number(line.low, 2)} … "
+        f"{number(line.high, 2)}), R² {number(line.r2, 2)}."
+    )
+    if len(pairs) < FEWEST:
+        said += f" Fewer than {FEWEST} pairs say little."
+    alt = "Gain of students over labels alone, over the accuracy of the mean of their two teachers."
+    dots = [Dot(one.title, one.kinds, 100 * one.together, 100 * one.gain) for one in pairs]
+    ends = (line.slope, 100 * line.start)
+    rows = [
+        [one.title, one.kinds, percent(one.together), points(one.gain), f"{one.seeds}"]
+        for one in sorted(pairs, key=lambda one: -one.together)
+    ]
+    columns = ["Teachers", "Kinds", "Mean of both, % as students see images", "Student's gain, points", "n"]
+    note = (
+        "Pairs share teachers and all students share images and views, so that the points are not independent: a "
+        "description, no test."
+    )
+    table = Table("Headroom of pairs of teachers and the gain of their students", columns, rows, "llrrr")
+    drawing = draw("slope", alt, lambda: slope_figure(dots, ends))
+    return Section("slope", "Gain against headroom", [Text(said), drawing, table, Text(note, "note")])
