@@ -18,7 +18,7 @@ from ..checkpoints.model_file import read_header, weights_file
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
 from ..data.sources.subsets import Subset, balanced_subset
-from ..errors import ModelError, RecipeError
+from ..errors import Interrupted, ModelError, RecipeError
 from ..evaluation.headroom import Member, headroom
 from ..evaluation.resampling import RESAMPLES
 from ..evaluation.views_asked import asked_as_trained_on, asked_plainly
@@ -80,11 +80,13 @@ def measure_headroom(recipe: Recipe, asking: Asking, display: Display) -> Headro
     facts = {name: _facts(recipe.teachers[name], one, files.get(name)) for name, one in loaded.items()}
     _require_different(loaded, facts, val.class_names)
     members = _members(facts)
+    # Logits in half precision tie now and then, and the first of two equal classes would win.
+    accelerator = start_processes(recipe.run.model_copy(update={"precision": "fp32"}), recipe.optim)
     began = time.monotonic()
     ready = on_device(loaded, recipe.data, recipe.run.fuse_teachers, accelerator, display)
     batch = min(eval_batch_size(recipe.run, recipe.optim, 1), _LARGEST)
     total = len(val) * (1 + asking.views)
-    with display.bar("asking the teachers", total) as bar, accelerator.autocast():
+    with display.bar("asking the teachers", total) as bar:
         plain = asked_plainly(ready, val, recipe.data, batch, bar.advance)
         student = asked_as_trained_on(ready, val, recipe.data, asking.views, batch, bar.advance)
     seconds = time.monotonic() - began
@@ -96,7 +98,7 @@ def measure_headroom(recipe: Recipe, asking: Asking, display: Display) -> Headro
         views=asking.views, seconds=round(seconds, 1), facts=facts, **how,
         data={"source": recipe.data.source, "images": len(val), "classes": len(val.class_names),
               "digest": images_digest(val), "data seed": recipe.data.seed, **shown},
-        provenance=manifest(fingerprint=recipe.fingerprint(), precision=accelerator.mixed_precision),
+        provenance=manifest(fingerprint=recipe.fingerprint(), precision="fp32"),
     )  # fmt: skip
 
 
@@ -124,7 +126,12 @@ def _loaded(
             "--train to do so now: a training of the student then finds it there"
         )
     if missing:
-        return load_teachers(recipe, folder, sources, accelerator, {}, display), files
+        try:
+            return load_teachers(recipe, folder, sources, accelerator, {}, display), files
+        except Interrupted as stopped:
+            raise Interrupted(
+                "stopped while a teacher was trained; everything is saved, the same command goes on"
+            ) from stopped
     classes = sources[0].class_names
     return {name: built_teacher(recipe, name, files.get(name), classes) for name in recipe.teachers}, files
 
