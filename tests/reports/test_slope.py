@@ -11,8 +11,7 @@ from coadvise.paper.kinds import BOTH_KINDS, KINDS_EXPERIMENT, TWO_CONV, TWO_INV
 from coadvise.reports.results import Results
 from coadvise.reports.slope import Pair, line_through, pairs_of, slope_section
 from coadvise.run.headroom import Estimate, Headroom, HeadroomResult, Two
-
-from .test_contrasts import files
+from tests.reports.test_contrasts import files
 
 ABSENT = Estimate(None, None, None)
 

@@ -42,6 +42,8 @@ class Loss(Part):
     tokens: Literal["auto", "own", "single"] = "auto"
     """`own`: each teacher advises its own token, which is added to a ViT of timm. `single`: every term acts on the
     class output (Table 7). `auto`: `own` for a token student, `single` for a model with one head."""
+    apart: NonNegative = 0.0
+    """Weight of a term that keeps the heads of advised tokens from reading the same directions (Saito et al., 2017)."""
     dist: Dist = Dist()
     decoupled: Decoupled = Decoupled()
     gate: Literal["none", "right", "harder", "random"] = "none"

@@ -34,7 +34,7 @@ from .optimizer import make_optimizer, make_scheduler, peak_lr
 from .parts import still_norms, waiting_parts
 from .processes import bare
 from .state import State
-from .student import make_objective, save_memory
+from .student import make_apart, make_objective, save_memory
 from .teachers import eval_batch_size
 from .trained import Trained
 
@@ -149,7 +149,7 @@ def prepare(
     advisers = recipe.advice.names(teachers.names)
     objective = make_objective(recipe.loss, tokens, advisers, known, loader.labelled, recipe.data.labels).on(device)
     still = still_norms(student, recipe.student.freeze_blocks)
-    trained = Trained(student, objective, tokens, advisers, still, display.say)
+    trained = Trained(student, objective, tokens, advisers, still, display.say, make_apart(recipe.loss, student))
     model, wrapped = accelerator.prepare(trained, optimizer)
     answers = "average" if getattr(student, "inference", "") == "average" and len(tokens) > 1 else CLASS
     task = TASKS[recipe.data.labels]

@@ -10,12 +10,14 @@ from torch import nn
 
 from ..checkpoints.build import build_student
 from ..errors import ModelError
+from ..evaluation.features import classifiers
 from ..losses import Gate, Objective
 from ..models.students import as_student, classifier_of, student_tokens
 from ..names import CLASS
 from ..recipe.schema import Loss, Recipe
 from .optimizer import token_parameters
 from .parts import freeze, layers_of, new_parts, waiting_parts
+from .trained import NOT_APART, Apart
 
 
 def make_objective(
@@ -101,6 +103,7 @@ def new_student(
     else:
         student = as_student(own)
     _has_tokens(recipe, student)
+    make_apart(recipe.loss, student)
     _fine_tuned(recipe, student, loaded=own is not None or bool(recipe.student.pretrained or recipe.student.checkpoint))
     if recipe.optim.token_lr != 1.0 and not token_parameters(student):
         raise ModelError("optim.token_lr: the student has no class token or advised tokens to learn; leave it out")
@@ -115,6 +118,23 @@ def new_student(
         recipe.loss, student_tokens(student, recipe.data.image_size, device, classes), recipe.advice.names(teachers)
     )
     return student
+
+
+def make_apart(settings: Loss, student: nn.Module) -> Apart:
+    """The heads that `loss.apart` keeps apart: those of the advised tokens.
+
+    Raises:
+        ModelError: there are no two of them.
+    """
+    if not settings.apart:
+        return NOT_APART
+    heads = [head for name, head in classifiers(student).items() if name != CLASS and isinstance(head, nn.Linear)]
+    if len(heads) < 2:
+        raise ModelError(
+            f"loss.apart keeps the heads of advised tokens apart, and this student has {len(heads)} of them; "
+            "take a student with two or more, or leave it out"
+        )
+    return Apart(settings.apart, tuple(heads))
 
 
 def _has_tokens(recipe: Recipe, student: nn.Module) -> None:

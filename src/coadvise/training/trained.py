@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 
 from ..errors import CoadviseError, out_of_memory, shortened
 from ..losses import Kept, Objective
+from ..losses.apart import heads_apart
 from ..models.cit import CiT
 from ..models.compiling import SIMPLER, Form, compile_blocks, compiled, plain_again
+from ..names import APART
 from ..system.clock import now
 
 
@@ -45,6 +48,17 @@ class Tried(NamedTuple):
     step: float
 
 
+@dataclass(frozen=True)
+class Apart:
+    """Heads of a student that are kept apart (`losses.apart`), and the weight of that term."""
+
+    weight: float = 0.0
+    heads: Sequence[nn.Linear] = ()
+
+
+NOT_APART = Apart()
+
+
 class Trained(nn.Module):
     """A student with its loss.
 
@@ -52,6 +66,7 @@ class Trained(nn.Module):
         teachers: names of those that advise.
         still: modules of the student that never leave evaluation mode.
         say: takes what the user is told when the region cannot be compiled.
+        apart: a term of the student's own weights; none of weight 0.
 
     Attributes:
         names: of `Losses.values`: `total`, then the terms.
@@ -66,12 +81,13 @@ class Trained(nn.Module):
         teachers: Iterable[str] = (),
         still: Iterable[nn.Module] = (),
         say: Callable[[str], None] = lambda words: None,
+        apart: Apart = NOT_APART,
     ) -> None:
         super().__init__()
         self.student = student
-        self.names = ("total", *objective.names(tokens, teachers))
+        self.names = ("total", *objective.names(tokens, teachers), *([APART] if apart.weight else []))
         self.form: Form = "plain"
-        self._objective, self._still, self._say = objective, tuple(still), say
+        self._objective, self._still, self._say, self._apart = objective, tuple(still), say, apart
         self._regions: dict[Form, Callable[..., Losses]] = dict.fromkeys(("plain", "blocks", "fused"), self._plain)
         self._first: FirstBatch | None = None
 
@@ -173,7 +189,11 @@ class Trained(nn.Module):
         # The terms take logits to float32 themselves, one after the other.
         with torch.autocast(images.device.type, enabled=False):
             terms = self._objective.terms(logits, advice, target, kept)
-            return Losses(terms.total, torch.stack([one.detach() for one in (terms.total, *terms.values())]))
+            total, shown = terms.total, list(terms.values())
+            if self._apart.weight:
+                shown.append(heads_apart([head.weight for head in self._apart.heads]))
+                total = total + self._apart.weight * shown[-1]
+            return Losses(total, torch.stack([one.detach() for one in (total, *shown)]))
 
     def _tell(self, why: Exception | None) -> None:
         """Say once which form is left, and why the first one that failed did."""
