@@ -14,7 +14,7 @@ from scipy import stats
 
 from coadvise.paper.ablations import CROSS, LABELS_ONLY, ONE_CONV, SAME_TWICE, SINGLE, TOP1_COLUMN
 from coadvise.paper.arms import Arm, arm
-from coadvise.paper.beyond import FRESH, HEADS, LONGER, SWEEP
+from coadvise.paper.beyond import CONTROLS, FRESH, HEADS, LONGER, MEAN_OF_BOTH, SWEEP, UNTRAINED
 from coadvise.paper.declared import Claim, Column, Experiment, Help, Near, Row, Value
 from coadvise.paper.imagenet import CIT_S, EXPERIMENTS
 from coadvise.reports.claims import NO_MEANING, NOT_MEASURED, judge
@@ -93,6 +93,24 @@ def test_the_seven_arms_under_a_change_have_a_figure(tmp_path: Path, one: Experi
     name = one.name
     assert f"## {name.capitalize()}: The seven arms with {title}" in text and f"figures/{name}.png" in text
     assert not (tmp_path / "figures" / f"{name}-arms.png").exists()
+
+
+def test_names_of_controls_are_explained_where_there_are_some(tmp_path: Path) -> None:
+    """The head of the mean has a column, and what is only said of controls stays out of other reports."""
+    content = files({CROSS: [0.9], MEAN_OF_BOTH: [0.8], UNTRAINED: [0.1]})
+    for name, one in content.items():
+        token = "mean" if name.startswith(f"{MEAN_OF_BOTH.id}.") else "resnet18"
+        one["measured"] |= {"kappa/resnet18|class": 0.5, "cka/resnet18|class": 0.5, f"accuracy/{token}": 0.25}
+    text = write_paper_report(tmp_path, typed(content), [CONTROLS], SCALE).with_suffix(".md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| the mean of both kinds, on one token "))
+    assert [cell.strip() for cell in row.split("|")[2:4]] == ["80.0", "25.0"]
+    assert (
+        "-random: a teacher that was never trained; shuffled, " in text
+        and (tmp_path / "figures/controls.png").is_file()
+    )
+    heads = {name: one for name, one in content.items() if one["arm"] == CROSS.id}
+    text = write_paper_report(tmp_path, typed(heads), [HEADS], SCALE).with_suffix(".md").read_text()
+    assert "live: views that never recur. The arms that carry" in text and "-random" not in text
 
 
 def test_the_heads_are_drawn_as_they_answer_together(tmp_path: Path) -> None:

@@ -24,9 +24,13 @@ NAMES = (
     "teacher's epochs, -e200 twice the student's. single: one token for everything; hard: the teacher's top "
     "class; stem-…: what makes the patch tokens; labels-…: tokens that learn the labels; weight, temperature, "
     "token-lr, token-std: λ, τ, the tokens' learning rate and spread, in per cent of what they were; unmixed: "
-    "images without mixing; live: views that never recur; -random: a teacher that was never trained; shuffled, "
-    "shuffled-in-class, smoothed, mean: what became of the advice. The arms that carry the claim come first."
+    "images without mixing; live: views that never recur. "
 )
+CONTROL_NAMES = (
+    "-random: a teacher that was never trained; shuffled, shuffled-in-class, smoothed, mean: what became of the "
+    "advice. "
+)
+FIRST = "The arms that carry the claim come first."
 SAME = 0.99
 """Cosine after the last block above which two tokens count as one."""
 
@@ -54,7 +58,7 @@ def _likeness_parts(arms: Sequence[Arm], results: Results) -> list[Part]:
             "between confidence and accuracy."
         )
         parts.append(Table("Tokens and teachers, mean over the seeds", columns, likeness, "lllrrr"))
-        parts += [Text(text, "note"), Text(NAMES, "note")]
+        parts += [Text(text, "note"), Text(_names(arms), "note")]
     if pairs := _teacher_rows(arms, results):
         columns = ["Teachers", "Kinds", "κ of errors", "CKA of features", "Both averaged (%)", "One of them right (%)"]
         parts.append(Table("How different the teachers are from each other", columns, pairs, "llrrrr"))
@@ -67,6 +71,12 @@ def _likeness_parts(arms: Sequence[Arm], results: Results) -> list[Part]:
             images = " or ".join(f"{count:,}" for count in sorted(counts))
             parts.append(Text(f"This section is about {images} of the validation images.", "note"))
     return parts
+
+
+def _names(arms: Sequence[Arm]) -> str:
+    """How arms are named; of controls only where there are some."""
+    controls = any(one.change != "none" or not all(teacher.trained for teacher in one.teachers) for one in arms)
+    return NAMES + (CONTROL_NAMES if controls else "") + FIRST
 
 
 def _token_parts(arms: Sequence[Arm], results: Results) -> list[Part]:
