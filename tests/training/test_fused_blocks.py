@@ -1,0 +1,54 @@
+"""Runs whose student goes through each block as one operation: the losses of plain ones, and the same bits when resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.recipes import tiny
+from helpers.runs import assert_same_run, interrupted, run
+
+from coadvise.ops.block import code
+from coadvise.run.folder import read_metrics
+from coadvise.training import choosing
+
+CHANGES = {
+    "student.options": {"patch_size": 2, "embed_dim": 32, "depth": 3, "num_heads": 2},
+    "student.tokens": {"conv": "conv", "inv": "inv"},
+}
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch):
+    if code() is None:
+        pytest.skip("no C++ compiler, or a PyTorch without sgemm")
+    monkeypatch.setattr(choosing, "ENOUGH", 1)
+
+
+def form(folder: Path) -> str:
+    return json.loads((folder / "manifest.json").read_text())["compiled"]
+
+
+def test_the_losses_are_those_of_a_plain_run(tmp_path):
+    for name, compiling in (("fused", "auto"), ("plain", False)):
+        run(tiny(tmp_path / name, CHANGES | {"run.compile": compiling}))
+        assert form(tmp_path / name) == name
+    found, expected = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("fused", "plain"))
+    lines = 0
+    for line, other in zip(found, expected, strict=True):
+        for key in ("terms", "metrics"):
+            values = {name: value for name, value in line.get(key, {}).items() if "accuracy" not in name}
+            assert values == pytest.approx({name: other[key][name] for name in values}, rel=1e-4)
+            lines += bool(values)
+    assert lines > 10
+
+
+def test_a_resumed_run_goes_on_in_the_same_bits(tmp_path, monkeypatch):
+    run(tiny(tmp_path / "a", CHANGES))
+    recipe = tiny(tmp_path / "b", CHANGES)
+    interrupted(recipe, 11)
+    monkeypatch.setattr(choosing, "ENOUGH", 10**9)  # what was begun counts
+    run(recipe, resume=True)
+    assert form(tmp_path / "b") == "fused"
+    assert_same_run(tmp_path / "a", tmp_path / "b")
