@@ -1,6 +1,7 @@
 """Learning rates, and which parameters decay or learn faster."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from torch import nn
 
 from coadvise.checkpoints.build import build_student
 from coadvise.errors import ModelError
+from coadvise.recipe.schema import Optim, Schedule
 from coadvise.run.folder import read_metrics
-from coadvise.training.optimizer import make_optimizer
+from coadvise.training.optimizer import make_optimizer, make_scheduler
 
 
 def test_learning_rate_follows_warm_up_and_cosine(tmp_path: Path) -> None:
@@ -97,3 +99,62 @@ def test_tokens_of_modules_from_python(tmp_path: Path) -> None:
     assert scaled == {id(own.cls_token), id(own.tokens["a"])}
     every = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(every) == sorted(id(p) for p in own.parameters() if p.requires_grad)
+
+
+SGD = {"optim.name": "sgd", "optim.lr": 0.05, "optim.momentum": 0.8, "optim.weight_decay": 0.01}
+
+
+@pytest.mark.parametrize(
+    "changes", [SGD | {"schedule.head_epochs": 1}, {"optim.name": "lamb", "optim.clip": None}], ids=["sgd", "lamb"]
+)
+def test_other_optimizers_resume_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
+    changes = changes | {"optim.ema": 0.9, "optim.token_lr": 2.0}
+    run(tiny(tmp_path / "a", changes))
+    recipe = tiny(tmp_path / "b", changes)
+    interrupted(recipe, 7)
+    run(recipe, resume=True)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_sgd_and_lamb_against_their_formulas() -> None:
+    """Two updates in float64, by hand; bias and norm do not decay, and LAMB gives these the plain step."""
+    torch.manual_seed(0)
+    gradients = [[torch.randn(3, 4).double() * 3, torch.randn(3).double() * 3] for _ in range(2)]
+    for name in ("sgd", "lamb"):
+        own = nn.Linear(4, 3).double()
+        weights = [one.detach().clone() for one in own.parameters()]
+        optimizer = make_optimizer(own, Optim(name=name, lr=0.1, lr_batch=None, weight_decay=0.2, momentum=0.7))
+        first, second = [[torch.zeros_like(one) for one in weights] for _ in range(2)]
+        for step, both in enumerate(gradients, 1):
+            for parameter, gradient in zip(own.parameters(), both, strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+            for i, (weight, gradient) in enumerate(zip(weights, both, strict=True)):
+                decay = 0.2 if weight.ndim > 1 else 0.0
+                if name == "sgd":
+                    whole = gradient + decay * weight
+                    first[i] = 0.7 * first[i] + whole
+                    weights[i] = weight - 0.1 * (whole + 0.7 * first[i])
+                    continue
+                first[i] = 0.9 * first[i] + 0.1 * gradient
+                second[i] = 0.999 * second[i] + 0.001 * gradient**2
+                update = first[i] / (1 - 0.9**step) / ((second[i] / (1 - 0.999**step)).sqrt() + 1e-8) + decay * weight
+                trust = weight.norm() / update.norm() if decay else 1.0
+                weights[i] = weight - 0.1 * trust * update
+        for parameter, weight in zip(own.parameters(), weights, strict=True):
+            torch.testing.assert_close(parameter.detach(), weight, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("decay", [2, [1.5, 3]])
+def test_steps_fall_at_their_epochs(decay: Any) -> None:
+    """Each update's rate against a count of the moments that are past; groups keep their own factor."""
+    own = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD([{"params": [own.weight], "lr_scale": 0.5}, {"params": [own.bias]}], lr=0.4)
+    settings = Schedule(name="step", epochs=5, warmup_epochs=0.5, warmup_lr=0.1, decay_epochs=decay, decay_rate=0.2)
+    scheduler = make_scheduler(optimizer, settings, 10, 0.4)
+    moments = [1.5, 3] if isinstance(decay, list) else [2, 4]
+    for step in range(50):
+        scheduler.step_update(step)
+        past = sum(step >= 10 * moment for moment in moments)
+        expected = 0.1 + 0.3 * step / 5 if step < 5 else 0.4 * 0.2**past
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.5 * expected, expected]), step

@@ -118,7 +118,7 @@ def teacher_facts(request: CacheRequest, name: str, teacher: FrozenTeacher, clas
         "index map": None if teacher.classes is None else teacher.classes.tolist(),
         "classes": classes,
         "top_k": request.record(classes).top,
-        "train": settings.train.model_dump(mode="json") if settings and settings.train else None,
+        "train": settings.train.content() if settings and settings.train else None,
     }
 
 

@@ -77,5 +77,8 @@ def _switch(value: Any) -> Any:
 AutoSwitch = Annotated[Literal["auto", True, False], BeforeValidator(_switch)]
 """Yes, no, or what is found to be best."""
 
+Off = Annotated[Literal[False], BeforeValidator(_switch)]
+"""`false`, in place of a number."""
+
 Options = Annotated[dict[str, Any], BeforeValidator(_switches), AfterValidator(_finite)]
 """Keyword arguments of a model."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from .fields import Count, NonNegative, Part
+from .fields import Count, NonNegative, Part, Positive
 
 _TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
@@ -31,9 +33,21 @@ def _time(value: str) -> str:
     return value.replace(" ", "")
 
 
-class Schedule(Part):
-    """Cosine learning rate with a linear warm-up, set at every step."""
+def _ascending(epochs: list[float]) -> list[float]:
+    if any(later <= earlier for earlier, later in pairwise(epochs)):
+        raise ValueError(f"epochs {epochs} must ascend, each once")
+    return epochs
 
+
+Ascending = Annotated[list[Positive], Field(min_length=1), AfterValidator(_ascending)]
+"""Some moments, one after the other."""
+
+
+class Schedule(Part):
+    """Learning rate with a linear warm-up, set at every step."""
+
+    name: Literal["cosine", "step"] = "cosine"
+    """`cosine`: down to `min_lr`. `step`: times `decay_rate` at each of `decay_epochs`."""
     epochs: Count = 300
     time: Annotated[str, AfterValidator(_time)] | None = None
     """In place of `epochs`: how long the whole training may take, such as `2h`, `90m` or `1h30m`. Some steps are
@@ -41,6 +55,11 @@ class Schedule(Part):
     warmup_epochs: NonNegative = 5
     warmup_lr: NonNegative = 1e-6
     min_lr: NonNegative = 1e-5
+    """Where the cosine ends."""
+    decay_epochs: Annotated[Positive | Ascending | None, Field(union_mode="left_to_right")] = None
+    """Of `step`: every so many epochs, or at each of a list of them; the warm-up counts as epochs."""
+    decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Of `step`: factor on the learning rate."""
     head_epochs: Annotated[int, Field(ge=0, le=10**9)] = 0
     """Epochs at the beginning, of `epochs`, in which heads and advised tokens alone learn."""
     patience: Count | None = None
@@ -65,3 +84,21 @@ class Schedule(Part):
         if self.time is not None:
             content.pop("epochs", None)
         return content
+
+
+def schedule_problems(schedule: Schedule) -> Iterable[str]:
+    """What no single setting can see."""
+    warmup, epochs, timed = schedule.warmup_epochs, schedule.epochs, schedule.time is not None
+    if warmup >= epochs and warmup > 0 and not timed:
+        yield f"schedule.warmup_epochs {warmup:g} must be smaller than schedule.epochs {epochs}"
+    if schedule.head_epochs >= epochs and not timed:
+        yield f"schedule.head_epochs {schedule.head_epochs} must be smaller than schedule.epochs {epochs}"
+    if schedule.name == "step":
+        if schedule.decay_epochs is None:
+            yield "schedule.name=step needs schedule.decay_epochs, such as 30 (every 30 epochs) or [60, 80]"
+        if timed:
+            yield "schedule.time does not know at which epochs a step falls; take schedule.name=cosine, or give epochs"
+        return
+    for key, default in (("decay_epochs", None), ("decay_rate", 0.1)):
+        if getattr(schedule, key) != default:
+            yield f"schedule.{key} is of schedule.name=step; leave it out with {schedule.name}"

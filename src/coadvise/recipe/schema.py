@@ -18,22 +18,19 @@ from ..names import APART, CLASS
 from ..system.digests import json_digest
 from .address import KINDS, REFUSED, address, guess_bias
 from .advice import Advice
-from .data import Augmentation, Data
+from .data import Data
 from .fields import (
     AutoSwitch,
     Count,
     Deviations,
     Means,
-    Momentum,
-    NonNegative,
     Options,
     Part,
-    Positive,
-    Probability,
     Seed,
 )
 from .loss import Loss, loss_problems
-from .schedule import Schedule
+from .optim import Optim, TeacherTraining, optim_problems, training_problems
+from .schedule import Schedule, schedule_problems
 
 # Settings that may change when a run is resumed: where and how often is written, what else is measured, and on what it
 # runs. They do not decide what is computed.
@@ -56,10 +53,15 @@ LATER: dict[str, Any] = {
     "loss.gate_drop": None,
     "optim.backbone_lr": 1.0,
     "optim.layer_decay": None,
+    "optim.momentum": 0.9,
+    "optim.name": "adamw",
     "optim.token_lr": 1.0,
     "run.baselines": ["auto"],
     "run.trackers": [],
+    "schedule.decay_epochs": None,
+    "schedule.decay_rate": 0.1,
     "schedule.head_epochs": 0,
+    "schedule.name": "cosine",
     "schedule.patience": None,
     "schedule.time": None,
     "student.checkpoint_weights": None,
@@ -100,19 +102,6 @@ class Student(Part):
     """So many blocks stay as they were loaded, with all that comes before them."""
 
 
-class TeacherTraining(Part):
-    """How a teacher is trained before the student; what is not given is taken from the recipe."""
-
-    epochs: Count | None = None
-    lr: Positive | None = None
-    weight_decay: NonNegative | None = None
-    warmup_epochs: NonNegative | None = None
-    batch_size: Count | None = None
-    drop_path: Probability | None = None
-    seed: Seed | None = None
-    augment: Augmentation | None = None
-
-
 class Teacher(Part):
     """A frozen classifier that advises one token."""
 
@@ -142,32 +131,6 @@ class Teacher(Part):
     image_size: Annotated[int, Field(ge=4, le=4096)] | None = None
     """Resolution the teacher wants; the student's images are resized when it differs. By default what its checkpoint
     was trained with, the published one for models of a fixed size, else the data's."""
-
-
-class Optim(Part):
-    """AdamW without decay on norms, biases, tokens and position embeddings."""
-
-    batch_size: Count = 1024
-    """Images for each update, over all processes and accumulated micro-batches."""
-    lr: Positive = 5e-4
-    """Base learning rate, multiplied by batch_size / lr_batch."""
-    lr_batch: Count | None = 512
-    """Batch size that `lr` is stated for; null uses `lr` as it is."""
-    weight_decay: NonNegative = 0.05
-    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
-    eps: Positive = 1e-8
-    clip: Positive | None = None
-    """Largest gradient norm; null is off."""
-    accumulate: Count = 1
-    """Micro-batches that make up one update."""
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of the averaged weights, which are evaluated too; null is off."""
-    token_lr: Positive = 1.0
-    """Factor on the learning rate of the class token and the advised tokens, not of their position embeddings."""
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Factor on the learning rate from each layer to the one before it; heads and advised tokens have the full rate."""
-    backbone_lr: Positive = 1.0
-    """Factor on the learning rate of everything but heads and advised tokens."""
 
 
 def _listed(value: Any) -> Any:
@@ -263,10 +226,12 @@ class Recipe(Part):
             part, name = key.split(".")
             if content[part][name] == value:
                 del content[part][name]
-        for teacher in content["teachers"].values():
+        for key, teacher in content["teachers"].items():
             for name, value in LATER_OF_TEACHERS.items():
                 if teacher[name] == value:
                     del teacher[name]
+            if (train := self.teachers[key].train) is not None:
+                teacher["train"] = train.content()
         return content
 
     def fingerprint(self) -> str:
@@ -345,11 +310,8 @@ def _size_problems(recipe: Recipe) -> Iterable[str]:
     batch, accumulate = recipe.optim.batch_size, recipe.optim.accumulate
     if batch % accumulate:
         yield f"optim.batch_size {batch} is not divisible by optim.accumulate {accumulate}"
-    warmup, epochs = recipe.schedule.warmup_epochs, recipe.schedule.epochs
-    if warmup >= epochs and warmup > 0 and recipe.schedule.time is None:
-        yield f"schedule.warmup_epochs {warmup:g} must be smaller than schedule.epochs {epochs}"
-    if recipe.schedule.head_epochs >= epochs and recipe.schedule.time is None:
-        yield f"schedule.head_epochs {recipe.schedule.head_epochs} must be smaller than schedule.epochs {epochs}"
+    yield from schedule_problems(recipe.schedule)
+    yield from optim_problems(recipe.optim, recipe.schedule)
     if recipe.data.balance == "sampling" and recipe.data.augment.repeats > 1:
         yield (
             "data.balance=sampling shows images of rare classes several times an epoch already; set "
@@ -371,6 +333,8 @@ def _teacher_problems(recipe: Recipe) -> Iterable[str]:
             yield f"teachers.{name} would advise with random weights where there are no others; give pretrained: true"
         if teacher.pretrained is True and teacher.checkpoint:
             yield f"teachers.{name}: pretrained and checkpoint exclude each other"
+        if teacher.train is not None:
+            yield from training_problems(name, teacher.train, recipe.optim, recipe.schedule)
         kind = teacher.model.partition(":")[0]
         if ":" in teacher.model and kind in REFUSED:
             yield f"teachers.{name}.model is {teacher.model}: {REFUSED[kind]}"

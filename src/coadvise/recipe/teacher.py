@@ -5,11 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .optim import OWN
 from .reading import recipe_from
 from .schema import Recipe, TeacherTraining
 
 # The warm-up is at most this part of the epochs, where these are fitted to a time.
 WARMUP = 0.2
+# Where the settings of a teacher's training stand in a recipe: their names there, and here.
+_PLACES = {
+    "schedule": {"name": "schedule"}
+    | {key: key for key in ("epochs", "warmup_epochs", "warmup_lr", "min_lr", "decay_epochs", "decay_rate")},
+    "optim": {"name": "optimizer"}
+    | {key: key for key in ("lr", "lr_batch", "momentum", "weight_decay", "clip", "ema", "batch_size")},
+    "data": {"augment": "augment"},
+}
 _START = {"model", "small_stem", "pretrained", "checkpoint", "checkpoint_weights"}
 
 
@@ -18,18 +27,23 @@ def apply_training(content: dict[str, Any], train: TeacherTraining) -> None:
     content["data"]["views"] = None  # views recur for the sake of stored advice
     content["data"].pop("unlabelled", None)  # a teacher learns from labels alone
     given = train.model_dump(mode="json", exclude_none=True)
-    schedule = content["schedule"]
+    schedule, optim = content["schedule"], content["optim"]
     if train.epochs is not None:
         warmup, timed = schedule.get("warmup_epochs", 0), schedule.pop("time", None) is not None
         # A shorter schedule warms up for the same part of it; with a time, nothing is known of its epochs.
         part = min(warmup, WARMUP * train.epochs) if timed else warmup * train.epochs / schedule["epochs"]
         given.setdefault("warmup_epochs", part)
-    for part, keys in {
-        "schedule": ("epochs", "warmup_epochs"),
-        "optim": ("lr", "weight_decay", "batch_size"),
-        "data": ("augment",),
-    }.items():
-        content[part] |= {key: given[key] for key in keys if key in given}
+        if (decay := schedule.get("decay_epochs")) is not None:
+            factor = train.epochs / schedule["epochs"]
+            schedule["decay_epochs"] = [factor * one for one in decay] if isinstance(decay, list) else factor * decay
+    for part, keys in _PLACES.items():
+        values = {name: given[key] for name, key in keys.items() if key in given}
+        content[part] |= {name: None if value is False else value for name, value in values.items()}
+    for key in {key for keys in OWN.values() for key in keys} - set(OWN[optim.get("name", "adamw")]):
+        optim.pop(key, None)  # what is said of the student's optimizer
+    if schedule.get("name", "cosine") == "cosine":
+        for key in ("decay_epochs", "decay_rate"):
+            schedule.pop(key, None)
 
 
 def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:

@@ -1,7 +1,7 @@
 """Checkpoints for exact resume: one safetensors file, without pickle, written atomically.
 
-Tensors carry a prefix: `model.`, `ema.`, `optimizer.INDEX.`, `rng.cpu.RANK`, `rng.cuda.RANK`, `window.`. Numbers
-are JSON in the file's header.
+Tensors carry a prefix: `model.`, `ema.`, `optimizer.INDEX.`, `optimizer.group-INDEX.`, `rng.cpu.RANK`,
+`rng.cuda.RANK`, `window.`. Numbers are JSON in the file's header.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..checkpoints.writing import save_safetensors_atomic
 from ..errors import RunError, one_line
 from ..system.digests import digest
 from .processes import on_any_process
-from .saved import FORMAT, Numbers, does_not_fit, read_saved
+from .saved import FORMAT, GROUP, Numbers, does_not_fit, read_saved
 from .state import Counters, State
 
 # What is recorded of a teacher without weights.
@@ -35,22 +35,31 @@ SAVE_SECONDS = 60.0
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """State of an optimizer as flat tensors, `INDEX.key`; parameter groups follow from the recipe."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{key}": torch.as_tensor(value) for i, entry in state.items() for key, value in entry.items()}
+    """State of an optimizer as flat tensors, `INDEX.key`; parameter groups follow from the recipe, but for the steps
+    that LAMB counts there, `group-INDEX.step`."""
+    content = optimizer.state_dict()
+    entries = {str(i): entry for i, entry in content["state"].items()}
+    entries |= {
+        f"{GROUP}{i}": {"step": group["step"]} for i, group in enumerate(content["param_groups"]) if "step" in group
+    }
+    return {f"{i}.{key}": torch.as_tensor(value) for i, entry in entries.items() for key, value in entry.items()}
 
 
 def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Inverse of `optimizer_tensors`; learning rates and decay stay those of the recipe. The tensors are copied."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
+    groups = optimizer.state_dict()["param_groups"]
     for name, value in tensors.items():
         index, key = name.split(".", 1)
+        if index.startswith(GROUP):
+            groups[int(index.removeprefix(GROUP))][key] = value.clone()
+            continue
         parameter = parameters[int(index)]
         # A fused update walks through memory, which may be channels-last.
         place = torch.empty_like(parameter if value.shape == parameter.shape else value, dtype=value.dtype)
         state.setdefault(int(index), {})[key] = place.copy_(value)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 class Checkpoint:

@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from safetensors import SafetensorError, safe_open
+from timm.optim import Lamb
 from torch import Tensor
+from torch.optim import SGD, Optimizer
 
 from ..errors import CheckpointError
 from .state import Counters, State
 
 FORMAT = "coadvise-training-1"
-FIRST_MOMENT = "exp_avg"
-MOMENTS = (FIRST_MOMENT, "exp_avg_sq")
+GROUP = "group-"
+# Of either sign; all else that an optimizer keeps is not.
+SIGNED = ("exp_avg", "momentum_buffer")
 
 
 @with_config(ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
@@ -96,7 +100,7 @@ class Saved:
             least, most = (float(one) for one in torch.aminmax(value))  # NaN where there is one
             if not (math.isfinite(least) and math.isfinite(most)):
                 raise does_not_fit(self.path, f"{name} has numbers that are not finite, it is damaged")
-            if of_optimizer and least < 0 and not name.endswith(f".{FIRST_MOMENT}"):
+            if of_optimizer and least < 0 and name.rpartition(".")[2] not in SIGNED:
                 raise does_not_fit(self.path, f"{name} has negative numbers, it is damaged")
 
     def _expected(self, state: State) -> Iterator[tuple[str, Tensor]]:
@@ -106,14 +110,32 @@ class Saved:
             yield from ((f"{prefix}.{name}", value) for name, value in module.state_dict().items())
         updated = {name.partition(".")[0] for name in self.part("optimizer")}  # those that have had a gradient
         for index, parameter in enumerate(p for group in state.optimizer.param_groups for p in group["params"]):
-            if str(index) in updated:
-                yield f"optimizer.{index}.step", torch.tensor(0.0)
-                yield from ((f"optimizer.{index}.{moment}", parameter) for moment in MOMENTS)
+            for key in _kept(state.optimizer) if str(index) in updated else ():
+                yield f"optimizer.{index}.{key}", torch.tensor(0.0) if key == "step" else parameter
+        if isinstance(plain(state.optimizer), Lamb) and updated:
+            for index in range(len(state.optimizer.param_groups)):
+                yield f"optimizer.{GROUP}{index}.step", torch.tensor(0.0)
         for rank in range(self.numbers.world):
             yield f"rng.cpu.{rank}", torch.get_rng_state()
             if (name := f"rng.cuda.{rank}") in self.tensors:
                 yield name, self.tensors[name]
         yield from ((f"window.{name}", torch.tensor(0.0).double()) for name in self.part("window"))
+
+
+def plain(optimizer: Optimizer) -> Optimizer:
+    """The optimizer itself, where Accelerate has wrapped it."""
+    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+
+
+def _kept(optimizer: Optimizer) -> tuple[str, ...]:
+    """What is kept of each weight that has been updated."""
+    match plain(optimizer):
+        case SGD():
+            return ("momentum_buffer",)
+        case Lamb():
+            return ("exp_avg", "exp_avg_sq")
+        case _:
+            return ("step", "exp_avg", "exp_avg_sq")
 
 
 def read_saved(path: Path) -> Saved:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 from accelerate import Accelerator
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -75,7 +75,7 @@ class Setup:
     run: Run
     trained: Trained
     model: nn.Module
-    scheduler: CosineLRScheduler
+    scheduler: Scheduler
     advise: Advise
     loader: TrainLoader
     validation: Validation
