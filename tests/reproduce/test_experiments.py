@@ -19,6 +19,7 @@ from coadvise.checkpoints.build import build_student
 from coadvise.checkpoints.trained import load_trained
 from coadvise.data.sources.opening import open_sources
 from coadvise.errors import DataError, RecipeError, RunError
+from coadvise.models.bias import bias_of
 from coadvise.models.students import small_stem
 from coadvise.paper.ablations import CROSS, LABELS_ONLY, ONE_CONV, SEVEN_ARMS
 from coadvise.paper.arms import Arm, Teacher, arm
@@ -38,7 +39,7 @@ from coadvise.paper.beyond import (
 from coadvise.paper.declared import Experiment, Row, Value
 from coadvise.paper.imagenet import CIT_S, DEIT_TI_KD, EXPERIMENTS
 from coadvise.recipe.reading import load_recipe
-from coadvise.recipe.schema import Recipe, flat
+from coadvise.recipe.schema import Recipe, Student, flat
 from coadvise.reproduce.command import _told_apart, find_experiments, reproduce, seconds
 from coadvise.reproduce.measure import groups_of, read_result
 from coadvise.reproduce.planner import Planner, column_recipe, in_order
@@ -153,6 +154,20 @@ def test_every_arm_can_be_built_at_every_scale(tmp_path: Path, scale: str) -> No
                 *run.arm.injected,
             }
             assert set(tokens) - {"class"} == wanted, run.arm.id
+
+
+@pytest.mark.parametrize("scale", ["digits", "cifar-cpu", "cifar", "tiny"])
+def test_other_kinds_can_teach_at_the_small_scales(scale: str) -> None:
+    """A Swin and a Mixer in the sizes of the scale, at the sizes of its images."""
+    found = find_scale(scale)
+    for teacher in (Teacher("swin_tiny_patch4_window7_224"), Teacher("mixer_s16_224")):
+        side = found.teachers.get("image_size") or found.size
+        model = build_student(Student(**found.model(teacher.model)), {}, 10, side).eval()
+        assert model(torch.randn(2, 3, side, side)).shape == (2, 10)
+        resnet = build_student(Student(**found.model("resnet18")), {}, 10, side)
+        size, ours = (sum(p.numel() for p in one.parameters()) for one in (resnet, model))
+        assert 0.3 < ours / size < 3, (teacher.model, ours, size)
+        assert teacher.bias == bias_of(teacher.model)
 
 
 def test_a_sweep_changes_one_thing_of_the_students(setup: ExperimentSetup) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ..names import MEAN
 
-BIASES = {"resnet": "conv", "regnety": "conv", "rednet": "inv", "transformer": "attn", "mixer": "mlp"}
+BIASES = {"resnet": "conv", "regnety": "conv", "rednet": "inv", "transformer": "attn", "mixer": "mlp", "swin": "attn"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Arm:
     teachers: tuple[Teacher, ...] = ()
     tokens: Literal["own", "single"] = "own"
     injected: tuple[str, ...] = ()
-    stem: Literal["patchify", "conv", "inv", "conv+inv"] = "patchify"
+    stem: str = "patchify"
     advice: Literal["soft", "hard"] = "soft"
     part: float = 1.0
     weight: float = 1.0

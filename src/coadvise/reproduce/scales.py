@@ -122,6 +122,21 @@ def _patches(size: int) -> dict[str, dict[str, Any]]:
     return _named({name: {"patch_size": size} for name in ("transformer_tiny", "transformer_small", "mixer_tiny")})
 
 
+def _swin(patch: int, width: int | None = None, stages: int = 4) -> dict[str, dict[str, Any]]:
+    """Swin with windows of 4 × 4 patches; full size, or of that width in the first of stages of two blocks."""
+    options: dict[str, Any] = {"patch_size": patch, "window_size": 4}
+    if width is not None:
+        heads = [width // 16 * 2**i for i in range(stages)]
+        options |= {"embed_dim": width, "depths": [2] * stages, "num_heads": heads}
+    return _named({"swin_tiny_patch4_window7_224": options})
+
+
+def _mixer(patch: int, width: int = 512, depth: int = 8) -> dict[str, dict[str, Any]]:
+    """A Mixer that teaches: by default of the size of Mixer-S, of which timm's own takes no other patches."""
+    options = {"patch_size": patch, "embed_dim": width, "num_blocks": depth}
+    return {"mixer_s16_224": {"model": "mixer_tiny", "options": options}}
+
+
 _DIGITS_TEACHERS = {
     "policy": "light", "hflip": 0.0, "erasing": 0.0, "mixup": 0.2, "cutmix": 0.0, "label_smoothing": 0.0,
 }  # fmt: skip
@@ -140,7 +155,12 @@ SCALES: dict[str, Scale] = {
             source="digits",
             size=8,
             images=200,
-            models=_students(2, 48, 3) | _resnets(8) | _rednets(16, stem="small") | _regnets(1),
+            models=_students(2, 48, 3)
+            | _resnets(8)
+            | _rednets(16, stem="small")
+            | _regnets(1)
+            | _swin(2, 32, stages=2)
+            | _mixer(4, 48, depth=4),
             teachers={"epochs": 150, "lr": 2.0e-3, "image_size": 16, "augment": _DIGITS_TEACHERS},
             weight=10.0,
             views=25,
@@ -152,7 +172,7 @@ SCALES: dict[str, Scale] = {
             source="torchvision:CIFAR10",
             size=32,
             images=10_000,
-            models=_students(8, 96, 6) | _resnets(16) | _rednets(32) | _regnets(2),
+            models=_students(8, 96, 6) | _resnets(16) | _rednets(32) | _regnets(2) | _swin(2, 32, 3) | _mixer(4, 96),
             teachers={"epochs": 20, "lr": 2.0e-3},
             settings={"schedule": {"epochs": 25, "warmup_epochs": 3}, "run": {"eval_every": 25}},
             views=10,
@@ -190,7 +210,7 @@ SCALES: dict[str, Scale] = {
             recipe="cifar10",
             source="torchvision:CIFAR10",
             size=32,
-            models=_patches(4),
+            models=_patches(4) | _swin(2) | _mixer(4),
             full={"small_stem": True},
             teachers={"epochs": 60, "lr": 5.0e-4},
             settings={"run": {"eval_every": 10}},
@@ -202,7 +222,7 @@ SCALES: dict[str, Scale] = {
             recipe="tiny",
             source=None,
             size=64,
-            models=_patches(8),
+            models=_patches(8) | _swin(2) | _mixer(8),
             full={"small_stem": True},
             teachers={"epochs": 60, "lr": 1.0e-3},
             views=25,
