@@ -3,7 +3,7 @@ PYTHON ?= python3
 export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo bench test fuzz torture lint types clean
+.PHONY: demo bench test slow fuzz torture lint types clean
 
 demo: .venv/installed
 	.venv/bin/coadvise demo --output runs/demo
@@ -13,6 +13,10 @@ bench: .venv/installed
 
 test: .venv/installed
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+
+# More cases of what the tests above cover.
+slow: .venv/installed
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m slow tests
 
 # 10,000 damaged inputs of each format, and 100 kills; what came of them is written to results/.
 fuzz: .venv/installed

@@ -1,14 +1,20 @@
 """Fixtures for all tests."""
 
+# ruff: noqa: E402  (what lies between the imports is for them)
+
 from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 # Before OpenMP is loaded: its threads wait busily for each other, and beside other tests that takes 7 times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What is imported while tests are collected are half a million objects, and no garbage (system/imports.py).
+gc.disable()
 
 import numpy as np
 import pytest
@@ -58,9 +64,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.relative_to(root).as_posix(), len(LONGEST)))
 
 
+def pytest_collection_finish() -> None:
+    """Garbage is collected again, of what tests make."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_sessionfinish() -> None:
     """What was frozen is freed at the end like everything else."""
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_disk() -> Iterator[None]:
+    """Files are written and not forced to the disk: no test cuts the power. Processes of their own do force them."""
+    with mock.patch("os.fsync", lambda handle: None):
+        yield
 
 
 @pytest.fixture(autouse=True)

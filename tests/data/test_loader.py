@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
+import time
 
 import numpy as np
 import pytest
 import torch
+from helpers import processes
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -151,12 +150,13 @@ def test_any_start_and_accumulation(reference, workers):
     assert all(reference[index] == made for index, made in collect(loader.epoch(5)).items())
 
 
-def test_spawned_workers_see_the_same(reference):
+def test_workers_that_are_no_copies_of_this_process_see_the_same(reference):
+    """What they get is pickled, as it is on macOS and Windows."""
     loader = TrainLoader(Pictures(), data(1), 15)
     old = loader._feed._start()
     loader._feed._loader = DataLoader(
         old.dataset, batch_sampler=old.batch_sampler, num_workers=1, collate_fn=old.collate_fn,
-        worker_init_fn=old.worker_init_fn, generator=old.generator, multiprocessing_context="spawn",
+        worker_init_fn=old.worker_init_fn, generator=old.generator, multiprocessing_context=processes.CONTEXT,
     )  # fmt: skip
     assert all(reference[index] == made for index, made in collect(loader.epoch(5)).items())
 
@@ -371,36 +371,28 @@ def test_real_data_through_workers(shared_data):
     assert sum(len(batch.images) for batch in EvalLoader(validation, settings, 8)) == 21
 
 
-def test_ctrl_c_ends_a_run_without_tracebacks_of_workers(tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import signal, sys
-            import torch
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
-            torch.set_num_threads(1)
-            from coadvise.data.loader import TrainLoader
-            from coadvise.data.sources.opening import open_sources
-            from coadvise.recipe.schema import Data
-            data = Data(source="digits", image_size=64, workers=2)
-            loader = TrainLoader(open_sources(data)[0], data, 50)
-            try:
-                for epoch in range(10000):
-                    for batch in loader.epoch(epoch):
-                        print("batch", flush=True)
-            except KeyboardInterrupt:
-                print("interrupted", flush=True)
-                sys.exit(7)
-            """
-        )
+def test_ctrl_c_ends_a_run_without_tracebacks_of_workers():
+    script = textwrap.dedent(
+        """
+        import sys
+        from coadvise.data.loader import TrainLoader
+        from coadvise.data.sources.opening import open_sources
+        from coadvise.recipe.schema import Data
+        data = Data(source="digits", image_size=64, workers=2)
+        loader = TrainLoader(open_sources(data)[0], data, 50)
+        try:
+            for epoch in range(10000):
+                for batch in loader.epoch(epoch):
+                    print("batch", flush=True)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+            sys.exit(7)
+        """
     )
-    process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, cwd=Path(__file__).parent,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "batch\n", process.communicate()[1]
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 7 and out.endswith("interrupted\n") and err == ""
+    started = processes.start("-c", script, group=True)
+    while not (started.folder / "stdout").stat().st_size:
+        assert started.process.is_alive(), started.wait()
+        time.sleep(0.01)
+    os.killpg(started.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    done = started.wait(60)
+    assert done.returncode == 7 and done.stdout.endswith("interrupted\n") and done.stderr == ""

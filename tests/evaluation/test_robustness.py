@@ -30,7 +30,7 @@ LISTS = SHARED / "data" / "imagenet_class_lists"
 @pytest.fixture
 def trained() -> TrainedModel:
     torch.manual_seed(0)
-    recipe = load_recipe("digits", ["data.val_size=60"])
+    recipe = load_recipe("digits", ["data.val_size=12"])
     model = build_model(
         "cit_tiny", 10, image_size=8, options={"patch_size": 2, "embed_dim": 48, "depth": 2, "num_heads": 3}
     )
@@ -39,7 +39,7 @@ def trained() -> TrainedModel:
 
 def test_corruption_errors_against_a_loop(trained: TrainedModel) -> None:
     source = open_sources(trained.recipe.data)[1]
-    found = corruption_errors(trained, source, limit=None, batch_size=25, seed=3)
+    found = corruption_errors(trained, source, limit=None, batch_size=5, seed=3)
     transform = eval_pixels(trained.recipe.data)
     errors: dict[str, list[float]] = {"class": [], "conv": [], "inv": []}
     for kind in CORRUPTIONS:
@@ -57,8 +57,8 @@ def test_corruption_errors_against_a_loop(trained: TrainedModel) -> None:
                 errors[token].append(n / len(source))
     for token, values in errors.items():
         assert found.mean[token] == pytest.approx(np.mean(values), abs=2e-6)
-    assert found.images == 60
-    assert corruption_errors(trained, source, limit=20).images == 20
+    assert found.images == 12
+    assert corruption_errors(trained, source, limit=1).images == 1
 
 
 def write_images(folder: Path, classes: list[str], count: int = 3) -> None:

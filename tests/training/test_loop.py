@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-import torch._inductor.config
+from helpers.compiling import quickly
 from helpers.recipes import CNN, INN, tiny, with_weights
 from helpers.runs import losses, run, weights
 from torch import nn
@@ -123,13 +122,12 @@ def test_fast_paths_are_taken_and_change_no_loss(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="torch.compile needs a C++ compiler")
-def test_a_compiled_student_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one graph; no pool of compiling processes, and code that an earlier run of the tests has built."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/coadvise-tests-{torch.__version__}")
+def test_a_compiled_student_learns_the_same(tmp_path: Path) -> None:
+    """As one graph."""
     changes = {"run.log_every": 1, "run.precision": "fp32", "schedule.epochs": 2, "student.options.drop_path_rate": 0.0}
-    changes |= {"data.val_size": 100, "run.eval_batch_size": 20}
+    changes |= {"student.options.depth": 1, "data.val_size": 100, "run.eval_batch_size": 20}
     for name, setting, form in (("eager", False, "plain"), ("compiled", True, "whole")):
-        with torch._inductor.config.patch(compile_threads=1):  # pytest's own would delete the setting afterwards
+        with quickly():
             run(tiny(tmp_path / name, {**changes, "run.compile": setting}, teachers={}))
         assert json.loads((tmp_path / name / "manifest.json").read_text())["compiled"] == form
     assert np.allclose(losses(tmp_path / "eager"), losses(tmp_path / "compiled"), rtol=1e-4)
