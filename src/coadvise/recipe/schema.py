@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..errors import did_you_mean
-from ..names import APART, CLASS
+from ..names import CLASS
 from ..system.digests import json_digest
 from .address import KINDS, REFUSED, address, guess_bias
 from .advice import Advice
+from .data import Augmentation as Augmentation
 from .data import Data
 from .fields import (
     AutoSwitch,
@@ -46,7 +47,6 @@ LATER: dict[str, Any] = {
     "data.labels": "one",
     "data.unlabelled": None,
     "data.views_folder": None,
-    "loss.apart": 0.0,
     "loss.decoupled": {"alpha": 1.0, "beta": 1.0},
     "loss.dist": {"inter": 1.0, "intra": 1.0},
     "loss.gate": "none",
@@ -197,7 +197,7 @@ class Recipe(Part):
         problems = list(_name_problems(self)) + list(_size_problems(self)) + list(_teacher_problems(self))
         problems += _label_problems(self)
         stored = self.advice.top_k if self.advice.source == "cache" else None
-        problems += loss_problems(self.loss, self.data, len(self.advice.names(self.teachers)), stored)
+        problems += loss_problems(self.loss, self.data, len(self.teachers), stored)
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -258,8 +258,6 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
                 yield f"{where}: the name 'class' is reserved for the class token; choose another"
             elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,49}", name):
                 yield f"{where}: '{name}' is no name; use letters, digits, - and _"
-    if recipe.loss.apart and APART in {*tokens, *recipe.teachers}:
-        yield f"loss.apart: the term of that name stands beside those of tokens and teachers; rename '{APART}'"
     if recipe.student.tokens and recipe.loss.tokens == "single":
         yield (
             "student.tokens declares tokens, but with loss.tokens=single only the class token learns; "

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64, Int32, Int64
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from ...recipe.data import Augmentation
+from ...recipe.schema import Augmentation
 
 _MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], dtype=np.uint64)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
