@@ -134,6 +134,16 @@ class Contrast:
     kappa_cross: Estimate
     kappa_same: Estimate
 
+    @property
+    def alike(self) -> bool:
+        """Whether the kinds are of equal accuracy."""
+        return abs(self.unequal.value or 0.0) < EQUAL
+
+    @property
+    def far(self) -> bool:
+        """Whether their accuracies are too far apart to adjust for."""
+        return abs(self.unequal.value or 0.0) >= FAR
+
 
 @dataclass(frozen=True)
 class Headroom:
@@ -263,20 +273,20 @@ def _gains(pairs: Sequence[Two]) -> list[str]:
 def _verdict(one: Contrast, seeds: int) -> Verdict:
     first, second = one.biases
     told, notes = _told(one), []
-    if one.unequal.value is not None and abs(one.unequal.value) >= EQUAL:
-        ahead, behind = (first, second) if one.unequal.value > 0 else (second, first)
-        apart = f"{_points(abs(one.unequal.value))} points"
+    if one.alike:
         notes.append(
-            f"not of equal accuracy: {ahead} is {apart} better than {behind}; by gains over the mean accuracy of the "
-            f"members Δ is {in_points(one.equal)}"
+            f"of equal accuracy within {100 * EQUAL:.0f} point, so Δ is that of gains over the mean accuracy of the "
+            f"members; as they are, two kinds against two of {one.better}, it is {in_points(one.delta)}"
         )
-        if abs(one.unequal.value) >= FAR:
-            notes.append("which says little: the mean of so unequal members gains by the better one alone")
     else:
+        ahead, behind = (first, second) if (one.unequal.value or 0.0) > 0 else (second, first)
         notes.append(
-            f"of equal accuracy within {100 * EQUAL:.0f} point; by gains over the mean accuracy of the members Δ is "
+            f"not of equal accuracy: {ahead} is {_points(abs(one.unequal.value or 0.0))} points better than {behind}, "
+            f"so Δ is that against two of {one.better}; by gains over the mean accuracy of the members it is "
             f"{in_points(one.equal)}"
         )
+        if one.far:
+            notes.append("which says little: the mean of so unequal members gains by the better one alone")
     if len(one.same) == 1:
         other = second if one.better == first else first
         notes.append(f"there are no two of {other} to compare with")
@@ -289,28 +299,29 @@ def _verdict(one: Contrast, seeds: int) -> Verdict:
 
 
 def _told(one: Contrast) -> _Told:
-    delta, equal, two = one.delta, one.equal, in_points(one.delta)
+    delta = one.equal if one.alike else one.delta
+    two, against = in_points(delta), "one kind" if one.alike else one.better
     if delta.high is None or delta.low is None:
         return _Told("other", "not defined on these images")
     if delta.above and delta.high < MARGIN:
         return _Told("no", f"a headroom of {two} only: students of these pairs will hardly differ")
-    if delta.above and equal.above:
+    if delta.above and one.equal.above:
         return _Told("yes", f"a second kind has a headroom of {two}: a comparison of students can show something")
     if delta.above:
         return _Told(
             "other",
-            f"two kinds are better by {two}, but not shown to be so at equal accuracy ({in_points(equal)}): students "
-            "may differ, and it would not be for the kind",
+            f"two kinds are better by {two}, but not shown to be so at equal accuracy ({in_points(one.equal)}): "
+            "students may differ, and it would not be for the kind",
         )
-    if equal.low is not None and equal.low >= MARGIN and abs(one.unequal.value or 0.0) < FAR:
+    if not one.alike and not one.far and one.equal.low is not None and one.equal.low >= MARGIN:
         return _Told(
             "other",
             f"no headroom as they are, {two} against two of {one.better}; at equal accuracy it would be "
-            f"{in_points(equal)}: a better teacher of the weaker kind comes first",
+            f"{in_points(one.equal)}: a better teacher of the weaker kind comes first",
         )
     if delta.below:
         ahead = in_points(delta.negated, signed=False)
-        return _Told("no", f"no headroom, two of {one.better} do better than two kinds by {ahead}")
+        return _Told("no", f"no headroom, two of {against} do better than two kinds by {ahead}")
     if delta.high < MARGIN:
         return _Told("no", f"no headroom, {two}: students of these pairs will hardly differ")
     return _Told("other", f"undecided, {two}: more validation images, views or seeds of teachers would tell")
