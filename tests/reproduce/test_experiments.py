@@ -30,6 +30,7 @@ from coadvise.paper.beyond import (
     HEADS,
     IN_CLASS,
     LONGER,
+    LOSSES_EXPERIMENT,
     MEAN_OF_BOTH,
     SELF_TAUGHT,
     SMOOTHED,
@@ -315,6 +316,32 @@ def test_controls_keep_a_part_of_the_advice_back(setup: ExperimentSetup) -> None
     assert list(random) == ["resnet18-random", "rednet26-random"] and all(one.given for one in random.values())
     assert not {one.id for one in random.values()} & {one.id for one in known.values()}
     assert all(claim.plus[0].arm.mixing == claim.minus[0].arm.mixing for claim in CONTROLS.claims)
+
+
+def test_other_losses_are_of_the_same_teachers_and_stored_advice(setup: ExperimentSetup) -> None:
+    planner = Planner(setup)
+    cross = planner.run(CROSS, 0)
+    found = {}
+    for row in LOSSES_EXPERIMENT.rows:
+        run = planner.run(row.ours["both"].arm, 0)
+        assert run.teachers == cross.teachers and run.recipe.advice == cross.recipe.advice
+        loss = run.recipe.loss
+        found[run.name.split(".")[3] if run.id != cross.id else "KL"] = (
+            loss.advice,
+            loss.gate,
+            set(loss.temperatures.values()),
+        )
+        assert run.id == cross.id or loss != cross.recipe.loss
+    assert found == {
+        "KL": ("soft", "none", set()),
+        "standardised": ("standardised", "none", {2.0}),
+        "dist": ("dist", "none", set()),
+        "decoupled": ("decoupled", "none", set()),
+        "gate-right": ("soft", "right", set()),
+        "gate-harder": ("soft", "harder", set()),
+        "gate-random": ("soft", "random", set()),
+    }
+    assert "one" not in LOSSES_EXPERIMENT.rows[5].ours
 
 
 def test_a_teacher_that_was_never_trained_has_the_weights_of_its_seed(setup: ExperimentSetup) -> None:

@@ -19,7 +19,7 @@ def reproduce(
         list[str],
         typer.Argument(
             help="table1 … table9, figure1, figure2, figure4 or all; "
-            "sweep, longer, fresh, heads, controls, demo; key=value"
+            "sweep, longer, fresh, heads, controls, losses, demo; key=value"
         ),
     ],
     scale: Annotated[str, typer.Option("--scale", "-s", help="digits, cifar-cpu, cifar, tiny or imagenet")] = "digits",

@@ -57,7 +57,8 @@ class Arm:
         tokens: `own` gives each teacher a token where the model has tokens; `single` puts every term on one output.
         injected: tokens that learn the labels, by the bias of their stem (training "without distillation").
         stem: what makes the patch tokens.
-        advice: `hard` is DeiT's distillation: the teacher's top class in place of its distribution.
+        advice: `hard` is DeiT's distillation: the teacher's top class in place of its distribution; the others are
+            those of `loss.advice`.
         part: of the full number of epochs.
         weight, temperature: factors on the scale's λ and τ of every advised token.
         mixing: whether the student's images are mixed (mixup, CutMix) as the scale does.
@@ -68,6 +69,7 @@ class Arm:
         change: what becomes of the teachers' advice: `advice.change` of the recipe. `mean` advises one token, which
             weighs as much as those of all the teachers together.
         trained: False for random weights that are never trained.
+        gate: the images on which a teacher counts: `loss.gate` of the recipe.
     """
 
     model: str
@@ -75,7 +77,7 @@ class Arm:
     tokens: Literal["own", "single"] = "own"
     injected: tuple[str, ...] = ()
     stem: str = "patchify"
-    advice: Literal["soft", "hard"] = "soft"
+    advice: Literal["soft", "hard", "standardised", "dist", "decoupled"] = "soft"
     part: float = 1.0
     weight: float = 1.0
     temperature: float = 1.0
@@ -85,6 +87,7 @@ class Arm:
     token_std: float = 1.0
     change: Literal["none", "shuffled", "shuffled-in-class", "smoothed", "mean"] = "none"
     trained: bool = True
+    gate: Literal["none", "right", "harder", "random"] = "none"
 
     @property
     def id(self) -> str:
@@ -92,8 +95,8 @@ class Arm:
         words = [self.model, *(teacher.name for teacher in self.teachers)]
         if self.tokens == "single":
             words.append("single")
-        if self.advice == "hard":
-            words.append("hard")
+        if self.advice != "soft":
+            words.append(self.advice)
         if self.injected:
             words.append("labels-" + "-".join(self.injected))
         if self.stem != "patchify":
@@ -107,6 +110,8 @@ class Arm:
             words.append("live")
         if self.change != "none":
             words.append(self.change)
+        if self.gate != "none":
+            words.append("gate-" + self.gate)
         return ".".join(words) + _part(self.part) + _random(self.trained)
 
     @property

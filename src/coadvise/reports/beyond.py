@@ -22,7 +22,8 @@ _SHOWN = {CROSS: "both kinds", SAME_TWICE: "one kind"}
 NAMES = (
     "An arm is named by its student and its teachers; -s1 is another seed of a teacher, -e25 and -e50 a part of a "
     "teacher's epochs, -e200 twice the student's. single: one token for everything; hard: the teacher's top "
-    "class; stem-…: what makes the patch tokens; labels-…: tokens that learn the labels; weight, temperature, "
+    "class; standardised, dist, decoupled: other forms of advice; gate-…: the images on which a teacher counts; "
+    "stem-…: what makes the patch tokens; labels-…: tokens that learn the labels; weight, temperature, "
     "token-lr, token-std: λ, τ, the tokens' learning rate and spread, in per cent of what they were; unmixed: "
     "images without mixing; live: views that never recur. "
 )

@@ -148,7 +148,7 @@ class Planner:
         if arm.change == "mean":  # N · KL(mean ‖ q) is the sum of KL(teacher ‖ q), up to what q does not change
             weight *= len(teachers)
         weights = dict.fromkeys(arm.advisers, weight * arm.weight)
-        content["loss"] = {"tokens": tokens, "advice": arm.advice, "weights": weights}
+        content["loss"] = {"tokens": tokens, "advice": arm.advice, "weights": weights, "gate": arm.gate}
         if arm.change != "none":
             content["advice"] = {"change": arm.change}
         if arm.temperature != 1.0:
