@@ -116,6 +116,8 @@ class Side:
             raise SystemExit(f"{self.name}: it ended early\n{(self.folder / 'log').read_text()}")
         process.terminate()
         process.wait()
+        compiled = json.loads((self.folder / "run" / "manifest.json").read_text()).get("compiled", "plain")
+        print(f"{self.name}: {compiled}", flush=True)
         return at[TO] - at[FROM]
 
     def losses(self) -> list[float]:

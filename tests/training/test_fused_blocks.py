@@ -1,4 +1,4 @@
-"""Runs whose student goes through each block as one operation: losses of plain ones, the same bits when resumed."""
+"""Runs whose student takes each block as one operation: the losses of plain ones, the same bits when resumed."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def is_plain(block: nn.Module, length: int) -> bool:
         and type(mlp.act) is nn.GELU
         and mlp.act.approximate == "none"
         and attention.num_heads * attention.head_dim == attention.qkv.in_features
-        and fits(length, attention.qkv.in_features, attention.num_heads, mlp.fc1.out_features)
+        and fits(length, attention.qkv.in_features, attention.num_heads, mlp.fc1.weight.shape[0])
         and not any(watched(one) for one in block.modules())
     )
 
@@ -58,4 +58,4 @@ def _facts(block: nn.Module) -> tuple[Weights, int, tuple[float, float]]:
     assert isinstance(block, Block) and isinstance(block.attn, Attention) and isinstance(block.mlp, Mlp)
     layers = (block.norm1, block.attn.qkv, block.attn.proj, block.norm2, block.mlp.fc1, block.mlp.fc2)
     weights = [one for layer in layers for one in (layer.weight, layer.bias)]
-    return Weights(*weights), block.attn.num_heads, (block.norm1.eps, block.norm2.eps)  # type: ignore[arg-type]
+    return Weights(*weights), block.attn.num_heads, (block.norm1.eps, block.norm2.eps)  # type: ignore[arg-type, return-value]
