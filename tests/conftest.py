@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
+import pkgutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -26,17 +28,25 @@ from PIL import Image
 torch.set_num_threads(1)
 
 LONGEST = (
-    "cli/test_commands.py",
     "reproduce/test_runner.py",
+    "cli/test_commands.py",
+    "advice/test_cache.py",
     "training/test_distributed.py",
+    "reports/test_demo_and_run.py",
     "reproduce/test_demo.py",
     "training/test_loop.py",
-    "ops/test_involution.py",
     "ops/test_involution_triton.py",
+    "fuzz/test_fuzz.py",
     "advice/test_writer.py",
+    "test_import.py",
+    "ops/test_involution.py",
     "reproduce/test_experiments.py",
+    "export/test_hub.py",
     "training/test_resume.py",
     "training/test_caching.py",
+    "export/test_export.py",
+    "data/test_loader.py",
+    "checkpoints/test_loading.py",
 )
 
 
@@ -82,12 +92,17 @@ def _quick_disk() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests write no index or unpacked data into the user's cache; all processes of xdist compile for one of theirs."""
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests write no index or unpacked data into the user's cache; all processes of xdist compile for one of theirs.
+
+    So do the fixtures that several tests share.
+    """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    monkeypatch.setenv("XDG_CACHE_HOME", str(shared / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(shared / "cache"))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -118,6 +133,23 @@ def write_folder(photo: Callable[..., Image.Image]) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of reports are empty, which takes a tenth of the time; their names, files and descriptions are there."""
+    from matplotlib.figure import Figure
+
+    from coadvise import reports
+    from coadvise.reports.plots.style import Drawing, draw
+
+    def blank(name: str, alt: str, build: Callable[[], Figure]) -> Drawing:
+        return draw(name, alt, lambda: Figure((0.1, 0.1)))
+
+    for found in pkgutil.iter_modules(reports.__path__, "coadvise.reports."):
+        module = importlib.import_module(found.name)
+        if getattr(module, "draw", None) is draw:
+            monkeypatch.setattr(module, "draw", blank)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of two trained teachers."""
@@ -127,6 +159,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from coadvise.training.train import train
 
     folder = tmp_path_factory.mktemp("trained")
-    teachers = {"conv": {**CNN, "train": {"epochs": 30}}, "inv": {**INN, "train": {"epochs": 30}}}
+    teachers = {"conv": {**CNN, "train": {"epochs": 15}}, "inv": {**INN, "train": {"epochs": 15}}}
     train(tiny(folder / "run", teachers=teachers), display=Display(quiet=True))
     return folder / "run" / "teachers"

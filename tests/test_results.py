@@ -31,6 +31,7 @@ def made_at(folder: Path) -> tuple[str, list[str]]:
     return mark["scale"], mark["changed"]
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("folder", LANDED, ids=lambda folder: folder.name)
 def test_a_landed_report_is_made_of_its_files(folder: Path, tmp_path: Path) -> None:
     files = {path.stem: Measurement.read(path) for path in sorted((folder / "runs").glob("*.json"))}

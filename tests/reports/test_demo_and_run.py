@@ -232,6 +232,7 @@ def test_the_numbers_shown_are_numpys_and_scipys(tmp_path: Path) -> None:
     assert "trained in five ways, each for 1,600 steps" in page.text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_accuracy_of_each_token_is_shown(tmp_path: Path) -> None:
     make_demo(tmp_path)
     page = check_page(write_report(tmp_path).read_text())
@@ -252,6 +253,7 @@ def test_markdown_and_figures_say_the_same(tmp_path: Path) -> None:
     assert "http" not in text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_divergences_keep_their_direction(tmp_path: Path) -> None:
     make_demo(tmp_path)
     page = check_page(write_report(tmp_path).read_text())
@@ -280,6 +282,7 @@ def test_divergences_that_cannot_be_told_apart_are_left_out(tmp_path: Path) -> N
     assert "cannot be told apart" in page.text and "is nearest to" not in page.text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     make_demo(tmp_path, seeds=1)
     page = check_page(write_report(tmp_path, seeds=1).read_text())
@@ -289,6 +292,7 @@ def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     assert "±" not in page.row("labels only", 6)[1]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_an_effect_that_is_not_decided_is_no_headline(tmp_path: Path) -> None:
     make_demo(tmp_path, seeds=2, levels=dict.fromkeys(LEVELS, 0.9))
     text = write_report(tmp_path, seeds=2).read_text()
@@ -297,6 +301,7 @@ def test_an_effect_that_is_not_decided_is_no_headline(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_an_effect_against_the_method_is_said(tmp_path: Path) -> None:
     make_demo(tmp_path, seeds=5, levels={CROSS: 0.70, SAME_TWICE: 0.90})
     text = write_report(tmp_path, seeds=5).read_text()
@@ -305,6 +310,7 @@ def test_an_effect_against_the_method_is_said(tmp_path: Path) -> None:
     assert check_page(text).row(f"{BOTH} is better than labels only", 8)[6] == "does not hold"
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_teachers_of_two_kinds_may_win(tmp_path: Path) -> None:
     make_demo(tmp_path, seeds=5, levels={CROSS: 0.95, SAME_TWICE: 0.80})
     text = check_page(write_report(tmp_path, seeds=5).read_text()).text
@@ -313,12 +319,14 @@ def test_teachers_of_two_kinds_may_win(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_same_against_cross_is_said_to_be_undecided(tmp_path: Path) -> None:
     make_demo(tmp_path, levels={CROSS: 0.94, SAME_TWICE: 0.94})
     text = check_page(write_report(tmp_path).read_text()).text
     assert f"is not decided here: “{BOTH} is better than {SAME}” is undecided at n = 3" in text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_what_is_missing_is_named_and_the_rest_reported(tmp_path: Path) -> None:
     accuracies = make_demo(tmp_path)
     (tmp_path / "results" / f"{CROSS.id}.s2.json").unlink()
@@ -340,12 +348,14 @@ def test_what_is_missing_is_named_and_the_rest_reported(tmp_path: Path) -> None:
     assert missing == {"demo-arms.png", "demo-curves.png", "demo-similarity.png"}
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_without_the_folders_of_the_runs_there_are_no_learning_curves(tmp_path: Path) -> None:
     make_demo(tmp_path)
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     assert "Learning curves" not in write_report(tmp_path).read_text()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_arms_of_other_budgets_are_not_compared_without_a_word(tmp_path: Path) -> None:
     make_demo(tmp_path)
     path = tmp_path / "results" / f"{CROSS.id}.s0.json"

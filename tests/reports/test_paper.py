@@ -467,6 +467,7 @@ def test_tokens_that_start_or_learn_otherwise_are_shown_beside_the_seven_arms(tm
     assert shown == [CROSS.id, f"{CROSS.id}.token-lr-1000", f"{CROSS.id}.token-std-1500"]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_latex_has_as_many_cells_in_every_row(tmp_path: Path, everything: dict[str, dict[str, Any]]) -> None:
     write_paper_report(tmp_path, typed(everything), ALL, SCALE)
     for one in ALL:

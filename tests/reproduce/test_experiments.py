@@ -145,16 +145,19 @@ def test_every_arm_can_be_built_at_every_scale(tmp_path: Path, scale: str) -> No
     sizes = ["data.train_size=50", "data.val_size=40"]
     setup = set_up(find_scale(scale), tmp_path, source="digits", settings=sizes)
     runs = in_order(Planner(setup), [*ALL, *BEYOND], 1)
+    built: dict[str, set[str]] = {}  # many arms differ in how their student learns, not in what it is
     for run in runs:
         if scale in ("digits", "cifar-cpu") or run.arm.model in ("resnet10", "transformer_tiny", "mixer_tiny"):
             recipe = run.recipe
-            student = build_student(recipe.student, recipe.tokens(), 10, recipe.data.image_size)
-            tokens = getattr(student, "token_names", ())
+            form = f"{recipe.student} {recipe.tokens()} {recipe.data.image_size}"
+            if form not in built:
+                student = build_student(recipe.student, recipe.tokens(), 10, recipe.data.image_size)
+                built[form] = set(getattr(student, "token_names", ()))
             wanted = {
                 *(() if run.arm.tokens == "single" or not run.arm.is_transformer else run.arm.advisers),
                 *run.arm.injected,
             }
-            assert set(tokens) - {"class"} == wanted, run.arm.id
+            assert built[form] - {"class"} == wanted, run.arm.id
 
 
 @pytest.mark.parametrize("scale", ["digits", "cifar-cpu", "cifar", "tiny"])
