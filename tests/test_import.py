@@ -18,6 +18,7 @@ import coadvise
 from coadvise.system.after_import import import_after
 
 HEAVY = ("torch", "timm", "torchvision", "accelerate", "scipy", "sklearn", "matplotlib")
+MARK = "imported: "
 FIXTURE = Path(__file__).parent / "fixtures" / "934e134" / "run"
 
 
@@ -29,42 +30,54 @@ def python(code: str, *options: str) -> str:
     return done.stdout.strip()
 
 
-def imported_by(command: str) -> tuple[int, set[str]]:
-    """Exit code of a command, and which of the slow packages it has imported."""
-    last = python(f"""
-import sys
-sys.argv = {["coadvise", *command.split()]}
+def imported_by(*commands: str) -> dict[str, tuple[int, set[str]]]:
+    """Exit code of each command, and which of the slow packages it has imported.
+
+    Each is a copy of one process that has imported the command line, which is the same for all of them.
+    """
+    told = python(f"""
+import os, sys
 from coadvise.cli.main import main
-code = 0
-try:
-    main()
-except SystemExit as end:
-    code = end.code
-print("\\n", code or 0, *(name for name in {HEAVY} if name in sys.modules))
-""").splitlines()[-1]
-    code, *modules = last.split()
-    return int(code), set(modules)
+for command in {commands}:
+    if os.fork():
+        os.wait()
+        continue
+    sys.argv = ["coadvise", *command.split()]
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    print(f"\\n{MARK}", command, code or 0, *(name for name in {HEAVY} if name in sys.modules), sep="|", flush=True)
+    os._exit(0)
+""")
+    found = {}
+    for line in told.splitlines():
+        if line.startswith(MARK):
+            _, command, code, *modules = line.split("|")
+            found[command] = int(code), set(modules)
+    assert list(found) == list(commands), told
+    return found
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["--help", "--version", "recipes", "recipe cit-sak", "recipe cit-s optim.lr=1e-3", "schema",
-     "train --help", "cache --help", "plan --help", "predict --help", "models --help", "recipes --help",
-     "recipe --help", "schema --help", "report --help", "demo --help", "doctor --help", "bench --help",
-     "evaluate --help", "reproduce --help"],
-)  # fmt: skip
-def test_commands_that_compute_nothing_import_nothing_slow(command: str) -> None:
-    assert imported_by(command) == (0, set())
+def test_commands_that_compute_nothing_import_nothing_slow() -> None:
+    commands = (
+        "--help", "--version", "recipes", "recipe cit-sak", "recipe cit-s optim.lr=1e-3", "schema",
+        "train --help", "cache --help", "plan --help", "predict --help", "models --help", "recipes --help",
+        "recipe --help", "schema --help", "report --help", "demo --help", "doctor --help", "bench --help",
+        "evaluate --help", "reproduce --help",
+    )  # fmt: skip
+    assert imported_by(*commands) == dict.fromkeys(commands, (0, set()))
 
 
-@pytest.mark.parametrize("command", ["train", "cache", "plan", "bench --recipe", "recipe"])
-def test_a_mistake_in_a_recipe_is_told_before_anything_slow_is_imported(command: str) -> None:
-    assert imported_by(f"{command} digits optim.lrr=1") == (2, set())
+def test_a_mistake_in_a_recipe_is_told_before_anything_slow_is_imported() -> None:
+    commands = [f"{command} digits optim.lrr=1" for command in ("train", "cache", "plan", "bench --recipe", "recipe")]
+    assert imported_by(*commands) == dict.fromkeys(commands, (2, set()))
 
 
 def test_a_report_needs_no_pytorch(tmp_path: Path) -> None:
     shutil.copytree(FIXTURE, tmp_path / "run")
-    code, modules = imported_by(f"report {tmp_path / 'run'}")
+    ((code, modules),) = imported_by(f"report {tmp_path / 'run'}").values()
     assert code == 0 and modules <= {"matplotlib", "scipy"}
 
 
