@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -19,8 +20,12 @@ PACKAGES = (
 )  # fmt: skip
 
 
+@functools.cache
 def git_commit() -> str | None:
-    """Commit of the source tree that runs, `+changes` appended when it differs; None outside a checkout."""
+    """Commit of the source tree that runs, `+changes` appended when it differs; None outside a checkout.
+
+    As it is at the first call: what happens to the tree later changes nothing of what this process has imported.
+    """
     here = Path(__file__).resolve().parents[1]  # the package
 
     def git(*words: str) -> str | None:
@@ -55,13 +60,17 @@ def hardware() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: version for name in PACKAGES if (version := _version(name)) is not None}
+    return {"python": platform.python_version(), **found}
+
+
+@functools.cache
+def _version(package: str) -> str | None:
+    """Read once: that takes 2 ms, and a process keeps what it has imported."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def manifest(**facts: Any) -> dict[str, Any]:
