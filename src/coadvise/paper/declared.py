@@ -18,6 +18,10 @@ class Value:
     metric: str = TOP1
     seed: int | None = None
 
+    def as_json(self) -> dict[str, str | int | None]:
+        """Arm by its id, metric and seed."""
+        return {"arm": self.arm.id, "metric": self.metric, "seed": self.seed}
+
 
 @dataclass(frozen=True)
 class Column:

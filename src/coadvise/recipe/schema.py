@@ -47,6 +47,7 @@ LATER: dict[str, Any] = {
     "data.labels": "one",
     "data.unlabelled": None,
     "data.views_folder": None,
+    "loss.apart": 0.0,
     "loss.decoupled": {"alpha": 1.0, "beta": 1.0},
     "loss.dist": {"inter": 1.0, "intra": 1.0},
     "loss.gate": "none",

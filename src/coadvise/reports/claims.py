@@ -53,6 +53,9 @@ class Judged:
             "experiment": self.experiment,
             "claim": self.claim.text,
             "place": self.claim.place,
+            "says": _said(self.claim),
+            "plus": [value.as_json() for value in self.claim.plus],
+            "minus": [value.as_json() for value in self.claim.minus],
             "unit": self.claim.unit,
             "differences": {
                 "best" if self.claim.compared else str(seed): round(value, 6)
@@ -65,6 +68,13 @@ class Judged:
             "reason": self.reason,
             "files": list(self.files),
         }
+
+
+def _said(claim: Claim) -> str:
+    """What is asked of the number, in a word."""
+    if claim.compared:
+        return "compared"
+    return claim.says if isinstance(claim.says, str) else type(claim.says).__name__.lower()
 
 
 def judge(experiment: Experiment, results: Results) -> list[Judged]:

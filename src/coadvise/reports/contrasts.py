@@ -49,6 +49,8 @@ class Answered:
             "contrast": self.contrast.text,
             "primary": self.contrast.primary,
             "unit": self.contrast.unit,
+            "pairs": [[first.as_json(), second.as_json()] for first, second in self.contrast.pairs],
+            "seeds": self.contrast.seeds,
             "margin": self.contrast.margin,
             "differences": {f"{one}/{seed}": round(value, 6) for (one, seed), value in self.differences.items()},
             "mean": None if test is None else round(test.mean, 6),
