@@ -78,6 +78,12 @@ def test_a_teacher_s_steps_shrink_with_its_epochs() -> None:
         assert (one.name, one.decay_epochs) == expected
 
 
+def test_a_teacher_s_augmentation_may_be_without_randaugment() -> None:
+    train = {"augment": {"policy": "deit", "randaugment": None}}
+    recipe = tiny(Path("runs/x"), teachers={"conv": CNN | {"train": train}})
+    assert teacher_recipe(recipe, "conv", Path("y")).data.augment.randaugment is None
+
+
 def test_fingerprints_of_recipes_without_them_stay() -> None:
     """As computed before there were other optimizers than AdamW."""
     assert tiny(Path("runs/x"), teachers={"conv": CNN}).fingerprint() == "07c381441a5b201c"

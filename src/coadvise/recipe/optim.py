@@ -107,9 +107,9 @@ def optim_problems(optim: Optim, schedule: Schedule) -> Iterable[str]:
         )
 
 
-def training_problems(name: str, train: TeacherTraining, optim: Optim, schedule: Schedule) -> Iterable[str]:
-    """What does not go together in how a teacher is trained."""
-    place, kind = f"teachers.{name}.train", train.optimizer or optim.name
+def training_problems(place: str, train: TeacherTraining, optim: Optim, schedule: Schedule) -> Iterable[str]:
+    """What does not go together in how a teacher is trained, as the recipe says at `place`."""
+    kind = train.optimizer or optim.name
     if kind != optim.name and train.lr is None:
         yield f"{place}.optimizer is {kind}, the recipe's is {optim.name}: give {place}.lr, whose scale is another"
     if kind != "sgd" and train.momentum is not None:

@@ -333,7 +333,7 @@ def _teacher_problems(recipe: Recipe) -> Iterable[str]:
         if teacher.pretrained is True and teacher.checkpoint:
             yield f"teachers.{name}: pretrained and checkpoint exclude each other"
         if teacher.train is not None:
-            yield from training_problems(name, teacher.train, recipe.optim, recipe.schedule)
+            yield from training_problems(f"teachers.{name}.train", teacher.train, recipe.optim, recipe.schedule)
         kind = teacher.model.partition(":")[0]
         if ":" in teacher.model and kind in REFUSED:
             yield f"teachers.{name}.model is {teacher.model}: {REFUSED[kind]}"

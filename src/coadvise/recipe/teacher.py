@@ -22,11 +22,17 @@ _PLACES = {
 _START = {"model", "small_stem", "pretrained", "checkpoint", "checkpoint_weights"}
 
 
+def scaled(decay: float | list[float], factor: float) -> float | list[float]:
+    """The epochs at which a learning rate decays, in a schedule of another length."""
+    return [factor * one for one in decay] if isinstance(decay, list) else factor * decay
+
+
 def apply_training(content: dict[str, Any], train: TeacherTraining) -> None:
     """Put the settings of a teacher in place of the student's, in the content of a recipe."""
     content["data"]["views"] = None  # views recur for the sake of stored advice
     content["data"].pop("unlabelled", None)  # a teacher learns from labels alone
-    given = train.model_dump(mode="json", exclude_none=True)
+    # Without `exclude_none`, which would drop `augment.randaugment: null`, too.
+    given = {key: value for key, value in train.model_dump(mode="json").items() if value is not None}
     schedule, optim = content["schedule"], content["optim"]
     if train.epochs is not None:
         warmup, timed = schedule.get("warmup_epochs", 0), schedule.pop("time", None) is not None
@@ -34,8 +40,7 @@ def apply_training(content: dict[str, Any], train: TeacherTraining) -> None:
         part = min(warmup, WARMUP * train.epochs) if timed else warmup * train.epochs / schedule["epochs"]
         given.setdefault("warmup_epochs", part)
         if (decay := schedule.get("decay_epochs")) is not None:
-            factor = train.epochs / schedule["epochs"]
-            schedule["decay_epochs"] = [factor * one for one in decay] if isinstance(decay, list) else factor * decay
+            schedule["decay_epochs"] = scaled(decay, train.epochs / schedule["epochs"])
     for part, keys in _PLACES.items():
         values = {name: given[key] for name, key in keys.items() if key in given}
         content[part] |= {name: None if value is False else value for name, value in values.items()}
