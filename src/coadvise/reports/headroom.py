@@ -112,7 +112,7 @@ def pairs_drawing(found: Headroom) -> Drawing | None:
     if not _points(shown, "accuracy"):
         return None
     panels = [
-        panel("Mean of two teachers, on images as the student sees them", "accuracy of the mean, %", "accuracy"),
+        panel("Mean of two teachers, as the student sees images", "accuracy of the mean, %", "accuracy"),
         panel("The same, over the mean accuracy of both", "gain, points", "gain"),
     ]
     said = "; ".join(f"{one.label} ({one.kinds}) {one.value:.1f} % at κ {one.kappa:.2f}" for one in panels[0].points)

@@ -10,6 +10,9 @@ from matplotlib.figure import Figure
 
 from .style import MUTED, PAPER, Style, _wrap, style
 
+NAMED = 6
+"""Pairs whose names there is room for; a table has all of them."""
+
 
 class Point(NamedTuple):
     """A pair: κ of its errors, and a number with the ends of its interval; `kinds` decides how it looks."""
@@ -57,7 +60,7 @@ def _panel(axes: Axes, panel: Panel, looks: dict[str, Style]) -> None:
             label=None if one.kinds in seen else one.kinds,
         )  # fmt: skip
         seen.add(one.kinds)
-    if len(panel.points) <= 12:
+    if len(panel.points) <= NAMED:
         middle = (min(one.kappa for one in panel.points) + max(one.kappa for one in panel.points)) / 2
         for place, one in enumerate(sorted(panel.points, key=lambda point: point.kappa)):
             side = -1 if one.kappa > middle else 1  # names stay inside
