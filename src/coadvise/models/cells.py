@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 
-_LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+_LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)
 
 
 class CellStem(nn.Module):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..errors import did_you_mean
-from ..names import CLASS
+from ..names import APART, CLASS
 from ..system.digests import json_digest
 from .address import KINDS, REFUSED, address, guess_bias
 from .advice import Advice
@@ -259,6 +259,8 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
                 yield f"{where}: the name 'class' is reserved for the class token; choose another"
             elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,49}", name):
                 yield f"{where}: '{name}' is no name; use letters, digits, - and _"
+    if recipe.loss.apart and APART in {*tokens, *recipe.teachers}:
+        yield f"loss.apart: the term of that name stands beside those of tokens and teachers; rename '{APART}'"
     if recipe.student.tokens and recipe.loss.tokens == "single":
         yield (
             "student.tokens declares tokens, but with loss.tokens=single only the class token learns; "
