@@ -232,7 +232,8 @@ def _controls() -> Experiment:
             "of the image is not. Of mixed images it says nothing right of the smaller share either, so the comparison "
             "is made without mixing, too.",
             "Labels as unsure: each of the two tokens learns the labels, smoothed until their mean entropy is that of "
-            "its teacher in each batch. Never trained: the random weights that the teachers' training begins with.",
+            "its teacher in each batch. Never trained: the random weights that training a teacher begins with; they "
+            "may say nearly the same of every image.",
             "The mean: of both teachers' probabilities; its token weighs as much as the two of both kinds together. "
             "The self-teacher is the student with no teacher, of seed 0; it has one advised token.",
             "In the figure: one run small, their mean large; bar: 95 % t-interval of the mean (needs two runs).",
