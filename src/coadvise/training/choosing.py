@@ -4,7 +4,7 @@ A step is tried as it is; what compiling takes and brings is known from earlier 
 machine, or else assumed. It is compiled where the steps that are left win more than that. With the first batch the
 compiled form shows what it takes and brings: this is remembered, and a form that brings nothing is given up.
 
-On the CPU, where compiling brings little, the blocks of a small transformer are one operation each in long runs (`fused`).
+On the CPU, where compiling brings little, blocks of a small transformer are one operation each in long runs (`fused`).
 """
 
 from __future__ import annotations
