@@ -20,12 +20,8 @@ gc.disable()
 
 import numpy as np
 import pytest
-import torch
 from helpers import SHARED
 from PIL import Image
-
-# The images are small: more threads cost more than they bring, and tests run side by side.
-torch.set_num_threads(1)
 
 LONGEST = (
     "reproduce/test_runner.py",
@@ -83,6 +79,14 @@ def pytest_collection_finish() -> None:
 def pytest_sessionfinish() -> None:
     """What was frozen is freed at the end like everything else."""
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """The images are small: more threads cost more than they bring, and tests run side by side."""
+    import torch  # not by the process of xdist that runs no tests
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")

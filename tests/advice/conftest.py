@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch.setattr)
 
 
+@pytest.fixture(scope="session")
+def written(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache, which tests copy."""
+    folder = tmp_path_factory.mktemp("written")
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch.setattr)
+        write(recipe_with(trained, folder, {"advice.source": "cache"}))
+    return folder / "cache"
+
+
 @pytest.fixture
-def complete(small: None, trained: Path, tmp_path: Path) -> Recipe:
-    recipe = recipe_with(trained, tmp_path, {"advice.source": "cache"})
-    write(recipe)
-    return recipe
+def complete(small: None, trained: Path, written: Path, tmp_path: Path) -> Recipe:
+    shutil.copytree(written, tmp_path / "cache")
+    return recipe_with(trained, tmp_path, {"advice.source": "cache"})

@@ -26,10 +26,10 @@ from coadvise.training.train import train
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        {"schedule.epochs": 2},
         {"data.views": 2},
-        {"optim.accumulate": 2, "data.train_size": 93},
-        {"data.augment.repeats": 3, "loss.temperatures": {"conv": 4.0}},
+        {"schedule.epochs": 2, "optim.accumulate": 2, "data.train_size": 93},
+        {"schedule.epochs": 2, "data.augment.repeats": 3, "loss.temperatures": {"conv": 4.0}},
         {"data.balance": "sampling", "data.views": 2},
     ],
 )

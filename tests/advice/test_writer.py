@@ -33,13 +33,14 @@ def test_a_teacher_is_added_without_touching_the_other(small, trained, tmp_path)
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
 
-def test_killed_at_twenty_moments_and_shared_by_two_writers(trained, tmp_path):
+@pytest.mark.parametrize(("kills", "epochs"), [(6, 18), pytest.param(20, 60, marks=pytest.mark.slow)])
+def test_killed_at_many_moments_and_shared_by_two_writers(trained, tmp_path, kills, epochs):
     """The bytes are those of one writer that nobody disturbed."""
-    done = processes.run("helpers.kill_writer", str(tmp_path), str(trained), "20")
+    done = processes.run("helpers.kill_writer", str(tmp_path), str(trained), str(kills), str(epochs))
     assert done.returncode == 0, done.stderr
     counts = list(map(int, done.stdout.split()))
     # Killed while it wrote, each time a little further on.
-    assert len(set(counts)) == 20 and counts == sorted(counts) and counts[-1] < 480
+    assert len(set(counts)) == kills and counts == sorted(counts) and counts[-1] < 8 * epochs
     found = {name: contents(tmp_path / name / "cache") for name in ("calm", "killed", "shared")}
     assert found["calm"] == found["killed"] == found["shared"]
 

@@ -285,17 +285,13 @@ def test_ctrl_c_while_a_teacher_is_trained(recipe: Callable[..., Path], tmp_path
 
 def stop_and_read(arguments: list[str | Path], metrics: Path, number: int) -> list[str]:
     """Send a signal once the metrics have a line, which all processes get; the arguments of the printed command."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "coadvise", *map(str, arguments)],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )  # fmt: skip
+    started = processes.start("coadvise", *map(str, arguments), group=True)
     while not (metrics.exists() and metrics.stat().st_size):
         time.sleep(0.05)
-        assert process.poll() is None
-    os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=60)
-    return command_printed(process.returncode, errors)
+        assert started.process.is_alive()
+    os.killpg(started.pid, number)
+    done = started.wait(60)
+    return command_printed(done.returncode, done.stderr)
 
 
 def command_printed(code: int, errors: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Write a cache undisturbed, then in a process that is killed at random moments, then in two processes at once.
 
-`python -m helpers.kill_writer FOLDER TEACHER_FOLDER KILLS` writes FOLDER/calm, FOLDER/killed and FOLDER/shared, and
-prints the number of blocks that were done after each kill.
+`python -m helpers.kill_writer FOLDER TEACHER_FOLDER KILLS EPOCHS` writes FOLDER/calm, FOLDER/killed and FOLDER/shared,
+each with the views of so many epochs, and prints the number of blocks that were done after each kill.
 """
 
 import os
@@ -29,7 +29,7 @@ def write(output: Path, teachers: Path) -> None:
         name: {**settings, "train": None, "checkpoint": str(teachers / name / "best.safetensors")}
         for name, settings in {"conv": CNN, "inv": INN}.items()
     }
-    changes = {"advice.folder": str(output / "cache"), "advice.top_k": 2, "schedule.epochs": 60}
+    changes = {"advice.folder": str(output / "cache"), "advice.top_k": 2, "schedule.epochs": int(sys.argv[4])}
     recipe = tiny(output / "run", changes, teachers=advisers)
     cache_advice(recipe, display=Display(quiet=True))
 
