@@ -19,9 +19,9 @@ EPS = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-11}  # it 
 CASES = [
     *((2, 32, 5, 4, k, stride) for k, stride in ((1, 2), (3, 1), (7, 3))),
     *((1, 16, *size, k, stride) for size in ((1, 1), (7, 7)) for k, stride in ((1, 1), (3, 2), (7, 1))),
-    (1, 16, 13, 9, 3, 2), (1, 16, 13, 9, 7, 1),
+    (1, 16, 9, 9, 3, 2), (1, 16, 9, 9, 7, 1),
     (1, 16, 10, 3, 5, 1), (1, 16, 7, 11, 7, 3), (1, 16, 5, 7, 13, 2), (1, 16, 2, 3, 31, 1),
-    (1, 16, 1, 56, 7, 1), (1, 16, 56, 1, 7, 2), (1, 16, 2, 112, 3, 1),
+    (1, 16, 1, 56, 7, 1), (1, 16, 34, 1, 7, 2), (1, 16, 2, 50, 3, 1),
 ]  # fmt: skip
 
 
@@ -123,8 +123,6 @@ def main():
     assert torch.empty(1).isnan()
     for number, case in enumerate(CASES):
         check(case, list(EPS)[number % 3])
-    for dtype in EPS:
-        check((1, 32, 3, 9, 7, 1), dtype)
     empty = torch.empty(0, 32, 6, 5), torch.empty(0, 18, 6, 5)
     assert involution_triton.forward(*empty, 3, 1).shape == empty[0].shape
     assert [g.shape for g in involution_triton.backward(empty[0], *empty, 3, 1)] == [t.shape for t in empty]

@@ -53,8 +53,8 @@ def stage(channels, side, k, stride):
     ("shape", "most_instructions"),
     [
         (stage(64, 56, 7, 1), {"forward": 55, "backward": 115}),
-        (stage(128, 56, 7, 2), {"forward": 80, "backward": 55}),
-        (stage(512, 7, 7, 1), {"forward": 36, "backward": 85}),
+        pytest.param(stage(128, 56, 7, 2), {"forward": 80, "backward": 55}, marks=pytest.mark.slow),
+        pytest.param(stage(512, 7, 7, 1), {"forward": 36, "backward": 85}, marks=pytest.mark.slow),
         (stage(32, 112, 3, 1), {"forward": 38, "backward": 72}),
     ],
     ids=["56", "56 stride 2", "7", "stem"],
