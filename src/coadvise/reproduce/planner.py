@@ -16,7 +16,7 @@ from ..paper.arms import Arm
 from ..paper.declared import Experiment
 from ..recipe.reading import recipe_from
 from ..recipe.schema import FREE, Recipe, flat
-from ..recipe.teacher import apply_training
+from ..recipe.teacher import apply_training, scaled
 from ..system.digests import file_digest, json_digest
 from .setup import ExperimentSetup
 
@@ -126,7 +126,7 @@ class Planner:
         if arm.is_transformer and (teachers or arm.injected):
             _give_tokens(content["student"], arm)
         if not student:
-            apply_training(content, self.setup.teachers)
+            apply_training(content, self.setup.teachers.of(arm.model))
             if self.setup.teachers.image_size is not None:
                 content["data"]["image_size"] = self.setup.teachers.image_size
         if given := self._weights(arm, seed):
@@ -135,6 +135,8 @@ class Planner:
             for key in ("epochs", "warmup_epochs"):
                 content["schedule"][key] = arm.part * content["schedule"].get(key, 0)
             content["schedule"]["epochs"] = max(1, round(content["schedule"]["epochs"]))
+            if (decay := content["schedule"].get("decay_epochs")) is not None:
+                content["schedule"]["decay_epochs"] = scaled(decay, arm.part)
         content["teachers"] = {
             one.name: {
                 "model": teachers[one.name].recipe.student.model,
@@ -178,10 +180,13 @@ class Planner:
             self.run(_SOME_TEACHER, 0).id,  # changes with whatever changes the training of teachers
             sorted((model, _weights_digest(weights)) for model, weights in self.setup.weights.items()),
         ]
+        # Families that are trained apart.
+        facts += [self.run(_SOME_OF[one], 0).id for one in self.setup.teachers.ways() if one in _SOME_OF]
         return self.setup.output / "caches" / f"s{recipe.data.seed}.{json_digest(facts)[:8]}"
 
 
 _SOME_TEACHER = Arm("resnet18")
+_SOME_OF = {"regnety": Arm("regnety_002"), "rednet": Arm("rednet26")}
 
 
 def _give_tokens(student: dict[str, Any], arm: Arm) -> None:

@@ -15,11 +15,32 @@ from pydantic import Field
 from ..errors import RecipeError, did_you_mean
 from ..recipe.schema import TeacherTraining
 
+FAMILIES = ("resnet", "regnety", "rednet")
+"""Models that may be trained in a way of their own family, by the beginnings of their names."""
+
 
 class ScaleTeachers(TeacherTraining):
-    """How models that may teach are trained, where it differs from the students."""
+    """How models that may teach are trained, where it differs from the students; a family's own settings come before
+    those of all."""
 
     image_size: Annotated[int, Field(ge=4)] | None = None
+    resnet: TeacherTraining | None = None
+    regnety: TeacherTraining | None = None
+    rednet: TeacherTraining | None = None
+
+    def of(self, model: str) -> TeacherTraining:
+        """How a model is trained."""
+        family = next((one for one in FAMILIES if model.startswith(one)), None)
+        own: TeacherTraining | None = getattr(self, family) if family else None
+        found = {key: getattr(self, key) for key in TeacherTraining.model_fields}
+        if own is not None:
+            found |= {key: value for key in found if (value := getattr(own, key)) is not None}
+        return TeacherTraining(**found)
+
+    def ways(self) -> dict[str, TeacherTraining]:
+        """How the families are trained, by name; under `teachers` alone where all are trained alike."""
+        apart = [family for family in FAMILIES if getattr(self, family) is not None]
+        return {family: self.of(family) for family in apart} or {"teachers": self.of("")}
 
 
 @dataclass(frozen=True)
@@ -34,7 +55,7 @@ class Scale:
         models: what takes the place of a model of the paper: the keys of `recipe.schema.Student`. A model that is not
             named is used as it is, with `full` added.
         full: keys for models that are used as they are.
-        teachers: how models that may teach are trained: the keys of `ScaleTeachers`.
+        teachers: how models that may teach are trained, all and each family: the keys of `ScaleTeachers`.
         weight: λ of every advised token.
         views: training views whose advice is stored and recurs; None asks the teachers anew in every step.
         data_seed: of the order and the views of all students; None gives each seed its own.
@@ -145,6 +166,39 @@ _CROP_AND_FLIP = {
     "policy": "light", "erasing": 0.0, "mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0,
 }  # fmt: skip
 
+_INCEPTION_CROP = {
+    "policy": "deit", "randaugment": None, "color_jitter": 0.0, "erasing": 0.0, "mixup": 0.0, "cutmix": 0.0,
+    "label_smoothing": 0.0, "repeats": 1,
+}  # fmt: skip
+_SGD = {"optimizer": "sgd", "momentum": 0.9, "clip": False, "ema": False, "augment": _INCEPTION_CROP}
+
+_AUTHORS: dict[str, dict[str, Any]] = {
+    "resnet": _SGD
+    | {"epochs": 90, "batch_size": 256, "lr": 0.1, "lr_batch": 256, "weight_decay": 1e-4, "warmup_epochs": 0.0}
+    | {"schedule": "step", "decay_epochs": 30, "decay_rate": 0.1},
+    "regnety": _SGD
+    | {"epochs": 100, "batch_size": 1024, "lr": 0.1, "lr_batch": 128, "weight_decay": 5e-5, "warmup_epochs": 5.0}
+    | {"schedule": "cosine", "warmup_lr": 0.08, "min_lr": 0.0},
+    "rednet": _SGD
+    | {"epochs": 130, "batch_size": 2048, "lr": 0.8, "lr_batch": 2048, "weight_decay": 1e-4, "warmup_epochs": 5.0}
+    | {"schedule": "cosine", "warmup_lr": 0.2, "min_lr": 0.0, "augment": _INCEPTION_CROP | {"label_smoothing": 0.1}},
+}
+"""How the authors of the teachers train them on ImageNet.
+
+- ResNet: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (0.1 for 256 images, momentum 0.9, weight
+  decay 1e-4, divided by 10), in the form that is usual since: random crops of 8 to 100 % of the area, 90 epochs, a
+  tenth after each 30 (Goyal et al., "Accurate, Large Minibatch SGD", 2017, who use Nesterov's momentum, too).
+- RegNetY: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020: 0.8 for 1024 images, 100 epochs, a cosine,
+  5 of warm-up from a tenth, weight decay 5e-5. The authors take 512 images and half the rate for the larger ones, and
+  change the colours a little (PCA noise); here all have 1024 and their own colours. DeiT's RegNetY-16GF is trained so
+  as well; its authors used DeiT's augmentation, and do not give the rest.
+- RedNet: Li et al., "Involution", CVPR 2021, after the configuration in d-li14/involution (imagenet_bs2048_coslr_130e):
+  0.8 for 2048 images, Nesterov's momentum, 130 epochs, a cosine to 0, 3130 updates (5 epochs) of warm-up from a
+  quarter, label smoothing 0.1.
+
+Here norms and biases do not decay (theirs do), and images are resized as the student's are (bicubic).
+"""
+
 SCALES: dict[str, Scale] = {
     scale.name: scale
     for scale in (
@@ -233,6 +287,7 @@ SCALES: dict[str, Scale] = {
             recipe="transformer-ti",
             source=None,
             size=224,
+            teachers=_AUTHORS,
             check_size=50_000,
         ),
     )

@@ -18,7 +18,8 @@ from ..errors import RecipeError
 from ..recipe.reading import apply_setting, builtin_recipes, recipe_from, validated
 from ..recipe.yaml import parse_yaml
 from ..system.digests import json_digest
-from .scales import Scale, ScaleTeachers
+from .scales import FAMILIES, Scale, ScaleTeachers
+from .trainings import apply_to_families, require_fitting, sentences
 
 # Settings that the arms and the planner decide.
 _OWNED = (
@@ -75,8 +76,9 @@ class ExperimentSetup:
         own, size = self.content["data"].get("image_size"), self.teachers.image_size
         if size not in (None, own):
             found.append(f"Models that teach see images of {size} × {size} pixels, students of {own} × {own}.")
-        if self.teachers.augment is not None:
+        if any(one.augment is not None for one in self.teachers.ways().values()):
             found.append("Models that teach have an augmentation of their own.")
+        found += sentences(self.teachers, self.content)
         return found
 
     @property
@@ -99,7 +101,8 @@ def set_up(
     """The scale on given data, with `settings` in place of its own.
 
     Settings are `key=value` for all runs, `teachers.key=value` for teachers alone (earlier `school.key`, which is still
-    understood), and `weight=λ` for every advised token. `say` is told what the data are.
+    understood), `teachers.resnet.key=value` for those of a family, and `weight=λ` for every advised token. `say` is
+    told what the data are.
 
     Raises:
         RecipeError: a setting that does not fit, or no data given for a scale that has none of its own.
@@ -124,19 +127,21 @@ def set_up(
         "compile": "auto",
         "baselines": [],
     }
-    content["teachers"] = copy.deepcopy(dict(scale.teachers))
+    # Each by itself: what two families share is not to change for both.
+    content["teachers"] = {key: copy.deepcopy(value) for key, value in scale.teachers.items()}
     settings = [re.sub(r"^\s*school\.", "teachers.", setting) for setting in settings]
     if any(setting.startswith("teachers.augment.") for setting in settings):  # changes of what the students see
         content["teachers"].setdefault("augment", copy.deepcopy(content["data"].get("augment", {})))
-    given = []
     for setting in settings:
         _require_free(setting)
-        given.append(apply_setting(content, setting))
+    apply_to_families(content["teachers"], settings)
+    given = [apply_setting(content, setting) for setting in settings]
     teachers = validated(ScaleTeachers, content["teachers"], "the settings teachers.*")
     content["teachers"] = {}
     if unknown := [name for name in weights or {} if not is_model(name)]:
         raise RecipeError(f"--weights {unknown[0]}: no model has that name; write for example rednet101=rednet101.pth")
     recipe = recipe_from(content, where=f"scale {scale.name}", given=given)
+    require_fitting(teachers, recipe)
     for part in ("optim", "schedule"):  # arms compute with them: numbers, whatever they were written as
         plain = recipe.model_dump(mode="json")[part]
         content[part] = {key: plain[key] for key in content[part]}
@@ -163,6 +168,7 @@ def _require_free(setting: str) -> None:
     key = setting.partition("=")[0].strip()
     if key == "schedule.time":
         raise RecipeError(f"{setting}: arms are compared after the same number of epochs; give schedule.epochs=N")
+    key = re.sub(rf"^teachers\.({'|'.join(FAMILIES)})\.", "teachers.", key)
     owned = next((part for part in _OWNED if key == part or key.startswith(f"{part}.")), None)
     if owned is not None:
         raise RecipeError(
