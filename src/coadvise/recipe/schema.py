@@ -198,7 +198,7 @@ class Recipe(Part):
         problems = list(_name_problems(self)) + list(_size_problems(self)) + list(_teacher_problems(self))
         problems += _label_problems(self)
         stored = self.advice.top_k if self.advice.source == "cache" else None
-        problems += loss_problems(self.loss, self.data, len(self.teachers), stored)
+        problems += loss_problems(self.loss, self.data, len(self.advice.names(self.teachers)), stored)
         if problems:
             raise ValueError("\n".join(problems))
         return self
