@@ -250,7 +250,6 @@ SCALES: dict[str, Scale] = {
             },
             settings={
                 "data": {"augment": {"policy": "deit"}},
-                "student": {"options": {"drop_path_rate": 0.1}},
                 "optim": {"clip": 15.0},
                 "schedule": {"epochs": 100, "warmup_epochs": 7},
                 "run": {"eval_every": 100},
