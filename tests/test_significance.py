@@ -9,6 +9,8 @@ from scipy import stats
 from coadvise.significance import (
     DOES_NOT_HOLD,
     HOLDS,
+    detectable,
+    equal_within,
     holm,
     mcnemar,
     paired_difference,
@@ -103,3 +105,29 @@ def test_wilsons_interval_is_scipys(right: int, of: int) -> None:
     expected = stats.binomtest(right, of).proportion_ci(0.95, "wilson")
     assert wilson(right, of) == pytest.approx((expected.low, expected.high))
     assert wilson(0, 0) == (0, 1)
+
+
+@pytest.mark.parametrize(("df", "alpha"), [(2, 0.05), (4, 0.05), (4, 0.05 / 11), (9, 0.01), (60, 0.05)])
+def test_detectable_has_80_percent_power_by_scipys_noncentral_t(df: int, alpha: float) -> None:
+    shift, limit = detectable(df, alpha), stats.t.isf(alpha / 2, df)
+    assert stats.nct.sf(limit, df, shift) + stats.nct.cdf(-limit, df, shift) == pytest.approx(0.8, abs=2e-4)
+
+
+def test_detectable_against_the_sample_size_that_is_printed_for_half_a_standard_deviation() -> None:
+    n = 33.36713  # paired t-test, d = 0.5, 5 % two-sided, 80 %: the worked example of R's package pwr
+    assert detectable(n - 1) / n**0.5 == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(2, 0.05), (5, 0.05), (5, 0.01), (20, 0.05)])
+def test_margins_of_equality_have_80_percent_power_in_a_simulation(n: int, alpha: float) -> None:
+    draws = np.random.default_rng(n).normal(size=(40_000, n))
+    se = draws.std(axis=1, ddof=1) / n**0.5
+    margin = equal_within(n - 1, alpha) / n**0.5
+    within = [stats.t.sf((margin + side * draws.mean(axis=1)) / se, n - 1) < alpha / 2 for side in (1, -1)]
+    assert np.mean(within[0] & within[1]) == pytest.approx(0.8, abs=0.008)
+
+
+def test_two_runs_that_are_strictly_corrected_still_have_a_shift() -> None:
+    draws = np.random.default_rng(0).normal(size=(200_000, 2))
+    shifted = draws + detectable(1, 0.05 / 22) / 2**0.5
+    assert np.mean(stats.ttest_1samp(shifted, 0, axis=1).pvalue < 0.05 / 22) == pytest.approx(0.8, abs=0.005)

@@ -23,6 +23,7 @@ from coadvise.reports.headline import headline
 from coadvise.reports.paper import write_paper_report
 from coadvise.reports.pictures import pictures_of
 from coadvise.reports.results import About, Results
+from coadvise.reports.verdicts import claims_table
 from coadvise.run.measurement import Measurement
 
 SCALE = About("digits", "some digits", seeds=5)
@@ -139,6 +140,25 @@ def test_verdicts_against_scipy_and_holm_by_hand() -> None:
     assert second.verdict == "undecided at n = 4"
     assert first.differences == pytest.approx({0: 0.05, 1: 0.04, 2: 0.06, 3: 0.04})
     assert first.files == sorted(f"{one.id}.s{s}.json" for one in (CROSS, LABELS_ONLY) for s in range(4))
+
+
+def test_what_a_claim_could_have_found_stands_beside_it() -> None:
+    a, b, c = [0.90, 0.92, 0.91, 0.93], [0.85, 0.88, 0.85, 0.89], [0.905, 0.915, 0.912, 0.928]
+    equal = replace(claim(CROSS, ONE_CONV), says=Near(0.015))
+    asked = experiment(claim(CROSS, LABELS_ONLY), claim(CROSS, ONE_CONV), equal)
+    found = judge(asked, known(files({CROSS: a, LABELS_ONLY: b, ONE_CONV: c})))
+    se = [stats.sem(np.subtract(a, b)), stats.sem(np.subtract(a, c)), stats.sem(np.subtract(a, c))]
+    for one, error, of in zip(found[:2], se[:2], (2, 2), strict=True):
+        for shift, alpha in ((one.reach.alone, 0.05), (one.reach.corrected, 0.05 / of)):
+            power = stats.nct.sf(stats.t.isf(alpha / 2, 3), 3, shift / error)
+            assert power == pytest.approx(0.8, abs=1e-3)
+    assert found[2].reach.alone == found[2].reach.corrected, "a family of its own"
+    assert found[2].reach.alone > stats.t.isf(0.025, 3) * se[2], "no equality is shown within the interval's half"
+    (row, _, last) = claims_table(found).rows
+    alone, corrected = (f"{100 * value:.1f}" for value in (found[0].reach.alone, found[0].reach.corrected))
+    assert row[6] == f"≥ {corrected} ({alone})" and str(last[6]).startswith("within ±")
+    single = judge(asked, known(files({CROSS: [0.9], LABELS_ONLY: [0.8]})))
+    assert single[0].reach is None and claims_table(single).rows[0][6] == "–"
 
 
 def test_only_common_seeds_count_and_fixed_seeds_stand_for_all() -> None:

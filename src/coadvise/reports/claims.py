@@ -9,13 +9,25 @@ paper's own scale alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ..paper.declared import BEST, SIMILAR, Below, Claim, Condition, Experiment, Near, Value
-from ..significance import DOES_NOT_HOLD, HOLDS, Paired, Summary, holm, paired_difference, verdict
+from ..significance import (
+    ALPHA,
+    DOES_NOT_HOLD,
+    HOLDS,
+    Paired,
+    Summary,
+    detectable,
+    equal_within,
+    holm,
+    paired_difference,
+    verdict,
+)  # fmt: skip
 from .results import Results
 
 NOT_MEASURED = "not measured"
@@ -24,6 +36,22 @@ RESOLUTION = 2e-6
 """Of a difference: older result files keep six decimals of each number."""
 OWN_SCALE = "imagenet"
 """The paper's scale; at all others the sizes of models, and so their speeds, are chosen with the scale."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a test of this n and spread finds with 80 % power, in the metric's own unit.
+
+    The smallest true difference or, of a claim that two are about equal, the smallest margin within which it would be
+    shown of two that are equal.
+
+    Attributes:
+        alone: uncorrected.
+        corrected: at the strictest level of Holm's correction: were no other claim of the table found.
+    """
+
+    alone: float
+    corrected: float
 
 
 @dataclass(frozen=True)
@@ -36,6 +64,7 @@ class Judged:
         p: of what the claim says: of the differences, or of their distance to the margin.
         files: result files it rests on.
         reason: why there is no verdict, or what limits it.
+        reach: what could have been found; None where there is no test.
     """
 
     experiment: str
@@ -46,6 +75,7 @@ class Judged:
     verdict: str
     files: Sequence[str]
     reason: str = ""
+    reach: Reach | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For `verdicts.json`."""
@@ -64,6 +94,8 @@ class Judged:
             "margin": self.claim.margin,
             "mean": None if self.test is None else round(self.test.mean, 6),
             "p (Holm)": None if self.p is None else float(f"{self.p:.4g}"),
+            "could find": None if self.reach is None else round(self.reach.alone, 6),
+            "could find (Holm)": None if self.reach is None else round(self.reach.corrected, 6),
             "verdict": self.verdict,
             "reason": self.reason,
             "files": list(self.files),
@@ -91,8 +123,19 @@ def judge(experiment: Experiment, results: Results) -> list[Judged]:
             word, reason = _absent(claim, results)
         else:
             word, reason = _meaningless(claim, results) or (_word(claim, found, decisive, p), _limits(claim))
-        judged.append(Judged(experiment.name, claim, found, test, p, word, _files(claim, found, results), reason))
+        used = _files(claim, found, results)
+        reach = _reach(claim, test, len(_family(experiment.claims, claim.margin is not None)), p)
+        judged.append(Judged(experiment.name, claim, found, test, p, word, used, reason, reach))
     return judged
+
+
+def _reach(claim: Claim, test: Summary | None, family: int, p: float | None) -> Reach | None:
+    """What the test could have found among so many claims; the spread of differences is that to any margin, too."""
+    if test is None or test.sd is None or p is None:
+        return None
+    least = equal_within if isinstance(claim.says, Near) else detectable
+    se = test.sd / math.sqrt(test.n)
+    return Reach(se * least(test.n - 1), se * least(test.n - 1, ALPHA / family))
 
 
 def _word(claim: Claim, differences: Mapping[int, float], tested: Paired | None, p: float | None) -> str:
@@ -128,10 +171,15 @@ def _corrected(claims: Sequence[Claim], p_values: Sequence[float | None]) -> lis
     """Holm's correction over the claims that something is better, and over those that two are about equal."""
     corrected: list[float | None] = [None] * len(claims)
     for about_equal in (False, True):
-        family = [i for i, one in enumerate(claims) if not one.compared and (one.margin is not None) == about_equal]
+        family = _family(claims, about_equal)
         for i, p in zip(family, holm([p_values[i] for i in family]), strict=True):
             corrected[i] = p
     return corrected
+
+
+def _family(claims: Sequence[Claim], about_equal: bool) -> list[int]:
+    """Which of the claims are corrected together."""
+    return [i for i, one in enumerate(claims) if not one.compared and (one.margin is not None) == about_equal]
 
 
 def _limits(claim: Claim) -> str:

@@ -11,17 +11,21 @@ from .claims import Judged
 from .page import Section, Text
 from .tables import ABSENT, Cell, Table, p_value, shown, title_of
 
+FINDS = "Could find (alone)"
+
 
 def claims_section(experiments: Sequence[Experiment], judged: Mapping[str, Sequence[Judged]]) -> Section:
     """Every claim of the paper with its verdict."""
     rows = [[title_of(one.name), claim.claim.text, *_cells(claim)] for one in experiments for claim in judged[one.name]]
-    columns = ["In", "Claim", "Difference", "n", "p (Holm)", "Verdict"]
-    table = Table("What the paper claims and what was found", columns, rows, "llrrrl")
+    columns = ["In", "Claim", "Difference", "n", "p (Holm)", FINDS, "Verdict"]
+    table = Table("What the paper claims and what was found", columns, rows, "llrrrrl")
     note = (
         "Differences are in percentage points where no unit is given, and in the claim's own direction: above zero "
         "speaks for it. Where a margin stands beside a difference, such as ±1.5, the claim is that it is nearer to "
-        "zero than that, or below it, and p is about its distance to the margin. The files behind each are named in "
-        "verdicts.json."
+        "zero than that, or below it, and p is about its distance to the margin. “Could find” is the smallest true "
+        "difference that a test of this n and spread finds with 80 % power, at the level of Holm's first step and, in "
+        "brackets, uncorrected; of a claim that two are about equal, the smallest margin within which two that are "
+        "equal are shown to be. What is undecided may be as large. The files behind each are named in verdicts.json."
     )
     return Section(
         "claims", "The claims", [table, Text(note, "note")] if rows else [Text("No claim belongs to these.")]
@@ -34,22 +38,33 @@ def claims_table(judged: Sequence[Judged]) -> Table:
     for one in judged:
         ends = [] if one.test is None else [end for end in (one.test.low, one.test.high) if end is not None]
         interval = " … ".join(shown(end, one.claim.unit, True) for end in ends) or ABSENT
-        difference, n, p, cell = _cells(one)
-        rows.append([one.claim.text, one.claim.place, difference, interval, n, p, cell, one.reason or ABSENT])
-    columns = ["Claim", "Place", "Difference", "95 % interval, uncorrected", "n", "p (Holm)", "Verdict", "Remark"]
-    return Table("Claims", columns, rows, "llrrrrll")
+        difference, n, p, find, cell = _cells(one)
+        rows.append([one.claim.text, one.claim.place, difference, interval, n, p, find, cell, one.reason or ABSENT])
+    columns = [
+        "Claim", "Place", "Difference", "95 % interval, uncorrected", "n", "p (Holm)", FINDS, "Verdict", "Remark",
+    ]  # fmt: skip
+    return Table("Claims", columns, rows, "llrrrrrll")
+
+
+def _reach(one: Judged) -> str:
+    """What the test could have found, at the corrected level and alone."""
+    if one.reach is None:
+        return ABSENT
+    margin = "within ±" if isinstance(one.claim.says, Near) else "≥ "
+    corrected, alone = (shown(value, one.claim.unit) for value in (one.reach.corrected, one.reach.alone))
+    return f"{margin}{corrected} ({alone})"
 
 
 def _cells(one: Judged) -> list[str | Cell]:
     cell = Cell(one.verdict, {HOLDS: "good", DOES_NOT_HOLD: "bad"}.get(one.verdict, "open"))
     claim = one.claim
     if claim.compared and one.differences:
-        return [shown(next(iter(one.differences.values())), claim.unit, True), ABSENT, "compared", cell]
+        return [shown(next(iter(one.differences.values())), claim.unit, True), ABSENT, "compared", ABSENT, cell]
     if one.test is None:
-        return [ABSENT, "0", ABSENT, cell]
+        return [ABSENT, "0", ABSENT, ABSENT, cell]
     sign = "±" if isinstance(claim.says, Near) else "< "
     margin = "" if claim.margin is None else f" ({sign}{shown(claim.margin, claim.unit)})"
-    return [shown(one.test.mean, claim.unit, True) + margin, str(one.test.n), p_value(one.p), cell]
+    return [shown(one.test.mean, claim.unit, True) + margin, str(one.test.n), p_value(one.p), _reach(one), cell]
 
 
 def kinds_sentences(judged: Sequence[Judged]) -> list[str]:
