@@ -10,6 +10,7 @@ from ..paper.ablations import CROSS, SAME_TWICE, SEVEN_ARMS
 from ..paper.arms import Arm
 from ..paper.declared import Experiment, Value
 from ..significance import summarise
+from .outcomes import outcomes_parts
 from .page import Part, Section, Text
 from .pictures import read_attention
 from .plots.style import draw
@@ -37,15 +38,16 @@ SAME = 0.99
 
 
 def beyond_section(experiments: Sequence[Experiment], results: Results, pictures: Path | None) -> Section | None:
-    """Tables over the arms with teachers; None where nothing of it was measured.
+    """Outcomes beside top-1, and tables over the arms with teachers; None where nothing of it was measured.
 
     Args:
         pictures: folder of what was made of single images, if there is one.
     """
-    arms = [arm for arm in dict.fromkeys(arm for one in experiments for arm in one.arms()) if arm.teachers]
-    arms = [arm for arm in arms if results.seeds(arm)]
+    run = [arm for arm in dict.fromkeys(arm for one in experiments for arm in one.arms()) if results.seeds(arm)]
+    arms = [arm for arm in run if arm.teachers]
     arms.sort(key=lambda arm: SEVEN_ARMS.index(arm) if arm in SEVEN_ARMS else len(SEVEN_ARMS))
-    parts = [*_likeness_parts(arms, results), *_token_parts(arms, results), *_attention_parts(pictures)]
+    parts = outcomes_parts(run, results)
+    parts += [*_likeness_parts(arms, results), *_token_parts(arms, results), *_attention_parts(pictures)]
     return Section("beyond", "Beyond the paper", parts) if parts else None
 
 
@@ -70,7 +72,7 @@ def _likeness_parts(arms: Sequence[Arm], results: Results) -> list[Part]:
         counts = {n for arm in arms for run in results.runs(arm) if (n := run.likeness_images) is not None}
         if counts:
             images = " or ".join(f"{count:,}" for count in sorted(counts))
-            parts.append(Text(f"This section is about {images} of the validation images.", "note"))
+            parts.append(Text(f"What is said of teachers here is about {images} of the validation images.", "note"))
     return parts
 
 
