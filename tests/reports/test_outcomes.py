@@ -65,6 +65,11 @@ def test_other_students_are_shown_where_corruptions_were_measured_and_teachers_n
     assert table.rows[1][-2] == "40.0" and "on 50 images" in note.text
 
 
+def test_calibration_is_explained_where_the_files_do_not_say_on_how_many_images() -> None:
+    _, note = outcomes_parts([CROSS], results(measured(CROSS, 0, {}, accuracy_class=0.8, ece_class=0.1)))[:2]
+    assert isinstance(note, Text) and "bins of confidence, of students" in note.text
+
+
 def test_older_files_with_top_1_alone_make_no_table() -> None:
     assert not outcomes_parts([CROSS], results(measured(CROSS, 0, {}, accuracy_class=0.8)))
     assert not outcomes_parts([], results())

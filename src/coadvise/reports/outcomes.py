@@ -49,11 +49,12 @@ def _notes(arms: Sequence[Arm], missing: Sequence[str], results: Results) -> lis
         "Of the class token after the last epoch; all heads: top-1 of the mean of their logits. NLL: mean negative "
         "log-likelihood of the right class, at temperature 1. Smaller is better. No test was made here."
     )
-    compared = of(run.likeness_images for run in runs)
-    if compared != ABSENT:
+    if _COLUMNS["ece/class"].partition(" (")[0] not in missing:
+        compared = of(run.likeness_images for run in runs)  # which older files do not say
+        images = "" if compared == ABSENT else f" on {compared} of the validation images,"
         text += (
-            " ECE: mean distance between confidence and accuracy over equally wide bins of confidence, on "
-            f"{compared} of the validation images, of students that were compared with their teachers."
+            " ECE: mean distance between confidence and accuracy over equally wide bins of confidence,"
+            f"{images} of students that were compared with their teachers."
         )
     counts = of(run.corrupted_images for run in runs)
     if counts != ABSENT:
