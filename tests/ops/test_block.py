@@ -68,6 +68,46 @@ def test_large_numbers_stay_finite():
         assert error <= 3 * usual + 1e-5
 
 
+@pytest.mark.parametrize("part", [0, 1], ids=["queries", "keys"])
+def test_what_is_no_number_shows(part):
+    """As in PyTorch's softmax: a run whose attention has gone wrong must not go on as if all tokens were alike."""
+    block, x = made(32, 2), torch.randn(2, 5, 32)
+    with torch.no_grad():
+        block.attn.qkv.bias[32 * part + 3] = torch.nan
+    y = fused(block, x)
+    assert y.isnan().all() and torch.autograd.grad(y.sum(), block.attn.qkv.weight)[0].isnan().any()
+    with torch.no_grad():
+        block.attn.qkv.bias[32 * part + 3] = 0
+        block.attn.qkv.weight[:64] *= 1e20  # scores beyond float32
+    assert torch.equal(fused(block, x).isnan(), block(x).isnan()) and block(x).isnan().any()
+
+
+def test_defaults_of_type_and_device_change_nothing():
+    block, x, grad = made(32, 2), torch.randn(2, 5, 32), torch.randn(2, 5, 32)
+    usual = everything(fused, block, x, grad)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = everything(fused, block, x, grad)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(found, usual, strict=True))
+
+
+def test_weights_that_learn_and_weights_that_are_frozen():
+    block, x, grad = made(32, 2), torch.randn(2, 5, 32), torch.randn(2, 5, 32)
+    whole = everything(fused, block, x, grad)
+    block.requires_grad_(False)
+    seen = x.clone().requires_grad_()
+    fused(block, seen).backward(grad)
+    assert seen.grad is not None and torch.equal(seen.grad, whole[1])
+    block.mlp.fc1.weight.requires_grad_()
+    fused(block, x).backward(grad)
+    learned = dict(zip(("y", "x", *(name for name, _ in block.named_parameters())), whole, strict=True))
+    assert torch.equal(block.mlp.fc1.weight.grad, learned["mlp.fc1.weight"])
+    assert all(one.grad is None for name, one in block.named_parameters() if name != "mlp.fc1.weight")
+
+
 def test_others_run_as_they_are():
     x = torch.randn(2, 19, 96)
     assert is_plain(made(96, 3), 19)
@@ -85,7 +125,10 @@ def test_others_run_as_they_are():
     assert not is_plain(block, 65) and not can_fuse(block, x.double()) and not can_fuse(block, x.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
         assert not can_fuse(block, x)
-    seen = []
+    for change in (block.norm2.double, lambda: block.requires_grad_(False).to("meta")):
+        change()
+        assert not is_plain(block, 19)
+    block, seen = made(96, 3), []
     block.attn.register_forward_hook(lambda *_: seen.append(1))
     fused(block, x)
     assert seen

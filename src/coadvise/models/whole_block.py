@@ -44,14 +44,20 @@ def is_plain(block: nn.Module, length: int) -> bool:
     return (
         all(one is None or type(one) is nn.Identity for one in nothing)
         and all(type(one) is nn.Dropout and one.p == 0.0 for one in drops)
-        and all(isinstance(one, nn.LayerNorm) and one.bias is not None for one in norms)
-        and all(type(one) is nn.Linear and one.bias is not None and one.weight.dtype == torch.float32 for one in layers)
+        and all(isinstance(one, nn.LayerNorm) for one in norms)
+        and all(type(one) is nn.Linear for one in layers)
+        and all(_plain_numbers(one.weight) and _plain_numbers(one.bias) for one in (*norms, *layers))
         and type(mlp.act) is nn.GELU
         and mlp.act.approximate == "none"
         and attention.num_heads * attention.head_dim == attention.qkv.in_features
         and fits(length, attention.qkv.in_features, attention.num_heads, mlp.fc1.weight.shape[0])
         and not any(watched(one) for one in block.modules())
     )
+
+
+def _plain_numbers(weight: Tensor | None) -> bool:
+    """Whether a weight lies in memory as compiled code reads it: not in another precision, nor as a kind of its own."""
+    return type(weight) in (nn.Parameter, Tensor) and weight.dtype == torch.float32 and weight.is_cpu  # type: ignore
 
 
 def _facts(block: nn.Module) -> tuple[Weights, int, tuple[float, float]]:

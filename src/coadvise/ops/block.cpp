@@ -26,7 +26,7 @@ inline V load(const float* p) { V v; std::memcpy(&v, p, sizeof v); return v; }
 inline void store(float* p, V v) { std::memcpy(p, &v, sizeof v); }
 inline void add(float* p, V v) { store(p, load(p) + v); }
 inline V all(float x) { return V{} + x; }
-inline V larger(V a, V b) { return a > b ? a : b; }
+inline V larger(V a, V b) { return a > b ? a : b; }  // b where one is no number
 
 // v with its parts of 8, 4, 2 and 1 numbers exchanged: after four additions every number is the sum of all.
 #if defined(__clang__)
@@ -45,9 +45,10 @@ inline V largest(V v) { return across(v, larger); }
 
 // e^x for x ≤ 88 to 1e-7 of its value: 2^n · e^r with |r| ≤ log(2) / 2, the logarithm in two parts, e^r by its series. 0
 // for x < −80, and so is nothing that is made of it a denormal number, which processors compute a hundred times slower.
+// What is no number stays none.
 inline V exponential(V x) {
     const I small = x < -80.0f;
-    x = larger(x, all(-80.0f));
+    x = larger(all(-80.0f), x);
     const V shift = all(12582912.0f);  // 1.5 · 2^23: what is added to it is rounded to a whole number
     const V moved = x * 1.44269504f + shift, n = moved - shift;
     const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;

@@ -102,8 +102,8 @@ class _Block(torch.autograd.Function):
         chunk = max(1, ROWS // length)
         threads = max(1, min(torch.get_num_threads(), -(-images // chunk)))
         sizes = _Sizes(images, length, count, width, heads, hidden, chunk, threads, *eps)
-        out = torch.empty(images, count, width)
-        kept = torch.empty(images * (length * 3 * width + count * (2 * width + hidden)))
+        out = x.new_empty(images, count, width)  # of whatever type and device is the default one
+        kept = x.new_empty(images * (length * 3 * width + count * (2 * width + hidden)))
         _call("forward", sizes, weights, x, out, kept)
         ctx.save_for_backward(x, kept, *weights)
         ctx.sizes = sizes
@@ -116,7 +116,7 @@ class _Block(torch.autograd.Function):
         sizes, grad = ctx.sizes, grad.contiguous()
         counts = [one.numel() for one in weights]
         dx = torch.empty_like(x)
-        sums = torch.zeros(sizes.threads, sum(counts))
+        sums = x.new_zeros(sizes.threads, sum(counts))
         _call("backward", sizes, weights, x, grad, kept, dx, sums, more=(ctypes.c_int64(sums.shape[1]),))
         total = sums[0] if sizes.threads == 1 else sums.sum(0)
         parts = total.split(counts)
