@@ -5,6 +5,9 @@ that they are not independent. The model is d(set, seed) = μ + a(set) + b(seed)
 μ = 0 is that of the balanced two-way table without repetition (Searle, Casella, McCulloch, Variance Components, 1992;
 degrees of freedom by Satterthwaite, Biometrics Bulletin 2, 1946). A component that comes out at zero or below is left
 out, and what it stood for is pooled with the rest.
+
+Sets that have a run of a teacher in common are not independent either. Where every two of them correlate by ρ, what
+lies between them is a(1 − ρ) and what their mean needs a(1 + (K − 1)ρ) of the variance a of one of K sets.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ class Crossed:
     Attributes:
         sets, seeds: rows and columns of the table; `n` is their product.
         mean: μ; its standard error is `se`, with `df` degrees of freedom (None where there is no spread to judge by).
-        sd_sets, sd_seeds, sd_rest: standard deviations of the three components.
+        sd_sets, sd_seeds, sd_rest: standard deviations of the three components, that of sets as seen between them.
         low, high: 95 % interval of μ.
         p: two-sided, of μ = 0.
     """
@@ -72,11 +75,14 @@ class Crossed:
         return self.se * float(optimize.brentq(lacking, 0.0, 2 * limit + 6))
 
 
-def crossed(differences: Mapping[tuple[int, int], float]) -> Crossed:
+def crossed(differences: Mapping[tuple[int, int], float], *, correlation: float = 0.0) -> Crossed:
     """The mean of differences by (set, seed), over the seeds that every set has.
 
+    Args:
+        correlation: of what two sets of teachers do, for those that share teachers; above −1 / (sets − 1), below 1.
+
     Raises:
-        ValueError: no seed that all sets share, or a value that is not finite.
+        ValueError: no seed that all sets share, a value that is not finite, or such a correlation.
     """
     sets = sorted({one for one, _ in differences})
     seeds = [
@@ -86,6 +92,8 @@ def crossed(differences: Mapping[tuple[int, int], float]) -> Crossed:
     if not seeds or not all(math.isfinite(value) for row in table for value in row):
         raise ValueError("need at least one seed that all sets of teachers share, and finite differences")
     rows, columns = len(sets), len(seeds)
+    if not -1 < (rows - 1) * correlation or correlation >= 1:
+        raise ValueError(f"{rows} sets cannot correlate by {correlation:g} with each other")
     mean = math.fsum(value for row in table for value in row) / (rows * columns)
     of_sets = [math.fsum(row) / columns for row in table]
     of_seeds = [math.fsum(row[i] for row in table) / rows for i in range(columns)]
@@ -97,6 +105,7 @@ def crossed(differences: Mapping[tuple[int, int], float]) -> Crossed:
         ),
         rows,
         columns,
+        (1 + (rows - 1) * correlation) / (1 - correlation),
     )  # fmt: skip
     variance, df, components = squares.judged()
     if df <= 0 or variance <= (1e-12 * max(1.0, abs(mean))) ** 2:  # one difference, or all alike
@@ -111,13 +120,17 @@ def crossed(differences: Mapping[tuple[int, int], float]) -> Crossed:
 
 @dataclass(frozen=True)
 class _Squares:
-    """Sums of squares between sets, between seeds, and of the rest."""
+    """Sums of squares between sets, between seeds, and of the rest.
+
+    `inflated`: how much more the variance of their mean has of the sets than what is seen between them says.
+    """
 
     sets: float
     seeds: float
     rest: float
     rows: int
     columns: int
+    inflated: float = 1.0
 
     def judged(self) -> tuple[float, float, tuple[float, float, float]]:
         """Variance of the mean, its degrees of freedom, and the components' standard deviations."""
@@ -138,6 +151,8 @@ class _Squares:
         means = {name: _mean(*one) for name, one in left.items()}
         sizes = {"sets": self.columns, "seeds": self.rows}
         sd = {name: math.sqrt(max(0.0, (mean - error) / sizes[name])) for name, mean in means.items()}
+        if "sets" in means:
+            means["sets"] = error + self.inflated * (means["sets"] - error)
         components = (sd.get("sets", 0.0), sd.get("seeds", 0.0), math.sqrt(error))
         if len(left) == 1:
             (name,) = left

@@ -84,3 +84,9 @@ def test_smaller_is_better_where_the_contrast_says_so() -> None:
     (nll,) = (one for one in answers if "NLL than two conv" in one.contrast.text)
     assert nll.test is not None and nll.test.mean == pytest.approx(0.05, abs=0.005) and nll.verdict == "holds"
     assert not nll.contrast.primary and nll.p is not None and nll.test.p is not None and nll.p > nll.test.p
+
+
+def test_sets_correlate_where_runs_are_left_in_two_of_them() -> None:
+    for contrast in KINDS_EXPERIMENT.contrasts:
+        wanted = 0.5 if "labels alone" in contrast.text else 0.0
+        assert contrast.correlation == pytest.approx(wanted), contrast.text

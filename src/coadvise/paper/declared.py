@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..names import TOP1
-from .arms import Arm
+from .arms import Arm, Teacher
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,26 @@ class Contrast:
     def values(self) -> tuple[Value, ...]:
         """Every measured number that it needs."""
         return tuple(value for pair in self.pairs for value in pair)
+
+    @property
+    def correlation(self) -> float:
+        """By how much two sets correlate because teachers teach in both, were a student's number the mean of what each
+        of its teachers does: 0 for both kinds against one, where each run is left in one set only.
+        """
+        effects = []
+        for pair in self.pairs:
+            effect: dict[Teacher, float] = {}
+            for sign, value in zip((1, -1), pair, strict=True):
+                for teacher in value.arm.teachers:
+                    effect[teacher] = effect.get(teacher, 0.0) + sign / len(value.arm.teachers)
+            effects.append(effect)
+        products = [
+            [sum(size * other.get(teacher, 0.0) for teacher, size in one.items()) for other in effects]
+            for one in effects
+        ]
+        own = sum(row[i] for i, row in enumerate(products))
+        shared = sum(map(sum, products)) - own
+        return shared / (len(effects) - 1) / own if own and len(effects) > 1 else 0.0
 
 
 @dataclass(frozen=True)

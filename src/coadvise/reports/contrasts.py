@@ -102,7 +102,7 @@ def _test(differences: dict[tuple[int, int], float], contrast: Contrast) -> Cros
     sets = range(len(contrast.pairs))
     if not any(all((one, seed) in differences for one in sets) for seed in range(contrast.seeds)):
         return None
-    return crossed(differences)
+    return crossed(differences, correlation=contrast.correlation)
 
 
 def _verdict(contrast: Contrast, test: Crossed | None, p: float | None, p_equal: float | None) -> str:
