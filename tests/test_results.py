@@ -14,6 +14,7 @@ from coadvise.paper.beyond import BEYOND, SWEEP
 from coadvise.paper.imagenet import EXPERIMENTS
 from coadvise.reports.paper import write_paper_report
 from coadvise.reports.results import About, Results
+from coadvise.reproduce.beside import beside_paper
 from coadvise.reproduce.command import find_experiments
 from coadvise.reproduce.planner import Planner, in_order
 from coadvise.reproduce.scales import SCALES
@@ -45,7 +46,7 @@ def test_a_landed_report_is_made_of_its_files(folder: Path, tmp_path: Path) -> N
     scale, changed = made_at(folder)
     # What else a report says of its scale follows from the settings, not from the images.
     setup = set_up(SCALES[scale], tmp_path, source="digits", settings=[*changed, "data.train_size=200"])
-    about = About(scale, SCALES[scale].title, seeds, changed, setup.particulars())
+    about = About(scale, SCALES[scale].title, seeds, changed, setup.particulars(), settings=beside_paper(setup))
     write_paper_report(tmp_path, files, experiments, about)
     for name in ("report.md", "verdicts.json", *(f"tables/{one.name}.tex" for one in experiments)):
         assert (tmp_path / name).read_text() == (folder / name).read_text(), name

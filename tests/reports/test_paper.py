@@ -336,7 +336,7 @@ def test_a_report_says_what_its_scale_changes_and_what_does_not_belong_together(
     particular = replace(SCALE, particulars=["λ is ten."])
     page = write_paper_report(tmp_path, typed(content), [EXPERIMENTS["table6"], EXPERIMENTS["table7"]], particular)
     text = page.with_suffix(".md").read_text()
-    assert "## What this scale changes beside sizes\n\nλ is ten.\n" in text and "different precision" not in text
+    assert "## What this scale changes\n\nλ is ten.\n" in text and "different precision" not in text
     content[f"{LABELS_ONLY.id}.s1"]["provenance"]["precision"] = "no"
     shifted = Experiment(
         "table1", "t", "d", ("m",), (TOP1_COLUMN,), [Row(("m",), {}, {"top1": Value(LABELS_ONLY, "corruptions/class")})]

@@ -20,13 +20,13 @@ from .contrasts import answer, primary_sentence
 from .experiment import experiment_section, experiment_table
 from .headline import headline, lead
 from .headroom import headroom_section
-from .page import Page, Section, Text, write_page
+from .page import Page, Part, Section, Text, write_page
 from .pictures import disagreement_parts, pictures_of
 from .problems import warnings_of
 from .provenance import provenance_section
 from .results import About, Results
 from .slope import slope_section
-from .tables import latex_table
+from .tables import Table, latex_table
 from .verdicts import claims_section
 
 
@@ -61,6 +61,17 @@ def write_paper_report(
     return write_page(page, output)
 
 
+def scale_section(about: About) -> Section | None:
+    """What differs from the paper: in sentences, and setting by setting."""
+    parts: list[Part] = [Text(text) for text in about.particulars]
+    rows = [[name, before, here if here != before else "the same"] for name, before, here in about.settings]
+    if rows:
+        changed = sum(before != here for _, before, here in about.settings)
+        caption = f"{changed} of {len(rows)} settings differ from the paper's, or from its authors' code"
+        parts.append(Table(caption, ["Setting", "Paper", "Here"], rows, "lll"))
+    return Section("scale", "What this scale changes", parts) if parts else None
+
+
 def _sections(
     output: Path,
     results: Results,
@@ -72,8 +83,7 @@ def _sections(
     papers = [one for one in experiments if one.of_paper]
     detailed = shown_in_detail(experiments)
     pictures = pictures_of(output, results)
-    particulars = [Text(text) for text in about.particulars]
-    scale = Section("scale", "What this scale changes beside sizes", particulars) if particulars else None
+    scale = scale_section(about)
     if papers:
         yield scale
         yield claims_section(papers, judged)

@@ -24,6 +24,7 @@ class About:
         changed: settings in place of the scale's own.
         particulars: sentences on what differs from the paper beside data and sizes.
         given: ids of the arms whose weights were given.
+        settings: setting, the paper's value, and that of the runs.
     """
 
     name: str
@@ -32,6 +33,7 @@ class About:
     changed: Sequence[str] = ()
     particulars: Sequence[str] = ()
     given: Sequence[str] = ()
+    settings: Sequence[tuple[str, str, str]] = ()
 
 
 class Results:

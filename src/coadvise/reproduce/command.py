@@ -21,6 +21,7 @@ from ..reports.results import ATTENTION, IMAGES, About
 from ..run.folder import RunFolder
 from ..system.files import read_json, write_json
 from ..system.progress import Display
+from .beside import beside_paper
 from .measure import read_result
 from .planner import Planned, Planner
 from .runner import Orders, open_jobs, run_jobs
@@ -156,7 +157,9 @@ def _report(
     shown = [run for run in runs if not (planner.given(run.arm) and run.seed)]
     found = {run.name: result for run in shown if (result := read_result(orders.results, run)) is not None}
     given = sorted({run.arm.id for run in shown if planner.given(run.arm)})
-    about = About(setup.scale.name, setup.title, orders.seeds, setup.changed, setup.particulars(), given)
+    about = About(
+        setup.scale.name, setup.title, orders.seeds, setup.changed, setup.particulars(), given, beside_paper(setup)
+    )
     return write_paper_report(setup.output, found, experiments, about)
 
 

@@ -114,21 +114,7 @@ def set_up(
     weighted = [setting for setting in settings if setting.partition("=")[0].strip() == "weight"]
     if weighted:
         scale, settings = _with_weight(scale, weighted[-1]), [one for one in settings if one not in weighted]
-    path = builtin_recipes()[scale.recipe]
-    content = copy.deepcopy(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
-    content["loss"] = {}
-    for part, changes in scale.settings.items():
-        content[part] = {**content.get(part, {}), **changes}
-    content["data"] |= {"views": scale.views, "classes": classes, "source": source or scale.source}
-    content["run"] = {
-        **content.get("run", {}),
-        "tensorboard": False,
-        "allow_weak": True,
-        "compile": "auto",
-        "baselines": [],
-    }
-    # Each by itself: what two families share is not to change for both.
-    content["teachers"] = {key: copy.deepcopy(value) for key, value in scale.teachers.items()}
+    content = content_of(scale, source or scale.source, classes)
     settings = [re.sub(r"^\s*school\.", "teachers.", setting) for setting in settings]
     if any(setting.startswith("teachers.augment.") for setting in settings):  # changes of what the students see
         content["teachers"].setdefault("augment", copy.deepcopy(content["data"].get("augment", {})))
@@ -152,6 +138,26 @@ def set_up(
     return ExperimentSetup(
         scale, output, content, teachers, json_digest(facts), len(train), dict(weights or {}), changed, names, source
     )
+
+
+def content_of(scale: Scale, source: str | None, classes: str | None) -> dict[str, Any]:
+    """The settings of a scale for given data; under `teachers` how models that may teach are trained."""
+    path = builtin_recipes()[scale.recipe]
+    content = copy.deepcopy(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+    content["loss"] = {}
+    for part, changes in scale.settings.items():
+        content[part] = {**content.get(part, {}), **changes}
+    content["data"] |= {"views": scale.views, "classes": classes, "source": source}
+    content["run"] = {
+        **content.get("run", {}),
+        "tensorboard": False,
+        "allow_weak": True,
+        "compile": "auto",
+        "baselines": [],
+    }
+    # Each by itself: what two families share is not to change for both.
+    content["teachers"] = {key: copy.deepcopy(value) for key, value in scale.teachers.items()}
+    return content
 
 
 def _with_weight(scale: Scale, setting: str) -> Scale:
