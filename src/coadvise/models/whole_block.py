@@ -55,9 +55,11 @@ def is_plain(block: nn.Module, length: int) -> bool:
     )
 
 
-def _plain_numbers(weight: Tensor | None) -> bool:
+def _plain_numbers(weight: object) -> bool:
     """Whether a weight lies in memory as compiled code reads it: not in another precision, nor as a kind of its own."""
-    return type(weight) in (nn.Parameter, Tensor) and weight.dtype == torch.float32 and weight.is_cpu  # type: ignore
+    if not isinstance(weight, Tensor) or type(weight) not in (nn.Parameter, Tensor):
+        return False
+    return weight.dtype == torch.float32 and weight.is_cpu
 
 
 def _facts(block: nn.Module) -> tuple[Weights, int, tuple[float, float]]:
