@@ -1,6 +1,7 @@
 """Pixels that are kept between runs: the same as those that are drawn, whoever wrote them."""
 
 import errno
+import fcntl
 import os
 import pickle
 from pathlib import Path
@@ -100,3 +101,19 @@ def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(DataError, match=r"cannot keep views in .*No space left on device.*views_folder"):
         KeptPixels(tmp_path / "views", 2, 3, 4).read(0, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system takes no disk space in advance")
+def test_disks_that_take_no_space_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the C library writes the zeros, which it refuses for files that are open for appending alone."""
+
+    def emulated(file: int, start: int, size: int) -> None:
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_APPEND:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        os.pwrite(file, b"\0" * size, start)
+
+    monkeypatch.setattr(os, "posix_fallocate", emulated)
+    kept = KeptPixels(tmp_path, 2, 3, 4)
+    kept.write(1, 2, np.full((4, 4, 3), 7, np.uint8))
+    again = KeptPixels(tmp_path, 2, 3, 4).read(1, 2)
+    assert again is not None and (again == 7).all()

@@ -77,7 +77,8 @@ def _map(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> np.memma
     """
     take = getattr(os, "posix_fallocate", None)  # not on every system
     size = int(np.prod(shape)) * np.dtype(kind).itemsize
-    with path.open("ab") as file:
+    path.touch()
+    with path.open("r+b") as file:  # to append is refused where the C library takes the space, such as on NFS
         if file.seek(0, os.SEEK_END) < size:
             if take is None:
                 file.truncate(size)
