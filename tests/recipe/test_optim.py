@@ -26,12 +26,26 @@ def refused(changes: dict[str, Any], words: str, **parts: Any) -> None:
         ({"optim.name": "lamb", "schedule.head_epochs": 1}, "take adamw or sgd"),
         ({"schedule.name": "step"}, "schedule.name=step needs schedule.decay_epochs, such as 30"),
         ({"schedule.decay_epochs": 2}, "schedule.decay_epochs is of schedule.name=step; leave it out with cosine"),
-        ({"schedule.name": "step", "schedule.decay_epochs": [3, 2]}, "must ascend"),
-        ({"schedule.name": "step", "schedule.decay_epochs": 0}, "decay_epochs"),
     ],
 )
 def test_settings_that_do_not_go_together(changes: dict[str, Any], words: str) -> None:
     refused(changes, words)
+
+
+@pytest.mark.parametrize("wrong", [[3, 2], [], 0, "1,2", True])
+def test_a_field_of_several_types_has_one_message(wrong: Any) -> None:
+    with pytest.raises(RecipeError) as caught:
+        tiny(Path("x"), {"schedule.name": "step", "schedule.decay_epochs": wrong}, teachers={"conv": CNN})
+    said = str(caught.value)
+    assert said.startswith("1 problem in ") and "or an ascending list of such numbers, such as [60, 80]" in said
+
+
+@pytest.mark.parametrize(("key", "words"), [("lr_batch", "≥ 1"), ("clip", "> 0"), ("ema", "between 0 and 1")])
+def test_what_may_be_off_has_one_message(key: str, words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        tiny(Path("x"), teachers={"conv": CNN | {"train": {"epochs": 1, key: "abc"}}})
+    said = str(caught.value)
+    assert said.startswith("1 problem in ") and f"{key} is 'abc', must be a" in said and f"{words}, or false" in said
 
 
 def test_settings_at_their_defaults_go_with_every_optimizer() -> None:

@@ -6,7 +6,18 @@ import math
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -79,6 +90,19 @@ AutoSwitch = Annotated[Literal["auto", True, False], BeforeValidator(_switch)]
 
 Off = Annotated[Literal[False], BeforeValidator(_switch)]
 """`false`, in place of a number."""
+
+
+def or_say(words: str) -> WrapValidator:
+    """One message for a field of several types, in place of one for each of them: `must be` and these words."""
+
+    def checked(value: Any, plain: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return plain(value)
+        except ValidationError as error:
+            raise PydanticCustomError("several_types", "Input should be {words}", {"words": words}) from error
+
+    return WrapValidator(checked)
+
 
 Options = Annotated[dict[str, Any], BeforeValidator(_switches), AfterValidator(_finite)]
 """Keyword arguments of a model."""

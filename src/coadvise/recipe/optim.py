@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .data import Augmentation
-from .fields import Count, Momentum, NonNegative, Off, Part, Positive, Probability, Seed
-from .schedule import Ascending, Schedule
+from .fields import Count, Momentum, NonNegative, Off, Part, Positive, Probability, Seed, or_say
+from .schedule import DecayEpochs, Schedule
 
 OptimizerName = Literal["adamw", "sgd", "lamb"]
 """As timm calls them."""
 HeavyBall = Annotated[float, Field(gt=0, lt=1)]
+_COUNT_OR_OFF = "a whole number ≥ 1, or false"
+_PART_OR_OFF = "a number between 0 and 1, or false"
 
 
 class Optim(Part):
@@ -63,17 +65,17 @@ class TeacherTraining(Part):
     optimizer: OptimizerName | None = None
     """As `optim.name`; with another than the recipe's, `lr` is to be given, too."""
     lr: Positive | None = None
-    lr_batch: Annotated[Off | Count | None, Field(union_mode="left_to_right")] = None
+    lr_batch: Annotated[Off | Count | None, Field(union_mode="left_to_right"), or_say(_COUNT_OR_OFF)] = None
     """Batch size that `lr` is stated for; `false` uses `lr` as it is."""
     momentum: HeavyBall | None = None
     weight_decay: NonNegative | None = None
-    clip: Annotated[Off | Positive | None, Field(union_mode="left_to_right")] = None
+    clip: Annotated[Off | Positive | None, Field(union_mode="left_to_right"), or_say("a number > 0, or false")] = None
     """Largest gradient norm; `false` is off."""
-    ema: Annotated[Off | Annotated[float, Field(gt=0, lt=1)] | None, Field(union_mode="left_to_right")] = None
+    ema: Annotated[Off | HeavyBall | None, Field(union_mode="left_to_right"), or_say(_PART_OR_OFF)] = None
     """Decay of the averaged weights; `false` is off."""
     schedule: Literal["cosine", "step"] | None = None
     """As `schedule.name`."""
-    decay_epochs: Annotated[Positive | Ascending | None, Field(union_mode="left_to_right")] = None
+    decay_epochs: DecayEpochs = None
     """Of `step`, in the teacher's own epochs."""
     decay_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     warmup_epochs: NonNegative | None = None

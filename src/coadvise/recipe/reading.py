@@ -188,10 +188,16 @@ def _problems_behind(content: Mapping[str, Any], items: list[dict[str, Any]]) ->
     try:
         Recipe.model_validate(rest)
     except ValidationError as error:
-        return [
-            line for item in error.errors() if item["type"] == "value_error" for line in explain(dict(item), Recipe)
-        ]
+        bad = [".".join(map(str, item["loc"])) for item in items]
+        lines = [line for item in error.errors() if item["type"] == "value_error" for line in explain(dict(item), Recipe)]
+        return [line for line in lines if not any(_asks_for(place, line) for place in bad)]
     return []
+
+
+def _asks_for(place: str, line: str) -> bool:
+    """Whether a problem is that a setting is missing, which was left out for its own problem; also of a teacher's."""
+    name = place.rpartition(".")[2]
+    return f" needs {place}," in line or (place.startswith("schedule.") and f".train.{name}," in line)
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from .fields import Count, NonNegative, Part, Positive
+from .fields import Count, NonNegative, Part, Positive, or_say
 
 _TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
@@ -41,6 +41,8 @@ def _ascending(epochs: list[float]) -> list[float]:
 
 Ascending = Annotated[list[Positive], Field(min_length=1), AfterValidator(_ascending)]
 """Some moments, one after the other."""
+_EPOCHS = "a number > 0, such as 30 (every 30 epochs), or an ascending list of such numbers, such as [60, 80]"
+DecayEpochs = Annotated[Positive | Ascending | None, Field(union_mode="left_to_right"), or_say(_EPOCHS)]
 
 
 class Schedule(Part):
@@ -56,7 +58,7 @@ class Schedule(Part):
     warmup_lr: NonNegative = 1e-6
     min_lr: NonNegative = 1e-5
     """Where the cosine ends."""
-    decay_epochs: Annotated[Positive | Ascending | None, Field(union_mode="left_to_right")] = None
+    decay_epochs: DecayEpochs = None
     """Of `step`: every so many epochs, or at each of a list of them; the warm-up counts as epochs."""
     decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Of `step`: factor on the learning rate."""
