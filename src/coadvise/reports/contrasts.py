@@ -123,7 +123,8 @@ def primary_sentence(answers: Sequence[Answered]) -> str | None:
         return None
     if any(one.verdict.startswith("not yet") for one in parts):
         states = "; ".join(f"{_lower(one.contrast.text)} {one.verdict}" for one in parts)
-        return f"The primary question is not answered yet ({states}); the same command goes on."
+        wanted = max(one.contrast.seeds for one in parts)
+        return f"The primary question is not answered yet ({states}); the same command with --seeds {wanted} goes on."
     said = "; ".join(f"{_lower(one.contrast.text)}: {_numbers(one)}, {one.verdict}" for one in parts)
     if all(one.verdict == HOLDS for one in parts):
         return f"A second kind pays here: {said}."
