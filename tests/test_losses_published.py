@@ -169,6 +169,9 @@ def test_a_student_or_teacher_that_says_nothing_breaks_nothing(name: str) -> Non
     z = torch.randn(1, 5, requires_grad=True)
     dist_advice(z, torch.randn(1, 5), 1.0).backward()
     assert z.grad.isfinite().all() and z.grad.abs().max() > 0
+    sure = (250 * torch.eye(5)[:3]).requires_grad_()  # to whom no image of the batch is of the last two classes
+    dist_advice(sure, torch.randn(3, 5), 1.0, 16.0, 16.0).backward()
+    assert sure.grad is not None and sure.grad.isfinite().all()
 
 
 def gated(

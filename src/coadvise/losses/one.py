@@ -22,6 +22,8 @@ _TINY = torch.finfo(torch.float32).tiny
 # Where a student's logits, or probabilities relative to their mean, deviate by less than this, it stands in for their
 # deviation. A head that starts at zero, such as an MLP-Mixer's, would have infinite gradients in its first step.
 FLAT = 0.1
+# Mean probability below which none is a measure of a deviation: its inverse times a gradient has to stay in range.
+_RARE = 1e-32
 
 
 def label_loss(
@@ -150,4 +152,4 @@ def _inverse(x: Float[Tensor, "b k"], dim: int, least: float) -> Float[Tensor, "
 def _relative(p: Float[Tensor, "b k"], dim: int) -> Float[Tensor, "b k"]:
     """Deviations from the mean, in parts of it: squares of small probabilities would not be in float32's range."""
     mean = p.mean(dim, keepdim=True)
-    return (p - mean) / mean.detach().clamp_min(_TINY)
+    return (p - mean) / mean.detach().clamp_min(_RARE)
