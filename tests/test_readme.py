@@ -4,12 +4,17 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import timm
 import torch
 import yaml
 from PIL import Image
+
+from coadvise.cli.reproduce import reproduce
+from coadvise.paper.beyond import BEYOND
+from coadvise.reproduce.scales import SCALES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -107,3 +112,11 @@ def test_the_tables_of_stored_advice_are_those_of_their_files() -> None:
         for kind, values in kinds.items():
             cells = " | ".join(f"{value:.3f}" for value in values.values())
             assert f"| {moment.removeprefix('step ')} | {kind} | {cells} |" in RESULTS
+
+
+def test_help_and_guide_name_all_that_can_be_reproduced() -> None:
+    hints = str(get_type_hints(reproduce, include_extras=True))
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    for name in (*(one.name for one in BEYOND), *SCALES):
+        assert re.search(rf"\b(?<!-){name}(?!-)\b", hints), name
+        assert f"`{name}`" in guide, name

@@ -207,21 +207,23 @@ def test_the_numbers_shown_are_numpys_and_scipys(tmp_path: Path) -> None:
     base = np.array(accuracies[LABELS_ONLY])
     for one, title in DEMO_TITLES.items():
         values = np.array(accuracies[one])
-        row = page.row(title, 6)
+        row = page.row(title, 7)
         assert row[1] == f"{pct(values.mean())} ± {pct(values.std(ddof=1))}"
         assert row[2] == "3"
         assert row[3] == ("–" if one == LABELS_ONLY else f"+{pct((values - base).mean())}")
-        assert row[4].split() == [pct(value) for value in values]
+        errors = (values - base).sum() / (1 - base).sum()
+        assert row[4] == ("–" if one == LABELS_ONLY else pct(errors))
+        assert row[5].split() == [pct(value) for value in values]
     pvalues = [stats.ttest_rel(accuracies[a], accuracies[b]).pvalue for a, b in COMPARISONS]
     order, corrected, largest = np.argsort(pvalues), np.zeros(len(pvalues)), 0.0
     for rank, i in enumerate(order):
         corrected[i] = largest = max(largest, min(1, (len(pvalues) - rank) * pvalues[i]))
     for (a, b), p in zip(COMPARISONS, corrected, strict=True):
-        row = page.row(f"{DEMO_TITLES[a]} is better than {DEMO_TITLES[b]}", 8)
+        row = page.row(f"{DEMO_TITLES[a]} is better than {DEMO_TITLES[b]}", 9)
         difference = np.mean(np.array(accuracies[a]) - accuracies[b])
         assert row[2].lstrip("+") == pct(difference)
         assert row[5] == ("< 0.001" if p < 0.001 else f"{p:.3f}")
-        assert row[6] == ("holds" if p < 0.05 else "undecided at n = 3")
+        assert row[7] == ("holds" if p < 0.05 else "undecided at n = 3")
     before, after = pct(base.mean()), pct(np.mean(accuracies[CROSS]))
     assert corrected[2] < 0.05, "else the headline has another form"
     text = f"Two teachers of different kinds lift the vision transformer from {before} to {after} % (n = 3)"
@@ -237,7 +239,7 @@ def test_the_accuracy_of_each_token_is_shown(tmp_path: Path) -> None:
     make_demo(tmp_path)
     page = check_page(write_report(tmp_path).read_text())
     runs = [json.loads((tmp_path / f"results/{CROSS.id}.s{seed}.json").read_text())["measured"] for seed in range(3)]
-    shown = [cells for cells in page.rows if cells[0] == BOTH and len(cells) == 6][1]
+    shown = [cells for cells in page.rows if cells[0] == BOTH and len(cells) == 6][0]
     for cell, token in zip(shown[1:5], ("class", "resnet18", "rednet26", "average"), strict=True):
         values = [run[f"accuracy/{token}"] for run in runs]
         assert cell == f"{pct(np.mean(values))} ± {pct(np.std(values, ddof=1))}"
@@ -287,9 +289,9 @@ def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     make_demo(tmp_path, seeds=1)
     page = check_page(write_report(tmp_path, seeds=1).read_text())
     assert "One seed decides nothing: the vision transformer reaches" in page.text
-    row = page.row(f"{BOTH} is better than labels only", 8)
+    row = page.row(f"{BOTH} is better than labels only", 9)
     assert row[3:7] == ["–", "1", "–", "undecided (one seed)"]
-    assert "±" not in page.row("labels only", 6)[1]
+    assert "±" not in page.row("labels only", 7)[1]
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -307,7 +309,7 @@ def test_an_effect_against_the_method_is_said(tmp_path: Path) -> None:
     text = write_report(tmp_path, seeds=5).read_text()
     assert "With two teachers of different kinds the vision transformer falls from" in text
     assert "Teachers of the same kind taught better than teachers of different kinds here" in text
-    assert check_page(text).row(f"{BOTH} is better than labels only", 8)[6] == "does not hold"
+    assert check_page(text).row(f"{BOTH} is better than labels only", 9)[7] == "does not hold"
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -340,9 +342,9 @@ def test_what_is_missing_is_named_and_the_rest_reported(tmp_path: Path) -> None:
     assert f"Arms with fewer than 3 finished runs: {SAME_TWICE.id} (0), {CROSS.id} (2)." in page.text
     assert "1 unreadable line" in page.text and "Where the teachers disagree" not in page.text
     gain = np.mean(np.array(accuracies[CROSS][:2]) - accuracies[LABELS_ONLY][:2])
-    assert page.row(BOTH, 6)[2:4] == ["2", f"+{pct(gain)}"]
-    assert page.row(SAME, 6)[1:4] == ["–", "0", "–"]
-    assert page.row(f"{BOTH} is better than {SAME}", 8)[6] == "not measured"
+    assert page.row(BOTH, 7)[2:4] == ["2", f"+{pct(gain)}"]
+    assert page.row(SAME, 7)[1:4] == ["–", "0", "–"]
+    assert page.row(f"{BOTH} is better than {SAME}", 9)[7] == "not measured"
     assert page.row("RedNet-26", 6)[2:] == ["–"] * 4
     missing = {path.name for path in (tmp_path / "figures").iterdir()}
     assert missing == {"demo-arms.png", "demo-curves.png", "demo-similarity.png"}

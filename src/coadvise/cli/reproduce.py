@@ -19,10 +19,12 @@ def reproduce(
         list[str],
         typer.Argument(
             help="table1 … table9, figure1, figure2, figure4 or all; "
-            "sweep, longer, fresh, heads, controls, losses, demo; key=value"
+            "sweep, longer, fresh, heads, controls, losses, kinds, demo; key=value"
         ),
     ],
-    scale: Annotated[str, typer.Option("--scale", "-s", help="digits, cifar-cpu, cifar, tiny or imagenet")] = "digits",
+    scale: Annotated[
+        str, typer.Option("--scale", "-s", help="digits, cifar-cpu, cifar-long, cifar, tiny or imagenet")
+    ] = "digits",
     data: Annotated[str | None, typer.Option("--data", help="images in place of the scale's own")] = None,
     classes: Annotated[str | None, typer.Option("--classes", help="file with the classes to use, one a line")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="runs/reproduce-SCALE by default")] = None,

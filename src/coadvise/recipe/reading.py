@@ -189,7 +189,9 @@ def _problems_behind(content: Mapping[str, Any], items: list[dict[str, Any]]) ->
         Recipe.model_validate(rest)
     except ValidationError as error:
         bad = [".".join(map(str, item["loc"])) for item in items]
-        lines = [line for item in error.errors() if item["type"] == "value_error" for line in explain(dict(item), Recipe)]
+        lines = [
+            line for item in error.errors() if item["type"] == "value_error" for line in explain(dict(item), Recipe)
+        ]
         return [line for line in lines if not any(_asks_for(place, line) for place in bad)]
     return []
 
