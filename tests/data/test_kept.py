@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.recipes import CNN, tiny
 
-from coadvise.advice.identity import kept_pixels
+from coadvise.advice.identity import kept_pixels, open_kept
 from coadvise.data.kept import KeptPixels
 from coadvise.data.loader import TrainLoader
 from coadvise.data.sources.base import ImageSource
@@ -19,6 +20,7 @@ from coadvise.data.sources.opening import open_source
 from coadvise.data.sources.subsets import Subset
 from coadvise.errors import DataError
 from coadvise.recipe.data import Data
+from coadvise.training.train import train
 
 
 def settings(folder: Path | None, **changes: Any) -> Data:
@@ -91,7 +93,21 @@ def test_other_images_and_settings_have_other_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", [{"views": None}, {"augment": {"policy": "light"}}, {"augment": {"repeats": 2}},
                                     {"balance": "sampling"}, {"views_folder": None}])  # fmt: skip
 def test_nothing_is_kept_where_views_do_not_recur(tmp_path: Path, change: dict[str, Any]) -> None:
-    assert kept_pixels(settings(tmp_path, **change), images()) is None
+    data, said = settings(tmp_path, **change), list[str]()
+    assert kept_pixels(data, images()) is None
+    open_kept(data, images(), said.append)
+    assert [line[:42] for line in said] == ["note: data.views_folder keeps nothing; it "] * (
+        data.views_folder is not None
+    )
+
+
+def test_a_folder_that_cannot_be_is_said_before_teachers_are_trained(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    changes = {"data.views": 2, "data.views_folder": str(tmp_path / "file"), "data.augment.policy": "deit"}
+    recipe = tiny(tmp_path / "run", changes, teachers={"conv": CNN})
+    with pytest.raises(DataError, match=r"cannot keep views in .*file.*data.views_folder=FOLDER"):
+        train(recipe)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

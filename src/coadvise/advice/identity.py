@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -77,6 +77,22 @@ def kept_pixels(data: Data, source: ImageSource) -> KeptPixels | None:
     facts = {name: value for name, value in facts.items() if name not in ("mean", "std", "classes", "labels")}
     folder = Path(data.views_folder) / f"s{data.seed}.{json_digest([facts, versions()])[:16]}"
     return KeptPixels(folder, data.views, len(source), data.image_size)
+
+
+def open_kept(data: Data, source: ImageSource, say: Callable[[str], None]) -> None:
+    """Make the files in which pixels of recurring views are kept, and say where `data.views_folder` keeps none.
+
+    Raises:
+        DataError: they cannot be made there.
+    """
+    kept = kept_pixels(data, source)
+    if kept is not None:
+        kept.open()
+    elif data.views_folder is not None:
+        say(
+            "note: data.views_folder keeps nothing; it goes with data.views=N and data.augment.policy=deit, without "
+            "data.augment.repeats and data.balance=sampling"
+        )
 
 
 def images_digest(source: ImageSource) -> str:

@@ -39,6 +39,14 @@ class KeptPixels:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": None, "_sums": None}  # each process maps the files itself
 
+    def open(self) -> None:
+        """Make the files, whose disk space is taken at once.
+
+        Raises:
+            DataError: they cannot be made there.
+        """
+        self._mapped()
+
     def read(self, view: int, index: int) -> UInt8[np.ndarray, "h w 3"] | None:
         """The pixels of an image in a view; None where they are not there."""
         rows, sums = self._mapped()

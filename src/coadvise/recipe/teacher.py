@@ -70,6 +70,7 @@ def teacher_recipe(recipe: Recipe, name: str, output: Path) -> Recipe:
     start = settings.model_dump(mode="json", include=_START)
     content["student"] = start | {"options": options}
     apply_training(content, train)
+    content["data"]["views_folder"] = None  # of views that recur
     for key in ("mean", "std", "image_size"):
         if getattr(settings, key) is not None:
             content["data"][key] = getattr(settings, key)

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..advice.cache import kept_weights, require_fitting
+from ..advice.identity import open_kept
 from ..advice.request import CacheRequest
 from ..checkpoints.model_file import save_model
 from ..data.loader import TrainLoader
@@ -112,7 +113,9 @@ def _train(
         raise RecipeError(
             f"advice.change={recipe.advice.change}, but recipe {recipe.name} has no teachers; add some, or leave it out"
         )
-    if recipe.advice.source == "cache":  # before hours go into teachers
+    # Before hours go into teachers.
+    open_kept(recipe.data, sources[0], display.say_once)
+    if recipe.advice.source == "cache":
         require_fitting(CacheRequest.of(recipe), sources[0])
     given, fitted = None if student is None else type(student).__name__, None
     if recipe.schedule.time is not None:
