@@ -76,6 +76,7 @@ def test_nothing_is_decided_before_all_runs_are_there(tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text()
     assert "The primary question is not answered yet" in text.split("##")[0]
     assert f"the same command with --seeds {SEEDS} goes on" in text.split("##")[0]
+    assert "tested over runs of the teachers and seeds" in text and "with one seed nothing" not in text
     written = json.loads((tmp_path / "verdicts.json").read_text())
     assert [one["verdict"] for one in written if one["primary"]] == verdicts
 

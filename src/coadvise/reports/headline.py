@@ -96,17 +96,23 @@ def lead(experiments: Sequence[Experiment], results: Results, about: About) -> l
         f"That two models are about equal is tested against a margin of {100 * MARGIN:g} points, as what the paper "
         "calls similar differs by up to 1.3; such claims of a table are corrected among themselves."
     )
+    tested = [
+        "Each claim is tested over the seeds (two-sided t-test of the differences, Holm's correction over the claims "
+        "of its table); with one seed nothing can be tested.",
+        "The seeds are the students': all students of a teacher learn from the same run of it, so a verdict about "
+        "kinds of teachers is about these teachers.",
+    ]
+    crossed, claims = any(one.contrasts for one in experiments), not all(one.contrasts for one in experiments)
     margins = any(claim.margin is not None for one in experiments for claim in one.claims)
     return [
         f"{_runs(len(results.files))} for {about.seeds} seed{'s' if about.seeds > 1 else ''} on {about.title}: "
         f"{count(data.train)} training and {count(data.val)} validation images of {len(data.classes)} classes.",
         *done,
         *([compared] if of_paper else []),
-        "Each claim is tested over the seeds (two-sided t-test of the differences, Holm's correction over the claims "
-        "of its table); with one seed nothing can be tested.",
+        *(tested[:1] if claims else []),
         *([equal] if margins else []),
-        "The seeds are the students': all students of a teacher learn from the same run of it, so a verdict about "
-        "kinds of teachers is about these teachers.",
+        *(tested[1:] if claims else []),
+        *(["Contrasts are tested over runs of the teachers and seeds of the students at once."] if crossed else []),
         "Top-1, losses and divergences are those of the last epoch. Where a run was evaluated more than once, all "
         "other measures, and the teachers' advice, are of the epoch with the best top-1.",
         *_departures(about),
