@@ -2,7 +2,8 @@
 
 What is claimed is read from `verdicts.json` (which numbers of which arms are added and taken away, and the margin),
 every number from the files in `runs/`. Differences, means, p, Holm's correction and verdicts are computed anew and
-compared; exit code 1 if any differs.
+compared; exit code 1 if any differs. Of the pre-registered experiment, what is claimed is written down here once more,
+from docs/experiment.md: arms, margins, number of seeds, and which contrasts are primary.
 
 python benchmarks/verdicts.py results/digits
 """
@@ -27,6 +28,23 @@ ROUNDED = 2e-6
 LEFT_OUT = ("means nothing here", "not measured")
 """Verdicts that rest on conditions in words: only the differences of such claims are compared."""
 
+_CONV, _INV = ("resnet18", "resnet18-s1", "resnet18-s2"), ("rednet26", "rednet26-s1", "rednet26-s2")
+_TURNED = {0: 1, 1: 2, 2: 0}
+BOTH = [f"transformer_tiny.{_CONV[k]}.{_INV[k]}" for k in range(3)]
+OF_ONE_KIND = {
+    what: [f"transformer_tiny.{runs[k]}.{runs[_TURNED[k]]}" for k in range(3)]
+    for what, runs in (("two convolution teachers", _CONV), ("two involution teachers", _INV))
+}
+PRIMARY = {f"Both kinds are better than {what}": others for what, others in OF_ONE_KIND.items()}
+EXPLORATORY = {
+    "By all heads, both kinds are better than": ("accuracy/average", False, 0.003),
+    "Both kinds have a lower NLL than": ("loss/class", True, 0.01),
+    "Both kinds have a lower calibration error than": ("ece/class", True, 0.003),
+    "Both kinds stand corruptions better than": ("corruptions/class", True, 0.003),
+}
+"""Start of the text → metric, whether less is better, and margin."""
+SEEDS = 6
+
 Runs = dict[str, dict[int, dict[str, float]]]
 Compared = tuple[str, dict[str, Any], dict[str, Any]]
 """What is judged, what is written of it, and what is found."""
@@ -38,6 +56,8 @@ def read_runs(folder: Path) -> Runs:
     for path in sorted((folder / "runs").glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         numbers = {k: float(v) for k, v in content["measured"].items() if v is not None and math.isfinite(v)}
+        if content["seed"] in runs[content["arm"]]:
+            raise SystemExit(f"{path}: a second file of {content['arm']} with seed {content['seed']}")
         runs[content["arm"]][content["seed"]] = numbers
     return runs
 
@@ -139,40 +159,65 @@ def of_contrasts(contrasts: Sequence[dict[str, Any]], runs: Runs) -> Iterator[Co
             own = differences(runs, [first], [second])
             table |= {(row, seed): value for seed, value in own.items() if seed < one["seeds"]}
         tables.append(table)
-    tests = [_crossed(table, len(one["pairs"])) for table, one in zip(tables, contrasts, strict=True)]
-    raw = [None if test is None else test[3] for test in tests]
-    others = [i for i, one in enumerate(contrasts) if not one["primary"]]
-    corrected = list(raw)
-    for i, p in zip(others, holm([raw[i] for i in others]), strict=True):
-        corrected[i] = p
-    for one, table, test, p in zip(contrasts, tables, tests, corrected, strict=True):
-        new: dict[str, Any] = {"differences": {f"{k}/{s}": v for (k, s), v in table.items()}, "mean": None}
-        wanted, n = len(one["pairs"]) * one["seeds"], 0
-        if test is not None:
-            mean, se, df, _, n = test
-            new |= {"mean": mean, "standard error": se, "degrees of freedom": df, "p": p}
-        if n < wanted:
-            new["verdict"] = f"not yet: {n} of {wanted}"
-        elif test is not None:
-            new["verdict"] = _contrasted(one, test, p)
+    wanted = [len(one["pairs"]) * one["seeds"] for one in contrasts]
+    counts = [
+        len(one["pairs"]) * sum(all((k, s) in table for k in range(len(one["pairs"]))) for s in range(one["seeds"]))
+        for table, one in zip(tables, contrasts, strict=True)
+    ]
+    tests = [
+        _crossed(table, one) if n == of else None
+        for table, one, n, of in zip(tables, contrasts, counts, wanted, strict=True)
+    ]
+    p_values = _exploratory([None if test is None else test["p"] for test in tests], contrasts)
+    within = _exploratory([None if test is None else test["within"] for test in tests], contrasts)
+    for i, one in enumerate(contrasts):
+        new: dict[str, Any] = {"differences": {f"{k}/{s}": v for (k, s), v in tables[i].items()}}
+        test = tests[i]
+        new |= {
+            "mean": None if test is None else test["mean"],
+            "standard error": None if test is None else test["se"],
+            "degrees of freedom": None if test is None else test["df"],
+            "p": p_values[i],
+            "p (within the margin)": within[i],
+        }
+        if test is None:
+            new["verdict"] = f"not yet: {counts[i]} of {wanted[i]}"
+        elif (p := p_values[i]) is not None and p < ALPHA:
+            new["verdict"] = "holds" if test["mean"] > 0 else "does not hold"
+        elif (q := within[i]) is not None and q < ALPHA:
+            new["verdict"] = "no difference (within ±"
+        else:
+            new["verdict"] = f"undecided at n = {counts[i]}"
         yield f"{one['experiment']}: {one['contrast']}", one, new
 
 
-def _contrasted(one: dict[str, Any], test: tuple[float, float, float, float, int], p: float | None) -> str:
-    mean, se, df, _, n = test
-    if p is not None and p < ALPHA:
-        return "holds" if mean > 0 else "does not hold"
-    if stats.t.sf((one["margin"] - abs(mean)) / se, df) < ALPHA:
-        return "no difference"
-    return f"undecided at n = {n}"
+def _exploratory(p_values: Sequence[float | None], contrasts: Sequence[dict[str, Any]]) -> list[float | None]:
+    """Holm's correction of those that are not primary."""
+    others = [i for i, one in enumerate(contrasts) if not one["primary"]]
+    corrected = list(p_values)
+    for i, p in zip(others, holm([p_values[i] for i in others]), strict=True):
+        corrected[i] = p
+    return corrected
 
 
-def _crossed(table: dict[tuple[int, int], float], sets: int) -> tuple[float, float, float, float, int] | None:
-    """Mean, standard error, degrees of freedom, p and n of a table of sets by seeds, both random."""
-    seeds = sorted(seed for seed in {s for _, s in table} if all((k, seed) in table for k in range(sets)))
-    if not seeds:
-        return None
-    d = np.array([[table[k, seed] for seed in seeds] for k in range(sets)])
+def _correlation(pairs: Sequence[Sequence[dict[str, Any]]]) -> float:
+    """Of two sets, if a student's number is the mean of what each of its teachers does: names follow the model's."""
+    names = sorted({name for pair in pairs for value in pair for name in value["arm"].split(".")[1:]})
+    effects = np.zeros((len(pairs), len(names)))
+    for row, pair in enumerate(pairs):
+        for sign, value in zip((1.0, -1.0), pair, strict=True):
+            own = value["arm"].split(".")[1:]
+            for name in own:
+                effects[row, names.index(name)] += sign / len(own)
+    gram = effects @ effects.T
+    if len(pairs) < 2 or not gram.trace():
+        return 0.0
+    return float((gram.sum() - gram.trace()) / (len(pairs) - 1) / gram.trace())
+
+
+def _crossed(table: dict[tuple[int, int], float], one: dict[str, Any]) -> dict[str, Any]:
+    """Mean, standard error, degrees of freedom and both p of a full table of sets by seeds, both random."""
+    d = np.array([[table[k, seed] for seed in range(one["seeds"])] for k in range(len(one["pairs"]))])
     rows, columns = d.shape
     mean = d.mean()
     squares = {
@@ -186,6 +231,10 @@ def _crossed(table: dict[tuple[int, int], float], sets: int) -> tuple[float, flo
         if square(squares[name]) <= square([rest, df]) or not df:
             rest, df = rest + squares[name][0], df + squares.pop(name)[1]
     error = square([rest, df])
+    shared = _correlation(one["pairs"])
+    if "sets" in squares:
+        wider = (1 + (rows - 1) * shared) / (1 - shared)
+        squares["sets"][0] = (error + wider * (square(squares["sets"]) - error)) * (rows - 1)
     if not squares:
         variance, freedom = error, float(df)
     elif len(squares) == 1:
@@ -194,10 +243,59 @@ def _crossed(table: dict[tuple[int, int], float], sets: int) -> tuple[float, flo
     else:
         variance = sum(square(one) for one in squares.values()) - error
         freedom = variance**2 / (sum(square(one) ** 2 / one[1] for one in squares.values()) + error**2 / df)
-    if freedom <= 0 or variance <= 0:
-        return None
+    if freedom <= 0 or variance <= 1e-24:
+        return {"mean": float(mean), "se": None, "df": None, "p": None, "within": None}
     se = math.sqrt(variance / d.size)
-    return float(mean), se, freedom, float(2 * stats.t.sf(abs(mean) / se, freedom)), d.size
+    sides = [stats.t.sf((one["margin"] - side * mean) / se, freedom) for side in (-1, 1)]
+    p = float(2 * stats.t.sf(abs(mean) / se, freedom))
+    return {"mean": float(mean), "se": se, "df": freedom, "p": p, "within": float(max(sides))}
+
+
+def off_plan(contrasts: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What of the contrasts of the pre-registered experiment is not as planned."""
+    of = lambda arms, metric: [{"arm": arm, "metric": metric, "seed": None} for arm in arms]
+    planned = {}
+    for text, others in PRIMARY.items():
+        planned[text] = (of(BOTH, "accuracy/class"), of(others, "accuracy/class"), 0.003, True)
+    for what, others in OF_ONE_KIND.items():
+        alone = of(["transformer_tiny"] * 3, "accuracy/class")
+        planned[f"{what.capitalize()} are better than labels alone"] = (
+            of(others, "accuracy/class"), alone, 0.003, False,
+        )  # fmt: skip
+        for start, (metric, less, margin) in EXPLORATORY.items():
+            sides = of(BOTH, metric), of(others, metric)
+            planned[f"{start} {what}"] = (*(sides[::-1] if less else sides), margin, False)
+    found = {one["contrast"]: one for one in contrasts}
+    for text in planned.keys() ^ found.keys():
+        yield f"{text}: {'not planned' if text in found else 'planned, and not there'}"
+    for text in planned.keys() & found.keys():
+        first, second, margin, primary = planned[text]
+        wanted = {
+            "pairs": [list(pair) for pair in zip(first, second, strict=True)], "seeds": SEEDS, "margin": margin,
+            "primary": primary,
+        }  # fmt: skip
+        for key, value in wanted.items():
+            if found[text][key] != value:
+                yield f"{text}: {key} is {found[text][key]}, planned was {value}"
+
+
+def files_named(folder: Path, written: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Files that a contrast says to rest on, and which are not those of its arms."""
+    arms: dict[str, set[str]] = defaultdict(set)
+    for path in (folder / "runs").glob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        arms[path.name] = {content["arm"], str(content["seed"])}
+    for one in written:
+        wanted = {
+            name
+            for row, pair in enumerate(one["pairs"])
+            for seed in (key.split("/")[1] for key in one["differences"] if key.startswith(f"{row}/"))
+            for value in pair
+            for name, facts in arms.items()
+            if facts == {value["arm"], seed}
+        }
+        if wanted != set(one["files"]):
+            yield f"{one['contrast']}: rests on other files than it says: {sorted(wanted ^ set(one['files']))}"
 
 
 def problems(folder: Path) -> Iterator[str]:
@@ -207,6 +305,9 @@ def problems(folder: Path) -> Iterator[str]:
     for name in dict.fromkeys(one["experiment"] for one in written):
         own = [one for one in written if one["experiment"] == name]
         claims, contrasts = ([one for one in own if kind in one] for kind in ("claim", "contrast"))
+        if name == "kinds":
+            yield from sorted(off_plan(contrasts))
+        yield from files_named(folder, contrasts)
         for text, before, now in (*of_claims(claims, runs), *of_contrasts(contrasts, runs)):
             for key, value in now.items():
                 if not _same(before[key], value):

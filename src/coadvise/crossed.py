@@ -92,7 +92,7 @@ def crossed(differences: Mapping[tuple[int, int], float], *, correlation: float 
     if not seeds or not all(math.isfinite(value) for row in table for value in row):
         raise ValueError("need at least one seed that all sets of teachers share, and finite differences")
     rows, columns = len(sets), len(seeds)
-    if not (rows - 1) * correlation > -1 or correlation >= 1:
+    if (rows - 1) * correlation <= -1 or correlation >= 1:
         raise ValueError(f"{rows} sets cannot correlate by {correlation:g} with each other")
     mean = math.fsum(value for row in table for value in row) / (rows * columns)
     of_sets = [math.fsum(row) / columns for row in table]

@@ -79,6 +79,25 @@ def test_nothing_is_decided_before_all_runs_are_there(tmp_path: Path) -> None:
     assert "tested over runs of the teachers and seeds" in text and "with one seed nothing" not in text
     written = json.loads((tmp_path / "verdicts.json").read_text())
     assert [one["verdict"] for one in written if one["primary"]] == verdicts
+    assert {(one["mean"], one["p"], one["p (within the margin)"]) for one in written} == {(None, None, None)}
+
+
+def test_what_comes_out_the_other_way_is_said_so_and_no_more() -> None:
+    sentence = primary_sentence(answered({BOTH_KINDS: 0.54, TWO_CONV: 0.53, TWO_INV: 0.55}))
+    assert sentence is not None and sentence.startswith("That a second kind pays is not shown here")
+    assert sentence.endswith("a difference the other way.")
+
+
+def test_both_tests_of_what_is_exploratory_are_corrected() -> None:
+    answers = [one for one in answered({BOTH_KINDS: 0.55, TWO_CONV: 0.55, TWO_INV: 0.55}) if not one.contrast.primary]
+    tested = [one for one in answers if one.test is not None]
+    assert 0 < len(tested) < len(answers)
+    for values, raw in (
+        ([one.p for one in tested], [one.test.p for one in tested if one.test]),
+        ([one.p_equal for one in tested], [one.test.p_within(one.contrast.margin) for one in tested if one.test]),
+    ):
+        least = min(one for one in raw if one is not None)
+        assert min(one for one in values if one is not None) == pytest.approx(min(1.0, least * len(answers)))
 
 
 def test_smaller_is_better_where_the_contrast_says_so() -> None:

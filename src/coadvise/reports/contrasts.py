@@ -1,7 +1,8 @@
 """The questions of an experiment over several sets of teachers: their tests, verdicts and table.
 
 The primary question is the only one that is not corrected. Where it has several parts, it is answered by the worst of
-them. All other contrasts are exploratory: Holm's correction over all of them.
+them. All other contrasts are exploratory: Holm's correction over all of them, of the tests for a difference and of
+those for none. Nothing is tested before all differences of a contrast are there.
 """
 
 from __future__ import annotations
@@ -26,15 +27,17 @@ class Answered:
 
     Attributes:
         differences: by (set of teachers, seed), the first number of a pair less the second.
-        test: of their mean; None where no seed has all sets.
+        n: differences of the seeds that all sets have.
+        test: of their mean; None before all are there.
         p: of no difference, corrected where the contrast is exploratory.
-        p_equal: that the difference is smaller than the margin, not corrected.
+        p_equal: of a difference of the margin or more, corrected likewise.
         files: result files that it rests on.
     """
 
     experiment: str
     contrast: Contrast
     differences: dict[tuple[int, int], float]
+    n: int
     test: Crossed | None
     p: float | None
     p_equal: float | None
@@ -67,14 +70,17 @@ def answer(experiment: Experiment, results: Results) -> list[Answered]:
     """Every contrast of an experiment."""
     found = [_differences(contrast, results) for contrast in experiment.contrasts]
     tests = [_test(one, contrast) for one, contrast in zip(found, experiment.contrasts, strict=True)]
-    raw = [None if test is None else test.p for test in tests]
-    exploratory = [i for i, one in enumerate(experiment.contrasts) if not one.primary]
-    corrected = list(raw)
-    for i, p in zip(exploratory, holm([raw[i] for i in exploratory]), strict=True):
-        corrected[i] = p
+    primary = [one.primary for one in experiment.contrasts]
+    unequal = _corrected([None if test is None else test.p for test in tests], primary)
+    within = [
+        None if test is None else test.p_within(one.margin)
+        for test, one in zip(tests, experiment.contrasts, strict=True)
+    ]
     answers = []
-    for contrast, differences, test, p in zip(experiment.contrasts, found, tests, corrected, strict=True):
-        equal = None if test is None else test.p_within(contrast.margin)
+    for contrast, differences, test, p, equal in zip(
+        experiment.contrasts, found, tests, unequal, _corrected(within, primary), strict=True
+    ):
+        n = _complete(differences, contrast)
         files = sorted(
             f"{name}.json"
             for number, pair in enumerate(contrast.pairs)
@@ -82,11 +88,20 @@ def answer(experiment: Experiment, results: Results) -> list[Answered]:
             for one, seed in differences
             if one == number and (name := results.file(value.arm, seed)) is not None
         )
-        verdict = _verdict(contrast, test, p, equal)
+        verdict = _verdict(contrast, n, test, p, equal)
         answers.append(
-            Answered(experiment.name, contrast, differences, test, p, equal, verdict, list(dict.fromkeys(files)))
+            Answered(experiment.name, contrast, differences, n, test, p, equal, verdict, list(dict.fromkeys(files)))
         )
     return answers
+
+
+def _corrected(p_values: Sequence[float | None], primary: Sequence[bool]) -> list[float | None]:
+    """Holm's correction of the exploratory ones; one that is not there yet counts as one of them."""
+    corrected = list(p_values)
+    exploratory = [i for i, one in enumerate(primary) if not one]
+    for i, p in zip(exploratory, holm([p_values[i] for i in exploratory]), strict=True):
+        corrected[i] = p
+    return corrected
 
 
 def _differences(contrast: Contrast, results: Results) -> dict[tuple[int, int], float]:
@@ -98,22 +113,26 @@ def _differences(contrast: Contrast, results: Results) -> dict[tuple[int, int], 
     return dict(sorted(found.items()))
 
 
-def _test(differences: dict[tuple[int, int], float], contrast: Contrast) -> Crossed | None:
+def _complete(differences: dict[tuple[int, int], float], contrast: Contrast) -> int:
+    """Differences of the seeds that all sets have."""
     sets = range(len(contrast.pairs))
-    if not any(all((one, seed) in differences for one in sets) for seed in range(contrast.seeds)):
+    return len(sets) * sum(all((one, seed) in differences for one in sets) for seed in range(contrast.seeds))
+
+
+def _test(differences: dict[tuple[int, int], float], contrast: Contrast) -> Crossed | None:
+    if _complete(differences, contrast) < len(contrast.pairs) * contrast.seeds:
         return None
     return crossed(differences, correlation=contrast.correlation)
 
 
-def _verdict(contrast: Contrast, test: Crossed | None, p: float | None, p_equal: float | None) -> str:
-    wanted = len(contrast.pairs) * contrast.seeds
-    if test is None or test.n < wanted:
-        return f"not yet: {0 if test is None else test.n} of {wanted}"
+def _verdict(contrast: Contrast, n: int, test: Crossed | None, p: float | None, p_equal: float | None) -> str:
+    if test is None:
+        return f"not yet: {n} of {len(contrast.pairs) * contrast.seeds}"
     if p is not None and p < ALPHA:
         return HOLDS if test.mean > 0 else DOES_NOT_HOLD
     if p_equal is not None and p_equal < ALPHA:
         return f"{EQUAL} (within ±{shown(contrast.margin, contrast.unit)})"
-    return f"undecided at n = {test.n}"
+    return f"undecided at n = {n}"
 
 
 def primary_sentence(answers: Sequence[Answered]) -> str | None:
@@ -125,12 +144,14 @@ def primary_sentence(answers: Sequence[Answered]) -> str | None:
         states = "; ".join(f"{_lower(one.contrast.text)} {one.verdict}" for one in parts)
         wanted = max(one.contrast.seeds for one in parts)
         return f"The primary question is not answered yet ({states}); the same command with --seeds {wanted} goes on."
-    said = "; ".join(f"{_lower(one.contrast.text)}: {_numbers(one)}, {one.verdict}" for one in parts)
+    said = "; ".join(f"{_lower(one.contrast.text)}: {_numbers(one)}, {_in_words(one)}" for one in parts)
     if all(one.verdict == HOLDS for one in parts):
         return f"A second kind pays here: {said}."
-    if any(one.verdict == DOES_NOT_HOLD for one in parts):
-        return f"A second kind does not pay here: {said}."
     return f"That a second kind pays is not shown here: {said}."
+
+
+def _in_words(one: Answered) -> str:
+    return "a difference the other way" if one.verdict == DOES_NOT_HOLD else one.verdict
 
 
 def _numbers(one: Answered) -> str:
@@ -160,10 +181,12 @@ def contrasts_parts(answers: Sequence[Answered]) -> list[Part]:
     note = (
         "Differences are in percentage points where no unit is given; above zero speaks for the contrast. The primary "
         "ones are parts of one question, which is answered by the worst of them, without correction. All others are "
-        "exploratory, their p corrected (Holm) over all of them. “p, within the margin” is that of two one-sided tests "
-        "for a difference smaller than the margin. “Could find”: the smallest difference that a table of this size and "
-        "spread finds with 80 % power, uncorrected. n counts differences, sets of teachers times seeds; df are those "
-        "of the test with both as random effects."
+        "exploratory, their p corrected (Holm) over all of them, for a difference and within the margin apart. “p, "
+        "within the margin” is that of two one-sided tests for a difference smaller than the margin. Nothing is tested "
+        "before all differences are there. “Could find”: the smallest difference that a table of this size and spread "
+        "finds with 80 % power, uncorrected. n counts differences, sets of teachers times seeds; df are those of the "
+        "test with both as random effects: with few sets that differ, it is these, not n, that carry what is said of "
+        "teachers in general."
     )
     table = Table("Contrasts", columns, rows, "llrrrrrrrl")
     return [*([Text(sentence)] if sentence else []), table, Text(note, "note")]
@@ -174,7 +197,7 @@ def _row(one: Answered) -> list[str | Cell]:
     kind = {HOLDS: "good", DOES_NOT_HOLD: "bad"}.get(one.verdict, "open")
     cells: list[str | Cell] = [one.contrast.text, "primary" if one.contrast.primary else "exploratory"]
     if test is None:
-        return [*cells, ABSENT, ABSENT, "0", ABSENT, ABSENT, ABSENT, ABSENT, Cell(one.verdict, kind)]
+        return [*cells, ABSENT, ABSENT, f"{one.n}", ABSENT, ABSENT, ABSENT, ABSENT, Cell(one.verdict, kind)]
     finds = test.detectable()
     return [
         *cells, shown(test.mean, unit, True), _interval(test, unit), f"{test.n}",
