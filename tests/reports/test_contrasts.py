@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from coadvise.names import AVERAGE
+from coadvise.paper.ablations import LABELS_ONLY
 from coadvise.paper.arms import Arm
 from coadvise.paper.kinds import BOTH_KINDS, KINDS_EXPERIMENT, SEEDS, SETS, TWO_CONV, TWO_INV
 from coadvise.reports.contrasts import Answered, answer, primary_sentence
@@ -111,3 +112,12 @@ def test_sets_correlate_where_runs_are_left_in_two_of_them() -> None:
     for contrast in KINDS_EXPERIMENT.contrasts:
         wanted = 0.5 if "labels alone" in contrast.text else 0.0
         assert contrast.correlation == pytest.approx(wanted), contrast.text
+
+
+def test_gains_are_given_in_points_and_in_percent_of_the_errors(tmp_path: Path) -> None:
+    found = files({BOTH_KINDS: 0.55, TWO_CONV: 0.53, TWO_INV: 0.54, (LABELS_ONLY,): 0.5}, spread=0.0)
+    write_paper_report(tmp_path, found, [KINDS_EXPERIMENT], About("cifar-long", "some images", seeds=SEEDS))
+    lines = [line for line in (tmp_path / "report.md").read_text().splitlines() if "| taught by " in line]
+    cells = {tuple(cell.strip() for cell in line.split("|")[2:6]) for line in lines}
+    assert len(lines) == 3 * SETS
+    assert cells == {("50.0", "55.0", "+5.0", "10.0"), ("50.0", "53.0", "+3.0", "6.0"), ("50.0", "54.0", "+4.0", "8.0")}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ..names import AVERAGE
 from .ablations import CONV, INV, LABELS_ONLY
 from .arms import Arm, Teacher, arm
-from .declared import Column, Contrast, Dots, Experiment, Row, Value
+from .declared import Column, Contrast, Dots, Experiment, Help, Row, Value
 
 SETS, SEEDS = 3, 6
 """Runs of each teacher, and students of each arm: n = 18 of each way of teaching."""
@@ -96,6 +96,11 @@ KINDS_EXPERIMENT = Experiment(
         f"teachers by {SEEDS} seeds, and the test is that of its mean with sets and seeds as random effects.",
     ),
     figure=Dots({f"{way}, {n + 1}": Value(arms[n]) for n in range(SETS) for way, arms in WAYS.items()}),
+    help=[
+        Help(f"taught by {way}, {n + 1}", Value(LABELS_ONLY), Value(arms[n]))
+        for n in range(SETS)
+        for way, arms in WAYS.items()
+    ],
     contrasts=[
         _against("Both kinds are better than two convolution teachers", BOTH_KINDS, TWO_CONV, primary=True),
         _against("Both kinds are better than two involution teachers", BOTH_KINDS, TWO_INV, primary=True),
