@@ -239,7 +239,7 @@ def test_the_accuracy_of_each_token_is_shown(tmp_path: Path) -> None:
     make_demo(tmp_path)
     page = check_page(write_report(tmp_path).read_text())
     runs = [json.loads((tmp_path / f"results/{CROSS.id}.s{seed}.json").read_text())["measured"] for seed in range(3)]
-    shown = [cells for cells in page.rows if cells[0] == BOTH and len(cells) == 6][0]
+    shown = page.row(BOTH, 6)
     for cell, token in zip(shown[1:5], ("class", "resnet18", "rednet26", "average"), strict=True):
         values = [run[f"accuracy/{token}"] for run in runs]
         assert cell == f"{pct(np.mean(values))} ± {pct(np.std(values, ddof=1))}"
@@ -290,7 +290,7 @@ def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     page = check_page(write_report(tmp_path, seeds=1).read_text())
     assert "One seed decides nothing: the vision transformer reaches" in page.text
     row = page.row(f"{BOTH} is better than labels only", 9)
-    assert row[3:7] == ["–", "1", "–", "undecided (one seed)"]
+    assert row[3:8] == ["–", "1", "–", "–", "undecided (one seed)"]
     assert "±" not in page.row("labels only", 7)[1]
 
 

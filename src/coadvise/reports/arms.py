@@ -41,12 +41,15 @@ def _seeds_table(figure: Dots, results: Results) -> Table:
         series = results.series(value)
         of_base = {} if value == base else results.series(base)
         gains = [series[seed] - of_base[seed] for seed in series if seed in of_base]
+        errors = [1 - of_base[seed] for seed in series if seed in of_base]
+        removed = percent(sum(gains) / sum(errors)) if sum(errors) else ABSENT
         sizes = sorted({run.student.parameters for run in results.runs(value.arm)})
         gain, each = points(summarise(gains).mean) if gains else ABSENT, "  ".join(map(percent, series.values()))
         top1 = mean_sd(results.summary(value))
-        rows.append([label, top1, str(len(series)), gain, each or ABSENT, ", ".join(map(parameters, sizes)) or ABSENT])
-    columns = ["Trained with", "Top-1, %", "n", "Gain, points", "Each seed, %", "Parameters"]
-    return Table(f"Top-1 over n seeds, and the gain over “{base_label}” of the same seeds", columns, rows, "lrrrlr")
+        size = ", ".join(map(parameters, sizes)) or ABSENT
+        rows.append([label, top1, str(len(series)), gain, removed, each or ABSENT, size])
+    columns = ["Trained with", "Top-1, %", "n", "Gain, points", "Errors removed, %", "Each seed, %", "Parameters"]
+    return Table(f"Top-1 over n seeds, and the gain over “{base_label}” of the same seeds", columns, rows, "lrrrrlr")
 
 
 def _teachers_table(figure: Dots, results: Results) -> list[Table]:
