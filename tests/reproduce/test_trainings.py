@@ -80,6 +80,17 @@ def test_another_optimizer_needs_a_rate_of_its_own(tmp_path: Path) -> None:
         at("imagenet", tmp_path, "teachers={}", "teachers.optimizer=sgd")
 
 
+def test_the_rate_of_a_scale_is_not_taken_for_another_optimizer(tmp_path: Path) -> None:
+    for key in ("teachers.optimizer", "teachers.resnet.optimizer"):
+        with pytest.raises(RecipeError, match=rf"{key}=sgd: the rate of this scale is meant for adamw; give .*lr, too"):
+            at("digits", tmp_path, f"{key}=sgd")
+    setup = at("digits", tmp_path, "teachers.optimizer=sgd", "teachers.lr=0.1")
+    assert Planner(setup).run(Arm("resnet18"), 0).recipe.optim.name == "sgd"
+    with pytest.raises(RecipeError, match="is meant for sgd"):
+        at("cifar-long", tmp_path, "teachers.optimizer=lamb")
+    at("cifar-long", tmp_path, "teachers.optimizer=sgd")
+
+
 def test_stored_advice_is_another_where_a_family_is_trained_otherwise(tmp_path: Path) -> None:
     def folder(*settings: str) -> Path:
         planner = Planner(at("imagenet", tmp_path, "data.views=2", *settings))

@@ -120,6 +120,7 @@ def set_up(
         content["teachers"].setdefault("augment", copy.deepcopy(content["data"].get("augment", {})))
     for setting in settings:
         _require_free(setting)
+    _require_rate(content["teachers"], settings)
     apply_to_families(content["teachers"], settings)
     given = [apply_setting(content, setting) for setting in settings]
     teachers = validated(ScaleTeachers, content["teachers"], "the settings teachers.*")
@@ -168,6 +169,22 @@ def _with_weight(scale: Scale, setting: str) -> Scale:
     if not 0 <= weight < math.inf:
         raise RecipeError(f"{setting}: the weight of the advised tokens must be a number ≥ 0, for example weight=3")
     return replace(scale, weight=weight)
+
+
+def _require_rate(teachers: Mapping[str, Any], settings: Sequence[str]) -> None:
+    """Refuse another optimizer of teachers at the scale's rate, which is meant for the optimizer that it was."""
+    given = dict(setting.replace(" ", "").partition("=")[::2] for setting in settings)
+    for key, name in given.items():
+        found = re.fullmatch(rf"teachers\.(?:({'|'.join(FAMILIES)})\.)?optimizer", key)
+        if found is None:
+            continue
+        ways = (teachers, teachers.get(found[1] or "") or {})
+        if not any("lr" in way for way in ways):  # checked with the recipe's
+            continue
+        own = next((way["optimizer"] for way in reversed(ways) if way.get("optimizer")), "adamw")
+        rate = key.removesuffix("optimizer") + "lr"
+        if name != own and rate not in given and "teachers.lr" not in given:
+            raise RecipeError(f"{key}={name}: the rate of this scale is meant for {own}; give {rate}, too")
 
 
 def _require_free(setting: str) -> None:

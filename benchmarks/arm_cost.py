@@ -7,7 +7,7 @@ stopped; start-up, reading, evaluation and result are those of a training of one
 turns. The images are smooth noise.
 
 git worktree add /tmp/old 934e134
-python benchmarks/bench_arm.py /tmp/old
+python benchmarks/arm_cost.py /tmp/old
 """
 
 from __future__ import annotations
