@@ -178,11 +178,13 @@ class Dots:
         title: of a section of its own before the tables, in which the arms are shown in detail: every seed, learning
             curves, their teachers and how similar each token is to each teacher. Empty: a figure beside the table.
         teachers: whether the figure shows the top-1 of the teachers, too.
+        families: first words of labels; those of one family look the same. Empty: each label has its own look.
     """
 
     values: Mapping[str, Value]
     title: str = ""
     teachers: bool = False
+    families: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,9 @@ KINDS_EXPERIMENT = Experiment(
         f"{SETS} runs of each teacher and {SEEDS} students of each arm: the differences are a table of {SETS} sets of "
         f"teachers by {SEEDS} seeds, and the test is that of its mean with sets and seeds as random effects.",
     ),
-    figure=Dots({f"{way}, {n + 1}": Value(arms[n]) for n in range(SETS) for way, arms in WAYS.items()}),
+    figure=Dots(
+        {f"{way}, {n + 1}": Value(arms[n]) for way, arms in WAYS.items() for n in range(SETS)}, families=tuple(WAYS)
+    ),
     help=[
         Help(f"taught by {way}, {n + 1}", Value(LABELS_ONLY), Value(arms[n]))
         for n in range(SETS)

@@ -150,6 +150,12 @@ def primary_sentence(answers: Sequence[Answered]) -> str | None:
     return f"That a second kind pays is not shown here: {said}."
 
 
+def primary_headline(answers: Sequence[Answered]) -> str | None:
+    """The same for the top of a page: without numbers, but for how many runs are missing."""
+    sentence = primary_sentence(answers)
+    return None if sentence is None else sentence.partition(": both")[0]
+
+
 def _in_words(one: Answered) -> str:
     return "a difference the other way" if one.verdict == DOES_NOT_HOLD else one.verdict
 
@@ -169,38 +175,41 @@ def _interval(test: Crossed, unit: str) -> str:
 
 
 def contrasts_parts(answers: Sequence[Answered]) -> list[Part]:
-    """The answer to the primary question, and a table of all contrasts."""
+    """The answer to the primary question, and tables of its parts and of all other contrasts."""
     if not answers:
         return []
-    rows = [_row(one) for one in answers]
     columns = [
-        "Contrast", "Test", "Difference", "95 % interval", "n", "df", "p", "p, within the margin", "Could find",
-        "Verdict",
+        "Contrast", "Verdict", "Difference", "95 % interval", "p", "p, within ±", "Could find", "n", "df",
     ]  # fmt: skip
+    groups = {"The primary question": True, "Exploratory contrasts": False}
+    tables = [
+        Table(caption, columns, rows, "llrrrrrrr")
+        for caption, primary in groups.items()
+        if (rows := [_row(one) for one in answers if one.contrast.primary == primary])
+    ]
     sentence = primary_sentence(answers)
     note = (
         "Differences are in percentage points where no unit is given; above zero speaks for the contrast. The primary "
         "ones are parts of one question, which is answered by the worst of them, without correction. All others are "
         "exploratory, their p corrected (Holm) over all of them, for a difference and within the margin apart. “p, "
-        "within the margin” is that of two one-sided tests for a difference smaller than the margin. Nothing is tested "
+        "within ±” is that of two one-sided tests for a difference smaller than the margin. Nothing is tested "
         "before all differences are there. “Could find”: the smallest difference that a table of this size and spread "
         "finds with 80 % power, uncorrected. n counts differences, sets of teachers times seeds; df are those of the "
         "test with both as random effects: with few sets that differ, it is these, not n, that carry what is said of "
         "teachers in general."
     )
-    table = Table("Contrasts", columns, rows, "llrrrrrrrl")
-    return [*([Text(sentence)] if sentence else []), table, Text(note, "note")]
+    return [*([Text(sentence)] if sentence else []), *tables, Text(note, "note")]
 
 
 def _row(one: Answered) -> list[str | Cell]:
     unit, test = one.contrast.unit, one.test
     kind = {HOLDS: "good", DOES_NOT_HOLD: "bad"}.get(one.verdict, "open")
-    cells: list[str | Cell] = [one.contrast.text, "primary" if one.contrast.primary else "exploratory"]
+    cells: list[str | Cell] = [one.contrast.text, Cell(one.verdict, kind)]
     if test is None:
-        return [*cells, ABSENT, ABSENT, f"{one.n}", ABSENT, ABSENT, ABSENT, ABSENT, Cell(one.verdict, kind)]
+        return [*cells, *[ABSENT] * 5, f"{one.n}", ABSENT]
     finds = test.detectable()
     return [
-        *cells, shown(test.mean, unit, True), _interval(test, unit), f"{test.n}",
-        ABSENT if test.df is None else number(test.df, 1), p_value(one.p), p_value(one.p_equal),
-        ABSENT if finds is None else shown(finds, unit), Cell(one.verdict, kind),
+        *cells, shown(test.mean, unit, True), _interval(test, unit), p_value(one.p), p_value(one.p_equal),
+        ABSENT if finds is None else shown(finds, unit), f"{test.n}",
+        ABSENT if test.df is None else number(test.df, 1),
     ]  # fmt: skip

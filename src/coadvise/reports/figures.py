@@ -36,7 +36,7 @@ def figure_parts(one: Experiment, results: Results, pictures: Path | None) -> li
 def dots(name: str, figure: Dots, results: Results) -> Drawing | None:
     """Top-1 of every run of some arms; None where none was run."""
     rows = [
-        DotRow(label, list(series.values()), results.summary(value), style(position))
+        DotRow(label, list(series.values()), results.summary(value), style(_look(figure, label, position)))
         for position, (label, value) in enumerate(figure.values.items())
         if (series := results.series(value))
     ]
@@ -49,6 +49,11 @@ def dots(name: str, figure: Dots, results: Results) -> Drawing | None:
         if (top1 := results.value(Value(teacher.arm), teacher.seed)) is not None
     ]
     return draw(name, f"Top-1 of Transformer-Ti by its teachers: {said}.", lambda: dot_plot(rows, marks))
+
+
+def _look(figure: Dots, label: str, position: int) -> int:
+    """Number of the colour and the symbol of a label."""
+    return next((i for i, family in enumerate(figure.families) if label.startswith(family)), position)
 
 
 def teachers_of(figure: Dots, results: Results) -> list[Teacher]:

@@ -16,7 +16,7 @@ from ..system.files import write_atomic, write_json
 from .arms import arms_section, arms_similarity, curves_section, shown_in_detail
 from .beyond import beyond_section
 from .claims import Judged, judge
-from .contrasts import answer, primary_sentence
+from .contrasts import answer, primary_headline
 from .experiment import experiment_section, experiment_table
 from .headline import headline, lead
 from .headroom import headroom_section
@@ -48,7 +48,7 @@ def write_paper_report(
         write_atomic(output / "tables" / f"{one.name}.tex", latex_table(experiment_table(one, results)))
     contrasts = [answered for one in experiments for answered in answer(one, results)]
     write_json(output / "verdicts.json", [*(one.as_json() for one in claims), *(one.as_json() for one in contrasts)])
-    asked = None if any(one.of_paper for one in experiments) or not files else primary_sentence(contrasts)
+    asked = None if any(one.of_paper for one in experiments) or not files else primary_headline(contrasts)
     what = experiments[0].title if len(experiments) == 1 else "Beyond the paper"
     what = "The paper's experiments" if any(one.of_paper for one in experiments) else what
     page = Page(
