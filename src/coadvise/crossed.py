@@ -16,6 +16,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .significance import detectable
+
 
 @dataclass(frozen=True)
 class Crossed:
@@ -57,22 +59,12 @@ class Crossed:
 
         return float(stats.t.sf((margin - abs(self.mean)) / self.se, self.df))
 
-    def detectable(self, power: float = 0.8, alpha: float = 0.05) -> float | None:
-        """The smallest |μ| that a table of this size and spread finds with this power, two-sided.
+    def detectable(self) -> float | None:
+        """The smallest |μ| that a table of this size and spread finds with 80 % power, two-sided at α = 0.05.
 
         None where there is no spread to judge by.
         """
-        if self.se is None or self.df is None:
-            return None
-        from scipy import optimize, stats
-
-        limit = float(stats.t.isf(alpha / 2, self.df))
-
-        def lacking(shift: float) -> float:
-            found = float(stats.nct.sf(limit, self.df, shift) + stats.nct.cdf(-limit, self.df, shift))
-            return (found if math.isfinite(found) else 1.0) - power  # SciPy has none for shifts far beyond the limit
-
-        return self.se * float(optimize.brentq(lacking, 0.0, 2 * limit + 6))
+        return None if self.se is None or self.df is None else self.se * detectable(self.df)
 
 
 def crossed(differences: Mapping[tuple[int, int], float], *, correlation: float = 0.0) -> Crossed:

@@ -16,7 +16,7 @@ from ..system.files import write_atomic, write_json
 from .arms import arms_section, arms_similarity, curves_section, shown_in_detail
 from .beyond import beyond_section
 from .claims import Judged, judge
-from .contrasts import answer, primary_headline
+from .contrasts import Answered, answer, primary_headline
 from .experiment import experiment_section, experiment_table
 from .headline import headline, lead
 from .headroom import headroom_section
@@ -46,7 +46,8 @@ def write_paper_report(
     claims = [claim for one in experiments for claim in judged[one.name]]
     for one in experiments:
         write_atomic(output / "tables" / f"{one.name}.tex", latex_table(experiment_table(one, results)))
-    contrasts = [answered for one in experiments for answered in answer(one, results)]
+    answers = {one.name: answer(one, results) for one in experiments}
+    contrasts = [answered for one in experiments for answered in answers[one.name]]
     write_json(output / "verdicts.json", [*(one.as_json() for one in claims), *(one.as_json() for one in contrasts)])
     asked = None if any(one.of_paper for one in experiments) or not files else primary_headline(contrasts)
     what = experiments[0].title if len(experiments) == 1 else "Beyond the paper"
@@ -55,7 +56,11 @@ def write_paper_report(
         title=f"{what} on {about.title}",
         headline=asked or headline(experiments, claims, results),
         lead=lead(experiments, results, about),
-        sections=[section for section in _sections(output, results, experiments, judged, about) if section is not None],
+        sections=[
+            section
+            for section in _sections(output, results, experiments, judged, answers, about)
+            if section is not None
+        ],
         warnings=warnings_of(experiments, results, about),
     )
     return write_page(page, output)
@@ -77,6 +82,7 @@ def _sections(
     results: Results,
     experiments: Sequence[Experiment],
     judged: Mapping[str, Sequence[Judged]],
+    answers: Mapping[str, Sequence[Answered]],
     about: About,
 ) -> Iterator[Section | None]:
     """In reading order; None for what was not measured."""
@@ -90,7 +96,7 @@ def _sections(
     for name, figure in detailed.items():
         yield arms_section(name, figure, results)
     for one in experiments:
-        yield experiment_section(one, results, judged[one.name], pictures, answer(one, results))
+        yield experiment_section(one, results, judged[one.name], pictures, answers[one.name])
     for name, figure in detailed.items():
         yield curves_section(name, figure, results, output / "runs")
         yield arms_similarity(name, figure, results)
