@@ -1,4 +1,5 @@
-"""All benchmarks, one after the other; results/benchmarks/README.md and the README's table are written from them.
+"""All benchmarks, one after the other; results/benchmarks/README.md and the table in
+docs/guides/speed.md are written from them.
 
 On a machine with a GPU these are the GPU's own (`gpu.sh`) and that of the input.
 
@@ -22,7 +23,7 @@ from coadvise.system.files import read_json, write_atomic
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "benchmarks"
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
-# Lines of the README: benchmark, and how the claim begins. Of a device without such a measurement the cell stays empty.
+# Lines of the page on speed: benchmark, and how the claim begins. Of a device without such a measurement the cell stays empty.
 SHOWN = (
     ("step", "co-advised step, bf16"),
     ("step", "co-advised step, fp32"),
@@ -51,12 +52,12 @@ def main() -> None:
         subprocess.run([sys.executable, *words], cwd=HERE.parent, check=True)
     (RESULTS / "gpu.md").unlink(missing_ok=True)  # the page below says the same
     write_atomic(RESULTS / "README.md", table())
-    readme = HERE.parent / "README.md"
-    write_atomic(readme, with_claims(readme.read_text(encoding="utf-8")))
+    page = HERE.parent / "docs" / "guides" / "speed.md"
+    write_atomic(page, with_claims(page.read_text(encoding="utf-8")))
 
 
-def with_claims(readme: str) -> str:
-    """The README with its table of measurements written anew."""
+def with_claims(page: str) -> str:
+    """The page on speed with its table of measurements written anew."""
     devices = ("cpu", "cuda")
     rows = [f"| | {' | '.join(hardware_of(device) for device in devices)} |", "|---|---:|---:|"]
     for name, line in SHOWN:
@@ -68,7 +69,7 @@ def with_claims(readme: str) -> str:
             cells.append("" if found is None else shown(found["value"], found["unit"]))
             what = what if found is None else found["what"]
         rows.append(f"| {what} | {' | '.join(cells)} |")
-    return re.sub(rf"(?<={BEGIN}\n).*?(?=\n{END})", "\n".join(rows), readme, flags=re.S)
+    return re.sub(rf"(?<={BEGIN}\n).*?(?=\n{END})", "\n".join(rows), page, flags=re.S)
 
 
 def hardware_of(device: str) -> str:
