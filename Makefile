@@ -3,13 +3,17 @@ PYTHON ?= python3
 export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo bench test slow fuzz torture lint types clean
+.PHONY: demo bench docs test slow fuzz torture lint types clean
 
 demo: .venv/installed
 	.venv/bin/coadvise demo --output runs/demo
 
 bench: .venv/installed
 	.venv/bin/python benchmarks/run_all.py
+
+# Pages, from docs/ into site/; neither this nor looking at them needs a network.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 
 test: .venv/installed
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
@@ -40,4 +44,4 @@ types: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv build dist src/*.egg-info
+	rm -rf .venv build dist site src/*.egg-info

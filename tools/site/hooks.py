@@ -1,0 +1,28 @@
+"""Pages that are made while the site is built, and files of the repository that pages link to (MkDocs calls these)."""
+
+from __future__ import annotations
+
+import api_page
+import command_page
+import outside
+import recipe_page
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+PAGES = {
+    "reference/recipe.md": recipe_page.text,
+    "reference/cli.md": command_page.text,
+    "reference/api.md": api_page.text,
+}
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    for name, text in PAGES.items():
+        files.append(File.generated(config, name, content=text()))
+    outside.add_linked(files, config)
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    return outside.with_links_inside(markdown, page.file.src_uri)
