@@ -16,11 +16,11 @@ description: Every command with its arguments, options and examples.
 ---
 # Commands
 
-`coadvise --help` lists the commands, `coadvise COMMAND --help` shows what stands here. `python -m coadvise` is the same. Settings
-are [recipe keys](recipe.md) with their values, such as `optim.lr=1e-3`.
+`coadvise --help` lists the commands, `coadvise COMMAND --help` shows what stands here. `python -m coadvise` is
+the same. Settings are [recipe keys](recipe.md) with their values, such as `optim.lr=1e-3`.
 
-Exit codes: 0 done; 2 bad input, or output that cannot be written (one message says what, where, and how to go on); 130 stopped by
-Ctrl-C or SIGTERM; 141 nobody reads the output any more.
+Exit codes: 0 done; 2 bad input, or output that cannot be written (one message says what, where, and how to go
+on); 130 stopped by Ctrl-C or SIGTERM; 141 nobody reads the output any more.
 
 """
 

@@ -14,10 +14,11 @@ description: Every key of a recipe, with its values, default and meaning.
 ---
 # Recipe keys
 
-A recipe is a YAML file. These are all of its keys, with the values that they take and their defaults; only `name` and
-`data.source` have none and must be given. On the command line a key is set by its dotted name, as in `optim.lr=1e-3`; `NAME` is
-the name of a teacher or a token. `coadvise recipe NAME --full` writes a recipe out with every default, and `coadvise schema`
-prints what this page is made from, for editors. Numbers may be written `1e-3`, switches `on` and `off`.
+A recipe is a YAML file. These are all of its keys, with the values that they take and their defaults; only
+`name` and `data.source` have none and must be given. On the command line a key is set by its dotted name, as in
+`optim.lr=1e-3`; `NAME` is the name of a teacher or a token. `coadvise recipe NAME --full` writes a recipe out
+with every default, and `coadvise schema` prints what this page is made from, for editors. Numbers may be
+written `1e-3`, switches `on` and `off`.
 
 """
 _ONE_FOR_EACH = "NAME"
@@ -83,7 +84,7 @@ def kind(field: dict[str, Any]) -> str:
     if "const" in field:
         return f"`{flow_yaml(field['const'])}`"
     if "enum" in field:
-        return " or ".join(filter(None, (", ".join(f"`{flow_yaml(one)}`" for one in field["enum"]),)))
+        return ", ".join(f"`{flow_yaml(one)}`" for one in field["enum"])
     name = field.get("type")
     if name in ("integer", "number"):
         return ("whole number" if name == "integer" else "number") + _bounds(field)
