@@ -88,7 +88,7 @@ def _origin(src_uri: str) -> str:
 
 
 def _resolved(link: str, path: str) -> str | None:
-    """The file of the repository that a link in one of its files leads to; None for other hosts and places in a page."""
+    """The file of the repository that a link in one of its files leads to; None for another host, or the same page."""
     target = link.partition("#")[0]
     if not target or re.match(r"[a-z][a-z0-9+.-]*:|/", target):
         return None

@@ -53,12 +53,9 @@ def _inner(field: dict[str, Any], whole: dict[str, Any]) -> tuple[dict[str, Any]
     """The part that a field holds, and whether it holds one for each name."""
     if "$ref" in field:
         return whole["$defs"][field["$ref"].rpartition("/")[2]], False
-    if (
-        "$ref" in field.get("additionalProperties", {})
-        if isinstance(field.get("additionalProperties"), dict)
-        else False
-    ):
-        return _inner(field["additionalProperties"], whole)[0], True
+    values = field.get("additionalProperties")
+    if isinstance(values, dict) and "$ref" in values:
+        return _inner(values, whole)[0], True
     for one in field.get("anyOf", ()):
         if "$ref" in one:
             return _inner(one, whole)
