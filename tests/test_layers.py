@@ -1,6 +1,6 @@
 """The rooms of the package: a folder imports only folders below it, and inside a folder files point down.
 
-The order of the rooms is that of the tree in README.md, from top to bottom. There are no exceptions.
+The order of the rooms is that of the tree in docs/design.md, from top to bottom. There are no exceptions.
 """
 
 import ast
@@ -15,7 +15,7 @@ import coadvise
 
 ROOT = Path(coadvise.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-README = Path(__file__).resolve().parents[1] / "README.md"
+DESIGN = Path(__file__).resolve().parents[1] / "docs" / "design.md"
 
 
 def module_file(parts: tuple[str, ...]) -> Path | None:
@@ -59,9 +59,9 @@ def room(path: Path) -> str:
     return str(inside.parent) if len(inside.parts) > 1 else inside.name
 
 
-def rooms_of_readme() -> list[str]:
-    """Rooms in the order of README's tree: the first imports any that follow."""
-    tree = README.read_text().partition("src/coadvise/\n")[2].partition("```")[0]
+def rooms_of_design() -> list[str]:
+    """Rooms in the order of the tree in docs/design.md: the first imports any that follow."""
+    tree = DESIGN.read_text().partition("src/coadvise/\n")[2].partition("```")[0]
     found, inside = [], ""
     for line in tree.splitlines():
         match = re.match(r"( +)([\w/.]+)", line)
@@ -76,13 +76,21 @@ def rooms_of_readme() -> list[str]:
     return found
 
 
-def test_the_tree_in_the_readme_names_every_room_once() -> None:
-    rooms = rooms_of_readme()
+def test_the_tree_names_every_room_once() -> None:
+    rooms = rooms_of_design()
     assert sorted(rooms) == sorted({room(path) for path in FILES})
 
 
+def test_files_that_the_design_names_are_there() -> None:
+    text = DESIGN.read_text().partition("## Words")[2]
+    named = re.findall(r"`((?:[\w.]+/)+(?:[\w.]+\.py)?)`", text)
+    assert len(named) > 20
+    missing = [name for name in named if not any((base / name).exists() for base in (ROOT, DESIGN.parents[1]))]
+    assert not missing
+
+
 def test_a_folder_imports_only_folders_below_it() -> None:
-    place = {name: number for number, name in enumerate(rooms_of_readme())}
+    place = {name: number for number, name in enumerate(rooms_of_design())}
     back = [
         f"{path.relative_to(ROOT)} imports {other.relative_to(ROOT)}"
         for path in FILES
