@@ -17,8 +17,10 @@ from torch import nn
 
 from coadvise.checkpoints.build import build_student
 from coadvise.errors import RunError
+from coadvise.recipe.schema import Run
 from coadvise.run.folder import read_metrics
 from coadvise.training.loop import _add_to_window
+from coadvise.training.setup import Setup
 from coadvise.training.trained import Losses
 
 
@@ -50,6 +52,18 @@ def test_bf16_trains_and_writes_float32(tmp_path: Path) -> None:
     assert not [call for call in fused.call_args_list if call.args[0].dtype == torch.bfloat16]
     assert "bf16" in result.provenance["precision"]
     assert all(v.dtype == torch.float32 for k, v in weights(tmp_path / "run").items() if k.startswith("model."))
+
+
+def test_a_short_run_has_a_point_for_each_step(tmp_path: Path) -> None:
+    run(tiny(tmp_path / "run", {"run.log_every": None, "schedule.epochs": 2}))
+    steps = [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "train"]
+    assert steps == list(range(1, 11))  # of 5 in each epoch
+
+
+@pytest.mark.parametrize(("total", "lines"), [(1, 1), (49, 49), (50, 50), (99, 99), (100, 50), (2499, 51), (9999, 199)])
+def test_a_run_has_fifty_points_at_least(total: int, lines: int) -> None:
+    every = Setup.log_every.fget(SimpleNamespace(run=Run(), total_steps=total))  # type: ignore[attr-defined]
+    assert len(range(every, total + 1, every)) == lines
 
 
 def test_broken_weights_do_not_replace_good_ones(tmp_path: Path) -> None:

@@ -152,8 +152,9 @@ class Run(Part):
     eval_every: Count = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     eval_batch_size: Count | None = None
-    log_every: Count = 50
-    """Steps between log lines; losses are read from the device only then."""
+    log_every: Count | None = None
+    """Steps between log lines; losses are read from the device only then. By default 50, and less in a run of under
+    2,500 steps, so that its curves have 50 points, or one for each step."""
     checkpoint_every: Count | None = None
     """Steps between checkpoints inside an epoch; beside them one is written after each evaluation, on Ctrl-C, and at
     the end of an epoch where the last one is older than a minute."""

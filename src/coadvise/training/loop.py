@@ -51,7 +51,7 @@ def train_epoch(setup: Setup, state: State, epoch: int, stop: Stop, bar: Bar) ->
         count.step += 1
         if state.ema is not None:
             state.ema.update(state.student)
-        if count.step % setup.run.log_every == 0 or count.step == setup.total_steps:
+        if count.step % setup.log_every == 0 or count.step == setup.total_steps:
             bar.note(_log(setup, state, epoch))
         bar.advance()
         due = every is not None and count.step % every == 0

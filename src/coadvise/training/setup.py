@@ -38,6 +38,11 @@ from .student import make_apart, make_objective, save_memory
 from .teachers import eval_batch_size
 from .trained import Trained
 
+LOG_EVERY = 50
+"""Updates between two log lines, where the recipe does not say and the run is long."""
+LOG_LINES = 50
+"""Of a short run, at least: fewer points are no curve."""
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -90,6 +95,11 @@ class Setup:
     def total_steps(self) -> int:
         """Updates of the whole run."""
         return self.schedule.epochs * self.loader.steps_per_epoch
+
+    @property
+    def log_every(self) -> int:
+        """Updates between two log lines."""
+        return self.run.log_every or min(LOG_EVERY, max(1, self.total_steps // LOG_LINES))
 
     @cached_property
     def parameters(self) -> tuple[nn.Parameter, ...]:
