@@ -5,12 +5,14 @@ from __future__ import annotations
 import api_page
 import command_page
 import outside
+import paper_page
 import recipe_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 PAGES = {
+    "paper.md": paper_page.text,
     "reference/recipe.md": recipe_page.text,
     "reference/cli.md": command_page.text,
     "reference/api.md": api_page.text,
