@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import api_page
 import command_page
+import findings_page
 import outside
 import paper_page
 import recipe_page
@@ -12,6 +13,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 PAGES = {
+    "findings.md": findings_page.text,
     "paper.md": paper_page.text,
     "reference/recipe.md": recipe_page.text,
     "reference/cli.md": command_page.text,
