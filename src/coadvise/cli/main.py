@@ -33,6 +33,7 @@ from .recipes import models, recipe, recipes, schema
 from .reproduce import demo, reproduce
 from .select_teachers import select_teachers
 from .train import cache, plan, train
+from .view import view
 
 STOPPED = "stopped; the same command starts again"
 FULL_OR_GONE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOENT, errno.EACCES, errno.ESTALE)
@@ -54,8 +55,8 @@ app = typer.Typer(
 )
 # The help lists the commands in this order.
 for command in (
-    demo, init, select_teachers, headroom, train, cache, plan, find_lr, evaluate, predict, report, compare, export,
-    push, reproduce, recipes, recipe, schema, models, bench, doctor,
+    demo, init, select_teachers, headroom, train, cache, plan, find_lr, evaluate, predict, view, report, compare,
+    export, push, reproduce, recipes, recipe, schema, models, bench, doctor,
 ):  # fmt: skip
     app.command(help=help_of(command))(command)
 

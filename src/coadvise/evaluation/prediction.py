@@ -142,7 +142,7 @@ class Classifier:
         if not pictures:
             return np.zeros((0, len(self.classes)))
         batches = (pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH))
-        odds = _ODDS[self.data.labels]
+        odds = ODDS[self.data.labels]
         return np.concatenate([odds(self.logits(np.stack([self.pixels(one) for one in batch]))) for batch in batches])
 
 
@@ -168,7 +168,7 @@ def _odds_of_each(logits: Float[np.ndarray, "b k"]) -> Float[np.ndarray, "b k"]:
     return 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))  # type: ignore[no-any-return]  # the sigmoid
 
 
-_ODDS = {"one": _odds, "several": _odds_of_each}
+ODDS = {"one": _odds, "several": _odds_of_each}
 """Probabilities by how many classes an image has: one of them, or each or not."""
 
 
@@ -227,7 +227,7 @@ def predict(
     while batch := list(islice(remaining, batch_size)):
         read = [_read(model, image) for image in batch]
         pixels = [one for one in read if not isinstance(one, str)]
-        rows = iter(_ODDS[model.data.labels](model.logits(np.stack(pixels))) if pixels else ())
+        rows = iter(ODDS[model.data.labels](model.logits(np.stack(pixels))) if pixels else ())
         for image, one in zip(batch, read, strict=True):
             path = Path(image) if isinstance(image, (str, os.PathLike)) else None
             if isinstance(one, str):
