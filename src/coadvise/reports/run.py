@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import RunError
-from ..names import CLASS, TOP1
+from ..names import TOP1
 from ..run.answers import Answers
 from ..run.looks import Look, Looks
 from ..run.pictures import Picture, read_pictures
-from ..run.reading import RunFiles, finite, read_run
+from ..run.reading import RunFiles, read_run
 from ..run.result import RunResult
 from ..run.several import SeveralAnswers
 from ..run.standing import Verdict, verdict_of
 from .classes import better_known, calibration_section, classes_section, pictures_section
+from .curves import curves_section
 from .page import Page, Section, Text, write_page
-from .plots.accuracy import Curve, run_curves
 from .plots.style import draw
 from .plots.tokens import looks_figure
 from .provenance import provenance_section
@@ -40,7 +40,7 @@ def run_page(run: RunFiles, folder: Path | None = None) -> Page:
     if result is not None:
         for part, n in (("train", result.skipped.train), ("val", result.skipped.val)):
             warnings += [f"{count(n)} unreadable image(s) of the {part} set were skipped."] if n else []
-    sections = [_curves_section(run)]
+    sections = [curves_section(run)]
     if result is not None:
         groups = [(name, [Outputs(tuple(result.teachers), result.final)])]
         answers, pictures = _single_images(result, folder, warnings)
@@ -155,29 +155,6 @@ def _lead(result: RunResult | None, said: Verdict | None) -> list[str]:
     if (last := result.final.get("map/class")) is not None:
         sentences.append(f"After the last epoch, the mAP was {percent(last)} %.")
     return sentences
-
-
-def _curves_section(run: RunFiles) -> Section | None:
-    steps = [line for line in run.lines if line.get("kind") == "train" and "step" in line]
-    names = list(dict.fromkeys(name for line in steps for name in line.get("terms") or {}))
-    terms: dict[str, Curve] = {
-        name: [(line["step"], v) for line in steps if (v := finite((line.get("terms") or {}).get(name))) is not None]
-        for name in names
-    }
-    rate = [(line["step"], v) for line in steps if (v := finite(line.get("lr"))) is not None]
-    evaluations = [line.get("metrics") or {} for line in run.lines if line.get("kind") == "eval"]
-    kinds = ("accuracy/", "map/")
-    tokens = list(dict.fromkeys(key for metrics in evaluations for key in metrics if key.startswith(kinds)))
-    several = any(key.startswith("map/") for key in tokens)
-    accuracy: dict[str, Curve] = {key.partition("/")[2]: run.curve(key) for key in tokens}
-    if averaged := run.curve("map/class" if several else TOP1, "ema"):
-        accuracy[f"{CLASS} (EMA weights)"] = averaged
-    if not steps and not tokens:
-        return None
-    ends = ", ".join(f"{name} {percent(curve[-1][1])} %" for name, curve in accuracy.items() if curve)
-    what, whole = ("mAP", "mAP") if several else ("top-1", "accuracy")
-    alt = f"Loss terms ({', '.join(names) or 'none'}) and learning rate by step; {whole} by epoch, last: {ends}."
-    return Section("curves", "Training", [draw("training", alt, lambda: run_curves(terms, rate, accuracy, what))])
 
 
 def _accuracy_section(result: RunResult, known: Table | None) -> Section | None:

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from coadvise.reports.plots.accuracy import DotRow, dot_plot, learning_curves, run_curves
+from coadvise.reports.plots.accuracy import DotRow, Level, dot_plot, learning_curves, run_curves
 from coadvise.reports.plots.disagreement import Disagreement, disagreement_figure, shown_classes
 from coadvise.reports.plots.learning_rate import range_test_figure
 from coadvise.reports.plots.similarity import KlMap, kl_maps
@@ -67,6 +67,19 @@ def test_mean_curve_only_where_all_seeds_have_a_value() -> None:
     thin, _, mean = figure.axes[0].get_lines()
     assert list(thin.get_xdata()) == [1, 2, 4]
     assert list(mean.get_xdata()) == [1, 2] and list(mean.get_ydata()) == pytest.approx([20, 40])
+
+
+def test_teachers_and_chance_are_lines_across_the_curves_of_a_run() -> None:
+    curve = [(1, 0.2), (2, 0.4)]
+    levels = [Level("teacher conv", 0.918), Level("chance", 0.1)]
+    axes = run_curves({}, [], {"class token": curve}, levels=levels).axes[-1]
+    flat = [line for line in axes.get_lines() if len(set(line.get_ydata())) == 1]  # type: ignore[arg-type]
+    assert [line.get_ydata()[0] for line in flat] == pytest.approx([91.8, 10.0])  # type: ignore[index]
+    low, high = axes.get_ylim()
+    assert low < 10 and 91.8 < high <= 102
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["class token", "teacher conv 91.8", "chance 10.0"]
 
 
 def test_kl_map_frames_the_nearest_token_of_each_complete_column() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -93,8 +93,25 @@ def _mean_and_seeds(axes: Axes, curves: Sequence[Curve], look: Style) -> Line2D:
     return curve_line(axes, mean, look, 6, lw=1.9, ms=5, mew=0.6)
 
 
-def run_curves(terms: Mapping[str, Curve], rate: Curve, accuracy: Mapping[str, Curve], what: str = "top-1") -> Figure:
-    """One run: loss terms and learning rate against steps, accuracy (or `what` else) of every output against epochs."""
+class Level(NamedTuple):
+    """What the curves of a run are measured by: a teacher, or chance; a share of 1."""
+
+    title: str
+    share: float
+
+
+def run_curves(
+    terms: Mapping[str, Curve],
+    rate: Curve,
+    accuracy: Mapping[str, Curve],
+    what: str = "top-1",
+    levels: Sequence[Level] = (),
+) -> Figure:
+    """One run: loss terms and learning rate against steps, accuracy (or `what` else) of every output against epochs.
+
+    Args:
+        levels: lines across the accuracies.
+    """
     figure = Figure(figsize=(8, 5.6), layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=[2.2, 1])
     loss, speed = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
@@ -107,17 +124,37 @@ def run_curves(terms: Mapping[str, Curve], rate: Curve, accuracy: Mapping[str, C
     speed.set(xlabel="step", ylabel="learning rate")
     speed.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
     right = figure.add_subplot(grid[:, 1])
-    _lines(right, {name: [(x, 100 * y) for x, y in curve] for name, curve in accuracy.items()})
+    across = [
+        right.axhline(100 * level.share, color=MUTED, lw=1.1, ls=_ACROSS[place % len(_ACROSS)])
+        for place, level in enumerate(levels)
+    ]
+    labels = [_wrap(f"{level.title} {100 * level.share:.1f}", 34) for level in levels]
+    _lines(right, {name: [(x, 100 * y) for x, y in curve] for name, curve in accuracy.items()}, across, labels)
     right.set(xlabel="epochs completed", ylabel=f"{what} on the validation set, %")
+    if levels:
+        low, high = right.get_ylim()
+        right.set_ylim(max(low, 0), min(high, 102))
     for axis in (right.xaxis, speed.xaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
-def _lines(axes: Axes, curves: Mapping[str, Curve]) -> None:
+_ACROSS: tuple[Any, ...] = ("-", (0, (8, 2)), (0, (3, 2)), (0, (1, 1.5)))
+"""Styles of lines across a panel."""
+
+
+def _lines(axes: Axes, curves: Mapping[str, Curve], across: Sequence[Line2D] = (), labels: Sequence[str] = ()) -> None:
+    """Curves with a legend, which `labels` of the lines `across` the panel follow."""
     handles = [
         curve_line(axes, curve, style(position), 8, lw=1.5, ms=4.5, mew=0.5)
         for position, curve in enumerate(curves.values())
     ]
-    if handles:
-        axes.legend(handles, [_wrap(name) for name in curves], fontsize=9, handlelength=3)
+    if handles or across:
+        names = [*map(_wrap, curves), *labels]
+        box: Any = {
+            "frameon": True,
+            "facecolor": PAPER,
+            "edgecolor": "none",
+            "framealpha": 0.85,
+        }  # lines pass behind it
+        axes.legend([*handles, *across], names, fontsize=9, handlelength=3, **box)
