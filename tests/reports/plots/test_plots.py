@@ -89,6 +89,18 @@ def test_kl_map_frames_the_nearest_token_of_each_complete_column() -> None:
     assert [(round(p.get_x(), 2), round(p.get_y(), 2)) for p in axes.patches] == [(0.03, 1.06)]
 
 
+def test_cells_of_kl_maps_have_one_size() -> None:
+    small = KlMap("t", ["class", "conv"], ["CNN"], [[0.3], [0.2]])
+    large = KlMap("u", ["class", "conv", "inv", "mean"], ["CNN", "INN", "x"], [[0.1, 0.2, 0.3]] * 4)
+    figure = kl_maps([small, large])
+    figure.draw_without_rendering()
+    sizes = []
+    for axes in figure.axes:
+        (left, bottom), (right, top) = axes.transData.transform([(0, 1), (1, 0)])
+        sizes += [right - left, top - bottom]
+    assert sizes[:2] == pytest.approx(sizes[2:], rel=0.01)
+
+
 def test_many_classes_show_the_true_the_predicted_and_the_likeliest() -> None:
     shares = {m: np.full(20, 0.01).tolist() for m in ("a", "b")}
     for model, c, p in (("a", 7, 0.5), ("a", 11, 0.3), ("b", 2, 0.6), ("b", 13, 0.2)):

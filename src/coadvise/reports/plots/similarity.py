@@ -24,23 +24,23 @@ class KlMap(NamedTuple):
 
 
 def kl_maps(maps: Sequence[KlMap], columns: int = 2) -> Figure:
-    """Heat maps on one colour scale, all cells of one size; a frame marks the token nearest to each teacher."""
+    """Heat maps in one hue on one scale, all cells of one size; a frame marks the token nearest to each teacher."""
     heights = [max(len(m.tokens) for m in maps[i : i + columns]) for i in range(0, len(maps), columns)]
     figure = Figure(figsize=(8, sum(0.85 + 0.3 * height for height in heights)), layout="constrained")
     figure.get_layout_engine().set(hspace=0.06, wspace=0.08)  # type: ignore[union-attr, call-arg]
     grid = figure.add_gridspec(len(heights), columns, height_ratios=[0.3 * height for height in heights])
     top = max((v for m in maps for row in m.values for v in row if v is not None), default=1.0) or 1.0
-    widest = max((len(m.teachers) for m in maps), default=1)
+    widest = max(2, *(len(m.teachers) for m in maps))  # a single cell as wide as the panel looks like a bar
     for position, one in enumerate(maps):
         axes = figure.add_subplot(grid[divmod(position, columns)])
         _kl_map(axes, one, top)
-        axes.set_xlim(0, widest)
+        axes.set(xlim=(0, widest), ylim=(heights[position // columns], 0))
     return figure
 
 
 def _kl_map(axes: Axes, one: KlMap, top: float) -> None:
     grid = np.array([[np.nan if v is None else v for v in row] for row in one.values], dtype=float)
-    colors = matplotlib.colormaps["cividis_r"]
+    colors = matplotlib.colormaps["Blues"]
     axes.pcolormesh(grid, cmap=colors, vmin=0, vmax=top, edgecolors=PAPER, linewidth=2)
     for (y, x), value in np.ndenumerate(grid):
         if not np.isnan(value):
@@ -54,7 +54,7 @@ def _kl_map(axes: Axes, one: KlMap, top: float) -> None:
                 axes.add_patch(Rectangle((x + 0.03, y + 0.06), 0.94, 0.88, fill=False, ec=WRONG, lw=2.2))
     axes.set_yticks(np.arange(len(one.tokens)) + 0.5, [_wrap(name, 16) for name in one.tokens])
     axes.set_xticks(np.arange(len(one.teachers)) + 0.5, [_wrap(name, 20) for name in one.teachers])
-    axes.set_ylim(len(one.tokens), 0)
+    axes.set(xlabel="teacher", ylabel="token")
     axes.tick_params(length=0)
     axes.grid(False)
     axes.spines[:].set_visible(False)
