@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from html import unescape
 
 import numpy as np
@@ -20,10 +21,13 @@ from coadvise.reports.classes import (
     calibration,
     calibration_section,
     classes_section,
+    cut,
     pictures_section,
 )  # fmt: skip
 from coadvise.reports.page import Page, Section, html, markdown
-from coadvise.reports.plots.classes import ClassBar, class_bars
+from coadvise.reports.plots.classes import ClassBar, class_bars, confusion_figure
+from coadvise.reports.plots.style import Drawing
+from coadvise.reports.tables import Table
 from coadvise.run.answers import Answers
 from coadvise.run.per_class import confusion
 from coadvise.run.pictures import SURE, TAUGHT, UNSURE, Picture, chosen
@@ -64,6 +68,30 @@ def test_of_many_classes_those_with_the_most_mistakes_are_drawn() -> None:
     assert len(shown) == MOST and shown == sorted(shown)
     assert min(mistakes[i] for i in shown) >= max(n for i, n in mistakes.items() if i not in shown)
     assert {0, 59} <= set(shown), "the class that is never named rightly, and what it is taken for"
+
+
+@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.parametrize(("classes", "figures"), [(2, 2), (37, 3), (250, 2)])
+def test_matrices_of_few_and_of_many_classes(classes: int, figures: int) -> None:
+    """Rows of a matrix that is cut keep all images of their class; pairs of mistakes are those of a loop."""
+    one = drawn(classes, 3000)
+    section = classes_section(one)
+    assert section is not None and sum(isinstance(part, Drawing) for part in section.parts) == figures
+    counted = Counter(zip(one.label.tolist(), one.outputs[CLASS].tolist(), strict=True))
+    shown = _shown(confusion(one.label, one.outputs[CLASS], classes))
+    if classes > MOST:
+        (pairs,) = [part for part in section.parts if isinstance(part, Table) and part.columns[1] == "Answer"]
+        wrong = sorted((n for (a, b), n in counted.items() if a != b), reverse=True)
+        assert [row[2] for row in pairs.rows] == [str(n) for n in wrong[: len(pairs.rows)]]
+        name = {text: i for i, text in enumerate(one.classes)}
+        for a, b, n, share in pairs.rows:
+            n_class = (one.label == name[str(a)]).sum()
+            assert counted[name[str(a)], name[str(b)]] == int(str(n)) and share == f"{100 * int(str(n)) / n_class:.1f}"
+    part, others = cut(confusion(one.label, one.outputs[CLASS], classes), shown)
+    axes = confusion_figure(part, [one.classes[i] for i in shown], others).axes[0]
+    assert sum(int(text.get_text()) for text in axes.texts) == sum(n for (a, _), n in counted.items() if a in shown)
+    right = [text.get_text() for text in axes.texts if text.get_weight() == "bold"]
+    assert right == [str(counted[i, i]) for i in shown if counted[i, i]]
 
 
 def test_names_of_two_lines_at_one_place_do_not_lie_on_each_other() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from ..names import CLASS
 from ..run.answers import Answers
@@ -13,12 +13,15 @@ from ..run.per_class import ClassCounts, chance, class_counts, confusion, macro_
 from ..run.pictures import Picture
 from ..significance import mcnemar
 from .page import Gallery, Part, Photograph, Section, Text
-from .plots.classes import Bin, ClassBar, class_bars, confusion_figure, reliability_figure
+from .plots.classes import Bin, ClassBar, class_bars, confusion_figure, overview_figure, reliability_figure
 from .plots.style import draw
 from .tables import Table, count, p_value, percent, with_interval
 
 MOST = 20
 """Classes that a figure shows; of more than these, those with the most mistakes."""
+MOST_OVERVIEW = 200
+"""Classes of which a picture of all is drawn: of more, a class is less than two pixels."""
+MOST_PAIRS = 15
 BINS = 15
 
 
@@ -41,19 +44,40 @@ def classes_section(answers: Answers) -> Section | None:
     parts: list[Part] = [draw("classes", f"Recall of each class: {said}.", lambda: class_bars(bars, whole, guessed))]
     never = [name for name, one in counts.items() if one.support and not one.right]
     if never:
-        parts.append(Text(f"Not one image is named rightly of: {', '.join(never)}.", "warning"))
-    part = table[np.ix_(shown, shown)]
-    alt = f"Confusion matrix. The commonest mistakes: {_commonest(table, names)}."
-    parts += [
-        Text(_note(len(shown) < len(names))),
-        _table(counts, of),
-        draw("confusion", alt, lambda: confusion_figure(part, [names[i] for i in shown])),
-        Text(f"The commonest mistakes: {_commonest(table, names)}.", "note"),
-    ]
+        parts.append(Text(f"Not one image is named rightly of: {_few(never)}.", "warning"))
+    parts += [Text(_note(len(shown) < len(names))), _table(counts, of), *_confusions(table, names, shown)]
     return Section("classes", "Classes", parts)
 
 
-def _shown(table: np.ndarray) -> list[int]:
+def _confusions(table: Int[np.ndarray, "k k"], names: Sequence[str], shown: Sequence[int]) -> list[Part]:
+    """The confusion matrix, of many classes that of those `shown`, with the commonest mistakes and a view of all."""
+    said = _commonest(table, names)
+    part, others = cut(table, shown)
+    drawing = draw(
+        "confusion", f"Confusion matrix. The commonest mistakes: {said}.",
+        lambda: confusion_figure(part, [names[i] for i in shown], others),
+    )  # fmt: skip
+    how = "Rows are true classes, columns what was answered: blue is right, orange a mistake, darker is more often."
+    if others is None:
+        return [drawing, Text(f"{how} The commonest mistakes: {said}.", "note")]
+    parts: list[Part] = [drawing, Text(how, "note"), _mistakes(table, names)]
+    if len(names) <= MOST_OVERVIEW:
+        alt = f"Confusion matrix of all {len(names)} classes, without names."
+        parts += [draw("overview", alt, lambda: overview_figure(table)), Text(_OVERVIEW, "note")]
+    return parts
+
+
+_OVERVIEW = (
+    "The same for all classes, numbered in the order of the table: a dark spot off the diagonal is a pair of classes "
+    "that are taken for each other, a column a class that is answered too often."
+)
+
+
+def _few(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {count(len(names) - most)} more" if len(names) > most else "")
+
+
+def _shown(table: Int[np.ndarray, "k k"]) -> list[int]:
     """Places of the classes that figures show, in their order."""
     if len(table) <= MOST:
         return list(range(len(table)))
@@ -62,18 +86,38 @@ def _shown(table: np.ndarray) -> list[int]:
 
 
 def _note(cut: bool) -> str:
-    shown = f" Figures show the {MOST} classes with the most mistakes." if cut else ""
+    shown = f" The bars and the first matrix show the {MOST} classes with the most mistakes." if cut else ""
     return (
         "Lines and brackets are 95 % intervals: Wilson's for recall and precision; that of F1 follows from Wilson's "
         f"for the share of images that are both of the class and answered as it.{shown}"
     )
 
 
-def _commonest(table: np.ndarray, names: Sequence[str]) -> str:
+def cut(
+    table: Int[np.ndarray, "k k"], shown: Sequence[int]
+) -> tuple[Int[np.ndarray, "m m"], Int[np.ndarray, " m"] | None]:
+    """Some classes of a confusion matrix, and how many images of each were given another answer; None of all."""
+    part = table[np.ix_(shown, shown)]
+    return part, None if len(shown) == len(table) else table[shown].sum(axis=1) - part.sum(axis=1)
+
+
+def _pairs(table: Int[np.ndarray, "k k"], most: int) -> list[tuple[int, int, int]]:
+    """(images, true class, answer) of the commonest mistakes, the commonest first."""
     wrong = table - np.diag(np.diag(table))
-    places = np.argsort(-wrong, axis=None, kind="stable")[:3]
-    pairs = [(int(wrong.flat[i]), *divmod(int(i), len(names))) for i in places]
-    return ", ".join(f"{names[a]} taken for {names[b]} ({count(n)})" for n, a, b in pairs if n) or "none"
+    places = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    return [(n, *divmod(int(i), len(table))) for i in places if (n := int(wrong.flat[i]))]
+
+
+def _commonest(table: Int[np.ndarray, "k k"], names: Sequence[str]) -> str:
+    pairs = _pairs(table, 3)
+    return ", ".join(f"{names[a]} taken for {names[b]} ({count(n)})" for n, a, b in pairs) or "none"
+
+
+def _mistakes(table: Int[np.ndarray, "k k"], names: Sequence[str]) -> Table:
+    totals = table.sum(axis=1)
+    rows = [[names[a], names[b], count(n), percent(n / totals[a])] for n, a, b in _pairs(table, MOST_PAIRS)]
+    columns = ["True class", "Answer", "Images", "Of the class, %"]
+    return Table("The commonest mistakes", columns, rows, "llrr")
 
 
 def _table(counts: Mapping[str, ClassCounts], of: str) -> Table:

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from .style import BLUE, INK, MUTED, PAPER, WRONG, _wrap
+from .style import BLUE, GRID, INK, MUTED, PAPER, WRONG, _wrap
 
 
 class ClassBar(NamedTuple):
@@ -55,29 +57,67 @@ def class_bars(bars: Sequence[ClassBar], whole: float, guessed: float) -> Figure
     return figure
 
 
-def confusion_figure(table: Int[np.ndarray, "k k"], names: Sequence[str]) -> Figure:
-    """Images of each class (row) by answer (column): the number in the cell, its share of the row as the colour."""
-    k = len(names)
+def confusion_figure(
+    table: Int[np.ndarray, "k k"], names: Sequence[str], others: Int[np.ndarray, " k"] | None = None
+) -> Figure:
+    """Images of each class (row) by answer (column): blue where it is right, orange where not, darker for more of the
+    class's images.
+
+    Args:
+        others: images of each class that were given an answer which has no column.
+    """
+    k, columns = len(names), [*names]
+    if others is not None:
+        table, columns = np.column_stack([table, others]), [*columns, "other classes"]
     figure = Figure(figsize=(8, 1.2 + (0.44 if k <= 12 else 0.3) * k), layout="constrained")
     axes = figure.add_subplot()
-    totals = np.maximum(table.sum(axis=1, keepdims=True), 1)
-    shares, colors = table / totals, matplotlib.colormaps["Blues"]
-    axes.pcolormesh(shares, cmap=colors, vmin=0, vmax=1, edgecolors=PAPER, linewidth=1)
+    axes.vlines(range(len(columns) + 1), 0, k, color=GRID, lw=0.7)
+    axes.hlines(range(k + 1), 0, len(columns), color=GRID, lw=0.7)
+    colors = _colors(table)
     for (y, x), value in np.ndenumerate(table):
         if value:
-            ink = "#ffffff" if shares[y, x] > 0.55 else "#000000"
-            weight = "bold" if x == y else "normal"
-            size = 9 if k <= 12 else 7
+            red, green, blue, _ = color = colors[y, x]
+            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=color, edgecolor=PAPER, lw=1))
+            ink = "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#ffffff"
+            size, weight = 9 if k <= 12 else 7, "bold" if x == y else "normal"
             axes.text(x + 0.5, y + 0.5, f"{value}", ha="center", va="center", fontsize=size, color=ink, weight=weight)
-    crowded = k * max(map(len, names), default=0) > 60
+    crowded = len(columns) * max(map(len, columns), default=0) > 60
     turned: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-    axes.set_xticks(np.arange(k) + 0.5, [_wrap(name, 18) for name in names], **turned)
+    axes.set_xticks(np.arange(len(columns)) + 0.5, [_wrap(name, 18) for name in columns], **turned)
     axes.set_yticks(np.arange(k) + 0.5, [_wrap(name, 18) for name in names])
-    axes.set(xlim=(0, k), ylim=(k, 0), xlabel="answer", ylabel="true class")
+    axes.set(xlim=(0, len(columns)), ylim=(k, 0), xlabel="answer", ylabel="true class")
+    _bare(axes)
+    return figure
+
+
+def overview_figure(table: Int[np.ndarray, "k k"]) -> Figure:
+    """The same of many classes, without names and numbers: where mistakes cluster."""
+    k = len(table)
+    figure = Figure(figsize=(8, 5.2), layout="constrained")
+    axes = figure.add_subplot()
+    colors = _colors(table)
+    colors[table == 0] = 0  # the page shows through
+    axes.imshow(colors, interpolation="nearest", extent=(0.5, k + 0.5, k + 0.5, 0.5))
+    axes.set(xlabel="answer: number of the class", ylabel="true class: its number")
+    axes.grid(False)
+    axes.spines[:].set(visible=True, color=GRID)
+    return figure
+
+
+def _colors(table: Int[np.ndarray, "k m"]) -> Float[np.ndarray, "k m 4"]:
+    """Of each cell by its share of its row; one image of many is still seen."""
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    depth = np.where(table > 0, 0.12 + 0.88 * shares, 0)
+    colors = np.asarray(matplotlib.colormaps["Oranges"](depth), float)
+    right = np.eye(*table.shape, dtype=bool)
+    colors[right] = matplotlib.colormaps["Blues"](depth[right])
+    return colors
+
+
+def _bare(axes: Axes) -> None:
     axes.grid(False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    return figure
 
 
 class Bin(NamedTuple):
