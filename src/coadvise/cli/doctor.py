@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 
 from ..run.provenance import cpu_name, versions
+from ..system.extras import EXTRAS, command_for, installed
 from ..system.screen import Table
 from .arguments import out
-
-EXTRAS = {"datasets": "hf", "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "openvino": "export"}
-"""Optional packages, as they are imported, and the extra that brings each."""
 
 
 def doctor() -> None:
@@ -53,11 +50,9 @@ def findings() -> list[tuple[str, str, str]]:
         rows.append(("rotations of images", *state))
         state = ("decoded whole", "slower") if part_decoder() is None else ("decoded alone", "")
         rows.append(("crops of photographs", *state))
-    for name, extra in EXTRAS.items():
-        found = importlib.util.find_spec(name) is not None
-        rows.append(
-            (f"optional: {name}", "yes" if found else "no", "" if found else f'pip install "coadvise[{extra}]"')
-        )
+    for name in EXTRAS:
+        found = installed(name)
+        rows.append((f"optional: {name}", "yes" if found else "no", "" if found else command_for(name)))
     if room := shared_memory():
         size = f"{room.total / 2**20:,.0f} MiB, {room.free / 2**20:,.0f} MiB free"
         small = "little: batches are copied once more on their way; in Docker, --shm-size=8g gives more"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ModelError
+from ..system.extras import need
 from ..system.files import require_absent, write_new
 from ..system.progress import Display
 from ..system.screen import Table
@@ -51,6 +52,7 @@ def select_teachers(
     if len(names) < 2:
         raise ModelError("name two candidates or more: what they have in common is what is compared")
     if plot is not None:
+        need("matplotlib", "--plot")
         require_absent(plot)
     from ..data.sources.opening import open_sources
     from ..evaluation.asking import ask

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..system.extras import command_for, installed
 from ..system.imports import importing
 from ..system.progress import Display
 from ..system.screen import Table
@@ -49,11 +50,15 @@ def train(
     result = run(loaded, resume=resume, display=_display(quiet))
     if _on_main_process():
         out.print(accuracy_table(f"{result.name}: validation after {result.weights}", result.metrics))
-        said = verdict_of(result, Path(loaded.run.output or f"runs/{loaded.name}"))
+        folder = Path(loaded.run.output or f"runs/{loaded.name}")
+        said = verdict_of(result, folder)
         if said is not None:
             for sentence in said.sentences:
                 out.print(sentence)
             next_steps(*said.advice)
+        if not installed("matplotlib"):
+            shown = shlex.join(["coadvise", "report", str(folder)])
+            next_steps(f"its report, with curves and pictures of mistakes: {command_for('matplotlib')}, then {shown}")
 
 
 def cache(

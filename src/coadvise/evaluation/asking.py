@@ -31,6 +31,7 @@ from ..names import CLASS
 from ..recipe.address import address
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data
 from ..recipe.schema import Teacher
+from ..system.extras import need
 from ..system.progress import Display
 from .candidates import Candidate
 from .features import Features, features_of
@@ -144,6 +145,7 @@ def _probed(
     device: torch.device,
     display: Display,
 ) -> tuple[Candidate, Tensor]:
+    need("sklearn", f"{text} does not know these classes; a linear probe on it")
     name = text if file is None else file.model
     model = build_model(name, len(sources[0].class_names), image_size=image_size, pretrained=file is None)
     if file is not None:

@@ -17,6 +17,7 @@ from ..names import CLASS
 from ..run.answers import Answers
 from ..run.per_class import confusion
 from ..run.pictures import SURE, Picture, chosen
+from ..system.extras import installed
 
 SIDE = 112
 """Pixels of the longer side; smaller images stay as they are."""
@@ -60,9 +61,12 @@ def thumbnail(image: Image.Image, side: int = SIDE) -> bytes:
 def tracked_images(
     answers: Answers, pictures: Mapping[str, Sequence[Picture]]
 ) -> dict[str, list[UInt8[np.ndarray, "h w 3"]]]:
-    """What trackers are shown at the end of a run: the confusion matrix, and the surest mistakes as squares."""
+    """What trackers are shown at the end of a run: the confusion matrix, and the surest mistakes as squares.
+
+    There is no matrix where Matplotlib is not installed.
+    """
     found = {}
-    if len(answers.classes) <= MOST_CLASSES:
+    if len(answers.classes) <= MOST_CLASSES and installed("matplotlib"):
         from ..reports.plots.classes import confusion_figure  # imports Matplotlib, which no other run needs
         from ..reports.plots.style import draw
 

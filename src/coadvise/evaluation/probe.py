@@ -24,11 +24,13 @@ from ..models.students import classifier_of
 from ..names import CLASS
 from ..recipe.schema import Data
 from ..system.clock import seconds_of
+from ..system.extras import need
 from .features import Features, classifiers, features_of
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
+PROBE = "a linear probe"
 MOST = 5000
 """Images of each set that are looked at, classes in balance."""
 WORK = 3e8
@@ -83,9 +85,11 @@ def linear_probe(
         advance: called with the number of images done; in all there are `images_to_see(sources)`.
 
     Raises:
+        MissingPackage: scikit-learn is not installed.
         ModelError: the model does not say which of its layers is the classifier.
         DataError: too few images of a class, or classes so many that a fit would take too long.
     """
+    need("sklearn", PROBE)
     started = time.monotonic()
     train, val = (looked_at(source) for source in sources)
     with preserved_generators():
@@ -129,7 +133,12 @@ def affordable(seen: Features, classes: int) -> tuple[Int[np.ndarray, " m"], Int
 
 
 def fit(values: Float[np.ndarray, "n d"], label: Int[np.ndarray, " n"]) -> tuple[Pipeline, float, float]:
-    """A classifier of features (scikit-learn's), its chosen `C`, and its accuracy in the cross-validation."""
+    """A classifier of features (scikit-learn's), its chosen `C`, and its accuracy in the cross-validation.
+
+    Raises:
+        MissingPackage: scikit-learn is not installed.
+    """
+    need("sklearn", PROBE)
     from sklearn.linear_model import LogisticRegression  # slow to import
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.pipeline import Pipeline

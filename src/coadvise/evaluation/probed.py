@@ -18,9 +18,10 @@ from ..models.students import as_student
 from ..models.teachers import FrozenTeacher, Teachers
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data
 from ..recipe.reading import recipe_from
+from ..system.extras import need
 from ..system.progress import Display
 from .features import features_of
-from .probe import affordable, as_classifier, fit, looked_at
+from .probe import PROBE, affordable, as_classifier, fit, looked_at
 
 
 class Probed(NamedTuple):
@@ -56,6 +57,7 @@ def probed_teacher(
         CoadviseError: weights that do not fit the network, a network without a linear last layer, too few images of a
             class, or classes so many that a fit would take too long.
     """
+    need("sklearn", PROBE)
     classes = sources[0].class_names
     with preserved_generators():  # last layers are drawn, and then filled
         model = build_model(name, len(classes), image_size=image_size, pretrained=weights is None)

@@ -21,8 +21,9 @@ from ..data.views.augment import preserved_generators
 from ..errors import DataError
 from ..recipe.schema import Data
 from ..run.several import average_precisions
+from ..system.extras import need
 from .features import Features, features_of
-from .probe import FEWEST, MOST, STRENGTHS, WORK, Head
+from .probe import FEWEST, MOST, PROBE, STRENGTHS, WORK, Head
 
 HELD = 0.2
 """Part of the training images on which the strength is chosen."""
@@ -67,6 +68,7 @@ def probe_of_several(
         ModelError: the model does not say which of its layers is the classifier.
         DataError: classes so many that a fit would take too long, or no class that can be told apart.
     """
+    need("sklearn", PROBE)
     started = time.monotonic()
     train, val = (_looked_at(source) for source in sources)
     with preserved_generators():

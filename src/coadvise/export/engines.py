@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CheckpointError, RunError, one_line
+from ..system.extras import command_for
 from .card import Card, card_in
 
 if TYPE_CHECKING:
@@ -140,4 +141,4 @@ def _ran(path: Path, images: np.ndarray, run: Callable[[], Any]) -> Any:
 
 
 def _missing(path: Path, package: str) -> RunError:
-    return RunError(f'{path} needs {package}: pip install "coadvise[export]"')
+    return RunError(f"{path} needs {package}: {command_for(package)}")

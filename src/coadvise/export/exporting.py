@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..checkpoints.trained import load_trained
 from ..errors import RunError, WriteError
 from ..run.folder import RunFolder
+from ..system.extras import command_for, missing
 from ..system.files import atomic_file, atomic_folder
 from ..system.progress import QUIET, Display
 from .job import Job, Target, Written
@@ -69,9 +69,8 @@ def require_packages(target: Target) -> None:
     Raises:
         RunError: names them, and how to get them.
     """
-    missing = [name for name in target.packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise RunError(f'--to {target.name} needs {", ".join(missing)}: pip install "coadvise[export]"')
+    if absent := missing(target.packages):
+        raise RunError(f"--to {target.name} needs {', '.join(absent)}: {command_for(absent[0])}")
 
 
 def _weights_of(folder: Path) -> Path:

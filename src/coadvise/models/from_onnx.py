@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError, one_line, require
+from ..system.extras import command_for
 from .elsewhere import Found
 from .stated import Size
 
@@ -215,5 +216,5 @@ def _runtime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ModelError("onnx:… needs ONNX Runtime; install it: pip install onnxruntime") from error
+        raise ModelError(f"onnx:… needs ONNX Runtime: {command_for('onnxruntime')}") from error
     return onnxruntime

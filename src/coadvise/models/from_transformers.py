@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..errors import ModelError, one_line
+from ..system.extras import command_for
 from ..system.hub import silence
 from .elsewhere import Found, names_of
 from .stated import Size
@@ -74,9 +75,7 @@ def _library() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ModelError(
-            "transformers:… needs the transformers library; install it: pip install transformers"
-        ) from error
+        raise ModelError(f"transformers:… needs the transformers library: {command_for('transformers')}") from error
     return transformers
 
 

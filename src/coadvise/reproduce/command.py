@@ -19,6 +19,7 @@ from ..paper.declared import Experiment, Row
 from ..paper.imagenet import EXPERIMENTS
 from ..reports.results import ATTENTION, IMAGES, About
 from ..run.folder import RunFolder
+from ..system.extras import need
 from ..system.files import read_json, write_json
 from ..system.progress import Display
 from .beside import beside_paper
@@ -69,6 +70,7 @@ def reproduce(
         CoadviseError: bad input, found before anything is trained; or some runs failed, after the others were done and
             the report of them was written.
     """
+    need("matplotlib", "the report of experiments")
     display = display or Display(every=10.0)
     output = setup.output
     planner = Planner(setup)

@@ -11,6 +11,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ..errors import RunError, WriteError, one_line
+from ..recipe.schema import Run
+from ..system.extras import command_for, installed
+from ..system.progress import Display
 from .folder import RunFolder
 
 
@@ -119,6 +122,17 @@ class Tracker:
             with suppress(OSError) if failed else self._told(name):  # the failure was the first word
                 tracker.finish()
         self._started = []
+
+
+def trackers_of(run: Run, display: Display) -> tuple[str, ...]:
+    """The trackers of a run: those of its recipe, and TensorBoard unless it is not wanted or not installed."""
+    if not run.tensorboard:
+        return run.trackers
+    if not (installed("tensorboard") or installed("tensorboardX")):
+        how = f"{command_for('tensorboard')}, or run.tensorboard=false"
+        display.say_once(f"no TensorBoard, which is not installed ({how}); metrics.jsonl has every number")
+        return run.trackers
+    return ("tensorboard", *run.trackers)
 
 
 def require_trackers(names: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from ..models.teachers import FrozenTeacher, Teachers
 from ..names import CLASS
 from ..recipe.schema import Optim, Recipe, Run, Schedule
 from ..run.folder import RunFolder
-from ..run.tracking import Tracker
+from ..run.tracking import Tracker, trackers_of
 from ..system.devices import autocast_dtype
 from ..system.digests import digest
 from ..system.progress import Display
@@ -163,7 +163,7 @@ def prepare(
     model, wrapped = accelerator.prepare(trained, optimizer)
     answers = "average" if getattr(student, "inference", "") == "average" and len(tokens) > 1 else CLASS
     task = TASKS[recipe.data.labels]
-    trackers = ("tensorboard", *recipe.run.trackers) if recipe.run.tensorboard else recipe.run.trackers
+    trackers = trackers_of(recipe.run, display)
     setup = Setup(
         accelerator=accelerator,
         optim=optim,

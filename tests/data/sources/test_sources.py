@@ -376,7 +376,7 @@ def test_hf_without_datasets(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"pip install datasets"):
+    with pytest.raises(DataError, match=r"pip install \"coadvise\[hf\]\""):
         open_source("hf:mnist", "train")
 
 
