@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 from collections import Counter
 from html import unescape
@@ -30,7 +31,7 @@ from coadvise.reports.plots.style import Drawing
 from coadvise.reports.tables import Table
 from coadvise.run.answers import Answers
 from coadvise.run.per_class import confusion
-from coadvise.run.pictures import SURE, TAUGHT, UNSURE, Picture, chosen
+from coadvise.run.pictures import APART, HITS, SURE, TAUGHT, UNSURE, Picture, chosen
 
 
 def drawn(classes: int = 4, n: int = 300) -> Answers:
@@ -140,6 +141,25 @@ def test_photographs_are_on_the_page_with_what_was_said_of_them() -> None:
     one = Picture(jpeg, 'a"b.jpg', 3, "cat", "<dog>", 0.93, {"conv": "cat", "inv": "<dog>"})
     text, plain = page_of(pictures_section({SURE: [one], UNSURE: []}))
     assert f"data:image/jpeg;base64,{jpeg}" in text and "✗ <dog> (93 % sure)" in unescape(text)
-    assert "right: conv" in text and "<dog>" not in text and 'a"b' not in text
-    assert "cat; ✗ &lt;dog> (93 % sure); right: conv" in plain
-    assert pictures_section({}) is None
+    assert "teacher conv: ✓ cat" in text and "<dog>" not in text and 'a"b' not in text
+    assert "cat; ✗ &lt;dog> (93 % sure); teacher conv: ✓ cat; teacher inv: ✗ &lt;dog>" in plain
+    both = dataclasses.replace(one, teachers={"conv": "cat", "inv": "cat"})
+    assert "<span>teachers: ✓ cat</span>" in page_of(pictures_section({SURE: [both]}))[0]
+
+
+def test_images_that_are_not_there_are_missed_in_words() -> None:
+    assert "could be read any more when the run ended" in page_of(pictures_section({SURE: [], HITS: []}))[0]
+    assert "pictures.json, which the end of a run writes, is missing" in page_of(pictures_section(None))[0]
+
+
+def test_images_on_which_teachers_disagree_and_the_surest_hits() -> None:
+    one = drawn()
+    inv = np.where(np.arange(300) % 3 == 0, 1, one.teachers["conv"])
+    one = dataclasses.replace(one, teachers={**one.teachers, "inv": inv})
+    rows, right = chosen(one, 5), one.right()
+    every = np.concatenate(list(rows.values()))
+    assert len(every) == len(set(every.tolist())) == 25
+    assert (one.teachers["conv"] != inv)[rows[APART]].all()
+    assert right[rows[HITS]].all() and set(one.label[rows[HITS]][:3]) == {0, 1, 2}, "each class that has hits"
+    sure = one.confidence[CLASS]
+    assert sure[rows[HITS][0]] == max(sure[right])

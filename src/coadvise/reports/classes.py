@@ -158,25 +158,40 @@ def calibration_section(answers: Answers) -> Section | None:
     return Section("calibration", "Calibration", [Text(said), drawing, Text(note, "note")])
 
 
-def pictures_section(pictures: Mapping[str, Sequence[Picture]]) -> Section | None:
-    """Photographs of the surest mistakes, of the least sure hits, and of what a teacher knew better."""
+def pictures_section(pictures: Mapping[str, Sequence[Picture]] | None) -> Section:
+    """Photographs of the surest hits and mistakes, the least sure hits, what a teacher knew better, and disagreements.
+
+    Args:
+        pictures: by kind; None where the run kept none.
+    """
+    title = "Single images"
+    if pictures is None:
+        missing = "Not shown: the file pictures.json, which the end of a run writes, is missing from its folder."
+        return Section("pictures", title, [Text(missing, "note")])
     galleries = [
         Gallery(f"{kind[0].upper()}{kind[1:]}", [_photograph(one) for one in found])
         for kind, found in pictures.items()
         if found
     ]
     if not galleries:
-        return None
+        gone = "Not shown: none of the chosen images could be read any more when the run ended."
+        return Section("pictures", title, [Text(gone, "note")])
     note = (
-        "Chosen for what they show, so they say nothing about how often: validation images, with the true class first."
+        "Chosen for what they show, so they say nothing about how often: validation images, with the true class first, "
+        "then what the class token answered, then the teachers."
     )
-    return Section("pictures", "Single images", [Text(note, "note"), *galleries])
+    return Section("pictures", title, [Text(note, "note"), *galleries])
 
 
 def _photograph(one: Picture) -> Photograph:
-    said = f"{'✓' if one.answer == one.label else '✗'} {one.answer} ({100 * one.confidence:.0f} % sure)"
+    lines = [f"{'✓' if one.answer == one.label else '✗'} {one.answer} ({100 * one.confidence:.0f} % sure)"]
     knew = [name for name, answer in one.teachers.items() if answer == one.label]
-    lines = [said, *([f"right: {', '.join(knew)}"] if one.teachers and knew else [])]
+    if len(set(one.teachers.values())) > 1:
+        lines += [f"teacher {name}: {'✓' if name in knew else '✗'} {answer}" for name, answer in one.teachers.items()]
+    elif one.teachers and one.answer != one.label:
+        several = len(one.teachers) > 1
+        theirs = next(iter(one.teachers.values()))
+        lines.append(f"{'teachers' if several else 'teacher'}: {'✓' if knew else '✗'} {theirs}")
     return Photograph(one.jpeg, one.label, lines, one.name)
 
 

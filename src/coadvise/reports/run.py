@@ -28,6 +28,7 @@ from .provenance import provenance_section
 from .several import EACH, map_section, several_section
 from .similarity import Outputs, similarity_section
 from .tables import ABSENT, Table, count, duration, number, p_value, parameters, percent
+from .words import output_title
 
 
 def run_page(run: RunFiles, folder: Path | None = None) -> Page:
@@ -79,15 +80,15 @@ def _several_sections(result: RunResult, folder: Path | None, warnings: list[str
 
 def _single_images(
     result: RunResult, folder: Path | None, warnings: list[str]
-) -> tuple[Answers | None, Mapping[str, Sequence[Picture]]]:
+) -> tuple[Answers | None, Mapping[str, Sequence[Picture]] | None]:
     """Answers and pictures of a run, where it kept them; what is wrong with them joins `warnings`."""
     if folder is None or result.several is not None or not result.per_class:  # of an earlier version
-        return None, {}
+        return None, None
     try:
         return Answers.read(folder / "answers.safetensors"), read_pictures(folder / "pictures.json")
     except RunError as error:
         warnings.append(f"What depends on single images is left out: {error}.")
-        return None, {}
+        return None, None
 
 
 def _looks_section(folder: Path | None, warnings: list[str]) -> Section | None:
@@ -95,11 +96,11 @@ def _looks_section(folder: Path | None, warnings: list[str]) -> Section | None:
     title = "Where the tokens look"
     try:
         found = Looks() if folder is None else Looks.read(folder / "attention.json")
-        rows = [(base64.b64decode(one.jpeg), _row(one), {k: np.asarray(v) for k, v in one.maps.items()})
+        rows = [(base64.b64decode(one.jpeg), _row(one), {output_title(k): np.asarray(v) for k, v in one.maps.items()})
                 for one in found.images]  # fmt: skip
         if not rows:
             return Section("attention", title, [Text(f"Not shown: {found.why}.", "note")]) if found.why else None
-        alt = f"Attention of the tokens {', '.join(rows[0][2])} to the patches of {len(rows)} validation images."
+        alt = f"Attention of the {', '.join(rows[0][2])} to the patches of {len(rows)} validation images."
         drawing = draw("attention", alt, lambda: looks_figure(rows))
     except (RunError, OSError, ValueError) as error:
         warnings.append(f"Where the tokens look is left out: {error}.")

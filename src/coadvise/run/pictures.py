@@ -18,9 +18,11 @@ from .result import parsed
 
 EACH = 8
 """Images of each kind."""
+HITS = "surest hits"
 SURE = "surest mistakes"
 UNSURE = "least sure hits"
 TAUGHT = "a teacher right, the student not"
+APART = "the teachers disagree"
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,30 @@ class Picture:
 
 
 def chosen(answers: Answers, each: int = EACH) -> dict[str, Int[np.ndarray, " m"]]:
-    """Rows of the answers worth looking at, by kind: they show how the student errs, not how often."""
+    """Rows of the answers worth looking at, by kind and none twice: they show how the student errs, not how often."""
     right, sure = answers.right(), answers.confidence[CLASS]
     order = np.argsort(-sure, kind="stable")
     mistakes, hits = order[~right[order]], order[right[order]]
-    known = [values == answers.label for values in answers.teachers.values()]
-    taught = mistakes[np.any(known, axis=0)[mistakes]] if known else mistakes[:0]
-    rest = taught[~np.isin(taught, mistakes[:each])]  # none is shown twice
-    return {SURE: mistakes[:each], UNSURE: hits[::-1][:each], TAUGHT: rest[:each]}
+    said = list(answers.teachers.values())
+    taught = np.any([one == answers.label for one in said], axis=0) if said else np.zeros(len(right), bool)
+    apart = np.any([one != said[0] for one in said], axis=0) if said else np.zeros(len(right), bool)
+    taken = np.zeros(len(right), bool)
+    found = {}
+    kinds = {
+        SURE: mistakes, UNSURE: hits[::-1], TAUGHT: mistakes[taught[mistakes]], HITS: _of_each(hits, answers.label),
+        APART: order[apart[order]],
+    }  # fmt: skip
+    for kind, rows in kinds.items():
+        found[kind] = rows[~taken[rows]][:each]
+        taken[found[kind]] = True
+    return {kind: found[kind] for kind in (HITS, SURE, UNSURE, TAUGHT, APART)}
+
+
+def _of_each(rows: Int[np.ndarray, " n"], label: Int[np.ndarray, " k"]) -> Int[np.ndarray, " n"]:
+    """The first row of each class before all others, both in their order."""
+    first = np.zeros(len(rows), bool)
+    first[np.unique(label[rows], return_index=True)[1]] = True
+    return np.concatenate([rows[first], rows[~first]])
 
 
 def write_pictures(path: Path, pictures: Mapping[str, list[Picture]]) -> None:
@@ -60,13 +78,13 @@ def write_pictures(path: Path, pictures: Mapping[str, list[Picture]]) -> None:
     write_json(path, {kind: [dataclasses.asdict(one) for one in found] for kind, found in pictures.items()})
 
 
-def read_pictures(path: Path) -> Mapping[str, list[Picture]]:
-    """Pictures by kind; nothing where there is no such file.
+def read_pictures(path: Path) -> Mapping[str, list[Picture]] | None:
+    """Pictures by kind; None where there is no such file.
 
     Raises:
         RunError: the file is no JSON or has another form.
     """
-    return parsed(_ADAPTER, read_json(path), path) if path.is_file() else {}
+    return parsed(_ADAPTER, read_json(path), path) if path.is_file() else None
 
 
 _ADAPTER = TypeAdapter(dict[str, list[Picture]])
