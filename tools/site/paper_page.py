@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from coadvise.run.measurement import Measurement
 from coadvise.significance import DOES_NOT_HOLD, HOLDS
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
+_SOLID = "\N{NO-BREAK SPACE}"
+"""For numbers that belong together: a cell breaks elsewhere."""
 _SHORT = {"digits": "digits", "cifar-cpu": "CIFAR-10"}
 
 _HEAD = """\
@@ -88,14 +89,15 @@ def read(folder: Path) -> Iterator[Landed]:
 def _overview(landed: Sequence[Landed]) -> str:
     """What was measured at which scale, and how many claims hold."""
     words = (HOLDS, DOES_NOT_HOLD, "undecided", NO_MEANING, NOT_MEASURED)
-    rows = []
-    for one in landed:
-        claims = [claim for name in EXPERIMENTS for claim in one.judged[name]]
-        counts = Counter(claim.verdict.partition(" at ")[0] for claim in claims)
-        rows.append([one.title, f"{len(one.results.files)}", *(f"{counts[word]}" for word in words)])
-    table = markdown_table(Table("", ["Data", "Runs", *(word.capitalize() for word in words)], rows))
-    links = "; ".join(f"[{one.title}](../results/{one.name}/report.md)" for one in landed)
-    return f"## What was measured\n\n{table}\n\nThe whole reports: {links}.\n\n{_CLAIMS}"
+    rows = [["Runs", *(f"{len(one.results.files)}" for one in landed)]]
+    claims = [
+        [claim.verdict.partition(" at ")[0] for found in one.judged.values() for claim in found] for one in landed
+    ]
+    rows += [["Claims", *(f"{len(found)}" for found in claims)]]
+    rows += [[f"… {word}", *(f"{found.count(word)}" for found in claims)] for word in words]
+    table = markdown_table(Table("", ["", *(one.short for one in landed)], rows))
+    links = [f"- **{one.short}**: {one.title} ([the whole report](../results/{one.name}/report.md))" for one in landed]
+    return "\n".join(["## What was measured\n", *links, "", table, "", _CLAIMS])
 
 
 def _section(one: Experiment, landed: Sequence[Landed]) -> str:
@@ -178,7 +180,8 @@ def _ours(row: Row, column: Column, scale: Landed, common: int | None) -> str:
     said = shown(summary.mean, column.unit)
     if summary.low is not None and summary.high is not None:
         said += f" [{shown(summary.low, column.unit)}, {shown(summary.high, column.unit)}]"
-    return said if common is not None else f"{said}, n = {summary.n}"
+    said = said.replace(" ", _SOLID)
+    return said if common is not None else f"{said}, n{_SOLID}={_SOLID}{summary.n}"
 
 
 def _claims(one: Experiment, landed: Sequence[Landed]) -> str:
@@ -202,8 +205,8 @@ def said(one: Judged) -> str:
         return word
     unit = one.claim.unit
     ends = [shown(end, unit, True).removesuffix(f" {unit}") for end in (one.test.low, one.test.high) if end is not None]
-    interval = f" [{', '.join(ends)}]" if ends else ""
-    return f"{word}: {shown(one.test.mean, unit, True)}{_margin(one.claim)}{interval}, n = {one.test.n}"
+    interval = f" [{f',{_SOLID}'.join(ends)}]" if ends else ""
+    return f"{word}: {shown(one.test.mean, unit, True)}{_margin(one.claim)}{interval}, n{_SOLID}={_SOLID}{one.test.n}"
 
 
 def _margin(claim: Claim) -> str:
