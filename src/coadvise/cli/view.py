@@ -51,8 +51,8 @@ def view(
     with Server(host, port) as server:
         if not is_loopback(host):
             display.say(
-                f"warning: {host} is open to other machines: whoever knows the address below sees validation images and "
-                "uses the models, and nothing is encrypted"
+                f"warning: {host} is open to other machines: whoever knows the address below sees validation images "
+                "and uses the models, and nothing is encrypted"
             )
         viewer = Viewer.open([run] if run2 is None else [run, run2], images, choose_device())
         for one in viewer.runs:

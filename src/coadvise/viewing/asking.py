@@ -82,11 +82,13 @@ def looks(run: OpenedRun, pixels: Pixels) -> dict[str, Float[Tensor, "b gh gw"]]
 
 
 def why_no_looks(run: OpenedRun) -> str:
-    """Why no attention can be shown for a run; said where `looks` gives nothing."""
+    """Why no attention can be shown for a run; empty where it can."""
     kind = type(classifier_of(run.trained.model)).__name__
     if _with_tokens(run.trained.model) is None:
         return f"{kind} has no tokens whose attention could be shown"
-    return f"{kind} never holds the attention of its tokens to patches"
+    side = run.trained.data.image_size
+    blank = np.zeros((1, side, side, 3), np.uint8)
+    return "" if looks(run, blank) else f"{kind} never holds the attention of its tokens to patches"
 
 
 def _with_tokens(student: nn.Module) -> CiT | AdvisedViT | None:

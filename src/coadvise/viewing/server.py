@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..errors import CoadviseError, DataError, RunError, one_line
 from ..evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from .guard import HEADERS, Guard, bracketed
+from .nearest import Which
 from .pictures import MOST_BYTES
 from .viewer import Question, Viewer, limits
 
@@ -158,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
         if path == "progress":
             return _json([asdict(one) for one in viewer.progress()]), "application/json"
         if path == "validation":
-            which = "apart" if query.get("which") == "apart" else "all"
+            which: Which = "apart" if query.get("which") == "apart" else "all"
             found = viewer.listed(which, _number(query, "first"), min(_number(query, "count"), 100))
             return _json([asdict(one) for one in found]), "application/json"
         if match := re.fullmatch(r"validation/([01])/(\d{1,9})-(\d{1,4})\.jpg", path):

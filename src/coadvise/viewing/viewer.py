@@ -21,6 +21,8 @@ from .nearest import By, Near, Validation, Which, disagreement_in_words
 from .opened import OpenedRun, names_of, open_run
 from .pictures import MOST_BYTES, MOST_PIXELS, Pictures, Seen, png, seen_in
 
+CHOOSING = ("source", "val_source", "train_split", "val_split", "val_fraction", "val_size", "classes", "labels")
+"""Settings of the data that say which images validate."""
 NEAREST = 8
 """Nearest disagreements that are shown."""
 
@@ -37,7 +39,16 @@ class Output:
 
 @dataclass(frozen=True)
 class About:
-    """What the page says of a run before any image is there; `missing` has teachers and why they cannot be asked."""
+    """What the page says of a run before any image is there.
+
+    Attributes:
+        side: of the images that the model sees, in pixels.
+        missing: teachers that cannot be asked, and why.
+        no_looks: why no attention is shown; empty where it is.
+        disagreement: what counts as one.
+        images: in the validation set; `why` says why there are none.
+        same_images: whether its validation images are those of the first run.
+    """
 
     name: str
     path: str
@@ -51,6 +62,7 @@ class About:
     disagreement: str
     images: int
     why: str
+    same_images: bool
 
 
 @dataclass(frozen=True)
@@ -157,7 +169,7 @@ class Viewer:
 
     def about(self) -> list[About]:
         """The runs."""
-        return [_about(run, one) for run, one in zip(self.runs, self.validations, strict=True)]
+        return [_about(run, one, self._same_images(run)) for run, one in zip(self.runs, self.validations, strict=True)]
 
     def progress(self) -> list[Progress]:
         """How far the validation images are asked about, run by run."""
@@ -198,8 +210,7 @@ class Viewer:
             asked = ask(run, pixels[None])
             maps = looks(run, pixels[None])
         by: By = "answers" if asked.features is None else question.by
-        same = self.runs[0].images is run.images or self._same_data(place)
-        but = question.validation if same else None
+        but = question.validation if self._same_images(run) else None
         return Said(
             png(pixels),
             {name: [float(f"{p:.5g}") for p in rows[0]] for name, rows in asked.odds.items()},
@@ -208,9 +219,10 @@ class Viewer:
             by,
         )
 
-    def _same_data(self, place: int) -> bool:
-        one, other = (self.runs[i].trained.data for i in (0, place))
-        return one.source == other.source and one.val_source == other.val_source and one.val_size == other.val_size
+    def _same_images(self, run: OpenedRun) -> bool:
+        """Whether a run's validation images are those of the first one."""
+        own, first = run.trained.data, self.runs[0].trained.data
+        return run.images is not None and all(getattr(own, name) == getattr(first, name) for name in CHOOSING)
 
     def _near(self, place: int, asked: Asked, by: By, but: int | None) -> list[Near]:
         return self.validations[place].nearest(asked, by, NEAREST, but)
@@ -237,12 +249,17 @@ def limits() -> dict[str, int]:
     return {"bytes": MOST_BYTES, "pixels": MOST_PIXELS}
 
 
-def _about(run: OpenedRun, validation: Validation) -> About:
-    outputs = [Output(CLASS, "class", "class token")]
+def _first_title(run: OpenedRun) -> str:
+    """What the output is called by which the model answers."""
+    if getattr(run.classifier.model, "inference", CLASS) == "average":
+        return "average of all heads"
+    return "class token" if len(run.tokens) > 1 or not why_no_looks(run) else "class output"
+
+
+def _about(run: OpenedRun, validation: Validation, same_images: bool) -> About:
+    outputs = [Output(CLASS, "class", _first_title(run))]
     outputs += [Output(name, "token", f"{name} token", run.bias(name)) for name in run.tokens if name != CLASS]
     outputs += [Output(f"{TEACHER}{name}", "teacher", f"teacher {name}", run.bias(name)) for name in run.teachers.names]
-    blank = np.zeros((1, run.trained.data.image_size, run.trained.data.image_size, 3), np.uint8)
-    no_looks = "" if looks(run, blank) else why_no_looks(run)
     return About(
         run.name,
         str(run.trained.path),
@@ -252,8 +269,9 @@ def _about(run: OpenedRun, validation: Validation) -> About:
         run.trained.data.image_size,
         tuple(outputs),
         tuple(run.missing.items()),
-        no_looks,
+        why_no_looks(run),
         disagreement_in_words(run),
         0 if run.images is None else len(run.images),
         validation.why,
+        same_images,
     )

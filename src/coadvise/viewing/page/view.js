@@ -160,7 +160,7 @@ function verdict(run, said) {
   const of = (output) => words(named(run, said.odds[output.name]));
   const own = said.odds.class;
   const sure = run.several ? "" : ` (${percent(Math.max(...own))})`;
-  const parts = [`The class token says ${words(named(run, own))}${sure}.`];
+  const parts = [`The ${run.outputs[0].title} says ${words(named(run, own))}${sure}.`];
   for (const [kind, one, many] of [["token", "advised token", "advised tokens"], ["teacher", "teacher", "teachers"]]) {
     const outputs = run.outputs.filter((output) => output.kind === kind);
     const answers = new Set(outputs.map(of));
@@ -201,7 +201,7 @@ function showLooks(place, run, said) {
     for (const output of run.outputs.filter((one) => said.maps[one.name])) {
       const grid = said.maps[output.name];
       const total = grid.flat().reduce((sum, value) => sum + value, 0);
-      figures.push(figure(picture, grid, output.title, `${(100 * total).toFixed(0)} % on patches, most ${where(grid)}`, said));
+      figures.push(figure(picture, grid, output.title, `${(100 * total).toFixed(0)} % on patches, ${where(grid)}`, said));
     }
     place.replaceChildren(...figures);
   };
@@ -241,15 +241,18 @@ function draw(canvas, picture, grid) {
 
 // The centre of the attention, in words.
 function where(grid) {
-  let total = 0, x = 0, y = 0;
+  const values = grid.flat();
+  const total = values.reduce((sum, value) => sum + value, 0);
+  if (Math.max(...values) < (1.5 * total) / values.length) return "spread evenly";
+  let x = 0, y = 0;
   grid.forEach((row, i) => row.forEach((value, j) => {
-    total += value;
-    y += (value * (i + 0.5)) / grid.length;
-    x += (value * (j + 0.5)) / row.length;
+    y += (value * (i + 0.5)) / grid.length / total;
+    x += (value * (j + 0.5)) / row.length / total;
   }));
   const side = (value, low, high) => (value < 0.42 ? low : value > 0.58 ? high : "");
-  const place = [side(y / total, "upper", "lower"), side(x / total, "left", "right")].filter(Boolean);
-  return place.length ? `to the ${place.join(" ")}` : "around the middle";
+  const high = side(y, "upper", "lower"), wide = side(x, "left", "right");
+  if (high && wide) return `most at the ${high} ${wide}`;
+  return high ? `most at the ${high === "upper" ? "top" : "bottom"}` : wide ? `most at the ${wide}` : "most around the middle";
 }
 
 // Five classes: those that the class token finds likeliest, and what another output names first.
@@ -269,8 +272,9 @@ function showTable(place, run, said) {
   const rows = rowsOf(run, said, all, wanted);
   const few = Math.min(5, run.classes.length);
   place.querySelector("caption").textContent = all
-    ? `${rows.length} of ${run.classes.length} classes, the class token's likeliest first`
-    : `The ${few} likeliest of ${run.classes.length} classes for the class token, and what the others name first`;
+    ? `${rows.length} of ${run.classes.length} classes, the likeliest for the ${run.outputs[0].title} first`
+    : `The ${few} likeliest of ${run.classes.length} classes for the ${run.outputs[0].title}` +
+      (run.outputs.length > 1 ? ", and what the others name first" : "");
   const head = make("tr");
   head.append(column("class"));
   for (const output of run.outputs) {
@@ -313,7 +317,7 @@ function showNear(place, run, said, number) {
   fill(place.querySelector(".near"), said.near.map((one) => {
     const lines = run.outputs.map((output) => `${output.title}: ${words(one.answers[output.name])}`);
     const button = thumbnail(number, one.index, words(one.label), [...lines, `likeness ${one.likeness.toFixed(2)}`]);
-    if (number === 0 || run.sameImages) button.addEventListener("click", () => takeValidation(one.index));
+    if (run.same_images) button.addEventListener("click", () => takeValidation(one.index));
     else button.disabled = true;
     const item = make("li");
     item.append(button);
@@ -329,7 +333,7 @@ function showNotes() {
 }
 
 function nearNote(place, run, said) {
-  const way = said.by === "features" ? "the features of the class token (cosine)" : "the pattern of all answers";
+  const way = said.by === "features" ? "the features that the classifier sees (cosine)" : "the pattern of all answers";
   const i = state.about.runs.indexOf(run);
   const { done, total, why } = state.progress[i];
   const asked = why ? `There are none: ${why}.` : `Nearest by ${way}, among ${done === total ? "" : `the first ${done} of `}${total} validation images.`;
@@ -397,7 +401,6 @@ function showRuns() {
   document.title = get("title").textContent;
   get("runs").classList.toggle("two", runs.length > 1);
   for (const run of runs) {
-    run.sameImages = run === runs[0];
     const place = get("run").content.cloneNode(true);
     place.querySelector("h2").textContent = run.name;
     place.querySelector(".about").textContent = `${run.model}, ${run.classes.length} classes, ${run.side} px. ${run.path}`;
