@@ -170,9 +170,7 @@ def test_what_is_shown_is_what_a_command_prints(block: Block, folder: Path) -> N
         return
     if block.page.startswith("tools/"):
         return  # usage lines, which the command line itself has made
-    assert block.text.startswith("$ "), (
-        f"{block.place}: say above it what it is, or show its command"
-    )
+    assert block.text.startswith("$ "), f"{block.place}: say above it what it is, or show its command"
     for part in re.split(r"^\$ ", block.text, flags=re.M)[1:]:
         line, _, shown = part.partition("\n")
         (command,) = commands(Block(block.page, block.line, "bash", line, ""))

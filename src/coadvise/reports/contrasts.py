@@ -183,7 +183,7 @@ def contrasts_parts(answers: Sequence[Answered]) -> list[Part]:
     ]  # fmt: skip
     groups = {"The primary question": True, "Exploratory contrasts": False}
     tables = [
-        Table(caption, columns, rows, "llrrrrrrr")
+        Table(caption, columns, rows, "llrrrrrrr", frozenset({3, 8}))
         for caption, primary in groups.items()
         if (rows := [_row(one) for one in answers if one.contrast.primary == primary])
     ]

@@ -18,10 +18,11 @@ ABSENT = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """A text with a meaning that the page may colour: `good`, `bad` or `open`."""
+    """A text with a meaning that the page may colour, `good`, `bad` or `open`, or the id of the section it leads to."""
 
     text: str
     kind: str = ""
+    link: str = ""
 
     def __str__(self) -> str:
         return self.text
@@ -29,14 +30,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Header, rows and alignment (one letter a column: l, r or c); the first column names the row."""
+    """Header, rows and alignment (one letter a column: l, r or c); the first column names the row.
+
+    Attributes:
+        below: columns that a page shows in small on a second line of the column before them.
+    """
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
     align: str = ""
+    below: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
+        assert 0 not in self.below and not any(i - 1 in self.below for i in self.below), self.below
         assert all(len(row) == len(self.columns) for row in self.rows), (self.columns, self.rows)
         assert not self.align or len(self.align) == len(self.columns), (self.align, self.columns)
 

@@ -43,7 +43,7 @@ def claims_table(judged: Sequence[Judged]) -> Table:
     columns = [
         "Claim", "Place", "Difference", "95 % interval, uncorrected", "n", "p (Holm)", FINDS, "Verdict", "Remark",
     ]  # fmt: skip
-    return Table("Claims", columns, rows, "llrrrrrll")
+    return Table("Claims", columns, rows, "llrrrrrll", frozenset({1, 3, 8}))
 
 
 def _reach(one: Judged) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 from coadvise.reports.plots.accuracy import DotRow, Level, dot_plot, learning_curves, run_curves
 from coadvise.reports.plots.disagreement import Disagreement, disagreement_figure, shown_classes
 from coadvise.reports.plots.learning_rate import range_test_figure
+from coadvise.reports.plots.narrow import narrow
 from coadvise.reports.plots.similarity import KlMap, kl_maps
 from coadvise.reports.plots.style import draw, style
 from coadvise.significance import summarise
@@ -32,11 +33,14 @@ def test_svg_is_inline_unique_and_follows_the_page() -> None:
     one, two = (draw(name, 'say "<hi>"', lambda: dot_plot(rows, [("t", 0.99)])) for name in ("one", "two"))
     assert dict(matplotlib.rcParams) == before, "drawing must leave no global state behind"
     assert one.svg.startswith("<svg") and "var(--ink)" in one.svg and "DOCTYPE" not in one.svg
-    root = ElementTree.fromstring(one.svg)
-    assert root.get("aria-label") == 'say "<hi>"' and root.get("role") == "img"
-    assert "a & <b> $x$ _y" in "".join(root.itertext())
-    ids = [{element.get("id") for element in ElementTree.fromstring(d.svg).iter()} - {None} for d in (one, two)]
-    assert not ids[0] & ids[1]
+    broad, narrow = ElementTree.fromstring(f"<div>{one.svg}</div>")
+    for root in (broad, narrow):
+        assert root.get("aria-label") == 'say "<hi>"' and root.get("role") == "img"
+        assert "a & <b> $x$ _y" in "".join(root.itertext())
+    width, small = (float(root.get("viewBox", "").split()[2]) for root in (broad, narrow))
+    assert small < 0.6 * width
+    ids = [e.get("id") for d in (one, two) for e in ElementTree.fromstring(f"<div>{d.svg}</div>").iter() if e.get("id")]
+    assert len(ids) == len(set(ids))
     assert Image.open(io.BytesIO(one.png)).size[0] > 600
     assert draw("one", 'say "<hi>"', lambda: dot_plot(rows, [("t", 0.99)])).svg == one.svg
 
@@ -51,6 +55,23 @@ def test_coordinates_that_differ_in_their_last_bits_make_the_same_svg() -> None:
 
     same, near = (draw("one", "a line", lambda left=left: framed(left)).svg for left in (0.2, 0.2 + 1e-12))
     assert same == near and "clip0" in same
+
+
+def test_on_a_narrow_screen_panels_stand_below_each_other_and_nothing_is_lost() -> None:
+    curve = [(1.0, 0.1), (2.0, 0.3)]
+    figure = learning_curves([(name, [curve], style(i)) for i, name in enumerate(("first", "second", "third"))])
+    figure.savefig(io.BytesIO())
+    lines = [len(axes.lines) for axes in figure.axes]
+    assert narrow(figure)
+    figure.savefig(io.BytesIO())
+    whole, late = (axes.get_position() for axes in figure.axes)
+    assert late.y1 < whole.y0 and abs(late.x0 - whole.x0) < 1e-6 and min(whole.width, late.width) > 0.7
+    assert [len(axes.lines) for axes in figure.axes] == lines
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["first", "second", "third"]
+    boxes = [text.get_window_extent() for text in legend.get_texts()]
+    assert len({round(box.x0) for box in boxes}) == 1, "one below the other"
+    assert not narrow(Figure((4, 3))) and narrow(Figure((8, 3))) is False, "nothing in it"
 
 
 def test_dots_lie_at_the_accuracies_and_no_interval_beyond_100() -> None:

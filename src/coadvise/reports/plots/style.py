@@ -21,6 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .narrow import narrow
+
 INK, MUTED, GRID, PAPER = "#1b1e24", "#5d6570", "#d5d9df", "#fefefe"
 BLUE = "#0072B2"
 _NAMES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", BLUE: "blue"}
@@ -66,7 +68,8 @@ def style(position: int) -> Style:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure ready for the page (`svg`, inline) and for a file (`png`); `alt` says what it shows."""
+    """A figure ready for the page (`svg`, inline, where it helps once more for narrow screens) and for a file (`png`);
+    `alt` says what it shows."""
 
     name: str
     alt: str
@@ -75,22 +78,29 @@ class Drawing:
 
 
 def draw(name: str, alt: str, build: Callable[[], Figure]) -> Drawing:
-    """Build a figure and render it twice. `name` must be a word: it prefixes the ids inside the SVG."""
+    """Build a figure and render it. `name` must be a word: it prefixes the ids inside the SVG."""
     with matplotlib.rc_context(_RC | {"svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser's own fonts have it
         warnings.filterwarnings("ignore", message="Creating legend .* can be slow")  # of a second, on a busy machine
         figure = build()
-        png, svg = io.BytesIO(), io.StringIO()
+        png, svg, small = io.BytesIO(), io.StringIO(), io.StringIO()
         box: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.06}
         figure.savefig(png, format="png", dpi=150, **box)
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(svg, format="svg", transparent=True, metadata=nothing, **box)
-    return Drawing(name, alt, _inline(svg.getvalue(), name, alt), png.getvalue())
+        if narrow(figure):
+            figure.savefig(small, format="svg", transparent=True, metadata=nothing, **box)
+    if not small.getvalue():
+        return Drawing(name, alt, _inline(svg.getvalue(), name, alt, "only"), png.getvalue())
+    both = [_inline(svg.getvalue(), name, alt, "broad"), _inline(small.getvalue(), f"{name}-narrow", alt, "narrow")]
+    return Drawing(name, alt, "\n".join(both), png.getvalue())
 
 
-def _inline(svg: str, name: str, alt: str) -> str:
+def _inline(svg: str, name: str, alt: str, look: str) -> str:
     """An SVG file as part of a page: no prolog, own ids, the page's colours and fonts, an accessible name."""
     svg = svg[svg.index("<svg") :].strip()
+    # A hundredth of a point is less than any screen shows.
+    svg = re.sub(r"<[^<>]+>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)
     # Matplotlib makes these ids of coordinates, whose last bits differ from one layout to the next.
     for number, clip in enumerate(dict.fromkeys(re.findall(r'<clipPath id="([^"]+)"', svg))):
         svg = svg.replace(clip, f"clip{number}")
@@ -99,7 +109,9 @@ def _inline(svg: str, name: str, alt: str) -> str:
     for color, variable in _NAMES.items():
         svg = re.sub(color, f"var(--{variable})", svg, flags=re.IGNORECASE)
     svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--font)", svg)
-    return svg.replace("<svg", f'<svg class="plot" role="img" aria-label="{escape(alt, quote=True)}"', 1)
+    width = round(1.25 * float(re.findall(r'viewBox="0 0 ([\d.]+)', svg)[0]))  # 8 inches are as wide as the page
+    looks = f'class="plot {look}" style="max-width: {width}px" role="img" aria-label="{escape(alt, quote=True)}"'
+    return svg.replace("<svg", f"<svg {looks}", 1)
 
 
 def marks(axes: Axes, x: Sequence[float], y: float, look: Style, **more: Any) -> None:
