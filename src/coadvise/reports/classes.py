@@ -178,20 +178,19 @@ def pictures_section(pictures: Mapping[str, Sequence[Picture]] | None) -> Sectio
         return Section("pictures", title, [Text(gone, "note")])
     note = (
         "Chosen for what they show, so they say nothing about how often: validation images, with the true class first, "
-        "then what the class token answered, then the teachers."
+        "then what the class token answered and how sure it was; of mistakes and disagreements also what teachers answered."
     )
     return Section("pictures", title, [Text(note, "note"), *galleries])
 
 
 def _photograph(one: Picture) -> Photograph:
-    lines = [f"{'✓' if one.answer == one.label else '✗'} {one.answer} ({100 * one.confidence:.0f} % sure)"]
-    knew = [name for name, answer in one.teachers.items() if answer == one.label]
-    if len(set(one.teachers.values())) > 1:
-        lines += [f"teacher {name}: {'✓' if name in knew else '✗'} {answer}" for name, answer in one.teachers.items()]
-    elif one.teachers and one.answer != one.label:
-        several = len(one.teachers) > 1
-        theirs = next(iter(one.teachers.values()))
-        lines.append(f"{'teachers' if several else 'teacher'}: {'✓' if knew else '✗'} {theirs}")
+    mark = lambda answer: f"{'✓' if answer == one.label else '✗'}\N{NO-BREAK SPACE}{answer}"
+    lines = [f"{mark(one.answer)} ({100 * one.confidence:.0f}\N{NO-BREAK SPACE}%)"]
+    theirs = dict.fromkeys(one.teachers.values())
+    if len(theirs) > 1:
+        lines += [f"{name}: {mark(answer)}" for name, answer in one.teachers.items()]
+    elif theirs and one.answer != one.label:
+        lines.append(f"{'teachers' if len(one.teachers) > 1 else 'teacher'}: {mark(next(iter(theirs)))}")
     return Photograph(one.jpeg, one.label, lines, one.name)
 
 
