@@ -22,7 +22,7 @@ _BLOCK = re.compile(
     r"^(?P<indent>[ \t>]*)(?P<fence>`{3,}|~{3,})(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)(?P=fence)[ \t]*$",
     re.M | re.S,
 )
-_SAID = re.compile(r"<!-- test: (.*?) -->\s*\Z", re.S)
+_SAID = re.compile(r"<!-- test: ((?:(?!-->).)*) -->\s*\Z", re.S)
 _INLINE = re.compile(r"(?<![`\\])(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.S)
 _JOINS = {"|", "||", "&&", ";", "&", "(", ")", "|&"}
 _INTO = {">", ">>", "<", "2>", "&>"}

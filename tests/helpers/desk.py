@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from coadvise.export.exporting import export
+from coadvise.export.targets import TARGETS
 from coadvise.recipe.reading import dump_recipe
 from coadvise.recipe.schema import Recipe
 from coadvise.system.progress import Display
@@ -59,6 +61,7 @@ def finished(folder: Path) -> None:
     train(_recipe(folder, RUNS[0]), display=Display(quiet=True))
     for name in RUNS[1:]:
         shutil.copytree(f"runs/{RUNS[0]}", f"runs/{name}")
+        export(Path("runs", name), TARGETS["timm"])
 
 
 def create_small(create: Callable[..., Any]) -> Callable[..., Any]:

@@ -42,8 +42,8 @@ def _command(root: Any, name: str, parent: Any) -> Iterator[str]:
     if rows:
         yield "\n".join(["| | |", "|---|---|", *rows, ""])
     if heading:
-        lines = [line for line in examples.splitlines() if line and not line.startswith("```")]
-        yield "```bash\n" + "\n".join(lines) + "\n```\n"
+        lines = "\n".join(line for line in examples.splitlines() if line and not line.startswith("```"))
+        yield "```bash\n" + re.sub(r"\n(?= )", r" \\\n", lines) + "\n```\n"
 
 
 def _row(param: Any, context: Any) -> str:

@@ -81,6 +81,7 @@ class Data(Part):
     eval_crop: Annotated[float, Field(gt=0, le=1)] = 0.875
     """Evaluation resizes the shorter side to image_size / eval_crop and crops the centre (224 / 256)."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """How images are resized."""
     shrink_on_load: bool = True
     """Decode JPEG files at 1/2, 1/4 or 1/8 of their size where at least twice the needed pixels are left: several times
     faster for large photographs, with pixels that differ slightly."""
@@ -90,6 +91,7 @@ class Data(Part):
     mean: Means = IMAGENET_MEAN
     """Per-channel mean for normalisation, of pixels in [0, 1]."""
     std: Deviations = IMAGENET_STD
+    """Per-channel standard deviation, likewise."""
     augment: Augmentation = Augmentation()
     seed: Seed = 0
     """Seed of order and augmentation, apart from the model's (`run.seed`)."""

@@ -34,6 +34,7 @@ class Optim(Part):
     lr_batch: Count | None = 512
     """Batch size that `lr` is stated for; null uses `lr` as it is."""
     weight_decay: NonNegative = 0.05
+    """How strongly weights are drawn to 0."""
     momentum: HeavyBall = 0.9
     """Of `sgd`."""
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
@@ -62,13 +63,17 @@ class TeacherTraining(Part):
     """How a teacher is trained before the student; what is not given is taken from the recipe."""
 
     epochs: Count | None = None
+    """Epochs over the training images, as `schedule.epochs`."""
     optimizer: OptimizerName | None = None
     """As `optim.name`; with another than the recipe's, `lr` is to be given, too."""
     lr: Positive | None = None
+    """Base learning rate, as `optim.lr`."""
     lr_batch: Annotated[Off | Count | None, Field(union_mode="left_to_right"), or_say(_COUNT_OR_OFF)] = None
     """Batch size that `lr` is stated for; `false` uses `lr` as it is."""
     momentum: HeavyBall | None = None
+    """As `optim.momentum`."""
     weight_decay: NonNegative | None = None
+    """As `optim.weight_decay`."""
     clip: Annotated[Off | Positive | None, Field(union_mode="left_to_right"), or_say("a number > 0, or false")] = None
     """Largest gradient norm; `false` is off."""
     ema: Annotated[Off | HeavyBall | None, Field(union_mode="left_to_right"), or_say(_PART_OR_OFF)] = None
@@ -78,13 +83,21 @@ class TeacherTraining(Part):
     decay_epochs: DecayEpochs = None
     """Of `step`, in the teacher's own epochs."""
     decay_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of `step`, as `schedule.decay_rate`."""
     warmup_epochs: NonNegative | None = None
+    """As `schedule.warmup_epochs`."""
     warmup_lr: NonNegative | None = None
+    """As `schedule.warmup_lr`."""
     min_lr: NonNegative | None = None
+    """As `schedule.min_lr`."""
     batch_size: Count | None = None
+    """As `optim.batch_size`."""
     drop_path: Probability | None = None
+    """`drop_path_rate` of the teacher while it is trained."""
     seed: Seed | None = None
+    """Seed of the teacher's weights, as `run.seed`."""
     augment: Augmentation | None = None
+    """As `data.augment`, for the teacher alone."""
 
     def content(self) -> dict[str, Any]:
         """All settings, without those that were added later and are not given: as an earlier version wrote them."""

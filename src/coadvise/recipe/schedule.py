@@ -51,11 +51,14 @@ class Schedule(Part):
     name: Literal["cosine", "step"] = "cosine"
     """`cosine`: down to `min_lr`. `step`: times `decay_rate` at each of `decay_epochs`."""
     epochs: Count = 300
+    """How often the training images are gone through."""
     time: Annotated[str, AfterValidator(_time)] | None = None
     """In place of `epochs`: how long the whole training may take, such as `2h`, `90m` or `1h30m`. Some steps are
     measured before it, and as many epochs are trained as fit; nothing is cut off. What is resumed measures no more."""
     warmup_epochs: NonNegative = 5
+    """Epochs, or parts of one, in which the learning rate rises."""
     warmup_lr: NonNegative = 1e-6
+    """Learning rate from which it rises."""
     min_lr: NonNegative = 1e-5
     """Where the cosine ends."""
     decay_epochs: DecayEpochs = None

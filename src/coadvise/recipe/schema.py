@@ -99,6 +99,8 @@ class Student(Part):
     checkpoint: str | None = None
     """Weights to start from."""
     checkpoint_weights: CheckpointWeights = None
+    """Which weights of a checkpoint that has averaged ones, too: `ema` or `plain`; by default `ema` of timm's, `plain` of
+    ours."""
     freeze_blocks: Annotated[int, Field(ge=0, le=10**9)] = 0
     """So many blocks stay as they were loaded, with all that comes before them."""
 
@@ -112,6 +114,7 @@ class Teacher(Part):
     bias: str | None = None
     """Kind of the teacher: `conv`, `inv` or another; by default read off the model's name."""
     options: Options = {}
+    """Keyword arguments of the model."""
     small_stem: bool = False
     """Small-image stem (3×3, stride 1, no pooling), for 32 and 64 pixels."""
     pretrained: AutoSwitch = False
@@ -120,6 +123,8 @@ class Teacher(Part):
     checkpoint: str | None = None
     """Path to weights, or the folder of a run that trained such a model; with `train`, they are fine-tuned."""
     checkpoint_weights: CheckpointWeights = None
+    """Which weights of a checkpoint that has averaged ones, too: `ema` or `plain`; by default `ema` of timm's, `plain` of
+    ours."""
     train: Annotated[TeacherTraining | None, BeforeValidator(lambda value: None if value is False else value)] = None
     """Train this teacher first, on the recipe's data, labels only; `false` or `null` takes it as it is."""
     classes: list[Annotated[int, Field(ge=0, le=10**9)] | None] | None = None
@@ -129,6 +134,7 @@ class Teacher(Part):
     """Normalisation the teacher was trained with. By default what its checkpoint of ours records, else what timm states
     for the model (ImageNet's for most), else the data's."""
     std: Deviations | None = None
+    """Per-channel standard deviation, likewise."""
     image_size: Annotated[int, Field(ge=4, le=4096)] | None = None
     """Resolution the teacher wants; the student's images are resized when it differs. By default what its checkpoint
     was trained with, the published one for models of a fixed size, else the data's."""
@@ -149,9 +155,11 @@ class Run(Part):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on a GPU or CPU that computes in it, fp16 on an older GPU, fp32 on other CPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it computes; `auto`: on a GPU where there is one."""
     eval_every: Count = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     eval_batch_size: Count | None = None
+    """Images that are evaluated at once by each process; by default as many as it trains on at once."""
     log_every: Count | None = None
     """Steps between log lines; losses are read from the device only then. By default 50, and less in a run of under
     2,500 steps, so that its curves have 50 points, or one for each step."""
@@ -168,7 +176,9 @@ class Run(Part):
     """Compile student and loss as one with `torch.compile`, and the teachers. `auto`: on a GPU, where the steps of the
     run win more time than that takes."""
     grad_checkpointing: bool = False
+    """Compute parts of the student again in the backward pass, in place of keeping them: less memory, more time."""
     tensorboard: bool = True
+    """Write curves for TensorBoard, too, in the run's folder."""
     trackers: Annotated[tuple[Literal["wandb", "mlflow", "trackio"], ...], BeforeValidator(_listed)] = ()
     """Trackers that are told every metric as well, where they are installed."""
     baselines: Annotated[tuple[Literal["auto", "probe", "labels"], ...], BeforeValidator(_listed)] = ("auto",)
