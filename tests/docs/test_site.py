@@ -1,4 +1,4 @@
-"""The built site: every link leads somewhere, nothing comes from elsewhere, pages are small, what is made is complete."""
+"""The built site: links lead somewhere, nothing comes from elsewhere, pages are small, what is made is complete."""
 
 from __future__ import annotations
 

@@ -99,8 +99,8 @@ class Student(Part):
     checkpoint: str | None = None
     """Weights to start from."""
     checkpoint_weights: CheckpointWeights = None
-    """Which weights of a checkpoint that has averaged ones, too: `ema` or `plain`; by default `ema` of timm's, `plain` of
-    ours."""
+    """Which weights of a checkpoint that has averaged ones, too: `ema` or `plain`; by default `ema` of timm's files,
+    `plain` of ours."""
     freeze_blocks: Annotated[int, Field(ge=0, le=10**9)] = 0
     """So many blocks stay as they were loaded, with all that comes before them."""
 
@@ -123,8 +123,8 @@ class Teacher(Part):
     checkpoint: str | None = None
     """Path to weights, or the folder of a run that trained such a model; with `train`, they are fine-tuned."""
     checkpoint_weights: CheckpointWeights = None
-    """Which weights of a checkpoint that has averaged ones, too: `ema` or `plain`; by default `ema` of timm's, `plain` of
-    ours."""
+    """Which weights of a checkpoint that has averaged ones, too: `ema` or `plain`; by default `ema` of timm's files,
+    `plain` of ours."""
     train: Annotated[TeacherTraining | None, BeforeValidator(lambda value: None if value is False else value)] = None
     """Train this teacher first, on the recipe's data, labels only; `false` or `null` takes it as it is."""
     classes: list[Annotated[int, Field(ge=0, le=10**9)] | None] | None = None
