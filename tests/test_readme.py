@@ -122,7 +122,7 @@ def test_the_tables_of_stored_advice_are_those_of_their_files() -> None:
 def test_help_and_guide_name_all_that_can_be_reproduced() -> None:
     arguments = get_type_hints(reproduce, include_extras=True)
     said = " ".join(get_args(arguments[name])[1].help for name in ("names", "scale"))
-    guide = (ROOT / "docs" / "guide.md").read_text()
+    guide = (ROOT / "docs" / "guides" / "experiments.md").read_text()
     for name in (*(one.name for one in BEYOND), *SCALES):
         assert re.search(rf"\b(?<!-){name}(?!-)\b", said), name
         assert f"`{name}`" in guide, name

@@ -1,4 +1,4 @@
-"""What was exported is used like a run: by `load`, `predict`, and the lines of docs/export.md without PyTorch."""
+"""What was exported is used like a run: by `load`, `predict`, and the lines of docs/guides/export.md without PyTorch."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from coadvise.export.exporting import export
 from coadvise.export.opening import Told, load
 from coadvise.export.targets import TARGETS
 
-DOCS = Path(__file__).parents[2] / "docs" / "export.md"
+DOCS = Path(__file__).parents[2] / "docs" / "guides" / "export.md"
 FORMS = [name for name in TARGETS if name not in ("int8", "torch")]
 WITHOUT_TORCH = "import sys\nfor name in ('torch', 'torchvision', 'timm', 'coadvise'):\n    sys.modules[name] = None\n"
 
