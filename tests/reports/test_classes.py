@@ -16,11 +16,9 @@ from sklearn.metrics import recall_score
 
 from coadvise.names import CLASS
 from coadvise.reports.classes import (
-    BINS,
     MOST,
     _shown,
     better_known,
-    calibration,
     calibration_section,
     classes_section,
     cut,
@@ -31,6 +29,7 @@ from coadvise.reports.plots.classes import ClassBar, class_bars, confusion_figur
 from coadvise.reports.plots.style import Drawing
 from coadvise.reports.tables import Table
 from coadvise.run.answers import Answers
+from coadvise.run.calibration import BINS, calibration
 from coadvise.run.per_class import confusion
 from coadvise.run.pictures import APART, HITS, SURE, TAUGHT, UNSURE, Picture, chosen
 

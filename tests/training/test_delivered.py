@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +40,8 @@ def test_everything_is_said_of_the_weights_that_are_kept(tmp_path: Path, precisi
     header, trained = read_header(folder / "best.safetensors"), load_trained(folder)
     assert header is not None and (header.weights, header.epoch) == (result.best.weights, result.best.epoch)
     source = open_sources(recipe.data)[1]
-    answer = class_probabilities(trained, source).argmax(dim=1).numpy()
+    shares = class_probabilities(trained, source).double()
+    answer = shares.argmax(dim=1).numpy()
     right = answer == source.labels
     seen = Answers.read(folder / "answers.safetensors")
     assert np.array_equal(seen.outputs["class"], answer) and "conv" in seen.teachers
@@ -49,8 +52,14 @@ def test_everything_is_said_of_the_weights_that_are_kept(tmp_path: Path, precisi
     assert said is not None and said.headline.startswith(f"The student is right on {right.sum()} of {len(right)} ")
     if precision == "fp32":
         assert result.accuracy == result.best.value >= result.final["accuracy/class"]
-    printed = CliRunner().invoke(app, ["evaluate", str(folder), "--json"])
-    assert json.loads(printed.stdout)["accuracy/class"] == pytest.approx(result.accuracy)
+    printed = json.loads(CliRunner().invoke(app, ["evaluate", str(folder), "--json"]).stdout)
+    assert printed["accuracy/class"] == pytest.approx(result.accuracy)
+    bins = defaultdict[int, list[float]](list)  # gaps by bin of confidence
+    for sure, hit in zip(shares.max(dim=1).values.tolist(), right.tolist(), strict=True):
+        bins[math.ceil(15 * sure)].append(hit - sure)
+    expected = sum(abs(sum(gaps)) for gaps in bins.values()) / len(right)
+    assert result.delivered["ece/class"] == pytest.approx(expected, abs=1e-6)
+    assert printed["ece/class"] == pytest.approx(expected, abs=1e-6)
     page = run_report(folder).read_text()
     assert f"{right.sum()} of {len(right)} validation images" in page and f"weights after epoch {header.epoch}" in page
 

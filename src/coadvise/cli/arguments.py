@@ -24,19 +24,23 @@ def next_steps(*steps: str) -> None:
 
 
 def accuracy_table(title: str, metrics: Mapping[str, float]) -> Table:
-    """Accuracy of every token and, where it is among the metrics, its cross entropy; of images that have any number of
-    classes the mAP, and what follows where each class is answered with more than half."""
+    """Accuracy of every token and, where they are among the metrics, its cross entropy and expected calibration error.
+
+    Of images that have any number of classes: the mAP, and what follows where each is answered with more than half.
+    """
     if "map/class" in metrics:
         return _several_table(title, metrics)
     table = Table("token", title=title, title_justify="left")
     table.add_column("accuracy", justify="right")
-    if any(name.startswith("loss/") for name in metrics):
-        table.add_column("cross entropy", justify="right")
+    more = {"loss": ("cross entropy", ".3f"), "ece": ("calibration error", ".2%")}
+    shown = {kind: form for kind, (_, form) in more.items() if any(name.startswith(f"{kind}/") for name in metrics)}
+    for kind in shown:
+        table.add_column(more[kind][0], justify="right")
     for name, value in metrics.items():
         if name.startswith("accuracy/"):
             token = name.removeprefix("accuracy/")
-            loss = metrics.get(f"loss/{token}")  # the average of all heads has none
-            table.add_row(token, f"{value:.2%}", *(() if loss is None else (f"{loss:.3f}",)))
+            found = {kind: metrics.get(f"{kind}/{token}") for kind in shown}  # the average of all heads has no loss
+            table.add_row(token, f"{value:.2%}", *("" if v is None else f"{v:{shown[k]}}" for k, v in found.items()))
     return table
 
 

@@ -22,7 +22,9 @@ from ..data.views.square import eval_pixels
 from ..errors import DataError, did_you_mean
 from ..models.students import classifier_of, student_tokens
 from ..recipe.schema import Data
+from ..run.calibration import calibration_errors
 from ..system.progress import QUIET, Display
+from .answers import Collected
 from .evaluate import evaluate
 from .prediction import Classifier
 from .tasks import TASKS, Collects
@@ -62,7 +64,7 @@ def evaluate_trained(
     collected: Collects | None = None,
 ) -> dict[str, float]:
     """Accuracy and cross entropy of every token on a source; of a model that gives an image any number of classes what
-    `run.several` measures.
+    `run.several` measures, of another also the expected calibration error (`ece/TOKEN`).
 
     Classes are matched by name; the source may have fewer than the model.
 
@@ -89,6 +91,8 @@ def evaluate_trained(
             task=task,
         )
     metrics |= kept.metrics(trained.classes)
+    if isinstance(kept, Collected):
+        metrics |= calibration_errors(kept.answers("", trained.classes))
     return metrics | {"samples": float(len(images) - skipped), "skipped": float(skipped)}
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 
 from ..names import CLASS
 from ..run.answers import Answers
+from ..run.calibration import BINS, calibration
 from ..run.per_class import ClassCounts, chance, class_counts, confusion, macro_f1
 from ..run.pictures import Picture
 from ..significance import mcnemar
 from .page import Gallery, Part, Photograph, Section, Text
-from .plots.classes import Bin, ClassBar, class_bars, confusion_figure, overview_figure, reliability_figure
+from .plots.classes import ClassBar, class_bars, confusion_figure, overview_figure, reliability_figure
 from .plots.style import draw
 from .tables import Table, count, p_value, percent, with_interval
 
@@ -22,7 +23,6 @@ MOST = 20
 MOST_OVERVIEW = 200
 """Classes of which a picture of all is drawn: of more, a class is less than two pixels."""
 MOST_PAIRS = 15
-BINS = 15
 
 
 def classes_section(answers: Answers) -> Section | None:
@@ -134,14 +134,6 @@ def _table(counts: Mapping[str, ClassCounts], of: str) -> Table:
     return Table(caption, columns, rows)
 
 
-def calibration(confidence: Float[np.ndarray, " n"], right: Bool[np.ndarray, " n"]) -> tuple[float, list[Bin]]:
-    """Expected calibration error over equally wide bins of confidence, and the bins that are not empty."""
-    place = np.clip(np.ceil(confidence.astype(float) * BINS), 1, BINS).astype(int) - 1
-    bins = [Bin(float(confidence[at].mean()), float(right[at].mean()), int(at.sum()))
-            for i in range(BINS) if (at := place == i).any()]  # fmt: skip
-    return sum(one.images * abs(one.accuracy - one.confidence) for one in bins) / max(len(right), 1), bins
-
-
 def calibration_section(answers: Answers) -> Section | None:
     """How far the class token's confidence can be believed."""
     if not len(answers.label):
@@ -178,7 +170,8 @@ def pictures_section(pictures: Mapping[str, Sequence[Picture]] | None) -> Sectio
         return Section("pictures", title, [Text(gone, "note")])
     note = (
         "Chosen for what they show, so they say nothing about how often: validation images, with the true class first, "
-        "then what the class token answered and how sure it was; of mistakes and disagreements also what teachers answered."
+        "then what the class token answered and how sure it was, and, where one of them errs or they disagree, what "
+        "the teachers answered."
     )
     return Section("pictures", title, [Text(note, "note"), *galleries])
 

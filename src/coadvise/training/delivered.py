@@ -20,6 +20,7 @@ from torch import nn
 from ..errors import CheckpointError
 from ..models.students import classifier_of
 from ..run.answers import Answers
+from ..run.calibration import calibration_errors
 from ..run.several import SeveralAnswers
 from .loop import collected_answers, evaluate_on
 from .setup import Setup
@@ -77,4 +78,6 @@ def measure_delivered(setup: Setup, state: State, student: nn.Module) -> Deliver
         if before is not None and np.array_equal(before.index, found.index):
             found = dataclasses.replace(found, teachers=before.teachers)
         found.write(setup.folder.answers)
+    if isinstance(found, Answers):
+        metrics |= calibration_errors(found)
     return Delivered(metrics, found)

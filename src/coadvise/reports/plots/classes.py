@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ...run.calibration import Bin
 from .style import BLUE, GRID, INK, MUTED, PAPER, WRONG, _wrap
 
 
@@ -118,14 +119,6 @@ def _bare(axes: Axes) -> None:
     axes.grid(False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-
-
-class Bin(NamedTuple):
-    """Answers of about the same confidence: its mean, the share of right ones, and how many images there are."""
-
-    confidence: float
-    accuracy: float
-    images: int
 
 
 def reliability_figure(bins: Sequence[Bin], width: float) -> Figure:
