@@ -24,7 +24,7 @@ from goals import BEGUN, goal_of, table
 HERE = Path(__file__).resolve().parent
 NEEDED = (
     "torch", "torchvision", "timm", "accelerate", "numpy", "PIL", "pydantic", "pydantic_core", "annotated_types",
-    "typing_inspection", "yaml", "typer", "rich", "safetensors", "huggingface_hub", "jaxtyping", "pyarrow",
+    "typing_inspection", "yaml", "typer", "rich", "safetensors", "huggingface_hub", "pyarrow",
 )  # fmt: skip
 # Seconds between SIGTERM and SIGKILL of a part; all of them have written what they have measured.
 GRACE = 3.0

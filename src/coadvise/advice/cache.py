@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.sources.base import ImageSource
 from ..errors import RunError, few
 from ..models.teachers import FrozenTeacher
+from ..shapes import Float, Int64
 from ..system.locks import locked_by_another
 from .headers import read_column, read_header, require_same_teacher
 from .identity import data_facts, differences, teacher_facts

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Float16
 from torch import Tensor
 
+from ..shapes import Float, Float16
 from .record import half
 
 

@@ -21,9 +21,10 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float16, UInt8, UInt16
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ..shapes import Bool, Float, Float16, UInt8, UInt16
 
 LOWEST = float(torch.finfo(torch.float16).min)
 # A profile takes 2·K² bytes; beyond so many classes the outside is spread evenly.

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ModelError
 from ..recipe.schema import Data, Recipe
+from ..shapes import Float
 from .bounds import local, within
 from .build import build_student
 from .loading import load_checkpoint

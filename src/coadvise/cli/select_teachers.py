@@ -18,10 +18,10 @@ from .arguments import AsJson, out
 ALIKE = 0.6  # κ above which errors are "much the same": Landis and Koch's substantial agreement
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
     from torch import Tensor
 
     from ..evaluation.candidates import Candidate, Choice, Pair
+    from ..shapes import Int
 
 
 def select_teachers(

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from ..errors import DataError, one_line
+from ..shapes import UInt8
 from .part import part_decoder
 from .png import SIGNATURE, without_texts
 from .rgb import match_transparency, to_rgb

@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8, UInt64
 from PIL import Image
+
+from ..shapes import Bool, Int64, UInt8, UInt64
 
 FEW_BITS = 4
 """Bits in which two hashes may differ that are counted as near."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
 
+from ..shapes import Int64
 from .survey import HUGE, TINY, Duplicates, Place, Survey
 
 

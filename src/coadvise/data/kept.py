@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from ..errors import DataError
+from ..shapes import UInt8
 
 
 class KeptPixels:

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from ..errors import DataError
 from ..recipe.schema import Data
+from ..shapes import Int64
 from .ahead import made_ahead
 from .feed import Feed
 from .kept import KeptPixels

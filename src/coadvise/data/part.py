@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, _imaging
 
+from ..shapes import UInt8
 from ..system.native import compiled
 from .views.square import Box
 

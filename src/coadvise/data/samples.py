@@ -7,10 +7,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
 
 from ..errors import DataError
 from ..recipe.schema import Data
+from ..shapes import Int64, UInt8
 from .decode import decode, decode_pixels
 from .kept import KeptPixels
 from .part import part_decoder

@@ -15,11 +15,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt8, UInt64
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError
+from ..shapes import Int64, UInt8, UInt64
 from .decode import decode, open_encoded, orientation
 from .duplicates import COLOURS, alike, groups, near_pairs, perceptual_hash, thumbnail
 from .sources.base import ImageSource

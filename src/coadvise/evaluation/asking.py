@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from ..checkpoints.loading import load_checkpoint
@@ -31,6 +30,7 @@ from ..names import CLASS
 from ..recipe.address import address
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data
 from ..recipe.schema import Teacher
+from ..shapes import Int
 from ..system.extras import need
 from ..system.progress import Display
 from .candidates import Candidate

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from ..names import CLASS
 from ..recipe.schema import Data
 from ..run.answers import Answers
 from ..run.looks import Look, Looks, chosen_looks
+from ..shapes import Float
 from .disagreement import _png
 from .inference import eval_images
 from .pictures import thumbnail

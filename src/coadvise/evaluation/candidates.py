@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..shapes import Bool, Float, Int
 from ..significance import mcnemar
 from .metrics import ensemble, error_consistency, linear_cka
 

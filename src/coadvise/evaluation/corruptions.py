@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
+
+from ..shapes import Float, UInt8
 
 Generators = Sequence[np.random.Generator]
 Images = Float[Tensor, "n 3 h w"]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..data.loader import EvalLoader
@@ -20,6 +19,7 @@ from ..models.cit import CiT
 from ..models.students import classifier_of
 from ..names import CLASS
 from ..recipe.schema import Data
+from ..shapes import Float, Int
 
 
 @dataclass(frozen=True)

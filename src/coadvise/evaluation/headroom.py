@@ -22,11 +22,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int
 from torch import Tensor
 
 from ..errors import ModelError
 from ..run.headroom import Asked, Contrast, Headroom, Two
+from ..shapes import Bool, Float, Float32, Float64, Int
 from .resampling import RESAMPLES, Draws, Outcomes, estimate, joined, means, seed_weights
 
 _AT_ONCE = 4096  # samples

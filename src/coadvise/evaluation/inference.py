@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from PIL.Image import Image
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from ..errors import DataError, did_you_mean
 from ..models.students import classifier_of, student_tokens
 from ..recipe.schema import Data
 from ..run.calibration import calibration_errors
+from ..shapes import Float, UInt8
 from ..system.progress import QUIET, Display
 from .answers import Collected
 from .evaluate import evaluate

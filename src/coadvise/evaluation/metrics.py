@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from ..shapes import Bool, Float, Int
 
 
 class Sums:

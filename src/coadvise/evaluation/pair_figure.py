@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from jaxtyping import Int
 from torch import Tensor
 
 from ..reports.plots.candidates import PairMap, pair_maps
 from ..reports.plots.style import Drawing, draw
+from ..shapes import Int
 from .candidates import Candidate, Pair, pairs_of
 
 

@@ -7,7 +7,6 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from ..data.decode import decode
@@ -17,6 +16,7 @@ from ..names import CLASS
 from ..run.answers import Answers
 from ..run.per_class import confusion
 from ..run.pictures import SURE, Picture, chosen
+from ..shapes import UInt8
 from ..system.extras import installed
 
 SIDE = 112

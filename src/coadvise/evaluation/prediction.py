@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
 from PIL import Image
 
 from ..data.decode import decode
@@ -24,6 +23,7 @@ from ..data.sources.folder import images_below, in_words
 from ..data.views.square import PixelTransform, eval_pixels, normalised
 from ..errors import DataError
 from ..recipe.schema import Data
+from ..shapes import Float, UInt8
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import nn
 
 from ..data.sources.base import ImageSource
@@ -23,6 +22,7 @@ from ..errors import DataError
 from ..models.students import classifier_of
 from ..names import CLASS
 from ..recipe.schema import Data
+from ..shapes import Float, Int
 from ..system.clock import seconds_of
 from ..system.extras import need
 from .features import Features, classifiers, features_of

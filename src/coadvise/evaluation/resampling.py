@@ -15,10 +15,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
 from numpy.typing import NDArray
 
 from ..run.headroom import Estimate
+from ..shapes import Bool, Float32, Float64, Int64
 
 RESAMPLES = 2000
 # Resamples that are computed at once: a row for each, of all images.

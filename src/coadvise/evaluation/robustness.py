@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from ..checkpoints.trained import TrainedModel
@@ -22,6 +21,7 @@ from ..data.sources.subsets import Subset, balanced_subset
 from ..data.views.finish import Finish
 from ..errors import DataError
 from ..recipe.schema import Data
+from ..shapes import UInt8
 from ..system.progress import QUIET, Display
 from .corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from .inference import eval_images, with_classes

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from ..data.views.finish import Batch
 from ..errors import DataError, ModelError
 from ..models.teachers import Teachers, class_count_message
 from ..run.several import SeveralAnswers, average_precisions
+from ..shapes import Float
 from .answers import Gather, gathered
 from .teacher_check import advice_that_fits, finite
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
 from torch import nn
 
 from ..data.sources.base import ImageSource, sets_of, strata
@@ -21,6 +20,7 @@ from ..data.views.augment import preserved_generators
 from ..errors import DataError
 from ..recipe.schema import Data
 from ..run.several import average_precisions
+from ..shapes import Bool, Float, Int64
 from ..system.extras import need
 from .features import Features, features_of
 from .probe import FEWEST, MOST, PROBE, STRENGTHS, WORK, Head

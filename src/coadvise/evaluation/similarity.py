@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..checkpoints.trained import TrainedModel
@@ -23,6 +22,7 @@ from ..data.sources.subsets import Subset, balanced_subset
 from ..models.advised import AdvisedViT
 from ..models.cit import CiT
 from ..names import CLASS
+from ..shapes import Float, Int
 from .features import watched
 from .metrics import calibration_error, ensemble, error_consistency, linear_cka
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..checkpoints.trained import TrainedModel
@@ -20,6 +19,7 @@ from ..data.views.finish import Finish
 from ..errors import CoadviseError, DataError, one_line
 from ..evaluation.inference import eval_images, with_classes
 from ..evaluation.prediction import image_files
+from ..shapes import Float, Int
 
 CHECKED = 64
 """Images that a file is checked on."""

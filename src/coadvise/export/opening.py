@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
 from pydantic import ValidationError
 
 from ..data.views.square import normalised
 from ..errors import CheckpointError, DataError, one_line, require
 from ..evaluation.prediction import Classifier
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD
+from ..shapes import Float, UInt8
 from ..system.files import lines_of, read_json
 from .card import GIVE, Card, card_in
 from .engines import SECTION, is_exported, open_exported

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import ModelError
+from ..shapes import Float
 from .job import Job
 
 TOLERANCE = 1e-4

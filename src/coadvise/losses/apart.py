@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
+
+from ..shapes import Float
 
 
 def heads_apart(weights: Sequence[Float[Tensor, "k d"]]) -> Float[Tensor, ""]:

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from ..shapes import Bool, Float, Int
 
 Gate = Literal["none", "right", "harder"]
 

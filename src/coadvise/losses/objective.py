@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import ModelError
 from ..names import CLASS
+from ..shapes import Bool, Float, Int
 from .checking import check_fits, check_kept, check_kinds, check_settings
 from .gates import Gate, counted, harder, right, target_class
 from .one import (

@@ -10,8 +10,9 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor
+
+from ..shapes import Float, Int
 
 Reduction = Literal["mean", "none"]
 Term = Float[Tensor, "*b"]

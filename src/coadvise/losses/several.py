@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
+from ..shapes import Float
 from .one import _LOWEST, Reduction, Term
 
 

@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
 from timm.models import checkpoint
 from timm.models.beit import Attention as BeitAttention
 from timm.models.beit import Beit
@@ -37,6 +36,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, require
 from ..names import CLASS
+from ..shapes import Bool, Float
 from .separate import Separate, check_separate
 from .tokens import check_tokens, checked_read_at, norms_of
 

@@ -19,13 +19,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from timm.layers import trunc_normal_
 from timm.models.mlp_mixer import MixerBlock
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from ..shapes import Float
 
 _LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)
 

@@ -24,7 +24,6 @@ from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
 from timm.layers import resample_abs_pos_embed, to_2tuple, trunc_normal_
 from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -34,6 +33,7 @@ from ..errors import ModelError
 from ..names import CLASS
 from ..ops.block import code
 from ..ops.involution import exporting
+from ..shapes import Float
 from .heads import alike, heads_at_once
 from .last_block import can_shorten, first_tokens
 from .published import fit_cit, untrained

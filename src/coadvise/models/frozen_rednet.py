@@ -11,13 +11,13 @@ from collections.abc import Hashable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import one_line, shortened
 from ..ops import involution
 from ..ops.convolution import activated, added_and_activated
 from ..ops.generated import generated_involution
+from ..shapes import Float
 from ..system.clock import seconds_of
 from .rednet import Bottleneck, Involution2d
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import copy
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from ..shapes import Float
 from .frozen_rednet import choose_kernels, freeze_blocks
 
 # Largest difference of logits that counts as rounding, relative to the largest logit.

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..shapes import Float
 from .last_block import watched
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
+from ..shapes import Bool, Float
 from .separate import SeparateBlock
 
 

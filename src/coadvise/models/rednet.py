@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from timm.layers import DropPath, create_classifier
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..ops import involution
 from ..ops.involution_eager import GROUP_CHANNELS
+from ..shapes import Float
 from .published import fit_rednet, untrained
 
 RedNetStem = Literal["imagenet", "small"]

@@ -17,11 +17,11 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from ..errors import ModelError
+from ..shapes import Bool
 
 Separate = Literal["none", "direct", "full"]
 

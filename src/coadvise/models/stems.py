@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from timm.layers import PatchEmbed, to_2tuple
 from torch import Tensor, nn
 
 from ..errors import ModelError, did_you_mean
 from ..ops.involution import exporting
 from ..ops.norm_relu import can_fuse, norm_relu
+from ..shapes import Float
 from .cells import attention_stem, mlp_stem
 from .last_block import watched
 from .rednet import ConvBNReLU, involution_stem

@@ -11,7 +11,6 @@ from typing import Any
 
 import timm
 import torch
-from jaxtyping import Float
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.mlp_mixer import MlpMixer
 from timm.models.regnet import RegNet
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, one_line
 from ..names import CLASS
+from ..shapes import Float
 from .cit import create_cit
 from .published import untrained
 from .rednet import RedNet

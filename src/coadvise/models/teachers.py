@@ -12,12 +12,12 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import ModelError, NoSharedClasses, few, one_line, out_of_memory, require, shortened
 from ..names import CLASS
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD
+from ..shapes import Float
 from .answers import Answer, as_module, kind_of
 from .class_names import places_of
 from .compiled import Compiled, compilable

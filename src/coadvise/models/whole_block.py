@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from timm.layers import Mlp
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
 from ..ops.block import Weights, code, fits, transformer_block
+from ..shapes import Float
 from .last_block import first_tokens, watched
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..shapes import Float
 from ..system.native import compiled
 
 SOURCE = Path(__file__).with_name("block.cpp")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
+
+from ..shapes import Float
 
 
 def activated(conv: nn.Conv2d, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o oh ow"]:

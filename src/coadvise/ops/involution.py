@@ -20,10 +20,10 @@ from types import ModuleType
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import ModelError, require
+from ..shapes import Float
 from . import involution_cpu, involution_eager
 from .involution_eager import GROUP_CHANNELS
 

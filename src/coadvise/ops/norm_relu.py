@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
+from ..shapes import Float
 from ..system.native import compiled
 
 SOURCE = Path(__file__).with_name("norm_relu.cpp")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from ..errors import RunError
+from ..shapes import Float
 from ..system.files import read_json
 from .page import Part, Text
 from .plots.disagreement import Disagreement, disagreement_figure

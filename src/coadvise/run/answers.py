@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..errors import RunError
 from ..names import CLASS
+from ..shapes import Bool, Float, Int
 from ..system.files import write_atomic
 from .per_class import ClassCounts, class_counts
 

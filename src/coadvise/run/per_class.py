@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
 
+from ..shapes import Int
 from ..significance import wilson
 
 Interval = tuple[float, float]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
 from pydantic import TypeAdapter
 
 from ..names import CLASS
+from ..shapes import Int
 from ..system.files import read_json, write_json
 from .answers import Answers
 from .result import parsed

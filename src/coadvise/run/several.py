@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int
 
 from ..names import CLASS
+from ..shapes import Bool, Float, Float64, Int
 from .answers import stored_answers, write_answers
 from .per_class import ClassCounts, macro_f1
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from ..errors import RunError, WriteError, one_line
 from ..recipe.schema import Run
+from ..shapes import UInt8
 from ..system.extras import command_for, installed
 from ..system.progress import Display
 from .folder import RunFolder

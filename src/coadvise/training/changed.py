@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..data.sources.base import ImageSource
@@ -24,6 +23,7 @@ from ..errors import ModelError
 from ..names import MEAN
 from ..recipe.advice import Change
 from ..recipe.schema import Recipe
+from ..shapes import Float, Int
 from ..system.progress import Display
 
 Advise = Callable[[Batch], Mapping[str, Tensor]]

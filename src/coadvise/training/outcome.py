@@ -6,7 +6,6 @@ from collections.abc import Container, Mapping
 from contextlib import suppress
 
 import numpy as np
-from jaxtyping import Int64
 
 from ..checkpoints.model_file import read_header, weights_file
 from ..data.sources.base import ImageSource
@@ -38,6 +37,7 @@ from ..run.result import (
     TeacherFacts,
 )
 from ..run.several import SeveralAnswers
+from ..shapes import Int64
 from .checkpoint import gather_skipped
 from .delivered import delivered_weights, measure_delivered
 from .loop import Evaluation

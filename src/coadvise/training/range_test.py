@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -25,6 +24,7 @@ from ..errors import RunError
 from ..models.teachers import FrozenTeacher
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
+from ..shapes import Float
 from ..system.progress import QUIET, Display
 from .advising import stored_or_live
 from .loop import train_step

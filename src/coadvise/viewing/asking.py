@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from PIL.Image import Image
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from ..models.advised import AdvisedViT, why_no_tokens
 from ..models.cit import CiT
 from ..models.students import classifier_of
 from ..names import CLASS
+from ..shapes import Float, UInt8
 from .opened import OpenedRun
 
 Pixels = UInt8[np.ndarray, "b h w 3"]

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from ..data.sources.base import ImageSource, sets_of, strata
 from ..data.sources.subsets import balanced_subset
 from ..errors import CoadviseError, one_line
 from ..names import CLASS
+from ..shapes import Bool, Float, Int
 from .asking import TEACHER, Asked, ask, seen_by
 from .opened import OpenedRun
 

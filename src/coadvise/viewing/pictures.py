@@ -10,12 +10,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from ..data.decode import open_encoded
 from ..data.sources.base import ImageSource
 from ..errors import DataError
+from ..shapes import UInt8
 from .asking import seen_by
 from .opened import OpenedRun
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int64
 from numpy.typing import NDArray
 from PIL import Image
+
+from ...shapes import Bool, Int64
 
 
 @runtime_checkable

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool
 from numpy.typing import NDArray
 
 from ...errors import DataError, few, one_line
+from ...shapes import Bool
 from ...system.files import atomic_file, cache_folder
 from .columns import Columns, choose_columns, is_number, several_named
 from .labels import label_column, labels_and_names

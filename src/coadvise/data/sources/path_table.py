@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Int64
 
 from ...errors import DataError, escaped, few, shortened
+from ...shapes import Bool, Int64
 from .columns import Columns, choose_columns, several_named
 from .labels import labels_from_values
 from .listing import EXTENSIONS

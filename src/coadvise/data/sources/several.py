@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int64
 
 from ...errors import DataError
+from ...shapes import Bool, Int64
 from .columns import is_list, is_number
 from .labels import labels_from_values
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int64
 from PIL import Image
 
+from ...shapes import Int64
 from ..views.draws import Stream
 from .base import ImageSource, sets_of
 

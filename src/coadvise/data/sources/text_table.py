@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-from jaxtyping import Int64
 
 from ...errors import DataError, one_line, shortened
+from ...shapes import Int64
 from .listing import is_image
 
 ENDINGS = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson")

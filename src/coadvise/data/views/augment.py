@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from PIL import Image
 from timm.data.auto_augment import posterize as timm_posterize
 from timm.data.transforms import RandomResizedCropAndInterpolation
@@ -27,6 +26,7 @@ from torchvision.transforms.functional import InterpolationMode, pil_modes_mappi
 
 from ...errors import DataError
 from ...recipe.schema import Data
+from ...shapes import UInt8
 from .bare import clothed
 from .square import SHRINK_GAP, Box, Cut, FitSquare, Pixels, PixelTransform, eval_pixels
 from .warp import AFFINE, Affine, library, packed

@@ -12,8 +12,8 @@ of that: numbers by class are then right in the mean only, and each epoch leaves
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float64, Int64
 
+from ...shapes import Float64, Int64
 from .draws import Stream, uniforms
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import UInt8
 from PIL import Image
+
+from ...shapes import UInt8
 
 
 def bare(image: Image.Image) -> UInt8[np.ndarray, "h w 4"]:

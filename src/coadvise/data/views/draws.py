@@ -11,11 +11,11 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32, Int64
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
 from ...recipe.schema import Augmentation
+from ...shapes import Bool, Float64, Int32, Int64
 
 _MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], dtype=np.uint64)
 _WEYL = (0x9E3779B9, 0xBB67AE85)

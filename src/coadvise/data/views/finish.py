@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 
 from ...recipe.schema import Data
+from ...shapes import Bool, Float, Float64, Int, Int64, UInt8
 from .draws import Mixes, Stream, crops, erasures, uniforms
 
 # Number of normal draws for erased pixels. Each image reads them from a start of its own: the same on every device.

@@ -15,10 +15,10 @@ from types import FunctionType
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32, Int64, UInt8
 from torch import Tensor
 
 from ...errors import one_line
+from ...shapes import Float, Int32, Int64, UInt8
 from .finish import NOISE, Batch, Finish, Unfinished
 
 # Columns of the table: row of the image and its eight choices (`view_table`, without the label), the same of its

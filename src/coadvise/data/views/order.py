@@ -18,10 +18,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Int64
 from numpy.typing import NDArray
 
 from ...recipe.schema import Data
+from ...shapes import Int64
 from .balance import balanced_draws
 from .draws import Stream
 

@@ -10,9 +10,9 @@ import functools
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from ...shapes import Float
 from ...system.native import compiled
 from .finish import NOISE, Batch, Finish, Unfinished
 from .fused import Steps, choices

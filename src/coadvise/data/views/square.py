@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from ...recipe.schema import Data
+from ...shapes import Float32, UInt8
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 # A JPEG may be decoded smaller while each side keeps so many times the pixels that are wanted. Pillow's thumbnails

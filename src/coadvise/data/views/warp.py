@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 from timm.data import auto_augment
 
+from ...shapes import UInt8
 from ...system.native import compiled
 from .bare import bare, clothed, with_fourth
 

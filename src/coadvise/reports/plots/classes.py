@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ...run.calibration import Bin
+from ...shapes import Float, Int
 from .style import BLUE, GRID, INK, MUTED, PAPER, WRONG, _wrap
 
 

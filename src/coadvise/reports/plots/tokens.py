@@ -6,10 +6,10 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ...shapes import Float
 from .style import style
 
 
