@@ -8,11 +8,17 @@ from typing import Annotated
 import typer
 
 from ..system.screen import Screen, Table
+from .completing import recipes_from, settings_from
 
 out = Screen(soft_wrap=True)
 
-RecipeName = Annotated[str, typer.Argument(help="a YAML file, or the name of a built-in recipe")]
-Settings = Annotated[list[str] | None, typer.Argument(help="settings that replace the recipe's, key=value")]
+RecipeName = Annotated[
+    str, typer.Argument(help="a YAML file, or the name of a built-in recipe", autocompletion=recipes_from)
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(help="settings that replace the recipe's, key=value", autocompletion=settings_from),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, only errors and the result")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 

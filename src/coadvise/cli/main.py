@@ -49,7 +49,6 @@ app = typer.Typer(
     name="coadvise",
     help="Train vision transformers by cross inductive bias distillation: one token per teacher.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )

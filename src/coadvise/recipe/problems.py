@@ -91,6 +91,11 @@ def _inside(place: str, value: Any, context: dict[str, Any]) -> str:
     return f"; write for example {place}.{first}={shortened(str(given))}"
 
 
+def setting_names() -> list[str]:
+    """Dotted names of all settings of a recipe but those of single teachers."""
+    return [path for path in _paths(Recipe) if ".NAME." not in path]
+
+
 def _paths(part: type[Part], prefix: str = "") -> Iterator[str]:
     """Dotted names of all settings; those of a teacher have the name NAME, and come last."""
     later = []
