@@ -1,0 +1,48 @@
+# syntax=docker/dockerfile:1
+# coadvise in a container, for the CPU or for NVIDIA's GPUs:
+#
+#   docker build -t coadvise .
+#   docker build -t coadvise:cuda --build-arg DEVICE=cuda .
+#
+# The folder in which one stands is /work inside; what is written there belongs to whoever runs it:
+#
+#   docker run --rm --shm-size=8g --user "$(id -u):$(id -g)" -v "$PWD:/work" coadvise train photographs.yaml
+#   docker run --rm --shm-size=8g --user "$(id -u):$(id -g)" -v "$PWD:/work" --gpus all coadvise:cuda train photographs.yaml
+#
+# EXTRAS are those of pyproject.toml, such as report,export; all of them by default. Notebooks and `coadvise view` need a
+# port of their own: -p 127.0.0.1:8000:8000, and for view --host 0.0.0.0 --port 8000.
+
+# The versions in constraints.txt are those of this Python.
+ARG PYTHON=3.11
+
+FROM python:${PYTHON}-slim-bookworm AS build
+ARG DEVICE=cpu
+ARG EXTRAS=all
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /build
+RUN python -m venv /opt/coadvise
+ENV PATH=/opt/coadvise/bin:${PATH}
+COPY constraints.txt ./
+# First what changes seldom. PyTorch for the CPU alone is a tenth of the other one, and has an index of its own.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    case "${DEVICE}" in \
+      cpu) pip install --constraint constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu torch torchvision ;; \
+      cuda) pip install --constraint constraints.txt torch torchvision ;; \
+      *) echo "DEVICE is cpu or cuda, not ${DEVICE}" >&2; exit 2 ;; \
+    esac
+COPY pyproject.toml MANIFEST.in README.md LICENSE ./
+COPY src src
+RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt ".[${EXTRAS}]"
+
+FROM python:${PYTHON}-slim-bookworm
+# Parts of coadvise, and PyTorch's compiler, are compiled where they run.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+# A home that any user may write to, since `--user` gives one that the image does not know.
+RUN useradd --create-home --user-group --uid 1000 coadvise && chmod 1777 /home/coadvise && install -d -o coadvise -m 1777 /work
+COPY --from=build /opt/coadvise /opt/coadvise
+ENV PATH=/opt/coadvise/bin:${PATH} HOME=/home/coadvise USER=coadvise PYTHONUNBUFFERED=1
+USER 1000:1000
+WORKDIR /work
+ENTRYPOINT ["coadvise"]
+CMD ["--help"]
