@@ -23,7 +23,7 @@ from coadvise.system.files import read_json, write_atomic
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "benchmarks"
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
-# Lines of the page on speed: benchmark, and how the claim begins. Of a device without such a measurement the cell stays empty.
+# Lines of the page on speed: benchmark, and how the claim begins. Without such a measurement of a device its cell is empty.
 SHOWN = (
     ("step", "co-advised step, bf16"),
     ("step", "co-advised step, fp32"),

@@ -1,4 +1,4 @@
-"""What was exported is used like a run: by `load`, `predict`, and the lines of docs/guides/export.md without PyTorch."""
+"""What was exported is used like a run: by `load`, `predict`, and docs/guides/export.md without PyTorch."""
 
 import csv
 import json

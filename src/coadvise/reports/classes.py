@@ -11,7 +11,7 @@ from ..run.answers import Answers
 from ..run.calibration import BINS, calibration
 from ..run.per_class import ClassCounts, chance, class_counts, confusion, macro_f1
 from ..run.pictures import Picture
-from ..shapes import Bool, Float, Int
+from ..shapes import Int
 from ..significance import mcnemar
 from .page import Gallery, Part, Photograph, Section, Text
 from .plots.classes import ClassBar, class_bars, confusion_figure, overview_figure, reliability_figure

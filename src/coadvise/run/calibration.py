@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
 
+from ..shapes import Bool, Float
 from .answers import Answers
 
 BINS = 15
