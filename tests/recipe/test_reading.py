@@ -232,6 +232,14 @@ def test_a_setting_that_no_file_can_hold_is_refused_at_the_start() -> None:
     str(caught.value).encode()
 
 
+def test_a_teacher_is_left_out_with_what_is_said_of_it() -> None:
+    alone = load_recipe("digits", ["teachers.inv=null", "loss.temperatures.conv=2"])
+    assert list(alone.teachers) == ["conv"] and "inv" not in alone.loss.weights
+    assert alone.teachers["conv"] == load_recipe("digits").teachers["conv"]
+    with pytest.raises(RecipeError, match=r"no teacher in to leave out; it has 'conv', 'inv'"):
+        load_recipe("digits", ["teachers.in=null"])
+
+
 @pytest.mark.parametrize("setting", ["optim..lr=1", ".lr=1", "optim.=1", "=1", "optim.lr", ""])
 def test_what_is_no_setting(setting: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(f"'{setting}' is no setting; write key=value")):

@@ -35,7 +35,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         source: path to a YAML file, or a name listed by `builtin_recipes`.
-        overrides: such as `schedule.epochs=10`; the value is YAML, and `null` removes a default.
+        overrides: such as `schedule.epochs=10`; the value is YAML, and `null` removes a default;
+            `teachers.NAME=null` leaves a teacher out.
 
     Raises:
         RecipeError: every problem at once, each with its place.
@@ -117,8 +118,25 @@ def apply_setting(content: dict[str, Any], override: str) -> str:
             raise RecipeError(f"'{override}': {part} is a single value and has no keys of its own")
     # A path may look like anything: `photos #2`, `{a,b}/*.tar`, `2024: spring`. YAML means what is quoted, or nothing.
     plain = _takes_text(key) and value.strip().lower() not in ("", "null", "~") and value.strip()[0] not in "'\""
-    place[last] = value.strip() if plain else parse_yaml(value, f"the value of {key}")
+    found = value.strip() if plain else parse_yaml(value, f"the value of {key}")
+    if path == ["teachers"] and found is None:
+        if last not in place:
+            names = f"it has {few(sorted(place))}" if place else "it has none"
+            raise RecipeError(f"'{override}': the recipe has no teacher {last} to leave out; {names}")
+        _leave_out(content, last)
+    else:
+        place[last] = found
     return key
+
+
+def _leave_out(content: dict[str, Any], teacher: str) -> None:
+    """Take a teacher out of a recipe, and what the recipe says of it elsewhere."""
+    for keys in (("teachers",), ("loss", "weights"), ("loss", "temperatures"), ("student", "tokens")):
+        place: Any = content
+        for key in keys:
+            place = place.get(key) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place.pop(teacher, None)
 
 
 def _takes_text(key: str) -> bool:
