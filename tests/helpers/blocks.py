@@ -82,7 +82,7 @@ def inline(page: str, text: str) -> list[Block]:
 
 
 def commands(block: Block) -> Iterator[Command]:
-    """The commands of a block of shell. Variables of `for` have their first value.
+    """The commands of a block of shell. Variables of `for` have their first value, those of `$(…)` none.
 
     Raises:
         ValueError: a quote that is not closed.
@@ -92,6 +92,8 @@ def commands(block: Block) -> Iterator[Command]:
     for number, line in enumerate(lines, 1):
         for name, value in values.items():
             line = re.sub(rf"\${name}\b|\${{{name}}}", value, line)
+        if match := re.fullmatch(r"(\w+)=\$\((.*)\)", line.strip()):  # what a command prints is not known here
+            values[match[1]], line = "", match[2]
         lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;()<>")
         lexer.whitespace_split, lexer.commenters = True, "#"
         for words, to_file in _simple(list(lexer)):

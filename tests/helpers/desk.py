@@ -25,7 +25,7 @@ from coadvise.training.train import train
 from helpers.recipes import CNN, INN, TINY, tiny
 
 CLASSES = ("cat", "dog", "horse")
-RUNS = ("photographs", "pets", "labels-only", "co-advised")
+RUNS = ("photographs", "pets", "labels-only", "co-advised", "one", "both")
 RECIPES = ("my", "photographs", "pets")
 SMALL = {
     "cit_small": ("cit_small", {"img_size": 32, "patch_size": 8, "depth": 1}),
@@ -49,7 +49,7 @@ def lay_out(folder: Path) -> Path:
     for name in ("cat.jpg", "dog.jpg", "dog.png"):
         Image.open(folder / "photographs" / "val" / name[:3] / "0.jpg").save(folder / name)
     torch.manual_seed(0)
-    for name, model in (("cnn", "regnety_040"), ("inn", "rednet101")):
+    for name, model in (("cnn", "regnety_040"), ("inn", "rednet101"), ("vit", "vit_small_patch16_224")):
         save_file(create_small(timm.create_model)(model, num_classes=37).state_dict(), folder / f"{name}.safetensors")
     for name in RECIPES:
         (folder / f"{name}.yaml").write_text(dump_recipe(_recipe(folder, name)), encoding="utf-8")
