@@ -35,8 +35,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         source: path to a YAML file, or a name listed by `builtin_recipes`.
-        overrides: such as `schedule.epochs=10`; the value is YAML, and `null` removes a default;
-            `teachers.NAME=null` leaves a teacher out.
+        overrides: such as `schedule.epochs=10`; the value is YAML, and `null` removes a default.
 
     Raises:
         RecipeError: every problem at once, each with its place.
@@ -117,26 +116,27 @@ def apply_setting(content: dict[str, Any], override: str) -> str:
         if not isinstance(place, dict):
             raise RecipeError(f"'{override}': {part} is a single value and has no keys of its own")
     # A path may look like anything: `photos #2`, `{a,b}/*.tar`, `2024: spring`. YAML means what is quoted, or nothing.
-    plain = _takes_text(key) and value.strip().lower() not in ("", "null", "~") and value.strip()[0] not in "'\""
-    found = value.strip() if plain else parse_yaml(value, f"the value of {key}")
-    if path == ["teachers"] and found is None:
-        if last not in place:
-            names = f"it has {few(sorted(place))}" if place else "it has none"
-            raise RecipeError(f"'{override}': the recipe has no teacher {last} to leave out; {names}")
+    nothing = value.strip().lower() in ("", "null", "~")
+    if path == ["teachers"] and nothing:
         _leave_out(content, last)
-    else:
-        place[last] = found
+        return key
+    plain = _takes_text(key) and not nothing and value.strip()[0] not in "'\""
+    place[last] = value.strip() if plain else parse_yaml(value, f"the value of {key}")
     return key
 
 
 def _leave_out(content: dict[str, Any], teacher: str) -> None:
-    """Take a teacher out of a recipe, and what the recipe says of it elsewhere."""
-    for keys in (("teachers",), ("loss", "weights"), ("loss", "temperatures"), ("student", "tokens")):
-        place: Any = content
-        for key in keys:
-            place = place.get(key) if isinstance(place, dict) else None
-        if isinstance(place, dict):
-            place.pop(teacher, None)
+    """Train without one of a recipe's teachers, and with nothing that is said of it alone."""
+    if teacher not in content["teachers"]:
+        hint = did_you_mean(teacher, content["teachers"])
+        raise RecipeError(f"teachers.{teacher}=null leaves a teacher out, but there is no teacher '{teacher}'{hint}")
+    del content["teachers"][teacher]
+    loss, student = content.get("loss"), content.get("student")
+    said = [loss.get(name) for name in ("weights", "temperatures")] if isinstance(loss, dict) else []
+    said += [student.get(name) for name in ("tokens", "read_at")] if isinstance(student, dict) else []
+    for one in said:
+        if isinstance(one, dict):
+            one.pop(teacher, None)
 
 
 def _takes_text(key: str) -> bool:
