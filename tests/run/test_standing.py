@@ -48,6 +48,13 @@ def test_a_teacher_of_some_classes_is_not_right_on_the_others() -> None:
     assert standings(found)[1].right == round(0.95 * 175)
 
 
+def test_a_single_class_that_is_never_named() -> None:
+    found = result(0.8)
+    some = {name: replace(one, right=index) for index, (name, one) in enumerate(found.per_class.items())}
+    said = verdict_of(replace(found, per_class=some), Path("run"))
+    assert said is not None and "1 of 6 classes is never named rightly: 'cat'." in said.others
+
+
 def test_a_student_behind_probe_and_teachers(tmp_path: Path) -> None:
     for place in ("baselines/conv", "teachers/conv"):
         (tmp_path / place).mkdir(parents=True)

@@ -110,14 +110,18 @@ def _print_pairs(pairs: list[Pair]) -> None:
 
 def _print_choice(choice: Choice, images: int) -> None:
     if choice.weak:
-        out.print(f"left out: {', '.join(choice.weak)}, which err far more often than the best")
+        err = "errs" if len(choice.weak) == 1 else "err"
+        out.print(f"left out: {', '.join(choice.weak)}, which {err} far more often than the best")
     out.print(f"proposed: {' + '.join(choice.names)} (their average is right on {choice.average:.1%})")
     if len(choice.names) == 1:
         out.print("no other candidate is near enough; fine-tune one of another kind on these images")
         return
-    change = f"{choice.gained} images gained, {choice.lost} lost of {images:,}, p = {choice.p:.2g}"
+    images_gained = "1 image" if choice.gained == 1 else f"{choice.gained} images"
+    change = f"{images_gained} gained, {choice.lost} lost of {images:,}, p = {choice.p:.2g}"
     if choice.p < 0.05 and choice.gained > choice.lost:
         out.print(f"together they know more than the best alone, {choice.best}: {change}")
+    elif choice.p < 0.05:
+        out.print(f"the best alone, {choice.best}, knows more than their average: {change}")
     else:
         out.print(f"it is not shown that together they know more than the best alone, {choice.best}: {change}")
     if choice.kappa is not None and choice.kappa > ALIKE:

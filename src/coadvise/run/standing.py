@@ -248,7 +248,8 @@ def _missed(result: RunResult) -> Iterator[str]:
     there = {name: one for name, one in result.per_class.items() if one.support}
     missed = [name for name, one in there.items() if not one.right]
     if missed:
-        yield f"{len(missed)} of {len(there)} classes are never named rightly: {few(missed)}."
+        are = "is" if len(missed) == 1 else "are"
+        yield f"{len(missed)} of {len(there)} classes {are} never named rightly: {few(missed)}."
 
 
 def _others(rest: Sequence[Standing], guessed: tuple[int, int] | None) -> Iterator[str]:
