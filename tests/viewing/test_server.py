@@ -184,6 +184,8 @@ def test_bound_to_all_addresses_a_name_that_is_no_address_is_still_refused() -> 
     for host in ("evil.example:80", "192.168.1.7.evil.example:80", "192.168.1.7:81", ""):
         assert guard.refusal({"Host": host}, changes=False) != ""
     assert guard.url.startswith("http://127.0.0.1:80/") and len(guard.key) > 20
+    assert guard.url_elsewhere == f"http://{socket.gethostname()}:80/{guard.key}/"
+    assert Guard("10.0.0.5", 80, "k").url == Guard("10.0.0.5", 80, "k").url_elsewhere == "http://10.0.0.5:80/k/"
     assert Guard("::1", 80, "k").url == "http://[::1]:80/k/"
 
 

@@ -65,6 +65,8 @@ def view(
         try:
             out.print(f"open {server.guard.url}")
             sys.stdout.flush()
+            if not is_loopback(host):
+                display.say(f"from other machines: {server.guard.url_elsewhere}")
             display.say("Ctrl-C ends it")
             if open_browser and not webbrowser.open(server.guard.url):
                 display.say("no browser can be opened here; open the address yourself")

@@ -51,6 +51,12 @@ class Guard:
             host = "127.0.0.1"
         return f"http://{bracketed(host)}:{self.port}/{self.key}/"
 
+    @property
+    def url_elsewhere(self) -> str:
+        """The page's address for other machines, where they are answered."""
+        host = socket.gethostname() if is_unspecified(self.host) else self.host
+        return f"http://{bracketed(host)}:{self.port}/{self.key}/"
+
     def refusal(self, headers: Mapping[str, str], changes: bool) -> str:
         """Why a request is refused; empty where it is answered.
 
