@@ -44,8 +44,15 @@ def test_every_outcome_that_was_measured_stands_beside_top_1() -> None:
     assert table.columns == ["Arm", "Top-1 (%)", "All heads (%)", "NLL (nat)", "ECE (%)", "n"]
     sd = [statistics.stdev(values) for values in (losses, errors)]
     assert table.rows == [
-        [LABELS_ONLY.id, "70.0", "–", "0.900", "–", "1"],
-        [CROSS.id, "80.0 ± 0.0", "82.0 ± 0.0", f"0.600 ± {sd[0]:.3f}", f"4.5 ± {100 * sd[1]:.1f}", "2, 3"],
+        ["Transformer-Ti", "70.0", "–", "0.900", "–", "1"],
+        [
+            "Transformer-Ti ← ResNet-18 + RedNet-26",
+            "80.0 ± 0.0",
+            "82.0 ± 0.0",
+            f"0.600 ± {sd[0]:.3f}",
+            f"4.5 ± {100 * sd[1]:.1f}",
+            "2, 3",
+        ],
     ]
     text = " ".join(note.text for note in notes if isinstance(note, Text))
     assert "on 80 of the validation images" in text and "Not measured of these arms: Mean corruption error." in text
@@ -61,7 +68,7 @@ def test_other_students_are_shown_where_corruptions_were_measured_and_teachers_n
     )
     table, note, *_ = outcomes_parts([student, network, ONE_CONV], found)
     assert isinstance(table, Table) and isinstance(note, Text)
-    assert [row[0] for row in table.rows] == [ONE_CONV.id, student.id]
+    assert [row[0] for row in table.rows] == ["Transformer-Ti ← ResNet-18", "Transformer-S ← ResNet-50 + RedNet-26"]
     assert table.rows[1][-2] == "40.0" and "on 50 images" in note.text
 
 

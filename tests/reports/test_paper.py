@@ -96,8 +96,8 @@ def test_the_seven_arms_under_a_change_have_a_figure(tmp_path: Path, one: Experi
     assert not (tmp_path / "figures" / f"{name}-arms.png").exists()
 
 
-def test_names_of_controls_are_explained_where_there_are_some(tmp_path: Path) -> None:
-    """The head of the mean has a column, and what is only said of controls stays out of other reports."""
+def test_controls_are_named_in_words(tmp_path: Path) -> None:
+    """The head of the mean has a column."""
     content = files({CROSS: [0.9], MEAN_OF_BOTH: [0.8], UNTRAINED: [0.1]})
     for name, one in content.items():
         token = "mean" if name.startswith(f"{MEAN_OF_BOTH.id}.") else "resnet18"
@@ -105,13 +105,11 @@ def test_names_of_controls_are_explained_where_there_are_some(tmp_path: Path) ->
     text = write_paper_report(tmp_path, typed(content), [CONTROLS], SCALE).with_suffix(".md").read_text()
     row = next(line for line in text.splitlines() if line.startswith("| the mean of both kinds, on one token "))
     assert [cell.strip() for cell in row.split("|")[2:4]] == ["80.0", "25.0"]
-    assert (
-        "-random: a teacher that was never trained; shuffled, " in text
-        and (tmp_path / "figures/controls.png").is_file()
-    )
+    assert "| Transformer-Ti ← ResNet-18 + RedNet-26, mean of the advice " in text
+    assert "ResNet-18 random weights" in text and (tmp_path / "figures/controls.png").is_file()
     heads = {name: one for name, one in content.items() if one["arm"] == CROSS.id}
     text = write_paper_report(tmp_path, typed(heads), [HEADS], SCALE).with_suffix(".md").read_text()
-    assert "live: views that never recur. The arms that carry" in text and "-random" not in text
+    assert "The arms that carry" in text and "random weights" not in text
 
 
 def test_the_heads_are_drawn_as_they_answer_together(tmp_path: Path) -> None:
@@ -183,7 +181,7 @@ def test_what_cannot_be_tested_says_why() -> None:
         experiment(claim(CROSS, ONE_CONV), shifted, claim(CROSS, LABELS_ONLY)), known(content)
     )
     assert (absent.verdict, nowhere.verdict) == (NOT_MEASURED, NOT_MEASURED)
-    assert ONE_CONV.id in absent.reason and "--shifted a=FOLDER" in nowhere.reason
+    assert "Transformer-Ti ← ResNet-18" in absent.reason and "--shifted a=FOLDER" in nowhere.reason
     assert single.verdict == "undecided (one seed)"
     broken = files({CROSS: [float("nan")], LABELS_ONLY: [0.8]})
     assert judge(experiment(claim(CROSS, LABELS_ONLY)), known(broken))[0].verdict == NOT_MEASURED
@@ -283,7 +281,7 @@ def test_students_of_better_teachers_say_nothing_where_teachers_do_not_help_or_g
         assert found.verdict == word and reason in found.reason
         assert {f"{weak.id}.s0.json", f"{strong.id}.s0.json", f"{LABELS_ONLY.id}.s0.json"} < set(found.files)
     (found,) = judge(experiment(claim), known(files({LABELS_ONLY: [0.8], strong: [0.95], **students})))
-    assert found.verdict == NOT_MEASURED and "no finished run of regnety_002" in found.reason
+    assert found.verdict == NOT_MEASURED and "no finished run of RegNetY-200MF" in found.reason
 
 
 def test_students_of_two_kinds_may_differ_either_way() -> None:
@@ -390,7 +388,7 @@ def test_teachers_are_compared_with_each_other(tmp_path: Path) -> None:
         content[name]["measured"] |= {"ensemble/accuracy": 0.875, "ensemble/upper": 0.9375}
     text = write_paper_report(tmp_path, typed(content), ALL, SCALE).with_suffix(".md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if " – " in line]
-    assert ["resnet18 – rednet26", "two kinds", "0.50", "0.25", "87.5", "93.8"] in rows
+    assert ["ResNet-18 – RedNet-26", "two kinds", "0.50", "0.25", "87.5", "93.8"] in rows
     assert ["a – b", "one kind", "0.75", "0.25", "87.5", "93.8"] in rows
 
 
@@ -471,9 +469,10 @@ def test_tokens_of_every_seed_are_shown(tmp_path: Path) -> None:
         next(c for c in found.values() if c["arm"] == CROSS.id and c["seed"] == seed)["detail"] = detail
     write_paper_report(tmp_path, typed(found), [EXPERIMENTS["table6"]], SCALE)
     text = (tmp_path / "report.md").read_text()
-    row = next(line for line in text.splitlines() if "class – resnet18" in line)
-    assert [cell.strip() for cell in row.split("|")[1:-1]] == [CROSS.id, "class – resnet18", "0.25, 0.99"]
-    assert f"(cosine above 0.99 after the last block): {CROSS.id} (class – resnet18 in 1 of 2 runs)." in text
+    both = "Transformer-Ti ← ResNet-18 + RedNet-26"
+    row = next(line for line in text.splitlines() if "class – ResNet-18" in line)
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == [both, "class – ResNet-18", "0.25, 0.99"]
+    assert f"(cosine above 0.99 after the last block): {both} (class – ResNet-18 in 1 of 2 runs)." in text
 
 
 def test_tokens_that_start_or_learn_otherwise_are_shown_beside_the_seven_arms(tmp_path: Path) -> None:
@@ -483,8 +482,13 @@ def test_tokens_that_start_or_learn_otherwise_are_shown_beside_the_seven_arms(tm
         content["detail"] = {"token_cosine": {"class|resnet18": [0.9, 0.5]}}
     write_paper_report(tmp_path, typed(found), [SWEEP], SCALE)
     lines = (tmp_path / "report.md").read_text().splitlines()
-    shown = [line.split("|")[1].strip() for line in lines if "class – resnet18" in line]
-    assert shown == [CROSS.id, f"{CROSS.id}.token-lr-1000", f"{CROSS.id}.token-std-1500"]
+    both = "Transformer-Ti ← ResNet-18 + RedNet-26"
+    shown = [line.split("|")[1].strip() for line in lines if "class – ResNet-18" in line]
+    assert shown == [
+        both,
+        f"{both}, learning rate of tokens × 10",
+        f"{both}, spread of tokens × 15",
+    ]
 
 
 @pytest.mark.usefixtures("blank_figures")

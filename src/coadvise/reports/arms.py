@@ -9,13 +9,14 @@ from ..names import TOP1
 from ..paper.declared import Dots, Experiment
 from ..run.reading import read_run
 from ..significance import summarise
-from .figures import dots, teacher_title, teachers_of
-from .page import Section, Text
+from .figures import dots, teachers_of
+from .page import Folded, Section, Text
 from .plots.accuracy import learning_curves
 from .plots.style import draw, style
 from .results import Results
 from .similarity import Outputs, similarity_section
 from .tables import ABSENT, Table, count, duration, mean_sd, parameters, percent, points
+from .titles import teacher_title
 
 
 def shown_in_detail(experiments: Sequence[Experiment]) -> dict[str, Dots]:
@@ -30,7 +31,7 @@ def arms_section(name: str, figure: Dots, results: Results) -> Section | None:
         return None
     star = " Star: teacher." if figure.teachers else ""
     note = f"Small: one run. Large: mean. Bar: 95 % t-interval of the mean (needs two runs).{star}"
-    tables = [_seeds_table(figure, results), *_teachers_table(figure, results)]
+    tables = [_seeds_table(figure, results), _each_seed(figure, results), *_teachers_table(figure, results)]
     return Section(f"{name}-arms", figure.title, [drawing, Text(note, "note"), *tables])
 
 
@@ -44,12 +45,19 @@ def _seeds_table(figure: Dots, results: Results) -> Table:
         errors = [1 - of_base[seed] for seed in series if seed in of_base]
         removed = percent(sum(gains) / sum(errors)) if sum(errors) else ABSENT
         sizes = sorted({run.student.parameters for run in results.runs(value.arm)})
-        gain, each = points(summarise(gains).mean) if gains else ABSENT, "  ".join(map(percent, series.values()))
-        top1 = mean_sd(results.summary(value))
+        gain, top1 = points(summarise(gains).mean) if gains else ABSENT, mean_sd(results.summary(value))
         size = ", ".join(map(parameters, sizes)) or ABSENT
-        rows.append([label, top1, str(len(series)), gain, removed, each or ABSENT, size])
-    columns = ["Trained with", "Top-1, %", "n", "Gain, points", "Errors removed, %", "Each seed, %", "Parameters"]
-    return Table(f"Top-1 over n seeds, and the gain over “{base_label}” of the same seeds", columns, rows, "lrrrrlr")
+        rows.append([label, top1, str(len(series)), gain, removed, size])
+    columns = ["Trained with", "Top-1, %", "n", "Gain, points", "Errors removed, %", "Parameters"]
+    return Table(f"Top-1 over n seeds, and the gain over “{base_label}” of the same seeds", columns, rows)
+
+
+def _each_seed(figure: Dots, results: Results) -> Folded:
+    series = {label: results.series(value) for label, value in figure.values.items()}
+    seeds = sorted({seed for found in series.values() for seed in found})
+    rows = [[label, *(percent(found.get(seed)) for seed in seeds)] for label, found in series.items()]
+    table = Table("Top-1 of each run, %", ["Trained with", *(f"seed {seed}" for seed in seeds)], rows)
+    return Folded("Every seed", [table])
 
 
 def _teachers_table(figure: Dots, results: Results) -> list[Table]:

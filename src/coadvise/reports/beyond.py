@@ -17,21 +17,10 @@ from .plots.style import draw
 from .plots.tokens import attention_figure, token_cosine_figure
 from .results import Results
 from .tables import Table, mean_sd, number, percent
+from .titles import arm_title, member_title
 
 _SHOWN = {CROSS: "both kinds", SAME_TWICE: "one kind"}
 """Arms whose tokens are followed through the depth."""
-NAMES = (
-    "An arm is named by its student and its teachers; -s1 is another seed of a teacher, -e25 and -e50 a part of a "
-    "teacher's epochs, -e200 twice the student's. single: one token for everything; hard: the teacher's top "
-    "class; standardised, dist, decoupled: other forms of advice; gate-…: the images on which a teacher counts; "
-    "stem-…: what makes the patch tokens; labels-…: tokens that learn the labels; weight, temperature, "
-    "token-lr, token-std: λ, τ, the tokens' learning rate and spread, in per cent of what they were; unmixed: "
-    "images without mixing; live: views that never recur. "
-)
-CONTROL_NAMES = (
-    "-random: a teacher that was never trained; shuffled, shuffled-in-class, smoothed, mean: what became of the "
-    "advice. "
-)
 FIRST = "The arms that carry the claim come first."
 SAME = 0.99
 """Cosine after the last block above which two tokens count as one."""
@@ -61,7 +50,7 @@ def _likeness_parts(arms: Sequence[Arm], results: Results) -> list[Part]:
             "between confidence and accuracy."
         )
         parts.append(Table("Tokens and teachers, mean over the seeds", columns, likeness, "lllrrr"))
-        parts += [Text(text, "note"), Text(_names(arms), "note")]
+        parts += [Text(text, "note"), Text(FIRST, "note")]
     if pairs := _teacher_rows(arms, results):
         columns = ["Teachers", "Kinds", "κ of errors", "CKA of features", "Both averaged (%)", "One of them right (%)"]
         parts.append(Table("How different the teachers are from each other", columns, pairs, "llrrrr"))
@@ -74,12 +63,6 @@ def _likeness_parts(arms: Sequence[Arm], results: Results) -> list[Part]:
             images = " or ".join(f"{count:,}" for count in sorted(counts))
             parts.append(Text(f"What is said of teachers here is about {images} of the validation images.", "note"))
     return parts
-
-
-def _names(arms: Sequence[Arm]) -> str:
-    """How arms are named; of controls only where there are some."""
-    controls = any(one.change != "none" or not all(teacher.trained for teacher in one.teachers) for one in arms)
-    return NAMES + (CONTROL_NAMES if controls else "") + FIRST
 
 
 def _token_parts(arms: Sequence[Arm], results: Results) -> list[Part]:
@@ -121,7 +104,8 @@ def _likeness_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
             if group == "kappa" and token in ("class", teacher):
                 kappa, cka = (number(results.mean(Value(arm, f"{what}/{pair}")), 2) for what in ("kappa", "cka"))
                 ece = percent(results.mean(Value(arm, f"ece/{token}")))
-                rows.append([arm.id, token, teacher, kappa, cka, ece])
+                own = "class" if token == "class" else "its own"
+                rows.append([arm_title(arm), own, member_title(teacher, arm), kappa, cka, ece])
     return rows
 
 
@@ -136,7 +120,7 @@ def _teacher_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
                 kinds = {teacher.bias for teacher in arm.teachers}
                 kappa, cka = (number(found.get(what), 2) for what in ("kappa", "cka"))
                 kind = "two kinds" if len(kinds) == 2 else "one kind"
-                rows[pair] = [_pair(pair), kind, kappa, cka, *map(percent, both)]
+                rows[pair] = [_pair(pair, arm), kind, kappa, cka, *map(percent, both)]
     return list(rows.values())
 
 
@@ -151,14 +135,14 @@ def _ensemble_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
             student, *theirs = (list(one.values()) for one in series)
             # Of teachers that are one run each, every seed of the student measures the same.
             same = lambda values: percent(values[0]) if len(set(values)) == 1 else mean_sd(summarise(values))
-            rows.append([arm.id, mean_sd(summarise(student)), *map(same, theirs)])
+            rows.append([arm_title(arm), mean_sd(summarise(student)), *map(same, theirs)])
     return rows
 
 
 def _cosine_curves(arms: Sequence[Arm], results: Results) -> dict[str, list[float]]:
     """Through the depth, of the first seed of the arms with two advised tokens."""
     return {
-        f"{title}: {_pair(pair)}": [float(value) for value in values]
+        f"{title}: {_pair(pair, arm)}": [float(value) for value in values]
         for arm, title in _SHOWN.items()
         if arm in arms
         for pair, values in results.runs(arm)[0].token_cosine.items()
@@ -171,7 +155,9 @@ def _cosine_rows(arms: Sequence[Arm], results: Results) -> list[list[str]]:
     for arm in (one for one in arms if one in SEVEN_ARMS or (one.token_lr, one.token_std) != (1.0, 1.0)):
         runs = [run.token_cosine for run in results.runs(arm)]
         for pair in dict.fromkeys(pair for run in runs for pair in run):
-            rows.append([arm.id, _pair(pair), ", ".join(number(run[pair][-1], 2) for run in runs if pair in run)])
+            rows.append(
+                [arm_title(arm), _pair(pair, arm), ", ".join(number(run[pair][-1], 2) for run in runs if pair in run)]
+            )
     return rows
 
 
@@ -181,10 +167,10 @@ def _collapsed(arms: Sequence[Arm], results: Results) -> dict[Arm, str]:
         runs = [run.token_cosine for run in results.runs(arm) if run.token_cosine]
         same = Counter(pair for run in runs for pair, values in run.items() if values[-1] > SAME)
         if same:
-            pairs = ", ".join(f"{_pair(pair)} in {n}" for pair, n in sorted(same.items()))
-            found[arm] = f"{arm.id} ({pairs} of {len(runs)} run{'' if len(runs) == 1 else 's'})"
+            pairs = ", ".join(f"{_pair(pair, arm)} in {n}" for pair, n in sorted(same.items()))
+            found[arm] = f"{arm_title(arm)} ({pairs} of {len(runs)} run{'' if len(runs) == 1 else 's'})"
     return found
 
 
-def _pair(pair: str) -> str:
-    return pair.replace("|", " – ")
+def _pair(pair: str, arm: Arm) -> str:
+    return " – ".join(member_title(name, arm) for name in pair.split("|"))

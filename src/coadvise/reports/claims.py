@@ -29,6 +29,7 @@ from ..significance import (
     verdict,
 )  # fmt: skip
 from .results import Results
+from .titles import arm_title
 
 NOT_MEASURED = "not measured"
 NO_MEANING = "means nothing here"
@@ -211,8 +212,8 @@ def _difference(claim: Claim, number: Callable[[Value], float | None]) -> float 
 
 def _absent(claim: Claim, results: Results) -> tuple[str, str]:
     """Verdict and reason where not a single seed has all numbers."""
-    if missing := sorted({value.arm.id for value in claim.values if not results.seeds(value.arm)}):
-        return NOT_MEASURED, f"no finished run of {', '.join(missing)}"
+    if missing := sorted({arm_title(value.arm) for value in claim.values if not results.seeds(value.arm)}):
+        return NOT_MEASURED, f"no finished run of {'; '.join(missing)}"
     if lacking := sorted({value.metric for value in claim.values if not results.series(value)}):
         return NOT_MEASURED, "; ".join(dict.fromkeys(why_absent(metric) for metric in lacking))
     return NOT_MEASURED, "no seed that all runs share"
@@ -249,7 +250,7 @@ def _unmet(condition: Condition, results: Results) -> tuple[str, str] | None:
         return None if one == other else (NO_MEANING, f"{condition.text}; here they see {one} and {other} pixels")
     first, second = (results.mean(value) for value in values)
     if first is None or second is None:
-        missing = ", ".join(value.arm.id for value in values if results.mean(value) is None)
+        missing = "; ".join(arm_title(value.arm) for value in values if results.mean(value) is None)
         return NOT_MEASURED, f"{condition.text}; no finished run of {missing}"
     met = abs(first - second) <= SIMILAR if condition.kind == "similar" else first - second > condition.by
     return None if met else (NO_MEANING, f"{condition.text}; here they have {100 * first:.1f} and {100 * second:.1f} %")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..paper.ablations import TITLES
 from ..paper.arms import Teacher
 from ..paper.declared import AgainstTeachers, Dots, Experiment, Gains, Value
 from .page import Part
@@ -14,6 +13,7 @@ from .plots.paper import Family, Point, differences_figure, parameters_figure, t
 from .plots.style import Drawing, draw, style
 from .results import Results
 from .tables import mean_sd
+from .titles import teacher_title
 
 
 def figure_parts(one: Experiment, results: Results, pictures: Path | None) -> list[Part]:
@@ -60,12 +60,6 @@ def teachers_of(figure: Dots, results: Results) -> list[Teacher]:
     """The teachers of the arms that were run, each once."""
     arms = [value.arm for value in figure.values.values() if results.seeds(value.arm)]
     return list(dict.fromkeys(teacher for arm in arms for teacher in arm.teachers))
-
-
-def teacher_title(teacher: Teacher) -> str:
-    """`ResNet-18`, `ResNet-18, seed 1` or `ResNet-18, random weights`."""
-    title = TITLES.get(teacher.model, teacher.model) + (f", seed {teacher.seed}" if teacher.seed else "")
-    return title if teacher.trained else f"{title}, random weights"
 
 
 def _sizes(one: Experiment, results: Results) -> Drawing | None:

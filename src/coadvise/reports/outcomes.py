@@ -10,6 +10,7 @@ from ..paper.declared import Value
 from .page import Part, Text
 from .results import Results
 from .tables import ABSENT, Table, mean_sd, number
+from .titles import arm_title
 
 _COLUMNS = {
     "accuracy/class": "Top-1 (%)",
@@ -35,7 +36,7 @@ def outcomes_parts(arms: Sequence[Arm], results: Results) -> list[Part]:
     keys = [key for key in _COLUMNS if any(results.series(Value(arm, key)) for arm in chosen)]
     if not set(keys) - {"accuracy/class"}:
         return []
-    rows = [[arm.id, *(_cell(arm, key, results) for key in keys), _runs(arm, keys, results)] for arm in chosen]
+    rows = [[arm_title(arm), *(_cell(arm, key, results) for key in keys), _runs(arm, keys, results)] for arm in chosen]
     columns = ["Arm", *(_COLUMNS[key] for key in keys), "n"]
     caption = "Outcomes beside top-1: mean ± standard deviation over n runs"
     missing = [_COLUMNS[key].partition(" (")[0] for key in _COLUMNS if key not in keys]

@@ -27,6 +27,7 @@ from .provenance import provenance_section
 from .results import About, Results
 from .slope import slope_section
 from .tables import Table, latex_table
+from .titles import arm_title
 from .verdicts import claims_section
 
 
@@ -111,4 +112,6 @@ def _sections(
         yield headroom_section(headroom)
         yield slope_section(experiments, results, headroom)
     if results.files:
-        yield provenance_section([(run.arm, f"{name}.json", run) for name, run in sorted(results.files.items())])
+        titles = {arm.id: arm_title(arm) for one in experiments for arm in one.arms()}
+        files = sorted(results.files.items())
+        yield provenance_section([(titles.get(run.arm, run.arm), f"{name}.json", run) for name, run in files])

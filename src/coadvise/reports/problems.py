@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ..paper.declared import Experiment
 from .arms import budget_warnings, shown_in_detail
 from .results import About, Results
+from .titles import arm_title
 
 
 def warnings_of(experiments: Sequence[Experiment], results: Results, about: About) -> list[str]:
@@ -28,10 +29,10 @@ def _unfinished(experiments: Sequence[Experiment], results: Results, about: Abou
         have = len(results.seeds(value.arm))
         enough = 1 if value.seed is not None or value.arm.id in about.given else about.seeds
         if have < enough:
-            wanted[value.arm.id] = have
+            wanted[arm_title(value.arm)] = have
     if not wanted:
         return []
-    few = ", ".join(f"{name} ({have})" for name, have in list(wanted.items())[:8])
+    few = "; ".join(f"{name} ({have})" for name, have in list(wanted.items())[:8])
     more = f" and {len(wanted) - 8} more" if len(wanted) > 8 else ""
     return [f"Arms with fewer than {about.seeds} finished runs: {few}{more}. The same command goes on."]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ..paper.arms import Arm
 from ..paper.declared import Experiment, Near
 from ..significance import DOES_NOT_HOLD, HOLDS
-from .claims import Judged
+from .claims import NO_MEANING, NOT_MEASURED, Judged
 from .page import Section, Text
 from .tables import ABSENT, Cell, Table, p_value, shown, title_of
 
@@ -15,11 +16,17 @@ FINDS = "Could find (alone)"
 
 
 def claims_section(experiments: Sequence[Experiment], judged: Mapping[str, Sequence[Judged]]) -> Section:
-    """Every claim of the paper with its verdict."""
-    rows = [[title_of(one.name), claim.claim.text, *_cells(claim)] for one in experiments for claim in judged[one.name]]
-    columns = ["In", "Claim", "Difference", "n", "p (Holm)", FINDS, "Verdict"]
-    table = Table("What the paper claims and what was found", columns, rows, "llrrrrl")
+    """How many claims of each table hold; they themselves stand with their tables."""
+    kinds = (HOLDS, DOES_NOT_HOLD, "undecided", NO_MEANING, NOT_MEASURED)
+    counts = [(one, Counter(map(_kind, judged[one.name]))) for one in experiments if judged[one.name]]
+    rows: list[list[str | Cell]] = [
+        [Cell(title_of(one.name), link=one.name), one.title, *(f"{found[kind]}" for kind in kinds)]
+        for one, found in counts
+    ]
+    columns = ["In", "On", "Hold", "Do not hold", "Undecided", "Mean nothing here", "Not measured"]
+    table = Table("The paper's claims by their verdicts", columns, rows, "llrrrrr")
     note = (
+        "The claims themselves stand with their tables. "
         "Differences are in percentage points where no unit is given, and in the claim's own direction: above zero "
         "speaks for it. Where a margin stands beside a difference, such as ±1.5, the claim is that it is nearer to "
         "zero than that, or below it, and p is about its distance to the margin. “Could find” is the smallest true "
@@ -30,6 +37,11 @@ def claims_section(experiments: Sequence[Experiment], judged: Mapping[str, Seque
     return Section(
         "claims", "The claims", [table, Text(note, "note")] if rows else [Text("No claim belongs to these.")]
     )
+
+
+def _kind(one: Judged) -> str:
+    """Its verdict, without the number of seeds where it is undecided."""
+    return one.verdict if one.verdict in (HOLDS, DOES_NOT_HOLD, NO_MEANING, NOT_MEASURED) else "undecided"
 
 
 def claims_table(judged: Sequence[Judged]) -> Table:
