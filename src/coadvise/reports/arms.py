@@ -10,7 +10,7 @@ from ..paper.declared import Dots, Experiment
 from ..run.reading import read_run
 from ..significance import summarise
 from .figures import dots, teachers_of
-from .page import Folded, Section, Text
+from .page import Folded, Part, Section, Text
 from .plots.accuracy import learning_curves
 from .plots.style import draw, style
 from .results import Results
@@ -31,7 +31,7 @@ def arms_section(name: str, figure: Dots, results: Results) -> Section | None:
         return None
     star = " Star: teacher." if figure.teachers else ""
     note = f"Small: one run. Large: mean. Bar: 95 % t-interval of the mean (needs two runs).{star}"
-    tables = [_seeds_table(figure, results), _each_seed(figure, results), *_teachers_table(figure, results)]
+    tables: list[Part] = [_seeds_table(figure, results), _each_seed(figure, results), *_teachers_table(figure, results)]
     return Section(f"{name}-arms", figure.title, [drawing, Text(note, "note"), *tables])
 
 

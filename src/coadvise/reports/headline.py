@@ -86,12 +86,7 @@ def lead(experiments: Sequence[Experiment], results: Results, about: About) -> l
     if not results.files:
         return []
     of_paper = any(one.of_paper for one in experiments)
-    data = next(iter(results.files.values())).data
     done = [] if of_paper else [sentence for one in experiments for sentence in _what_was_done(one, results)]
-    compared = (
-        "The paper's numbers are those of its own data and sizes, so they are to be compared in their order and their "
-        "differences, not in their height."
-    )
     equal = (
         f"That two models are about equal is tested against a margin of {100 * MARGIN:g} points, as what the paper "
         "calls similar differs by up to 1.3; such claims of a table are corrected among themselves."
@@ -105,10 +100,7 @@ def lead(experiments: Sequence[Experiment], results: Results, about: About) -> l
     crossed, claims = any(one.contrasts for one in experiments), not all(one.contrasts for one in experiments)
     margins = any(claim.margin is not None for one in experiments for claim in one.claims)
     return [
-        f"{_runs(len(results.files))} for {about.seeds} seed{'s' if about.seeds > 1 else ''} on {about.title}: "
-        f"{count(data.train)} training and {count(data.val)} validation images of {len(data.classes)} classes.",
         *done,
-        *([compared] if of_paper else []),
         *(tested[:1] if claims else []),
         *([equal] if margins else []),
         *(tested[1:] if claims else []),

@@ -42,7 +42,27 @@ def headroom_page(result: HeadroomResult) -> Page:
     source = Text(f"Commit {said.get('commit') or 'unknown'}, {str(said.get('date', ABSENT))[:16]} UTC.")
     command = Text(str(said.get("command", "")), "code")
     last = Section("provenance", "Provenance", [source, command, table], folded=True)
-    return Page(title, f"{first.sentence}.", [asked(result)], [headroom_section(result), last])
+    return Page(title, f"{first.sentence}.", [], [headroom_section(result), last], summary=_summary(result))
+
+
+def _summary(result: HeadroomResult) -> list[tuple[str, str]]:
+    """What was done, how good the best are, how sure that is, and what comes next."""
+    alone = max(result.student.teachers, key=lambda one: one.accuracy.value or 0.0, default=None)
+    both = max(result.student.shown, key=lambda two: two.accuracy.value or 0.0, default=None)
+    lines = [("What was done", asked(result))]
+    if alone is not None and both is not None:
+        lines += [
+            ("How good", f"Best pair as the student sees images: {title(both)}, {share(both.accuracy)} %."),
+            ("Against what", f"Best teacher alone: {alone.name}, {share(alone.accuracy)} %."),
+        ]
+    return [
+        *lines,
+        ("How sure", "Brackets are 95 % intervals over images and seeds of the teachers; no student was trained."),
+        (
+            "What next",
+            "Where two kinds gain more than two of one kind, train students of both: `coadvise train RECIPE`.",
+        ),
+    ]
 
 
 def asked(result: HeadroomResult) -> str:

@@ -26,6 +26,7 @@ from .problems import warnings_of
 from .provenance import provenance_section
 from .results import About, Results
 from .slope import slope_section
+from .summary import experiments_summary
 from .tables import Table, latex_table
 from .titles import arm_title
 from .verdicts import claims_section
@@ -63,6 +64,7 @@ def write_paper_report(
             if section is not None
         ],
         warnings=warnings_of(experiments, results, about),
+        summary=experiments_summary(experiments, claims, contrasts, results, about),
     )
     return write_page(page, output)
 

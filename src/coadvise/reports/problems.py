@@ -15,7 +15,7 @@ def warnings_of(experiments: Sequence[Experiment], results: Results, about: Abou
     """One sentence for each problem."""
     budgets = [text for figure in shown_in_detail(experiments).values() for text in budget_warnings(figure, results)]
     return [
-        *_unfinished(experiments, results, about),
+        *unfinished(experiments, results, about),
         *_other_images(results),
         *_mixed_precision(experiments, results),
         *_several_teachers(results),
@@ -23,7 +23,8 @@ def warnings_of(experiments: Sequence[Experiment], results: Results, about: Abou
     ]
 
 
-def _unfinished(experiments: Sequence[Experiment], results: Results, about: About) -> list[str]:
+def unfinished(experiments: Sequence[Experiment], results: Results, about: About) -> list[str]:
+    """Which arms lack runs, in a sentence."""
     wanted = dict[str, int]()
     for value in (value for one in experiments for value in one.values()):
         have = len(results.seeds(value.arm))

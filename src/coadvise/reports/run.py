@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..run.pictures import Picture, read_pictures
 from ..run.reading import RunFiles, read_run
 from ..run.result import RunResult
 from ..run.several import SeveralAnswers
-from ..run.standing import Verdict, verdict_of
+from ..run.standing import verdict_of
 from .classes import better_known, calibration_section, classes_section, pictures_section
 from .curves import curves_section
 from .page import Page, Section, Text, write_page
@@ -27,6 +26,7 @@ from .plots.tokens import looks_figure
 from .provenance import provenance_section
 from .several import EACH, map_section, several_section
 from .similarity import Outputs, similarity_section
+from .summary import run_lead, run_summary
 from .tables import ABSENT, Table, count, duration, number, p_value, parameters, percent
 from .words import output_title
 
@@ -60,11 +60,9 @@ def run_page(run: RunFiles, folder: Path | None = None) -> Page:
     sections += [Section("recipe", "Recipe", [Text(run.recipe, "code")], folded=True)] if run.recipe else []
     said = None if result is None else verdict_of(result, folder or Path(run.path))
     headline = _headline(run) if said is None else said.headline
-    if said is not None and said.advice:
-        here = f" (`{shlex.join(['coadvise', 'report', str(folder or run.path)])}`)"  # which is this page
-        steps = [Text(f"{step[0].upper()}{step[1:].replace(here, ', below')}.") for step in said.advice]
-        sections.insert(0, Section("next", "What to do next", steps))
-    return Page(name, headline, _lead(result, said), [s for s in sections if s is not None], warnings)
+    here = folder or Path(run.path)
+    lead, summary = ([], []) if result is None else (run_lead(result, said), run_summary(result, said, here))
+    return Page(name, headline, lead, [one for one in sections if one is not None], warnings, summary)
 
 
 def _several_sections(result: RunResult, folder: Path | None, warnings: list[str]) -> list[Section]:
@@ -122,40 +120,6 @@ def _headline(run: RunFiles) -> str:
     if curve := run.curve("map/class"):
         return f"Not finished: mAP {percent(curve[-1][1])} % of the class token after {curve[-1][0]:g} epochs"
     return "No accuracy has been measured yet"
-
-
-def _lead(result: RunResult | None, said: Verdict | None) -> list[str]:
-    if result is None:
-        return []
-    student, data, best = result.student, result.data, result.best
-    sentences = [*(said.sentences[1:] if said is not None else [])]
-    more = f" and {count(data.unlabelled)} without labels" if data.unlabelled else ""
-    sentences += [
-        f"{student.model} ({parameters(student.parameters)} parameters) was trained on {count(data.train)} images of "
-        f"{data.source}{more} and measured on {count(data.val)} held-out images."
-    ]
-    if result.seconds and result.images_seen:
-        speed = count(result.images_seen / result.seconds)
-        sentences.append(f"It took {duration(result.seconds)} for {count(result.steps)} steps, {speed} images/s.")
-    if (early := result.stopped_early) is not None:
-        sentences.append(
-            f"It stopped early, after {count(result.epochs)} of {count(early.planned)} epochs: "
-            f"{early.in_vain} no better than the best."
-        )
-    picked = "being picked on these very images, it is no fair estimate."
-    if not result.delivered:
-        of = f"The best evaluation was {percent(best.value)} % after epoch {best.epoch} ({best.weights} weights)"
-        return [*sentences, f"{of}; {picked}"]
-    averaged = "the averaged weights" if best.weights == "ema" else "the weights"
-    sentences.append(
-        f"Everything here but the similarity to teachers is said of {averaged} after epoch {best.epoch}, which "
-        f"best.safetensors holds and every command takes: their evaluation was the best; {picked}"
-    )
-    if (last := result.final.get(TOP1)) is not None:
-        sentences.append(f"After the last epoch, top-1 was {percent(last)} %.")
-    if (last := result.final.get("map/class")) is not None:
-        sentences.append(f"After the last epoch, the mAP was {percent(last)} %.")
-    return sentences
 
 
 def _accuracy_section(result: RunResult, known: Table | None) -> Section | None:

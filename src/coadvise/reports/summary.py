@@ -1,0 +1,185 @@
+"""The lines on top of a page: what was trained, how good it is, against what, how sure that is, and what comes next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from ..names import TOP1
+from ..paper.ablations import SEVEN_DOTS
+from ..paper.declared import Dots, Experiment
+from ..run.result import RunResult
+from ..run.standing import Verdict
+from ..significance import DOES_NOT_HOLD, HOLDS, paired_difference, wilson
+from .claims import Judged
+from .contrasts import Answered
+from .problems import unfinished
+from .results import About, Results
+from .tables import count, duration, mean_sd, number, parameters, percent, points
+
+DONE, GOOD, AGAINST, SURE, NEXT = "What was done", "How good", "Against what", "How sure", "What next"
+_WORTH = 4  # sentences of a line that most readers still read
+
+
+def experiments_summary(
+    experiments: Sequence[Experiment],
+    judged: Sequence[Judged],
+    answers: Sequence[Answered],
+    results: Results,
+    about: About,
+) -> list[tuple[str, str]]:
+    """Of the paper's experiments, or others; nothing before the first run."""
+    if not results.files:
+        return []
+    data = next(iter(results.files.values())).data
+    arms = {run.arm for run in results.files.values()}
+    runs = f"{len(results.files):,} run{'s' if len(results.files) > 1 else ''}"
+    ways = f" of {len(arms)} models and ways to train them" if len(arms) > 1 else ""
+    done = (
+        f"{runs}{ways}, for {about.seeds} seed{'s' if about.seeds > 1 else ''}, on {about.title}: {count(data.train)} "
+        f"training and {count(data.val)} validation images of {len(data.classes)} classes."
+    )
+    good, against = _best(_figure(experiments), results)
+    if any(one.of_paper for one in experiments):
+        against += [
+            "The paper's numbers are those of its own data and sizes, so they are to be compared in their order and "
+            "their differences, not in their height."
+        ]
+    lines = [(DONE, [done]), (GOOD, good), (AGAINST, against), (SURE, _sure(judged, answers, results))]
+    lines.append((NEXT, _next(judged, answers, about, bool(unfinished(experiments, results, about)))))
+    return [(name, " ".join(said)) for name, said in lines if said]
+
+
+def _figure(experiments: Sequence[Experiment]) -> Dots:
+    return next((one.figure for one in experiments if isinstance(one.figure, Dots)), SEVEN_DOTS)
+
+
+def _best(figure: Dots, results: Results) -> tuple[list[str], list[str]]:
+    """The best way to teach of a figure, and its gain over the first one of the same seeds."""
+    (first, base), *rest = figure.values.items()
+    before, without = results.summary(base), results.series(base)
+    found = [(label, value) for label, value in rest if results.series(value)]
+    if before is None or not found:
+        return [], []
+    label, value = max(found, key=lambda one: fmean(results.series(one[1]).values()))
+    student = "The vision transformer" if base.arm.is_transformer else "The student"
+    good = (
+        f"{student}: {mean_sd(before)} % top-1 with {first}; best: {mean_sd(results.summary(value))} % with "
+        f"{label[0].lower() + label[1:]}."
+    )
+    with_it = results.series(value)
+    seeds = sorted(with_it.keys() & without.keys())
+    if not seeds:
+        return [good], []
+    gain = paired_difference([with_it[seed] for seed in seeds], [without[seed] for seed in seeds])
+    ends = (
+        f", 95 % interval {points(gain.low)} to {points(gain.high)}, uncorrected and chosen as the best"
+        if gain.low is not None
+        else ""
+    )
+    of = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    return [good], [f"{first[0].upper()}{first[1:]}, the same {of}: {points(gain.mean)} points{ends}."]
+
+
+def _sure(judged: Sequence[Judged], answers: Sequence[Answered], results: Results) -> list[str]:
+    tested = [one for one in judged if one.test is not None]
+    holds, fails = ([one.verdict for one in tested].count(word) for word in (HOLDS, DOES_NOT_HOLD))
+    most = max((one.test.n for one in tested if one.test is not None), default=0)
+    said = []
+    if most > 1:
+        said.append(
+            f"Of {len(tested)} claims that could be tested, over up to {most} seeds and corrected for their number, "
+            f"{holds} hold, {fails} do not, and {len(tested) - holds - fails} show nothing sure."
+        )
+    elif tested:
+        said.append("With one seed nothing is tested: another may turn every order around.")
+    if answers:
+        done = sum(one.test is not None for one in answers)
+        said.append(f"{done} of {len(answers)} contrasts have all their runs; none is tested before.")
+    return said
+
+
+def _next(judged: Sequence[Judged], answers: Sequence[Answered], about: About, missing: bool) -> list[str]:
+    wanted = max((one.contrast.seeds for one in answers if one.test is None), default=0)
+    if wanted:
+        return [f"The same command with --seeds {wanted} goes on."]
+    if missing:
+        return ["Runs are missing, see below: the same command goes on."]
+    open_ = any(one.verdict.startswith("undecided") for one in judged)
+    if open_:
+        return [f"More seeds decide more: the same command with --seeds {2 * about.seeds} trains only what is new."]
+    return ["Other data or a larger scale: `coadvise reproduce --help`."]
+
+
+def run_summary(result: RunResult, said: Verdict | None, folder: Path) -> list[tuple[str, str]]:
+    """Of one finished run.
+
+    Args:
+        folder: where the run is.
+    """
+    student, data = result.student, result.data
+    more = f" and {count(data.unlabelled)} without labels" if data.unlabelled else ""
+    done = (
+        f"{student.model} ({parameters(student.parameters)} parameters) was trained on {count(data.train)} images of "
+        f"{data.source}{more} and measured on {count(data.val)} held-out images"
+        + (f"; it took {duration(result.seconds)}." if result.seconds else ".")
+    )
+    lines = [(DONE, done)]
+    samples = data.val - result.skipped.val
+    if result.several is None and result.accuracy is not None and samples > 0:
+        low, high = wilson(round(result.accuracy * samples), samples)
+        good = f"{percent(result.accuracy)} % top-1 of the class token"
+        loss = result.metrics.get("loss/class")
+        good += "." if loss is None else f", cross entropy {number(loss, 2)} nats."
+        sure = (
+            f"95 % interval {percent(low)} to {percent(high)} %, over the images. One run of one seed: another seed "
+            "would differ, too."
+        )
+        lines += [(GOOD, good)]
+    else:
+        sure = "One run of one seed: another seed would differ."
+    if said is not None and said.others:
+        rest = " The rest stands below." if len(said.others) > _WORTH else ""
+        lines.append((AGAINST, " ".join(said.others[:_WORTH]) + rest))
+    lines.append((SURE, f"{sure} {_picked(result)}"))
+    if said is not None and said.advice:
+        here = f" (`{shlex.join(['coadvise', 'report', str(folder)])}`)"  # which is this page
+        steps = [f"{step[0].upper()}{step[1:].replace(here, ', below')}." for step in said.advice]
+        lines.append((NEXT, " ".join(steps)))
+    return lines
+
+
+def _picked(result: RunResult) -> str:
+    best, picked = result.best, "being picked on these very images, it is no fair estimate."
+    if result.delivered:
+        return f"It is the best of the evaluations, that after epoch {best.epoch}; {picked}"
+    of = f"The best evaluation was {percent(best.value)} % after epoch {best.epoch} ({best.weights} weights)"
+    return f"{of}; {picked}"
+
+
+def run_lead(result: RunResult, said: Verdict | None) -> list[str]:
+    """How a run was measured, and what its summary leaves out."""
+    best = result.best
+    sentences = [] if said is None else [*said.others[_WORTH:], *([said.cost] if said.cost else [])]
+    if result.seconds and result.images_seen:
+        speed = count(result.images_seen / result.seconds)
+        sentences.append(f"It took {duration(result.seconds)} for {count(result.steps)} steps, {speed} images/s.")
+    if (early := result.stopped_early) is not None:
+        sentences.append(
+            f"It stopped early, after {count(result.epochs)} of {count(early.planned)} epochs: "
+            f"{early.in_vain} no better than the best."
+        )
+    if not result.delivered:
+        return sentences
+    averaged = "the averaged weights" if best.weights == "ema" else "the weights"
+    sentences.append(
+        f"Everything here but the similarity to teachers is said of {averaged} after epoch {best.epoch}, which "
+        "best.safetensors holds and every command takes: their evaluation was the best."
+    )
+    if (last := result.final.get(TOP1)) is not None:
+        sentences.append(f"After the last epoch, top-1 was {percent(last)} %.")
+    if (last := result.final.get("map/class")) is not None:
+        sentences.append(f"After the last epoch, the mAP was {percent(last)} %.")
+    return sentences
