@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import timm
-from test_layers import FILES, ROOT, room, rooms_of_readme
+from test_layers import FILES, ROOT, room, rooms_of_design
 
 import coadvise
 from coadvise.system.after_import import import_after
@@ -68,6 +68,13 @@ def test_commands_that_compute_nothing_import_nothing_slow() -> None:
         "evaluate --help", "reproduce --help",
     )  # fmt: skip
     assert imported_by(*commands) == dict.fromkeys(commands, (0, set()))
+
+
+def test_help_and_completion_do_without_numpy() -> None:
+    told = python(
+        "import sys, coadvise.cli.main; print([n for n in ('numpy', 'pydantic', 'yaml') if n in sys.modules])"
+    )
+    assert told == "[]"
 
 
 def test_a_mistake_in_a_recipe_is_told_before_anything_slow_is_imported() -> None:
@@ -153,7 +160,7 @@ def test_every_public_name_can_be_imported() -> None:
 
 def test_rooms_below_the_models_leave_timm_to_others() -> None:
     """Importing timm imports the models: what they themselves need must not be in the middle of being imported."""
-    rooms = rooms_of_readme()
+    rooms = rooms_of_design()
     below = set(rooms[rooms.index("models") + 1 :])
     for path in FILES:
         if room(path) in below:
