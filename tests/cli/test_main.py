@@ -15,7 +15,7 @@ from helpers.recipes import CNN, tiny
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from coadvise.cli.main import app, main
+from coadvise.cli.main import COMMANDS, app, main
 from coadvise.recipe.reading import dump_recipe
 
 
@@ -108,6 +108,18 @@ def test_examples_look_alike_in_every_help(name: str) -> None:
     assert lines.count(" Examples:") + lines.count(" Example:") == 1
     assert any(line.startswith(f"  coadvise {name}") for line in lines)
     assert not any(line.startswith(" coadvise ") for line in lines)
+
+
+def test_every_command_is_in_a_group_of_the_help_and_begins_with_a_sentence() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    assert sorted(commands) == sorted(one.__name__.replace("_", "-") for group in COMMANDS.values() for one in group)
+    shown = CliRunner().invoke(app, ["--help"]).stdout
+    for group in COMMANDS:
+        assert f"─ {group} ─" in shown
+    for name, command in commands.items():
+        first = (command.help or "").partition("\n\n")[0]
+        assert first.endswith(".") and len(first) <= 140, name
+        assert all(option.help for option in command.params), name
 
 
 @pytest.mark.parametrize(("rank", "said"), [("0", True), ("1", False)])

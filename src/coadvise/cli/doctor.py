@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 
-from ..run.provenance import cpu_name, versions
 from ..system.extras import EXTRAS, command_for, installed
 from ..system.screen import Table
 from .arguments import out
@@ -30,6 +29,7 @@ def findings() -> list[tuple[str, str, str]]:
 
     from ..data.part import part_decoder
     from ..data.views import warp
+    from ..run.provenance import cpu_name, versions
     from ..system.devices import resolve_precision
     from ..system.native import compiler
     from ..system.shared_memory import shared_memory

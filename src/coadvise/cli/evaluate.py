@@ -15,7 +15,6 @@ from ..system.imports import importing
 from ..system.progress import Display
 from ..system.screen import Table
 from .arguments import AsJson, accuracy_table, next_steps, out
-from .classes import classes_as_json, print_classes
 
 if TYPE_CHECKING:
     from ..evaluation.robustness import CorruptionErrors
@@ -23,13 +22,31 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="a run's folder, or its best.safetensors")],
-    data: Annotated[str | None, typer.Option(help="another source; by default the run's validation set")] = None,
-    split: Annotated[str | None, typer.Option(help="split of that source")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="another source; by default the run's validation set", rich_help_panel="On which images"),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="split of that source", rich_help_panel="On which images")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images that the model sees at once")] = 64,
     workers: Annotated[int | None, typer.Option(min=0, help="processes that read images")] = None,
-    corruptions: Annotated[bool, typer.Option("--corruptions", help="on 15 corruptions at 5 severities, too")] = False,
-    only: Annotated[bool, typer.Option("--only-its-classes", help="count among the source's own classes")] = False,
-    per_class: Annotated[bool, typer.Option("--per-class", help="recall, precision and F1 of each class, too")] = False,
+    corruptions: Annotated[
+        bool,
+        typer.Option(
+            "--corruptions", help="on 15 corruptions at 5 severities, too", rich_help_panel="What is measured"
+        ),
+    ] = False,
+    only: Annotated[
+        bool,
+        typer.Option(
+            "--only-its-classes", help="count among the source's own classes", rich_help_panel="On which images"
+        ),
+    ] = False,
+    per_class: Annotated[
+        bool,
+        typer.Option(
+            "--per-class", help="recall, precision and F1 of each class, too", rich_help_panel="What is measured"
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure the accuracy of every token, or its mAP where images have any number of classes.
@@ -57,6 +74,7 @@ def evaluate(
         from ..evaluation.robustness import corruption_errors, subset_accuracy
         from ..evaluation.tasks import TASKS
         from ..system.devices import choose_device
+        from .classes import classes_as_json, print_classes
 
     trained = load_trained(model, choose_device(), several=not (corruptions or only)).with_workers(workers)
     display, whole, labels = Display(quiet=as_json), data is None and split is None, trained.data.labels

@@ -52,12 +52,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-# The help lists the commands in this order.
-for command in (
-    demo, init, select_teachers, headroom, train, cache, plan, find_lr, evaluate, predict, view, report, compare,
-    export, push, reproduce, recipes, recipe, schema, models, bench, doctor,
-):  # fmt: skip
-    app.command(help=help_of(command))(command)
+# The help lists the commands in this order, in groups.
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Begin": (demo, init, doctor),
+    "Before training": (select_teachers, headroom, plan, find_lr, bench),
+    "Training": (train, cache),
+    "Looking at a run": (evaluate, predict, report, view, compare),
+    "Taking a model away": (export, push),
+    "Recipes and models": (recipes, recipe, schema, models),
+    "The paper": (reproduce,),
+}
+for group, commands in COMMANDS.items():
+    for command in commands:
+        app.command(help=help_of(command), rich_help_panel=group)(command)
 
 
 # Seconds after which the process that speaks for others has spoken, on a busy machine too.

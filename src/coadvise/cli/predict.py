@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..evaluation.prediction import Prediction
     from ..export.opening import Told
 
+FOREIGN = "Of a model that others have exported"
+
 
 def predict(
     images: Annotated[
@@ -35,10 +37,10 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, one image a line")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="print CSV: image, rank, class, probability")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="images that the model sees at once")] = 16,
-    classes: Annotated[Path | None, typer.Option(help="of a foreign model: its classes, one a line")] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="of a foreign model: pixels of a side")] = None,
-    mean: Annotated[str | None, typer.Option(help="of a foreign model: 0.485,0.456,0.406 by default")] = None,
-    std: Annotated[str | None, typer.Option(help="of a foreign model: 0.229,0.224,0.225 by default")] = None,
+    classes: Annotated[Path | None, typer.Option(help="its classes, one a line", rich_help_panel=FOREIGN)] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="pixels of a side", rich_help_panel=FOREIGN)] = None,
+    mean: Annotated[str | None, typer.Option(help="0.485,0.456,0.406 by default", rich_help_panel=FOREIGN)] = None,
+    std: Annotated[str | None, typer.Option(help="0.229,0.224,0.225 by default", rich_help_panel=FOREIGN)] = None,
 ) -> None:
     """Name what is in images: the likeliest classes with their probabilities.
 

@@ -25,19 +25,43 @@ def reproduce(
     scale: Annotated[
         str, typer.Option("--scale", "-s", help="digits, cifar-cpu, cifar-long, cifar, tiny or imagenet")
     ] = "digits",
-    data: Annotated[str | None, typer.Option("--data", help="images in place of the scale's own")] = None,
-    classes: Annotated[str | None, typer.Option("--classes", help="file with the classes to use, one a line")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="runs/reproduce-SCALE by default")] = None,
-    results: Annotated[Path | None, typer.Option("--results", help="result files, OUTPUT/results by default")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="images in place of the scale's own", rich_help_panel="Images and weights"),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes", help="file with the classes to use, one a line", rich_help_panel="Images and weights"
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="runs/reproduce-SCALE by default", rich_help_panel="Where it goes"),
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option("--results", help="result files, OUTPUT/results by default", rich_help_panel="Where it goes"),
+    ] = None,
     weights: Annotated[
-        list[str] | None, typer.Option(help="MODEL=FILE or MODEL=timm: weights in place of a training")
+        list[str] | None,
+        typer.Option(
+            help="MODEL=FILE or MODEL=timm: weights in place of a training", rich_help_panel="Images and weights"
+        ),
     ] = None,
     shifted: Annotated[
-        list[str] | None, typer.Option(help="a=FOLDER, r=FOLDER or c=FOLDER: ImageNet-A, -R, -C or the like")
+        list[str] | None,
+        typer.Option(
+            help="a=FOLDER, r=FOLDER or c=FOLDER: ImageNet-A, -R, -C or the like", rich_help_panel="Images and weights"
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="runs of each kind")] = 1,
-    budget: Annotated[str | None, typer.Option(help="stop after so long, such as 40m or 2h")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="runs side by side; one for each GPU or core")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="runs of each kind", rich_help_panel="How much")] = 1,
+    budget: Annotated[
+        str | None, typer.Option(help="stop after so long, such as 40m or 2h", rich_help_panel="How much")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="runs side by side; one for each GPU or core", rich_help_panel="How much")
+    ] = None,
 ) -> None:
     """Run what tables and figures of the paper need, and report it beside the paper's numbers.
 
