@@ -2,8 +2,9 @@
 
 What is claimed is read from `verdicts.json` (which numbers of which arms are added and taken away, and the margin),
 every number from the files in `runs/`. Differences, means, p, Holm's correction and verdicts are computed anew and
-compared; exit code 1 if any differs. Of the pre-registered experiment, what is claimed is written down here once more,
-from docs/experiment.md: arms, margins, number of seeds, and which contrasts are primary.
+compared; exit code 1 if any differs. Sizes of the paper's networks are written down here as others print them (timm's
+tables, the authors of RedNet), in millions. Of the pre-registered experiment, what is claimed is written down here once
+more, from docs/experiment.md: arms, margins, number of seeds, and which contrasts are primary.
 
 python benchmarks/verdicts.py results/digits
 """
@@ -27,6 +28,10 @@ ROUNDED = 2e-6
 """Older files have six decimals, and so have the differences in `verdicts.json`."""
 LEFT_OUT = ("means nothing here", "not measured")
 """Verdicts that rest on conditions in words: only the differences of such claims are compared."""
+SIZES = {"regnety_006": 6.06, "regnety_040": 20.65, "regnety_160": 83.59, "rednet26": 9.2, "rednet101": 25.6}
+SCALE = "imagenet"
+"""Where speeds are those of the paper's models."""
+FASTEST = {"throughput": max, "training_ms": min}
 
 _CONV, _INV = ("resnet18", "resnet18-s1", "resnet18-s2"), ("rednet26", "rednet26-s1", "rednet26-s2")
 _TURNED = {0: 1, 1: 2, 2: 0}
@@ -99,7 +104,28 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def of_claims(claims: Sequence[dict[str, Any]], runs: Runs) -> Iterator[Compared]:
+def scales(folder: Path) -> set[str]:
+    """Of all runs."""
+    return {json.loads(path.read_text(encoding="utf-8"))["scale"] for path in (folder / "runs").glob("*.json")}
+
+
+def of_sizes_and_speeds(claim: dict[str, Any], runs: Runs, at_own_scale: bool) -> dict[str, Any]:
+    """What a claim about sizes or speeds comes to: whether the first is more than so many times the second."""
+    sides = []
+    for side in (claim["plus"], claim["minus"]):
+        if all(value["metric"] == "parameters" for value in side):
+            sides.append([SIZES.get(value["arm"]) for value in side])
+        else:
+            found = [list(series(runs, value, []).values()) if at_own_scale else [] for value in side]
+            sides.append([FASTEST[v["metric"]](one) if one else None for v, one in zip(side, found, strict=True)])
+    numbers = [number for side in sides for number in side if number is not None]
+    if len(numbers) < len(claim["plus"]) + len(claim["minus"]):
+        return {"verdict": "not measured", "differences": {}}
+    first, second = (sum(number or 0.0 for number in side) for side in sides)
+    return {"verdict": "holds" if first > claim.get("times", 1.0) * second else "does not hold"}
+
+
+def of_claims(claims: Sequence[dict[str, Any]], runs: Runs, at_own_scale: bool) -> Iterator[Compared]:
     """Each claim of an experiment: its text, what is written, and what is found."""
     kinds = [claim["says"] for claim in claims]
     found = [differences(runs, claim["plus"], claim["minus"]) for claim in claims]
@@ -126,6 +152,8 @@ def of_claims(claims: Sequence[dict[str, Any]], runs: Runs) -> Iterator[Compared
                     "p (Holm)": corrected[i],
                     "verdict": _verdict(kinds[i], decides[0], corrected[i], len(found[i])),
                 }
+        elif not claim["reason"].startswith("the runs are of different machines"):
+            new = of_sizes_and_speeds(claim, runs, at_own_scale)
         yield f"{claim['experiment']}: {claim['claim']}", claim, new
 
 
@@ -301,6 +329,7 @@ def files_named(folder: Path, written: Sequence[dict[str, Any]]) -> Iterator[str
 def problems(folder: Path) -> Iterator[str]:
     """What in `verdicts.json` differs from what the run files say."""
     runs = read_runs(folder)
+    at_own_scale = scales(folder) == {SCALE}
     written = json.loads((folder / "verdicts.json").read_text(encoding="utf-8"))
     for name in dict.fromkeys(one["experiment"] for one in written):
         own = [one for one in written if one["experiment"] == name]
@@ -308,7 +337,7 @@ def problems(folder: Path) -> Iterator[str]:
         if name == "kinds":
             yield from sorted(off_plan(contrasts))
         yield from files_named(folder, contrasts)
-        for text, before, now in (*of_claims(claims, runs), *of_contrasts(contrasts, runs)):
+        for text, before, now in (*of_claims(claims, runs, at_own_scale), *of_contrasts(contrasts, runs)):
             for key, value in now.items():
                 if not _same(before[key], value):
                     yield f"{text}: {key} is {before[key]}, the run files say {value}"

@@ -56,6 +56,19 @@ def test_a_planted_change_is_found(tmp_path: Path) -> None:
     assert changed["claim"] in done.stdout and "verdict is does not hold, the run files say holds" in done.stdout
 
 
+def test_sizes_and_speeds_are_compared_anew(tmp_path: Path) -> None:
+    landed = next(folder for folder in LANDED if folder.name == "digits")
+    (tmp_path / "runs").symlink_to(landed / "runs")
+    verdicts = json.loads((landed / "verdicts.json").read_text())
+    half, speed = (next(one for one in verdicts if part in one["claim"]) for part in ("at most 50 %", "as fast as"))
+    half["verdict"], speed["verdict"] = "holds", "holds"
+    (tmp_path / "verdicts.json").write_text(json.dumps(verdicts))
+    done = checked(tmp_path)
+    assert done.returncode == 1 and ", 2 differences" in done.stdout
+    assert "verdict is holds, the run files say does not hold" in done.stdout
+    assert "verdict is holds, the run files say not measured" in done.stdout
+
+
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pre-registered experiment with all of its runs, made up."""

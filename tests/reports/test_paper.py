@@ -16,7 +16,7 @@ from coadvise.paper.ablations import CROSS, LABELS_ONLY, ONE_CONV, SAME_TWICE, S
 from coadvise.paper.arms import Arm, arm
 from coadvise.paper.beyond import CONTROLS, FRESH, HEADS, LONGER, MEAN_OF_BOTH, SWEEP, UNTRAINED
 from coadvise.paper.declared import Claim, Column, Experiment, Help, Near, Row, Value
-from coadvise.paper.imagenet import CIT_S, EXPERIMENTS
+from coadvise.paper.imagenet import CIT_S, DEIT_S, DEIT_S_KD, EXPERIMENTS
 from coadvise.reports.claims import NO_MEANING, NOT_MEASURED, judge
 from coadvise.reports.experiment import experiment_table, help_table
 from coadvise.reports.headline import headline
@@ -189,12 +189,12 @@ def test_what_cannot_be_tested_says_why() -> None:
 
 def test_exact_claims_need_no_test() -> None:
     content = {
-        "a.s0": result(CROSS, 0, parameters=10.0),
-        "b.s0": result(LABELS_ONLY, 0, parameters=7.0),
+        "a.s0": result(CROSS, 0, throughput=10.0),
+        "b.s0": result(LABELS_ONLY, 0, throughput=7.0),
     }
-    more = Claim("x", "y", (Value(CROSS, "parameters"),), (Value(LABELS_ONLY, "parameters"),), unit="M")
-    less = Claim("x", "y", (Value(LABELS_ONLY, "parameters"),), (Value(CROSS, "parameters"),), unit="M")
-    assert {one.verdict for one in judge(experiment(more, less), known(content))} == {NO_MEANING}
+    more = Claim("x", "y", (Value(CROSS, "throughput"),), (Value(LABELS_ONLY, "throughput"),), unit="images/s")
+    less = Claim("x", "y", (Value(LABELS_ONLY, "throughput"),), (Value(CROSS, "throughput"),), unit="images/s")
+    assert {one.verdict for one in judge(experiment(more, less), known(content))} == {NOT_MEASURED}
     own = {name: {**one, "scale": "imagenet"} for name, one in content.items()}
     assert [one.verdict for one in judge(experiment(more, less), known(own))] == ["holds", "does not hold"]
 
@@ -323,6 +323,30 @@ def test_speeds_of_different_machines_are_not_compared() -> None:
     assert judge(experiment(faster), known(content))[0].verdict == "holds"
     content[f"{LABELS_ONLY.id}.s0"]["provenance"] = {"hardware": {"cpu": "another"}}
     assert judge(experiment(faster), known(content))[0].verdict == NOT_MEASURED
+
+
+def test_sizes_are_those_of_the_papers_networks_whatever_ran() -> None:
+    table = EXPERIMENTS["table2"]
+    judged = {one.claim.text: one for one in judge(table, known(files({CROSS: [0.5]})))}
+    fifth = judged["CiT-Ti's two teachers have at most 20 % of the parameters of DeiT's one"]
+    half = judged["CiT-S's two teachers have at most 50 % of the parameters of DeiT's one"]
+    assert fifth.verdict == "holds" and fifth.reason.startswith("15.3 of 83.6 M, 18 %") and not fifth.files
+    assert half.verdict == "does not hold" and half.reason.startswith("46.3 of 83.6 M, 55 %")
+    speeds = [one for one in judged.values() if one.claim.unit == "ms"]
+    assert len(speeds) == 2 and {one.verdict for one in speeds} == {NOT_MEASURED}
+    assert all("not at this scale" in one.reason and not one.differences for one in speeds)
+
+
+def test_a_ratio_is_compared_with_what_is_claimed() -> None:
+    content = {
+        f"{one.id}.s0": {**result(one, 0, throughput=fast), "scale": "imagenet"}
+        for one, fast in ((CIT_S, 96.0), (DEIT_S, 100.0), (DEIT_S_KD, 102.0))
+    }
+    judged = {one.claim.text: one for one in judge(EXPERIMENTS["table3"], known(content))}
+    assert judged["CiT-S answers as fast as DeiT-S, within 5 %"].differences == {0: pytest.approx(96 - 95)}
+    assert judged["CiT-S answers as fast as DeiT-S, within 5 %"].verdict == "holds"
+    assert judged["CiT-S answers as fast as DeiT-S-KD, within 5 %"].verdict == "does not hold"
+    assert judged["CiT-S answers as fast as DeiT-S, within 5 %"].as_json()["times"] == 0.95
 
 
 def test_a_report_says_what_its_scale_changes_and_what_does_not_belong_together(tmp_path: Path) -> None:
@@ -458,7 +482,8 @@ def test_a_whole_report_twice_the_same(tmp_path: Path, everything: dict[str, dic
     verdicts = json.loads((page.parent / "verdicts.json").read_text())
     assert len(verdicts) == sum(len(one.claims) for one in ALL)
     assert all(name.removesuffix(".json") in everything for one in verdicts for name in one["files"])
-    assert all(one["files"] for one in verdicts), "every verdict names its files"
+    resting = [one for one in verdicts if one["says"] != "compared"]
+    assert all(one["files"] for one in resting), "every verdict that rests on runs names its files"
 
 
 def test_tokens_of_every_seed_are_shown(tmp_path: Path) -> None:

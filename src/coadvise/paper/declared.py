@@ -91,12 +91,13 @@ Statement = Literal["above", "differs"] | Near | Below
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper about one number: the sum of `plus` less the sum of `minus`.
+    """A statement of the paper about one number: the sum of `plus` less `times` the sum of `minus`.
 
     Attributes:
         text: the claim in one sentence.
         place: where the paper makes it.
         conditions: without which the claim means nothing.
+        times: of a claim about a ratio: that the first is more than so many times the second.
     """
 
     text: str
@@ -106,6 +107,7 @@ class Claim:
     says: Statement = "above"
     unit: str = "%"
     conditions: tuple[Condition, ...] = ()
+    times: float = 1.0
 
     @property
     def values(self) -> tuple[Value, ...]:
@@ -120,7 +122,12 @@ class Claim:
     @property
     def compared(self) -> bool:
         """Whether the claim is about sizes and speeds, which are compared and not tested."""
-        return all(value.metric == "parameters" or value.metric in BEST for value in self.values)
+        return self.counted or all(value.metric in BEST for value in self.values)
+
+    @property
+    def counted(self) -> bool:
+        """Whether the claim is about sizes, which follow from the architectures that the paper names."""
+        return all(value.metric == "parameters" for value in self.values)
 
 
 @dataclass(frozen=True)

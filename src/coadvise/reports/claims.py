@@ -3,8 +3,8 @@
 A claim is about the sum of some measured values less the sum of others, for each seed. These differences are tested
 against zero over the seeds (two-sided t-test) and corrected (Holm) over the claims of their table. A claim that two
 ways are about equal is tested against a margin: the mean difference must be nearer to zero. As that is another
-question, such claims are corrected among themselves. Claims about sizes and speeds are decided by comparison, at the
-paper's own scale alone.
+question, such claims are corrected among themselves. Claims about sizes and speeds are decided by comparison: sizes
+are those of the networks that the paper names, at any scale; speeds are measured at the paper's own scale alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..paper.declared import BEST, SIMILAR, Below, Claim, Condition, Experiment, Near, Value
+from ..paper.declared import SIMILAR, Below, Claim, Condition, Experiment, Near, Value
+from ..paper.sizes import PARAMETERS
 from ..significance import (
     ALPHA,
     DOES_NOT_HOLD,
@@ -87,11 +88,9 @@ class Judged:
             "says": _said(self.claim),
             "plus": [value.as_json() for value in self.claim.plus],
             "minus": [value.as_json() for value in self.claim.minus],
+            **({} if self.claim.times == 1 else {"times": self.claim.times}),
             "unit": self.claim.unit,
-            "differences": {
-                "best" if self.claim.compared else str(seed): round(value, 6)
-                for seed, value in self.differences.items()
-            },
+            "differences": {_by(self.claim, seed): round(value, 6) for seed, value in self.differences.items()},
             "margin": self.claim.margin,
             "mean": None if self.test is None else round(self.test.mean, 6),
             "p (Holm)": None if self.p is None else float(f"{self.p:.4g}"),
@@ -101,6 +100,13 @@ class Judged:
             "reason": self.reason,
             "files": list(self.files),
         }
+
+
+def _by(claim: Claim, seed: int) -> str:
+    """Of what a difference is."""
+    if claim.counted:
+        return "networks"
+    return "best" if claim.compared else str(seed)
 
 
 def _said(claim: Claim) -> str:
@@ -186,6 +192,9 @@ def _family(claims: Sequence[Claim], about_equal: bool) -> list[int]:
 def _limits(claim: Claim) -> str:
     """What a reader of the verdict should know of the claim."""
     known = []
+    if claim.counted:
+        great, small = (sum(_size(value) or 0 for value in values) / 1e6 for values in (claim.plus, claim.minus))
+        known.append(f"{small:.1f} of {great:.1f} M, {100 * small / great:.0f} %: counted in the paper's networks")
     if claim.margin is not None:
         near = "near zero: " if isinstance(claim.says, Near) else ""
         known.append(f"{near}by less than {100 * claim.margin:g} points")
@@ -196,8 +205,10 @@ def _limits(claim: Claim) -> str:
 
 def _differences(claim: Claim, results: Results) -> dict[int, float]:
     """By seed; of what is compared, one difference of the best runs."""
-    if claim.compared:
-        found = {0: _difference(claim, results.best)}
+    if claim.counted:
+        found = {0: _difference(claim, _size)}
+    elif claim.compared:
+        found = {0: _difference(claim, results.best) if _at_own_scale(results) else None}
     else:
         free = [value for value in claim.values if value.seed is None]
         seeds = set.intersection(*(set(results.series(value)) for value in free)) if free else {0}
@@ -207,11 +218,22 @@ def _differences(claim: Claim, results: Results) -> dict[int, float]:
 
 def _difference(claim: Claim, number: Callable[[Value], float | None]) -> float | None:
     plus, minus = ([n for value in values if (n := number(value)) is not None] for values in (claim.plus, claim.minus))
-    return sum(plus) - sum(minus) if len(plus) + len(minus) == len(claim.values) else None
+    return sum(plus) - claim.times * sum(minus) if len(plus) + len(minus) == len(claim.values) else None
+
+
+def _size(value: Value) -> float | None:
+    """Parameters of the network that the paper names."""
+    return PARAMETERS.get(value.arm.id)
+
+
+def _at_own_scale(results: Results) -> bool:
+    return all(run.scale == OWN_SCALE for run in results.files.values())
 
 
 def _absent(claim: Claim, results: Results) -> tuple[str, str]:
     """Verdict and reason where not a single seed has all numbers."""
+    if claim.compared and not _at_own_scale(results):
+        return NOT_MEASURED, f"not at this scale, whose models are smaller; --scale {OWN_SCALE} measures it"
     if missing := sorted({arm_title(value.arm) for value in claim.values if not results.seeds(value.arm)}):
         return NOT_MEASURED, f"no finished run of {'; '.join(missing)}"
     if lacking := sorted({value.metric for value in claim.values if not results.series(value)}):
@@ -229,12 +251,9 @@ def why_absent(metric: str) -> str:
 
 def _meaningless(claim: Claim, results: Results) -> tuple[str, str] | None:
     """Verdict and reason where a claim says nothing here, or cannot be known to; None where it does."""
-    if claim.compared:
-        if any(run.scale != OWN_SCALE for run in results.files.values()):
-            return NO_MEANING, "the sizes of the models are chosen with the scale"
-        speeds = any(value.metric in BEST for value in claim.values)
+    if claim.compared and not claim.counted:
         runs = [run for value in claim.values for run in results.runs(value.arm)]
-        if speeds and len({str(run.provenance.get("hardware")) for run in runs}) > 1:
+        if len({str(run.provenance.get("hardware")) for run in runs}) > 1:
             return NOT_MEASURED, "the runs are of different machines"
     for condition in claim.conditions:
         if problem := _unmet(condition, results):
@@ -257,6 +276,8 @@ def _unmet(condition: Condition, results: Results) -> tuple[str, str] | None:
 
 
 def _files(claim: Claim, differences: Mapping[int, float], results: Results) -> list[str]:
+    if claim.counted:
+        return []
     used = [
         (value, seed if value.seed is None else value.seed)
         for value in claim.values
