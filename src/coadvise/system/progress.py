@@ -41,7 +41,7 @@ class Display:
     @contextmanager
     def bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
         """A progress bar with ETA; on a terminal it is redrawn, elsewhere it prints a line now and then."""
-        if self.quiet or not console.is_terminal:
+        if self.quiet or not (console.is_terminal and console.file.isatty()):
             yield Bar(self, title, total, done, None)
             return
         columns = (
