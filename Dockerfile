@@ -1,13 +1,15 @@
 # syntax=docker/dockerfile:1
 # coadvise in a container, for the CPU or for NVIDIA's GPUs:
 #
-#   docker build -t coadvise .
-#   docker build -t coadvise:cuda --build-arg DEVICE=cuda .
+#   docker build -t coadvise .                                      # runs on either
+#   docker build -t coadvise:cpu --build-arg TORCH_INDEX=URL .       # a tenth of its size, for the CPU alone
+#
+# URL is the index of PyTorch's builds for the CPU, as its installation page names it.
 #
 # The folder in which one stands is /work inside; what is written there belongs to whoever runs it:
 #
 #   docker run --rm --shm-size=8g --user "$(id -u):$(id -g)" -v "$PWD:/work" coadvise train photographs.yaml
-#   docker run --rm --shm-size=8g --user "$(id -u):$(id -g)" -v "$PWD:/work" --gpus all coadvise:cuda train photographs.yaml
+#   docker run --rm --shm-size=8g --user "$(id -u):$(id -g)" -v "$PWD:/work" --gpus all coadvise train photographs.yaml
 #
 # EXTRAS are those of pyproject.toml, such as report,export; all of them by default. Notebooks and `coadvise view` need a
 # port of their own: -p 127.0.0.1:8000:8000, and for view --host 0.0.0.0 --port 8000.
@@ -16,20 +18,15 @@
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim-bookworm AS build
-ARG DEVICE=cpu
+ARG TORCH_INDEX=
 ARG EXTRAS=all
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 RUN python -m venv /opt/coadvise
 ENV PATH=/opt/coadvise/bin:${PATH}
 COPY constraints.txt ./
-# First what changes seldom. PyTorch for the CPU alone is a tenth of the other one, and has an index of its own.
-RUN --mount=type=cache,target=/root/.cache/pip \
-    case "${DEVICE}" in \
-      cpu) pip install --constraint constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu torch torchvision ;; \
-      cuda) pip install --constraint constraints.txt torch torchvision ;; \
-      *) echo "DEVICE is cpu or cuda, not ${DEVICE}" >&2; exit 2 ;; \
-    esac
+# First what changes seldom.
+RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} torch torchvision
 COPY pyproject.toml MANIFEST.in README.md LICENSE ./
 COPY src src
 RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt ".[${EXTRAS}]"

@@ -23,7 +23,7 @@ from coadvise.system.files import read_json, write_atomic
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "benchmarks"
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
-# Lines of the page on speed: benchmark, and how the claim begins. A device without such a measurement has an empty cell.
+# Lines of the page on speed: benchmark, and how the claim begins. What a device has no measurement of stays empty.
 SHOWN = (
     ("step", "co-advised step, bf16"),
     ("step", "co-advised step, fp32"),

@@ -32,24 +32,15 @@ def test_its_defaults_are_those_of_the_project() -> None:
     assert LINES.index("USER 1000:1000") < next(i for i, line in enumerate(LINES) if line.startswith("ENTRYPOINT"))
 
 
-@pytest.mark.parametrize(("device", "calls"), [("cpu", ["whl/cpu torch torchvision"]), ("cuda", ["torch torchvision"])])
-def test_a_device_installs_its_pytorch(device: str, calls: list[str], tmp_path: Path) -> None:
-    done = chosen(device, tmp_path)
-    assert done.returncode == 0
-    said = done.stdout.splitlines()
-    assert len(said) == 1 and said[0].endswith(calls[0]) and ("whl/cpu" in said[0]) == (device == "cpu")
-
-
-def test_another_device_is_refused(tmp_path: Path) -> None:
-    done = chosen("gpu", tmp_path)
-    assert done.returncode == 2 and done.stderr == "DEVICE is cpu or cuda, not gpu\n" and not done.stdout
-
-
-def chosen(device: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The instruction that asks for the device, run by the shell that the image has, with a pip that only speaks."""
-    (line,) = [one for one in instructions("RUN") if "DEVICE" in one]
-    (folder / "pip").write_text('#!/bin/sh\necho "$@"\n')
-    (folder / "pip").chmod(0o755)
+@pytest.mark.parametrize(
+    ("index", "asked"), [("", []), ("https://cpu.example/a b", ["--extra-index-url", "https://cpu.example/a b"])]
+)
+def test_pytorch_comes_from_the_index_that_is_named(index: str, asked: list[str], tmp_path: Path) -> None:
+    """The instruction as the shell of the image runs it, with a pip that only speaks."""
+    (line,) = [one for one in instructions("RUN") if "TORCH_INDEX" in one]
+    (tmp_path / "pip").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "pip").chmod(0o755)
     command = ["/bin/sh", "-c", line.partition(" ")[2]]  # without --mount
-    paths = {"PATH": f"{folder}:/usr/bin:/bin", "DEVICE": device}
-    return subprocess.run(command, capture_output=True, text=True, env=paths)
+    paths = {"PATH": f"{tmp_path}:/usr/bin:/bin", "TORCH_INDEX": index}
+    done = subprocess.run(command, capture_output=True, text=True, env=paths, check=True)
+    assert done.stdout.splitlines() == ["install", "--constraint", "constraints.txt", *asked, "torch", "torchvision"]
