@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place, before = desk.lay_out(tmp_path_factory.mktemp("desk")), Path.cwd()
     os.chdir(place)
     try:
-        desk.finished(place)
+        desk.finished()
         yield place
     finally:
         os.chdir(before)
@@ -112,6 +112,7 @@ def test_quick_commands_run(folder: Path) -> None:
 @pytest.mark.slow
 def test_other_commands_run(folder: Path) -> None:
     export(Path("runs/pets"), TARGETS["onnx"])
+    desk.train_one("my")
     _run_all(LONGER, [one for one in _coadvise_commands() if one.words[1] not in QUICK or _is_slow(one)])
 
 
@@ -308,9 +309,10 @@ def _printed(command: Command) -> tuple[str, int]:
 
     printed, words, code = io.StringIO(), list(command.words[1:]), 0
     if words[0] == "export" and "--output" not in words:
-        words[1] = shutil.copytree(
-            words[1], f"{tempfile.mkdtemp(dir='.')}/run", ignore=_EXPORTED
-        )  # as for the first time
+        copy = Path(tempfile.mkdtemp(dir="."), "run")  # as for the first time
+        words[1] = str(shutil.copytree(words[1], copy, ignore=_EXPORTED))
+    if words[0] == "train" and not any(word.startswith("run.output=") for word in words):
+        words.append(f"run.output={tempfile.mkdtemp(dir='.')}/run")
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
             app(words, standalone_mode=False)

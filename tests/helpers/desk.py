@@ -25,7 +25,7 @@ from coadvise.training.train import train
 from helpers.recipes import CNN, INN, TINY, tiny
 
 CLASSES = ("cat", "dog", "horse")
-RUNS = ("photographs", "pets", "labels-only", "co-advised", "one", "both")
+RUNS = ("photographs", "pets", "labels-only", "co-advised", "one", "both", "resnet18-s1")
 RECIPES = ("my", "photographs", "pets")
 SMALL = {
     "cit_small": ("cit_small", {"img_size": 32, "patch_size": 8, "depth": 1}),
@@ -52,16 +52,21 @@ def lay_out(folder: Path) -> Path:
     for name, model in (("cnn", "regnety_040"), ("inn", "rednet101"), ("vit", "vit_small_patch16_224")):
         save_file(create_small(timm.create_model)(model, num_classes=37).state_dict(), folder / f"{name}.safetensors")
     for name in RECIPES:
-        (folder / f"{name}.yaml").write_text(dump_recipe(_recipe(folder, name)), encoding="utf-8")
+        (folder / f"{name}.yaml").write_text(dump_recipe(_recipe(name)), encoding="utf-8")
     return folder
 
 
-def finished(folder: Path) -> None:
+def finished() -> None:
     """Add finished runs to the folder, which is the current one."""
-    train(_recipe(folder, RUNS[0]), display=Display(quiet=True))
+    train_one(RUNS[0])
     for name in RUNS[1:]:
         shutil.copytree(f"runs/{RUNS[0]}", f"runs/{name}")
         export(Path("runs", name), TARGETS["timm"])
+
+
+def train_one(name: str) -> None:
+    """Train the recipe of that name."""
+    train(_recipe(name), display=Display(quiet=True))
 
 
 def create_small(create: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,8 +89,8 @@ GIVEN: dict[str, Callable[[], Any]] = {
 """Python names that a block may be given, as a reader has them from his own code."""
 
 
-def _recipe(folder: Path, name: str) -> Recipe:
+def _recipe(name: str) -> Recipe:
     data = {key: value for key, value in TINY["data"].items() if key not in ("train_size", "val_size")}
     data |= {"source": "photographs", "augment": {"policy": "light", "mixup": 0, "cutmix": 0, "erasing": 0}}
     changes = {"schedule.epochs": 2, "schedule.warmup_epochs": 0, "optim.batch_size": 12, "run.output": None}
-    return tiny(folder, {**changes, "name": name}, data=data, teachers={"conv": CNN, "inv": INN})
+    return tiny(Path(), {**changes, "name": name}, data=data, teachers={"conv": CNN, "inv": INN})

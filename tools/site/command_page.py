@@ -40,7 +40,7 @@ def _command(root: Any, name: str, parent: Any) -> Iterator[str]:
     yield f"## {name}\n\n{said.strip()}\n\n```text\n{usage}\n```\n"
     rows = [_row(param, context) for param in command.get_params(context) if param.name != "help"]
     if rows:
-        yield "\n".join(["| | |", "|---|---|", *rows, ""])
+        yield "\n".join(["| argument or option | meaning |", "|---|---|", *rows, ""])
     if heading:
         lines = "\n".join(line for line in examples.splitlines() if line and not line.startswith("```"))
         yield "```bash\n" + re.sub(r"\n(?= )", r" \\\n", lines) + "\n```\n"

@@ -64,7 +64,8 @@ def _inner(field: dict[str, Any], whole: dict[str, Any]) -> tuple[dict[str, Any]
 
 def _entry(key: str, field: dict[str, Any], required: bool) -> Iterator[str]:
     default = "must be given" if required else f"default `{flow_yaml(field.get('default'))}`"
-    yield f"### `{key}` {{ #{key} }}\n"
+    level = "###" if "." in key else "##"  # a page has no gap between its headings
+    yield f"{level} `{key}` {{ #{key} }}\n"
     yield f"{kind(field)} · {default}\n{{ .type }}\n"
     yield f"{_prose(field.get('description', ''))}\n"
 
