@@ -112,7 +112,7 @@ def _section(one: Experiment, landed: Sequence[Landed]) -> str:
     if alone:
         parts.append(_printed_alone(one, alone))
     if any(_size(one, column) for column in one.columns):
-        parts.append("Sizes and speeds of models are chosen with the scale; ours say nothing about the paper's.")
+        parts.append("Sizes and speeds of the models of a scale are chosen with it, and stand not beside the paper's.")
     if one.claims:
         parts.append(_claims(one, landed))
     return "\n\n".join([*parts, *one.notes]) + "\n"
@@ -201,9 +201,9 @@ def said(one: Judged) -> str:
     if one.verdict == NO_MEANING:
         return f"{one.verdict}: {one.reason}"
     word = one.verdict.partition(" at ")[0]
-    if one.test is None:
-        return word
     unit = one.claim.unit
+    if one.test is None:  # compared, not tested
+        return f"{word}: {shown(next(iter(one.differences.values())), unit, True)}"
     ends = [shown(end, unit, True).removesuffix(f" {unit}") for end in (one.test.low, one.test.high) if end is not None]
     interval = f" [{f',{_SOLID}'.join(ends)}]" if ends else ""
     return f"{word}: {shown(one.test.mean, unit, True)}{_margin(one.claim)}{interval}, n{_SOLID}={_SOLID}{one.test.n}"
