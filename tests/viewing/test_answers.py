@@ -10,6 +10,7 @@ import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from coadvise.viewing.asking import looks
 from coadvise.viewing.opened import names_of, open_run
 from coadvise.viewing.viewer import Question, Said, Viewer
 
-from .conftest import Running, run_with_teachers
+from .conftest import TEACHERS, Running, run_with_teachers
 
 CPU = torch.device("cpu")
 
@@ -177,6 +178,18 @@ def test_what_is_not_at_hand_is_left_out_with_its_reason(viewed: Path, tmp_path:
     viewer = Viewer([moved], 10)
     assert [one.name for one in viewer.about()[0].outputs] == [CLASS, "conv", "inv", "teacher/conv"]
     assert viewer.about()[0].disagreement == "its teacher and the class token disagree"
+
+
+def test_a_teacher_that_fails_is_left_out_before_it_is_asked(tmp_path: Path) -> None:
+    run = run_with_teachers(tmp_path / "run")
+    student = {key: value for key, value in TEACHERS["inv"].items() if key != "train"}
+    untrained_run(run / "teachers" / "inv", student, ("x", "y"))  # of other data
+    viewer = Viewer.open([run], 4, CPU)
+    assert "none of the data's classes" in viewer.runs[0].missing["inv"]
+    with mock.patch("coadvise.models.teachers.FrozenTeacher.forward", side_effect=OSError("gone")):
+        missing = open_run(run, "run", CPU).missing
+    assert "cannot take images of 8×8: gone" in missing["conv"]
+    assert list(viewer.reply(Question(validation=0)).runs[0].odds) == [CLASS, "conv", "inv", "teacher/conv"]
 
 
 def test_without_its_images_a_run_still_answers(tmp_path: Path) -> None:

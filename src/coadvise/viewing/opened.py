@@ -13,11 +13,12 @@ from ..checkpoints.teachers import build_teacher
 from ..checkpoints.trained import TrainedModel, load_trained
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_sources
-from ..errors import CheckpointError, CoadviseError, one_line
+from ..errors import CheckpointError, CoadviseError, ModelError, one_line
 from ..evaluation.inference import classifier
 from ..evaluation.prediction import Classifier
+from ..evaluation.teacher_check import advice_that_fits, finite
 from ..models.students import classifier_of
-from ..models.teachers import FrozenTeacher, Teachers
+from ..models.teachers import FrozenTeacher, Teachers, class_count_message
 from ..names import CLASS
 from ..recipe.address import guess_bias
 from ..recipe.schema import Recipe
@@ -120,9 +121,14 @@ def _teacher(trained: TrainedModel, name: str) -> FrozenTeacher:
         settings = settings.model_copy(update={"checkpoint": str(own), "pretrained": False, "train": None})
     elif settings.train is not None:
         raise CheckpointError(f"its weights {own} are not there; copy the run with its folder `teachers`")
-    elif not (settings.checkpoint or settings.pretrained or ":" in settings.model):
-        raise CheckpointError("it was given from Python, and the run keeps no weights of it")
-    return build_teacher(name, settings, trained.classes)
+    teacher = build_teacher(name, settings, trained.classes)
+    data, classes = trained.data, len(trained.classes)
+    alone = Teachers({name: teacher}, input_mean=data.mean, input_std=data.std).to(trained.device)
+    blank = torch.zeros(1, 3, data.image_size, data.image_size, device=trained.device)
+    found = finite(name, advice_that_fits(alone, blank)[name]).shape[1]  # now, and not at each image
+    if found != classes:
+        raise ModelError(class_count_message(name, found, classes))
+    return teacher
 
 
 def _validation(trained: TrainedModel) -> tuple[ImageSource | None, str]:
