@@ -223,9 +223,9 @@ def test_the_numbers_shown_are_numpys_and_scipys(tmp_path: Path) -> None:
     for (a, b), p in zip(COMPARISONS, corrected, strict=True):
         row = page.row(f"{DEMO_TITLES[a]} is better than {DEMO_TITLES[b]}", 9)
         difference = np.mean(np.array(accuracies[a]) - accuracies[b])
-        assert row[2].lstrip("+") == pct(difference)
-        assert row[5] == ("< 0.001" if p < 0.001 else f"{p:.3f}")
-        assert row[7] == ("holds" if p < 0.05 else "undecided at n = 3")
+        assert row[4].lstrip("+") == pct(difference)
+        assert row[7] == ("< 0.001" if p < 0.001 else f"{p:.3f}")
+        assert row[2] == ("holds" if p < 0.05 else "undecided at n = 3")
     before, after = pct(base.mean()), pct(np.mean(accuracies[CROSS]))
     assert corrected[2] < 0.05, "else the headline has another form"
     text = f"Two teachers of different kinds lift the vision transformer from {before} to {after} % (n = 3)"
@@ -293,7 +293,7 @@ def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     page = check_page(write_report(tmp_path, seeds=1).read_text())
     assert "One seed decides nothing: the vision transformer reaches" in page.text
     row = page.row(f"{BOTH} is better than labels only", 9)
-    assert row[3:8] == ["", "1", "–", "–", "undecided (one seed)"]
+    assert row[2] == "undecided (one seed)" and row[5:9] == ["", "1", "–", "–"]
     assert "±" not in page.row("labels only", 6)[1]
 
 
@@ -312,7 +312,7 @@ def test_an_effect_against_the_method_is_said(tmp_path: Path) -> None:
     text = write_report(tmp_path, seeds=5).read_text()
     assert "With two teachers of different kinds the vision transformer falls from" in text
     assert "Teachers of the same kind taught better than teachers of different kinds here" in text
-    assert check_page(text).row(f"{BOTH} is better than labels only", 9)[7] == "does not hold"
+    assert check_page(text).row(f"{BOTH} is better than labels only", 9)[2] == "does not hold"
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -347,7 +347,7 @@ def test_what_is_missing_is_named_and_the_rest_reported(tmp_path: Path) -> None:
     gain = np.mean(np.array(accuracies[CROSS][:2]) - accuracies[LABELS_ONLY][:2])
     assert page.row(BOTH, 6)[2:4] == ["2", f"+{pct(gain)}"]
     assert page.row(SAME, 6)[1:4] == ["–", "0", "–"]
-    assert page.row(f"{BOTH} is better than {SAME}", 9)[7] == "not measured"
+    assert page.row(f"{BOTH} is better than {SAME}", 9)[2] == "not measured"
     assert page.row("RedNet-26", 6)[2:] == ["–"] * 4
     missing = {path.name for path in (tmp_path / "figures").iterdir()}
     assert missing == {"demo-arms.png", "demo-curves.png", "demo-similarity.png"}
@@ -426,6 +426,9 @@ def test_report_of_one_run(tmp_path: Path, teachers: list[str]) -> None:
     assert ("nearest to" in page.text) == bool(teachers)
     assert ("lines, teacher conv 97.5 %, teacher inv 97.5 %." in page.text) == bool(teachers)
     assert "name: x" in page.text, "the recipe"
+    low, high = stats.binomtest(right, 1597).proportion_ci(method="wilson")
+    assert f"95 % interval {pct(low)} to {pct(high)} %, over the images." in page.text
+    assert page.text.index("What was done") < page.text.index("How sure") < page.text.index("What next")
 
 
 def test_report_of_a_run_that_has_not_finished(tmp_path: Path) -> None:

@@ -154,9 +154,9 @@ def test_what_a_claim_could_have_found_stands_beside_it() -> None:
     assert found[2].reach.alone > stats.t.isf(0.025, 3) * se[2], "no equality is shown within the interval's half"
     (row, _, last) = claims_table(found).rows
     alone, corrected = (f"{100 * value:.1f}" for value in (found[0].reach.alone, found[0].reach.corrected))
-    assert row[6] == f"≥ {corrected} ({alone})" and str(last[6]).startswith("within ±")
+    assert row[8] == f"≥ {corrected} ({alone})" and str(last[8]).startswith("within ±")
     single = judge(asked, known(files({CROSS: [0.9], LABELS_ONLY: [0.8]})))
-    assert single[0].reach is None and claims_table(single).rows[0][6] == "–"
+    assert single[0].reach is None and claims_table(single).rows[0][8] == "–"
 
 
 def test_only_common_seeds_count_and_fixed_seeds_stand_for_all() -> None:
@@ -514,6 +514,36 @@ def test_tokens_that_start_or_learn_otherwise_are_shown_beside_the_seven_arms(tm
         f"{both}, learning rate of tokens × 10",
         f"{both}, spread of tokens × 15",
     ]
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_a_claim_stands_once_and_no_arm_by_its_id(tmp_path: Path, everything: dict[str, dict[str, Any]]) -> None:
+    page = write_paper_report(tmp_path, typed(everything), ALL, SCALE).read_text()
+    text = (tmp_path / "report.md").read_text().split("## Provenance")[0]
+    for one in (claim for experiment in ALL for claim in experiment.claims):
+        assert len(re.findall(rf"^\| {re.escape(one.text)} +\|", text, re.M)) == 1, one.text
+    assert "transformer_tiny" not in text and "transformer_small" not in text
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| Table")
+    ]
+    counted = sum(int(cell) for row in rows if len(row) == 7 for cell in row[2:])
+    of_tables = [one for one in ALL if one.name.startswith("table")]
+    assert counted == sum(len(one.claims) for one in of_tables)
+    assert '<a href="#table6">Table 6</a>' in page and len(page) < 2_000_000
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_a_page_begins_with_what_was_done_how_good_against_what_how_sure_and_what_next(tmp_path: Path) -> None:
+    found = files({CROSS: [0.9, 0.92, 0.91], LABELS_ONLY: [0.85, 0.88, 0.85], ONE_CONV: [0.8, 0.8, 0.8]})
+    write_paper_report(tmp_path, typed(found), [EXPERIMENTS["table6"]], replace(SCALE, seeds=3))
+    text = (tmp_path / "report.md").read_text()
+    lines = re.findall(r"^- \*\*(.+?)\*\*: (.*)$", text, re.M)
+    assert [name for name, _ in lines] == ["What was done", "How good", "Against what", "How sure", "What next"]
+    said = dict(lines)
+    assert "86.0 ± 1.7 % top-1 with no teacher; best: 91.0 ± 1.0 % with both kinds, a token each." in said["How good"]
+    low, high = stats.t.interval(0.95, 2, np.mean([0.05, 0.04, 0.06]), stats.sem([0.05, 0.04, 0.06]))
+    assert f"the same 3 seeds: +5.0 points, 95 % interval +{100 * low:.1f} to +{100 * high:.1f}" in said["Against what"]
+    assert said["What next"].startswith("Runs are missing")
 
 
 @pytest.mark.usefixtures("blank_figures")

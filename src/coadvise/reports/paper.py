@@ -20,7 +20,7 @@ from .contrasts import Answered, answer, primary_headline
 from .experiment import experiment_section, experiment_table
 from .headline import headline, lead
 from .headroom import headroom_section
-from .page import Page, Part, Section, Text, write_page
+from .page import Folded, Page, Part, Section, Text, write_page
 from .pictures import disagreement_parts, pictures_of
 from .problems import warnings_of
 from .provenance import provenance_section
@@ -76,7 +76,7 @@ def scale_section(about: About) -> Section | None:
     if rows:
         changed = sum(before != here for _, before, here in about.settings)
         caption = f"{changed} of {len(rows)} settings differ from the paper's, or from its authors' code"
-        parts.append(Table(caption, ["Setting", "Paper", "Here"], rows, "lll"))
+        parts.append(Folded(caption, [Table("", ["Setting", "Paper", "Here"], rows, "lll")]))
     return Section("scale", "What this scale changes", parts) if parts else None
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from ..names import TOP1
 from ..paper.ablations import SEVEN_DOTS
 from ..paper.declared import Dots, Experiment
 from ..run.result import RunResult
 from ..run.standing import Verdict
-from ..significance import DOES_NOT_HOLD, HOLDS, paired_difference, wilson
+from ..significance import paired_difference, wilson
 from .claims import Judged
 from .contrasts import Answered
 from .problems import unfinished
@@ -47,7 +47,7 @@ def experiments_summary(
             "The paper's numbers are those of its own data and sizes, so they are to be compared in their order and "
             "their differences, not in their height."
         ]
-    lines = [(DONE, [done]), (GOOD, good), (AGAINST, against), (SURE, _sure(judged, answers, results))]
+    lines = [(DONE, [done]), (GOOD, good), (AGAINST, against), (SURE, _sure(judged, answers))]
     lines.append((NEXT, _next(judged, answers, about, bool(unfinished(experiments, results, about)))))
     return [(name, " ".join(said)) for name, said in lines if said]
 
@@ -83,16 +83,19 @@ def _best(figure: Dots, results: Results) -> tuple[list[str], list[str]]:
     return [good], [f"{first[0].upper()}{first[1:]}, the same {of}: {points(gain.mean)} points{ends}."]
 
 
-def _sure(judged: Sequence[Judged], answers: Sequence[Answered], results: Results) -> list[str]:
+def _sure(judged: Sequence[Judged], answers: Sequence[Answered]) -> list[str]:
     tested = [one for one in judged if one.test is not None]
-    holds, fails = ([one.verdict for one in tested].count(word) for word in (HOLDS, DOES_NOT_HOLD))
     most = max((one.test.n for one in tested if one.test is not None), default=0)
+    reach = [one.reach.corrected for one in tested if one.reach is not None and one.claim.unit == "%"]
     said = []
     if most > 1:
-        said.append(
-            f"Of {len(tested)} claims that could be tested, over up to {most} seeds and corrected for their number, "
-            f"{holds} hold, {fails} do not, and {len(tested) - holds - fails} show nothing sure."
+        finds = (
+            f"; half of these tests would find a difference of {percent(median(reach))} points (80 % power), so that "
+            "what is undecided may be as large"
+            if reach
+            else ""
         )
+        said.append(f"Claims are tested over up to {most} seeds and corrected for their number{finds}.")
     elif tested:
         said.append("With one seed nothing is tested: another may turn every order around.")
     if answers:

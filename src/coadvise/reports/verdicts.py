@@ -51,11 +51,11 @@ def claims_table(judged: Sequence[Judged]) -> Table:
         ends = [] if one.test is None else [end for end in (one.test.low, one.test.high) if end is not None]
         interval = " … ".join(shown(end, one.claim.unit, True) for end in ends) or ABSENT
         difference, n, p, find, cell = _cells(one)
-        rows.append([one.claim.text, one.claim.place, difference, interval, n, p, find, cell, one.reason or ABSENT])
+        rows.append([one.claim.text, one.claim.place, cell, one.reason or ABSENT, difference, interval, n, p, find])
     columns = [
-        "Claim", "Place", "Difference", "95 % interval, uncorrected", "n", "p (Holm)", FINDS, "Verdict", "Remark",
+        "Claim", "Place", "Verdict", "Remark", "Difference", "95 % interval, uncorrected", "n", "p (Holm)", FINDS,
     ]  # fmt: skip
-    return Table("Claims", columns, rows, "llrrrrrll", frozenset({1, 3, 8}))
+    return Table("Claims", columns, rows, "llllrrrrr", frozenset({1, 3, 5}))
 
 
 def _reach(one: Judged) -> str:
