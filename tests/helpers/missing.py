@@ -22,8 +22,10 @@ sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Hidden
 
 import gc
 from coadvise.cli.main import main
-import coadvise.training.caching, coadvise.cost.plan, coadvise.evaluation.prediction
 gc.disable()
+import coadvise.cost.plan, coadvise.evaluation.asking, coadvise.evaluation.prediction, coadvise.export.exporting
+import coadvise.reproduce.command, coadvise.training.caching, coadvise.training.headroom
+gc.freeze()
 for command in commands:
     told = {name: tempfile.TemporaryFile("w+") for name in ("out", "err")}
     child = os.fork()
@@ -40,6 +42,7 @@ for command in commands:
     _, status = os.waitpid(child, 0)
     texts = {name: file.seek(0) or file.read() for name, file in told.items()}
     print(json.dumps([os.waitstatus_to_exitcode(status), texts["out"], texts["err"]]), flush=True)
+gc.unfreeze()  # or Triton complains at the end
 """
 
 
