@@ -58,6 +58,11 @@ def test_the_cost_of_training_teachers_is_that_of_their_own_runs(tmp_path, monke
     assert [one.student.model for one in recipes] == ["cit_tiny", "resnet10"] and recipes[1].teachers == {}
     assert found.teachers == {"conv": plan.TrainingCost(3 * 5, 3 * 5 * 2 * 2.5)}
     assert (found.live_s, found.cached_s) == (4 * 5 * 2 * 2.5, 4 * 5 * 2 * 1.5)
+    # z-scores need the logits of all ten classes, of two bytes each: no k is recommended that the loss refuses.
+    asked = {"loss.advice": "standardised", "advice.top_k": 3}
+    found = plan.plan_run(tiny(tmp_path / "whole", asked, teachers={"conv": teacher}))
+    assert (found.recommended, found.cosines) == ("all", {})
+    assert [way.bytes for way in found.ways] == [2 * 10 * 100 * way.views for way in found.ways]
 
 
 @pytest.mark.parametrize("teachers", [True, False])

@@ -134,7 +134,9 @@ def plan(
     if found.cosines:
         kept = ", ".join(f"{cosine:.4f} at k = {top}" for top, cosine in found.cosines.items())
         out.print(f"cosine of the advice's gradients to those from all logits: {kept}")
-    if found.recommended is not None:
+    if found.recommended == "all":
+        out.print(f"advice.top_k=null stores all logits: loss.advice={loaded.loss.advice} needs them")
+    elif found.recommended is not None:
         out.print(f"recommended: advice.top_k={found.recommended}")
     else:
         out.print("k is recommended once the teachers are trained (`coadvise cache` trains them)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from ..data.sources.unlabelled import labelled_part, open_for_training
 from ..errors import RecipeError
 from ..models.students import student_tokens
 from ..models.teachers import Teachers
+from ..recipe.loss import needs_all
 from ..recipe.schema import Recipe
 from ..recipe.teacher import teacher_recipe
 from ..run.folder import RunFolder
@@ -61,8 +63,8 @@ class RunCost:
     Attributes:
         teachers: what it costs to train the teachers that are trained before the student, and are not yet.
         cosines: k → cosine of the gradients of the advice at initialisation, for every k that takes less room than
-            all logits; None while teachers are to be trained.
-        recommended: k to keep; None without `cosines`.
+            all logits; None while teachers are to be trained, none where the loss needs all of them.
+        recommended: k to keep, or all logits; None without `cosines`.
     """
 
     step: StepCost
@@ -72,7 +74,7 @@ class RunCost:
     teachers: dict[str, TrainingCost]
     ways: list[CacheCost]
     cosines: dict[int, float] | None
-    recommended: int | None
+    recommended: int | Literal["all"] | None
 
 
 def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display = QUIET) -> RunCost:
@@ -100,10 +102,14 @@ def plan_run(recipe: Recipe, *, rounds: int = 3, display: Display = QUIET) -> Ru
         own_source = labelled_part(source)
         own_cost = step_cost(own, (own_source, sources[1]), rounds=rounds, display=display)
         first[name] = _training_cost(own, own_cost, own_source, own_cost.whole)
-    cosines = gradient_cosines(recipe, source) if recipe.teachers else None
     classes = len(source.class_names)
-    good = [top for top, cosine in (cosines or {}).items() if cosine >= GOOD]
-    recommended = min(good, default=classes) if cosines is not None else None
+    cosines: dict[int, float] | None = None
+    recommended: int | Literal["all"] | None = None
+    if recipe.teachers and needs_all(recipe.loss):
+        recipe = recipe.model_copy(update={"advice": recipe.advice.model_copy(update={"top_k": None})})
+        cosines, recommended = {}, "all"
+    elif recipe.teachers and (cosines := gradient_cosines(recipe, source)) is not None:
+        recommended = min((top for top, cosine in cosines.items() if cosine >= GOOD), default=classes)
     record = CacheRequest.of(recipe).record(classes)
     ways = []
     for views in sorted({*(v for v in VIEWS if v < recipe.schedule.epochs), views_of(recipe.data, recipe.schedule)}):

@@ -69,6 +69,11 @@ class Loss(Part):
         return {"random": 0.5, "harder": 1.0}.get(self.gate, 0.0)
 
 
+def needs_all(loss: Loss) -> bool:
+    """Whether advice needs the logits of all classes, so that none of them may be left out of a cache."""
+    return loss.advice == "standardised"
+
+
 def loss_problems(loss: Loss, data: Data, advisers: int, top_k: int | None) -> Iterable[str]:
     """What does not go together, in words.
 
@@ -92,7 +97,7 @@ def loss_problems(loss: Loss, data: Data, advisers: int, top_k: int | None) -> I
             f"loss.gate={loss.gate} chooses images, and the correlation between images belongs to none of them; set "
             "loss.dist.intra=0"
         )
-    if loss.advice == "standardised" and top_k is not None:
+    if needs_all(loss) and top_k is not None:
         yield (
             f"loss.advice=standardised needs the logits of all classes, and {top_k} of each image are stored; set "
             "advice.top_k=null"
