@@ -67,6 +67,15 @@ def test_it_writes_a_result_a_report_and_a_figure(
         assert picture.format == "PNG" and picture.size[0] > 1000
     with pytest.raises(CoadviseError, match="run-headroom exists, and nothing is overwritten"):
         headroom(recipe(tmp_path, runs, ["first", "inv"]), [])
+    note = tmp_path / "note.txt"
+    note.write_text("mine")
+    for output, words in (
+        (note, "note.txt exists, and nothing is overwritten"),
+        (note / "in", "note.txt is no folder"),
+    ):
+        with pytest.raises(CoadviseError, match=words):
+            headroom(recipe(tmp_path, runs, ["first", "inv"]), [], output=output)
+    assert note.read_text() == "mine"
 
 
 def test_what_is_refused_leaves_nothing(tmp_path: Path, runs: Path) -> None:

@@ -110,7 +110,9 @@ def require_absent(*paths: Path) -> None:
         if os.path.lexists(path):
             raise WriteError(f"{path} exists, and nothing is overwritten; remove it, or give another name")
         if not path.parent.is_dir():
-            raise WriteError(f"{path} cannot be written: there is no folder {path.parent}; make it, or give another")
+            there = f"{path.parent} is no folder" if path.parent.exists() else f"there is no folder {path.parent}"
+            what = "give another name" if path.parent.exists() else "make it, or give another"
+            raise WriteError(f"{path} cannot be written: {there}; {what}")
 
 
 def write_new(path: Path, content: str | bytes) -> None:
