@@ -45,7 +45,7 @@ def lay_out(folder: Path) -> Path:
             for number in range(count):
                 pixels = np.clip(rng.normal(colour, 25, size=(24, 28, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / "photographs" / split / name / f"{number}.jpg")
-    shutil.copytree(folder / "photographs" / "val" / "cat", folder / "more-photographs")
+    shutil.copytree(folder / "photographs" / "val", folder / "more-photographs")
     for name in ("cat.jpg", "dog.jpg", "dog.png"):
         Image.open(folder / "photographs" / "val" / name[:3] / "0.jpg").save(folder / name)
     torch.manual_seed(0)
@@ -61,7 +61,7 @@ def finished() -> None:
     train_one(RUNS[0])
     for name in RUNS[1:]:
         shutil.copytree(f"runs/{RUNS[0]}", f"runs/{name}")
-        export(Path("runs", name), TARGETS["timm"])
+    export(Path("runs/pets"), TARGETS["timm"])
 
 
 def train_one(name: str) -> None:
