@@ -31,7 +31,7 @@ from coadvise.run.standing import verdict_of
 from coadvise.training.student import make_objective
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md").read_text()
-QUOTED = dict(re.findall(r"^### (.*)\n\n```text\n(.*)\n```$", PAGE, re.M))
+QUOTED = dict(re.findall(r"^### (.*)\n\n<!-- .* -->\n```text\n(.*)\n```$", PAGE, re.M))
 FOLDER = "data.train_size=null data.val_size=null"
 """With the images of a folder, all are taken."""
 CACHED = "run.output=runs/new advice=cache"
