@@ -110,7 +110,7 @@ def _colors(table: Int[np.ndarray, "k m"]) -> Float[np.ndarray, "k m 4"]:
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     depth = np.where(table > 0, 0.12 + 0.88 * shares, 0)
     colors = np.asarray(matplotlib.colormaps["Oranges"](depth), float)
-    right = np.eye(*table.shape, dtype=bool)
+    right = np.eye(*table.shape, dtype=np.bool_)
     colors[right] = matplotlib.colormaps["Blues"](depth[right])
     return colors
 
