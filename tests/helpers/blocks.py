@@ -5,6 +5,7 @@ A comment above a block says what its test needs, where anybody sees it:
     <!-- test: given x, y -->          names of `helpers.desk.GIVEN` that Python finds (a batch, …)
     <!-- test: in test_add_a_kind -->  the test file of that name reads this page and runs the block
     <!-- test: slow -->                a block of Python that takes longer than two seconds
+    <!-- test: shown in test_x -->     anywhere in a page: so it is with all blocks that show what is printed
     <!-- test: none, REASON -->        a drawing or a listing, in which nothing can be run
 
 Files that commands and Python may name are those of `helpers.desk`.
@@ -23,6 +24,7 @@ _BLOCK = re.compile(
     re.M | re.S,
 )
 _SAID = re.compile(r"<!-- test: ((?:(?!-->).)*) -->\s*\Z", re.S)
+_WHOLE = re.compile(r"<!-- test: shown (in \w+) -->")
 _INLINE = re.compile(r"(?<![`\\])(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.S)
 _JOINS = {"|", "||", "&&", ";", "&", "(", ")", "|&"}
 _INTO = {">", ">>", "<", "2>", "&>"}
@@ -62,13 +64,15 @@ class Command:
 def blocks(page: str, text: str) -> list[Block]:
     """Fenced blocks of a page in Markdown, also those inside of lists, notes and tabs."""
     found = []
+    whole = _WHOLE.search(text)
     for match in _BLOCK.finditer(text):
         info = match["info"].strip().lstrip("{").strip().lstrip(".").split()
         said = _SAID.search(text[: match.start()])
         inside = re.sub(rf"^{re.escape(match['indent'])}", "", match["text"], flags=re.M)
         line = text.count("\n", 0, match.start()) + 1
         language = info[0].rstrip("}") if info else ""
-        found.append(Block(page, line, language, textwrap.dedent(inside), said[1].strip() if said else ""))
+        words = said[1].strip() if said else whole[1] if whole and language in ("", "text") else ""
+        found.append(Block(page, line, language, textwrap.dedent(inside), words))
     return found
 
 
