@@ -31,7 +31,7 @@ from coadvise.run.standing import verdict_of
 from coadvise.training.student import make_objective
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md").read_text()
-QUOTED = dict(re.findall(r"^### (.*)\n\n<!-- .* -->\n```text\n(.*)\n```$", PAGE, re.M))
+QUOTED = dict(re.findall(r"^### (.*)\n\n<!-- .* -->\n```{ \.text \.said }\n(.*)\n```$", PAGE, re.M))
 FOLDER = "data.train_size=null data.val_size=null"
 """With the images of a folder, all are taken."""
 CACHED = "run.output=runs/new advice=cache"
@@ -239,5 +239,5 @@ def test_what_a_run_says_of_a_bad_model(finished: Path) -> None:
 
 def test_every_quoted_message_is_provoked() -> None:
     text = Path(__file__).read_text()
-    assert len(QUOTED) > 30 and PAGE.count("```text") == len(QUOTED)
+    assert len(QUOTED) > 30 and PAGE.count("```{") == len(QUOTED)
     assert not [title for title in QUOTED if f'"{title}"' not in text]
