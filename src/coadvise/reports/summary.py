@@ -143,6 +143,8 @@ def run_summary(result: RunResult, said: Verdict | None, folder: Path) -> list[t
         lines += [(GOOD, good)]
     else:
         sure = "One run of one seed: another seed would differ."
+        if (found := result.metrics.get("map/class")) is not None:
+            lines.append((GOOD, f"mAP {percent(found)} % of the class token."))
     if said is not None and said.others:
         rest = " The rest stands below." if len(said.others) > _WORTH else ""
         lines.append((AGAINST, " ".join(said.others[:_WORTH]) + rest))
