@@ -74,5 +74,6 @@ def find_lr(
         batch, unit = loaded.optim.batch_size, loaded.optim.lr_batch
         out.print(f"optim.lr is multiplied by {batch} / {unit} (optim.batch_size / optim.lr_batch)")
     if not found.clear:
-        out.print(f"the loss fell by no more than its noise, so this says little; try --steps {4 * steps}")
+        out.print(f"the loss fell by no more than its noise, so nothing is suggested; try --steps {4 * steps}")
+        return
     out.print(f"suggested: optim.lr={marked['steepest descent']:.2g}")
