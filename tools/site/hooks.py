@@ -5,6 +5,7 @@ from __future__ import annotations
 import api_page
 import command_page
 import findings_page
+import notebook_page
 import outside
 import paper_page
 import recipe_page
@@ -24,6 +25,8 @@ PAGES = {
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     for name, text in PAGES.items():
         files.append(File.generated(config, name, content=text()))
+    for name, content in notebook_page.pages().items():
+        files.append(File.generated(config, name, content=content))
     outside.add_linked(files, config)
     return files
 
