@@ -155,7 +155,7 @@ def test_a_resumed_run_is_the_same(table: Path, folder: Path, tmp_path: Path) ->
     assert probe["mean_average_precision"] == pytest.approx(metrics["map/class"], abs=2e-3)
     assert probe["mean_average_precision"] > 0.8
     page = run_report(tmp_path / "whole").read_text()
-    assert "linear probe on resnet10 (conv): mAP" in page
+    assert "linear probe on resnet10 (conv) " in page and "(mAP)." in page
 
 
 def test_what_cannot_do_with_it_refuses(table: Path, folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from ..run.per_class import ClassCounts, chance, class_counts, confusion, macro_
 from ..run.pictures import Picture
 from ..shapes import Int
 from ..significance import mcnemar
-from .page import Gallery, Part, Photograph, Section, Text
+from .page import Folded, Gallery, Part, Photograph, Section, Text
 from .plots.classes import ClassBar, class_bars, confusion_figure, overview_figure, reliability_figure
 from .plots.style import draw
 from .tables import Table, count, p_value, percent, with_interval
@@ -45,7 +45,9 @@ def classes_section(answers: Answers) -> Section | None:
     never = [name for name, one in counts.items() if one.support and not one.right]
     if never:
         parts.append(Text(f"Not one image is named rightly of: {_few(never)}.", "warning"))
-    parts += [Text(_note(len(shown) < len(names))), _table(counts, of), *_confusions(table, names, shown)]
+    cut, each = len(shown) < len(names), _table(counts, of)
+    parts += [Text(_note(cut), "note"), Folded(f"All {count(len(names))} classes as a table", [each]) if cut else each]
+    parts += _confusions(table, names, shown)
     return Section("classes", "Classes", parts)
 
 

@@ -24,9 +24,9 @@ from .page import Page, Section, Text, write_page
 from .plots.style import draw
 from .plots.tokens import looks_figure
 from .provenance import provenance_section
+from .run_summary import run_lead, run_summary
 from .several import EACH, map_section, several_section
 from .similarity import Outputs, similarity_section
-from .summary import run_lead, run_summary
 from .tables import ABSENT, Table, count, duration, number, p_value, parameters, percent
 from .words import output_title
 
@@ -41,7 +41,7 @@ def run_page(run: RunFiles, folder: Path | None = None) -> Page:
     if result is not None:
         for part, n in (("train", result.skipped.train), ("val", result.skipped.val)):
             warnings += [f"{count(n)} unreadable image(s) of the {part} set were skipped."] if n else []
-    sections = [curves_section(run)]
+    sections, answers = [curves_section(run)], None
     if result is not None:
         groups = [(name, [Outputs(tuple(result.teachers), result.final)])]
         answers, pictures = _single_images(result, folder, warnings)
@@ -58,11 +58,12 @@ def run_page(run: RunFiles, folder: Path | None = None) -> Page:
         sections.append(similarity)
         sections.append(provenance_section([(name, run.path, result)]))
     sections += [Section("recipe", "Recipe", [Text(run.recipe, "code")], folded=True)] if run.recipe else []
-    said = None if result is None else verdict_of(result, folder or Path(run.path))
-    headline = _headline(run) if said is None else said.headline
-    here = folder or Path(run.path)
-    lead, summary = ([], []) if result is None else (run_lead(result, said), run_summary(result, said, here))
-    return Page(name, headline, lead, [one for one in sections if one is not None], warnings, summary)
+    place = folder or Path(run.path)
+    said = None if result is None else verdict_of(result, place)
+    shown = [section for section in sections if section is not None]
+    if result is None or said is None:
+        return Page(name, _headline(run), [] if result is None else run_lead(result), shown, warnings)
+    return Page(name, said.headline, run_lead(result), shown, warnings, run_summary(result, said, answers, place))
 
 
 def _several_sections(result: RunResult, folder: Path | None, warnings: list[str]) -> list[Section]:

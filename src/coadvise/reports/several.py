@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..run.result import RunResult
 from ..run.several import SeveralAnswers
-from .page import Part, Section, Text
+from .page import Folded, Part, Section, Text
 from .plots.several import PrecisionBar, precision_bars
 from .plots.style import draw
 from .tables import ABSENT, Table, count, duration, number, parameters, percent, with_interval
@@ -79,5 +79,6 @@ def several_section(answers: SeveralAnswers) -> Section:
         for name, one in counts.items()
     ]  # fmt: skip
     columns = ["Class", "Images", "Average precision, %", "Recall, %", "Precision, %", "F1, %", "Answered"]
-    parts.append(Table(f"Each class, as the class token answers after epoch {answers.epoch}", columns, rows))
+    table = Table(f"Each class, as the class token answers after epoch {answers.epoch}", columns, rows)
+    parts.append(table if len(rows) <= MOST else Folded(f"All {count(len(rows))} classes as a table", [table]))
     return Section("classes", "Classes", parts)

@@ -9,7 +9,7 @@ from typing import get_args
 
 from ..run.result import Direction, tokens_of
 from ..significance import Summary, summarise
-from .page import Part, Section, Text
+from .page import Folded, Part, Section, Text
 from .plots.similarity import KlMap, kl_maps
 from .plots.style import draw
 from .tables import ABSENT, Table, number
@@ -165,7 +165,8 @@ def similarity_section(
     alt = "Heat maps of the KL divergence between tokens and teachers. " + " ".join(nearest)
     parts: list[Part] = [Text(_WHAT, "note"), draw(name, alt, lambda: kl_maps(maps))]
     parts += [Text(_FRAME, "note")] if nearest else []
-    parts += [*(Text(sentence) for sentence in nearest), divergences_table(found, label, first)]
+    parts += [Text(sentence) for sentence in nearest]
+    parts.append(Folded("The same in numbers", [divergences_table(found, label, first)]))
     if any(not run.directions_named for _, runs in groups for run in runs if run.teachers):
         parts.append(Text(_UNTOLD, "warning"))
     return Section(name, "How near each token is to each teacher", parts)

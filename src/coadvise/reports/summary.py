@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean, median
 
-from ..names import TOP1
 from ..paper.ablations import SEVEN_DOTS
 from ..paper.declared import Dots, Experiment
-from ..run.result import RunResult
-from ..run.standing import Verdict
-from ..significance import paired_difference, wilson
+from ..significance import paired_difference
 from .claims import Judged
 from .contrasts import Answered
 from .problems import unfinished
 from .results import About, Results
-from .tables import count, duration, mean_sd, number, parameters, percent, points
+from .tables import count, mean_sd, percent, points
 
 DONE, GOOD, AGAINST, SURE, NEXT = "What was done", "How good", "Against what", "How sure", "What next"
-_WORTH = 4  # sentences of a line that most readers still read
 
 
 def experiments_summary(
@@ -114,77 +108,3 @@ def _next(judged: Sequence[Judged], answers: Sequence[Answered], about: About, m
     if open_:
         return [f"More seeds decide more: the same command with --seeds {2 * about.seeds} trains only what is new."]
     return ["Other data or a larger scale: `coadvise reproduce --help`."]
-
-
-def run_summary(result: RunResult, said: Verdict | None, folder: Path) -> list[tuple[str, str]]:
-    """Of one finished run.
-
-    Args:
-        folder: where the run is.
-    """
-    student, data = result.student, result.data
-    more = f" and {count(data.unlabelled)} without labels" if data.unlabelled else ""
-    done = (
-        f"{student.model} ({parameters(student.parameters)} parameters) was trained on {count(data.train)} images of "
-        f"{data.source}{more} and measured on {count(data.val)} held-out images"
-        + (f"; it took {duration(result.seconds)}." if result.seconds else ".")
-    )
-    lines = [(DONE, done)]
-    samples = data.val - result.skipped.val
-    if result.several is None and result.accuracy is not None and samples > 0:
-        low, high = wilson(round(result.accuracy * samples), samples)
-        good = f"{percent(result.accuracy)} % top-1 of the class token"
-        loss = result.metrics.get("loss/class")
-        good += "." if loss is None else f", cross entropy {number(loss, 2)} nats."
-        sure = (
-            f"95 % interval {percent(low)} to {percent(high)} %, over the images. One run of one seed: another seed "
-            "would differ, too."
-        )
-        lines += [(GOOD, good)]
-    else:
-        sure = "One run of one seed: another seed would differ."
-        if (found := result.metrics.get("map/class")) is not None:
-            lines.append((GOOD, f"mAP {percent(found)} % of the class token."))
-    if said is not None and said.others:
-        rest = " The rest stands below." if len(said.others) > _WORTH else ""
-        lines.append((AGAINST, " ".join(said.others[:_WORTH]) + rest))
-    lines.append((SURE, f"{sure} {_picked(result)}"))
-    if said is not None and said.advice:
-        here = f" (`{shlex.join(['coadvise', 'report', str(folder)])}`)"  # which is this page
-        steps = [f"{step[0].upper()}{step[1:].replace(here, ', below')}." for step in said.advice]
-        lines.append((NEXT, " ".join(steps)))
-    return lines
-
-
-def _picked(result: RunResult) -> str:
-    best, picked = result.best, "being picked on these very images, it is no fair estimate."
-    if result.delivered:
-        return f"It is the best of the evaluations, that after epoch {best.epoch}; {picked}"
-    of = f"The best evaluation was {percent(best.value)} % after epoch {best.epoch} ({best.weights} weights)"
-    return f"{of}; {picked}"
-
-
-def run_lead(result: RunResult, said: Verdict | None) -> list[str]:
-    """How a run was measured, and what its summary leaves out."""
-    best = result.best
-    sentences = [] if said is None else [*said.others[_WORTH:], *([said.cost] if said.cost else [])]
-    if result.seconds and result.images_seen:
-        speed = count(result.images_seen / result.seconds)
-        sentences.append(f"It took {duration(result.seconds)} for {count(result.steps)} steps, {speed} images/s.")
-    if (early := result.stopped_early) is not None:
-        sentences.append(
-            f"It stopped early, after {count(result.epochs)} of {count(early.planned)} epochs: "
-            f"{early.in_vain} no better than the best."
-        )
-    if not result.delivered:
-        return sentences
-    averaged = "the averaged weights" if best.weights == "ema" else "the weights"
-    sentences.append(
-        f"Everything here but the similarity to teachers is said of {averaged} after epoch {best.epoch}, which "
-        "best.safetensors holds and every command takes: their evaluation was the best."
-    )
-    if (last := result.final.get(TOP1)) is not None:
-        sentences.append(f"After the last epoch, top-1 was {percent(last)} %.")
-    if (last := result.final.get("map/class")) is not None:
-        sentences.append(f"After the last epoch, the mAP was {percent(last)} %.")
-    return sentences
