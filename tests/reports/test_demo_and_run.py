@@ -422,7 +422,7 @@ def test_report_of_one_run(tmp_path: Path, teachers: list[str]) -> None:
     right = round(accuracy * 1597)
     assert f"right on {right:,} of 1,597 validation images ({pct(accuracy)} %) after 40 epochs" in page.text
     assert ("behind teacher conv (97.5 %) and teacher inv (97.5 %)" in page.text) == bool(teachers)
-    assert page.row("class", 3)[1] == pct(accuracy)
+    assert page.row("class token", 3)[1] == pct(accuracy)
     assert ("nearest to" in page.text) == bool(teachers)
     assert ("lines, teacher conv 97.5 %, teacher inv 97.5 %." in page.text) == bool(teachers)
     assert "name: x" in page.text, "the recipe"

@@ -127,11 +127,14 @@ def _accuracy_section(result: RunResult, known: Table | None) -> Section | None:
     if not result.tokens:
         return None
     columns, rows = ["Output", "Top-1, %", "Cross entropy, nats"], []
+    calibrated = any(key.startswith("ece/") for key in result.metrics)
+    columns += ["Calibration error, %"] if calibrated else []
     columns += ["Top-1 after the last epoch, %"] if result.delivered else []
     columns += ["Averaged weights then, %" if result.delivered else "Top-1 of EMA weights, %"] if result.ema else []
     for name in result.tokens:
         top1 = f"accuracy/{name}"
-        rows.append([name, percent(result.metrics.get(top1)), number(result.metrics.get(f"loss/{name}"))])
+        rows.append([output_title(name), percent(result.metrics.get(top1)), number(result.metrics.get(f"loss/{name}"))])
+        rows[-1] += [percent(result.metrics.get(f"ece/{name}"))] if calibrated else []
         rows[-1] += [percent(result.final[top1])] if result.delivered else []
         rows[-1] += [percent(result.ema.get(top1))] if result.ema else []
     caption = "The weights that this run delivers" if result.delivered else "After the last epoch"

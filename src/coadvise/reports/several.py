@@ -8,6 +8,7 @@ from .page import Folded, Part, Section, Text
 from .plots.several import PrecisionBar, precision_bars
 from .plots.style import draw
 from .tables import ABSENT, Table, count, duration, number, parameters, percent, with_interval
+from .words import output_title
 
 MOST = 30
 """Classes that the figure shows; of more than these, those with the lowest average precision."""
@@ -26,7 +27,14 @@ def map_section(result: RunResult) -> Section:
     rows = []
     for name in result.tokens:
         shares = [percent(result.metrics.get(f"{what}/{name}")) for what in ("map", "f1_micro", "f1_macro", "exact")]
-        rows.append([name, *shares, number(result.metrics.get(f"loss/{name}")), percent(result.final[f"map/{name}"])])
+        rows.append(
+            [
+                output_title(name),
+                *shares,
+                number(result.metrics.get(f"loss/{name}")),
+                percent(result.final[f"map/{name}"]),
+            ]
+        )
         rows[-1] += [percent(result.ema.get(f"map/{name}"))] if result.ema else []
     parts: list[Part] = [
         Text(
