@@ -18,6 +18,7 @@ from coadvise.reports.plots.learning_rate import range_test_figure
 from coadvise.reports.plots.narrow import narrow
 from coadvise.reports.plots.similarity import KlMap, kl_maps
 from coadvise.reports.plots.style import draw, style
+from coadvise.reports.plots.tokens import looks_figure
 from coadvise.significance import summarise
 
 
@@ -101,6 +102,25 @@ def test_teachers_and_chance_are_lines_across_the_curves_of_a_run() -> None:
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["class token", "teacher conv 91.8", "chance 10.0"]
+
+
+def test_ticks_of_a_run_of_one_log_line_are_whole_steps() -> None:
+    figure = run_curves({"class token": [(12, 2.3)]}, [(12, 1e-3)], {"class token": [(1, 0.1)]})
+    figure.draw_without_rendering()
+    shown = [float(x) for axes in figure.axes[1:] for x in axes.get_xticks()]
+    assert shown and all(x == int(x) for x in shown)
+
+
+@pytest.mark.parametrize(("tokens", "look"), [(2, "small"), (4, "small"), (5, "only")])
+def test_where_tokens_look_has_a_row_for_each_image_and_fits_a_telephone(tokens: int, look: str) -> None:
+    jpeg = io.BytesIO()
+    Image.new("RGB", (16, 12)).save(jpeg, "JPEG")
+    maps = {f"t{i} token": np.eye(4) for i in range(tokens)}
+    rows = [(jpeg.getvalue(), "surest hit\ncat ✓", maps)] * 2
+    figure = looks_figure(rows)
+    assert [axes.get_title(loc="left") for axes in figure.axes[: 1 + tokens]] == ["surest hit\ncat ✓", *maps]
+    assert len(figure.axes) == 2 * (1 + tokens)
+    assert f'class="plot {look}"' in draw("looks", "", lambda: looks_figure(rows)).svg
 
 
 def test_kl_map_frames_the_nearest_token_of_each_complete_column() -> None:

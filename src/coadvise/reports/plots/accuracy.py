@@ -135,7 +135,7 @@ def run_curves(
         low, high = right.get_ylim()
         right.set_ylim(max(low, 0), min(high, 102))
     for axis in (right.xaxis, speed.xaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # of a run of one step, one
     return figure
 
 

@@ -82,7 +82,7 @@ def confusion_figure(
             ink = "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#ffffff"
             size, weight = 9 if k <= 12 else 7, "bold" if x == y else "normal"
             axes.text(x + 0.5, y + 0.5, f"{value}", ha="center", va="center", fontsize=size, color=ink, weight=weight)
-    crowded = len(columns) * max(map(len, columns), default=0) > 60
+    crowded = len(columns) * max(map(len, columns), default=0) > 36  # on a telephone, too
     turned: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     axes.set_xticks(np.arange(len(columns)) + 0.5, [_wrap(name, 18) for name in columns], **turned)
     axes.set_yticks(np.arange(k) + 0.5, [_wrap(name, 18) for name in names])

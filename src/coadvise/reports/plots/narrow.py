@@ -10,6 +10,8 @@ from matplotlib.gridspec import GridSpec
 
 WIDTH = 4.3
 """Inches of a figure on a telephone; its 10 points are then 11 to 12 of the screen's."""
+NARROW = 4.75
+"""Inches up to which a figure is narrow as it is."""
 _ABREAST = 3  # panels; more are pictures in a row, which belong together
 
 
@@ -18,7 +20,7 @@ def narrow(figure: Figure) -> bool:
     width, height = figure.get_size_inches()
     places = [axes.get_subplotspec() for axes in figure.axes]
     grids = {id(place.get_gridspec()): place.get_gridspec() for place in places if place is not None}
-    if width <= WIDTH * 1.1 or None in places or len(grids) != 1:
+    if width <= NARROW or None in places or len(grids) != 1:
         return False
     (grid,) = grids.values()
     if grid.ncols > _ABREAST:

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .narrow import narrow
+from .narrow import NARROW, narrow
 
 INK, MUTED, GRID, PAPER = "#1b1e24", "#5d6570", "#d5d9df", "#fefefe"
 BLUE = "#0072B2"
@@ -91,7 +91,8 @@ def draw(name: str, alt: str, build: Callable[[], Figure]) -> Drawing:
         if narrow(figure):
             figure.savefig(small, format="svg", transparent=True, metadata=nothing, **box)
     if not small.getvalue():
-        return Drawing(name, alt, _inline(svg.getvalue(), name, alt, "only"), png.getvalue())
+        look = "small" if figure.get_size_inches()[0] <= NARROW else "only"
+        return Drawing(name, alt, _inline(svg.getvalue(), name, alt, look), png.getvalue())
     both = [_inline(svg.getvalue(), name, alt, "broad"), _inline(small.getvalue(), f"{name}-narrow", alt, "narrow")]
     return Drawing(name, alt, "\n".join(both), png.getvalue())
 

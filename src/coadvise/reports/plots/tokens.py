@@ -58,33 +58,28 @@ def attention_figure(images: Sequence[tuple[bytes, str, Mapping[str, Float[np.nd
 
 
 def looks_figure(images: Sequence[tuple[bytes, str, Mapping[str, Float[np.ndarray, "gh gw"]]]]) -> Figure:
-    """The same with a label above each image, and two images a row where there is room.
+    """The same with a label above each image, narrow enough for a telephone where there are up to four tokens.
 
     Args:
         images: (JPEG, label, token → attention to the patches), the same tokens for all.
     """
     tokens = list(images[0][2])
-    each = 1 + len(tokens)
-    abreast = 2 if each <= 4 and len(images) > 1 else 1
-    rows = -(-len(images) // abreast)
-    columns = abreast * each
-    side = 8 / max(columns, 6)
-    figure = Figure(figsize=(8, rows * (side + 0.42)), layout="constrained")
-    grid = figure.subplots(rows, max(columns, 6), squeeze=False)
+    columns = max(1 + len(tokens), 3)
+    width = 4.7 if columns <= 5 else 8.0
+    figure = Figure(figsize=(width, len(images) * (width / columns + 0.42)), layout="constrained")
+    grid = figure.subplots(len(images), columns, squeeze=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.grid(False)
         axes.spines[:].set_visible(False)
-    for place, (jpeg, label, maps) in enumerate(images):
-        row, first = divmod(place, abreast)
-        cells = grid[row][first * each : (first + 1) * each]
+    for cells, (jpeg, label, maps) in zip(grid, images, strict=True):
         with Image.open(io.BytesIO(jpeg)) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         cells[0].imshow(pixels)
-        cells[0].set_title(label, fontsize=7.5, loc="left")
+        cells[0].set_title(label, fontsize=8, loc="left")
         height, width = pixels.shape[:2]
-        for axes, token in zip(cells[1:], tokens, strict=True):
+        for axes, token in zip(cells[1:], tokens, strict=False):
             axes.imshow(pixels)
             axes.imshow(maps[token], cmap="magma", alpha=0.6, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-            axes.set_title(token, fontsize=7.5, loc="left")
+            axes.set_title(token, fontsize=8, loc="left")
     return figure
