@@ -50,6 +50,7 @@ def test_a_recipe_is_written_and_never_overwritten(
     text = Path("photos.yaml").read_text()
     recipe = load_recipe("photos.yaml")
     assert recipe.data.on_error == "skip" and set(recipe.teachers) == {"conv", "inv"} and "# cost: about" in text
+    assert recipe.run.allow_weak  # teachers from few images may stay near chance, and its own recipe has to run
     with pytest.raises(WriteError, match=r"photos\.yaml exists, and nothing is overwritten"):
         look("photos")
     assert Path("photos.yaml").read_text() == text
@@ -89,6 +90,7 @@ def test_weights_that_were_made_go_where_no_recipe_comes_of_them(
     init("photos", wrong[:1], Path("new.yaml"), 1.0, "resnet10.safetensors", None, 100, None)
     teacher = load_recipe("new.yaml").teachers["conv"]
     assert (teacher.model, teacher.checkpoint, teacher.bias) == ("resnet10", "new-conv.safetensors", "conv")
+    assert not load_recipe("new.yaml").run.allow_weak  # where weights were given, an error of theirs has to show
 
 
 def test_a_student_that_takes_no_tokens_is_refused_before_images_are_looked_at() -> None:

@@ -259,6 +259,8 @@ def _from_scratch(facts: DataFacts, size: _Size, device: str) -> list[Setting]:
             Setting(f"teachers.{name}.{key}", value, why if (name, key) == ("conv", "model") else "")
             for key, value in settings.items()
         ]
+    on = "the student is trained even if a teacher stays near chance: the last lines of the run say how good each is"
+    found.append(Setting("run.allow_weak", True, on))
     return found
 
 

@@ -149,6 +149,7 @@ def require_able_of_several(checks: Mapping[str, SeveralCheck]) -> None:
         if check.mean_average_precision <= check.chance:
             raise ModelError(
                 f"teacher '{name}' has a mAP of {check.mean_average_precision:.1%} on {check.samples} validation "
-                f"images, no better than chance ({check.chance:.1%}); train it better, check its normalisation and "
-                "classes, or set run.allow_weak=true"
+                f"images, no better than chance ({check.chance:.1%}); train it longer "
+                f"(teachers.{name}.train.epochs=N), check its normalisation and classes, or go on all the same with "
+                "run.allow_weak=true"
             )

@@ -147,6 +147,6 @@ def require_able(checks: Mapping[str, TeacherCheck], class_names: Sequence[str])
         if check.weak:
             raise ModelError(
                 f"teacher '{name}' is at {check.accuracy:.1%} on {check.samples} validation images, near chance level "
-                f"({check.chance:.1%}); train it better, check its normalisation and classes, "
-                "or set run.allow_weak=true"
+                f"({check.chance:.1%}); train it longer (teachers.{name}.train.epochs=N), check its normalisation and "
+                "classes, or go on all the same with run.allow_weak=true"
             )
