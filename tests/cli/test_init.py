@@ -1,5 +1,6 @@
 """`coadvise init` as a new user meets it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,3 +144,32 @@ def test_a_student_with_weights_is_fine_tuned(
     with pytest.raises(CoadviseError, match="does not exist"):
         made("gone.yaml", "vit_tiny_patch16_224=gone.safetensors")
     assert not Path("gone.yaml").exists()
+
+
+def test_a_run_is_called_as_its_photographs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = {
+        "/home/me/My Photos": "My-Photos", "/home/me/Köln 2024/train/": "Koln-2024", "写真": "mine", "pets": "pets",
+        "hf:uoft-cs/cifar10:image=img": "cifar10", "parquet:/data/pacs/train-*.parquet": "pacs",
+        "birds/labels.csv": "labels", "torchvision:CIFAR10": "CIFAR10", "(": "mine", "C:\\Photos\\Cats": "Cats",
+    }  # fmt: skip
+    assert {source: starting.name_of(source) for source in sources} == sources
+    (tmp_path / "Nina & Tom").mkdir()
+    monkeypatch.chdir(tmp_path / "Nina & Tom")
+    assert starting.name_of(".") == "Nina-Tom"
+
+
+@pytest.mark.parametrize("pace", [Pace(1.0, 10.0, 1.0, 0.5), Pace(3.0, 60.0, 1.0, 2.0)])
+def test_the_minutes_that_are_asked_for_are_enough(
+    write_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    pace: Pace,
+) -> None:
+    write_folder(Path("photos"), classes=("cat", "dog"), count=20)
+    monkeypatch.setattr(fitting, "measure_paces", lambda _, first, *rest: (pace, dict.fromkeys(first, pace)))
+    init("photos", ["data.workers=0"], Path("short.yaml"), 1.0, None, None, 100, None)
+    shown = " ".join(capsys.readouterr().out.split())
+    found = re.search(r"too little to learn much: give --minutes (\d+) for 10, or", shown)
+    assert found is not None, shown
+    init("photos", ["data.workers=0"], Path("longer.yaml"), float(found[1]), None, None, 100, None)
+    assert load_recipe("longer.yaml").schedule.epochs >= 10 and "too little" not in capsys.readouterr().out

@@ -63,7 +63,7 @@ def init(
     if findings is not None:
         write_new(findings, _as_csv(looked.surveys, looked.duplicates))
     proposal = propose_recipe(
-        looked, name, weights, settings or [], checkpoint, student_checkpoint, started + 60 * minutes, display
+        looked, name, weights, settings or [], checkpoint, student_checkpoint, started, minutes, display
     )
     write_new(target, proposal.text)
     for line in proposal.notes:

@@ -57,6 +57,13 @@ class FittedProposal:
         """Of the whole run."""
         return START + sum(self.teachers.values()) + self.student
 
+    @property
+    def enough(self) -> float:
+        """Seconds that have to be given after the look at the images, for the student to get `FEWEST` epochs."""
+        student = self.student + self.epoch * max(FEWEST - self.epochs, 0)
+        beside = max(sum(self.teachers.values()), student * _OF_TEACHERS / (1 - _OF_TEACHERS) if self.teachers else 0)
+        return START + (beside + student) / MARGIN
+
 
 def fit_proposal(
     settings: Sequence[Setting],

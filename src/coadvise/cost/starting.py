@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,10 @@ UNEVEN = 3
 """Times as many images as the smallest class has, from which on the largest makes classes uneven."""
 
 
+_SAYING_NOTHING = {"csv", "folder", "hf", "parquet", "tar", "torchvision", "train", "wds"}  # parts of sources
+_ENDING = re.compile(r"\.(csv|parquet|tar|tsv|txt)$")
+
+
 @dataclass(frozen=True)
 class Looked:
     """A data set that was looked at: its training and its validation images."""
@@ -79,10 +85,14 @@ class Proposal:
 
 
 def name_of(source: str) -> str:
-    """Name of a run on a source: the last word of its path that says something."""
-    words = [word for word in re.split(r"[^A-Za-z0-9_-]+", source.split(":image=")[0]) if word]
-    words = [word for word in words if word not in ("parquet", "tar", "train", "wds", "folder", "hf", "torchvision")]
-    return words[-1][:60].strip("-_") or "mine" if words else "mine"
+    """Name of a run on a source: the last part of its path that says something, in letters that any shell takes."""
+    place = os.path.abspath(source) if os.path.isdir(source) else source.split(":image=")[0]
+    said = ""
+    for part in re.split(r"[/\\:]+", place):
+        plain = unicodedata.normalize("NFKD", part).encode("ascii", "ignore").decode()
+        word = re.sub(r"[^A-Za-z0-9_-]+", "-", _ENDING.sub("", plain))[:60].strip("-_")
+        said = said if not word or word in _SAYING_NOTHING else word
+    return said or "mine"
 
 
 def look_at(source: str, settings: Sequence[str], images: int, display: Display) -> Looked:
@@ -135,7 +145,8 @@ def propose_recipe(
     settings: Sequence[str],
     checkpoint: str | None,
     student_checkpoint: str | None,
-    deadline: float,
+    started: float,
+    minutes: float,
     display: Display,
 ) -> Proposal:
     """A recipe for a data set, with its epochs fitted to the time.
@@ -146,7 +157,8 @@ def propose_recipe(
         settings: `key=value` that replace what is proposed.
         checkpoint: weights of a pretrained teacher, see `named_file`.
         student_checkpoint: those of a student.
-        deadline: when the training should be over, on the monotonic clock.
+        started: when the time began, on the monotonic clock.
+        minutes: from then to the end of the training.
 
     Raises:
         CoadviseError: settings, weights and data that do not fit each other.
@@ -162,8 +174,8 @@ def propose_recipe(
         teacher, notes = _teacher(want, checkpoint)
         notes = [*said, *notes]
         proposed = propose(facts, device, teacher, name, student)
-        fitted = fit_proposal(proposed, settings, looked.sources, deadline, display)
-    notes += [*_of_data(facts), *_cost(fitted, deadline - time.monotonic())]
+        fitted = fit_proposal(proposed, settings, looked.sources, started + 60 * minutes, display)
+    notes += [*_of_data(facts), *_cost(fitted, time.monotonic() - started)]
     head = [
         f"A co-advised student for {facts.source}: proposed by `coadvise init`",
         f"data: {facts.train:,} training and {facts.validation:,} validation images of {facts.classes:,} classes, "
@@ -330,12 +342,12 @@ def _epochs(count: int) -> str:
     return "1 epoch" if count == 1 else f"{count:,} epochs"
 
 
-def _cost(fitted: FittedProposal, seconds: float) -> list[str]:
+def _cost(fitted: FittedProposal, spent: float) -> list[str]:
     notes = [f"the run will take {_cost_words(fitted)}"]
     if fitted.epochs < FEWEST:
-        enough = short_time(fitted.seconds + fitted.epoch * (FEWEST - fitted.epochs))
+        minutes = math.ceil((spent + fitted.enough) / 60)
         notes.append(
-            f"{_epochs(fitted.epochs)} in the {short_time(max(seconds, 0))} that are left is too little to learn much: "
-            f"{FEWEST} would take {enough}; give --minutes, or use fewer images (data.train_size=N)"
+            f"{_epochs(fitted.epochs)} {'is' if fitted.epochs == 1 else 'are'} too little to learn much: give "
+            f"--minutes {minutes} for {FEWEST}, or use fewer images (data.train_size=N)"
         )
     return notes
