@@ -128,6 +128,8 @@ def test_top_level_problems() -> None:
     twice = "teachers:\n  conv: {model: resnet18, train: {}}\n  conv: {model: resnet34, train: {}}"
     assert "'conv' is given twice" in problems(MINIMAL + twice)
     assert "is not valid YAML" in problems("name: [")
+    forgotten = problems("name: mine\ndata\n  source: digits\n")  # PyYAML names the line after it
+    assert forgotten.endswith("could not find expected ':', from line 2 to line 3")
 
 
 def test_files_and_overrides(tmp_path) -> None:
@@ -272,6 +274,11 @@ def test_folders_and_other_things_that_are_no_files(tmp_path):
             load_recipe("/dev/zero")
     with pytest.raises(RecipeError, match="there is no recipe file"):
         load_recipe("a\0b")
+    (tmp_path / "My-Photos.yaml").touch()
+    with pytest.raises(RecipeError, match=r"no built-in recipe of that name \(did you mean .*/My-Photos\.yaml\?\)$"):
+        load_recipe(tmp_path / "my_photos.yaml")
+    with pytest.raises(RecipeError, match=r"of that name \(did you mean digits\?\)$"):
+        load_recipe(tmp_path / "gone" / "digits")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import os
 import shlex
 import stat
@@ -83,7 +84,12 @@ def _no_recipe(path: Path, known: Collection[str]) -> str:
         return f"{path} is a folder without recipes; give a YAML file. To train on images in that folder:\n  {images}"
     if os.path.exists(path):
         return f"{path} is no file that can be read to its end; give a YAML file, or a pipe"
-    hint = did_you_mean(shortened(str(path)), known)
+    beside = [*path.parent.glob("*.yaml"), *path.parent.glob("*.yml")] if os.path.isdir(path.parent) else []
+    named = {file.name.casefold(): file for file in sorted(beside)}
+    if near := difflib.get_close_matches(path.name.casefold(), named, n=1, cutoff=0.8):
+        hint = f" (did you mean {named[near[0]]}?)"
+    else:
+        hint = did_you_mean(shortened(str(path)), known)
     return f"there is no recipe file '{shortened(str(path), 200)}', and no built-in recipe of that name{hint}"
 
 

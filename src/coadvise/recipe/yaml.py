@@ -183,6 +183,9 @@ def _said(error: yaml.YAMLError) -> str:
     said = " ".join(filter(None, (error.context, error.problem)))
     mark = error.problem_mark or error.context_mark
     place = f", in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    begun = error.context_mark  # where a key without a colon stands, or a bracket that nothing closes
+    if mark is not None and begun is not None and begun.line != mark.line:
+        place = f", from line {begun.line + 1} to line {mark.line + 1}"
     return shortened(said, 200) + place
 
 
