@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from ..errors import RunError
 from ..system.imports import importing
 from ..system.progress import Display
-from .arguments import Quiet, out
+from .arguments import Quiet, next_steps, out
 
 
 def export(
@@ -46,3 +47,5 @@ def export(
     for line in written.lines:
         display.say(line)
     out.print(f"wrote {place}")
+    if to != "torch":  # code stands in such a file, and predict runs none
+        next_steps(shlex.join(["coadvise", "predict", "IMAGE", "--model", str(place)]))

@@ -32,7 +32,7 @@ from ..recipe.commented import commented
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data
 from ..recipe.reading import apply_setting, recipe_from, validated
 from ..run.provenance import cpu_name
-from ..system.clock import short_time
+from ..system.clock import epochs_in_words, short_time
 from ..system.devices import choose_device
 from ..system.progress import Display
 from .fitting import FEWEST, FittedProposal, asked_for, fit_proposal
@@ -334,12 +334,8 @@ def _machine(device: str) -> str:
 
 def _cost_words(fitted: FittedProposal) -> str:
     first = "".join(f"teacher {name} {short_time(seconds)}, " for name, seconds in fitted.teachers.items())
-    student = f"{_epochs(fitted.epochs)} of the student {short_time(fitted.student)}"
+    student = f"{epochs_in_words(fitted.epochs)} of the student {short_time(fitted.student)}"
     return f"about {short_time(fitted.seconds)} ({first}{student})"
-
-
-def _epochs(count: int) -> str:
-    return "1 epoch" if count == 1 else f"{count:,} epochs"
 
 
 def _cost(fitted: FittedProposal, spent: float) -> list[str]:
@@ -347,7 +343,7 @@ def _cost(fitted: FittedProposal, spent: float) -> list[str]:
     if fitted.epochs < FEWEST:
         minutes = math.ceil((spent + fitted.enough) / 60)
         notes.append(
-            f"{_epochs(fitted.epochs)} {'is' if fitted.epochs == 1 else 'are'} too little to learn much: give "
+            f"{epochs_in_words(fitted.epochs)} {'is' if fitted.epochs == 1 else 'are'} too little to learn much: give "
             f"--minutes {minutes} for {FEWEST}, or use fewer images (data.train_size=N)"
         )
     return notes

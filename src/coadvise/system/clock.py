@@ -96,3 +96,8 @@ def short_time(seconds: float) -> str:
     if seconds >= 5400:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def epochs_in_words(count: int) -> str:
+    """`1 epoch` or `1,000 epochs`."""
+    return "1 epoch" if count == 1 else f"{count:,} epochs"

@@ -31,6 +31,7 @@ from ..run.folder import RunFolder
 from ..run.provenance import manifest
 from ..run.result import RunResult
 from ..run.tracking import require_trackers
+from ..system.clock import epochs_in_words
 from ..system.locks import one_at_a_time
 from ..system.progress import Display
 from .advising import stored_or_live
@@ -262,7 +263,9 @@ def load_teachers(
             else:
                 start = recipe.teachers[name].checkpoint
                 from_file = f" from {start}; teachers.{name}.train=false takes it as it is" if start else ""
-                display.say(f"training teacher {name} ({one.student.model}, {one.schedule.epochs} epochs){from_file}")
+                display.say(
+                    f"training teacher {name} ({one.student.model}, {epochs_in_words(one.schedule.epochs)}){from_file}"
+                )
                 try:
                     _train(one, place, place.last.is_file(), None, {}, display, f"teachers.{name}")
                 except Interrupted as interrupted:  # the command it names would go on with this teacher alone
@@ -284,7 +287,8 @@ def _train_labels_alone(
     if place.finished:
         place.require_same(one)
     else:
-        display.say(f"training the student on labels alone ({one.schedule.epochs} epochs), to see what the advice adds")
+        epochs = epochs_in_words(one.schedule.epochs)
+        display.say(f"training the student on labels alone ({epochs}), to see what the advice adds")
         try:
             _train(one, place, place.last.is_file(), None, {}, display)
         except Interrupted as interrupted:
