@@ -115,7 +115,27 @@ def test_too_much_is_refused_before_it_is_read(running: Running) -> None:
     assert b" 413 " in answer and b"at most 32 are taken" in answer
     for length in ("", "Content-Length: -1\r\n", "Content-Length: x\r\n", "Transfer-Encoding: chunked\r\n"):
         assert b" 411 " in sent_raw(running, f"{start}{length}\r\n".encode())
+    answer = sent_raw(running, f"{start}Content-Length: {'9' * 5000}\r\n\r\n".encode())  # more than int() reads
+    assert b" 413 " in answer
     assert running.ask("POST", "question", b"{" + b" " * 5000 + b"}").status == 413
+
+
+def test_a_refusal_reaches_whoever_is_still_sending(running: Running) -> None:
+    content = bytes(4 << 20)
+    found = running.ask("POST", "image", content, {"Host": "evil.example"})
+    assert found.status == 403 and "evil.example" in found.told["error"]
+    found = running.ask("POST", "//of-an-earlier-start/image", content)
+    assert found.status == 404 and "coadvise view" in found.told["error"]
+
+
+def test_what_fails_is_told_and_the_page_goes_on(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = f"GET http://[ HTTP/1.1\r\nHost: 127.0.0.1:{running.server.guard.port}\r\n\r\n"
+    assert b" 400 " in sent_raw(running, line.encode())
+    monkeypatch.setattr(running.viewer, "progress", lambda: 1 // 0)
+    found = running.ask("GET", "progress")
+    assert found.status == 500 and "division" in found.told["error"]
+    monkeypatch.undo()
+    assert running.ask("GET", "progress").status == 200
 
 
 def bomb(width: int, height: int) -> bytes:

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from http import HTTPStatus
@@ -26,7 +27,9 @@ from .viewer import Question, Viewer, limits
 THREADS = 12
 """Requests that are answered at the same time; a browser sends six."""
 SECONDS = 20
-"""After which a request that does not come to its end is dropped."""
+"""Without a byte, after which a request is dropped."""
+LINGERS = 5
+"""Seconds for which the rest of a refused request is read: closed over it, the system would drop the answer."""
 MOST_QUESTION = 4096
 """Bytes of a question."""
 SIDES = (112, 480)
@@ -121,6 +124,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, way: Callable[[str, dict[str, str]], tuple[bytes, str]], changes: bool) -> None:
         status = HTTPStatus.OK
+        self._unread = self._length() or 0
         try:
             content, kind = way(*self._asked(changes))
         except Refused as error:
@@ -129,17 +133,22 @@ class Handler(BaseHTTPRequestHandler):
         except CoadviseError as error:
             status = HTTPStatus.GONE if isinstance(error, RunError) else HTTPStatus.UNPROCESSABLE_ENTITY
             content, kind = _json({"error": str(error)}), "application/json"
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:  # of models and files of others; whoever asked is told, and the page goes on
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             content, kind = _json({"error": f"it could not be computed: {one_line(error)[:300]}"}), "application/json"
         self._send(status, content, kind)
+        if self._unread:
+            self._linger()
 
     def _asked(self, changes: bool) -> tuple[str, dict[str, str]]:
         """The path behind the key, and its query."""
         guard = self.server.guard
         if why := guard.refusal(self.headers, changes):  # type: ignore[arg-type]
             raise Refused(HTTPStatus.FORBIDDEN, why)
-        parts = urlsplit(self.path)
+        try:
+            parts = urlsplit(self.path)
+        except ValueError as error:  # brackets that are no address
+            raise Refused(HTTPStatus.BAD_REQUEST, "that is no address") from error
         start = f"/{guard.key}/"
         if not parts.path.startswith(start):
             raise Refused(HTTPStatus.NOT_FOUND, "open the address that `coadvise view` has printed")
@@ -188,18 +197,26 @@ class Handler(BaseHTTPRequestHandler):
 
     def _content(self, most: int, what: str) -> bytes:
         """The request's content, if it says how long it is and is not too long."""
-        length = self.headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdigit():
+        length = self._length()
+        if length is None:
             raise Refused(HTTPStatus.LENGTH_REQUIRED, f"{what} must say how long it is")
-        if int(length) > most:
+        if length > most:
             raise Refused(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"{what} has {int(length) / 2**20:.1f} MiB, at most {most / 2**20:.3g} are taken; shrink it",
+                f"{what} has {length / 2**20:.1f} MiB, at most {most / 2**20:.3g} are taken; shrink it",
             )
-        content = self.rfile.read(int(length))
-        if len(content) < int(length):
+        content = self.rfile.read(length)
+        self._unread = 0
+        if len(content) < length:
             raise Refused(HTTPStatus.BAD_REQUEST, f"{what} was cut off")
         return content
+
+    def _length(self) -> int | None:
+        """How long the content says that it is."""
+        length = self.headers.get("Content-Length", "")
+        if not length.isascii() or not length.isdigit():
+            return None
+        return int(length) if len(length) < 16 else 10**15  # Python refuses to read thousands of digits
 
     def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
         self.send_response(status)
@@ -208,6 +225,14 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+    def _linger(self) -> None:
+        """Read what was sent and not wanted, for a while."""
+        self.connection.shutdown(socket.SHUT_WR)
+        self.connection.settimeout(1)
+        end = time.monotonic() + LINGERS
+        while time.monotonic() < end and self.connection.recv(1 << 16):
+            pass
 
 
 def _json(told: Any) -> bytes:
