@@ -7,6 +7,7 @@ import io
 import json
 import math
 import shutil
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,14 @@ def test_answers_are_those_of_predict_of_the_tokens_and_of_the_teachers_own_file
         assert said["odds"][f"teacher/{name}"] == close(teacher_odds(viewed, name, digit))
     with Image.open(io.BytesIO(base64.b64decode(said["picture"]))) as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(digit))
+
+
+def test_answers_that_are_not_finite_are_named(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = running.viewer.runs
+    broken = replace(runs[0].classifier, logits=lambda pixels: np.full((len(pixels), 10), np.nan, np.float32))
+    monkeypatch.setattr(running.viewer, "runs", (replace(runs[0], classifier=broken),))
+    found = running.question(validation=0)
+    assert found.status == 422 and "'class' are not finite" in found.told["error"]
 
 
 def test_a_corrupted_image_is_answered_as_the_picture_that_is_shown(

@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from ..data.views.finish import Finish
-from ..errors import ModelError
+from ..errors import ModelError, few
 from ..evaluation.attention import attention_maps
 from ..evaluation.features import classifiers, flat_features, watched
 from ..evaluation.inference import eval_images
@@ -59,6 +59,9 @@ def ask(run: OpenedRun, pixels: Pixels) -> Asked:
 
     Args:
         pixels: images as the run's evaluation sees them (`Classifier.pixels`).
+
+    Raises:
+        ModelError: an answer is not finite.
     """
     trained = run.trained
     images = Finish(trained.data, len(trained.classes), trained.device).images(torch.from_numpy(pixels))
@@ -67,6 +70,8 @@ def ask(run: OpenedRun, pixels: Pixels) -> Asked:
         features = None if CLASS not in seen else flat_features(seen[CLASS]).float().cpu().numpy()
     logits[CLASS] = run.classifier.logits(pixels)
     logits |= {f"{TEACHER}{name}": z.cpu().numpy() for name, z in run.teachers(images).items()}
+    if wrong := [name for name, z in logits.items() if not np.isfinite(z).all()]:
+        raise ModelError(f"the answers of {few(wrong)} are not finite, so that nothing can be shown; try another image")
     odds = ODDS[trained.data.labels]
     return Asked({name: odds(z) for name, z in logits.items()}, features)
 
