@@ -209,12 +209,27 @@ def test_bound_to_all_addresses_a_name_that_is_no_address_is_still_refused() -> 
     assert Guard("::1", 80, "k").url == "http://[::1]:80/k/"
 
 
+def test_browsers_leave_out_the_port_80_and_shorten_addresses() -> None:
+    for own, host, right in (
+        ("127.0.0.1", "127.0.0.1", True), ("127.0.0.1", "localhost", True), ("localhost", "127.0.0.1:80", True),
+        ("::1", "[::1]", True), ("0:0:0:0:0:0:0:1", "[::1]:80", True), ("0.0.0.0", "10.0.0.1", True),
+        ("127.0.0.1", "evil.example", False), ("127.0.0.1", "[::1", False), ("127.0.0.1", "127.0.0.1:80:80", False),
+        ("127.0.0.1", "", False), ("0.0.0.0", "", False), ("0.0.0.0", ":80", False), ("127.0.0.1", "10.0.0.1", False),
+    ):  # fmt: skip
+        assert (Guard(own, 80).refusal({"Host": host}, changes=False) == "") is right, (own, host)
+        assert Guard(own, 8000).refusal({"Host": host}, changes=False) != ""
+    own = {"Host": "127.0.0.1", "Origin": "http://127.0.0.1"}
+    assert Guard("127.0.0.1", 80).refusal(own, changes=False) == ""
+
+
 def test_a_port_in_use_is_refused_in_words(running: Running) -> None:
     port = running.server.guard.port
     with pytest.raises(RunError, match=rf"127.0.0.1:{port} cannot be used: .*--port"):
         Server("127.0.0.1", port)
     with pytest.raises(RunError, match="--host"):
         Server("no.such.host.invalid", 0)
+    with pytest.raises(RunError, match=r"--host.* empty"):  # all addresses, for the system
+        Server("", 0)
 
 
 def started(*arguments: str) -> tuple[processes.Started, str]:

@@ -8,6 +8,7 @@ browser sends it, too; what changes anything needs a header that no other page c
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 import socket
 from collections.abc import Mapping
@@ -76,14 +77,22 @@ class Guard:
         return ""
 
     def _is_own(self, host: str) -> bool:
-        name, _, port = host.rpartition(":")
-        name = name.removeprefix("[").removesuffix("]").lower()
+        name, port = _split(host)
         if port != str(self.port):
             return False
+        address, own = _address(name), _address("127.0.0.1" if self.host == "localhost" else self.host)
         if is_loopback(self.host):
-            return name in ("localhost", self.host.lower(), "127.0.0.1" if self.host == "localhost" else self.host)
+            return name == "localhost" or (address is not None and address == own)
         # A rebound name is never a bare address, and no other machine has this one's name.
-        return name in (self.host.lower(), "localhost", socket.gethostname().lower()) or _address(name) is not None
+        return name in (self.host.lower(), "localhost", socket.gethostname().lower()) or address is not None
+
+
+def _split(host: str) -> tuple[str, str]:
+    """Name and port of a `Host`; browsers leave HTTP's own port out."""
+    match = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(\d{1,5}))?", host, re.ASCII)
+    if match is None:
+        return "", ""
+    return match[1].strip("[]").lower(), match[2] or "80"
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

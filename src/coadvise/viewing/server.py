@@ -65,6 +65,8 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int) -> None:
         self.viewer: Viewer | None = None
+        if not host.strip():  # the system would take it for all addresses
+            raise RunError("the address (--host) is empty; leave it out, or give 0.0.0.0 for all of this machine's")
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), Handler)
