@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -95,3 +96,9 @@ def test_what_is_needed_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(EXTRAS, "no_such_package", "report")
     with pytest.raises(MissingPackage, match=r'^a figure needs no_such_package: pip install "coadvise\[report\]"$'):
         need("no_such_package", "a figure")
+
+
+def test_a_folder_of_the_same_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mnist_images" / "train").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.util.find_spec("mnist_images") is not None and not installed("mnist_images")

@@ -27,8 +27,9 @@ class MissingPackage(CoadviseError):
 
 
 def installed(package: str) -> bool:
-    """Whether a package, by the name under which it is imported, is there."""
-    return importlib.util.find_spec(package) is not None
+    """Whether a package, by the name under which it is imported, is there; a folder of that name is none."""
+    found = importlib.util.find_spec(package)  # of a folder where Python looks, such as `datasets` beside a notebook,
+    return found is not None and found.origin is not None  # it makes a package without any file
 
 
 def missing(packages: Sequence[str]) -> list[str]:

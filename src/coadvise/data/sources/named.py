@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import DataError, did_you_mean, one_line
-from ...system.extras import command_for
+from ...system.extras import command_for, installed
 from ...system.files import cache_folder
 from ...system.hub import silence
 from .columns import Columns, choose_columns
@@ -81,10 +81,10 @@ def load_hf(name: str) -> dict[str, Any]:
     Raises:
         DataError: `datasets` is not installed, or the data set cannot be found, downloaded or read.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(f"hf:{name} needs the datasets library: {command_for('datasets')}") from error
+    if not installed("datasets"):
+        raise DataError(f"hf:{name} needs the datasets library: {command_for('datasets')}")
+    import datasets
+
     silent: Exception | None = None
     try:
         if Path(name).is_dir() and any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json")):
