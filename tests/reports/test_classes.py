@@ -26,6 +26,7 @@ from coadvise.reports.classes import (
 )  # fmt: skip
 from coadvise.reports.page import Page, Section, html, markdown
 from coadvise.reports.plots.classes import ClassBar, class_bars, confusion_figure
+from coadvise.reports.plots.narrow import narrow
 from coadvise.reports.plots.style import Drawing
 from coadvise.reports.tables import Table
 from coadvise.run.answers import Answers
@@ -101,6 +102,17 @@ def test_names_of_two_lines_at_one_place_do_not_lie_on_each_other() -> None:
     ]
     assert said(0.103, 0.103) == ["10.0 % of 9", "all images and guessing 10.3"]
     assert said(0.105, 0.103) == ["10.0 % of 9", "all images 10.5", "guessing 10.3"]
+
+
+@pytest.mark.parametrize("shares", [(0.32, 0.103), (0.105, 0.103), (0.46, 0.103), (0.97, 0.9), (0.02, 0.1)])
+def test_names_of_lines_can_be_read_on_a_telephone(shares: tuple[float, float]) -> None:
+    figure = class_bars([ClassBar("a", 0.1, 0, 0.2, 9)], *shares)
+    figure.draw_without_rendering()
+    assert narrow(figure)
+    figure.draw_without_rendering()
+    *_, first, second = (text.get_window_extent() for text in figure.axes[0].texts)
+    assert not first.overlaps(second)
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in (first, second))
 
 
 def test_calibration_is_that_of_a_loop() -> None:

@@ -42,15 +42,14 @@ def class_bars(bars: Sequence[ClassBar], whole: float, guessed: float) -> Figure
     lines: list[tuple[float, str, Any]] = [(whole, "all images", "-"), (guessed, "guessing", (0, (2, 2)))]
     if f"{100 * whole:.1f}" == f"{100 * guessed:.1f}":  # two names would lie on each other
         lines = [(whole, "all images and guessing", "-")]
-    near = abs(whole - guessed) < 0.2
-    for at, name, line in lines:
+    near = abs(whole - guessed) < 0.35  # then their names would lie on each other where the figure is narrow
+    for above, (at, name, line) in enumerate(lines):
         axes.axvline(100 * at, color=MUTED, lw=1.2, ls=line)
-        leftwards = at > 0.5 if len(lines) == 1 else at <= min(whole, guessed)
-        side = ("right" if leftwards else "left") if near else "center"
-        gap = {"right": -3, "left": 3, "center": 0}[side]
+        side = "left" if at < 0.1 else "right" if at > 0.9 else "center"
         place: Any = {"xy": (100 * at, 1), "xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        rise = 13 if near and above else 2
         axes.annotate(
-            f"{name} {100 * at:.1f}", xytext=(gap, 2), ha=side, va="bottom", fontsize=8.5, color=MUTED, **place
+            f"{name} {100 * at:.1f}", xytext=(0, rise), ha=side, va="bottom", fontsize=8.5, color=MUTED, **place
         )
     axes.set(xlim=(0, 100), ylim=(len(bars) - 0.4, -0.7), xlabel="recall: share of the class's images named rightly, %")
     axes.grid(False, axis="y")
