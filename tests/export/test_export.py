@@ -22,12 +22,13 @@ from coadvise.checkpoints.model_file import save_model
 from coadvise.checkpoints.trained import load_trained
 from coadvise.data.sources.opening import open_sources
 from coadvise.errors import CheckpointError, CoadviseError, DataError, ModelError, RunError, WriteError
-from coadvise.export import exporting, int8_file, onnx_file, tracing
+from coadvise.export import int8_file, onnx_file, tracing
 from coadvise.export.engines import is_exported, open_exported, openvino_logits
 from coadvise.export.exporting import export
 from coadvise.export.int8_file import Drop
 from coadvise.export.job import Written
 from coadvise.export.targets import TARGETS, target_named
+from coadvise.system import extras
 
 onnx = pytest.importorskip("onnx", reason="the extra [export] is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
@@ -246,7 +247,7 @@ def test_what_is_there_is_not_overwritten(model: Path, written: dict[str, Writte
 
 
 def test_packages_that_are_missing_are_named(model: Path, monkeypatch) -> None:
-    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr(extras, "installed", lambda name: name != "onnxscript")
     with pytest.raises(RunError, match=r'needs onnxscript: pip install "coadvise\[export\]"'):
         export(model, target_named("onnx"), model / "x.onnx")
 

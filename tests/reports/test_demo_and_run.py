@@ -427,7 +427,7 @@ def test_report_of_one_run(tmp_path: Path, teachers: list[str]) -> None:
     assert ("lines, teacher conv 97.5 %, teacher inv 97.5 %." in page.text) == bool(teachers)
     assert "name: x" in page.text, "the recipe"
     low, high = stats.binomtest(right, 1597).proportion_ci(method="wilson")
-    assert f"95 % interval {pct(low)} to {pct(high)} %, over the images." in page.text
+    assert f"95 % interval {pct(low)} to {pct(high)} % (Wilson's, of " in page.text
     assert page.text.index("What was done") < page.text.index("How sure") < page.text.index("What next")
 
 
