@@ -23,6 +23,7 @@ from coadvise.reports.headline import headline
 from coadvise.reports.paper import write_paper_report
 from coadvise.reports.pictures import pictures_of
 from coadvise.reports.results import About, Results
+from coadvise.reports.summary import experiments_summary
 from coadvise.reports.verdicts import claims_table
 from coadvise.run.measurement import Measurement
 
@@ -544,6 +545,13 @@ def test_a_page_begins_with_what_was_done_how_good_against_what_how_sure_and_wha
     low, high = stats.t.interval(0.95, 2, np.mean([0.05, 0.04, 0.06]), stats.sem([0.05, 0.04, 0.06]))
     assert f"the same 3 seeds: +5.0 points, 95 % interval +{100 * low:.1f} to +{100 * high:.1f}" in said["Against what"]
     assert said["What next"].startswith("Runs are missing")
+
+
+def test_where_labels_alone_are_best_nothing_else_is_called_the_best() -> None:
+    found = known(files({LABELS_ONLY: [0.95, 0.97], CROSS: [0.9, 0.92], ONE_CONV: [0.8, 0.8]}))
+    said = dict(experiments_summary([EXPERIMENTS["table6"]], [], [], found, replace(SCALE, seeds=2)))
+    assert "96.0 ± 1.4 % top-1 with no teacher; the best of the others: 91.0 ± 1.4 % with both" in said["How good"]
+    assert "-5.0 points" in said["Against what"].replace("−", "-")
 
 
 @pytest.mark.usefixtures("blank_figures")

@@ -59,8 +59,10 @@ def _best(figure: Dots, results: Results) -> tuple[list[str], list[str]]:
         return [], []
     label, value = max(found, key=lambda one: fmean(results.series(one[1]).values()))
     student = "The vision transformer" if base.arm.is_transformer else "The student"
+    after = results.summary(value)
+    best = "best" if after is not None and after.mean >= before.mean else "the best of the others"
     good = (
-        f"{student}: {mean_sd(before)} % top-1 with {first}; best: {mean_sd(results.summary(value))} % with "
+        f"{student}: {mean_sd(before)} % top-1 with {first}; {best}: {mean_sd(after)} % with "
         f"{label[0].lower() + label[1:]}."
     )
     with_it = results.series(value)
