@@ -36,6 +36,7 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.loads: list[str] = []
         self.without_words: list[str] = []
+        self.dialogs: list[str] = []
         self.feed(file.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -49,6 +50,8 @@ class Page(HTMLParser):
             self.loads.append(given[LOADS[tag]])
         if tag == "img" and not given.get("alt"):
             self.without_words.append(given.get("src", ""))
+        if given.get("role") == "dialog":
+            self.dialogs.append(given.get("aria-label", ""))
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,12 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[Path, Page]) -
 
 def test_pictures_are_described(pages: dict[Path, Page]) -> None:
     assert not {file.name: page.without_words for file, page in pages.items() if page.without_words}
+
+
+def test_the_search_has_a_name_on_every_page(pages: dict[Path, Page]) -> None:
+    """Also on that of addresses which do not exist."""
+    assert {file.name: page.dialogs for file, page in pages.items() if not all(page.dialogs)} == {}
+    assert all(page.dialogs for page in pages.values())
 
 
 def test_pages_are_small(site: Path, pages: dict[Path, Page]) -> None:

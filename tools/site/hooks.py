@@ -36,6 +36,15 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
+    return _with_named_search(output)
+
+
+def on_post_template(output: str, *, template_name: str, config: MkDocsConfig) -> str:
+    """The page for addresses that do not exist is no page of the list, but a template."""
+    return _with_named_search(output)
+
+
+def _with_named_search(page: str) -> str:
     """The theme's search is a dialog without a name, which a screen reader needs."""
     dialog = 'data-md-component="search" role="dialog"'
-    return output.replace(dialog, f'{dialog} aria-label="Search"')
+    return page.replace(dialog, f'{dialog} aria-label="Search"')
