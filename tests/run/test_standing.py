@@ -48,6 +48,14 @@ def test_a_teacher_of_some_classes_is_not_right_on_the_others() -> None:
     assert standings(found)[1].right == round(0.95 * 175)
 
 
+def with_right(found: RunResult, classes: int) -> RunResult:
+    """The same where one image of each of the first classes is named rightly."""
+    known = {
+        name: replace(one, right=int(index < classes)) for index, (name, one) in enumerate(found.per_class.items())
+    }
+    return replace(found, per_class=known)
+
+
 def test_a_single_class_that_is_never_named() -> None:
     found = result(0.8)
     some = {name: replace(one, right=index) for index, (name, one) in enumerate(found.per_class.items())}
@@ -107,6 +115,14 @@ def test_a_student_at_chance_is_told_so(tmp_path: Path) -> None:
     assert worse is not None and "no better than guessing" in worse.headline
 
 
+def test_a_student_that_knows_few_classes_is_not_told_to_be_used(tmp_path: Path) -> None:
+    """Better than guessing, and better than its teachers: still it has never named most of the classes."""
+    found = result(0.4, {"conv": 0.3})
+    for classes, begin in ((2, "most classes are never named rightly: train longer"), (3, "use it")):
+        said = verdict_of(with_right(found, classes), tmp_path)
+        assert said is not None and len(said.advice) == 1 and said.advice[0].startswith(begin)
+
+
 def test_a_run_that_stopped_early_is_told_to_be_patient() -> None:
     """It would stop there again, with however many epochs."""
     chance = replace(result(0.1), epochs=2, stopped_early=EarlyStop(4, 1))
@@ -124,14 +140,14 @@ def test_a_teacher_that_this_run_did_not_train_has_no_folder_to_use(tmp_path: Pa
 
 def test_commands_can_be_copied_whatever_the_folder_is_called() -> None:
     for share in (0.1, 0.9):
-        said = verdict_of(result(share), Path("my runs/pets"))
+        said = verdict_of(with_right(result(share), 6), Path("my runs/pets"))
         assert said is not None and "coadvise report 'my runs/pets'`" in said.advice[0]
     assert said is not None and "--model 'my runs/pets'`" in said.advice[0]
 
 
 @pytest.mark.parametrize(("student", "teacher"), [(0.90, 0.91), (0.95, 0.9)])
 def test_a_difference_that_may_be_chance_is_no_defeat(tmp_path: Path, student: float, teacher: float) -> None:
-    said = verdict_of(result(student, {"conv": teacher}), tmp_path)
+    said = verdict_of(with_right(result(student, {"conv": teacher}), 6), tmp_path)
     assert said is not None and "behind" not in said.headline and said.advice[0].startswith("use it")
 
 

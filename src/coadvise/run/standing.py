@@ -245,11 +245,16 @@ def _advice_added(result: RunResult, student: Standing) -> Iterator[str]:
 
 
 def _missed(result: RunResult) -> Iterator[str]:
-    there = {name: one for name, one in result.per_class.items() if one.support}
-    missed = [name for name, one in there.items() if not one.right]
+    missed, there = never_right(result)
     if missed:
         are = "is" if len(missed) == 1 else "are"
         yield f"{len(missed)} of {len(there)} classes {are} never named rightly: {few(missed)}."
+
+
+def never_right(result: RunResult) -> tuple[list[str], list[str]]:
+    """Classes of which no image is named rightly, among those that have images."""
+    there = {name: one for name, one in result.per_class.items() if one.support}
+    return [name for name, one in there.items() if not one.right], list(there)
 
 
 def _others(rest: Sequence[Standing], guessed: tuple[int, int] | None) -> Iterator[str]:
@@ -303,5 +308,11 @@ def _advice(result: RunResult, folder: Path, guessing: bool, ahead: Sequence[Sta
         ways += [longer] if kind == list(best)[-1] and not guessing else []
         if ways:
             yield f"{what}: {', or '.join(ways)}"
+    missed, there = never_right(result)
     if not ahead and not guessing:
-        yield _use(folder)
+        poor = len(missed) > len(there) / 2
+        yield (
+            f"most classes are never named rightly: {longer}, or see where it errs (`{report}`)"
+            if poor
+            else _use(folder)
+        )
