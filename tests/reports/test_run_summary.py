@@ -14,6 +14,7 @@ from coadvise.names import CLASS
 from coadvise.reports.run_summary import run_summary
 from coadvise.reports.summary import AGAINST, DONE, GOOD, NEXT, SURE
 from coadvise.run.answers import Answers
+from coadvise.run.per_class import ClassCounts
 from coadvise.run.result import (
     Baselines,
     Best,
@@ -22,6 +23,7 @@ from coadvise.run.result import (
     Probe,
     RunResult,
     SeveralFacts,
+    Skipped,
     StudentFacts,
     TeacherFacts,
 )
@@ -80,6 +82,16 @@ def test_five_lines_have_the_numbers_of_scipy_and_scikit_learn() -> None:
     gap = f"{100 * (right.mean() - theirs.mean()):.1f}".replace("-", "−")
     assert f"to teacher conv, {gap} points, is more than chance ({said}, McNemar)" in found[SURE]
     assert found[NEXT].startswith("Below a teacher: train longer (`coadvise train runs/pets/recipe.yaml ")
+
+
+def test_classes_without_images_and_images_that_cannot_be_read_do_not_count() -> None:
+    result, answers = finished()
+    more = {**result.per_class, "fox": ClassCounts(0, 0, 0)}
+    assert "never right: 1 of 3 classes ('emu')" in lines_of(dataclasses.replace(result, per_class=more), answers)[GOOD]
+    several = dataclasses.replace(
+        result, several=SeveralFacts({"cat": 0.5}, 0.2), delivered={"map/class": 0.6}, skipped=Skipped(val=3)
+    )
+    assert lines_of(several, None)[GOOD] == "mAP 60.0 % on 397 validation images."
 
 
 def test_baselines_are_named_and_what_is_not_known_is_left_out() -> None:

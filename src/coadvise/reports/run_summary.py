@@ -11,7 +11,7 @@ from ..names import TOP1
 from ..run.answers import Answers
 from ..run.per_class import macro_f1
 from ..run.result import Probe, RunResult, SeveralProbe
-from ..run.standing import Verdict, standings
+from ..run.standing import Verdict, never_right, standings
 from ..significance import ALPHA, mcnemar, wilson
 from .curves import levels_of
 from .summary import AGAINST, DONE, GOOD, NEXT, SURE
@@ -57,9 +57,9 @@ def _single(result: RunResult, answers: Answers | None) -> tuple[str, str]:
     student = standings(result)[0]
     good = [f"{percent(student.share)} % right: {count(student.right)} of {count(student.samples)} validation images"]
     if result.per_class:
-        missed = [name for name, one in result.per_class.items() if one.support and not one.right]
+        missed, there = never_right(result)
         good.append(f"mean F1 of the classes {percent(macro_f1(result.per_class))} %")
-        good += [f"never right: {len(missed)} of {len(result.per_class)} classes ({few(missed)})"] if missed else []
+        good += [f"never right: {len(missed)} of {len(there)} classes ({few(missed)})"] if missed else []
     if (error := result.metrics.get("ece/class")) is not None:
         good.append(f"confidence is {percent(error)} points off")
     low, high = wilson(student.right, student.samples)
@@ -83,7 +83,8 @@ def _one_run(result: RunResult) -> str:
 
 
 def _several(result: RunResult) -> tuple[str, str]:
-    good = [f"mAP {percent(result.metrics.get('map/class'))} % on {count(result.data.val)} validation images"]
+    measured = count(result.data.val - result.skipped.val)
+    good = [f"mAP {percent(result.metrics.get('map/class'))} % on {measured} validation images"]
     for key, words in (("f1_macro/class", "mean F1 of the classes"), ("exact/class", "every class of an image right")):
         if (value := result.metrics.get(key)) is not None:
             good.append(f"{words} {percent(value)} %")
