@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from coadvise.significance import DOES_NOT_HOLD, HOLDS
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 _SOLID = "\ue000"
 """Stands for a space that does not break until the tables are made, which turn every kind of space into a plain one."""
+_NAME = re.compile(r"(?<=\| )([A-Za-z]+-[\w/-]+)(?= +\|)")
+"""A model's name, alone in its cell: it is not cut at its hyphen."""
 _SHORT = {"digits": "digits", "cifar-cpu": "CIFAR-10"}
 
 _HEAD = """\
@@ -75,7 +78,7 @@ def text() -> str:
     """The page in Markdown."""
     landed = list(read(RESULTS))
     made = "\n".join([_HEAD + _overview(landed), *(_section(one, landed) for one in EXPERIMENTS.values())])
-    return made.replace(_SOLID, "\N{NO-BREAK SPACE}")
+    return _NAME.sub(r'<span class="name">\1</span>', made.replace(_SOLID, "\N{NO-BREAK SPACE}"))
 
 
 def read(folder: Path) -> Iterator[Landed]:
