@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -80,6 +81,20 @@ def test_evaluate_prints_what_training_measured(trained: Path) -> None:
     assert f"--data {trained / 'photos'} --split train --per-class" in said  # the next step is about the same images
 
 
+def test_evaluate_leaves_out_what_cannot_be_read(
+    trained: Path, write_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """In the words that its message names: settings are a recipe's alone."""
+    photos = write_folder(tmp_path / "more", classes=("night sky", "snow"), count=3)
+    (photos / "snow" / "broken.png").write_bytes(b"nothing")
+    said = refused("evaluate", trained / "run", "--data", photos)
+    option = re.search(r"evaluate: (--[a-z-]+)", said)
+    assert option is not None, said
+    done = coadvise("evaluate", trained / "run", "--data", photos, option[1])
+    assert done.returncode == 0 and "1 unreadable images were left out" in done.stdout, done.stderr
+    assert f"{option[1]} --per-class" in done.stdout.replace("\n", " ")
+
+
 def test_evaluate_shows_each_class(trained: Path) -> None:
     result = json.loads((trained / "run" / "result.json").read_text())
     shown = json.loads(coadvise("evaluate", trained / "run", "--per-class", "--json").stdout)["classes"]
@@ -108,6 +123,7 @@ def test_compare_refuses_what_it_cannot_compare(trained: Path, tmp_path: Path) -
     shown = json.loads(coadvise("compare", *teachers, "--json").stdout)
     assert shown["differences"]["student.model"] == ["resnet10", "rednet26"]
     assert "no finished run" in refused("compare", trained / "run", tmp_path)
+    assert "gone does not exist; give the folders of finished runs" in refused("compare", trained / "run", "gone")
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,14 @@ class TrainedModel:
         """The same model, whose images are read by so many processes; None leaves it to the recipe."""
         if workers is None:
             return self
-        data = self.data.model_copy(update={"workers": workers})
+        return self._with_data(workers=workers)
+
+    def without_unreadable(self) -> TrainedModel:
+        """The same model, which leaves out images that cannot be read, whatever its recipe says of them."""
+        return self._with_data(on_error="skip")
+
+    def _with_data(self, **update: object) -> TrainedModel:
+        data = self.data.model_copy(update=update)
         return dataclasses.replace(self, recipe=self.recipe.model_copy(update={"data": data}))
 
     def tokens(self, images: Float[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b k"]]:

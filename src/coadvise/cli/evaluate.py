@@ -27,6 +27,12 @@ def evaluate(
         typer.Option(help="another source; by default the run's validation set", rich_help_panel="On which images"),
     ] = None,
     split: Annotated[str | None, typer.Option(help="split of that source", rich_help_panel="On which images")] = None,
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable", help="leave out images that cannot be read", rich_help_panel="On which images"
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="images that the model sees at once")] = 64,
     workers: Annotated[int | None, typer.Option(min=0, help="processes that read images")] = None,
     corruptions: Annotated[
@@ -77,6 +83,7 @@ def evaluate(
         from .classes import classes_as_json, print_classes
 
     trained = load_trained(model, choose_device(), several=not (corruptions or only)).with_workers(workers)
+    trained = trained.without_unreadable() if skip_unreadable else trained
     display, whole, labels = Display(quiet=as_json), data is None and split is None, trained.data.labels
     if whole:
         source = open_sources(trained.data, several=True)[1]
@@ -108,6 +115,7 @@ def evaluate(
     if found is not None:
         print_classes(found)
     asked = [*([] if data is None else ["--data", data]), *([] if split is None else ["--split", split])]
+    asked += ["--skip-unreadable"] if skip_unreadable else []
     more = ["coadvise", "evaluate", str(model), *asked, "--per-class"]
     use = ["coadvise", "predict", "IMAGE", "--model", str(model)]
     ways = [] if per_class or only else [f"which classes it mistakes: {shlex.join(more)}"]

@@ -98,7 +98,8 @@ class Samples(Generic[K]):
             return torch.from_numpy(transform(decode(raw, what, needed)))
         except DataError as error:
             if self.data.on_error == "raise":
-                raise DataError(f"{error}; or leave such images out with data.on_error=skip") from error
+                way = "leave such images out with data.on_error=skip (evaluate: --skip-unreadable)"
+                raise DataError(f"{error}; or {way}") from error
             skipped.append(what)
             return None
 

@@ -146,6 +146,8 @@ def compare(folders: Sequence[Path]) -> Comparison:
 
 def _read(folder: Path) -> Compared:
     if not (folder / "result.json").is_file():
+        if not folder.exists():
+            raise RunError(f"{folder} does not exist; give the folders of finished runs, such as runs/NAME")
         raise RunError(
             f"{folder} holds no finished run; finish it with `coadvise train … --resume`, or give another folder"
         )
