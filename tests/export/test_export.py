@@ -291,6 +291,8 @@ def test_files_of_others_say_nothing_of_their_classes(model: Path, tmp_path: Pat
 
 
 def test_unfinished_runs_and_unknown_targets(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no best\.safetensors, .*; give a run's folder$"):
+        export(tmp_path, TARGETS["onnx"])  # a folder of photographs, say
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.yaml").write_text("name: x\n")

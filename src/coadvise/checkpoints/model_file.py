@@ -65,7 +65,9 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
     if not path.is_dir():
         return path
     if not (path / BEST).is_file():
-        raise CheckpointError(f"{path} holds no {BEST}; it comes with the first evaluation of a run")
+        raise CheckpointError(
+            f"{path} holds no {BEST}, which a run writes at its first evaluation; give a run's folder"
+        )
     return path / BEST
 
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..checkpoints.model_file import weights_file
 from ..checkpoints.trained import load_trained
 from ..errors import RunError, WriteError
 from ..run.folder import RunFolder
@@ -78,7 +79,7 @@ def _weights_of(folder: Path) -> Path:
     if not run.finished and (folder / "recipe.yaml").is_file():
         best = f"; or export the best weights so far, {run.best}" if run.best.is_file() else ""
         raise RunError(f"{folder} holds an unfinished run{best}; or {run.way_on(1)}")
-    return run.best if run.finished else folder / run.best.name
+    return run.best if run.finished else weights_file(folder)
 
 
 @contextlib.contextmanager
