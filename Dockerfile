@@ -11,8 +11,8 @@
 #   docker run --rm --shm-size=8g --user "$(id -u):$(id -g)" -v "$PWD:/work" coadvise train photographs.yaml
 #   docker run --rm --shm-size=8g --user "$(id -u):$(id -g)" -v "$PWD:/work" --gpus all coadvise train photographs.yaml
 #
-# EXTRAS are those of pyproject.toml, such as report,export; all of them by default. Notebooks and `coadvise view` need a
-# port of their own: -p 127.0.0.1:8000:8000, and for view --host 0.0.0.0 --port 8000.
+# EXTRAS are those of pyproject.toml, such as report,export; all of them by default. The page of `coadvise view` needs a
+# port: -p 127.0.0.1:8000:8000 before the image's name, and view RUN --host 0.0.0.0 --port 8000 behind it.
 
 # The versions in constraints.txt are those of this Python.
 ARG PYTHON=3.11
