@@ -101,6 +101,15 @@ def test_answers_that_are_not_finite_are_named(running: Running, monkeypatch: py
     assert found.status == 422 and "'class' are not finite" in found.told["error"]
 
 
+def test_where_validation_images_fail_the_page_says_why(viewed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    viewer = Viewer.open([viewed], 16, torch.device("cpu"))
+    source = viewer.runs[0].images
+    assert source is not None
+    monkeypatch.setattr(source, "read", mock.Mock(side_effect=ValueError("a damaged row")))
+    viewer.validations[0].fill()  # its thread would end without a word
+    assert viewer.progress()[0].why == "a damaged row" and viewer.progress()[0].done == 0
+
+
 def test_a_corrupted_image_is_answered_as_the_picture_that_is_shown(
     running: Running, viewed: Path, digit: Image.Image
 ) -> None:

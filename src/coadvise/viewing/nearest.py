@@ -92,13 +92,13 @@ class Validation:
         """Ask about all images; ends early once `stopped` is set. Unreadable images are left out."""
         for start in range(0, self.total, BATCH):
             rows = self._chosen[start : start + BATCH]
-            read = list(self._pixels(rows))
-            if self.stopped.is_set():
-                return
             try:
+                read = list(self._pixels(rows))
+                if self.stopped.is_set():
+                    return
                 with self._busy:
                     asked = ask(self._run, np.stack([one for _, one in read])) if read else None
-            except (CoadviseError, RuntimeError, MemoryError) as error:
+            except Exception as error:  # of models and files of others: the page goes on, and says why
                 self.why = one_line(error)
                 return
             with self._lock:
