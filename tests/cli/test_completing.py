@@ -35,6 +35,8 @@ def test_recipes_and_files_of_recipes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert offered("coadvise cache m") == ["mine.yaml", "more/"]
     assert offered("coadvise recipe more/") == ["more/deep.yml"]
     assert offered("coadvise train nowhere/") == []
+    (tmp_path / "zoo and more").mkdir()
+    assert offered("coadvise train zoo") == []  # so that Bash completes it, with a backslash before each space
 
 
 def test_every_setting_of_a_recipe() -> None:

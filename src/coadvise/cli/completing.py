@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,4 +39,6 @@ def _paths_from(incomplete: str, ends: tuple[str, ...]) -> Iterator[str]:
         hidden = path.name.startswith(".") and not begin.startswith(".")
         if path.name.startswith(begin) and not hidden and (path.is_dir() or path.suffix in ends):
             place = incomplete[: len(incomplete) - len(begin)] + path.name
+            if shlex.quote(place) != place:  # Bash would write it as it is: its own completion of files escapes it
+                continue
             yield f"{place}/" if path.is_dir() else place
