@@ -93,7 +93,7 @@ def table(folder: Path, device: str, missing: dict[str, str], since: float = 0.0
         since: files from before that time do not count.
     """
     claims = claims_in(folder, device, since)
-    rows = ["| what | measured | goal | | why |", "|---|---:|---:|---|---|"]
+    rows = ["| what | measured | goal | outcome | why |", "|---|---:|---:|---|---|"]
     for file, what, goal, unit in GOALS:
         claim = claims.get((file, what), {})
         value = claim.get("value")

@@ -89,7 +89,9 @@ def table() -> str:
         versions = contents[0]["provenance"]["versions"]
         shown = f"PyTorch {versions['torch']}, timm {versions['timm']}, Python {versions['python']}"
         parts.append(f"\n## {hardware_of(device)}\n\n{shown}\n")
-        parts.append("\n| what | measured | goal | | what stands in the way | from |\n|---|---:|---:|---|---|---|\n")
+        parts.append(
+            "\n| what | measured | goal | outcome | what stands in the way | from |\n|---|---:|---:|---|---|---|\n"
+        )
         parts += lines_of(device, dict(zip((path.name for path in files), contents, strict=True)))
     return "".join(parts)
 
