@@ -49,7 +49,9 @@ def _command(root: Any, name: str, parent: Any) -> Iterator[str]:
 def _row(param: Any, context: Any) -> str:
     record = param.get_help_record(context)
     names, said = record or (param.make_metavar(context), param.help or "")
-    names = re.sub(r"\s+<bool>", "", names)
+    # A range stands behind the meaning already, and a list is an option that may be given again.
+    names = re.sub(r"\s+<bool>|(?<=\.\.\.)\s+<list\[\w+\]>", "", names)
+    names = re.sub(r"<list\[(\w+)\]>", lambda found: f"<{found[1].lower()}>...", names).replace(" range>", ">")
     return f"| `{_cell(names)}` | {_cell(said)} |"
 
 
