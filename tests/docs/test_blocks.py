@@ -212,7 +212,7 @@ def _compare(command: Command, shown: str) -> None:
     numbers = (re.sub(r"\d[\d.,]*(e[+-]?\d+)?", "0", text) for text in (shown, said))
     words = (re.sub(r"\b0 (min|h)\b", "0 s", text).split() for text in numbers)
     expected, found = map(" ".join, words)
-    pattern = ".*?".join(map(re.escape, expected.split("…")))
+    pattern = ".*?".join(re.escape(part.strip()) for part in expected.split("…"))
     assert re.search(pattern, found, re.S), f"{command.place}: {' '.join(command.words)} prints:\n{said}"
 
 
