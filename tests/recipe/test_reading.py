@@ -277,7 +277,7 @@ def test_folders_and_other_things_that_are_no_files(tmp_path):
     (tmp_path / "My-Photos.yaml").touch()
     with pytest.raises(RecipeError, match=r"no built-in recipe of that name \(did you mean .*/My-Photos\.yaml\?\)$"):
         load_recipe(tmp_path / "my_photos.yaml")
-    with pytest.raises(RecipeError, match=r"of that name \(did you mean digits\?\)$"):
+    with pytest.raises(RecipeError, match=r"of that name \(known: cifar10, "):
         load_recipe(tmp_path / "gone" / "digits")
 
 
