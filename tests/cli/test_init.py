@@ -171,5 +171,8 @@ def test_the_minutes_that_are_asked_for_are_enough(
     shown = " ".join(capsys.readouterr().out.split())
     found = re.search(r"too little to learn much: give --minutes (\d+) for 10, or", shown)
     assert found is not None, shown
-    init("photos", ["data.workers=0"], Path("longer.yaml"), float(found[1]), None, None, 100, None)
-    assert load_recipe("longer.yaml").schedule.epochs >= 10 and "too little" not in capsys.readouterr().out
+    Path("my recipes").mkdir()
+    longer = Path("my recipes/longer.yaml")
+    init("photos", ["data.workers=0"], longer, float(found[1]), None, None, 100, None)
+    assert "# command: coadvise train 'my recipes/longer.yaml'\n" in longer.read_text()
+    assert load_recipe(longer).schedule.epochs >= 10 and "too little" not in capsys.readouterr().out

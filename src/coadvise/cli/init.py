@@ -53,8 +53,7 @@ def init(
     from ..cost.starting import look_at, name_of, propose_recipe, require_sound  # slow to import, so not at the top
 
     target = output or Path(f"{name_of(source)}.yaml")
-    name = target.stem
-    weights = target.with_name(f"{name}-conv.safetensors")
+    weights = target.with_name(f"{target.stem}-conv.safetensors")
     require_absent(target, weights, *([] if findings is None else [findings]))
     require_sound(settings or [], source, checkpoint, student_checkpoint)
     display = Display()
@@ -63,7 +62,7 @@ def init(
     if findings is not None:
         write_new(findings, _as_csv(looked.surveys, looked.duplicates))
     proposal = propose_recipe(
-        looked, name, weights, settings or [], checkpoint, student_checkpoint, started, minutes, display
+        looked, target, weights, settings or [], checkpoint, student_checkpoint, started, minutes, display
     )
     write_new(target, proposal.text)
     for line in proposal.notes:

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import re
+import shlex
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -140,7 +141,7 @@ def facts_of(looked: Looked) -> DataFacts:
 
 def propose_recipe(
     looked: Looked,
-    name: str,
+    target: Path,
     weights: Path,
     settings: Sequence[str],
     checkpoint: str | None,
@@ -152,7 +153,7 @@ def propose_recipe(
     """A recipe for a data set, with its epochs fitted to the time.
 
     Args:
-        name: of the run.
+        target: file of the recipe, whose name the run gets.
         weights: where a teacher's file goes, if one has to be made.
         settings: `key=value` that replace what is proposed.
         checkpoint: weights of a pretrained teacher, see `named_file`.
@@ -173,7 +174,7 @@ def propose_recipe(
     with _removed_after_failure(weights):
         teacher, notes = _teacher(want, checkpoint)
         notes = [*said, *notes]
-        proposed = propose(facts, device, teacher, name, student)
+        proposed = propose(facts, device, teacher, target.stem, student)
         fitted = fit_proposal(proposed, settings, looked.sources, started + 60 * minutes, display)
     notes += [*_of_data(facts), *_cost(fitted, time.monotonic() - started)]
     head = [
@@ -181,7 +182,7 @@ def propose_recipe(
         f"data: {facts.train:,} training and {facts.validation:,} validation images of {facts.classes:,} classes, "
         f"{facts.fewest:,}{'' if facts.fewest == facts.most else f' to {facts.most:,}'} of each in training",
         f"cost: {_cost_words(fitted)} on {_machine(device)}",
-        f"command: coadvise train {name}.yaml",
+        f"command: {shlex.join(['coadvise', 'train', str(target)])}",
     ]
     run = fitted.recipe.run.output or f"runs/{fitted.recipe.name}"
     return Proposal(commented(head, fitted.settings), notes, run)
