@@ -463,7 +463,7 @@ def test_a_teacher_with_a_checkpoint_that_is_trained_again_says_so(tmp_path: Pat
 
     changes = {"schedule.epochs": 1, "schedule.warmup_epochs": 0, "teachers.conv.checkpoint": str(folder)}
     train(tiny(tmp_path / "a", changes, teachers={"conv": dict(CNN)}), display=Heard())
-    words = f"training teacher conv (resnet10, 1 epochs) from {folder}; teachers.conv.train=false takes it as it is"
+    words = f"training teacher conv (resnet10, 1 epoch) from {folder}; teachers.conv.train=false takes it as it is"
     assert words in said
     said.clear()
     kept = tiny(tmp_path / "b", {**changes, "teachers.conv.train": False}, teachers={"conv": dict(CNN)})

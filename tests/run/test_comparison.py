@@ -125,8 +125,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         compare([a])
     with pytest.raises(RunError, match="given twice"):
         compare([a, tmp_path / "." / "a"])
-    with pytest.raises(RunError, match="no finished run"):
+    with pytest.raises(RunError, match="nothing does not exist; give the folders of finished runs"):
         compare([a, tmp_path / "nothing"])
+    (tmp_path / "begun").mkdir()
+    with pytest.raises(RunError, match="no finished run"):
+        compare([a, tmp_path / "begun"])
     (b / "answers.safetensors").unlink()
     with pytest.raises(RunError, match="of an earlier version"):
         compare([a, b])
