@@ -7,11 +7,13 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
 import zlib
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from helpers import processes
@@ -195,6 +197,15 @@ def test_idle_connections_do_not_take_every_thread_for_good(running: Running) ->
             time.sleep(0.05)
     else:
         pytest.fail("the threads were not freed")
+
+
+def test_threads_that_cannot_be_started_take_no_places(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", mock.Mock(side_effect=RuntimeError("can't start new thread")))
+    for _ in range(THREADS + 1):
+        with pytest.raises(OSError):
+            running.ask("GET", "progress")
+    monkeypatch.undo()
+    assert running.ask("GET", "progress").status == 200
 
 
 def test_bound_to_all_addresses_a_name_that_is_no_address_is_still_refused() -> None:

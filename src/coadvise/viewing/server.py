@@ -85,7 +85,11 @@ class Server(ThreadingHTTPServer):
         if not self._free.acquire(timeout=1.0):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread can be started, and none will free its place
+            self._free.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answer, and free the thread."""
