@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from ..system.files import write_atomic
 from .alignment import Aligned, aligned
 from .plots.style import Drawing
-from .tables import ABSENT, Table, markdown_table, markdown_text
+from .tables import ABSENT, Table, markdown_prose, markdown_table, markdown_text
 
 
 @dataclass(frozen=True)
@@ -142,10 +142,11 @@ def _with_commands(text: str) -> Markup:
 def markdown(page: Page) -> str:
     """The same report for terminals and git; figures are linked as `figures/NAME.png`."""
     blocks = [f"# {markdown_text(page.title)}", f"**{markdown_text(page.headline)}**"]
-    blocks += ["\n".join(f"- **{name}**: {markdown_text(said)}" for name, said in page.summary)] if page.summary else []
-    blocks += [markdown_text(" ".join(page.lead))] if page.lead else []
+    if page.summary:
+        blocks.append("\n".join(f"- **{name}**: {markdown_prose(said)}" for name, said in page.summary))
+    blocks += [markdown_prose(" ".join(page.lead))] if page.lead else []
     if page.warnings:
-        blocks.append("\n".join(["Missing or left out:", "", *(f"- {markdown_text(w)}" for w in page.warnings)]))
+        blocks.append("\n".join(["Missing or left out:", "", *(f"- {markdown_prose(w)}" for w in page.warnings)]))
     blocks += [markdown_sections(page.sections)] if page.sections else []
     return "\n\n".join(blocks) + "\n"
 
@@ -168,7 +169,7 @@ def _markdown(part: Part) -> str:
         return f"![{markdown_text(part.alt)}](figures/{part.name}.png)"
     if isinstance(part, Folded):
         return "\n\n".join(map(_markdown, part.parts))
-    return _fenced(part.text) if part.kind == "code" else markdown_text(part.text)
+    return _fenced(part.text) if part.kind == "code" else markdown_prose(part.text)
 
 
 def _fenced(text: str) -> str:

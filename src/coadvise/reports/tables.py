@@ -55,7 +55,16 @@ class Table:
 
 def markdown_text(text: object) -> str:
     """`text` on one line with the signs that Markdown or a table would act on made inert."""
-    line = " ".join(str(text).split())
+    return _inert(" ".join(str(text).split()))
+
+
+def markdown_prose(text: str) -> str:
+    """The same, but what stands between two backticks stays a command, as it does in a page."""
+    pieces = re.split(r"(`[^`]+`)", " ".join(text.split()))
+    return "".join(piece if i % 2 else _inert(piece) for i, piece in enumerate(pieces))
+
+
+def _inert(line: str) -> str:
     return re.sub(r"([\\|`*\[\]])", r"\\\1", line).replace("<", "&lt;")
 
 
