@@ -20,16 +20,16 @@ ARG PYTHON=3.11
 FROM python:${PYTHON}-slim-bookworm AS build
 ARG TORCH_INDEX=
 ARG EXTRAS=all
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /build
 RUN python -m venv /opt/coadvise
 ENV PATH=/opt/coadvise/bin:${PATH}
 COPY constraints.txt ./
 # First what changes seldom.
-RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} torch torchvision
+RUN --mount=type=cache,target=/var/cache/pip pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} torch torchvision
 COPY pyproject.toml MANIFEST.in README.md LICENSE ./
 COPY src src
-RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt ".[${EXTRAS}]"
+RUN --mount=type=cache,target=/var/cache/pip pip install --constraint constraints.txt ".[${EXTRAS}]"
 
 FROM python:${PYTHON}-slim-bookworm
 # Parts of coadvise, and PyTorch's compiler, are compiled where they run.

@@ -225,11 +225,15 @@ class Recipe(Part):
             return dict(self.student.tokens)
         if self.loss.tokens == "single":
             return {}
-        biases = {name: teacher.bias or guess_bias(teacher.model) for name, teacher in self.teachers.items()}
+        biases = self.biases()
         if self.advice.change != "mean":
             return biases
         kinds = set(biases.values())
         return dict.fromkeys(self.advice.names(biases), kinds.pop() if len(kinds) == 1 else None)
+
+    def biases(self) -> dict[str, str | None]:
+        """Kind of each teacher; None where neither the recipe nor the model's name says it."""
+        return {name: teacher.bias or guess_bias(teacher.model) for name, teacher in self.teachers.items()}
 
     def content(self) -> dict[str, Any]:
         """All settings, without those that were added later and change nothing: as an earlier version wrote them."""

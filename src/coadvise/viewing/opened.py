@@ -20,8 +20,6 @@ from ..evaluation.teacher_check import advice_that_fits, finite
 from ..models.students import classifier_of
 from ..models.teachers import FrozenTeacher, Teachers, class_count_message
 from ..names import CLASS
-from ..recipe.address import guess_bias
-from ..recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class OpenedRun:
 
     def bias(self, output: str) -> str | None:
         """Kind of a teacher, and of the token that it advises."""
-        return self.trained.recipe.tokens().get(output) or _biases(self.trained.recipe).get(output)
+        return self.trained.recipe.tokens().get(output) or self.trained.recipe.biases().get(output)
 
     def described(self) -> str:
         """What the student is: its architecture, as the recipe names it."""
@@ -139,7 +137,3 @@ def _validation(trained: TrainedModel) -> tuple[ImageSource | None, str]:
     if tuple(images.class_names) != trained.classes:
         return None, f"{trained.data.source} has other classes now than the run was trained on"
     return images, ""
-
-
-def _biases(recipe: Recipe) -> dict[str, str | None]:
-    return {name: teacher.bias or guess_bias(teacher.model) for name, teacher in recipe.teachers.items()}

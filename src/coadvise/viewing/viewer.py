@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -139,6 +139,8 @@ class Viewer:
         self._busy = threading.Lock()
         self.validations = tuple(Validation(run, most, self._busy) for run in self.runs)
         self._workers: list[threading.Thread] = []
+        # Now, and not for each page that is opened: a model is asked for it.
+        self._about = [_about(run, self._same_images(run)) for run in self.runs]
 
     @classmethod
     def open(cls, paths: Sequence[Path], most: int, device: torch.device) -> Viewer:
@@ -169,7 +171,7 @@ class Viewer:
 
     def about(self) -> list[About]:
         """The runs."""
-        return [_about(run, one, self._same_images(run)) for run, one in zip(self.runs, self.validations, strict=True)]
+        return [replace(one, why=its.why) for one, its in zip(self._about, self.validations, strict=True)]
 
     def progress(self) -> list[Progress]:
         """How far the validation images are asked about, run by run."""
@@ -249,15 +251,16 @@ def limits() -> dict[str, int]:
     return {"bytes": MOST_BYTES, "pixels": MOST_PIXELS}
 
 
-def _first_title(run: OpenedRun) -> str:
+def _first_title(run: OpenedRun, looks: bool) -> str:
     """What the output is called by which the model answers."""
     if getattr(run.classifier.model, "inference", CLASS) == "average":
         return "average of all heads"
-    return "class token" if len(run.tokens) > 1 or not why_no_looks(run) else "class output"
+    return "class token" if len(run.tokens) > 1 or looks else "class output"
 
 
-def _about(run: OpenedRun, validation: Validation, same_images: bool) -> About:
-    outputs = [Output(CLASS, "class", _first_title(run))]
+def _about(run: OpenedRun, same_images: bool) -> About:
+    no_looks = why_no_looks(run)
+    outputs = [Output(CLASS, "class", _first_title(run, not no_looks))]
     outputs += [Output(name, "token", f"{name} token", run.bias(name)) for name in run.tokens if name != CLASS]
     outputs += [Output(f"{TEACHER}{name}", "teacher", f"teacher {name}", run.bias(name)) for name in run.teachers.names]
     return About(
@@ -269,9 +272,9 @@ def _about(run: OpenedRun, validation: Validation, same_images: bool) -> About:
         run.trained.data.image_size,
         tuple(outputs),
         tuple(run.missing.items()),
-        why_no_looks(run),
+        no_looks,
         disagreement_in_words(run),
         0 if run.images is None else len(run.images),
-        validation.why,
+        run.why,
         same_images,
     )
