@@ -57,7 +57,7 @@ def test_classes_are_shown_with_scikit_learns_numbers() -> None:
     for name, recall in zip(one.classes, recall_score(one.label, one.outputs[CLASS], average=None), strict=True):
         assert f"{name.replace('<', '&lt;')} | " in plain or f"{name}" in unescape(text)
         assert f"{100 * recall:.1f} [" in re.sub("<[^>]+>", "", text)
-    assert "Not one image is named rightly of: class <3>." in unescape(text)
+    assert "Not one image is named rightly of: 'class <3>'." in unescape(text)
     assert "class <3> taken for class <0>" in unescape(text)
     assert "<3>" not in text
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..run.calibration import calibration
 from ..shapes import Bool, Float, Int
 
 
@@ -84,9 +85,6 @@ def metric_names(tokens: Iterable[str], teachers: Iterable[str]) -> list[str]:
     return names
 
 
-BINS = 15
-
-
 def error_consistency(right: Bool[Tensor, " n"], other: Bool[Tensor, " n"]) -> float | None:
     """Cohen's κ of being right: 1 where both err on the same images, 0 where no more than by chance.
 
@@ -113,10 +111,7 @@ def linear_cka(x: Float[Tensor, "n p"], y: Float[Tensor, "n q"]) -> float | None
 def calibration_error(probabilities: Float[Tensor, "n k"], label: Int[Tensor, " n"]) -> float:
     """Expected calibration error: mean distance of confidence and accuracy over equally wide bins of confidence."""
     confidence, answer = probabilities.double().max(dim=1)
-    right = (answer == label).double()
-    place = (confidence * BINS).ceil().clamp(1, BINS).long() - 1
-    gaps = torch.zeros(BINS, dtype=torch.float64, device=label.device).index_add(0, place, right - confidence)
-    return float(gaps.abs().sum() / len(label))
+    return calibration(confidence.cpu().numpy(), (answer == label).cpu().numpy())[0]
 
 
 def ensemble(logits: Sequence[Float[Tensor, "n k"]], label: Int[Tensor, " n"]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..errors import few
 from ..names import CLASS
 from ..run.answers import Answers
 from ..run.calibration import BINS, calibration
@@ -44,7 +45,7 @@ def classes_section(answers: Answers) -> Section | None:
     parts: list[Part] = [draw("classes", f"Recall of each class: {said}.", lambda: class_bars(bars, whole, guessed))]
     never = [name for name, one in counts.items() if one.support and not one.right]
     if never:
-        parts.append(Text(f"Not one image is named rightly of: {_few(never)}.", "warning"))
+        parts.append(Text(f"Not one image is named rightly of: {few(never)}.", "warning"))
     cut, each = len(shown) < len(names), _table(counts, of)
     parts += [Text(_note(cut), "note"), Folded(f"All {count(len(names))} classes as a table", [each]) if cut else each]
     parts += _confusions(table, names, shown)
@@ -73,10 +74,6 @@ _OVERVIEW = (
     "The same for all classes, numbered in the order of the table: a dark spot off the diagonal is a pair of classes "
     "that are taken for each other, a column a class that is answered too often."
 )
-
-
-def _few(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {count(len(names) - most)} more" if len(names) > most else "")
 
 
 def _shown(table: Int[np.ndarray, "k k"]) -> list[int]:
