@@ -77,6 +77,7 @@ def test_nothing_is_decided_before_all_runs_are_there(tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text()
     assert "The primary question is not answered yet" in text.split("##")[0]
     assert f"the same command with --seeds {SEEDS} goes on" in text.split("##")[0]
+    assert "95 % interval" not in text.split("##")[0] and "60.0" not in text.split("##")[0]
     assert "tested over runs of the teachers and seeds" in text and "with one seed nothing" not in text
     written = json.loads((tmp_path / "verdicts.json").read_text())
     assert [one["verdict"] for one in written if one["primary"]] == verdicts
@@ -87,6 +88,17 @@ def test_what_comes_out_the_other_way_is_said_so_and_no_more() -> None:
     sentence = primary_sentence(answered({BOTH_KINDS: 0.54, TWO_CONV: 0.53, TWO_INV: 0.55}))
     assert sentence is not None and sentence.startswith("That a second kind pays is not shown here")
     assert sentence.endswith("a difference the other way.")
+
+
+def test_the_top_of_the_page_compares_the_ways_and_not_the_best_of_them(tmp_path: Path) -> None:
+    found = files({BOTH_KINDS: 0.55, TWO_CONV: 0.53, TWO_INV: 0.54, (LABELS_ONLY,): 0.5}, spread=0.0)
+    write_paper_report(tmp_path, found, [KINDS_EXPERIMENT], About("cifar-long", "some images", seeds=SEEDS))
+    top = (tmp_path / "report.md").read_text().split("##")[0]
+    ways = (
+        "55.0 % with both kinds (18 runs), 53.0 % with two convolution (18 runs), 54.0 % with two involution (18 runs)"
+    )
+    assert f"Top-1 of the student: {ways}." in top
+    assert "both kinds are better than two convolution teachers: +2.0 points" in top and "chosen as the best" not in top
 
 
 def test_both_tests_of_what_is_exploratory_are_corrected() -> None:

@@ -9,7 +9,7 @@ from ..paper.ablations import SEVEN_DOTS
 from ..paper.declared import Dots, Experiment
 from ..significance import paired_difference
 from .claims import Judged
-from .contrasts import Answered
+from .contrasts import Answered, primary_sentence
 from .problems import unfinished
 from .results import About, Results
 from .tables import count, mean_sd, percent, points
@@ -35,7 +35,11 @@ def experiments_summary(
         f"{runs}{ways}, for {about.seeds} seed{'s' if about.seeds > 1 else ''}, on {about.title}: {count(data.train)} "
         f"training and {count(data.val)} validation images of {len(data.classes)} classes."
     )
-    good, against = _best(_figure(experiments), results)
+    planned = next((one for one in experiments if one.contrasts), None)
+    if planned is None:
+        good, against = _best(_figure(experiments), results)
+    else:
+        good, against = _planned(planned, answers, results)
     if any(one.of_paper for one in experiments):
         against += [
             "The paper's numbers are those of its own data and sizes, so they are to be compared in their order and "
@@ -77,6 +81,27 @@ def _best(figure: Dots, results: Results) -> tuple[list[str], list[str]]:
     )
     of = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
     return [good], [f"{first[0].upper()}{first[1:]}, the same {of}: {points(gain.mean)} points{ends}."]
+
+
+def _planned(experiment: Experiment, answers: Sequence[Answered], results: Results) -> tuple[list[str], list[str]]:
+    """The ways of teaching of a planned experiment, and the answer to its question: nothing of either before all runs
+    are there, so that nobody decides by what is only a part."""
+    sentence = primary_sentence([one for one in answers if one.experiment == experiment.name])
+    parts = [one for one in answers if one.experiment == experiment.name and one.contrast.primary]
+    figure = experiment.figure
+    if not parts or any(one.test is None for one in parts) or not isinstance(figure, Dots):
+        return [], [sentence] if sentence else []
+    good = []
+    for family in figure.families:
+        runs = [
+            top1
+            for label, value in figure.values.items()
+            if label.startswith(family)
+            for top1 in results.series(value).values()
+        ]
+        if runs:
+            good.append(f"{percent(fmean(runs))} % with {family} ({len(runs)} runs)")
+    return [f"Top-1 of the student: {', '.join(good)}."] if good else [], [sentence] if sentence else []
 
 
 def _sure(judged: Sequence[Judged], answers: Sequence[Answered]) -> list[str]:
