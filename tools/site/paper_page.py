@@ -87,6 +87,8 @@ def read(folder: Path) -> Iterator[Landed]:
         files = {file.stem: Measurement.read(file) for file in sorted((path.parent / "runs").glob("*.json"))}
         results, reported = Results(files), {one["experiment"] for one in json.loads(path.read_text(encoding="utf-8"))}
         judged = {name: judge(one, results) if name in reported else [] for name, one in EXPERIMENTS.items()}
+        if not any(judged.values()):
+            continue
         yield Landed(path.parent.name, results, judged)
 
 
