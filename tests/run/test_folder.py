@@ -96,7 +96,7 @@ def test_a_file_system_without_locks_trains_all_the_same(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("machines", "launcher"),
     [(None, "torchrun --nproc-per-node 8 -m "), ("1", "torchrun --nproc-per-node 8 -m "),
-     ("2", "torchrun --nnodes 2 --nproc-per-node 4 -m ")],
+     ("2", "torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500 --nproc-per-node 4 -m ")],
 )  # fmt: skip
 def test_the_command_that_goes_on_starts_as_many_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machines: str | None, launcher: str

@@ -151,6 +151,24 @@ def test_only_the_loss_of_another_process_is_called_so(
         raise error
 
 
+NCCL = """NCCL error in: /pytorch/torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:3690, invalid usage (run with \
+NCCL_DEBUG=WARN for details), NCCL version 2.27.5
+ncclInvalidUsage: This usually reflects invalid usage of NCCL library.
+Last error:
+Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 50000"""
+
+
+def test_processes_that_cannot_meet_are_not_called_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what NCCL gives as the cause, at the end of its message, is there."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.state.AcceleratorState._shared_state", {})
+    with pytest.raises(RunError) as caught, explained(RunFolder(tmp_path)):
+        raise torch.distributed.DistBackendError(NCCL)
+    cause = "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 50000"
+    assert str(caught.value).startswith(f"the processes of this run cannot work together ({cause}); ")
+    assert "killed" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("room", "words"), [(6, "; 5 would fit: optim.accumulate=4 makes the same updates ("), (0, "; give a smaller")]
 )

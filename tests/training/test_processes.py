@@ -6,10 +6,13 @@ import sys
 import time
 from pathlib import Path
 
+import accelerate
 import psutil
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.state import PartialState
+from accelerate.utils import InitProcessGroupKwargs
 from helpers import processes
 from helpers.recipes import tiny
 
@@ -17,7 +20,8 @@ from coadvise.errors import RunError
 from coadvise.recipe.reading import dump_recipe
 from coadvise.recipe.schema import Optim, Run
 from coadvise.run.folder import RunFolder
-from coadvise.training.processes import bare, start_processes
+from coadvise.training import processes as module
+from coadvise.training.processes import Stop, bare, start_processes, steps_between
 
 
 def test_world_size_that_was_not_joined(tmp_path: Path) -> None:
@@ -107,3 +111,76 @@ def test_a_step_does_not_search_the_disk(monkeypatch: pytest.MonkeyPatch) -> Non
     assert weight.tolist() == [0, 0]
     scaled = AcceleratedOptimizer(optimizer, scaler=torch.amp.GradScaler("cpu"))
     assert bare(scaled) is scaled
+
+
+def test_processes_wait_for_one_that_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten minutes, what PyTorch waits on GPUs, are less than a data set takes."""
+    given: list[InitProcessGroupKwargs] = []
+
+    def made(**options: object) -> accelerate.Accelerator:
+        given.extend(options["kwargs_handlers"])  # type: ignore[arg-type]
+        return accelerate.Accelerator(**options)
+
+    monkeypatch.setattr(module, "Accelerator", made)
+    start_processes(Run(device="cpu"), Optim())
+    assert [one.timeout.total_seconds() >= 3600 for one in given if one.timeout] == [True]
+
+
+def test_a_second_run_may_want_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    start_processes(Run(device="cpu"), Optim())
+    monkeypatch.setitem(PartialState._shared_state, "device", torch.device("cuda", 0))
+    assert start_processes(Run(device="cpu"), Optim()).device.type == "cpu"
+
+
+@pytest.mark.parametrize("way", ["FSDP", "DEEPSPEED"])
+def test_another_way_to_share_a_model_is_refused(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """It may stand in the configuration that `accelerate launch` reads, and would fail after the first epoch."""
+    monkeypatch.setenv(f"ACCELERATE_USE_{way}", "true")
+    with pytest.raises(RunError, match=f"configured for (?i:{way}).*--multi_gpu"):
+        start_processes(Run(device="cpu"), Optim())
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(module, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(module, "resolve_precision", lambda *_: "fp32")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(RunError, match=r"4 processes were started on a machine with 2 GPUs.*--nproc-per-node 2"):
+        start_processes(Run(device="cuda"), Optim())
+
+
+class Others:
+    """An accelerator of two processes, of which the other one takes as long and wants to stop from a step on."""
+
+    num_processes, device = 2, torch.device("cpu")
+
+    def __init__(self, stops: bool = False) -> None:
+        self.asked, self.stops = 0, stops
+
+    def reduce(self, mine: torch.Tensor, _: str) -> torch.Tensor:
+        self.asked += 1
+        return mine + torch.tensor([float(self.stops), float(mine[1])])
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(0.01, 10), (1.0, 34), (20.0, 100)])
+def test_processes_agree_more_often_where_steps_are_long(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, asked: int
+) -> None:
+    """A launcher waits 30 s after SIGTERM: ten steps of 20 s would be too many."""
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    others = Others()
+    stop = Stop(others)  # type: ignore[arg-type]
+    for step in range(1, 101):
+        clock[0] += seconds
+        assert not stop.requested_at(step) and not stop.requested_at(step)
+    assert abs(others.asked - asked) <= 1
+    others.stops = True
+    answers = []
+    for step in range(101, 121):
+        answers.append((stop.requested_at(step), stop.requested_at(step)))
+    assert all(first == second for first, second in answers) and (True, True) in answers[:10]
+
+
+def test_steps_between_agreements() -> None:
+    assert [steps_between(seconds) for seconds in (0.0, 0.1, 0.5, 1.0, 3.0, 60.0)] == [10, 10, 6, 3, 1, 1]

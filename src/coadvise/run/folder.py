@@ -230,7 +230,8 @@ class RunFolder:
 
     def _command(self, processes: int) -> str:
         machines = int(os.environ.get("GROUP_WORLD_SIZE", 1))  # as torchrun counts them
-        nodes = f"--nnodes {machines} " if machines > 1 else ""
+        # Where they meet is not known here.
+        nodes = f"--nnodes {machines} --rdzv-backend c10d --rdzv-endpoint HOST:29500 " if machines > 1 else ""
         launcher = f"torchrun {nodes}--nproc-per-node {processes // machines} -m " if processes > 1 else ""
         words = ["coadvise", "train", str(self.path / "recipe.yaml"), f"run.output={self.path}", "--resume"]
         return launcher + shlex.join(words)

@@ -154,7 +154,7 @@ class Checkpoint:
         if numbers.world != world:
             raise RunError(
                 f"{folder} was trained by {numbers.world} process(es), now there are {world}; "
-                f"resume with --nproc-per-node {numbers.world}"
+                f"resume with {_as_many(numbers.world)}"
             )
         for what, before in numbers.origin.items():
             now = self._origin.get(what)
@@ -167,6 +167,12 @@ class Checkpoint:
                     f"{folder} was trained on other data or teachers; {what} changed from {before} to {now}; restore "
                     "them, or choose another folder with run.output=FOLDER"
                 )
+
+
+def _as_many(world: int) -> str:
+    if world == 1:
+        return "one process, without torchrun"
+    return f"{world} processes in all (--nproc-per-node {world} on one machine)"
 
 
 def gather_skipped(count: Counters) -> None:

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 
 from torch.distributed import DistError
 
-from ..errors import Interrupted, LoaderError, RunError, WriteError, one_line
+from ..errors import Interrupted, LoaderError, RunError, WriteError, one_line, shortened
 from ..run.folder import RunFolder
 from .processes import process_count
 
 # What gloo says when the other end of a connection is no longer there.
 _GONE = ("Connection closed by peer", "Connection reset by peer")
+# What NCCL says where processes never worked together: two on one GPU, a network that does not reach the others.
+_CANNOT_MEET = ("ncclInvalidUsage", "ncclSystemError", "ncclUnhandledCudaError", "ncclInvalidArgument")
 
 
 @contextmanager
@@ -46,10 +48,19 @@ def explained(folder: RunFolder) -> Iterator[None]:
 
 
 def _alone(folder: RunFolder, lost: BaseException) -> RunError:
+    if any(word in str(lost) for word in _CANNOT_MEET):
+        return RunError(
+            f"the processes of this run cannot work together ({_told(lost)}); {folder.way_on(process_count())}"
+        )
     what = "another process of this run has ended; if it has given no message it was killed, perhaps for want of memory"
     gone = any(word in str(lost) for word in _GONE)  # which is what was just said, in other words
-    reason = "" if gone else f" ({one_line(lost)[:200]})"
+    reason = "" if gone else f" ({_told(lost)})"
     return RunError(f"{what}{reason}; {folder.way_on(process_count())}")
+
+
+def _told(lost: BaseException) -> str:
+    """What a library says, shortened: NCCL names the cause last, behind a line of its source and its version."""
+    return shortened(one_line(lost).rpartition("Last error: ")[2], 200)
 
 
 def _loss_of_another(error: BaseException | None) -> BaseException | None:
