@@ -96,6 +96,65 @@ def test_columns_can_be_named(folder: Path) -> None:
         np.testing.assert_array_equal(marks(source), MARKS[:, [2, 0]])
 
 
+NUMBERS = [[3], [7, 12], [], [3, 12], [12], [7, 3]]
+
+
+def numbered(folder: Path, lists: list[list[int]]) -> dict[str, Path]:
+    """Lists of numbers in every form."""
+    texts = {"bars.csv": "|".join, "spaces.csv": " ; ".join, "json.tsv": lambda one: f"[{', '.join(one)}]"}
+    for name, text in texts.items():
+        mark = "\t" if name.endswith("tsv") else ","
+        rows = [f"{i}.png{mark}{text(list(map(str, one)))}" for i, one in enumerate(lists)]
+        (folder / name).write_text(lines(f"image{mark}label", *rows))
+    (folder / "lists.jsonl").write_text(
+        lines(*(json.dumps({"image": f"{i}.png", "label": one}) for i, one in enumerate(lists)))
+    )
+    images = pa.array([(folder / f"{i}.png").read_bytes() for i in range(len(lists))])
+    pq.write_table(pa.table({"image": images, "label": pa.array(lists)}), folder / "lists.parquet")
+    names = [str(number) for number in range(13)]
+    feature = {"feature": {"names": names, "_type": "ClassLabel"}, "_type": "List"}
+    declared = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    table = pa.table({"image": images, "label": pa.array(lists)}).replace_schema_metadata(declared)
+    pq.write_table(table, folder / "declared.parquet")
+    return {name: folder / name for name in (*texts, "lists.jsonl", "lists.parquet", "declared.parquet")}
+
+
+def test_minus_one_beside_classes_is_none_of_them(folder: Path) -> None:
+    """Lists of one length, filled up; the last class is the one that NumPy's index −1 would mean."""
+    files = numbered(folder, [[*one, *[-1] * (3 - len(one))] if one else [] for one in NUMBERS])
+    for name, file in files.items():
+        source = open_source(str(file), labels="several")
+        classes = list(range(13)) if name == "declared.parquet" else [3, 7, 12]
+        truth = MultiLabelBinarizer(classes=classes).fit_transform(NUMBERS)
+        assert source.class_names == tuple(map(str, classes)), name
+        np.testing.assert_array_equal(marks(source), truth, err_msg=name)
+
+
+def test_minus_one_alone_is_an_image_without_a_label(folder: Path) -> None:
+    """As where an image has one class: refused by name, and a test set of such images is left aside."""
+    for file in numbered(folder, [*NUMBERS[:4], [-1], [-1, -1]]).values():
+        with pytest.raises(DataError, match=r"(4.png|row 4) has no label \(2 such images in .*\): leave them out; for"):
+            open_source(str(file), labels="several")
+    training = numbered(folder, NUMBERS)["declared.parquet"].read_bytes()
+    (folder / "set").mkdir()
+    (folder / "set" / "test.parquet").write_bytes(numbered(folder, [[-1]] * 6)["declared.parquet"].read_bytes())
+    (folder / "set" / "train.parquet").write_bytes(training)
+    said: list[str] = []
+    train, validation = open_sources(data(folder / "set", val_fraction=0.3), said.append, several=True)
+    assert len(train) + len(validation) == 6
+    assert any("test has no labels, so it is no use for validation" in line for line in said)
+
+
+def test_minus_one_is_a_class_where_it_is_no_mark(folder: Path) -> None:
+    """By the rule for one class: among names, or beside other negative numbers."""
+    for rows in (["cat|-1", "-1", "dog"], ["-2|-1", "-1", "3"]):
+        (folder / "a.csv").write_text(lines("image,label", *(f"{i}.png,{one}" for i, one in enumerate(rows))))
+        source = open_source(str(folder / "a.csv"), labels="several")
+        made = MultiLabelBinarizer(classes=source.class_names).fit_transform([one.split("|") for one in rows])
+        assert "-1" in source.class_names
+        np.testing.assert_array_equal(marks(source), made)
+
+
 def data(file: Path, **settings: object) -> Data:
     augment = Augmentation(policy="none", mixup=0.0, cutmix=0.0, label_smoothing=0.0)
     base = {"source": str(file), "labels": "several", "image_size": 8, "workers": 0, "augment": augment}

@@ -286,6 +286,11 @@ def _check(source: ImageSource, where: str) -> None:
     bad = np.flatnonzero((source.labels < 0) | (source.labels >= classes))
     if len(bad):
         first = int(bad[0])
+        if sets is not None:
+            raise DataError(
+                f"{source.describe(first)} has no label ({len(bad):,} such images in {where}): leave them out; for an "
+                "image of none of the classes write an empty label in place of −1"
+            )
         hint = " (−1 marks images without a label: leave them out)" if source.labels[first] == -1 else ""
         raise DataError(
             f"{source.describe(first)} has label {source.labels[first]}{hint}, but there are {classes} "

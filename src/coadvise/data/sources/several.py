@@ -43,6 +43,10 @@ def sets_of_lists(codes: Int64[np.ndarray, " n"], lists: Sequence[Sequence[Any]]
     Args:
         codes: which of the different lists each image has, −1 for none.
         lists: of names; of numbers, where `names` are those of the classes 0, 1, …
+
+    Returns:
+        An empty list is an image of none of the classes. One with nothing but −1, where that is no class (see
+        `labels_from_values`), is an image without a label, −1; beside classes, −1 only fills the list up.
     """
     values = [value for one in lists for value in one]
     if names is None:
@@ -50,8 +54,11 @@ def sets_of_lists(codes: Int64[np.ndarray, " n"], lists: Sequence[Sequence[Any]]
     else:
         found = np.asarray(values, dtype=np.int64)
     table = np.zeros((len(lists) + 1, len(names)), dtype=bool)  # the last is of images without a list
-    table[np.repeat(np.arange(len(lists)), [len(one) for one in lists]), found] = True
-    return sets_of_marks(table[codes], names)
+    row, there = np.repeat(np.arange(len(lists)), [len(one) for one in lists]), found >= 0
+    table[row[there], found[there]] = True
+    unknown = np.isin(np.arange(len(table)), row[~there]) & ~table.any(axis=1)
+    made = sets_of_marks(table[codes], names)
+    return made._replace(labels=np.where(unknown[codes], -1, made.labels))
 
 
 def separated(texts: Sequence[str]) -> list[list[str]]:
@@ -103,7 +110,7 @@ def lists_in(column: pa.ChunkedArray, name: str, rows: str, names: Sequence[str]
         names: of the classes 0, 1, … where the file declares them.
 
     Raises:
-        DataError: numbers that are none of these classes, or a column of something else.
+        DataError: numbers that are neither of these classes nor −1, or a column of something else.
     """
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     values = column.to_pylist()
@@ -121,7 +128,7 @@ def lists_in(column: pa.ChunkedArray, name: str, rows: str, names: Sequence[str]
         return [[str(one) for one in value] for value in found]
     for row, value in enumerate(found):
         for one in value:
-            if not isinstance(one, int) or not 0 <= one < len(names):
+            if not isinstance(one, int) or not -1 <= one < len(names):
                 last = len(names) - 1
                 raise DataError(f"{rows} row {row} has the label {one} in column '{name}', none of 0 to {last}")
     return found
