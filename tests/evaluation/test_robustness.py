@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from coadvise.data.sources.opening import open_source, open_sources
 from coadvise.data.views.augment import eval_pixels
 from coadvise.errors import DataError
 from coadvise.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from coadvise.evaluation.inference import with_classes
 from coadvise.evaluation.robustness import corruption_errors, imagenet_c_errors, subset_accuracy
 from coadvise.models.factory import build_model
 from coadvise.models.students import as_student
@@ -149,3 +151,73 @@ def test_the_command_takes_batches_of_the_size_that_is_asked_for(
     assert small.with_workers(2).data.workers == 2 and small.with_workers(None) is small
     with pytest.raises(DataError, match="exclude each other"):
         evaluate(Path("run"), only=True, corruptions=True)
+
+
+def set_with_a_damaged_image(folder: Path, damaged: str) -> tuple[Path, Path]:
+    """A folder of twelve JPEGs, one of them cut off, and the same without it."""
+    generator = np.random.default_rng(0)
+    for name in ("2", "5", "7"):
+        for whole in (folder / "all", folder / "read"):
+            (whole / name).mkdir(parents=True)
+        for i in range(4):
+            pixels, at = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8), f"{name}/{i}.jpg"
+            for whole in (folder / "all", folder / "read"):
+                Image.fromarray(pixels).save(whole / at)
+    content = (folder / "read" / damaged).read_bytes()
+    (folder / "all" / damaged).write_bytes(content[: len(content) // 2])
+    (folder / "read" / damaged).unlink()
+    return folder / "all", folder / "read"
+
+
+def test_unreadable_images_are_neither_corrupted_nor_counted(trained: TrainedModel, tmp_path: Path) -> None:
+    kinds = ("gaussian_noise", "glass_blur")
+    whole, read = set_with_a_damaged_image(tmp_path, "5/1.jpg")  # number 5 of 12
+    source, others = (with_classes(open_source(str(one)), trained.classes) for one in (whole, read))
+    with pytest.raises(DataError, match=r"5/1\.jpg cannot be read .*data\.on_error=skip"):
+        corruption_errors(trained, source)
+    skipping = trained.without_unreadable()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coadvise.evaluation.robustness.CORRUPTIONS", kinds)
+        found = corruption_errors(skipping, source, batch_size=5, seed=3)
+        assert corruption_errors(skipping, source, batch_size=1, seed=3) == found  # a batch without any image
+    assert found.images == 11
+    transform, numbers = eval_pixels(trained.data), [i for i in range(12) if i != 5]
+    for kind in kinds:
+        wrong = [dict.fromkeys(("class", "conv", "inv"), 0) for _ in SEVERITIES]
+        for i, number in enumerate(numbers):  # as they are numbered with the damaged one among them
+            pixels = np.asarray(transform(decode(others.read(i), "")))[None]
+            for severity in SEVERITIES:
+                changed = corrupt(pixels, kind, severity, seed=3, first=number)
+                x = (torch.from_numpy(changed).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+                with torch.no_grad():
+                    for token, z in trained.model.forward_tokens(x).items():
+                        wrong[severity - 1][token] += int(z.argmax()) != int(others.labels[i])
+        for token in ("class", "conv", "inv"):
+            assert found.kinds[token][kind] == pytest.approx([one[token] / 11 for one in wrong], abs=2e-6)
+    assert subset_accuracy(skipping, open_source(str(whole)), batch_size=1) == subset_accuracy(
+        trained, open_source(str(read))
+    )
+
+
+def test_the_command_measures_without_unreadable_images(
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, _ = set_with_a_damaged_image(tmp_path, "7/0.jpg")
+    monkeypatch.setattr("coadvise.checkpoints.trained.load_trained", lambda path, device, several: trained)
+    monkeypatch.setattr("coadvise.evaluation.robustness.CORRUPTIONS", ("contrast",))
+    evaluate(Path("run"), data=str(whole), skip_unreadable=True, corruptions=True, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"] == found["corruptions"]["images"] == 11 and found["skipped"] == 1
+    evaluate(Path("run"), data=str(whole), skip_unreadable=True, only=True)
+    assert "11 images, counted among 3 classes" in capsys.readouterr().out
+
+
+def test_where_nothing_can_be_read_it_is_said(trained: TrainedModel, tmp_path: Path) -> None:
+    for name in ("2", "5"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"no image")
+    source, skipping = open_source(str(tmp_path)), trained.without_unreadable()
+    for measure in (lambda: corruption_errors(skipping, with_classes(source, trained.classes)),
+                    lambda: subset_accuracy(skipping, source)):  # fmt: skip
+        with pytest.raises(DataError, match="none of the images can be read"):
+            measure()

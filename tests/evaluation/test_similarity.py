@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
 from coadvise.checkpoints.trained import TrainedModel
-from coadvise.data.sources.opening import open_sources
+from coadvise.data.sources.opening import open_source, open_sources
+from coadvise.errors import DataError
 from coadvise.evaluation.attention import attention_maps
+from coadvise.evaluation.disagreement import disagreements
 from coadvise.evaluation.metrics import calibration_error, ensemble, error_consistency, linear_cka
 from coadvise.evaluation.similarity import answers, likeness
 from coadvise.models.factory import build_model
@@ -20,6 +25,7 @@ from coadvise.models.students import as_student
 from coadvise.recipe.reading import load_recipe
 
 SMALL = {"patch_size": 2, "embed_dim": 48, "depth": 3, "num_heads": 3}
+SKIP = ["data.on_error=skip", "data.train_size=null", "data.val_size=null", "data.val_split=null"]
 
 
 def test_error_consistency_is_cohens_kappa() -> None:
@@ -128,3 +134,35 @@ def test_attention_maps_against_a_loop() -> None:
                 scores = np.exp((keys @ q).double().numpy() / math.sqrt(width))
                 total += (scores / scores.sum())[3:] / heads
             assert np.allclose(maps[token][n].numpy().ravel(), total, atol=1e-5)
+
+
+def test_unreadable_images_are_left_out_of_all_models(tmp_path: Path) -> None:
+    generator, damaged = np.random.default_rng(0), "5/1.jpg"
+    for name in "0123456789":
+        (tmp_path / "all" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "all" / name / f"{i}.jpg")
+    shutil.copytree(tmp_path / "all", tmp_path / "read")
+    (tmp_path / "read" / damaged).unlink()
+    content = (tmp_path / "all" / damaged).read_bytes()
+    (tmp_path / "all" / damaged).write_bytes(content[: len(content) // 2])
+    whole, read = (open_source(str(tmp_path / one)) for one in ("all", "read"))
+    student, conv = trained("cit_tiny", 0, 8, **SMALL), trained("resnet10", 1, 16, channels=[8, 16, 32, 64])
+    with pytest.raises(DataError, match=r"5/1\.jpg cannot be read"):
+        likeness(student, {"conv": conv}, whole)
+    skipping = student.without_unreadable()
+    found, detail = likeness(skipping, {"conv": conv, "copy": skipping}, whole, batch_size=7)
+    numbers, wanted = likeness(student, {"conv": conv, "copy": student}, read, batch_size=7)
+    assert found == pytest.approx(numbers) and detail["likeness images"] == wanted["likeness images"] == 39
+    of = lambda folder, model: replace(
+        model, recipe=load_recipe("digits", [f"data.source={folder}", f"data.val_source={folder}", *SKIP])
+    )
+    pictures, others = (
+        disagreements({"conv": of(tmp_path / one, conv), "student": of(tmp_path / one, student)}, count=40)
+        for one in ("all", "read")
+    )
+    before = [i for i in range(40) if i != 21]  # the number that an image has among all of them
+    assert [one["index"] for one in pictures["images"]] == [before[one["index"]] for one in others["images"]]
+    assert [one["outputs"] for one in pictures["images"]] == [one["outputs"] for one in others["images"]]
+    assert any(one["index"] > 21 for one in pictures["images"])

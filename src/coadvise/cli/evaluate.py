@@ -76,7 +76,8 @@ def evaluate(
     with importing():
         from ..checkpoints.trained import load_trained
         from ..data.sources.opening import open_source, open_sources
-        from ..evaluation.inference import evaluate_trained, with_classes
+        from ..data.sources.subsets import Subset
+        from ..evaluation.inference import evaluate_trained, readable, with_classes
         from ..evaluation.robustness import corruption_errors, subset_accuracy
         from ..evaluation.tasks import TASKS
         from ..system.devices import choose_device
@@ -90,6 +91,7 @@ def evaluate(
     else:
         source = open_source(data or trained.data.source, split, display.say, labels=labels)
     if only:
+        source = Subset(source, readable(source, display)) if skip_unreadable else source
         shares = subset_accuracy(trained, source, batch_size=batch_size, display=display)
         metrics = {f"accuracy/{token}": share for token, share in shares.items()}
         title = f"{len(source):,} images, counted among {len(source.class_names)} classes"

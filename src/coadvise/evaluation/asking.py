@@ -20,7 +20,6 @@ from ..checkpoints.teachers import build_teacher
 from ..checkpoints.trained import load_trained
 from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset
-from ..data.survey import survey
 from ..errors import CheckpointError, DataError, ModelError, NoSharedClasses
 from ..models.bias import bias_of
 from ..models.factory import build_model, require_name
@@ -35,7 +34,7 @@ from ..system.extras import need
 from ..system.progress import Display
 from .candidates import Candidate
 from .features import Features, features_of
-from .inference import with_classes
+from .inference import readable, with_classes
 from .probe import affordable, fit, images_per_s, looked_at
 from .similarity import answers
 
@@ -70,7 +69,8 @@ def ask(
         CoadviseError: a candidate that is not there or cannot be asked.
     """
     files = {text: _file(text) for text in candidates}  # what is not there is told before images are read
-    train, val = (_readable(looked_at(source), display) for source in sources)
+    # All candidates have to answer on the same images.
+    train, val = (Subset(one, readable(one, display)) for one in map(looked_at, sources))
     found, labels, probes = [], None, 0
     for number, (text, file) in enumerate(files.items(), start=1):
         display.say(f"candidate {number} of {len(files)}: {text}")
@@ -86,19 +86,6 @@ def ask(
         found.append(one)
     assert labels is not None
     return Asked(found, labels, probes)
-
-
-def _readable(source: ImageSource, display: Display) -> ImageSource:
-    """The images that can be read: all candidates have to answer on the same."""
-    with display.bar("reading images", len(source)) as bar:
-        seen = survey("", source, None, bar.advance)
-    if not len(seen.looked):
-        raise DataError(f"none of the images can be read, the first one because {next(iter(seen.unreadable.values()))}")
-    if not seen.unreadable:
-        return source
-    what = "1 image" if len(seen.unreadable) == 1 else f"{len(seen.unreadable):,} images"
-    display.say(f"{what} left out: {next(iter(seen.unreadable.values()))}")
-    return Subset(source, seen.looked)
 
 
 def _file(text: str) -> NamedFile | None:

@@ -85,14 +85,21 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupt(
-    pixels: UInt8[np.ndarray, "n h w 3"], kind: str, severity: int, *, seed: int = 0, first: int = 0
+    pixels: UInt8[np.ndarray, "n h w 3"],
+    kind: str,
+    severity: int,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Corrupted images; what happens to image i follows from (seed, kind, severity, first + i) alone.
+    """Corrupted images; what happens to an image follows from (seed, kind, severity, its number) alone.
 
     Args:
         kind: a key of `CORRUPTIONS`.
         severity: 1 to 5.
         first: number of the first image, so that a set can be done in batches of any size.
+        numbers: of the images, where they do not follow one another from `first` on.
     """
     assert kind in CORRUPTIONS and severity in SEVERITIES, (kind, severity)
     side = min(pixels.shape[1:3])
@@ -100,8 +107,8 @@ def corrupt(
     strengths = STRENGTHS[kind][0 if large else 1][severity - 1]
     place = list(CORRUPTIONS).index(kind)
     generators = [
-        np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, place, severity, first + i))))
-        for i in range(len(pixels))
+        np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, place, severity, number))))
+        for number in (range(first, first + len(pixels)) if numbers is None else numbers)
     ]
     images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 255
     done = _KINDS[kind](images, strengths, generators, side / (224 if large else 32))

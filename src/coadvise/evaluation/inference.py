@@ -16,13 +16,14 @@ from ..data.decode import decode
 from ..data.loader import EvalLoader
 from ..data.sources.base import ImageSource, sets_of
 from ..data.sources.subsets import Subset
+from ..data.survey import survey
 from ..data.views.finish import Finish
 from ..data.views.square import eval_pixels
 from ..errors import DataError, did_you_mean
 from ..models.students import classifier_of, student_tokens
 from ..recipe.schema import Data
 from ..run.calibration import calibration_errors
-from ..shapes import Float, UInt8
+from ..shapes import Float, Int64, UInt8
 from ..system.progress import QUIET, Display
 from .answers import Collected
 from .evaluate import evaluate
@@ -111,9 +112,40 @@ def with_classes(source: ImageSource, classes: tuple[str, ...]) -> ImageSource:
     return source if tuple(source.class_names) == classes else Subset(source, np.arange(len(source)), classes)
 
 
+def readable(source: ImageSource, display: Display = QUIET) -> Int64[np.ndarray, " m"]:
+    """Indices of the images that can be read; what is left out is told.
+
+    Raises:
+        DataError: none can be read.
+    """
+    with display.bar("reading images", len(source)) as bar:
+        seen = survey("", source, None, bar.advance)
+    if seen.unreadable:
+        first = next(iter(seen.unreadable.values()))
+        if not len(seen.looked):
+            raise DataError(f"none of the images can be read, the first one because {first}")
+        what = "1 image" if len(seen.unreadable) == 1 else f"{len(seen.unreadable):,} images"
+        display.say(f"{what} left out: {first}")
+    return seen.looked
+
+
+def for_several(source: ImageSource, data: Data) -> Int64[np.ndarray, " m"]:
+    """Indices of the images on which several models can be compared: all, or with `data.on_error=skip` those that can
+    be read.
+
+    Raises:
+        DataError: unreadable images are to be skipped, and none can be read.
+    """
+    return readable(source) if data.on_error == "skip" else np.arange(len(source))
+
+
 @torch.no_grad()
 def class_probabilities(trained: TrainedModel, source: ImageSource) -> Float[Tensor, "n k"]:
-    """Class probabilities for every image of a source, with the model's own preprocessing, on the CPU."""
+    """Class probabilities for every image of a source, with the model's own preprocessing, on the CPU.
+
+    Raises:
+        DataError: an image is unreadable: none is left out, so that the rows are those of the source.
+    """
     data = trained.data.model_copy(update={"on_error": "raise"})
     with closing(EvalLoader(source, data, 250, device=trained.device)) as loader:
         return torch.cat([trained.model(batch.images).float().softmax(dim=1).cpu() for batch in loader])

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.trained import TrainedModel
+from ..data.feed import Feed
 from ..data.loader import EvalLoader
+from ..data.samples import PlainSamples
 from ..data.sources.base import ImageSource
 from ..data.sources.opening import open_source
 from ..data.sources.subsets import Subset, balanced_subset
-from ..data.views.finish import Finish
+from ..data.views.finish import Finish, Unfinished
 from ..errors import DataError
 from ..recipe.schema import Data
-from ..shapes import UInt8
 from ..system.progress import QUIET, Display
 from .corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from .inference import eval_images, with_classes
+from .inference import with_classes
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class CorruptionErrors:
 
     Attributes:
         kinds: token → kind of corruption → error at each severity.
-        images: how many were corrupted.
+        images: how many were corrupted, and counted.
     """
 
     kinds: Mapping[str, Mapping[str, Sequence[float]]]
@@ -64,35 +65,43 @@ def corruption_errors(
     Args:
         limit: so many images of the source, classes in balance; None takes all.
         seed: of the corruptions.
+
+    Raises:
+        DataError: an image is unreadable and `data.on_error` is `raise`, or none can be read.
     """
     if limit is not None and limit < len(source):
         source = Subset(source, balanced_subset(source.labels, limit))
     finish = Finish(trained.data, len(trained.classes), trained.device)
     wrong: dict[str, dict[str, list[int]]] = {}
+    read = 0
+    skipped: tuple[str, ...] = ()
     with display.bar("corruptions", len(source) * len(CORRUPTIONS) * len(SEVERITIES)) as bar:
-        for first, pixels, labels in _pixel_batches(trained, source, batch_size):
+        for batch in _pixel_batches(trained, source, batch_size):
+            skipped += batch.skipped
+            if not len(batch.pixels):
+                continue
+            read += len(batch.pixels)
+            pixels, labels = batch.pixels.numpy(), torch.from_numpy(source.labels[batch.index.numpy()])
             for kind, severity in itertools.product(CORRUPTIONS, SEVERITIES):
-                changed = torch.from_numpy(corrupt(pixels, kind, severity, seed=seed, first=first))
+                changed = torch.from_numpy(corrupt(pixels, kind, severity, seed=seed, numbers=batch.index.tolist()))
                 for token, logits in trained.tokens(finish.images(changed)).items():
                     counts = wrong.setdefault(token, {}).setdefault(kind, [0] * len(SEVERITIES))
                     counts[severity - 1] += int((logits.argmax(dim=1).cpu() != labels).sum())
                 bar.note(kind)
                 bar.advance(len(pixels))
+    if not read:
+        raise DataError(f"none of the images can be read, such as {skipped[0]}; repair them")
     shares = {
-        token: {kind: [round(n / len(source), 6) for n in row] for kind, row in found.items()}
+        token: {kind: [round(n / read, 6) for n in row] for kind, row in found.items()}
         for token, found in wrong.items()
     }
-    return CorruptionErrors(shares, len(source))
+    return CorruptionErrors(shares, read)
 
 
-def _pixel_batches(
-    trained: TrainedModel, source: ImageSource, size: int
-) -> Iterator[tuple[int, UInt8[np.ndarray, "n h w 3"], Tensor]]:
-    """Batches of (number of the first image, pixels before normalisation, labels)."""
-    labels = torch.from_numpy(np.asarray(source.labels))
-    for first in range(0, len(source), size):
-        files = ((source.read(i), source.describe(i)) for i in range(first, min(first + size, len(source))))
-        yield first, eval_images(trained, files), labels[first : first + size]
+def _pixel_batches(trained: TrainedModel, source: ImageSource, size: int) -> Iterator[Unfinished]:
+    """The images before normalisation, so many at a time, each with its number in the source."""
+    batches = [range(at, min(at + size, len(source))) for at in range(0, len(source), size)]
+    return Feed(PlainSamples(source, trained.data), workers=0).batches(batches)
 
 
 def require_imagenet_c(folder: str | Path, classes: tuple[str, ...] | None = None) -> None:
@@ -127,14 +136,16 @@ def imagenet_c_errors(
     require_imagenet_c(folder)
     data = trained.data.model_copy(update={"eval_crop": 1.0})
     kinds: dict[str, dict[str, list[float]]] = {}
+    seen = 0
     with display.bar("ImageNet-C", len(CORRUPTIONS) * len(SEVERITIES)) as bar:
         for kind, severity in itertools.product(CORRUPTIONS, SEVERITIES):
             source = with_classes(open_source(f"folder:{folder / kind / str(severity)}"), trained.classes)
-            for token, accuracy in _accuracies(trained, source, data, batch_size).items():
+            accuracies, seen = _accuracies(trained, source, data, batch_size)
+            for token, accuracy in accuracies.items():
                 kinds.setdefault(token, {}).setdefault(kind, []).append(round(1 - accuracy, 6))
             bar.note(kind)
             bar.advance()
-    return CorruptionErrors(kinds, len(source))
+    return CorruptionErrors(kinds, seen)
 
 
 def subset_accuracy(
@@ -149,7 +160,7 @@ def subset_accuracy(
     """
     matched = with_classes(source, trained.classes)
     present = torch.tensor(sorted({trained.classes.index(name) for name in source.class_names}))
-    return _accuracies(trained, matched, trained.data, batch_size, present, display)
+    return _accuracies(trained, matched, trained.data, batch_size, present, display)[0]
 
 
 @torch.no_grad()
@@ -160,18 +171,25 @@ def _accuracies(
     batch_size: int,
     among: Tensor | None = None,
     display: Display = QUIET,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], int]:
+    """Top-1 of every token, and the number of images that could be read."""
     right: Counter[str] = Counter()
     seen = 0
+    skipped: tuple[str, ...] = ()
     among = torch.arange(len(trained.classes)) if among is None else among
     with (
         closing(EvalLoader(source, data, batch_size, device=trained.device)) as loader,
         display.bar("evaluating", len(source)) as bar,
     ):
         for batch in loader:
+            skipped += batch.skipped
+            if not len(batch.label):
+                continue
             seen += len(batch.label)
             for token, logits in trained.tokens(batch.images).items():
                 answers = among.to(logits.device)[logits[:, among].argmax(dim=1)]
                 right[token] += int((answers == batch.label).sum())
             bar.advance(len(batch.label))
-    return {token: n / max(seen, 1) for token, n in right.items()}
+    if not seen:
+        raise DataError(f"none of the images can be read, such as {skipped[0]}; repair them")
+    return {token: n / seen for token, n in right.items()}, seen

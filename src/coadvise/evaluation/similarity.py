@@ -24,6 +24,7 @@ from ..models.cit import CiT
 from ..names import CLASS
 from ..shapes import Float, Int
 from .features import watched
+from .inference import for_several
 from .metrics import calibration_error, ensemble, error_consistency, linear_cka
 
 
@@ -49,7 +50,11 @@ class Answers:
 
 @torch.no_grad()
 def answers(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -> Answers:
-    """Compute the outputs of a trained model on a source, with the model's own preprocessing."""
+    """Compute the outputs of a trained model on a source, with the model's own preprocessing.
+
+    Raises:
+        DataError: an image is unreadable: none is left out, so that the rows of several models are the same images.
+    """
     data = trained.data.model_copy(update={"on_error": "raise"})
     logits: dict[str, list[Tensor]] = {}
     features: dict[str, list[Tensor]] = {}
@@ -114,7 +119,8 @@ def likeness(
 
     Args:
         source: validation images, the same for all; each model sees them in its own size.
-        limit: so many of them, classes in balance.
+        limit: so many of them, classes in balance; those that `data.on_error=skip` of the student leaves out are
+            missing from these.
 
     Returns:
         Flat numbers `ece/TOKEN`, `kappa/TEACHER|TOKEN`, `cka/TEACHER|TOKEN`, `ensemble/accuracy` and `ensemble/upper`
@@ -124,6 +130,7 @@ def likeness(
     """
     if limit is not None and limit < len(source):
         source = Subset(source, balanced_subset(source.labels, limit))
+    source = Subset(source, for_several(source, student.data))
     own = answers(student, source, batch_size)
     theirs = {name: answers(teacher, source, batch_size) for name, teacher in teachers.items()}
     numbers: dict[str, float | None] = {
