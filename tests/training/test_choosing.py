@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from helpers.recipes import tiny
 from helpers.runs import run
 from torch import Tensor, nn
 
+from coadvise.data.loader import TrainLoader
+from coadvise.data.sources.opening import open_sources
 from coadvise.losses import Objective
 from coadvise.models.compiling import Form, compiled
 from coadvise.ops.block import code
@@ -150,6 +153,23 @@ def test_what_brings_nothing_is_given_up(
     assert choose(student(), ("conv",), GPU, place(10**6), said.append) == "plain" and len(said) == 2
     # Nor does a resume of this one, whose manifest keeps what was chosen before the first batch.
     assert choose(student(), ("conv",), GPU, place(10**6, noted="whole"), said.append) == "plain" and len(said) == 2
+
+
+def test_the_plain_step_is_timed_on_images_that_lie_as_a_batch_does(tmp_path: Path) -> None:
+    """Convolutions take another time where channels come first in memory, as they never do in training."""
+    recipe, seen = tiny(tmp_path), list[Tensor]()
+    batch = next(TrainLoader(open_sources(recipe.data)[0], recipe.data, 4).epoch(0))
+
+    class Seeing(Flat):
+        def forward_tokens(self, x: Tensor) -> dict[str, Tensor]:
+            seen.append(x)
+            return super().forward_tokens(x[..., :2, :2])
+
+    cpu: Any = SimpleNamespace(device=torch.device("cpu"), autocast=contextlib.nullcontext)
+    trained = Trained(Seeing(), Objective(tokens="single"), ("class",), ("conv",)).train()
+    assert choosing._plain_seconds(trained, ("conv",), cpu, place(1, shape=tuple(batch.images.shape))) > 0
+    assert len(seen) == 1 + choosing.TRIES
+    assert {x.stride() for x in seen} == {batch.images.stride()} != {batch.images.contiguous().stride()}
 
 
 def test_processes_decide_by_what_the_first_of_them_expects(

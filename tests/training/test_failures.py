@@ -173,9 +173,12 @@ def test_processes_that_cannot_meet_are_not_called_killed(tmp_path: Path, monkey
     ("room", "words"), [(6, "; 5 would fit: optim.accumulate=4 makes the same updates ("), (0, "; give a smaller")]
 )
 def test_too_little_memory_for_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, words: str) -> None:
-    """Twenty images at once: ten do not fit either, five do."""
+    """Twenty images at once: ten do not fit either, five do. What is tried lies in memory as a batch does."""
+    layouts = set()
 
     def refuse(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if torch.is_grad_enabled():
+            layouts.add(inputs[0].stride())
         if torch.is_grad_enabled() and len(inputs[0]) > room:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
 
@@ -188,6 +191,7 @@ def test_too_little_memory_for_a_batch(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(RunError, match=r"^out of memory with 20 images at once") as caught:
         run(tiny(tmp_path / "run"))
     assert words in str(caught.value) and "DefaultCPUAllocator" in str(caught.value)
+    assert len(layouts) == 1
 
 
 KILLED = """

@@ -39,7 +39,8 @@ def _fits(setup: Setup, state: State, images: int) -> bool:
     if device.type == "cuda":
         torch.cuda.empty_cache()
     try:
-        batch = torch.zeros(images, 3, size, size, device=device)
+        # As the loader's are in memory: convolutions need another room where channels come first.
+        batch = torch.zeros(images, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
         with setup.accelerator.autocast():
             setup.validation.teachers(batch)
             logits = state.student.forward_tokens(batch)  # type: ignore[operator]
