@@ -7,6 +7,7 @@ import io
 import json
 import math
 import shutil
+import threading
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,8 +26,10 @@ from PIL import Image
 import coadvise
 from coadvise.evaluation.attention import attention_maps
 from coadvise.evaluation.prediction import Classifier
+from coadvise.models.teachers import FrozenTeacher, Teachers
 from coadvise.names import CLASS
 from coadvise.viewing.asking import looks
+from coadvise.viewing.nearest import Validation
 from coadvise.viewing.opened import names_of, open_run
 from coadvise.viewing.viewer import Question, Said, Viewer
 
@@ -91,6 +94,39 @@ def test_answers_are_those_of_predict_of_the_tokens_and_of_the_teachers_own_file
         assert said["odds"][f"teacher/{name}"] == close(teacher_odds(viewed, name, digit))
     with Image.open(io.BytesIO(base64.b64decode(said["picture"]))) as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(digit))
+
+
+def test_a_teacher_that_knows_some_classes_is_asked_about_those(
+    running: Running, viewed: Path, digit: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own model's softmax over them; the others have no odds, here and beside the validation images."""
+    run = running.viewer.runs[0]
+    members = dict(run.teachers.items())
+    known = [0, 3, 4, 8]
+    members["conv"] = members["conv"].again([one if one in known else None for one in range(10)])
+    data = run.trained.data
+    partial = replace(run, teachers=Teachers(members, input_mean=data.mean, input_std=data.std))
+    monkeypatch.setattr(running.viewer, "runs", (partial,))
+    said = reply(running, digit)["runs"][0]["odds"]
+    own = teacher_odds(viewed, "conv", digit)[known]
+    expected = np.zeros(10)
+    expected[known] = own / own.sum()
+    assert said["teacher/conv"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert said["teacher/inv"] == pytest.approx(teacher_odds(viewed, "inv", digit), rel=1e-4, abs=1e-6)
+    beside = Validation(partial, 4, threading.Lock())
+    beside.fill()
+    assert (beside.done, beside.why) == (4, "")
+    assert partial.images is not None and beside.listed("apart")
+    for index in beside.listed("apart"):
+        image = partial.images.read(index)
+        assert isinstance(image, Image.Image)
+        answers = {name: teacher_odds(viewed, name, image.convert("RGB")) for name in ("conv", "inv")}
+        assert known[int(answers["conv"][known].argmax())] != int(answers["inv"].argmax())
+    nothing = FrozenTeacher(lambda x: torch.full((len(x), 10), -torch.inf))
+    none = replace(run, teachers=Teachers({"conv": nothing}, input_mean=data.mean, input_std=data.std))
+    monkeypatch.setattr(running.viewer, "runs", (none,))
+    found = running.question(validation=0)
+    assert found.status == 422 and "'teacher/conv' are not finite" in found.told["error"]
 
 
 def test_answers_that_are_not_finite_are_named(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,8 @@ class Asked:
     """What all outputs of a run say of b images.
 
     Attributes:
-        odds: output (`class`, advised tokens, `teacher/NAME`) → probabilities (b, k).
+        odds: output (`class`, advised tokens, `teacher/NAME`) → probabilities (b, k); 0 for a class that a teacher does
+            not know.
         features: what the class token's classifier sees (b, d); None where the model does not show it.
     """
 
@@ -70,10 +71,15 @@ def ask(run: OpenedRun, pixels: Pixels) -> Asked:
         features = None if CLASS not in seen else flat_features(seen[CLASS]).float().cpu().numpy()
     logits[CLASS] = run.classifier.logits(pixels)
     logits |= {f"{TEACHER}{name}": z.cpu().numpy() for name, z in run.teachers(images).items()}
-    if wrong := [name for name, z in logits.items() if not np.isfinite(z).all()]:
+    if wrong := [name for name, z in logits.items() if not _is_finite(name, z)]:
         raise ModelError(f"the answers of {few(wrong)} are not finite, so that nothing can be shown; try another image")
     odds = ODDS[trained.data.labels]
     return Asked({name: odds(z) for name, z in logits.items()}, features)
+
+
+def _is_finite(name: str, logits: Float[np.ndarray, "b k"]) -> bool:
+    """Whether an answer is one; −inf of a teacher is a class that it does not know, as long as others are left."""
+    return bool(np.isfinite(logits.max(axis=1) if name.startswith(TEACHER) else logits).all())
 
 
 @torch.no_grad()
