@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import unittest.mock
 
 import timm
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x).relu()
 
 
 class Blocks(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int = 4) -> None:
         super().__init__()
-        self.stem = nn.Linear(4, 4)
-        self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)))
+        self.stem = nn.Linear(4, width)
+        self.blocks = nn.Sequential(*(Block(width) for _ in range(3)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks(self.stem(x))
+
+
+def compiled_by(backend):
+    """In place of PyTorch's `Module.compile`."""
+    return lambda m: setattr(m, "_compiled_call_impl", torch.compile(m._call_impl, backend=backend))
 
 
 def test_blocks_that_are_compiled_and_plain_again():
@@ -61,12 +80,34 @@ def test_a_deep_student_with_drop_path_is_compiled_once_for_all_blocks():
         return graph.forward
 
     student = timm.create_model("cit_tiny", img_size=32, patch_size=8, depth=12, drop_path_rate=0.1).train()
-    with unittest.mock.patch.object(nn.Module, "compile", lambda m: setattr(m, "_compiled_call_impl",
-                                    torch.compile(m._call_impl, backend=backend))):  # fmt: skip
+    with unittest.mock.patch.object(nn.Module, "compile", compiled_by(backend)):
         assert compile_blocks(student) == 12
     for size in (4, 4):
         sum(z.sum() for z in student.forward_tokens(torch.randn(size, 3, 32, 32)).values()).backward()
     assert 1 <= len(graphs) <= 4
+
+
+def test_blocks_of_any_number_of_students_are_compiled():
+    """PyTorch compiles a function eight times at most, here twice: each kind of student counts by itself."""
+    from coadvise.models.compiling import compile_blocks, plain_again
+
+    counted, x = CompileCounter(), torch.randn(2, 4)
+    with (
+        unittest.mock.patch.object(nn.Module, "compile", compiled_by(counted)),
+        torch._dynamo.config.patch(recompile_limit=2),
+    ):
+        for number, width in enumerate((5, 6, 7, 8, 8)):
+            student = Blocks(width)
+            expected = student(x)
+            assert compile_blocks(student) == 3
+            torch.testing.assert_close(student(x), expected)
+            assert counted.frame_count == min(number + 1, 4)
+    copied = copy.deepcopy(student)  # as averaged weights are
+    copied.blocks[0].linear.weight.data.zero_()
+    torch.testing.assert_close(student(x), expected)
+    assert not torch.equal(copied(x), expected)
+    plain_again(student)
+    torch.testing.assert_close(student(x), expected)
 
 
 def test_blocks_that_are_not_alike_are_left_alone():

@@ -152,6 +152,35 @@ def test_students_are_one_graph_whatever_the_rates_of_drop_path(name: str, monke
     assert trained.form == "whole" and counted.frame_count == 1
 
 
+class Flat(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.norm, self.head = nn.Linear(48, width), nn.BatchNorm1d(width), nn.Linear(width, 10)
+
+    def forward_tokens(self, x: Tensor) -> dict[str, Tensor]:
+        return {"class": self.head(self.norm(self.first(x.flatten(1))))}
+
+
+FLAT = torch.randn(4, 3, 4, 4), {name: torch.randn(4, 10) for name in BIAS}, torch.randn(4, 10).softmax(1)
+
+
+def test_any_number_of_students_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch compiles a function eight times at most, here twice: each kind of student counts by itself."""
+    counted = CompileCounter()
+    monkeypatch.setattr("coadvise.training.trained.compiled", partial(compiled, backend=counted))
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for width in (5, 6, 7, 8):
+            trained = region(Flat(width))
+            trained.use("whole", Trained.try_out)
+            trained(*FLAT)
+            assert trained.form == "whole"
+        assert counted.frame_count == 4
+        again = region(Flat(8))  # as another seed of the last
+        again.use("whole", Trained.try_out)
+        again(*FLAT)
+        assert again.form == "whole" and counted.frame_count == 4
+
+
 class Asking(nn.Module):
     """A student that looks at its numbers: no compiler makes one graph of it."""
 

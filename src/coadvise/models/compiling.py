@@ -14,12 +14,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import MethodType
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import nn
 
 from ..system.files import cache_folder
+from ..system.own_code import with_own_code
 
 Form = Literal["graphs", "whole", "blocks", "fused", "plain"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -49,6 +51,11 @@ def compiled(function: Function, form: Form, backend: str | Callable[..., Any] =
     return found
 
 
+def kind_of(module: nn.Module) -> tuple[str, str]:
+    """By what modules differ for a compiler, for `with_own_code`: their layers, and the shapes of their weights."""
+    return str(module), str({name: tuple(one.shape) for name, one in module.named_parameters()})
+
+
 def _keep_code() -> None:
     # The variable says nothing of the user's wish: importing timm sets it, too, to the default.
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
@@ -71,10 +78,12 @@ def compile_blocks(student: nn.Module) -> int:
     Returns:
         Number of compiled blocks; 0 where it has none.
     """
-    blocks = list(_repeated(student))
+    blocks, kind = list(_repeated(student)), kind_of(student)
     for block in blocks:
         parts = [getattr(block, name, None) for name in ("attn", "mlp")]
         for part in [part for part in parts if isinstance(part, nn.Module)] or [block]:
+            if isinstance(part.forward, MethodType) and "forward" not in vars(part):
+                part.forward = with_own_code(part.forward, kind)  # what PyTorch compiles of a module
             part.compile()
     return len(blocks)
 

@@ -23,9 +23,10 @@ from ..errors import CoadviseError, out_of_memory, shortened
 from ..losses import Kept, Objective
 from ..losses.apart import heads_apart
 from ..models.cit import CiT
-from ..models.compiling import SIMPLER, Form, compile_blocks, compiled, plain_again
+from ..models.compiling import SIMPLER, Form, compile_blocks, compiled, kind_of, plain_again
 from ..names import APART
 from ..system.clock import now
+from ..system.own_code import with_own_code
 
 
 class Losses(NamedTuple):
@@ -132,7 +133,8 @@ class Trained(nn.Module):
         if isinstance(self.student, CiT):
             self.student.fused_blocks = form == "fused"
         if form not in self._regions:
-            self._regions[form] = compiled(self._plain, form)
+            kind = kind_of(self.student), str(self._objective), self.names, self._apart.weight
+            self._regions[form] = compiled(with_own_code(self._plain, kind), form)
         if form == "blocks" and not compile_blocks(self.student):
             self.form = "plain"
 

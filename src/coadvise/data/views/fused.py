@@ -11,7 +11,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FunctionType
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ...errors import one_line
 from ...shapes import Float, Int32, Int64, UInt8
+from ...system.own_code import with_own_code
 from .finish import NOISE, Batch, Finish, Unfinished
 
 # Columns of the table: row of the image and its eight choices (`view_table`, without the label), the same of its
@@ -162,9 +162,7 @@ class Fused:
             sets=finish.sets,
         )
         self.compiled = True
-        # Code of its own: PyTorch counts what it compiles by code object, and gives up after eight.
-        own = FunctionType(finished.__code__.replace(), finished.__globals__)
-        self._function = torch.compile(own, backend=backend, fullgraph=True, dynamic=False)
+        self._function = torch.compile(with_own_code(finished), backend=backend, fullgraph=True, dynamic=False)
         self._ran = False
 
     def __call__(self, batch: Unfinished) -> Batch:
