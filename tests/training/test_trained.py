@@ -181,6 +181,28 @@ def test_any_number_of_students_is_compiled(monkeypatch: pytest.MonkeyPatch) -> 
         assert again.form == "whole" and counted.frame_count == 4
 
 
+def test_a_mode_for_which_pytorch_will_not_compile_anew_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when parts that waited begin to train (`schedule.head_epochs`), after many other changes."""
+    monkeypatch.setattr("coadvise.training.trained.compiled", partial(compiled, backend="eager"))
+    said: list[str] = []
+    trained, plain = region(student := Flat(9), said.append), region(copy.deepcopy(student))
+    for one in (trained, plain):
+        one.student.norm.eval()
+    trained.use("whole", Trained.try_out)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        torch.testing.assert_close(trained(*FLAT).values, plain(*FLAT).values)
+        assert trained.form == "whole" and not said
+        trained.train(), plain.train()
+        found = trained(*FLAT)
+    torch.testing.assert_close(found.values, plain(*FLAT).values)
+    found.total.backward()
+    assert torch.equal(trained.student.norm.running_mean, plain.student.norm.running_mean)
+    assert trained.form == "plain" and said == [
+        "student and loss cannot be compiled as one (its batches or modes are of more kinds than PyTorch compiles it "
+        "for): it runs as it is"
+    ]
+
+
 class Asking(nn.Module):
     """A student that looks at its numbers: no compiler makes one graph of it."""
 

@@ -58,6 +58,8 @@ class Apart:
 
 
 NOT_APART = Apart()
+# The second is raised where PyTorch will not compile anew once more, and is no kind of the first.
+COMPILER_FAILS = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)
 
 
 class Trained(nn.Module):
@@ -111,7 +113,7 @@ class Trained(nn.Module):
         while True:
             try:
                 losses = self._run(images, advice, target, kept)
-            except torch._dynamo.exc.TorchDynamoException as error:  # a batch of another kind than those so far
+            except COMPILER_FAILS as error:  # a batch or a mode of another kind than those so far
                 if self.form == "plain":
                     raise
                 why = why or error
@@ -210,6 +212,8 @@ FirstBatch = Callable[[Trained, Tensor, Mapping[str, Tensor], Tensor, Kept | Non
 
 def _reason(error: Exception) -> str:
     """The first line of what a compiler says, and what it announces; the others are for those who write models."""
+    if isinstance(error, torch._dynamo.exc.FailOnRecompileLimitHit):
+        return "its batches or modes are of more kinds than PyTorch compiles it for"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return shortened(" ".join(lines[:2]) if lines[0].endswith(":") else lines[0], 150)
 
