@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from coadvise.data import ahead as module
-from coadvise.data.ahead import made_ahead
+from coadvise.data.ahead import made_ahead, stream_beside
+from coadvise.data.loader import TrainLoader
+from coadvise.data.sources.opening import open_sources
 from coadvise.data.views.finish import Batch
 from coadvise.errors import DataError
+from coadvise.recipe.schema import Augmentation, Data
 
 GPU = SimpleNamespace(type="cuda")
 
@@ -44,10 +47,15 @@ class OnDevice(torch.Tensor):
         self.log.append(f"kept for {stream.name}")
 
 
-def run(monkeypatch, fail_at: int | None = None) -> tuple[list[str], Iterator[Batch]]:
+def streams(monkeypatch) -> tuple[list[str], list[str]]:
+    """What streams are told from now on, the making of one included, and the stream in use as the last of a list."""
     log: list[str] = []
     now = ["main"]
     main = Stream(log, "main")
+
+    def new(device: object) -> Stream:
+        log.append("a new stream")
+        return Stream(log, "side")
 
     @contextmanager
     def stream(other: Stream):
@@ -55,8 +63,19 @@ def run(monkeypatch, fail_at: int | None = None) -> tuple[list[str], Iterator[Ba
         yield
         now.pop()
 
-    fake = SimpleNamespace(Stream=lambda device: Stream(log, "side"), current_stream=lambda device: main, stream=stream)
+    fake = SimpleNamespace(Stream=new, current_stream=lambda device: main, stream=stream)
     monkeypatch.setattr(module, "cuda", fake)
+    return log, now
+
+
+def on_device(log: list[str]) -> torch.Tensor:
+    tensor = torch.zeros(1).as_subclass(OnDevice)
+    tensor.log = log
+    return tensor
+
+
+def run(monkeypatch, fail_at: int | None = None) -> tuple[list[str], Iterator[Batch]]:
+    log, now = streams(monkeypatch)
 
     def batches():
         for number in range(3):
@@ -67,11 +86,10 @@ def run(monkeypatch, fail_at: int | None = None) -> tuple[list[str], Iterator[Ba
 
     def finish(number: int) -> Batch:
         log.append(f"finish {number} on {now[-1]}")
-        tensor = torch.zeros(1).as_subclass(OnDevice)
-        tensor.log = log
+        tensor = on_device(log)
         return Batch(tensor, tensor, tensor, torch.tensor([number]), (), 0, np.zeros(1))
 
-    return log, made_ahead(batches(), finish, GPU)
+    return log, made_ahead(batches(), finish, GPU, stream_beside(GPU))
 
 
 def test_the_next_batch_is_made_before_a_step_begins(monkeypatch):
@@ -82,7 +100,7 @@ def test_the_next_batch_is_made_before_a_step_begins(monkeypatch):
     taken = lambda number: [f"main waits for event {number + 1}", *["kept for main"] * 3, f"step {number}"]
     making = lambda number: [f"finish {number} on side", f"side event {number + 1}"]
     assert log == [
-        "read 0 on main", "side waits for main", *making(0), "read 1 on main", *making(1), *taken(0),
+        "a new stream", "read 0 on main", "side waits for main", *making(0), "read 1 on main", *making(1), *taken(0),
         "read 2 on main", *making(2), *taken(1), *taken(2),
     ]  # fmt: skip
 
@@ -97,16 +115,25 @@ def test_an_error_comes_in_its_turn(monkeypatch):
 
 def test_on_the_cpu_batches_are_made_when_they_are_asked_for():
     asked: list[int] = []
-    made = made_ahead(iter([1, 2, 3]), lambda number: asked.append(number) or number, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    made = made_ahead(iter([1, 2, 3]), lambda number: asked.append(number) or number, cpu, stream_beside(cpu))
     assert next(made) == 1 and asked == [1]
+
+
+def test_one_stream_for_all_epochs(monkeypatch):
+    """Memory that was freed on one stream is not used on another: each new one would take as much again."""
+    data = Data(source="digits", image_size=16, workers=0, train_size=40)
+    loader = TrainLoader(open_sources(data)[0], data, 20, keep=False)
+    log, _ = streams(monkeypatch)
+    loader.device = GPU
+    loader._finish = lambda batch: Batch(*[on_device(log)] * 3, batch.index, (), 0, np.zeros(1))
+    for epoch in range(3):
+        assert len(list(loader.epoch(epoch))) == 2
+    assert log.count("a new stream") == 1 and log.count("side waits for main") == 3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_on_a_gpu_the_same_batches():
-    from coadvise.data.loader import TrainLoader
-    from coadvise.data.sources.opening import open_sources
-    from coadvise.recipe.schema import Augmentation, Data
-
     data = Data(source="digits", image_size=16, workers=0, augment=Augmentation(policy="light", erasing=0.5))
     source = open_sources(data)[0]
     plain = TrainLoader(source, data, 64).epoch(0)

@@ -14,17 +14,28 @@ from torch import Tensor, cuda
 from .views.finish import Batch, Unfinished
 
 
+def stream_beside(device: torch.device) -> cuda.Stream | None:
+    """A stream for batches on a GPU, None elsewhere. Memory once used on a stream is used again on that one alone."""
+    return cuda.Stream(device) if device.type == "cuda" else None
+
+
 def made_ahead(
-    batches: Iterator[Unfinished], finish: Callable[[Unfinished], Batch], device: torch.device
+    batches: Iterator[Unfinished],
+    finish: Callable[[Unfinished], Batch],
+    device: torch.device,
+    side: cuda.Stream | None,
 ) -> Iterator[Batch]:
     """Each batch, finished; on a GPU the next one is under way by then.
 
     An error in making a batch comes when it is its turn, not a batch before.
+
+    Args:
+        side: of `stream_beside`, the same one in all epochs; None: each batch is made when it is asked for.
     """
-    if device.type != "cuda":
+    if side is None:
         yield from map(finish, batches)
         return
-    side, waiting = cuda.Stream(device), None
+    waiting = None
     first = True
     while True:
         error, made = None, None

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..recipe.schema import Data
 from ..shapes import Int64
-from .ahead import made_ahead
+from .ahead import made_ahead, stream_beside
 from .feed import Feed
 from .kept import KeptPixels
 from .samples import Keys, PlainSamples, TrainSamples, needs_of, nothing_readable
@@ -124,6 +124,7 @@ class TrainLoader:
             self._finish = Fused(finish)
         self._order = Order(data, source.labels)
         self._feed = Feed(TrainSamples(source, data, kept), data.workers)
+        self._side: torch.cuda.Stream | None = None
         self._resident: _Resident | None = None
         self._finished: dict[int, list[tuple[Batch, float]]] = {}
 
@@ -174,7 +175,8 @@ class TrainLoader:
                 yield one
 
         found = self._from_memory(taken()) if self.stays else self._feed.batches(taken())
-        for batch in made_ahead(found, self._finish, self.device):
+        self._side = self._side or stream_beside(self.device)
+        for batch in made_ahead(found, self._finish, self.device, self._side):
             one = ahead.popleft()
             yield batch._replace(view=one.view, position=one.position)
 
