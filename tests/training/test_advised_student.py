@@ -10,13 +10,22 @@ import torch
 from helpers.recipes import CNN, INN, tiny
 from helpers.runs import run
 from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
 
+import coadvise
+from coadvise.advice.identity import differences, teacher_facts
+from coadvise.advice.request import CacheRequest
 from coadvise.checkpoints.build import build_student
 from coadvise.checkpoints.teachers import build_teacher
 from coadvise.checkpoints.trained import load_trained
+from coadvise.data.loader import EvalLoader
+from coadvise.data.sources.opening import open_sources
 from coadvise.errors import ModelError
+from coadvise.export.exporting import export
+from coadvise.export.targets import TARGETS
 from coadvise.models.advised import AdvisedViT
 from coadvise.models.students import classifier_of
+from coadvise.models.teachers import FrozenTeacher
 from coadvise.recipe.schema import Teacher
 from coadvise.training.student import new_student
 
@@ -66,6 +75,39 @@ def test_a_run_is_gone_on_with_and_becomes_a_teacher(tmp_path: Path) -> None:
     advising = Teacher(model=VIT["model"], checkpoint=str(tmp_path / "a"))
     teacher = build_teacher("t", advising, tuple(map(str, range(10))))
     torch.testing.assert_close(teacher(images), kept(images), rtol=0, atol=0)
+
+
+def test_a_distilled_deit_answers_as_it_is_measured(tmp_path: Path) -> None:
+    """By its class head: the run's numbers, a loaded model, timm's own folder, and a teacher of the run."""
+    deit: Any = {**VIT, "model": "deit_tiny_distilled_patch16_224"}
+    torch.manual_seed(0)
+    start = timm.create_model(deit["model"], num_classes=10, img_size=8, **deit["options"])
+    for weight in (one for one in start.parameters() if one.ndim in (2, 4)):  # so that images are told apart
+        torch.nn.init.normal_(weight, std=0.3)
+    torch.save(start.state_dict(), tmp_path / "deit.pth")
+    deit["checkpoint"] = str(tmp_path / "deit.pth")
+    short = {"schedule": {"epochs": 1, "warmup_epochs": 0}, "optim.lr": 1e-4}
+    recipe = tiny(tmp_path / "run", short, student=deit, teachers={"conv": CNN}, loss={"tokens": "own"})
+    result, model = run(recipe), coadvise.load(tmp_path / "run")
+    source = open_sources(recipe.data)[1]
+    images = torch.cat([batch.images for batch in EvalLoader(source, recipe.data, 101)])
+    export(tmp_path / "run", TARGETS["timm"])
+    teacher = build_teacher("t", Teacher(model=deit["model"], checkpoint=str(tmp_path / "run")), model.classes)
+    timms = timm.create_model(f"local-dir:{tmp_path / 'run' / 'export' / 'timm'}", pretrained=True).eval()
+    vit = load_trained(tmp_path / "run").model.model
+    vit.set_distilled_training(True)  # type: ignore[operator, union-attr]
+    for block in vit.train().blocks:  # type: ignore[union-attr]
+        block.eval()  # drop path
+    with torch.no_grad():
+        expected, other = vit(images)  # type: ignore[operator]
+        assert type(timms) is VisionTransformer and timms.num_reg_tokens == 1
+        for answers in (model.model, timms, teacher):
+            torch.testing.assert_close(answers(images), expected, atol=1e-5, rtol=1e-5)
+    facts = [teacher_facts(CacheRequest.of(recipe), "conv", FrozenTeacher(one), 10) for one in (model.model, vit)]
+    assert differences(*facts) == ["answers by its class head → None"]  # advice of one is none of the other's
+    right = [(logits.argmax(1).numpy() == source.labels).mean() for logits in (expected, (expected + other) / 2)]
+    assert right[0] != right[1]  # otherwise this shows nothing
+    assert result.best.value == result.delivered["accuracy/class"] == pytest.approx(right[0])
 
 
 def test_the_model_of_an_address_is_rebuilt_with_its_tokens(tmp_path: Path) -> None:

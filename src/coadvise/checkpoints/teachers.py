@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from timm.models import get_pretrained_cfg, is_model
+from timm.models.deit import VisionTransformerDistilled
+from torch import nn
 
 from ..errors import CheckpointError, ModelError
+from ..models.advised import add_tokens
 from ..models.class_names import imagenet_classes, places_of
 from ..models.elsewhere import Found
 from ..models.from_onnx import open_onnx
@@ -79,7 +82,17 @@ def build_teacher(name: str, settings: Teacher, class_names: Sequence[str]) -> F
                 raise ModelError(f"{settings.checkpoint}: {class_count_message(name, stored, classes)}")
             model = from_settings(settings, settings.options, stored, settings.image_size)
         load_checkpoint(model, settings.checkpoint, weights=weights, setting=setting)
+        model = _answering(model, header)
     return FrozenTeacher(model, mean=settings.mean, std=settings.std, image_size=settings.image_size, classes=index)
+
+
+def _answering(model: nn.Module, header: Header | None) -> nn.Module:
+    """A model of a file of ours, which answers as its run does: a distilled DeiT whose own token was advised by the
+    head of its class token."""
+    tokens = header.recipe.tokens() if header is not None and header.recipe.adds_tokens else {}
+    if tokens and isinstance(model, VisionTransformerDistilled):
+        return add_tokens(model, dict([*tokens.items()][:1]))
+    return model
 
 
 def _by_published_names(name: str, model: str, class_names: Sequence[str]) -> list[int | None] | None:

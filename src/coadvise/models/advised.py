@@ -11,6 +11,9 @@ one then reaches another, so that `direct` and `full` (`models.separate`) are th
 distilled DeiT, which is one of the model's own, is read by its patches. `read_at` has heads read tokens after earlier
 blocks, each through a norm of its own that starts as a copy of the model's last one.
 
+A distilled DeiT has such a token and head already, and they become the first teacher's. timm would answer with the mean
+of both heads; here the head of the class token answers alone, as in every student.
+
 An advised token starts where the model's class token does. A model that pools its patches and has no class token lets
 it start from the mean of the patch tokens, plus a learned offset. Its head starts as a copy of the model's.
 """
@@ -70,7 +73,8 @@ def add_tokens(
 ) -> AdvisedViT:
     """Give one of timm's ViTs an advised token and head for each teacher; its own answer stays bit for bit the same.
 
-    Load its weights and set its image size before. The token of a distilled DeiT becomes that of the first teacher.
+    Load its weights and set its image size before. The token of a distilled DeiT becomes that of the first teacher, and
+    the answer that of its class head, without the head of that token.
 
     Args:
         teachers: advised tokens, name → bias, in order; the biases are for the record.
@@ -123,7 +127,7 @@ class AdvisedViT(nn.Module):
         self.separate, self.read_at = separate, checked_read_at(read_at, self.teachers, len(self.model.blocks))
         if self.own_token in self.read_at:
             raise ModelError(
-                f"read_at: '{self.own_token}' is the distilled DeiT's own token, which its answer reads after the last "
+                f"read_at: '{self.own_token}' is the distilled DeiT's own token, whose head reads it after the last "
                 "block: leave it out"
             )
         looking_on = [name for name in self.teachers if name != self.own_token]
@@ -198,9 +202,11 @@ class AdvisedViT(nn.Module):
         return {"stem": inside(own["stem"] + "|rope"), "blocks": listed}
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        """The model's own answer; the advised tokens take no part in it."""
-        answer: Tensor = self.model(x)
-        return answer
+        """The model's own answer; the heads of advised tokens take no part in it, nor that of a distilled DeiT."""
+        if self.own_token is None:
+            answer: Tensor = self.model(x)
+            return answer
+        return self._own_heads(self.model.forward_features(x))[CLASS]
 
     def forward_tokens(self, x: Float[Tensor, "b c h w"]) -> dict[str, Float[Tensor, "b k"]]:
         """Logits of every token by name, `class` first, then the teachers in their declared order."""

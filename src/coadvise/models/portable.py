@@ -1,19 +1,20 @@
 """A trained student as a model that timm can make again from a name and arguments, without its advised heads.
 
 A ViT whose advised tokens look on answers by itself. A CiT with plain patches and learned tokens is timm's ViT with
-register tokens: the same weights under other names. Nothing of this package is needed for those.
+register tokens: the same weights under other names; and so is a distilled DeiT whose own token was advised. Nothing of
+this package is needed for those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import timm
 import torch
 from timm.models import model_entrypoint
-from torch import nn
+from torch import Tensor, nn
 
 from ..recipe.schema import Student
 from .advised import AdvisedViT
@@ -23,6 +24,10 @@ from .students import classifier_of
 
 # Arguments of a CiT that timm's ViT does not have.
 _OF_CIT = ("teachers", "stem", "align", "inference", "token_std", "separate", "read_at", "weight_init")
+
+
+# Weights of advised tokens, and of what reads them; the last two are a distilled DeiT's.
+_OF_TOKENS = ("tokens.", "offsets.", "advised_heads.", "advised_norms.", "dist_token", "head_dist.")
 
 
 @dataclass(frozen=True)
@@ -52,16 +57,18 @@ def portable(student: nn.Module, settings: Student) -> Portable:
         settings: that it was made from.
     """
     model: Any = classifier_of(student)
-    if isinstance(model, AdvisedViT):
-        model = model.model
+    advised = model if isinstance(model, AdvisedViT) else None
+    model = model if advised is None else advised.model
     name, options = settings.model.partition(".")[0], dict(settings.options)
     if ":" in settings.model:  # an address, of which timm made what it says there
         name, options = model.pretrained_cfg["architecture"], {**_recorded(model), **options}
     options = {key: value for key, value in options.items() if not key.endswith(("drop_rate", "path_rate"))}
+    if advised is not None and advised.own_token is not None:  # timm's own class answers with the mean of both heads
+        return _with_registers(model, options, [model.dist_token])
     if isinstance(model, CiT):
         apart = model.separate != "none" and model.teachers
         if not (model.patch_embed.biases or model.aligned or apart) and model.inference == "class":
-            return _with_registers(model, options)
+            return _with_registers(model, options, [model.tokens[name] for name in model.teachers])
         options["teachers"] = model.teachers
         options |= {"separate": model.separate} if apart else {}
         options |= {"read_at": model.read_at} if model.read_at else {}
@@ -81,8 +88,8 @@ def _recorded(model: nn.Module) -> dict[str, Any]:
     return {key: value for key, value in noted.items() if key not in ("num_classes", "in_chans")}
 
 
-def _with_registers(model: CiT, options: Mapping[str, Any]) -> Portable:
-    """timm's ViT whose registers are the advised tokens."""
+def _with_registers(model: Any, options: Mapping[str, Any], tokens: Sequence[Tensor]) -> Portable:
+    """timm's ViT whose registers are the advised tokens, each (1, 1, d), of a CiT or of a distilled DeiT."""
     attention: Any = model.blocks[0].attn
     arguments = {
         **{key: value for key, value in options.items() if key not in _OF_CIT},
@@ -91,13 +98,12 @@ def _with_registers(model: CiT, options: Mapping[str, Any]) -> Portable:
         "embed_dim": model.embed_dim,
         "depth": len(model.blocks),
         "num_heads": attention.num_heads,
-        "reg_tokens": len(model.tokens),
+        "reg_tokens": len(tokens),
     }
     architecture = "vit_small_patch16_224"
     plain = timm.create_model(architecture, num_classes=model.num_classes, **arguments)
-    ours = ("tokens.", "offsets.", "advised_heads.", "advised_norms.")
-    weights = {key: value for key, value in model.state_dict().items() if not key.startswith(ours)}
-    if model.tokens:
-        weights["reg_token"] = torch.cat([model.tokens[name] for name in model.teachers], dim=1).detach()
+    weights = {key: value for key, value in model.state_dict().items() if not key.startswith(_OF_TOKENS)}
+    if tokens:
+        weights["reg_token"] = torch.cat([*tokens], dim=1).detach()
     plain.load_state_dict(weights)
     return Portable(plain.eval(), architecture, arguments)
