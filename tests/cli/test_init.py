@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import get_deprecated_models, get_pretrained_cfg
 
 from coadvise.cli.init import init
 from coadvise.cost import fitting, starting
@@ -176,3 +177,20 @@ def test_the_minutes_that_are_asked_for_are_enough(
     init("photos", ["data.workers=0"], longer, float(found[1]), None, None, 100, None)
     assert "# command: coadvise train 'my recipes/longer.yaml'\n" in longer.read_text()
     assert load_recipe(longer).schedule.epochs >= 10 and "too little" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "file", ["vit_base_patch16_224.mae", "vit_base_patch16_224.augreg_in21k-0a1b", "vit_tiny_patch16_224_in21k-0a1b"]
+)
+def test_images_are_normalised_as_the_weights_of_a_file_want_it(
+    write_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """timm says for each tag what that is; names that it has replaced are those of the weights they stood for."""
+    write_folder(Path("photos"), count=20, size=(80, 64))
+    save_file({"x": torch.zeros(1)}, f"{file}.safetensors")
+    init("photos", ["data.workers=0"], Path("new.yaml"), 0.5, None, f"{file}.safetensors", 100, None)
+    name = file.split("-")[0]
+    cfg = get_pretrained_cfg(get_deprecated_models().get(name) or name)
+    assert cfg is not None
+    data = load_recipe("new.yaml").data
+    assert (data.mean, data.std) == (cfg.mean, cfg.std)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from timm.models import get_pretrained_cfg, is_model
+from timm.models import is_model
 from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
@@ -19,6 +19,7 @@ from ..models.from_onnx import open_onnx
 from ..models.from_torchvision import open_torchvision
 from ..models.from_transformers import open_transformers
 from ..models.teachers import FrozenTeacher, class_count_message, index_by_name
+from ..models.timm_names import published_cfg
 from ..recipe.address import address
 from ..recipe.schema import Teacher
 from .bounds import local, within
@@ -62,7 +63,7 @@ def build_teacher(name: str, settings: Teacher, class_names: Sequence[str]) -> F
         own_classes = classes
     else:
         # With an index map the teacher keeps its own classes, at least as many as the map needs.
-        published = is_model(settings.model) and get_pretrained_cfg(settings.model, allow_unregistered=True)
+        published = is_model(settings.model) and published_cfg(settings.model)
         needed = 1 + max(-1 if place is None else place for place in index)
         own_classes = own_classes or max(published.num_classes if published else 1000, needed)
     try:

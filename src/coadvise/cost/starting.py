@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import timm
 import torch
-from timm.models import get_pretrained_cfg
+from torch import nn
 
 from ..checkpoints.build import takes_tokens
 from ..checkpoints.naming import NamedFile, named_file
@@ -29,6 +29,8 @@ from ..evaluation.probed import probed_teacher
 from ..models.advised import why_no_tokens
 from ..models.bias import bias_of
 from ..models.hub import require_reachable
+from ..models.stated import Stated, stated
+from ..models.timm_names import published_cfg
 from ..recipe.commented import commented
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data
 from ..recipe.reading import apply_setting, recipe_from, validated
@@ -220,13 +222,18 @@ def require_sound(settings: Sequence[str], source: str, checkpoint: str | None, 
 
 def _why_no_student(model: str) -> str:
     """Why a network of that name takes no advised tokens; empty where it does, or where only its weights tell."""
-    if takes_tokens(model) or not timm.is_model(model):
+    if takes_tokens(model) or not timm.is_model(model) or (bare := _without_weights(model)) is None:
         return ""
+    return why_no_tokens(bare)
+
+
+def _without_weights(model: str) -> nn.Module | None:
+    """A model of that name on the meta device; None where it cannot be made there."""
     try:
         with torch.device("meta"):
-            return why_no_tokens(timm.create_model(model))
+            return timm.create_model(model)
     except Exception:  # third-party code, some of which needs data to be made
-        return ""
+        return None
 
 
 @dataclass(frozen=True)
@@ -271,8 +278,11 @@ def _student(
 
 def _seen_by(model: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation of the images that timm's weights were trained with."""
-    cfg = get_pretrained_cfg(model, allow_unregistered=True)
-    return (IMAGENET_MEAN, IMAGENET_STD) if cfg is None else (cfg.mean, cfg.std)
+    cfg = published_cfg(model)
+    if cfg is not None:
+        return cfg.mean, cfg.std
+    says = stated(bare, ask_size=False) if (bare := _without_weights(model)) is not None else Stated()
+    return says.mean or IMAGENET_MEAN, says.std or IMAGENET_STD
 
 
 def _teacher(want: _Want, checkpoint: str | None) -> tuple[GivenTeacher | None, list[str]]:

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
-from timm.models import get_pretrained_cfg
+
+from .timm_names import published_cfg
 
 # Part of the names that ImageNet's own order explains in a list of its 1,000 classes, whoever wrote it.
 _AGREEING = 0.9
@@ -37,7 +38,7 @@ def places_of(own: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
 def imagenet_classes(model: str) -> tuple[str, ...] | None:
     """Names of the classes that timm's weights of a model are for: words for ImageNet's 1,000, WordNet ids for larger
     sets; None where they are for others."""
-    cfg = get_pretrained_cfg(model, allow_unregistered=True)
+    cfg = published_cfg(model)
     subset = None if cfg is None else infer_imagenet_subset(cfg.to_dict())
     if subset is None:
         return None

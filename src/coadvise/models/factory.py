@@ -7,7 +7,6 @@ from typing import Any
 
 import timm
 from timm.layers import PatchEmbed
-from timm.models import get_pretrained_cfg
 from torch import nn
 
 from ..errors import ModelError, NoWeights
@@ -15,6 +14,7 @@ from ..recipe.address import address
 from .hub import require_reachable
 from .stems import check_image_size
 from .students import small_stem
+from .timm_names import published_cfg
 
 
 def build_model(
@@ -69,7 +69,7 @@ def require_name(name: str) -> None:
 
 def _has_fixed_size(name: str) -> bool:
     try:
-        cfg = get_pretrained_cfg(name, allow_unregistered=True)
+        cfg = published_cfg(name)
     except RuntimeError as error:  # a tag that timm does not know
         raise ModelError(f"{error} List the tags with timm.list_pretrained({name.split('.')[0]!r})") from error
     return cfg is not None and bool(cfg.fixed_input_size)

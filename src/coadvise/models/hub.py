@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from timm.models import get_pretrained_cfg
-
 from ..errors import ModelError, NoWeights, one_line
 from ..system.hub import silence
+from .timm_names import published_cfg
 
 # Names under which timm looks for weights, in its order.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -44,7 +43,7 @@ def _question(name: str, pretrained: bool) -> tuple[str, str, str | None] | None
         files = ("config.json",)
     elif pretrained and not colon:
         try:
-            cfg = get_pretrained_cfg(name, allow_unregistered=True)
+            cfg = published_cfg(name)
         except RuntimeError:  # a tag that timm does not know, as it says when the model is made
             return None
         if cfg is None or not cfg.hf_hub_id or cfg.file:
