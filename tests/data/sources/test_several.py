@@ -1,5 +1,6 @@
 """Images of any number of classes; oracles are hand-made lists and scikit-learn's MultiLabelBinarizer."""
 
+import ast
 import json
 import pickle
 from pathlib import Path
@@ -21,6 +22,7 @@ from coadvise.recipe.reading import recipe_from
 
 CLASSES = ("cat", "dog", "outdoor")
 GIVEN = [["cat"], ["dog", "outdoor"], [], ["cat", "outdoor"], ["outdoor"], ["dog", "cat"]]
+NUMBERS = [[3], [7, 12], [], [3, 12], [12], [7, 3]]
 MARKS = MultiLabelBinarizer(classes=CLASSES).fit_transform(GIVEN)
 
 
@@ -43,6 +45,8 @@ def tables(folder: Path) -> dict[str, Path]:
         "commas.csv": lines("image,label", *(f'{i}.png,"{",".join(one)}"' for i, one in enumerate(GIVEN))),
         "json.csv": lines("image;label", *(f"{i}.png;{json.dumps(one)}" for i, one in enumerate(GIVEN))),
         "lists.jsonl": lines(*(json.dumps({"image": f"{i}.png", "label": one}) for i, one in enumerate(GIVEN))),
+        "python.tsv": lines("image\tlabel", *(f"{i}.png\t{tuple(one)}" for i, one in enumerate(GIVEN))),
+        "sets.tsv": lines("image\tlabel", *(f"{i}.png\t{set(one)}" for i, one in enumerate(GIVEN))),
         "marks.csv": lines("image,cat,dog,outdoor", *(f"{i}.png,{a},{b},{c}" for i, (a, b, c) in enumerate(MARKS))),
     }
     for name, content in contents.items():
@@ -80,6 +84,39 @@ def test_every_form_gives_the_same_labels(folder: Path) -> None:
                         f"from {file}"]  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_columns_of_lists_as_pandas_writes_them(folder: Path, kind: str) -> None:
+    """pandas writes and reads them, ast.literal_eval takes them apart; with quotes, commas and numbers in names."""
+    pandas = pytest.importorskip("pandas")
+    for given in (GIVEN, [["it's"], ['a "b"', "c, d"], [], ["x|y", "it's"], ["[z]"], ["\\"]], NUMBERS):
+        frame = pandas.DataFrame({"image": [f"{i}.png" for i in range(6)], "label": given})
+        frame.to_csv(folder / "pandas.csv", index=False)
+        texts = pandas.read_csv(folder / "pandas.csv")
+        made = MultiLabelBinarizer()
+        truth = made.fit_transform([ast.literal_eval(text) for text in texts["label"]])
+        texts.to_parquet(folder / "pandas.parquet")
+        source = open_source(str(folder / f"pandas.{kind}"), labels="several")
+        assert source.class_names == tuple(map(str, made.classes_))
+        np.testing.assert_array_equal(marks(source), truth)
+        said: list[str] = []
+        open_source(str(folder / f"pandas.{kind}"), say=said.append)
+        assert f"also where its label looks like several: '{min(texts['label'])}'" in said[1]
+        assert said[1].endswith("data.labels=several takes them apart")
+
+
+@pytest.mark.parametrize(
+    "text", ["[dog, cat]", "['dog' 'cat']", "[1 2]", "['dog', ['cat']]", '["dog", {}]', "[nan]", "[" * 9999 + "]"]
+)
+def test_brackets_that_are_no_list_are_refused(folder: Path, text: str) -> None:
+    """One class for each combination would be made of them."""
+    rows = ["cat", "", text]
+    (folder / "a.tsv").write_text("image\tlabel\tsplit\n" + lines(*(f"1.png\t{one}\ttrain" for one in rows)))
+    pq.write_table(pa.table({"image": ["1.png"] * 3, "label": rows}), folder / "a.parquet")
+    for name, row in (("a.tsv", 3), ("a.parquet", 2)):
+        with pytest.raises(DataError, match=rf"{name} row {row} has the label \[.*, which is no list of names or"):
+            open_source(str(folder / name), labels="several")
+
+
 def test_names_are_separated_alike_in_all_files(folder: Path) -> None:
     image = (folder / "1.png").read_bytes()
     for name, texts in (("0", ["cat, tabby|dog", "dog"]), ("1", ["cat, tabby", ""])):
@@ -94,9 +131,6 @@ def test_columns_can_be_named(folder: Path) -> None:
         source = open_source(f"{tables(folder)[name]}:label=outdoor,cat", labels="several")
         assert source.class_names == ("outdoor", "cat")
         np.testing.assert_array_equal(marks(source), MARKS[:, [2, 0]])
-
-
-NUMBERS = [[3], [7, 12], [], [3, 12], [12], [7, 3]]
 
 
 def numbered(folder: Path, lists: list[list[int]]) -> dict[str, Path]:

@@ -24,7 +24,7 @@ from ...shapes import Bool
 from ...system.files import atomic_file, cache_folder
 from .columns import Columns, choose_columns, is_number, several_named
 from .labels import label_column, labels_and_names
-from .several import Sets, holds_marks, lists_in, marks_in, separated, sets_of_lists, sets_of_marks
+from .several import Sets, holds_marks, lists_in, marks_in, notes_on_names, separated, sets_of_lists, sets_of_marks
 
 IN_MEMORY = 2 << 30
 
@@ -33,9 +33,11 @@ class Parquet:
     """The rows of one or more Parquet files with the same columns.
 
     Attributes:
+        notes: what is odd about the labels.
         sets: see `base.sets_of`.
     """
 
+    notes: tuple[str, ...] = ()
     sets: Bool[np.ndarray, "m k"] | None = None
     class_names: tuple[str, ...] = ()
 
@@ -73,6 +75,7 @@ class Parquet:
         kinds = {part.dtype.kind for part in parts if len(part)}
         values = np.concatenate(parts if len(kinds) < 2 else [part.astype(str).astype(object) for part in parts])
         self.labels, self.class_names = labels_and_names(values, names)
+        self.notes = notes_on_names(self.class_names) if names is None else ()
 
     def _choose(
         self, schema: pa.Schema, images: list[str], labels: list[str], columns: Columns
@@ -108,7 +111,10 @@ class Parquet:
             return sets_of_marks(np.column_stack(marks), self.label_columns)
         found = [one for part in columns[0] for one in lists_in(*part, names)]
         texts = [one for one in found if isinstance(one, str)]  # what separates them is found over all files
-        lists = separated(texts) if len(texts) == len(found) else [one for one in found if isinstance(one, list)]
+        if len(texts) == len(found):
+            lists: list[Any] = separated(texts, self.describe)
+        else:
+            lists = [one for one in found if isinstance(one, list)]
         return sets_of_lists(np.arange(len(lists)), lists, names)
 
     def _column(self, file: str, name: str) -> pa.ChunkedArray:

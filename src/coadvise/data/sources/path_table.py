@@ -20,7 +20,7 @@ from ...shapes import Bool, Int64
 from .columns import Columns, choose_columns, several_named
 from .labels import labels_from_values
 from .listing import EXTENSIONS
-from .several import Sets, separated, sets_of_lists, sets_of_marks
+from .several import Sets, notes_on_names, separated, sets_of_lists, sets_of_marks
 from .splits import meaning, pick_split
 from .text_table import Coded, header_of, read_columns
 
@@ -63,7 +63,7 @@ class PathTable:
         if not columns.labelled:
             self.labels = np.full(len(rows), -1, dtype=np.int64)
         elif columns.several:
-            self.labels, self.sets, self.class_names = self._several(kept, labels, rows, split)
+            self.labels, self.sets, self.class_names = self._several(marked, labels, rows, split)
         else:
             label = kept[0] if len(kept) == 1 else self._one_of(kept, labels, rows)
             self.labels, self.class_names = self._labels(label, labels, rows, split)
@@ -103,10 +103,13 @@ class PathTable:
         return each[codes], names
 
     def _several(self, columns: list[Coded], names: Sequence[str], rows: np.ndarray, split: str | None) -> Sets:
-        """Any number of classes for each row; −1 in a split of which no row has one, as in competitions."""
+        """Any number of classes for each of some rows; −1 in a split of which no row has one, as in competitions."""
         if len(columns) == 1:
-            found = sets_of_lists(columns[0].codes, separated(columns[0].values), None)
+            codes, values = columns[0]
+            lists = separated(values, lambda code: f"{self.file} row {codes.tolist().index(code) + 1}")
+            found = sets_of_lists(codes[rows], lists, None)
         else:
+            columns = [Coded(column.codes[rows], column.values) for column in columns]
             for one, name in zip(columns, names, strict=True):
                 empty = np.flatnonzero(one.codes < 0)
                 if len(empty):
@@ -163,15 +166,13 @@ class PathTable:
             differing = len(np.unique(pairs + self.labels + 1)) - len(coded.dictionary)
             other = f", {differing:,} of them with another label" if differing else ""
             yield f"{extra:,} rows of {self.file} list an image again{other}"
-        several = [name for name in self.class_names if ";" in name or "|" in name]
-        if several and self.sets is None:
-            how = "data.labels=several takes them apart"
-            yield f"an image has one class here, also where its label looks like several: {few(several)}; {how}"
+        if self.sets is None:
+            yield from notes_on_names(self.class_names)
 
 
 def _or_several(values: Sequence[str], columns: Sequence[str]) -> str:
     """What else may be meant by rows without a label, among such as `dog|outdoor` or in columns of 0 and 1."""
-    if len(columns) > 1 or any("|" in value or ";" in value for value in values):
+    if len(columns) > 1 or notes_on_names(values):
         return ", or let images have several classes or none: data.labels=several"
     return ""
 

@@ -7,20 +7,27 @@ images are counted, does it matter how many classes that means.
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from ...errors import DataError
+from ...errors import DataError, few, shortened
 from ...shapes import Bool, Int64
 from .columns import is_list, is_number
 from .labels import labels_from_values
 
 SEPARATORS = "|;,"
 """What separates names in a text: the first of these that is in any of a column's texts."""
+_SINGLE = (str, int, float, type(None))
+_ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\w[\w.]*)\s*"""
+# With all commas: what NumPy writes, ['dog' 'cat'], is to Python the one text dogcat.
+_PYTHON = re.compile(rf"[\[({{]\s*(?:{_ITEM},\s*)*(?:{_ITEM})?[\])}}]")
 
 
 class Sets(NamedTuple):
@@ -61,25 +68,54 @@ def sets_of_lists(codes: Int64[np.ndarray, " n"], lists: Sequence[Sequence[Any]]
     return made._replace(labels=np.where(unknown[codes], -1, made.labels))
 
 
-def separated(texts: Sequence[str]) -> list[list[str]]:
-    """The names in each text: a list in JSON, or what `SEPARATORS` separate; without blanks around them, each once."""
-    plain = [text for text in texts if not text.startswith("[")]
+def separated(texts: Sequence[str], where: Callable[[int], str]) -> list[list[str]]:
+    """The names in each text: a list in JSON or in Python, or what `SEPARATORS` separate; without blanks around them,
+    each once.
+
+    Args:
+        where: the place of a text by its number, for messages.
+
+    Raises:
+        DataError: a text in square brackets that is no list.
+    """
+    lists = [_list_in(text.strip()) for text in texts]
+    plain = [text for text, values in zip(texts, lists, strict=True) if values is None]
     mark = next((mark for mark in SEPARATORS if any(mark in text for text in plain)), None)
     found = []
-    for text in texts:
-        parts = _json_list(text)
-        if parts is None:
-            parts = [text] if mark is None else text.split(mark)
+    for number, (text, values) in enumerate(zip(texts, lists, strict=True)):
+        if values is None and _in_brackets(text):
+            raise DataError(
+                f"{where(number)} has the label {shortened(text.strip())}, which is no list of names or numbers; write "
+                '["dog", "cat"], or dog|cat'
+            )
+        parts = values if values is not None else [text] if mark is None else text.split(mark)
         found.append(list(dict.fromkeys(name for part in parts if (name := part.strip()))))
     return found
 
 
-def _json_list(text: str) -> list[str] | None:
-    try:
-        values = json.loads(text) if text.startswith("[") else None
-    except ValueError:
-        return None
-    return [str(value) for value in values] if isinstance(values, list) else None
+def _in_brackets(text: str) -> bool:
+    return text.strip()[:1] + text.strip()[-1:] == "[]"
+
+
+def _list_in(text: str) -> list[str] | None:
+    """What is in a list as JSON has it, or in a list, tuple or set as Python writes it: so pandas fills a cell."""
+    if text == "set()":
+        return []
+    ways: list[Callable[[str], Any]] = [json.loads] if text.startswith("[") else []
+    for read in ways + ([ast.literal_eval] if _PYTHON.fullmatch(text) else []):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError):
+            values = read(text)
+            if isinstance(values, (list, tuple, set)) and all(isinstance(one, _SINGLE) for one in values):
+                return [str(one) for one in values if one is not None]
+    return None
+
+
+def notes_on_names(names: Sequence[str]) -> tuple[str, ...]:
+    """What is to be said of the names of classes where each image has one."""
+    odd = [name for name in names if "|" in name or ";" in name or _in_brackets(name) or _list_in(name) is not None]
+    how = "data.labels=several takes them apart"
+    said = f"an image has one class here, also where its label looks like several: {few(odd)}; {how}"
+    return (said,) if odd else ()
 
 
 def holds_marks(column: pa.ChunkedArray) -> bool:
