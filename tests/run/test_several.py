@@ -1,5 +1,6 @@
 """Answers on images of any number of classes; oracles are scikit-learn and a loop that follows the definition."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ from sklearn.metrics import average_precision_score, f1_score
 from coadvise.errors import RunError
 from coadvise.run import several
 from coadvise.run.answers import Answers
+from coadvise.run.result import Best, DataFacts, RunResult, SeveralFacts, StudentFacts
 from coadvise.run.several import SeveralAnswers, average_precisions
+from coadvise.run.standing import verdict_of
 
 
 def answers(n: int = 40, k: int = 6) -> SeveralAnswers:
@@ -42,6 +45,32 @@ def test_average_precision_with_equal_scores() -> None:
         assert found[i] == pytest.approx(average_precision_score(truth, score), abs=1e-12)
         assert found[i] == pytest.approx(by_definition(truth, score), abs=1e-12)
     assert average_precisions(np.zeros((0, 2), dtype=bool), np.zeros((0, 2))).shape == (2,)
+
+
+def test_a_student_that_answers_with_all_heads_is_judged_by_them(tmp_path: Path) -> None:
+    one, file = answers(), tmp_path / "answers.safetensors"
+    z = np.mean([one.outputs["class"], one.outputs["conv"]], axis=0)
+    replace(one, outputs={**one.outputs, "average": z}, answering="average").write(file)
+    again = SeveralAnswers.read(file)
+    expected = {f"c{i}": average_precision_score(one.truth[:, i], z[:, i]) for i in range(5)}
+    assert again.answering == "average" and again.average_precision() == pytest.approx(expected)
+    assert [c.right for c in again.counts().values()] == (one.truth & (z > 0)).sum(axis=0).tolist()
+    measured = again.metrics()
+    assert measured["map/class"] != pytest.approx(measured["map/average"], abs=1e-3)
+    result = RunResult(
+        "r", "f", 0, StudentFacts("cit_tiny", 1), {}, DataFacts("d", 9, 40, one.classes), 1, 1, 9, 1.0, measured, None,
+        Best(measured["map/average"], 1, "student"), several=SeveralFacts(again.average_precision(), again.chance),
+        delivered=measured, answering="average",
+    )  # fmt: skip
+    said = verdict_of(result, tmp_path)
+    share = (again.outputs["average"] > 0) == one.truth
+    assert said is not None and said.headline.startswith(
+        f"The student's mAP is {100 * np.mean([*expected.values()]):.1f} %"
+    )
+    assert f"({100 * share.all(axis=1).mean():.1f} %)" in said.others[-1]
+    replace(one, answering="average").write(file)
+    with pytest.raises(RunError, match="no answers of 'average'"):
+        SeveralAnswers.read(file)
 
 
 def test_many_classes_are_ranked_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from torch import nn
 
 from ..errors import CheckpointError, RecipeError, one_line
 from ..models.advised import AdvisedViT
-from ..models.students import classifier_of
+from ..models.students import answering_output, classifier_of
+from ..names import ALL_HEADS, AVERAGE, CLASS
 from ..recipe.reading import recipe_from
 from ..recipe.schema import Recipe
 from .writing import save_safetensors_atomic
@@ -48,6 +49,10 @@ def save_model(
         "metrics": dict(metrics),
         "given": given,
     }
+    # `average` is measured where there are several outputs; a file without this answers with its class token.
+    measured = [name for name in (CLASS, ALL_HEADS) if {f"accuracy/{name}", f"map/{name}"} & metrics.keys()]
+    if (answering := answering_output(student, measured)) != CLASS:
+        header["answering"] = answering
     if ":" in recipe.student.model and (built_as := _built_as(classifier_of(student))):
         header["built_as"] = built_as
     save_safetensors_atomic(
@@ -113,6 +118,7 @@ class Header:
         given: class of a module that was given from Python, else None.
         built_as: of a model whose name is an address.
         weights, epoch, metrics: see `save_model`; for the record, as far as they have the form of one.
+        answering: the output by which the model answers.
     """
 
     recipe: Recipe
@@ -122,6 +128,12 @@ class Header:
     weights: str = "student"
     epoch: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    answering: str = CLASS
+
+    @property
+    def accuracy(self) -> float | None:
+        """Top-1 of what the model answers, as a share; None where it was not measured."""
+        return self.metrics.get(f"accuracy/{self.answering}")
 
 
 def read_header(path: str | Path) -> Header | None:
@@ -177,11 +189,14 @@ def header_in(metadata: Mapping[str, str], path: Path) -> Header | None:
         if not isinstance(found.get("options"), dict):
             raise CheckpointError(f"{damaged} (built_as.options are no settings): {hint}")
     built_as = BuiltAs(found["model"], found["options"]) if found else None
-    return Header(recipe, tuple(classes), given or None, built_as, **_record(content))
+    record = _record(content)
+    averaged = recipe.student.options.get("inference") == ALL_HEADS and AVERAGE in record.get("metrics", {})
+    record.setdefault("answering", ALL_HEADS if averaged else CLASS)  # which an earlier version did not write
+    return Header(recipe, tuple(classes), given or None, built_as, **record)
 
 
 def _record(content: Mapping[str, Any]) -> dict[str, Any]:
-    kinds = {"weights": str, "epoch": int, "metrics": dict}
+    kinds = {"weights": str, "epoch": int, "metrics": dict, "answering": str}
     record = {name: content[name] for name, kind in kinds.items() if isinstance(content.get(name), kind)}
     if "metrics" in record:
         record["metrics"] = {k: float(v) for k, v in record["metrics"].items() if isinstance(v, (int, float))}

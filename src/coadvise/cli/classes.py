@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..names import CLASS
 from ..run.answers import Answers
-from ..run.per_class import ClassCounts, Interval, class_counts, confusion, macro_f1
+from ..run.per_class import ClassCounts, Interval, macro_f1
 from ..run.several import SeveralAnswers
 from ..system.screen import Table
 from .arguments import out
@@ -16,11 +15,7 @@ WIDEST = 12
 
 
 def _seen(answers: Answers | SeveralAnswers) -> dict[str, ClassCounts]:
-    if isinstance(answers, SeveralAnswers):
-        counts = answers.counts()
-    else:
-        counts = class_counts(answers.label, answers.outputs[CLASS], answers.classes)
-    return {name: one for name, one in counts.items() if one.support or one.answered}
+    return {name: one for name, one in answers.counts().items() if one.support or one.answered}
 
 
 def print_classes(answers: Answers | SeveralAnswers) -> None:
@@ -49,7 +44,7 @@ def _share(value: float | None, interval: Interval) -> str:
 
 
 def _print_confusion(answers: Answers, names: list[str]) -> None:
-    matrix = confusion(answers.label, answers.outputs[CLASS], len(answers.classes))
+    matrix = answers.confusion()
     place = {name: i for i, name in enumerate(answers.classes)}
     if len(names) <= WIDEST:
         table = Table("class", *names, title="images of each class (rows) by answer (columns)", title_justify="left")
@@ -68,8 +63,7 @@ def classes_as_json(answers: Answers | SeveralAnswers) -> dict[str, Any]:
     if isinstance(answers, SeveralAnswers):
         last: dict[str, Any] = {"average_precision": answers.average_precision()}
     else:
-        table = confusion(answers.label, answers.outputs[CLASS], len(answers.classes))
-        last = {"confusion": table.tolist()}
+        last = {"confusion": answers.confusion().tolist()}
     return {
         "per_class": {
             name: {

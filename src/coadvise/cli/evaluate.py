@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,6 +80,7 @@ def evaluate(
         from ..evaluation.inference import evaluate_trained, readable, with_classes
         from ..evaluation.robustness import corruption_errors, subset_accuracy
         from ..evaluation.tasks import TASKS
+        from ..models.students import answering_output
         from ..system.devices import choose_device
         from .classes import classes_as_json, print_classes
 
@@ -104,6 +105,8 @@ def evaluate(
         matched = with_classes(source, trained.classes)
         errors = corruption_errors(trained, matched, limit=None, batch_size=batch_size, display=display)
     found = None if only or collected is None else collected.answers("", trained.classes)
+    if found is not None:
+        found = replace(found, answering=answering_output(trained.model, found.outputs))
     if as_json:
         corrupted = {} if errors is None else {"corruptions": {"mean": errors.mean, **asdict(errors)}}
         classes = {} if found is None else {"classes": classes_as_json(found)}

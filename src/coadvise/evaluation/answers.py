@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data.views.finish import Batch
 from ..errors import DataError
-from ..names import AVERAGE
+from ..names import ALL_HEADS
 from ..run.answers import Answers
 
 Gather = Callable[[list[Any]], list[Any]]
@@ -30,7 +30,7 @@ class Collected:
         row = {"index": batch.index, "label": batch.label}
         outputs = dict(tokens)
         if len(tokens) > 1:
-            outputs[AVERAGE.removeprefix("accuracy/")] = torch.stack([z.float() for z in tokens.values()]).mean(dim=0)
+            outputs[ALL_HEADS] = torch.stack([z.float() for z in tokens.values()]).mean(dim=0)
         for name, z in outputs.items():
             # The largest logit, not the largest probability: as the accuracy decides between equal ones.
             row[f"output.{name}"] = z.argmax(dim=1)

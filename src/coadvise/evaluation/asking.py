@@ -118,7 +118,7 @@ def _as_trained(text: str, file: NamedFile, val: ImageSource, device: torch.devi
     speed = images_per_s(trained.model, trained.data.image_size, device)
     one = Candidate(
         name=_short(text), bias=bias_of(file.model), probed=False, parameters=_size(trained.model),
-        log_p=said.logits[CLASS][:, place].log_softmax(dim=1), features=said.features[CLASS], images_per_s=speed,
+        log_p=said.answer[:, place].log_softmax(dim=1), features=said.features[CLASS], images_per_s=speed,
     )  # fmt: skip
     return one, label[said.label]
 

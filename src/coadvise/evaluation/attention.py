@@ -22,7 +22,6 @@ from ..errors import DataError
 from ..models.advised import AdvisedViT
 from ..models.cit import CiT
 from ..models.students import classifier_of
-from ..names import CLASS
 from ..recipe.schema import Data
 from ..run.answers import Answers
 from ..run.looks import Look, Looks, chosen_looks
@@ -71,7 +70,7 @@ def looks_of(model: nn.Module, answers: Answers, source: ImageSource, data: Data
     maps = attention_maps(model, finish.images(torch.from_numpy(np.stack([crop for *_, crop in shown]))))
     if not maps:
         return Looks(why=f"{type(classifier_of(model)).__name__} never holds the attention of its tokens to patches")
-    names, said = answers.classes, answers.outputs[CLASS]
+    names, said = answers.classes, answers.answer
     return Looks(
         tuple(
             Look(

@@ -12,9 +12,7 @@ from PIL import Image, ImageOps
 from ..data.decode import decode
 from ..data.sources.base import ImageSource
 from ..errors import DataError, escaped
-from ..names import CLASS
 from ..run.answers import Answers
-from ..run.per_class import confusion
 from ..run.pictures import SURE, Picture, chosen
 from ..shapes import UInt8
 from ..system.extras import installed
@@ -43,8 +41,8 @@ def _pictures(answers: Answers, source: ImageSource, rows: Iterable[int]) -> Ite
             name=escaped(source.describe(index).replace("\\", "/").rpartition("/")[2]),
             index=index,
             label=names[answers.label[row]],
-            answer=names[answers.outputs[CLASS][row]],
-            confidence=round(float(answers.confidence[CLASS][row]), 4),
+            answer=names[answers.answer[row]],
+            confidence=round(float(answers.sure[row]), 4),
             teachers={name: names[values[row]] for name, values in answers.teachers.items()},
         )
 
@@ -70,8 +68,7 @@ def tracked_images(
         from ..reports.plots.classes import confusion_figure  # imports Matplotlib, which no other run needs
         from ..reports.plots.style import draw
 
-        table = confusion(answers.label, answers.outputs[CLASS], len(answers.classes))
-        drawing = draw("confusion", "", lambda: confusion_figure(table, answers.classes))
+        drawing = draw("confusion", "", lambda: confusion_figure(answers.confusion(), answers.classes))
         with Image.open(io.BytesIO(drawing.png)) as image:
             found["confusion matrix"] = [np.asarray(image.convert("RGB"))]
     squares = []

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..data.views.finish import Batch
 from ..errors import DataError, ModelError
 from ..models.teachers import Teachers, class_count_message
+from ..names import ALL_HEADS
 from ..run.several import SeveralAnswers, average_precisions
 from ..shapes import Float
 from .answers import Gather, gathered
@@ -67,7 +68,7 @@ class SeveralCollected:
         row = {"index": batch.index, "truth": batch.target > 0.5}
         row |= {f"output.{name}": z.float() for name, z in tokens.items()}
         if len(tokens) > 1:
-            row["output.average"] = torch.stack([z.float() for z in tokens.values()]).mean(dim=0)
+            row[f"output.{ALL_HEADS}"] = torch.stack([z.float() for z in tokens.values()]).mean(dim=0)
         row |= {f"teacher.{name}": z.float() for name, z in advice.items()}
         self._rows.append({name: values.cpu() for name, values in row.items()})
 

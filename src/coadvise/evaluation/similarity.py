@@ -21,7 +21,8 @@ from ..data.sources.base import ImageSource
 from ..data.sources.subsets import Subset, balanced_subset
 from ..models.advised import AdvisedViT
 from ..models.cit import CiT
-from ..names import CLASS
+from ..models.students import answering_output
+from ..names import ALL_HEADS, CLASS
 from ..shapes import Float, Int
 from .features import watched
 from .inference import for_several
@@ -36,16 +37,26 @@ class Answers:
         logits: token → (n, k).
         features: token → (n, d), what its classifier sees.
         cosines: `TOKEN|TOKEN` → mean cosine of the two after each block; empty for a model without tokens.
+        answering: the output by which the model answers.
     """
 
     label: Int[Tensor, " n"]
     logits: Mapping[str, Float[Tensor, "n k"]]
     features: Mapping[str, Float[Tensor, "n d"]]
     cosines: Mapping[str, Sequence[float]]
+    answering: str = CLASS
 
-    def right(self, token: str = CLASS) -> Tensor:
-        """Whether each answer is right."""
-        return self.logits[token].argmax(dim=1) == self.label
+    @property
+    def answer(self) -> Float[Tensor, "n k"]:
+        """Logits by which the model answers."""
+        if self.answering == ALL_HEADS:
+            return torch.stack(list(self.logits.values())).mean(dim=0)
+        return self.logits[self.answering]
+
+    def right(self, token: str | None = None) -> Tensor:
+        """Whether each answer, or that of a token, is right."""
+        logits = self.answer if token is None else self.logits[token]
+        return logits.argmax(dim=1) == self.label
 
 
 @torch.no_grad()
@@ -76,6 +87,7 @@ def answers(trained: TrainedModel, source: ImageSource, batch_size: int = 250) -
         {token: torch.cat(parts) for token, parts in logits.items()},
         {token: torch.cat(parts) for token, parts in features.items()},
         {f"{a}|{b}": [round(v, 4) for v in row] for row, (a, b) in zip(means, pairs, strict=False)},
+        answering_output(trained.model, logits),
     )
 
 
@@ -141,9 +153,9 @@ def likeness(
             numbers[f"kappa/{name}|{token}"] = error_consistency(teacher.right(), own.right(token))
             numbers[f"cka/{name}|{token}"] = linear_cka(teacher.features[CLASS], own.features[token])
     if theirs:
-        members = [teacher.logits[CLASS] for teacher in theirs.values()]
+        members = [teacher.answer for teacher in theirs.values()]
         numbers["ensemble/accuracy"], numbers["ensemble/upper"] = ensemble(members, own.label)
-        numbers["ensemble/student"] = float(own.right().double().mean())
+        numbers["ensemble/student"] = float(own.right(CLASS).double().mean())
     detail: dict[str, Any] = {"likeness images": len(own.label)}
     if own.cosines:
         detail["token_cosine"] = own.cosines

@@ -8,7 +8,6 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..checkpoints.model_file import Header
-from ..names import TOP1
 from ..recipe.reading import dump_recipe
 from ..reports.page import Section, markdown_sections
 from ..reports.plots.style import Drawing
@@ -89,7 +88,7 @@ def _sections(subject: Subject) -> list[Section]:
 
 
 def _front_matter(subject: Subject) -> str:
-    recipe, accuracy = subject.header.recipe, subject.header.metrics.get(TOP1)
+    recipe, accuracy = subject.header.recipe, subject.header.accuracy
     source = public(recipe).data.source
     named = source == recipe.data.source  # and no folder here
     results = []
@@ -115,17 +114,17 @@ def _front_matter(subject: Subject) -> str:
 
 
 def _lead(subject: Subject) -> list[str]:
-    recipe, classes, metrics = public(subject.header.recipe), subject.header.classes, subject.header.metrics
+    recipe, classes, accuracy = public(subject.header.recipe), subject.header.classes, subject.header.accuracy
     shown = ", ".join(markdown_text(name) for name in classes[:_LISTED])
     more = f" and {count(len(classes) - _LISTED)} more" if len(classes) > _LISTED else ""
     size = recipe.data.image_size
     result = public_result(subject.run.result) if subject.run is not None and subject.run.result is not None else None
     teachers = ", ".join(f"{name} ({facts.model})" for name, facts in result.teachers.items()) if result else ""
     blocks = []
-    if TOP1 in metrics:
+    if accuracy is not None:
         on = f" on {count(result.data.val)} validation images" if result else " on its validation images"
         blocks.append(
-            f"**{percent(metrics[TOP1])} % top-1{on}**, measured after epoch {subject.header.epoch}, the best of its "
+            f"**{percent(accuracy)} % top-1{on}**, measured after epoch {subject.header.epoch}, the best of its "
             "run; picked on these very images, it is no fair estimate."
         )
     more = f" and {count(result.data.unlabelled)} without labels" if result and result.data.unlabelled else ""

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import timm
@@ -18,7 +18,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from ..errors import ModelError, one_line
-from ..names import CLASS
+from ..names import ALL_HEADS, CLASS
 from ..shapes import Float
 from .cit import create_cit
 from .published import untrained
@@ -123,6 +123,16 @@ class SingleHead(nn.Module):
 
     def forward_tokens(self, x: Float[Tensor, "b c h w"]) -> dict[str, Float[Tensor, "b k"]]:
         return {CLASS: self(x)}
+
+
+def answering_output(student: nn.Module, outputs: Collection[str]) -> str:
+    """Name of the output by which a student answers at inference: `class`, or `average` (`inference="average"`).
+
+    Args:
+        outputs: names of all of them; the average of a single one is that one.
+    """
+    averaged = getattr(classifier_of(student), "inference", "") == ALL_HEADS and len(outputs) > 1
+    return ALL_HEADS if averaged else CLASS
 
 
 def classifier_of(student: nn.Module) -> nn.Module:

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..errors import few
-from ..names import CLASS
 from ..run.answers import Answers
 from ..run.calibration import BINS, calibration
-from ..run.per_class import ClassCounts, chance, class_counts, confusion, macro_f1
+from ..run.per_class import ClassCounts, chance, macro_f1
 from ..run.pictures import Picture
 from ..shapes import Int
 from ..significance import mcnemar
@@ -18,6 +17,7 @@ from .page import Folded, Gallery, Part, Photograph, Section, Text
 from .plots.classes import ClassBar, class_bars, confusion_figure, overview_figure, reliability_figure
 from .plots.style import draw
 from .tables import Table, count, p_value, percent, with_interval
+from .words import output_title
 
 MOST = 20
 """Classes that a figure shows; of more than these, those with the most mistakes."""
@@ -30,9 +30,9 @@ def classes_section(answers: Answers) -> Section | None:
     """Recall, precision and F1 of every class, and which classes are taken for which."""
     if not len(answers.label):
         return None
-    names, label, answer = answers.classes, answers.label, answers.outputs[CLASS]
+    names = answers.classes
     of = "after the last epoch" if answers.epoch is None else f"with the weights of epoch {answers.epoch}"
-    counts, table = class_counts(label, answer, names), confusion(label, answer, len(names))
+    counts, table = answers.counts(), answers.confusion()
     shown = _shown(table)
     whole, guessed = float(np.trace(table) / table.sum()), chance(counts) / int(table.sum())
     bars = [
@@ -46,7 +46,7 @@ def classes_section(answers: Answers) -> Section | None:
     never = [name for name, one in counts.items() if one.support and not one.right]
     if never:
         parts.append(Text(f"Not one image is named rightly of: {few(never)}.", "warning"))
-    cut, each = len(shown) < len(names), _table(counts, of)
+    cut, each = len(shown) < len(names), _table(counts, f"{output_title(answers.answering)} answers {of}")
     parts += [Text(_note(cut), "note"), Folded(f"All {count(len(names))} classes as a table", [each]) if cut else each]
     parts += _confusions(table, names, shown)
     return Section("classes", "Classes", parts)
@@ -119,7 +119,7 @@ def _mistakes(table: Int[np.ndarray, "k k"], names: Sequence[str]) -> Table:
     return Table("The commonest mistakes", columns, rows, "llrr")
 
 
-def _table(counts: Mapping[str, ClassCounts], of: str) -> Table:
+def _table(counts: Mapping[str, ClassCounts], how: str) -> Table:
     rows = [
         [
             name, count(one.support), with_interval(one.recall, one.recall_interval),
@@ -129,19 +129,20 @@ def _table(counts: Mapping[str, ClassCounts], of: str) -> Table:
         for name, one in counts.items()
     ]  # fmt: skip
     columns = ["Class", "Images", "Recall, %", "Precision, %", "F1, %", "Answered"]
-    caption = f"Each class, as the class token answers {of}; mean F1 {percent(macro_f1(counts))} %"
+    caption = f"Each class, as the {how}; mean F1 {percent(macro_f1(counts))} %"
     return Table(caption, columns, rows)
 
 
 def calibration_section(answers: Answers) -> Section | None:
-    """How far the class token's confidence can be believed."""
+    """How far the student's confidence can be believed."""
     if not len(answers.label):
         return None
-    error, bins = calibration(answers.confidence[CLASS], answers.right())
-    mean, share = float(answers.confidence[CLASS].mean()), float(answers.right().mean())
+    error, bins = calibration(answers.sure, answers.right())
+    who = output_title(answers.answering)
+    mean, share = float(answers.sure.mean()), float(answers.right().mean())
     how = "too sure of itself" if mean > share else "less sure than it could be"
     said = (
-        f"The expected calibration error is {percent(error)} points: on average the class token is {percent(mean)} % "
+        f"The expected calibration error is {percent(error)} points: on average the {who} is {percent(mean)} % "
         f"sure and {percent(share)} % right" + (f", so it is {how}." if error > 0.02 else ".")
     )
     drawing = draw("calibration", f"Right answers by confidence. {said}", lambda: reliability_figure(bins, 1 / BINS))
@@ -169,7 +170,7 @@ def pictures_section(pictures: Mapping[str, Sequence[Picture]] | None) -> Sectio
         return Section("pictures", title, [Text(gone, "note")])
     note = (
         "Chosen for what they show, so they say nothing about how often: validation images, with the true class first, "
-        "then what the class token answered and how sure it was, and, where one of them errs or they disagree, what "
+        "then what the student answered and how sure it was, and, where one of them errs or they disagree, what "
         "the teachers answered."
     )
     return Section("pictures", title, [Text(note, "note"), *galleries])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..names import CLASS, TOP1
 from ..run.reading import RunFiles, finite
 from ..run.result import RunResult
 from ..run.standing import chance_of, standings
@@ -29,8 +28,8 @@ def curves_section(run: RunFiles) -> Section | None:
     tokens = list(dict.fromkeys(key for metrics in evaluations for key in metrics if key.startswith(kinds)))
     several = any(key.startswith("map/") for key in tokens)
     accuracy: dict[str, Curve] = {output_title(key.partition("/")[2]): run.curve(key) for key in tokens}
-    if averaged := run.curve("map/class" if several else TOP1, "ema"):
-        accuracy[f"{output_title(CLASS)}, averaged weights"] = averaged
+    if averaged := run.curve(f"{'map' if several else 'accuracy'}/{run.answering}", "ema"):
+        accuracy[f"{output_title(run.answering)}, averaged weights"] = averaged
     if not steps and not tokens:
         return None
     levels = [] if run.result is None else levels_of(run.result)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import RunError
-from ..names import TOP1
 from ..run.answers import Answers
 from ..run.looks import Look, Looks
 from ..run.pictures import Picture, read_pictures
@@ -116,10 +115,11 @@ def _row(one: Look) -> str:
 
 
 def _headline(run: RunFiles) -> str:
-    if curve := run.curve(TOP1):
-        return f"Not finished: {percent(curve[-1][1])} % top-1 of the class token after {curve[-1][0]:g} epochs"
-    if curve := run.curve("map/class"):
-        return f"Not finished: mAP {percent(curve[-1][1])} % of the class token after {curve[-1][0]:g} epochs"
+    who = output_title(run.answering)
+    if curve := run.curve(f"accuracy/{run.answering}"):
+        return f"Not finished: {percent(curve[-1][1])} % top-1 of the {who} after {curve[-1][0]:g} epochs"
+    if curve := run.curve(f"map/{run.answering}"):
+        return f"Not finished: mAP {percent(curve[-1][1])} % of the {who} after {curve[-1][0]:g} epochs"
     return "No accuracy has been measured yet"
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import few
-from ..names import TOP1
 from ..run.answers import Answers
 from ..run.per_class import macro_f1
 from ..run.result import Probe, RunResult, SeveralProbe
@@ -60,7 +59,7 @@ def _single(result: RunResult, answers: Answers | None) -> tuple[str, str]:
         missed, there = never_right(result)
         good.append(f"mean F1 of the classes {percent(macro_f1(result.per_class))} %")
         good += [f"never right: {len(missed)} of {len(there)} classes ({few(missed)})"] if missed else []
-    if (error := result.metrics.get("ece/class")) is not None:
+    if (error := result.answered("ece")) is not None:
         good.append(f"confidence is {percent(error)} points off")
     low, high = wilson(student.right, student.samples)
     sure = [f"95 % interval {percent(low)} to {percent(high)} % (Wilson's, of {count(student.samples)} images)"]
@@ -84,9 +83,9 @@ def _one_run(result: RunResult) -> str:
 
 def _several(result: RunResult) -> tuple[str, str]:
     measured = count(result.data.val - result.skipped.val)
-    good = [f"mAP {percent(result.metrics.get('map/class'))} % on {measured} validation images"]
-    for key, words in (("f1_macro/class", "mean F1 of the classes"), ("exact/class", "every class of an image right")):
-        if (value := result.metrics.get(key)) is not None:
+    good = [f"mAP {percent(result.answered('map'))} % on {measured} validation images"]
+    for what, words in (("f1_macro", "mean F1 of the classes"), ("exact", "every class of an image right")):
+        if (value := result.answered(what)) is not None:
             good.append(f"{words} {percent(value)} %")
     return f"{'; '.join(good)}.", f"No interval is known of a mAP. {_one_run(result)}"
 
@@ -114,7 +113,7 @@ def run_lead(result: RunResult) -> list[str]:
     """How a run was measured, and what its lines leave out."""
     best = result.best
     teachers = {name: facts.model for name, facts in result.teachers.items()}
-    sentences = [text for text in (tokens_sentence(result.student.tokens, teachers),) if text]
+    sentences = [text for text in (tokens_sentence(result.student.tokens, teachers, result.answering),) if text]
     if result.seconds and result.images_seen:
         speed = count(result.images_seen / result.seconds)
         sentences.append(f"It took {duration(result.seconds)} for {count(result.steps)} steps, {speed} images/s.")
@@ -131,8 +130,8 @@ def run_lead(result: RunResult) -> list[str]:
         f"Everything here but the similarity to teachers is said of {averaged} after epoch {best.epoch}, which "
         f"best.safetensors holds and every command takes: their evaluation was the best."
     )
-    if (last := result.final.get(TOP1)) is not None:
+    if (last := result.final.get(f"accuracy/{result.answering}")) is not None:
         sentences.append(f"After the last epoch, top-1 was {percent(last)} %.")
-    if (last := result.final.get("map/class")) is not None:
+    if (last := result.final.get(f"map/{result.answering}")) is not None:
         sentences.append(f"After the last epoch, the mAP was {percent(last)} %.")
     return sentences

@@ -87,6 +87,8 @@ def several_section(answers: SeveralAnswers) -> Section:
         for name, one in counts.items()
     ]  # fmt: skip
     columns = ["Class", "Images", "Average precision, %", "Recall, %", "Precision, %", "F1, %", "Answered"]
-    table = Table(f"Each class, as the class token answers after epoch {answers.epoch}", columns, rows)
+    table = Table(
+        f"Each class, as the {output_title(answers.answering)} answers after epoch {answers.epoch}", columns, rows
+    )
     parts.append(table if len(rows) <= MOST else Folded(f"All {count(len(rows))} classes as a table", [table]))
     return Section("classes", "Classes", parts)

@@ -20,7 +20,7 @@ from ..errors import RunError
 from ..names import CLASS
 from ..shapes import Bool, Float, Int
 from ..system.files import write_atomic
-from .per_class import ClassCounts, class_counts
+from .per_class import ClassCounts, class_counts, confusion
 
 FORMAT = "coadvise-answers-1"
 
@@ -34,6 +34,7 @@ class Stored:
     classes: tuple[str, ...]
     weights: str | None
     epoch: int | None
+    answering: str
 
     def of(self, kind: str) -> dict[str, np.ndarray]:
         """The tensors `KIND.NAME`, by NAME."""
@@ -48,16 +49,19 @@ def write_answers(
     classes: Sequence[str],
     weights: str | None,
     epoch: int | None,
+    answering: str,
 ) -> None:
     """Write a file of answers atomically.
 
     Args:
         form: the file's format, with its version.
+        answering: the output that answers; not written where it is the class token, as in an earlier version.
 
     Raises:
         WriteError: the folder cannot be written to, or the disk is full.
     """
-    of = {} if weights is None else {"weights": weights, "epoch": epoch}
+    of: dict[str, object] = {} if weights is None else {"weights": weights, "epoch": epoch}
+    of |= {} if answering == CLASS else {"answering": answering}
     facts = json.dumps({"data": data, "classes": classes, **of}, ensure_ascii=True)
     plain = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
     write_atomic(path, save(plain, {"coadvise": json.dumps({"format": form}), "facts": facts}))
@@ -74,8 +78,9 @@ def stored_answers(path: Path) -> Iterator[Stored]:
         with safe_open(str(path), framework="numpy") as file:
             facts = json.loads((file.metadata() or {})["facts"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        of = (None, None) if facts.get("weights") is None else (str(facts["weights"]), int(facts["epoch"]))
-        yield Stored(tensors, str(facts["data"]), tuple(str(name) for name in facts["classes"]), *of)
+        weights, epoch = (None, None) if facts.get("weights") is None else (str(facts["weights"]), int(facts["epoch"]))
+        classes, answering = tuple(str(name) for name in facts["classes"]), str(facts.get("answering", CLASS))
+        yield Stored(tensors, str(facts["data"]), classes, weights, epoch, answering)
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing; it is written at the end of a run") from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -96,6 +101,7 @@ class Answers:
         teachers: name → the teacher's likeliest class.
         weights: whose answers they are: those of the weights that the run delivers, `student` or `ema`, after so many
             epochs; None in earlier versions, where they are those after the last epoch.
+        answering: the output by which the student answers at inference; what is said of the student is said of it.
     """
 
     data: str
@@ -107,14 +113,29 @@ class Answers:
     teachers: Mapping[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
     weights: str | None = None
     epoch: int | None = None
+    answering: str = CLASS
 
-    def right(self, output: str = CLASS) -> Bool[np.ndarray, " n"]:
-        """Whether the student names each image rightly."""
-        return self.outputs[output] == self.label
+    @property
+    def answer(self) -> Int[np.ndarray, " n"]:
+        """What the student answers."""
+        return self.outputs[self.answering]
+
+    @property
+    def sure(self) -> Float[np.ndarray, " n"]:
+        """How sure it is of that: the probability."""
+        return self.confidence[self.answering]
+
+    def right(self, output: str | None = None) -> Bool[np.ndarray, " n"]:
+        """Whether the student, or one of its outputs, names each image rightly."""
+        return self.outputs[self.answering if output is None else output] == self.label
 
     def counts(self) -> dict[str, ClassCounts]:
-        """Counts of each class by the answers of the class token."""
-        return class_counts(self.label, self.outputs[CLASS], self.classes)
+        """Counts of each class by what the student answers."""
+        return class_counts(self.label, self.answer, self.classes)
+
+    def confusion(self) -> Int[np.ndarray, "k k"]:
+        """Number of images by true class (rows) and by what the student answers (columns)."""
+        return confusion(self.label, self.answer, len(self.classes))
 
     def write(self, path: Path) -> None:
         """Write the file atomically.
@@ -127,7 +148,7 @@ class Answers:
             tensors[f"output.{name}"] = values.astype(np.int32)
             tensors[f"confidence.{name}"] = self.confidence[name].astype(np.float32)
         tensors |= {f"teacher.{name}": values.astype(np.int32) for name, values in self.teachers.items()}
-        write_answers(path, FORMAT, tensors, self.data, self.classes, self.weights, self.epoch)
+        write_answers(path, FORMAT, tensors, self.data, self.classes, self.weights, self.epoch, self.answering)
 
     @classmethod
     def read(cls, path: Path) -> Answers:
@@ -141,6 +162,7 @@ class Answers:
                 one.data, one.classes, one.tensors["index"].astype(np.int64), one.tensors["label"].astype(np.int64),
                 {name: values.astype(np.int64) for name, values in one.of("output").items()}, one.of("confidence"),
                 {name: values.astype(np.int64) for name, values in one.of("teacher").items()}, one.weights, one.epoch,
+                one.answering,
             )  # fmt: skip
             found._require_sound()
         return found
@@ -153,8 +175,15 @@ class Answers:
             raise ValueError("tensors of different lengths")
         if any(x.min(initial=0) < 0 or x.max(initial=0) >= k for x in named):
             raise ValueError(f"a class that is none of {k}")
-        if CLASS not in self.outputs or self.outputs.keys() != self.confidence.keys():
-            raise ValueError(f"no answers of '{CLASS}'")
+        require_outputs(self.outputs, self.answering)
+        if self.outputs.keys() != self.confidence.keys():
+            raise ValueError("answers without their confidence")
+
+
+def require_outputs(outputs: Mapping[str, object], answering: str) -> None:
+    """Raise ValueError where the class token, or the output that answers, is missing."""
+    if missing := [name for name in (CLASS, answering) if name not in outputs]:
+        raise ValueError(f"no answers of '{missing[0]}'")
 
 
 def both_right(one: Answers, other: Answers) -> tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " m"]]:

@@ -18,7 +18,6 @@ from ..recipe.reading import load_recipe
 from ..recipe.schema import FREE, flat
 from ..significance import ALPHA, Changed, Paired, holm, mcnemar, paired_difference
 from .answers import Answers, both_right
-from .per_class import class_counts
 from .result import RunResult
 
 SEEDS = ("run.seed", "data.seed")
@@ -68,7 +67,7 @@ class Kind:
 
     def recall(self) -> dict[str, float | None]:
         """Mean recall of each class over the runs that could read images of it; None where none could."""
-        tables = [class_counts(r.answers.label, r.answers.outputs["class"], r.answers.classes) for r in self.runs]
+        tables = [run.answers.counts() for run in self.runs]
         known = {name: [v for t in tables if (v := t[name].recall) is not None] for name in tables[0]}
         return {name: float(np.mean(values)) if values else None for name, values in known.items()}
 

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from ..errors import RunError
-from ..names import AVERAGE, CLASS
+from ..names import ALL_HEADS, CLASS
 from ..system.files import read_json, write_json
 from .answers import Answers
 from .result import parsed
@@ -70,12 +70,12 @@ class Looks:
 def chosen_looks(answers: Answers, each: int = EACH) -> Iterator[tuple[int, str]]:
     """Rows of the answers, none twice, and what they are chosen for: an image of each class before a second of one."""
     right, taken = answers.right(), set[int]()
-    advised = [values for name, values in answers.outputs.items() if name not in (CLASS, AVERAGE.partition("/")[2])]
+    advised = [values for name, values in answers.outputs.items() if name not in (CLASS, ALL_HEADS)]
     apart = (
         np.zeros(len(right), bool) if not advised else np.any([v != answers.outputs[CLASS] for v in advised], axis=0)
     )
     for kind, at in ((HIT, right & ~apart), (MISTAKE, ~right), (APART, apart)):
-        rows = [row for row in np.argsort(-answers.confidence[CLASS], kind="stable").tolist() if at[row]]
+        rows = [row for row in np.argsort(-answers.sure, kind="stable").tolist() if at[row]]
         rows = [row for row in rows if row not in taken]
         _, first = np.unique(answers.label[rows], return_index=True)  # of each class
         firsts = set(first.tolist())

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter
 
-from ..names import CLASS
 from ..shapes import Int
 from ..system.files import read_json, write_json
 from .answers import Answers
@@ -48,7 +47,7 @@ class Picture:
 
 def chosen(answers: Answers, each: int = EACH) -> dict[str, Int[np.ndarray, " m"]]:
     """Rows of the answers worth looking at, by kind and none twice: they show how the student errs, not how often."""
-    right, sure = answers.right(), answers.confidence[CLASS]
+    right, sure = answers.right(), answers.sure
     order = np.argsort(-sure, kind="stable")
     mistakes, hits = order[~right[order]], order[right[order]]
     said = list(answers.teachers.values())

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import RunError
+from ..errors import RecipeError, RunError
+from ..names import ALL_HEADS, CLASS
+from ..recipe.yaml import parse_yaml
 from ..system.files import read_json_lines
 from .result import RunResult
 
@@ -22,6 +24,19 @@ class RunFiles:
     lines: Sequence[Mapping[str, Any]]
     recipe: str | None = None
     bad_lines: int = 0
+
+    @property
+    def answering(self) -> str:
+        """The output by which the student answers; while the run has not finished, as its recipe says."""
+        if self.result is not None:
+            return self.result.answering
+        try:
+            options = parse_yaml(self.recipe or "", "recipe.yaml")["student"]["options"]
+            averaged = options["inference"] == ALL_HEADS
+        except (RecipeError, KeyError, TypeError):
+            return CLASS
+        several = any(self.curve(f"{what}/{ALL_HEADS}") for what in ("accuracy", "map"))
+        return ALL_HEADS if averaged and several else CLASS
 
     def curve(self, name: str, weights: Literal["metrics", "ema"] = "metrics") -> list[tuple[float, float]]:
         """(epochs completed, value) of metric `name` at every evaluation; `ema`: of the averaged weights."""

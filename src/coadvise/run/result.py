@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, with_config
 
 from ..errors import RunError
-from ..names import CLASS, TOP1
+from ..names import ALL_HEADS, CLASS
 from ..system.files import read_json, write_json
 from .per_class import ClassCounts
 
@@ -225,7 +225,7 @@ class SeveralFacts:
     """Of a run on images that have any number of classes.
 
     Attributes:
-        average_precision: of each class that validation images have, as the class token answers.
+        average_precision: of each class that validation images have, as the student answers.
         chance: mAP of answers by chance, the mean share of images that have such a class.
     """
 
@@ -247,12 +247,14 @@ class RunResult:
         ema: the same of the averaged weights, if there are any.
         provenance: commit, command, versions and hardware (see `run.provenance.manifest`).
         baselines: what one would do instead; None where it was not measured.
-        per_class: counts of each class by the answers of the class token of the delivered weights; in earlier versions
-            of those after the last epoch, or empty.
+        per_class: counts of each class by what the delivered weights answer; in earlier versions those after the last
+            epoch, or empty.
         delivered: metrics, in float32 and without the teachers, of the weights that the run delivers, those of `best`;
             empty in earlier versions.
         several: of images that have any number of classes; None for one class each. The metrics and `best` are then
             what `run.several.SeveralAnswers.metrics` gives in place of accuracies.
+        answering: the output by which the student answers at inference, and by which it is judged; in earlier versions
+            `class` always.
     """
 
     name: str
@@ -275,6 +277,7 @@ class RunResult:
     stopped_early: EarlyStop | None = None
     delivered: Metrics = field(default_factory=dict)
     several: SeveralFacts | None = None
+    answering: str = CLASS
 
     @property
     def metrics(self) -> Metrics:
@@ -283,8 +286,12 @@ class RunResult:
 
     @property
     def accuracy(self) -> float | None:
-        """Top-1 of the class token by `metrics`, as a share; None where it is missing or not finite."""
-        value = self.metrics.get(TOP1)
+        """Top-1 of what the student answers, as a share; None where it is missing or not finite."""
+        return self.answered("accuracy")
+
+    def answered(self, what: str) -> float | None:
+        """Of `metrics` that of what the student answers (`accuracy`, `ece`, `map`, …); None: missing or not finite."""
+        value = self.metrics.get(f"{what}/{self.answering}")
         return value if value is not None and math.isfinite(value) else None
 
     @property
@@ -317,6 +324,8 @@ class RunResult:
         for later in ("baselines", "per_class", "stopped_early", "delivered", "several"):  # an earlier version had none
             if not content[later]:
                 del content[later]
+        if self.answering == CLASS:
+            del content["answering"]
         if not content["data"]["unlabelled"]:
             del content["data"]["unlabelled"]
         for facts in content["teachers"].values():
@@ -359,4 +368,4 @@ def parsed(adapter: TypeAdapter[Any], content: Any, path: Path) -> Any:
 def tokens_of(metrics: Mapping[str, float]) -> list[str]:
     """Outputs that have an accuracy, or a mAP: `class` first, `average` of all heads last."""
     names = [key.partition("/")[2] for key in metrics if key.startswith(("accuracy/", "map/"))]
-    return sorted(names, key=lambda name: (name != CLASS, name == "average"))
+    return sorted(names, key=lambda name: (name != CLASS, name == ALL_HEADS))

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..names import CLASS
 from ..shapes import Bool, Float, Float64, Int
-from .answers import stored_answers, write_answers
+from .answers import require_outputs, stored_answers, write_answers
 from .per_class import ClassCounts, macro_f1
 
 FORMAT = "coadvise-answers-several-1"
@@ -57,7 +57,7 @@ class SeveralAnswers:
         outputs: output of the student (`class`, its advised tokens, `average`) → its logits: above 0, a class is
             answered with yes.
         teachers: name → the teacher's logits; −inf for classes that it does not know.
-        weights, epoch: whose answers they are, as in `run.answers.Answers`.
+        weights, epoch, answering: whose answers they are, as in `run.answers.Answers`.
     """
 
     data: str
@@ -68,10 +68,11 @@ class SeveralAnswers:
     teachers: Mapping[str, Float[np.ndarray, "n k"]] = field(default_factory=dict)
     weights: str | None = None
     epoch: int | None = None
+    answering: str = CLASS
 
-    def average_precision(self, output: str = CLASS) -> dict[str, float]:
-        """Of each class that has images, by its name."""
-        values = average_precisions(self.truth, self.outputs[output]).tolist()
+    def average_precision(self) -> dict[str, float]:
+        """Of each class that has images, by its name, as the student answers."""
+        values = average_precisions(self.truth, self.outputs[self.answering]).tolist()
         return {name: value for name, value in zip(self.classes, values, strict=True) if value == value}
 
     @property
@@ -80,13 +81,13 @@ class SeveralAnswers:
         shares = self.truth.mean(axis=0)
         return float(shares[shares > 0].mean()) if shares.any() else 0.0
 
-    def counts(self, output: str = CLASS) -> dict[str, ClassCounts]:
-        """How often each class is there, is answered with more than half, and both."""
-        yes = self.outputs[output] > 0
+    def counts(self, output: str | None = None) -> dict[str, ClassCounts]:
+        """How often each class is there, is answered with more than half by the student or one output, and both."""
+        yes = self.outputs[self.answering if output is None else output] > 0
         of = [table.sum(axis=0).tolist() for table in (self.truth, yes, self.truth & yes)]
         return {name: ClassCounts(*numbers) for name, *numbers in zip(self.classes, *of, strict=True)}
 
-    def exact(self, output: str = CLASS) -> float:
+    def exact(self, output: str) -> float:
         """Share of images of which every class is answered rightly."""
         return float(((self.outputs[output] > 0) == self.truth).all(axis=1).mean())
 
@@ -118,7 +119,7 @@ class SeveralAnswers:
         tensors: dict[str, np.ndarray] = {"index": self.index.astype(np.int32), "truth": self.truth.astype(np.uint8)}
         tensors |= {f"output.{name}": values.astype(np.float32) for name, values in self.outputs.items()}
         tensors |= {f"teacher.{name}": values.astype(np.float32) for name, values in self.teachers.items()}
-        write_answers(path, FORMAT, tensors, self.data, self.classes, self.weights, self.epoch)
+        write_answers(path, FORMAT, tensors, self.data, self.classes, self.weights, self.epoch, self.answering)
 
     @classmethod
     def read(cls, path: Path) -> SeveralAnswers:
@@ -130,13 +131,12 @@ class SeveralAnswers:
         with stored_answers(path) as one:
             found = cls(
                 one.data, one.classes, one.tensors["index"].astype(np.int64), one.tensors["truth"].astype(bool),
-                one.of("output"), one.of("teacher"), one.weights, one.epoch,
+                one.of("output"), one.of("teacher"), one.weights, one.epoch, one.answering,
             )  # fmt: skip
             shape = (len(found.index), len(found.classes))
             if any(x.shape != shape for x in (found.truth, *found.outputs.values(), *found.teachers.values())):
                 raise ValueError("tensors of different shapes")
-            if CLASS not in found.outputs:
-                raise ValueError(f"no answers of '{CLASS}'")
+            require_outputs(found.outputs, found.answering)
         return found
 
 

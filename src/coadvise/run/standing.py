@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import few
-from ..names import CLASS
 from ..significance import ALPHA, wilson
 from .per_class import chance
 from .result import RunResult, SeveralFacts
@@ -63,8 +62,8 @@ def standings(result: RunResult) -> list[Standing]:
         return []
     speeds = {} if result.baselines is None else result.baselines.images_per_s
     student = result.student
-    found = [Standing("student", CLASS, student.model, round(result.accuracy * samples), samples, student.parameters,
-                      speeds.get("student"))]  # fmt: skip
+    right = round(result.accuracy * samples)
+    found = [Standing("student", "student", student.model, right, samples, student.parameters, speeds.get("student"))]
     for name, facts in result.teachers.items():
         whole = result.final.get(f"teacher/{name}")
         share, of = (whole, samples) if whole is not None else (facts.accuracy, facts.samples)
@@ -142,7 +141,7 @@ def verdict_of(result: RunResult, folder: Path) -> Verdict | None:
 
 
 def _verdict_of_several(result: RunResult, several: SeveralFacts, folder: Path) -> Verdict | None:
-    found = result.metrics.get("map/class")
+    found = result.answered("map")
     if found is None:
         return None
     samples, classes = result.data.val - result.skipped.val, len(several.average_precision)
@@ -152,7 +151,7 @@ def _verdict_of_several(result: RunResult, several: SeveralFacts, folder: Path) 
         f"after {result.weights}"
     )
     others = list(_missed(result))
-    if (exact := result.metrics.get("exact/class")) is not None:
+    if (exact := result.answered("exact")) is not None:
         others.append(f"Every class of an image is right on {round(exact * samples):,} ({_percent(exact)}).")
     rivals = _rivals_of_several(result, folder)
     others += [f"{one.title[0].upper()}{one.title[1:]}: mAP {_percent(one.share)}." for one in rivals]

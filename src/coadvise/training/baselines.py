@@ -26,7 +26,7 @@ from ..evaluation.several_probe import SeveralProbeFit, probe_of_several
 from ..models.stated import Stated, stated
 from ..models.students import as_student, classifier_of
 from ..models.teachers import FrozenTeacher
-from ..names import AVERAGE, TOP1
+from ..names import ALL_HEADS, TOP1
 from ..recipe.address import address
 from ..recipe.schema import Advice, Data, Loss, Recipe
 from ..recipe.teacher import teacher_recipe
@@ -45,7 +45,7 @@ def require_names(recipe: Recipe, names: Container[str]) -> None:
     Raises:
         RecipeError: there is such a name.
     """
-    taken = {} if recipe.loss.tokens == "single" else {AVERAGE.partition("/")[2]: "the mean of all outputs"}
+    taken = {} if recipe.loss.tokens == "single" else {ALL_HEADS: "the mean of all outputs"}
     if {*recipe.run.baselines} - {LABELS} and (recipe.student.pretrained or recipe.student.checkpoint):
         taken[STUDENT] = "the linear probe of what the student starts from"
     if LABELS in recipe.run.baselines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -193,7 +194,8 @@ def validate(setup: Setup, state: State, epoch: int) -> Evaluation:
 def collected_answers(setup: Setup, collected: Collects) -> Answers | SeveralAnswers:
     """What was answered for each validation image, over all processes."""
     source, main = setup.validation.source, setup.accelerator.is_main_process
-    return collected.answers(images_digest(source) if main else "", source.class_names, gather_object)
+    found = collected.answers(images_digest(source) if main else "", source.class_names, gather_object)
+    return dataclasses.replace(found, answering=setup.validation.answering)
 
 
 def evaluate_on(

@@ -148,4 +148,5 @@ def run_result(
         stopped_early=early,
         delivered=delivered.metrics,
         several=several,
+        answering=setup.validation.answering,
     )

@@ -17,9 +17,8 @@ from ..data.loader import EvalLoader, TrainLoader
 from ..data.sources.base import ImageSource, label_arrays
 from ..evaluation.tasks import TASKS, Task
 from ..models.compiling import plain_attention
-from ..models.students import student_tokens
+from ..models.students import answering_output, student_tokens
 from ..models.teachers import FrozenTeacher, Teachers
-from ..names import CLASS
 from ..recipe.schema import Optim, Recipe, Run, Schedule
 from ..run.folder import RunFolder
 from ..run.tracking import Tracker, trackers_of
@@ -51,7 +50,7 @@ class Validation:
     Attributes:
         source: the images, of all processes.
         tokens: names of the student's outputs.
-        answer: the metric by which weights are better than others: that of the output which answers at inference.
+        answering: the output that answers at inference.
         task: what is measured.
     """
 
@@ -59,8 +58,13 @@ class Validation:
     source: ImageSource
     tokens: tuple[str, ...]
     teachers: Teachers
-    answer: str
+    answering: str
     task: Task
+
+    @property
+    def answer(self) -> str:
+        """The metric by which weights are better than others: that of the output which answers."""
+        return f"{self.task.decides}/{self.answering}"
 
 
 @dataclass(frozen=True)
@@ -161,8 +165,7 @@ def prepare(
     still = still_norms(student, recipe.student.freeze_blocks)
     trained = Trained(student, objective, tokens, advisers, still, display.say, make_apart(recipe.loss, student))
     model, wrapped = accelerator.prepare(trained, optimizer)
-    answers = "average" if getattr(student, "inference", "") == "average" and len(tokens) > 1 else CLASS
-    task = TASKS[recipe.data.labels]
+    answering, task = answering_output(student, tokens), TASKS[recipe.data.labels]
     trackers = trackers_of(recipe.run, display)
     setup = Setup(
         accelerator=accelerator,
@@ -174,7 +177,7 @@ def prepare(
         scheduler=make_scheduler(optimizer, recipe.schedule, loader.steps_per_epoch, peak_lr(optim)),
         advise=advise,
         loader=loader,
-        validation=Validation(val_loader, sources[1], tokens, teachers, f"{task.decides}/{answers}", task),
+        validation=Validation(val_loader, sources[1], tokens, teachers, answering, task),
         folder=folder,
         checkpoint=Checkpoint(folder.last, accelerator, origin),
         tracker=Tracker(folder, recipe.name, active=accelerator.is_main_process, trackers=trackers),
