@@ -23,8 +23,8 @@ from coadvise.data.sources.opening import open_sources
 from coadvise.data.sources.subsets import Subset
 from coadvise.errors import CoadviseError, DataError
 from coadvise.evaluation import probe
-from coadvise.evaluation.asking import ask
-from coadvise.evaluation.candidates import Candidate, choose, pairs_of
+from coadvise.evaluation.asking import ask, short_names
+from coadvise.evaluation.candidates import Candidate, as_json, choose, pairs_of
 from coadvise.evaluation.pair_figure import pairs_drawing
 from coadvise.models.elsewhere import Found
 from coadvise.recipe.data import Data
@@ -150,6 +150,44 @@ def test_candidates_are_asked_as_they_were_made(tmp_path: Path, monkeypatch: pyt
             said = model(batch.images).log_softmax(dim=1)
         torch.testing.assert_close(one.log_p, said.flip(1) if name == "vit" else said)
     assert asked.candidates[2].accuracy(asked.label) > 0.3
+
+
+@pytest.mark.parametrize(
+    ("texts", "names"),
+    [
+        (["runs/A/teachers/conv", "runs/A/teachers/inv", "regnety_002"],
+         ["teachers/conv", "teachers/inv", "regnety_002"]),
+        (["runs/A/teachers/conv", "runs/B/teachers/conv/best.safetensors", "regnety_002"],
+         ["A/teachers/conv", "B/teachers/conv", "regnety_002"]),
+        (["resnet18=a.pth", "resnet50=a.pth"], ["resnet18", "resnet50"]),
+        (["resnet18=a.pth", "resnet18=b.pth"], ["resnet18=a.pth", "resnet18=b.pth"]),
+        (["resnet18=x/a.pth", "resnet18=y/a.pth"], ["resnet18=x/a.pth", "resnet18=y/a.pth"]),
+        (["some/resnet10.safetensors", "other/resnet10.safetensors"], ["some/resnet10", "other/resnet10"]),
+        (["resnet10.safetensors", "resnet10"], ["resnet10.safetensors", "resnet10"]),
+        (["runs/A", "runs/A/"], ["runs/A", "runs/A/"]),
+        (["best.safetensors", "transformers:org/vit"], ["best", "transformers:org/vit"]),
+    ],
+)  # fmt: skip
+def test_no_two_candidates_have_the_same_name(texts: list[str], names: list[str]) -> None:
+    assert short_names(texts) == names
+
+
+def test_each_candidate_keeps_its_own_numbers(tmp_path: Path) -> None:
+    """Two teachers of two runs are both called `teachers/conv`."""
+    data = Data(source="digits", train_size=150, val_size=101, image_size=8, eval_crop=1.0, workers=0)
+    sources = open_sources(data)
+    cnn = {"student.model": "resnet10", "student.options": {"channels": [8, 8, 8, 8]}, "student.small_stem": True}
+    wanted = {}
+    for run, changes in (("A", {}), ("B", cnn)):
+        (tmp_path / run / "teachers").mkdir(parents=True)
+        model = saved(tmp_path / run / "teachers" / "conv", changes, sources[1].class_names)
+        wanted[f"{run}/teachers/conv"] = sum(one.numel() for one in model.parameters())
+    texts = [str(tmp_path / name) for name in wanted]
+    asked = ask(texts, sources, data, 16, device=torch.device("cpu"), display=QUIET)
+    told: dict[str, Any] = dict(as_json(asked.candidates, asked.label, choose(asked.candidates, asked.label, 2)))
+    assert {name: one["parameters"] for name, one in told["candidates"].items()} == wanted
+    assert set(told["pairs"][0]["of"]) == set(wanted)
+    assert "A/teachers/conv + B/teachers/conv" in pairs_drawing(asked.candidates, asked.label, list(wanted)).alt
 
 
 def test_every_address_of_a_recipe_can_be_asked(

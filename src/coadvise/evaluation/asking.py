@@ -25,7 +25,7 @@ from ..models.bias import bias_of
 from ..models.factory import build_model, require_name
 from ..models.stated import stated
 from ..models.teachers import FrozenTeacher
-from ..names import CLASS
+from ..names import CLASS, told_apart
 from ..recipe.address import address
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data
 from ..recipe.schema import Teacher
@@ -72,15 +72,16 @@ def ask(
     # All candidates have to answer on the same images.
     train, val = (Subset(one, readable(one, display)) for one in map(looked_at, sources))
     found, labels, probes = [], None, 0
-    for number, (text, file) in enumerate(files.items(), start=1):
+    named = zip(short_names(list(files)), files.items(), strict=True)
+    for number, (name, (text, file)) in enumerate(named, start=1):
         display.say(f"candidate {number} of {len(files)}: {text}")
         if file is not None and file.header is not None and set(file.header.classes) == set(val.class_names):
-            one, label = _as_trained(text, file, val, device)
+            one, label = _as_trained(name, file, val, device)
         elif file is None and address(text):
-            one, label = _elsewhere(text, (train, val), data, image_size, device, display)
+            one, label = _elsewhere(name, text, (train, val), data, image_size, device, display)
             probes += one.probed
         else:
-            one, label = _probed(text, file, (train, val), data, image_size, device, display)
+            one, label = _probed(name, text, file, (train, val), data, image_size, device, display)
             probes += 1
         labels = label if labels is None else labels
         found.append(one)
@@ -108,7 +109,7 @@ def _file(text: str) -> NamedFile | None:
     return None
 
 
-def _as_trained(text: str, file: NamedFile, val: ImageSource, device: torch.device) -> tuple[Candidate, Tensor]:
+def _as_trained(name: str, file: NamedFile, val: ImageSource, device: torch.device) -> tuple[Candidate, Tensor]:
     trained = load_trained(file.path, device)
     # Labels count in the data's classes: the model's outputs are put in their order.
     said = answers(trained, with_classes(val, trained.classes))
@@ -117,13 +118,14 @@ def _as_trained(text: str, file: NamedFile, val: ImageSource, device: torch.devi
     label[place] = torch.arange(len(place))
     speed = images_per_s(trained.model, trained.data.image_size, device)
     one = Candidate(
-        name=_short(text), bias=bias_of(file.model), probed=False, parameters=_size(trained.model),
+        name=name, bias=bias_of(file.model), probed=False, parameters=_size(trained.model),
         log_p=said.answer[:, place].log_softmax(dim=1), features=said.features[CLASS], images_per_s=speed,
     )  # fmt: skip
     return one, label[said.label]
 
 
 def _probed(
+    name: str,
     text: str,
     file: NamedFile | None,
     sources: tuple[ImageSource, ImageSource],
@@ -133,8 +135,8 @@ def _probed(
     display: Display,
 ) -> tuple[Candidate, Tensor]:
     need("sklearn", f"{text} does not know these classes; a linear probe on it")
-    name = text if file is None else file.model
-    model = build_model(name, len(sources[0].class_names), image_size=image_size, pretrained=file is None)
+    network = text if file is None else file.model
+    model = build_model(network, len(sources[0].class_names), image_size=image_size, pretrained=file is None)
     if file is not None:
         load_checkpoint(model, file.path, new_classifier=True)
     model = model.eval().to(device)
@@ -143,11 +145,11 @@ def _probed(
     seeing = data.model_copy(
         update={"image_size": size, "mean": says.mean or IMAGENET_MEAN, "std": says.std or IMAGENET_STD}
     )
-    with display.bar(f"features of {name}", sum(map(len, sources))) as bar:
+    with display.bar(f"features of {network}", sum(map(len, sources))) as bar:
         seen, asked = (features_of(model, one, seeing, device=device, advance=bar.advance) for one in sources)
     one = Candidate(
-        name=_short(text), bias=bias_of(name), probed=True, parameters=_size(model),
-        log_p=_through_probe(name, seen, asked, len(sources[0].class_names)), features=asked.values,
+        name=name, bias=bias_of(network), probed=True, parameters=_size(model),
+        log_p=_through_probe(network, seen, asked, len(sources[0].class_names)), features=asked.values,
         images_per_s=images_per_s(model, size, device),
     )  # fmt: skip
     return one, asked.label
@@ -168,6 +170,7 @@ def _through_probe(name: str, seen: Features, asked: Features, classes: int) -> 
 
 
 def _elsewhere(
+    name: str,
     text: str,
     sources: tuple[ImageSource, ImageSource],
     data: Data,
@@ -209,7 +212,7 @@ def _elsewhere(
         log_p = _through_probe(text, seen, asked, len(names))
         display.say(f"{text} knows none of these classes: a linear probe on its outputs answers")
     one = Candidate(
-        name=_short(text), bias=bias_of(text), probed=not shares, parameters=_size(whole), log_p=log_p,
+        name=name, bias=bias_of(text), probed=not shares, parameters=_size(whole), log_p=log_p,
         features=asked.values, images_per_s=images_per_s(whole, size, device),
     )  # fmt: skip
     return one, asked.label
@@ -237,13 +240,26 @@ def _published_size(model: nn.Module) -> int:
     return int(size[-1])
 
 
-def _short(text: str) -> str:
-    """A candidate's name in tables: the last two words of a path, or what stands before `=`."""
-    before, equals, _ = text.partition("=")
+def short_names(texts: Sequence[str]) -> list[str]:
+    """Names of candidates in tables: what stands before `=`, or the last two words of a path, and more where two would
+    have the same."""
+    longest = max(len(_words(text)) for text in texts)
+    return told_apart([*([_short(text, more) for text in texts] for more in range(longest + 1)), texts])
+
+
+def _short(text: str, more: int) -> str:
+    before, equals, path = text.partition("=")
+    words = _words(path if equals else text)
     if equals:
-        return before
-    words = [word for word in text.split("/") if word and word != "best.safetensors"]
-    return "/".join(words[-2:]) if len(words) > 1 and "." not in words[-1] else words[-1].removesuffix(".safetensors")
+        return f"{before}={'/'.join(words[-more:])}" if more else before
+    file = "." in words[-1] or len(words) == 1
+    return "/".join(words[-(more + (1 if file else 2)) :]).removesuffix(".safetensors")
+
+
+def _words(text: str) -> list[str]:
+    """Of a path; that of a run's weights is its folder's."""
+    words = [word for word in text.split("/") if word]
+    return words[:-1] if len(words) > 1 and words[-1] == "best.safetensors" else words
 
 
 def _size(model: nn.Module) -> int:

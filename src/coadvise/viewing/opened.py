@@ -19,7 +19,7 @@ from ..evaluation.prediction import Classifier
 from ..evaluation.teacher_check import advice_that_fits, finite
 from ..models.students import classifier_of
 from ..models.teachers import FrozenTeacher, Teachers, class_count_message
-from ..names import CLASS
+from ..names import CLASS, told_apart
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,8 @@ def open_run(path: Path, name: str, device: torch.device) -> OpenedRun:
 def names_of(paths: list[Path]) -> list[str]:
     """A short name for each run: its folder's, or as much of its path as tells them apart."""
     folders = [(path.parent if path.is_file() else path).absolute() for path in paths]
-    for parts in range(1, max(len(folder.parts) for folder in folders)):
-        names = ["/".join(folder.parts[-parts:]) for folder in folders]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{folder.name} ({number})" for number, folder in enumerate(folders, start=1)]
+    longest = max(len(folder.parts) for folder in folders)
+    return told_apart(["/".join(folder.parts[-parts:]) for folder in folders] for parts in range(1, max(2, longest)))
 
 
 def _teachers(trained: TrainedModel) -> Iterator[tuple[str, FrozenTeacher | str]]:
