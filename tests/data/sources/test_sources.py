@@ -306,6 +306,9 @@ def test_class_names_of_tars(tmp_path, photo):
     assert source.class_names == ("zebra", "ape", "bird", "fish") and source.labels.tolist() == [0, 1, 2, 0, 1, 2]
     write_tar(tmp_path / "y.tar", [(f"{i}", {"png": b"x", "cls": name}) for i, name in enumerate([b"bird", b"ape"])])
     assert open_source(str(tmp_path / "y.tar")).labels.tolist() == [2, 1]
+    write_tar(tmp_path / "z.tar", [(f"{i}", {"png": b"x", "cls": name}) for i, name in enumerate([b"3", b"-1"])])
+    with pytest.raises(DataError, match=r"member 1.png has label -1 \(−1 marks images without a label"):
+        open_source(str(tmp_path / "z.tar"))
     (tmp_path / "classes.txt").write_text("zebra\nape\n")
     with pytest.raises(DataError, match="has label 2, but there are 2 classes"):
         open_source(str(tmp_path / "x.tar"))

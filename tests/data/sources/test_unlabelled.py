@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from helpers.runs import photographs
 from PIL import Image
 from torchvision.datasets import STL10
 
-from coadvise.data.sources.opening import open_sources
+from coadvise.data.sources.opening import open_source, open_sources
 from coadvise.data.sources.unlabelled import Joined, labelled_part, open_for_training
 from coadvise.errors import DataError, RecipeError
 from coadvise.recipe.schema import Data
@@ -110,6 +111,37 @@ def test_a_table_needs_no_labels(kind: str, columns: list[str], tmp_path: Path) 
     found, _ = joined(source, address)
     assert found.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [-1] * 2
     assert [found.read(9 + i) for i in range(2)] == [(more / name).read_bytes() for name in ("a.png", "b.png")]
+
+
+def test_a_tar_needs_no_labels(tmp_path: Path) -> None:
+    """None at all, what are no labels, and one for two images; with labels, tarfile finds the same images."""
+    names = ["a.png", "b.png", "c.1.png", "c.2.png"]
+    source, more = photographs(tmp_path / "own", 3), pictures(tmp_path / "more", names)
+    (tmp_path / "classes.txt").write_text("zebra\n")
+    beside = {"bare.tar": {}, "odd.tar": {"a.json": "{", "b.cls": "x" * 2000, "c.json": '{"label": [1]}'}}
+    for name, texts in {**beside, "own.tar": {"a.cls": "0", "b.cls": "0", "c.1.cls": "0", "c.2.cls": "0"}}.items():
+        for member, text in texts.items():
+            (more / member).write_text(text)
+        tar = tmp_path / name
+        with tarfile.open(tar, "w") as archive:
+            for path in sorted(more.iterdir()):
+                archive.add(path, path.name)
+        for _ in range(2):  # the second time from the index
+            found, _ = joined(source, tar)
+            assert found.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [-1] * 4
+            assert found.class_names == ("dark", "grey", "light")
+            with tarfile.open(tar) as archive:
+                expected = [archive.extractfile(one) for one in archive if one.name.endswith(".png")]
+                assert [found.read(9 + i) for i in range(4)] == [one.read() for one in expected if one is not None]
+        for path in [*more.glob("*.cls"), *more.glob("*.json")]:
+            path.unlink()
+    with pytest.raises(DataError, match=r"bare.tar member a.png has no label"):  # its index is another one
+        open_source(str(tmp_path / "bare.tar"))
+    assert len(open_source(f"wds:{tmp_path}/own.tar")) == len(joined(source, tmp_path / "own.tar")[0]) - 9 == 4
+    with tarfile.open(tmp_path / "none.tar", "w") as archive:
+        archive.add(tmp_path / "classes.txt", "a.cls")
+    with pytest.raises(DataError, match=r"^data.unlabelled: .*none.tar has no images$"):
+        joined(source, tmp_path / "none.tar")
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:

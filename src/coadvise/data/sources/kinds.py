@@ -69,7 +69,7 @@ KINDS = {
     ),
     "csv": Kind(lambda rest: table_splits(require_table(rest)), open_table, table=True),
     "parquet": _sharded(".parquet", "Parquet files", Parquet),
-    "wds": _sharded(".tar", "tars", lambda files, _: Tars(files)),
+    "wds": _sharded(".tar", "tars", lambda files, columns: Tars(files, columns.labelled)),
     "hf": Kind(lambda rest: tuple(load_hf(rest)), open_hf, table=True),
     "torchvision": Kind(torchvision_splits, lambda rest, split, _: open_torchvision(rest, split)),
 }

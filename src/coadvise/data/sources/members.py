@@ -55,8 +55,11 @@ _Parts = dict[str, Member]
 """Members of one name by their extensions: what follows the first dot, in small letters."""
 
 
-def find_samples(infos: Sequence[tarfile.TarInfo]) -> Found:
+def find_samples(infos: Sequence[tarfile.TarInfo], *, labelled: bool = True) -> Found:
     """Put the members of a tar together.
+
+    Args:
+        labelled: whether each image needs a label; else those that share one are samples, too.
 
     Raises:
         tarfile.ReadError: a file is stored in pieces, without its zeros.
@@ -81,7 +84,7 @@ def find_samples(infos: Sequence[tarfile.TarInfo]) -> Found:
         labels = _labels(rest)
         if found or name in complete:
             left_out["beside"] += len(images)
-        elif images and labels:
+        elif images and labels and labelled:
             left_out["several"] += len(images)
         elif images:
             samples += [(place, Sample(image, ())) for image in images]

@@ -48,13 +48,18 @@ class Tars:
 
     Class names come one per line from a file `classes.txt` beside the tars, else from the labels themselves.
 
+    Args:
+        labelled: whether labels are looked at; else all are −1, and images need none.
+
     Attributes:
         notes: what was left out, and why.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, files: Sequence[Path], labelled: bool = True) -> None:
         self.files = [str(file) for file in files]
-        indexes = [_index(Path(file)) for file in self.files]
+        indexes = [_index(Path(file), labelled) for file in self.files]
         counts = [len(index["offset"]) for index in indexes]
         self.tar: NDArray[np.int64] = np.repeat(np.arange(len(counts)), counts)
         self.name, self.offset, self.size, values = (
@@ -65,7 +70,11 @@ class Tars:
             left_out.update(dict(zip(index["reason"].tolist(), index["count"].tolist(), strict=True)))
         self.notes = tuple(_notes(left_out, self.files, values))
         if not len(self.name):
-            raise DataError(f"{self.files[0]} has no images with labels{''.join('; ' + note for note in self.notes)}")
+            what = "images with labels" if labelled else "images"
+            raise DataError(f"{self.files[0]} has no {what}{''.join('; ' + note for note in self.notes)}")
+        if not labelled:
+            self.labels = np.full(len(self.name), -1, dtype=np.int64)
+            return
         self.labels, self.class_names = labels_from_values(values)
         listed = Path(self.files[0]).parent / "classes.txt"
         if listed.is_file():
@@ -83,7 +92,8 @@ class Tars:
         if all(text in place for text in texts):
             labels = [place[text] for text in texts]
         else:
-            unknown = next((text for text in texts if not (text.isascii() and text.isdigit() and len(text) < 10)), None)
+            numbers = [text == "-1" or (text.isascii() and text.isdigit() and len(text) < 10) for text in texts]
+            unknown = next((text for text, known in zip(texts, numbers, strict=True) if not known), None)
             if unknown is not None:
                 raise DataError(f"the label '{unknown}' in {self.files[0]} is not in {listed}")
             labels = [int(text) for text in texts]
@@ -106,19 +116,21 @@ class Tars:
         return f"{self.files[self.tar[index]]} member {os.fsdecode(self.name[index])}"
 
 
-def _index(tar: Path) -> _Index:
+def _index(tar: Path, labelled: bool) -> _Index:
+    """Where the images lie; kept apart for a tar whose labels are not looked at, which may hold other samples."""
     try:
         stat = tar.stat()
     except OSError as error:
         raise DataError(f"{tar} cannot be read: {error.strerror or error}") from error
     stamp = np.array([_VERSION, stat.st_size, stat.st_mtime_ns], dtype=np.int64)
     key = hashlib.sha256(str(tar.absolute()).encode()).hexdigest()[:32]
-    places = [tar.with_name(tar.name + ".coadvise.npz"), cache_folder() / "tars" / f"{key}.npz"]
+    ending = ".npz" if labelled else ".unlabelled.npz"
+    places = [tar.with_name(f"{tar.name}.coadvise{ending}"), cache_folder() / "tars" / f"{key}{ending}"]
     for place in places:
         index = _load(place, stamp)
         if index is not None:
             return index
-    index = {**_scan(tar), "stamp": stamp}
+    index = {**_scan(tar, labelled), "stamp": stamp}
     for place in places:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -160,8 +172,8 @@ def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         yield archive
 
 
-def _scan(tar: Path) -> _Index:
-    """Read every header, and the small label members."""
+def _scan(tar: Path, labelled: bool) -> _Index:
+    """Read every header, and the small label members where labels are looked at."""
     end = tar.stat().st_size
     try:
         with open_tar(tar) as archive:
@@ -171,11 +183,11 @@ def _scan(tar: Path) -> _Index:
                     raise tarfile.ReadError(f"it ends inside of {info.name}")
                 infos.append(info)
             _check_end(tar, archive.offset)
-        found = find_samples(infos)
+        found = find_samples(infos, labelled=labelled)
         with tar.open("rb") as file:
-            labels = [_label_of(sample, tar, file) for sample in found.samples]
+            labels = [_label_of(sample, tar, file) if labelled else "" for sample in found.samples]
             reasons = Counter({f"{reason}|": count for reason, count in found.left_out.items()})
-            for members, instead in found.imageless:
+            for members, instead in found.imageless if labelled else ():
                 with contextlib.suppress(DataError):  # what has no image may be no label at all, as `classes.json`
                     if label := _first_label(members, tar, file):
                         reasons.update((f"imageless|{instead}", f"class|{label}"))
