@@ -12,13 +12,16 @@ import torch
 from helpers import SHARED
 from helpers.runs import photographs
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from coadvise.data.sources.opening import open_sources
+from coadvise.data.sources.subsets import Subset, balanced_subset
 from coadvise.errors import DataError, ModelError
 from coadvise.evaluation import probe
 from coadvise.evaluation.features import features_of
-from coadvise.evaluation.probe import as_classifier, fit, linear_probe
+from coadvise.evaluation.probe import as_classifier, asked_about, fit, images_to_see, linear_probe
 from coadvise.models.students import as_student
 from coadvise.recipe.schema import Data
 
@@ -60,6 +63,31 @@ def test_a_probe_is_scikit_learns_and_draws_from_no_generator(data: Data) -> Non
     answers = alone.predict(scale.transform(val.values.numpy()))
     assert found.right == int((answers == val.label.numpy()).sum()) and found.right == 24  # by colour
     assert (found.samples, found.train, found.features, found.expected) == (24, 24, 16, 1.0)
+
+
+def test_a_probe_is_counted_on_the_images_of_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On all validation images, whatever part of the training images it is fitted to; the oracle is scikit-learn's."""
+    data = Data(source="digits", image_size=8, eval_crop=1.0, workers=0)
+    train, val = open_sources(data)
+    place = np.arange(len(val))
+    uneven = Subset(val, place[(val.labels == 6) | (place % 9 == 0)])
+    monkeypatch.setattr(probe, "MOST", 100)
+    torch.manual_seed(1)
+    model = as_student(timm.create_model("resnet10", channels=[8, 8, 16, 16], num_classes=10).eval())
+    found = linear_probe(model, (train, uneven), data)
+    part = Subset(train, balanced_subset(train.labels, 100))
+    seen, asked = (features_of(model, one, data) for one in (part, uneven))
+    alone = make_pipeline(StandardScaler(), LogisticRegression(C=found.strength, max_iter=500))
+    answers = alone.fit(seen.values.numpy(), seen.label).predict(asked.values.numpy())
+    assert (found.train, found.samples) == (100, len(uneven)) and len(uneven) > 100
+    assert found.right / found.samples == pytest.approx(accuracy_score(asked.label, answers))
+    assert found.right / found.samples != pytest.approx(balanced_accuracy_score(asked.label, answers), abs=0.02)
+    monkeypatch.setattr(probe, "ASKED", 60)
+    some = asked_about(uneven)
+    shares = [(one.labels == 6).mean() for one in (some, uneven)]
+    assert images_to_see((train, uneven)) == 100 + 60 == 100 + len(some) and shares[0] == pytest.approx(
+        shares[1], abs=0.15
+    )  # as likely one as another
 
 
 @pytest.mark.parametrize("classes", [2, 3])

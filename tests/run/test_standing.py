@@ -15,6 +15,8 @@ from coadvise.run.result import (
     EarlyStop,
     Probe,
     RunResult,
+    SeveralFacts,
+    SeveralProbe,
     StudentFacts,
     TeacherFacts,
 )  # fmt: skip
@@ -88,6 +90,41 @@ def test_a_student_behind_probe_and_teachers(tmp_path: Path) -> None:
     assert probe.startswith("behind a linear probe: use it (`coadvise predict IMAGE --model ")
     assert "baselines/conv" in probe and "student.pretrained=true" in probe
     assert "schedule.epochs=200" in teacher and "teachers/conv" in teacher
+
+
+def test_a_probe_of_an_earlier_version_is_held_against_the_student_where_its_images_are_alike(tmp_path: Path) -> None:
+    """It was asked about 5,000 images with their classes in balance: the same answers are another share of these."""
+    found = with_right(result(0.951, probe=4615, val=20_000), 6)
+    assert found.baselines is not None
+    (probe,) = found.baselines.probes
+    earlier = replace(found, baselines=replace(found.baselines, probes=(replace(probe, right=4985, samples=5000),)))
+    said = verdict_of(earlier, tmp_path)
+    assert said is not None and "behind" not in said.headline and said.advice[0].startswith("use it")
+    assert said.cost is not None and said.cost.startswith("Best is the student")
+    part = "4,985 of 5,000 (99.7 %), a part with its classes in balance, so not to be compared."
+    assert f"The linear probe on lite0 (conv): {part}" in said.others
+    even = {name: ClassCounts(4000, 4000, 3800) for name in "abcde"}
+    said = verdict_of(replace(earlier, per_class=even), tmp_path)
+    assert said is not None and "behind the linear probe" in said.headline and "not to be" not in " ".join(said.others)
+    drawn = replace(result(0.951, probe=49_850, val=200_000), per_class=found.per_class)
+    assert drawn.baselines is not None
+    fewer = replace(drawn.baselines, probes=(replace(probe, right=49_850, samples=50_000),))
+    said = verdict_of(replace(drawn, baselines=fewer), tmp_path)
+    assert said is not None and "behind the linear probe" in said.headline
+    assert "The linear probe on lite0 (conv): 49,850 of 50,000 (99.7 %), drawn at random." in said.others
+
+
+def test_an_earlier_probe_of_several_classes_an_image_is_not_compared(tmp_path: Path) -> None:
+    found, of = result(0.9, val=20_000), SeveralFacts({"cat": 0.7, "dog": 0.5}, 0.2)
+    probe = SeveralProbe("conv", "lite0", 0.8, 5000, 350, 224, 1280, 0.01, 0.8, 3_400_000, 40.0)
+    for samples, begin, end in (
+        (5000, "use it", "mAP 80.0 % on 5,000 images, a part with its classes in balance, so not to be compared."),
+        (20_000, "the mAP of the linear probe on lite0 (conv) is higher", "mAP 80.0 %."),
+    ):
+        baselines = Baselines(several=(replace(probe, samples=samples),))
+        said = verdict_of(replace(found, several=of, delivered={"map/class": 0.6}, baselines=baselines), tmp_path)
+        assert said is not None and said.advice[0].startswith(begin)
+        assert said.others[-1] == f"The linear probe on lite0 (conv): {end}"
 
 
 @pytest.mark.parametrize(

@@ -315,11 +315,13 @@ def _probed(want: _Want, model: str, weights: Path | None) -> tuple[GivenTeacher
     found = probed_teacher(
         model, weights, want.looked.sources, data, size, want.path, device=want.device, display=want.display
     )
+    of = f"{found.samples} validation images" + (" (a part, its classes in balance)" if found.part else "")
     note = (
-        f"a linear probe on {model}'s features is right on {found.accuracy:.1%} of {found.samples} validation images: "
+        f"a linear probe on {model}'s features is right on {found.accuracy:.1%} of {of}: "
         f"it becomes the teacher ({want.path}), and is what the student has to be measured by"
     )
-    return GivenTeacher(model, bias_of(model), str(want.path), found.accuracy, True, size), [note]
+    whole = None if found.part else found.accuracy
+    return GivenTeacher(model, bias_of(model), str(want.path), whole, True, size), [note]
 
 
 def _of_data(facts: DataFacts) -> Iterator[str]:

@@ -29,12 +29,10 @@ class Features:
     Attributes:
         values: (n, d) in float32.
         label: (n,) of the images that could be read.
-        skipped: how many could not.
     """
 
     values: Float[Tensor, "n d"]
     label: Int[Tensor, " n"]
-    skipped: int = 0
 
 
 def features_of(
@@ -57,30 +55,38 @@ def features_of(
         ModelError: the model does not say which of its layers is the classifier.
         DataError: no image can be read.
     """
-    with closing(EvalLoader(source, data, batch_size, device=device)) as loader:
-        return gathered(model, _told(loader, advance))
+    parts = list(features_by_batch(model, source, data, batch_size=batch_size, device=device, advance=advance))
+    if not parts:
+        raise DataError("none of the images can be read; repair them")
+    return Features(torch.cat([one.values for one in parts]), torch.cat([one.label for one in parts]))
+
+
+def features_by_batch(
+    model: nn.Module,
+    source: ImageSource,
+    data: Data,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    advance: Callable[[int], None] = lambda samples: None,
+) -> Iterator[Features]:
+    """As `features_of`, a batch at a time: those of many images need not fit into memory. Nothing of unreadable ones.
+
+    Raises:
+        ModelError: the model does not say which of its layers is the classifier.
+    """
+    with closing(EvalLoader(source, data, batch_size, device=device)) as loader, watched(model) as seen:
+        for batch in _told(loader, advance):
+            if len(batch.label):
+                with torch.no_grad():
+                    model(batch.images)
+                yield Features(flat_features(seen[CLASS]).float().cpu(), batch.label.cpu())
 
 
 def _told(batches: Iterable[Batch], advance: Callable[[int], None]) -> Iterator[Batch]:
     for batch in batches:
         yield batch
         advance(len(batch.label) + len(batch.skipped))
-
-
-@torch.no_grad()
-def gathered(model: nn.Module, batches: Iterable[Batch]) -> Features:
-    """Features of batches of normalised images; see `features_of`."""
-    values, labels, skipped = [], [], 0
-    with watched(model) as seen:
-        for batch in batches:
-            skipped += len(batch.skipped)
-            if len(batch.label):
-                model(batch.images)
-                values.append(flat_features(seen[CLASS]).float().cpu())
-                labels.append(batch.label.cpu())
-    if not values:
-        raise DataError("none of the images can be read; repair them")
-    return Features(torch.cat(values), torch.cat(labels), skipped)
 
 
 def flat_features(x: Tensor) -> Float[Tensor, "b d"]:

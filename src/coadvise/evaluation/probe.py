@@ -1,7 +1,9 @@
 """The linear probe: what a network's features alone are worth, as whoever trains nothing would use them.
 
 Logistic regression on standardised features of training images, seen as evaluation sees them. Its strength of
-regularisation is chosen by cross-validation among the training images; the validation images are only counted.
+regularisation is chosen by cross-validation among the training images; the validation images are only counted, and all
+of them, as for the student that it is held against: a part with its classes in balance would be other, often harder
+images. That costs about as much as one evaluation of a run, which asks its student about all of them many times.
 """
 
 from __future__ import annotations
@@ -22,17 +24,19 @@ from ..errors import DataError
 from ..models.students import classifier_of
 from ..names import CLASS
 from ..recipe.schema import Data
+from ..run.result import ASKED
 from ..shapes import Float, Int
 from ..system.clock import seconds_of
 from ..system.extras import need
-from .features import Features, classifiers, features_of
+from .features import Features, classifiers, features_by_batch, features_of
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 PROBE = "a linear probe"
 MOST = 5000
-"""Images of each set that are looked at, classes in balance."""
+"""Training images that are looked at, classes in balance; where probes are held against each other alone, validation
+images, too."""
 WORK = 3e8
 """Numbers (images × features × classes) that one fit goes through in a round: minutes for the whole choice at most."""
 FEWEST = 5
@@ -47,7 +51,7 @@ class LinearProbe:
 
     Attributes:
         fitted: scikit-learn's classifier of features (n, d).
-        right: validation images named rightly, of so many `samples`.
+        right: validation images named rightly, of so many `samples`: all that can be read, up to `ASKED`.
         train: training images that it was fitted to.
         features: numbers that describe an image.
         strength: the chosen `C`.
@@ -74,7 +78,7 @@ def linear_probe(
     device: torch.device | str = "cpu",
     advance: Callable[[int], None] = lambda samples: None,
 ) -> LinearProbe:
-    """Fit a linear probe to training images and count its right answers on validation images.
+    """Fit a linear probe to training images and count its right answers on all validation images.
 
     Random generators are left as they were.
 
@@ -87,27 +91,35 @@ def linear_probe(
     Raises:
         MissingPackage: scikit-learn is not installed.
         ModelError: the model does not say which of its layers is the classifier.
-        DataError: too few images of a class, or classes so many that a fit would take too long.
+        DataError: too few images of a class, classes so many that a fit would take too long, or no image that can be
+            read.
     """
     need("sklearn", PROBE)
     started = time.monotonic()
-    train, val = (looked_at(source) for source in sources)
+    how: dict[str, Any] = {"batch_size": batch_size, "device": device, "advance": advance}
     with preserved_generators():
-        of: Callable[[ImageSource], Features] = lambda source: features_of(
-            model, source, data, batch_size=batch_size, device=device, advance=advance
-        )
-        seen, asked = of(train), of(val)
-    label, chosen = affordable(seen, len(sources[0].class_names))
-    values = seen.values.numpy()[chosen]
-    fitted, strength, expected = fit(values, label)
-    right = int((fitted.predict(asked.values.numpy()) == asked.label.numpy()).sum())
-    seconds = round(time.monotonic() - started, 1)
-    return LinearProbe(fitted, right, len(asked.label), len(label), values.shape[1], strength, expected, seconds)
+        seen = features_of(model, looked_at(sources[0]), data, **how)
+        label, chosen = affordable(seen, len(sources[0].class_names))
+        values = seen.values.numpy()[chosen]
+        fitted, strength, expected = fit(values, label)
+        right = [fitted.predict(one.values.numpy()) == one.label.numpy()
+                 for one in features_by_batch(model, asked_about(sources[1]), data, **how)]  # fmt: skip
+    if not right:
+        raise DataError("none of the validation images can be read; repair them")
+    seconds, hits = round(time.monotonic() - started, 1), np.concatenate(right)
+    return LinearProbe(fitted, int(hits.sum()), len(hits), len(label), values.shape[1], strength, expected, seconds)
 
 
 def images_to_see(sources: tuple[ImageSource, ImageSource]) -> int:
     """Images whose features a probe of these sources computes."""
-    return sum(min(len(source), MOST) for source in sources)
+    return min(len(sources[0]), MOST) + min(len(sources[1]), ASKED)
+
+
+def asked_about(source: ImageSource) -> ImageSource:
+    """The validation images that a probe is asked about, `ASKED` at most."""
+    if len(source) <= ASKED:
+        return source
+    return Subset(source, balanced_subset(np.zeros(len(source), dtype=np.int64), ASKED))  # as if of one class
 
 
 def looked_at(source: ImageSource) -> ImageSource:

@@ -25,10 +25,15 @@ from .probe import PROBE, affordable, as_classifier, fit, looked_at
 
 
 class Probed(NamedTuple):
-    """A probe that became a teacher: its accuracy on the validation images, of so many."""
+    """A probe that became a teacher: its accuracy on the validation images, of so many.
+
+    Where there are more than `probe.MOST` it was asked about a part, its classes in balance: there is little time, and
+    the run that it teaches in asks it about all of them.
+    """
 
     accuracy: float
     samples: int
+    part: bool
 
 
 def probed_teacher(
@@ -86,7 +91,7 @@ def probed_teacher(
     recipe = recipe_from(described, "the description of a probe")
     metrics = {"accuracy/class": float(right.mean())}
     save_model(path, as_student(model.cpu()), recipe, classes, weights="student", epoch=0, metrics=metrics)
-    return Probed(float(right.mean()), len(right))
+    return Probed(float(right.mean()), len(right), part=len(parts[1]) < len(sources[1]))
 
 
 class _AsTeacher(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +23,8 @@ from ..recipe.schema import Data
 from ..run.several import average_precisions
 from ..shapes import Bool, Float, Int64
 from ..system.extras import need
-from .features import Features, features_of
-from .probe import FEWEST, MOST, PROBE, STRENGTHS, WORK, Head
+from .features import Features, features_by_batch, features_of
+from .probe import FEWEST, MOST, PROBE, STRENGTHS, WORK, Head, asked_about
 
 HELD = 0.2
 """Part of the training images on which the strength is chosen."""
@@ -35,7 +36,7 @@ class SeveralProbeFit:
 
     Attributes:
         head: its last layer, of features as the network gives them.
-        mean_average_precision: on so many validation images, `samples`.
+        mean_average_precision: on so many validation images, `samples`: all that can be read, up to `probe.ASKED`.
         train: training images that it was fitted to.
         features: numbers that describe an image.
         strength: the chosen `C` of scikit-learn.
@@ -62,21 +63,20 @@ def probe_of_several(
     device: torch.device | str = "cpu",
     advance: Callable[[int], None] = lambda samples: None,
 ) -> SeveralProbeFit:
-    """Fit a probe to training images and rank the validation images by it; as `probe.linear_probe`.
+    """Fit a probe to training images and rank all validation images by it; as `probe.linear_probe`.
 
     Raises:
         ModelError: the model does not say which of its layers is the classifier.
-        DataError: classes so many that a fit would take too long, or no class that can be told apart.
+        DataError: classes so many that a fit would take too long, no class that can be told apart, or no image that can
+            be read.
     """
     need("sklearn", PROBE)
     started = time.monotonic()
-    train, val = (_looked_at(source) for source in sources)
+    train, val, classes = _looked_at(sources[0]), asked_about(sources[1]), len(sources[0].class_names)
+    how: dict[str, Any] = {"batch_size": batch_size, "device": device, "advance": advance}
     with preserved_generators():
-        of: Callable[[ImageSource], Features] = lambda source: features_of(
-            model, source, data, batch_size=batch_size, device=device, advance=advance
-        )
-        seen, asked = of(train), of(val)
-    classes, values = len(sources[0].class_names), seen.values.numpy()
+        seen = features_of(model, train, data, **how)
+    values = seen.values.numpy()
     most = int(WORK / (classes * values.shape[1]))
     if most < FEWEST * classes:
         raise DataError(f"{classes:,} classes of {values.shape[1]:,} features would take too long to fit")
@@ -85,9 +85,14 @@ def probe_of_several(
     values, truth, groups = values[chosen], _truth(train, seen)[chosen], groups[chosen]
     strength, expected = _strength(values, truth, groups)
     head = fit_several(values, truth, strength)
-    found = _mean(average_precisions(_truth(val, asked), asked.values.numpy() @ head.weight.T + head.bias))
-    seconds = round(time.monotonic() - started, 1)
-    return SeveralProbeFit(head, found, len(asked.label), len(truth), values.shape[1], strength, expected, seconds)
+    with preserved_generators():
+        asked = [(_truth(val, one), one.values.numpy() @ head.weight.T + head.bias)
+                 for one in features_by_batch(model, val, data, **how)]  # fmt: skip
+    if not asked:
+        raise DataError("none of the validation images can be read; repair them")
+    known, scores = (np.concatenate(parts) for parts in zip(*asked, strict=True))
+    found, seconds = _mean(average_precisions(known, scores)), round(time.monotonic() - started, 1)
+    return SeveralProbeFit(head, found, len(known), len(truth), values.shape[1], strength, expected, seconds)
 
 
 def fit_several(values: Float[np.ndarray, "n d"], truth: Bool[np.ndarray, "n k"], strength: float) -> Head:

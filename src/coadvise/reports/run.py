@@ -16,7 +16,7 @@ from ..run.pictures import Picture, read_pictures
 from ..run.reading import RunFiles, read_run
 from ..run.result import RunResult
 from ..run.several import SeveralAnswers
-from ..run.standing import verdict_of
+from ..run.standing import in_balance, verdict_of, which_part
 from .classes import better_known, calibration_section, classes_section, pictures_section
 from .curves import curves_section
 from .page import Page, Section, Text, write_page
@@ -166,7 +166,9 @@ def _probes_table(result: RunResult) -> list[Table]:
         return []
     speeds, tables = result.baselines.images_per_s, []
     rows = [
-        [f"{one.model} ({one.of})", f"{count(one.right)} of {count(one.samples)}", percent(one.accuracy),
+        [f"{one.model} ({one.of})",
+         f"{count(one.right)} of {count(one.samples)}{which_part(one.samples, result, in_balance(one, result))}",
+         percent(one.accuracy),
          count(one.train), f"{one.image_size} px", parameters(one.parameters), count(speeds.get(f"probe {one.of}")),
          duration(one.seconds)]
         for one in result.baselines.probes

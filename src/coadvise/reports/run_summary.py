@@ -10,7 +10,7 @@ from ..errors import few
 from ..run.answers import Answers
 from ..run.per_class import macro_f1
 from ..run.result import Probe, RunResult, SeveralProbe
-from ..run.standing import Verdict, never_right, standings
+from ..run.standing import Verdict, in_balance, never_right, standings, which_part
 from ..significance import ALPHA, mcnemar, wilson
 from .curves import levels_of
 from .summary import AGAINST, DONE, GOOD, NEXT, SURE
@@ -82,7 +82,7 @@ def _one_run(result: RunResult) -> str:
 
 
 def _several(result: RunResult) -> tuple[str, str]:
-    measured = count(result.data.val - result.skipped.val)
+    measured = count(result.samples)
     good = [f"mAP {percent(result.answered('map'))} % on {measured} validation images"]
     for what, words in (("f1_macro", "mean F1 of the classes"), ("exact", "every class of an image right")):
         if (value := result.answered(what)) is not None:
@@ -102,7 +102,9 @@ def _others(result: RunResult) -> Iterator[str]:
         if (plain := baselines.labels) is not None:
             yield f"the same student on labels alone {percent(plain.right / plain.samples)} %"
     for one, share in probes:
-        yield f"a linear probe on {one.model} ({one.of}) {percent(share)} %"
+        which = which_part(one.samples, result, in_balance(one, result))
+        of = f" of {count(one.samples)} images{which}" if which else ""
+        yield f"a linear probe on {one.model} ({one.of}) {percent(share)} %{of}"
 
 
 def _listed(names: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..run.result import RunResult
 from ..run.several import SeveralAnswers
+from ..run.standing import in_balance, which_part
 from .page import Folded, Part, Section, Text
 from .plots.several import PrecisionBar, precision_bars
 from .plots.style import draw
@@ -55,12 +56,14 @@ def map_section(result: RunResult) -> Section:
         parts.append(Table("Teachers, on the validation set", columns, rows, "lllrr"))
     speeds = {} if result.baselines is None else result.baselines.images_per_s
     rows = [
-        [f"{one.model} ({one.of})", percent(one.mean_average_precision), count(one.train), f"{one.image_size} px",
-         parameters(one.parameters), count(speeds.get(f"probe {one.of}")), duration(one.seconds)]
+        [f"{one.model} ({one.of})", percent(one.mean_average_precision),
+         f"{count(one.samples)}{which_part(one.samples, result, in_balance(one, result))}", count(one.train),
+         f"{one.image_size} px", parameters(one.parameters), count(speeds.get(f"probe {one.of}")),
+         duration(one.seconds)]
         for one in (() if result.baselines is None else result.baselines.several)
     ]  # fmt: skip
     if rows:
-        columns = ["Linear probe on", "mAP, %", "Fitted to", "Sees", "Parameters", "Images/s", "Took"]
+        columns = ["Linear probe on", "mAP, %", "Of images", "Fitted to", "Sees", "Parameters", "Images/s", "Took"]
         parts.append(Table("What one would do instead: logistic regressions on the features", columns, rows))
     return Section("map", "Mean average precision", parts)
 

@@ -93,13 +93,17 @@ class Skipped:
     names: tuple[str, ...] = ()
 
 
+ASKED = 50_000
+"""Validation images that a probe is asked about; of more so many, drawn without regard to their classes."""
+
+
 @dataclass(frozen=True)
 class Probe:
     """A linear probe on the features of a model as it starts, without any training of the model.
 
     Attributes:
         of: whose features: `student`, or the name of a teacher.
-        right: validation images named rightly, of so many `samples`.
+        right: validation images named rightly, of so many `samples`: in earlier versions at most 5,000, in balance.
         train: training images that it was fitted to, which it saw in `image_size` pixels.
         strength: scikit-learn's `C`, chosen by cross-validation among the training images.
         expected: the accuracy in that cross-validation, as a share.
@@ -278,6 +282,11 @@ class RunResult:
     delivered: Metrics = field(default_factory=dict)
     several: SeveralFacts | None = None
     answering: str = CLASS
+
+    @property
+    def samples(self) -> int:
+        """Validation images that could be read."""
+        return self.data.val - self.skipped.val
 
     @property
     def metrics(self) -> Metrics:

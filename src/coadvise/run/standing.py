@@ -12,7 +12,10 @@ from typing import NamedTuple
 from ..errors import few
 from ..significance import ALPHA, wilson
 from .per_class import chance
-from .result import RunResult, SeveralFacts
+from .result import ASKED, Probe, RunResult, SeveralFacts, SeveralProbe
+
+EARLIER = 5000
+"""Validation images that a probe of an earlier version was asked about at most: a part, with its classes in balance."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Standing:
         name: of the teacher; for a probe, whose features it uses.
         right: images named rightly, of so many `samples`.
         images_per_s: where it was measured.
+        part: whether these are a part of the validation images with its classes in balance: of all images any model is
+            right on another share, so nothing is concluded from it.
     """
 
     kind: str
@@ -33,6 +38,7 @@ class Standing:
     samples: int
     parameters: int
     images_per_s: float | None = None
+    part: bool = False
 
     @property
     def share(self) -> float:
@@ -46,18 +52,18 @@ class Standing:
         return titles.get(self.kind) or f"the linear probe on {self.model} ({self.name})"
 
     def above(self, other: Standing) -> bool:
-        """Whether it is better than another by more than chance, at 5 %.
+        """Whether it is better than another by more than chance, at 5 %; of a `part` nothing is known.
 
         Both are taken for independent, which for answers to the same images asks for a larger difference than needed.
         """
         spread = sum(one.share * (1 - one.share) / one.samples for one in (self, other))
         gap = self.share - other.share
-        return gap > 0 and gap * gap > 3.84 * spread
+        return not (self.part or other.part) and gap > 0 and gap * gap > 3.84 * spread
 
 
 def standings(result: RunResult) -> list[Standing]:
     """The student, then its teachers, then the probes; nothing where the student's accuracy is not known."""
-    samples = result.data.val - result.skipped.val
+    samples = result.samples
     if result.accuracy is None or samples < 1:
         return []
     speeds = {} if result.baselines is None else result.baselines.images_per_s
@@ -72,15 +78,35 @@ def standings(result: RunResult) -> list[Standing]:
             asked = of  # of the others it knows no class, so that it names none of them rightly
             if whole is not None and facts.asked is not None:
                 asked = min(facts.asked, of)
-            found.append(Standing("teacher", name, facts.model, round(share * asked), of, facts.parameters, speed))
+            part = whole is None and of < samples  # of the check before the training
+            right = round(share * asked)
+            found.append(Standing("teacher", name, facts.model, right, of, facts.parameters, speed, part))
     for probe in () if result.baselines is None else result.baselines.probes:
         speed = speeds.get(f"probe {probe.of}")
-        one = Standing("probe", probe.of, probe.model, probe.right, probe.samples, probe.parameters, speed)
-        found.append(one)
+        right, part = probe.right, in_balance(probe, result)
+        found.append(Standing("probe", probe.of, probe.model, right, probe.samples, probe.parameters, speed, part))
     if result.baselines is not None and (plain := result.baselines.labels) is not None:
         speed = speeds.get("student")
         found.append(Standing("labels", "labels", plain.model, plain.right, plain.samples, plain.parameters, speed))
     return found
+
+
+def in_balance(probe: Probe | SeveralProbe, result: RunResult) -> bool:
+    """Whether a probe of an earlier version was asked about a part in which classes are in balance, unlike in all."""
+    even = result.several is None and len({one.support for one in result.per_class.values()}) == 1
+    return probe.samples <= EARLIER < result.samples and not even
+
+
+def which_part(samples: int, result: RunResult, part: bool) -> str:
+    """Which of the validation images a model was asked about, as a sentence goes on; nothing where about all."""
+    if part:
+        return ", a part with its classes in balance, so not to be compared"
+    return ", drawn at random" if samples <= ASKED < result.samples else ""
+
+
+def _of_which(one: SeveralProbe, result: RunResult) -> str:
+    which = which_part(one.samples, result, in_balance(one, result))
+    return f" on {one.samples:,} images{which}" if which else ""
 
 
 def chance_of(result: RunResult) -> tuple[int, int] | None:
@@ -134,7 +160,7 @@ def verdict_of(result: RunResult, folder: Path) -> Verdict | None:
     headline = f"The student is right on {said}" + (f": {', and '.join(tails)}" if tails else "")
     return Verdict(
         headline,
-        (*_advice_added(result, student), *_missed(result), *_others(rest, guessed)),
+        (*_advice_added(result, student), *_missed(result), *_others(rest, guessed, result)),
         _cost(ranked),
         tuple(_advice(result, folder, guessing, ahead)),
     )
@@ -144,7 +170,7 @@ def _verdict_of_several(result: RunResult, several: SeveralFacts, folder: Path) 
     found = result.answered("map")
     if found is None:
         return None
-    samples, classes = result.data.val - result.skipped.val, len(several.average_precision)
+    samples, classes = result.samples, len(several.average_precision)
     level = f"chance: {_percent(several.chance)}" if found > several.chance else "no better than chance"
     headline = (
         f"The student's mAP is {_percent(found)} ({level}) on {samples:,} validation images and {classes} classes "
@@ -154,8 +180,8 @@ def _verdict_of_several(result: RunResult, several: SeveralFacts, folder: Path) 
     if (exact := result.answered("exact")) is not None:
         others.append(f"Every class of an image is right on {round(exact * samples):,} ({_percent(exact)}).")
     rivals = _rivals_of_several(result, folder)
-    others += [f"{one.title[0].upper()}{one.title[1:]}: mAP {_percent(one.share)}." for one in rivals]
-    best = max(rivals, key=lambda one: one.share, default=None)
+    others += [f"{one.title[0].upper()}{one.title[1:]}: mAP {_percent(one.share)}{one.which}." for one in rivals]
+    best = max((one for one in rivals if not one.part), key=lambda one: one.share, default=None)
     if found <= several.chance:
         advice = f"near chance: {_longer(result, folder)}"
     elif best is not None and best.share > found:
@@ -168,11 +194,13 @@ def _verdict_of_several(result: RunResult, several: SeveralFacts, folder: Path) 
 
 
 class _Rival(NamedTuple):
-    """A teacher or a probe beside the student: its mAP, and what predict opens of it."""
+    """A teacher or a probe beside the student: its mAP, what predict opens of it, and on which `part` of the images."""
 
     title: str
     share: float
     place: str | None
+    part: bool = False
+    which: str = ""
 
 
 def _rivals_of_several(result: RunResult, folder: Path) -> list[_Rival]:
@@ -189,7 +217,7 @@ def _rivals_of_several(result: RunResult, folder: Path) -> list[_Rival]:
     return teachers + [
         _Rival(
             f"the linear probe on {one.model} ({one.of})", one.mean_average_precision,
-            place(folder / "baselines" / one.of),
+            place(folder / "baselines" / one.of), in_balance(one, result), _of_which(one, result),
         )
         for one in probes
     ]  # fmt: skip
@@ -256,17 +284,18 @@ def never_right(result: RunResult) -> tuple[list[str], list[str]]:
     return [name for name, one in there.items() if not one.right], list(there)
 
 
-def _others(rest: Sequence[Standing], guessed: tuple[int, int] | None) -> Iterator[str]:
+def _others(rest: Sequence[Standing], guessed: tuple[int, int] | None, result: RunResult) -> Iterator[str]:
     if guessed is not None:
         share = _percent(guessed[0] / guessed[1])
         yield f"Naming the commonest class always would be right on {guessed[0]:,} ({share})."
     for one in (one for one in rest if one.kind != "labels"):
-        yield f"{one.title[0].upper()}{one.title[1:]}: {one.right:,} of {one.samples:,} ({_percent(one.share)})."
+        which = which_part(one.samples, result, one.part)
+        yield f"{one.title[0].upper()}{one.title[1:]}: {one.right:,} of {one.samples:,} ({_percent(one.share)}){which}."
 
 
 def _cost(ranked: Sequence[Standing]) -> str | None:
     timed = [one for one in ranked if one.images_per_s]
-    student, best = ranked[0], max(ranked, key=lambda one: one.share)
+    student, best = ranked[0], max((one for one in ranked if not one.part), key=lambda one: one.share)
     if student not in timed or len(timed) < 2:
         return None
     chance = "" if any(best.above(one) for one in ranked if one is not best) else ", though not by more than chance"
