@@ -137,6 +137,26 @@ def test_motion_blur_keeps_what_runs_along_it() -> None:
     assert (got.std(axis=(1, 2)) < images.std(axis=(1, 2)) + 1).all()
 
 
+def test_motion_blur_runs_to_both_sides_of_a_pixel() -> None:
+    image = np.zeros((3, 65, 65, 3), np.uint8)
+    image[:, 32, 32] = 255
+    for severity in (1, 5):
+        got = corrupt(image, "motion_blur", severity).astype(int)
+        assert np.abs(got - np.rot90(got, 2, axes=(1, 2))).max() <= 1 and (got[:, 32, 32] == got.max(axis=(1, 2))).all()
+
+
+@pytest.mark.parametrize(("side", "ends"), [(224, (1.1, 1.15, 1.2, 1.24, 1.3)), (32, (1.06, 1.11, 1.16, 1.21, 1.26))])
+def test_zoom_blur_ends_at_its_largest_factor(side: int, ends: tuple[float, ...]) -> None:
+    """A column at the border becomes the mean of where each factor finds it, by linear interpolation."""
+    image = np.zeros((1, side, side, 3), np.uint8)
+    image[0] = np.linspace(0, 255, side).astype(np.uint8)[:, None]
+    for severity, end, (_, step) in zip(SEVERITIES, ends, STRENGTHS["zoom_blur"][side < LARGE], strict=True):
+        factors = np.append(1, np.linspace(1, end, round((end - 1) / step) + 1))  # 1 is the image itself
+        found = np.interp((side - 1) / 2 * (1 + 1 / factors), np.arange(side), image[0, 0, :, 0])
+        got = corrupt(image, "zoom_blur", severity)[0, side // 2, -1, 0]
+        assert got == pytest.approx(found.mean(), abs=0.6)
+
+
 def test_zoom_blur_keeps_the_middle() -> None:
     image = np.zeros((1, 224, 224, 3), np.uint8)
     image[0, 100:124, 100:124] = 255

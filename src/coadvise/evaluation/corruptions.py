@@ -1,11 +1,24 @@
 """Common corruptions at five severities, made on the fly (Hendrycks & Dietterich 2019: ImageNet-C, CIFAR-10-C).
 
 The fifteen kinds, and for each severity the strengths published for ImageNet-C (images of 128 px and more) or for
-CIFAR-10-C (smaller ones); lengths in pixels grow with the side of the image, from 224 and 32 px. The noises, blurs and
-digital kinds follow the published formulas. Made in another way than published, so that whole batches are done at once
-and no photographs are needed: glass blur moves pixels by random fields in place of swapping them one after the other,
-and the patterns of snow, frost and fog are drawn from noise. Errors on these images are comparable with each other,
-not with published ones.
+CIFAR-10-C (smaller ones), but for elastic transform and snow; lengths in pixels grow with the side of the image, from
+224 and 32 px. The noises, brightness, contrast, pixelate and JPEG follow the published formulas. Made in another way
+than by the published code, so that whole batches are done at once and no photographs are needed:
+
+- defocus blur: a pixel at the rim of the disk counts in part, where the published disk has it or has it not.
+- glass blur: pixels move by random fields, and are not swapped one after the other.
+- motion blur: the mean along a line that has the image's pixel in its middle, with the weights of a Gaussian.
+  ImageMagick's line begins at the pixel and runs to one side, with one half of that Gaussian: a shorter blur, and a
+  shift.
+- zoom blur: the factors end where the table says. The published ones come of `np.arange`, whose end is left out but
+  where rounding lets it in: they end at 1.15, 1.2, 1.25 in place of 1.16, 1.21, 1.26 (small images, severities 3 to 5),
+  and at 1.11 in place of 1.1 (large ones, severity 1).
+- snow, frost, fog: the patterns are drawn from noise, those of snow with strengths of our own.
+- elastic transform: smooth random moves alone, with strengths of our own. The published one first moves three points at
+  random, which turns, shears and scales the whole image, and at the first severity is nearly all that it does.
+- images are not stored as JPEG afterwards, as those of ImageNet-C are.
+
+Errors on these images are comparable with each other, not with published ones.
 """
 
 from __future__ import annotations
