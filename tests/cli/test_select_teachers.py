@@ -20,3 +20,12 @@ def test_what_a_set_adds_to_its_best_member_is_said_in_its_direction(
     _print_choice(Choice(("a", "b"), 0.9, 0.1, "a", gained, lost, p, weak=("c",)), images=333)
     said = " ".join(capsys.readouterr().out.split())
     assert words in said and "left out: c, which errs far more often than the best" in said
+
+
+def test_that_the_set_was_chosen_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    for sets, words in (
+        (1, "0 lost of 333, p = 0.04"),
+        (28, "0 lost of 333, p = 0.04, corrected for the choice among 28 sets on the same images"),
+    ):
+        _print_choice(Choice(("a", "b"), 0.9, 0.1, "a", 20, 0, 0.04, weak=(), sets=sets), images=333)
+        assert " ".join(capsys.readouterr().out.split()).endswith(words)

@@ -117,7 +117,8 @@ def _print_choice(choice: Choice, images: int) -> None:
         out.print("no other candidate is near enough; fine-tune one of another kind on these images")
         return
     images_gained = "1 image" if choice.gained == 1 else f"{choice.gained} images"
-    change = f"{images_gained} gained, {choice.lost} lost of {images:,}, p = {choice.p:.2g}"
+    chosen = f", corrected for the choice among {choice.sets:,} sets on the same images" if choice.sets > 1 else ""
+    change = f"{images_gained} gained, {choice.lost} lost of {images:,}, p = {choice.p:.2g}{chosen}"
     if choice.p < 0.05 and choice.gained > choice.lost:
         out.print(f"together they know more than the best alone, {choice.best}: {change}")
     elif choice.p < 0.05:

@@ -86,8 +86,10 @@ class Choice:
         kappa: mean κ of its pairs; None where there is none.
         best: name of the single candidate that is most accurate.
         gained, lost: images on which the average is right and `best` is wrong, and the other way round.
-        p: of as large a difference by chance, two-sided (McNemar's exact test).
+        p: of as large a difference by chance, two-sided: McNemar's exact test, after Bonferroni's correction for the
+            choice among `sets` of them, which was made on the same images.
         weak: candidates that were left out, since they err too often.
+        sets: how many were compared.
     """
 
     names: tuple[str, ...]
@@ -98,6 +100,7 @@ class Choice:
     lost: int
     p: float
     weak: tuple[str, ...]
+    sets: int = 1
 
 
 TWICE, POINTS = 2.0, 0.05
@@ -125,8 +128,9 @@ def choose(candidates: Sequence[Candidate], label: Int[Tensor, " n"], count: int
     changed = mcnemar(right[taken].tolist(), best.right(label).tolist())
     return Choice(
         names=tuple(one.name for one in sets[taken]), average=float(right[taken].double().mean()), kappa=kappas[taken],
-        best=best.name, gained=changed.first, lost=changed.second, p=1.0 if changed.p is None else changed.p,
-        weak=tuple(one.name for one in ordered if one not in able),
+        best=best.name, gained=changed.first, lost=changed.second,
+        p=1.0 if changed.p is None else min(1.0, len(sets) * changed.p),
+        weak=tuple(one.name for one in ordered if one not in able), sets=len(sets),
     )  # fmt: skip
 
 
@@ -165,6 +169,6 @@ def as_json(candidates: Sequence[Candidate], label: Int[Tensor, " n"], choice: C
             for pair in pairs_of(candidates, label)
         ],
         "proposed": {"of": list(choice.names), "average": choice.average, "best alone": choice.best,
-                     "gained": choice.gained, "lost": choice.lost, "p": choice.p, "kappa": choice.kappa,
-                     "too weak": list(choice.weak)},
+                     "gained": choice.gained, "lost": choice.lost, "p": choice.p, "sets compared": choice.sets,
+                     "kappa": choice.kappa, "too weak": list(choice.weak)},
     }  # fmt: skip
