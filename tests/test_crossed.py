@@ -105,3 +105,52 @@ def test_sets_that_share_teachers_have_a_wider_mean() -> None:
     assert abs(refused - plain) < 0.02 * runs
     with pytest.raises(ValueError, match="cannot correlate"):
         crossed({(0, 0): 1.0, (1, 0): 2.0}, correlation=1.0)
+
+
+def mean_squares(values: np.ndarray) -> tuple[float, float, float]:
+    """Between sets, between seeds, and of the rest."""
+    rows, columns = values.shape
+    of_sets, of_seeds = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
+    rest = values - of_sets - of_seeds + values.mean()
+    return (
+        columns * float(of_sets.var(ddof=1)), rows * float(of_seeds.var(ddof=1)),
+        float((rest**2).sum()) / ((rows - 1) * (columns - 1)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("correlation", "times", "rest"), [(0.5, 4.0, -1.0), (0.0, 1.0, -1.0), (-0.25, 0.4, -0.4)])
+def test_degrees_of_freedom_are_those_of_the_sum(correlation: float, times: float, rest: float) -> None:
+    """Satterthwaite's: of each mean square with the weight that it has in the variance."""
+    values = np.random.default_rng(1).normal(size=(3, 6)) + np.array([[0.0], [1.5], [-1.0]]) + 2 * np.arange(6) / 6
+    found = crossed({(k, s): float(one) for (k, s), one in np.ndenumerate(values)}, correlation=correlation)
+    terms = np.array([times, 1.0, rest]) * mean_squares(values)
+    assert mean_squares(values)[2] < min(mean_squares(values)[:2])
+    assert found.se == pytest.approx((terms.sum() / 18) ** 0.5)
+    assert found.df == pytest.approx(terms.sum() ** 2 / (terms**2 / [2, 5, 10]).sum())
+
+
+def test_sets_that_correlate_are_never_left_out() -> None:
+    noise = np.random.default_rng(5).normal(size=(3, 6))
+    values = noise - 0.9 * noise.mean(axis=1, keepdims=True)  # less between the sets than chance alone would make
+    between, seeds, rest = mean_squares(values)
+    assert 4 * between < rest and seeds < rest
+    both = (10 * rest + 5 * seeds) / 15  # which seeds that do not differ join
+    found = crossed({(k, s): float(one) for (k, s), one in np.ndenumerate(values)}, correlation=0.5)
+    assert found.se == pytest.approx((both / 18) ** 0.5) and found.df == 2
+    one_seed = crossed({(k, 0): float(one) for k, one in enumerate(values[:, 0])}, correlation=0.5)
+    assert one_seed.se == pytest.approx(2 * values[:, 0].std(ddof=1) / 3**0.5) and one_seed.df == 2
+    one_set = crossed({(0, s): float(one) for s, one in enumerate(values[0])}, correlation=0.5)
+    assert one_set.p == pytest.approx(stats.ttest_1samp(values[0], 0.0).pvalue)
+
+
+@pytest.mark.parametrize(("of_runs", "of_seeds"), [(0.0, 0.0), (1.25, 0.0), (2.0, 1.0)])
+def test_true_nulls_of_sets_that_share_teachers(of_runs: float, of_seeds: float) -> None:
+    """Two of three runs teach in each set. In units of the rest; what was taken for one mean square refused 12 %."""
+    generator, refused, runs = np.random.default_rng(6), 0, 400
+    for _ in range(runs):
+        teachers = of_runs * generator.normal(size=3)
+        values = generator.normal(size=(3, 6)) + ((teachers + np.roll(teachers, -1)) / 2)[:, None]
+        values = values + of_seeds * generator.normal(size=(1, 6))
+        p = crossed({(k, s): float(one) for (k, s), one in np.ndenumerate(values)}, correlation=0.5).p
+        refused += p is not None and p < 0.05
+    assert refused / runs < 0.08  # three standard errors above 0.05

@@ -168,7 +168,7 @@ def test_the_package_and_the_script_agree_on_tables_of_any_spread() -> None:
     generator = np.random.default_rng(0)
     contrast = next(one for one in KINDS_EXPERIMENT.contrasts if "labels alone" in one.text)
     pairs = [[first.as_json(), second.as_json()] for first, second in contrast.pairs]
-    for sets in (0.0, 0.5, 2.0):
+    for sets in (0.0, 0.0, 0.5, 2.0):
         for seeds in (0.0, 0.5, 2.0):
             d = generator.normal(size=(3, 6)) + sets * generator.normal(size=(3, 1))
             d += seeds * generator.normal(size=(1, 6))

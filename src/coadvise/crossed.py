@@ -7,7 +7,13 @@ degrees of freedom by Satterthwaite, Biometrics Bulletin 2, 1946). A component t
 out, and what it stood for is pooled with the rest.
 
 Sets that have a run of a teacher in common are not independent either. Where every two of them correlate by ρ, what
-lies between them is a(1 − ρ) and what their mean needs a(1 + (K − 1)ρ) of the variance a of one of K sets.
+lies between them is a(1 − ρ) and what their mean needs a(1 + (K − 1)ρ) of the variance a of one of K sets: f times as
+much, f = (1 + (K − 1)ρ) / (1 − ρ). With mean squares S between sets, T between seeds and R of the rest, n times the
+variance of the mean is f·S + T − f·R in expectation (f·S − (f − 1)·R without a component of seeds), of which each term
+has its degrees of freedom. But where f > 1, a component of sets that is left out by chance is missing f times, and one
+that is kept has next to no degrees of freedom where S comes out near R. So sets are then never left out, and R is taken
+off for the seeds alone: f·S + T − R, or f·S. In expectation that is too much, by (f − 1)·R, and never too little; f·S
+counts as R at least.
 """
 
 from __future__ import annotations
@@ -89,6 +95,7 @@ def crossed(differences: Mapping[tuple[int, int], float], *, correlation: float 
     mean = math.fsum(value for row in table for value in row) / (rows * columns)
     of_sets = [math.fsum(row) / columns for row in table]
     of_seeds = [math.fsum(row[i] for row in table) / rows for i in range(columns)]
+    inflated = (1 + (rows - 1) * correlation) / (1 - correlation)
     squares = _Squares(
         columns * math.fsum((one - mean) ** 2 for one in of_sets),
         rows * math.fsum((one - mean) ** 2 for one in of_seeds),
@@ -97,7 +104,7 @@ def crossed(differences: Mapping[tuple[int, int], float], *, correlation: float 
         ),
         rows,
         columns,
-        (1 + (rows - 1) * correlation) / (1 - correlation),
+        1.0 if rows == 1 or abs(inflated - 1) < 1e-9 else inflated,
     )  # fmt: skip
     variance, df, components = squares.judged()
     if df <= 0 or variance <= (1e-12 * max(1.0, abs(mean))) ** 2:  # one difference, or all alike
@@ -114,7 +121,7 @@ def crossed(differences: Mapping[tuple[int, int], float], *, correlation: float 
 class _Squares:
     """Sums of squares between sets, between seeds, and of the rest.
 
-    `inflated`: how much more the variance of their mean has of the sets than what is seen between them says.
+    `inflated`: how much more the variance of their mean has of the sets than what is seen between them says (f).
     """
 
     sets: float
@@ -134,24 +141,26 @@ class _Squares:
         left = {"sets": (self.sets, of_sets), "seeds": (self.seeds, of_seeds)}
         for name in sorted(left, key=lambda one: _mean(*left[one])):
             square, df = left[name]
+            if name == "sets" and self.inflated > 1:
+                continue  # what is missing by chance would be missing several times
             if _mean(square, df) <= _mean(rest, df_rest) or not df_rest:
                 rest, df_rest = rest + square, df_rest + df
                 del left[name]
         error = _mean(rest, df_rest)
-        if not left:
-            return error / n, df_rest, (0.0, 0.0, math.sqrt(error))
-        means = {name: _mean(*one) for name, one in left.items()}
-        sizes = {"sets": self.columns, "seeds": self.rows}
-        sd = {name: math.sqrt(max(0.0, (mean - error) / sizes[name])) for name, mean in means.items()}
-        if "sets" in means:
-            means["sets"] = error + self.inflated * (means["sets"] - error)
-        components = (sd.get("sets", 0.0), sd.get("seeds", 0.0), math.sqrt(error))
-        if len(left) == 1:
-            (name,) = left
-            return means[name] / n, left[name][1], components
-        total = means["sets"] + means["seeds"] - error
-        parts = means["sets"] ** 2 / of_sets + means["seeds"] ** 2 / of_seeds + error**2 / df_rest
-        return total / n, total**2 / parts, components
+        terms, weight, sd = [], 1.0, {"sets": 0.0, "seeds": 0.0}  # weight: of the rest, in the variance of the mean
+        for name, size, times in (("sets", self.columns, self.inflated), ("seeds", self.rows, 1.0)):
+            if name in left:
+                mean = _mean(*left[name])
+                terms.append((max(times * mean, error) if times > 1 else times * mean, left[name][1]))
+                weight -= min(times, 1.0)
+                sd[name] = math.sqrt(max(0.0, (mean - error) / size))
+        if weight or not terms:
+            terms.append((weight * error, df_rest))
+        total = math.fsum(value for value, _ in terms)
+        (_, freedom), *others = terms
+        if others:
+            freedom = total**2 / sum(value**2 / df for value, df in terms)
+        return total / n, freedom, (sd["sets"], sd["seeds"], math.sqrt(error))
 
 
 def _mean(square: float, df: int) -> float:
