@@ -18,6 +18,7 @@ from PIL import Image
 
 from coadvise.data import parcel
 from coadvise.data.feed import Feed
+from coadvise.data.loader import EvalLoader, TrainLoader
 from coadvise.data.samples import Failure, PlainSamples
 from coadvise.data.views.finish import Unfinished
 from coadvise.errors import LoaderError
@@ -55,7 +56,7 @@ class Pictures:
 
 def feed(workers: int, source: Any = None) -> Feed[list[int]]:
     data = Data(source="digits", image_size=64, eval_crop=1.0, workers=workers)
-    return Feed(PlainSamples(source or Pictures(), data), workers)
+    return Feed(PlainSamples(source or Pictures(), data), workers, torch.device("cpu"))
 
 
 def pixels(batches: list[Unfinished]) -> list[np.ndarray]:
@@ -165,3 +166,12 @@ def test_the_size_of_the_shared_memory(tmp_path) -> None:
     room, found = shared_memory(tmp_path), os.statvfs(tmp_path)
     assert room is not None and room.total == found.f_blocks * found.f_frsize and 0 < room.free <= room.total
     assert shared_memory(tmp_path / "nowhere") is None
+
+
+def test_a_gpu_that_is_not_used_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory from which a GPU copies takes some of the GPU's own, which may be full."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    data = Data(source="digits", image_size=64, workers=0)
+    for loader in (TrainLoader(Pictures(), data, 4), EvalLoader(Pictures(), data, 4)):
+        assert not loader._feed._start().pin_memory
+    assert Feed(PlainSamples(Pictures(), data), 0, torch.device("cuda"))._start().pin_memory

@@ -197,7 +197,7 @@ def test_a_package_that_is_not_there(
 
 
 def test_a_loader_process_that_has_ended() -> None:
-    feed: Feed[int] = Feed(None, 1)  # type: ignore[arg-type]
+    feed: Feed[int] = Feed(None, 1, torch.device("cpu"))  # type: ignore[arg-type]
     feed._workers = [SimpleNamespace(exitcode=-signal.SIGKILL)]  # type: ignore[list-item]
     fits("A loader process has ended", str(feed._ended()))
 

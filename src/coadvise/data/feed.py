@@ -38,10 +38,14 @@ class _Sampler(Generic[K]):
 
 
 class Feed(Generic[K]):
-    """PyTorch's DataLoader, fed with batches of keys; its workers live on from one pass to the next."""
+    """PyTorch's DataLoader, fed with batches of keys; its workers live on from one pass to the next.
 
-    def __init__(self, samples: Samples[K], workers: int) -> None:
-        self._samples, self._count = samples, workers
+    Args:
+        device: on which batches will be used; they come in memory from which it copies.
+    """
+
+    def __init__(self, samples: Samples[K], workers: int, device: torch.device) -> None:
+        self._samples, self._count, self._device = samples, workers, device
         self._keys: _Sampler[K] = _Sampler()
         self._loader: DataLoader | None = None
         self._workers: list[BaseProcess] = []
@@ -139,7 +143,8 @@ class Feed(Generic[K]):
             num_workers=self._count,
             collate_fn=pack if self._count else _as_it_is,  # type: ignore[arg-type]
             persistent_workers=self._count > 0,
-            pin_memory=torch.cuda.is_available(),
+            # Not elsewhere: it takes memory of the GPU, which a run on the CPU leaves alone.
+            pin_memory=self._device.type == "cuda",
             worker_init_fn=_start_worker,
             # Its own generator: otherwise each epoch would draw from PyTorch's global one.
             generator=torch.Generator(),

@@ -44,8 +44,9 @@ def sample(source: ImageSource, data: Data, classes: int, view: int, index: int,
         DataError: an image is unreadable and `data.on_error` is `raise`.
     """
     keys = Keys(view, np.array([-1]), np.array([index]), np.array([repeat]))
-    (made,) = Feed(TrainSamples(source, data), workers=0).batches([keys])
-    return _finish(source, data, classes, torch.device("cpu"))(made)
+    cpu = torch.device("cpu")
+    (made,) = Feed(TrainSamples(source, data), 0, cpu).batches([keys])
+    return _finish(source, data, classes, cpu)(made)
 
 
 def _finish(source: ImageSource, data: Data, classes: int, device: torch.device) -> Finish:
@@ -123,7 +124,7 @@ class TrainLoader:
         elif compiled and self.device.type == "cuda":
             self._finish = Fused(finish)
         self._order = Order(data, source.labels)
-        self._feed = Feed(TrainSamples(source, data, kept), data.workers)
+        self._feed = Feed(TrainSamples(source, data, kept), data.workers, self.device)
         self._side: torch.cuda.Stream | None = None
         self._resident: _Resident | None = None
         self._finished: dict[int, list[tuple[Batch, float]]] = {}
@@ -230,7 +231,7 @@ class TrainLoader:
     def _read_all(self) -> _Resident:
         size = self.data.image_size
         pixels = torch.empty((self.size, size, size, 3), dtype=torch.uint8, device=self.device)
-        feed = Feed(PlainSamples(self.source, self.data, training=True), self.data.workers)
+        feed = Feed(PlainSamples(self.source, self.data, training=True), self.data.workers, self.device)
         chunks = [list(range(at, min(at + 256, self.size))) for at in range(0, self.size, 256)]
         read = np.zeros(self.size, dtype=bool)
         skipped: list[str] = []
@@ -270,7 +271,7 @@ class EvalLoader:
     ) -> None:
         indices = list(range(rank, len(source), world))
         self._batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
-        self._feed = Feed(PlainSamples(source, data), data.workers)
+        self._feed = Feed(PlainSamples(source, data), data.workers, torch.device(device))
         self._finish = Finish(data, len(source.class_names), torch.device(device), sets=sets_of(source))
         self._kept: list[Unfinished] | None = None
         self._keep = _stays(data, len(indices))
