@@ -3,13 +3,18 @@
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+import torchvision
 from helpers.recipes import CNN, tiny
 from helpers.runs import run
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from coadvise.errors import CheckpointError, ModelError
+from coadvise.models.students import as_student
 from coadvise.run.folder import read_metrics
+from coadvise.training.student import new_student
 
 
 def test_own_modules_from_python(tmp_path: Path) -> None:
@@ -73,3 +78,39 @@ def test_a_student_from_python_says_so_in_its_file(tmp_path: Path) -> None:
     assert run(tiny(tmp_path / "run"), student=Linear()).student.model == "Linear"
     with pytest.raises(CheckpointError, match=r"given from Python \(Linear\)"):
         load_trained(tmp_path / "run")
+
+
+class Layers(nn.Module):
+    """What checkpointing does can be seen here: the layer is computed again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.again, self.calls = nn.Linear(3 * 64, 10), False, 0
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.again = enable
+
+    def _layer(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.fc(x.flatten(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(self._layer, x, use_reentrant=False) if self.again else self._layer(x)
+
+
+def test_gradient_checkpointing_of_own_modules(tmp_path: Path) -> None:
+    """It is done, or refused before teachers are trained; never left out in silence."""
+    recipe = tiny(tmp_path / "run", {"run.grad_checkpointing": True}, teachers={"conv": CNN})
+    for model, said in (
+        (torchvision.models.resnet18(num_classes=10), r"ResNet has no set_grad_checkpointing\); leave it off"),
+        (timm.create_model("pit_ti_224", num_classes=10), "gradient checkpointing not supported"),
+    ):
+        with pytest.raises(ModelError, match=r"^run\.grad_checkpointing: the student cannot do that .*" + said):
+            run(recipe, student=model)
+        assert not (tmp_path / "run").exists()
+    own = new_student(recipe, 10, 1, Layers(), ("conv",))
+    before = own.model.calls
+    own(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert own.model.calls == before + 2
+    with pytest.raises(ModelError, match="Sequential has no set_grad_checkpointing"):
+        as_student(nn.Sequential(nn.Flatten())).set_grad_checkpointing()

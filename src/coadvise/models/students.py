@@ -102,9 +102,16 @@ class SingleHead(nn.Module):
         return {f"model.{name}" for name in names()}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """As timm's models.
+
+        Raises:
+            ModelError: the model cannot do that.
+        """
         switch: Any = getattr(self.model, "set_grad_checkpointing", None)
         if switch is not None:
             switch(enable)
+        elif enable:
+            raise ModelError(f"{type(self.model).__name__} has no set_grad_checkpointing; leave it off")
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits.

@@ -33,7 +33,7 @@ from .optimizer import make_optimizer, make_scheduler, peak_lr
 from .parts import still_norms, waiting_parts
 from .processes import bare
 from .state import State
-from .student import make_apart, make_objective, save_memory
+from .student import make_apart, make_objective
 from .teachers import eval_batch_size
 from .trained import Trained
 
@@ -146,8 +146,6 @@ def prepare(
     advise = changed(advise, recipe, known, sources[0], at_once, display)
     # From here on each process draws its own dropout and drop path.
     torch.manual_seed(recipe.run.seed + 1_000_003 * (accelerator.process_index + 1))
-    if recipe.run.grad_checkpointing:
-        save_memory(student)
     student.to(device)
     plain_attention(student, device, autocast_dtype(accelerator))
     tokens = student_tokens(student, recipe.data.image_size, device)

@@ -105,6 +105,8 @@ def new_student(
     _has_tokens(recipe, student)
     make_apart(recipe.loss, student)
     _fine_tuned(recipe, student, loaded=own is not None or bool(recipe.student.pretrained or recipe.student.checkpoint))
+    if recipe.run.grad_checkpointing:
+        _save_memory(student)
     if recipe.optim.token_lr != 1.0 and not token_parameters(student):
         raise ModelError("optim.token_lr: the student has no class token or advised tokens to learn; leave it out")
     batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules())
@@ -171,16 +173,17 @@ def _fine_tuned(recipe: Recipe, student: nn.Module, loaded: bool) -> None:
         new_parts(student, "optim.backbone_lr")
 
 
-def save_memory(student: nn.Module) -> None:
+def _save_memory(student: nn.Module) -> None:
     """Switch gradient checkpointing on.
 
     Raises:
         ModelError: a model that cannot do that.
     """
-    switch: Any = getattr(student, "set_grad_checkpointing", None)
+    model = classifier_of(student)
+    switch: Any = getattr(model, "set_grad_checkpointing", None)
     try:
         if switch is None:
-            raise AssertionError("it has no set_grad_checkpointing")
+            raise AssertionError(f"{type(model).__name__} has no set_grad_checkpointing")
         switch(True)
     except AssertionError as error:  # how timm says so
         raise ModelError(f"run.grad_checkpointing: the student cannot do that ({error}); leave it off") from error
