@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -18,10 +19,10 @@ from helpers.untrained import untrained_run
 from PIL import Image
 
 import coadvise
-from coadvise.checkpoints.model_file import read_header
+from coadvise.checkpoints.model_file import Header, read_header
 from coadvise.export.hub import HubError, parcel, upload
 from coadvise.export.model_card import Subject, write_model_card
-from coadvise.run.reading import read_run
+from coadvise.run.reading import RunFiles, read_run
 
 OFFLINE = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": TOKEN}
 
@@ -118,6 +119,62 @@ def test_the_card_names_no_folder_of_a_teacher(trained: Path, tmp_path: Path) ->
     write_model_card(tmp_path, Subject("me/pets", None, header, run, trained, False))
     text = (tmp_path / "README.md").read_text()
     assert "conv (run:resnet10)" in text and "| run:resnet10 |" in text and "secret-place" not in text
+
+
+def _card(folder: Path, header: Header, run: RunFiles | None = None) -> tuple[Any, str]:
+    """What a card says to programs, and to people."""
+    write_model_card(folder, Subject("me/pets", None, header, run, folder, False))
+    _, front, body = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(front), body.partition("## How")[0]
+
+
+def test_the_card_says_by_what_the_model_was_trained(trained: Path, tmp_path: Path) -> None:
+    """By teachers of one kind, of two kinds, none of them; and a linear probe, which has no epoch to pick."""
+    header = read_header(trained / "best.safetensors")
+    assert header is not None
+    name, distilled = "cross inductive bias distillation", "knowledge-distillation"
+    data, words = _card(tmp_path, header)
+    assert distilled in data["tags"] and "coadvise, knowledge distillation. Its teachers were conv" in words
+    of_teacher = read_header(trained / "teachers" / "conv" / "best.safetensors")
+    assert of_teacher is not None
+    for known in (read_run(trained / "teachers" / "conv"), None):
+        data, words = _card(tmp_path, of_teacher, known)
+        assert data["tags"] == ["image-classification", "timm", "coadvise"] and "teachers" not in words
+        assert "distillation" not in words and "with coadvise. It tells 3 classes" in words
+
+    two = header.recipe.teachers | {"inv": header.recipe.teachers["conv"].model_copy(update={"model": "rednet26"})}
+    recipe = header.recipe.model_copy(update={"teachers": two})
+    data, words = _card(tmp_path, replace(header, recipe=recipe))
+    assert distilled in data["tags"] and f"with coadvise, {name}. Its teachers were conv (resnet10), inv" in words
+    loss = recipe.loss.model_copy(update={"weights": {"conv": 0.0, "inv": 0.0}})
+    data, words = _card(tmp_path, replace(header, recipe=recipe.model_copy(update={"loss": loss})))
+    assert distilled not in data["tags"] and "distillation" not in words
+
+    probe = replace(of_teacher, epoch=0, metrics={"accuracy/class": 0.75})
+    data, words = _card(tmp_path, probe)
+    assert "**75.0 % top-1 on its validation images**, measured once; nothing was picked on these images." in words
+    assert "a linear probe" in words and "epoch" not in words and distilled not in data["tags"]
+    many = replace(header, classes=tuple(f"class {i}" for i in range(43)))
+    assert "class 39 and 3 more." in _card(tmp_path, many)[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("torchvision:CIFAR10@/home/me", "CIFAR10"), ("hf:owner/pets:small", "owner/pets"),
+        ("folder:/home/me/pets", "pets"),
+        ("/home/me/pets.csv:image=file:label=kind", "pets.csv"), ("wds:/home/me/pets.tar", "pets.tar"),
+        ("hf:owner/pets:image=photo", "owner/pets"), ("digits", "digits"),
+    ],
+)  # fmt: skip
+def test_the_card_names_the_data_set(trained: Path, tmp_path: Path, source: str, name: str) -> None:
+    header = read_header(trained / "best.safetensors")
+    assert header is not None
+    recipe = header.recipe.model_copy(update={"data": header.recipe.data.model_copy(update={"source": source})})
+    data, _ = _card(tmp_path, replace(header, recipe=recipe))
+    dataset = data["model-index"][0]["results"][0]["dataset"]
+    assert (dataset["type"], dataset["name"]) == (name, name)
+    assert data.get("datasets") == ([name] if source.startswith("hf:") else None)
 
 
 def test_a_dry_run_needs_no_network(trained: Path) -> None:

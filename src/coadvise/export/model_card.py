@@ -8,6 +8,9 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..checkpoints.model_file import Header
+from ..data.sources.columns import split_columns
+from ..data.sources.kinds import KINDS
+from ..names import TOP1
 from ..recipe.reading import dump_recipe
 from ..reports.page import Section, markdown_sections
 from ..reports.plots.style import Drawing
@@ -93,7 +96,7 @@ def _front_matter(subject: Subject) -> str:
     named = source == recipe.data.source  # and no folder here
     results = []
     if accuracy is not None:
-        task, dataset = "image-classification", source.removeprefix("hf:").partition(":")[0]
+        task, dataset = "image-classification", _data_set(source)
         results = [
             EvalResult(
                 task_type=task, dataset_type=dataset, dataset_name=dataset, dataset_split="validation",
@@ -104,8 +107,8 @@ def _front_matter(subject: Subject) -> str:
         license=subject.licence,
         library_name="timm",
         pipeline_tag="image-classification",
-        tags=["image-classification", "timm", "coadvise", "knowledge-distillation"],
-        datasets=[source.removeprefix("hf:").partition(":")[0]] if source.startswith("hf:") and named else None,
+        tags=["image-classification", "timm", "coadvise", *(["knowledge-distillation"] if _teachers(subject) else [])],
+        datasets=[_data_set(source)] if source.startswith("hf:") and named else None,
         metrics=["accuracy"] if results else None,
         model_name=subject.name,
         eval_results=results or None,
@@ -113,27 +116,83 @@ def _front_matter(subject: Subject) -> str:
     return str(data.to_yaml()).strip()
 
 
+def _data_set(source: str) -> str:
+    """The name of a data set: what its source is without its kind, configuration and columns."""
+    name, _ = split_columns(source)
+    kind, colon, rest = name.partition(":")
+    if not (colon and kind in KINDS):
+        return name
+    return rest.partition(":")[0] if kind == "hf" else rest
+
+
+def _teachers(subject: Subject) -> dict[str, tuple[str, str | None]]:
+    """Model and bias of each teacher by whose advice the model was trained, as everybody may see them."""
+    recipe = public(subject.header.recipe)
+    weights = recipe.loss.weights
+    if subject.run is not None and subject.run.result is not None:
+        given = public_result(subject.run.result).teachers
+        found = {name: (facts.model, facts.bias) for name, facts in given.items()}
+    else:
+        biases = recipe.biases()
+        found = {name: (teacher.model, biases[name]) for name, teacher in recipe.teachers.items()}
+    return found if any(weights.get(name, 1.0) for name in recipe.advice.names(found)) else {}
+
+
+def _origin(subject: Subject, images: str) -> str:
+    """How a model came to be, as the end of a clause.
+
+    Args:
+        images: how many it was trained on, in words; empty where that is not known.
+    """
+    if _is_probe(subject):
+        return ", frozen, with a linear probe that coadvise fitted as its last layer"
+    if _is_given(subject.header):
+        return ", with the weights that it came with"
+    teachers = _teachers(subject)
+    kinds = {bias for _, bias in teachers.values()} - {None}
+    method = "cross inductive bias distillation" if len(kinds) > 1 else "knowledge distillation"
+    return f", trained{images} with coadvise{f', {method}' if teachers else ''}"
+
+
+def _is_given(header: Header) -> bool:
+    """Whether a model was measured without an epoch of training."""
+    return header.epoch == 0 and bool(header.metrics)
+
+
+def _is_probe(subject: Subject) -> bool:
+    """Whether it is a model behind a linear probe, of which nothing but its accuracy is known."""
+    return _is_given(subject.header) and subject.run is None and subject.header.metrics.keys() == {TOP1}
+
+
+def _measured(subject: Subject) -> str:
+    """How the accuracy is to be taken, as the end of a sentence."""
+    if _is_probe(subject):
+        return "measured once; nothing was picked on these images."
+    if _is_given(subject.header):
+        return "measured once."
+    return (
+        f"measured after epoch {subject.header.epoch}, the best of its run; picked on these very images, it is no fair "
+        "estimate."
+    )
+
+
 def _lead(subject: Subject) -> list[str]:
     recipe, classes, accuracy = public(subject.header.recipe), subject.header.classes, subject.header.accuracy
     shown = ", ".join(markdown_text(name) for name in classes[:_LISTED])
-    more = f" and {count(len(classes) - _LISTED)} more" if len(classes) > _LISTED else ""
+    rest = f" and {count(len(classes) - _LISTED)} more" if len(classes) > _LISTED else ""
     size = recipe.data.image_size
     result = public_result(subject.run.result) if subject.run is not None and subject.run.result is not None else None
-    teachers = ", ".join(f"{name} ({facts.model})" for name, facts in result.teachers.items()) if result else ""
+    teachers = ", ".join(f"{name} ({model})" for name, (model, _) in _teachers(subject).items())
     blocks = []
     if accuracy is not None:
         on = f" on {count(result.data.val)} validation images" if result else " on its validation images"
-        blocks.append(
-            f"**{percent(accuracy)} % top-1{on}**, measured after epoch {subject.header.epoch}, the best of its "
-            "run; picked on these very images, it is no fair estimate."
-        )
+        blocks.append(f"**{percent(accuracy)} % top-1{on}**, {_measured(subject)}")
     more = f" and {count(result.data.unlabelled)} without labels" if result and result.data.unlabelled else ""
-    trained = f" trained on {count(result.data.train)} images{more}" if result else ""
+    images = f" on {count(result.data.train)} images{more}" if result else ""
     advised = f" Its teachers were {markdown_text(teachers)}." if teachers else ""
     blocks.append(
-        f"An image classifier: {markdown_text(recipe.student.model)} at {size}×{size} pixels,{trained} with "
-        f"coadvise, cross inductive bias distillation.{advised} It tells {count(len(classes))} classes apart: "
-        f"{shown}{more}."
+        f"An image classifier: {markdown_text(recipe.student.model)} at {size}×{size} pixels"
+        f"{_origin(subject, images)}.{advised} It tells {count(len(classes))} classes apart: {shown}{rest}."
     )
     return blocks
 
