@@ -194,3 +194,15 @@ def test_images_are_normalised_as_the_weights_of_a_file_want_it(
     assert cfg is not None
     data = load_recipe("new.yaml").data
     assert (data.mean, data.std) == (cfg.mean, cfg.std)
+
+
+def test_patches_fill_the_images_that_are_proposed(write_folder: Callable[..., Path]) -> None:
+    """As timm cuts them: DINOv2 has patches of 14 px, which do not fill the 96 px of other ViTs."""
+    write_folder(Path("photos"), count=20, size=(80, 64))
+    for model in ("vit_small_patch14_dinov2", "vit_small_patch32_224"):
+        save_file({"x": torch.zeros(1)}, f"{model}.safetensors")
+        init("photos", ["data.workers=0"], Path(f"{model}.yaml"), 0.5, None, f"{model}.safetensors", 100, None)
+        side = load_recipe(f"{model}.yaml").data.image_size
+        with torch.device("meta"):
+            patch = timm.create_model(model).patch_embed.patch_size[0]
+        assert side % patch == 0 and side - patch < 96 <= side

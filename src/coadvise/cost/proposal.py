@@ -135,7 +135,7 @@ def propose(
 
 def _size_of(student: GivenStudent, device: str) -> _Size:
     if student.image_size >= 224:
-        return _Size(student.image_size, 16, "the size that the student was pretrained for")
+        return _Size(student.image_size, 16, "the usual size for a pretrained student")
     less = (
         "fewer patches than it was pretrained for, since a CPU has time for no more" if device == "cpu" else "its own"
     )

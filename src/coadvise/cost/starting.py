@@ -28,6 +28,7 @@ from ..errors import DataError, NoWeights, RecipeError
 from ..evaluation.probed import probed_teacher
 from ..models.advised import why_no_tokens
 from ..models.bias import bias_of
+from ..models.factory import whole_patches
 from ..models.hub import require_reachable
 from ..models.stated import Stated, stated
 from ..models.timm_names import published_cfg
@@ -47,7 +48,8 @@ STUDENTS = {
     "cpu": ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 96),
     "cuda": ("vit_small_patch16_224.augreg_in21k_ft_in1k", 224),
 }
-"""Transformer whose published weights are asked for on a device, and the side of the images that it affords."""
+"""Transformer whose published weights are asked for on a device, and the side of the images that it affords, about:
+patches have to fill them."""
 SMALL = 64
 """Shorter side in pixels below which photographs tell a network for larger ones little."""
 
@@ -268,21 +270,21 @@ def _student(
                 "so a small one starts from random weights, which learns far less from few images; give weights of a "
                 "ViT of timm's with --student-checkpoint MODEL=FILE",
             ]
-        return GivenStudent(model, None, {}, side, *_seen_by(model)), []
+        return _of_others(model, None, side), []
     file = named_file(checkpoint)
     if file.header is not None:
         data, options = file.header.recipe.data, file.header.recipe.student.options
         return GivenStudent(file.model, str(file.path), options, data.image_size, data.mean, data.std), []
-    return GivenStudent(file.model, str(file.path), {}, side, *_seen_by(file.model)), []
+    return _of_others(file.model, str(file.path), side), []
 
 
-def _seen_by(model: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation of the images that timm's weights were trained with."""
-    cfg = published_cfg(model)
-    if cfg is not None:
-        return cfg.mean, cfg.std
-    says = stated(bare, ask_size=False) if (bare := _without_weights(model)) is not None else Stated()
-    return says.mean or IMAGENET_MEAN, says.std or IMAGENET_STD
+def _of_others(model: str, checkpoint: str | None, side: int) -> GivenStudent:
+    """A student with timm's weights: normalised as these want it, with images that its patches fill."""
+    cfg, bare = published_cfg(model), _without_weights(model)
+    says = Stated() if bare is None else stated(bare, ask_size=False)
+    mean, std = (says.mean, says.std) if cfg is None else (cfg.mean, cfg.std)
+    side = side if bare is None else whole_patches(bare, side)
+    return GivenStudent(model, checkpoint, {}, side, mean or IMAGENET_MEAN, std or IMAGENET_STD)
 
 
 def _teacher(want: _Want, checkpoint: str | None) -> tuple[GivenTeacher | None, list[str]]:

@@ -1,8 +1,9 @@
 """A model by its timm name, with errors that say how to fix them."""
 
 import difflib
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import timm
@@ -110,11 +111,21 @@ def _first_line(error: Exception) -> str:
     )
 
 
+def whole_patches(model: nn.Module, side: int) -> int:
+    """The next side of an image, in pixels, from this one on, that a model's patches fill."""
+    patches = [side for module in _patching(model) if not module.dynamic_img_pad for side in module.patch_size]
+    step = math.lcm(*patches)
+    return -(-side // step) * step
+
+
+def _patching(model: nn.Module) -> Iterator[PatchEmbed]:
+    return (module for module in model.modules() if isinstance(module, PatchEmbed))
+
+
 def _check_patches(name: str, model: nn.Module, image_size: int) -> None:
     # timm's PatchEmbed drops the pixels that do not fill a patch without a word.
-    for module in model.modules():
-        if isinstance(module, PatchEmbed):
-            try:
-                check_image_size((image_size,) * 2, module.patch_size, padded=module.dynamic_img_pad)
-            except ModelError as error:
-                raise ModelError(f"model {name}: {error}") from error
+    for module in _patching(model):
+        try:
+            check_image_size((image_size,) * 2, module.patch_size, padded=module.dynamic_img_pad)
+        except ModelError as error:
+            raise ModelError(f"model {name}: {error}") from error
