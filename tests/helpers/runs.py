@@ -69,7 +69,7 @@ def interrupted(recipe: Recipe, step: int, **given: Any) -> None:
         return student
 
     with mock.patch("coadvise.training.student.build_student", built), pytest.raises(Interrupted, match="is saved"):
-        run(recipe, **given)
+        train(recipe, **({"display": QUIET} | given))
 
 
 def photographs(root: Path, per_class: int) -> str:

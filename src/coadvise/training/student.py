@@ -6,15 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from timm.models import is_model
 from torch import nn
 
 from ..checkpoints.build import build_student
+from ..checkpoints.model_file import read_header, weights_file
+from ..checkpoints.naming import named_file
 from ..errors import ModelError
 from ..evaluation.features import classifiers
 from ..losses import Gate, Objective
+from ..models.stated import Stated, stated
 from ..models.students import as_student, classifier_of, student_tokens
+from ..models.timm_names import published_cfg
 from ..names import CLASS
-from ..recipe.schema import Loss, Recipe
+from ..recipe.schema import Loss, Recipe, Student
 from .optimizer import token_parameters
 from .parts import freeze, layers_of, new_parts, waiting_parts
 from .trained import NOT_APART, Apart
@@ -120,6 +125,52 @@ def new_student(
         recipe.loss, student_tokens(student, recipe.data.image_size, device, classes), recipe.advice.names(teachers)
     )
     return student
+
+
+def normalised_otherwise(recipe: Recipe, student: nn.Module, section: str = "student") -> str:
+    """A warning where the student's weights were trained with another normalisation than its images will have.
+
+    Weights that state none, as files of others whose names have no tag of timm's, are not guessed about.
+
+    Args:
+        student: from `new_student`, with the weights it starts from.
+        section: see `new_student`.
+    """
+    wanted, data = _norm_of_weights(recipe.student, student), recipe.data
+    if wanted is None or all(map(_alike, wanted, (data.mean, data.std))):
+        return ""
+    place = "data" if section == "student" else section
+    mean, std, given_mean, given_std = map(_in_brackets, (*wanted, data.mean, data.std))
+    return (
+        f"the weights of {recipe.student.model} were trained with mean {mean} and std {std}, here images have mean "
+        f"{given_mean} and std {given_std}, which costs accuracy; give {place}.mean={mean} {place}.std={std}"
+    )
+
+
+def _norm_of_weights(settings: Student, student: nn.Module) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Mean and standard deviation that the weights state with which a student starts; None where they state none."""
+    if not (settings.pretrained or settings.checkpoint):
+        return None
+    header = read_header(weights_file(settings.checkpoint)) if settings.checkpoint else None
+    if header is not None:
+        return header.recipe.data.mean, header.recipe.data.std
+    if settings.checkpoint and is_model(settings.model):
+        # The model's own tag says whose settings were taken, not which weights the file has.
+        name = named_file(f"{settings.model.split('.')[0]}={weights_file(settings.checkpoint)}").model
+        cfg = published_cfg(name) if "." in name else None
+        return None if cfg is None else (cfg.mean, cfg.std)
+    says = Stated() if settings.checkpoint else stated(classifier_of(student), ask_size=False)
+    return None if says.mean is None or says.std is None else (says.mean, says.std)
+
+
+def _alike(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether they differ by rounding at most: CLIP's mean is 0.48145466."""
+    return len(a) == len(b) and all(abs(x - y) < 0.005 for x, y in zip(a, b, strict=True))
+
+
+def _in_brackets(values: Sequence[float]) -> str:
+    """As the command line takes them."""
+    return f"[{','.join(f'{value:g}' for value in values)}]"
 
 
 def make_apart(settings: Loss, student: nn.Module) -> Apart:

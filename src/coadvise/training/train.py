@@ -47,7 +47,7 @@ from .processes import Stop, on_main_process, start_processes
 from .published import settled
 from .setup import Setup, origin_of, prepare
 from .state import State
-from .student import new_student
+from .student import new_student, normalised_otherwise
 from .teachers import built_teacher, check_teachers, given_teacher, on_device
 
 
@@ -89,7 +89,9 @@ def _train(
     teachers: Mapping[str, nn.Module | Answer],
     display: Display | None,
     section: str = "student",
+    told: bool = False,
 ) -> RunResult:
+    """One run. What `section` is, see `new_student`; with `told`, what can be said of the student has been."""
     require_trackers(recipe.run.trackers)
     check_teachers_given(teachers)
     accelerator = start_processes(recipe.run, recipe.optim)
@@ -125,6 +127,8 @@ def _train(
     classes = len(sources[0].class_names)
     resumes, world = resume and folder.last.is_file(), accelerator.num_processes
     student = new_student(recipe, classes, world, student, names, section, resumes=resumes)
+    if given is None and not (resumes or told) and (warning := normalised_otherwise(recipe, student, section)):
+        display.say(warning)
     with on_main_process(accelerator, folder.owned(recipe, resume)) as locked:
         if locked is False:
             display.say(f"{folder.path} is on a file system without locks; take care not to start this run twice")
@@ -290,7 +294,7 @@ def _train_labels_alone(
         epochs = epochs_in_words(one.schedule.epochs)
         display.say(f"training the student on labels alone ({epochs}), to see what the advice adds")
         try:
-            _train(one, place, place.last.is_file(), None, {}, display)
+            _train(one, place, place.last.is_file(), None, {}, display, told=True)
         except Interrupted as interrupted:
             raise _while("the student was trained on labels alone", folder, accelerator.num_processes) from interrupted
     accelerator.wait_for_everyone()
