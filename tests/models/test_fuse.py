@@ -117,3 +117,24 @@ def test_under_autocast_the_weights_are_kept_in_its_type(name: str) -> None:
     exact = model.double()(x.double()).detach()
     # As near to the exact logits as autocast itself: its rounding is what remains.
     assert (found - exact).abs().max() < 2 * (expected - exact).abs().max() + 1e-3
+
+
+class _HalfOff(nn.Module):
+    """Reads the feature map between a convolution and its BatchNorm; its last layer knows three of four classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.fc = nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Linear(4, 4)
+        nn.init.zeros_(self.fc.weight[1])
+        nn.init.constant_(self.fc.bias[1:2], -1e4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return self.fc((self.bn(y) + 0.1 * y).mean(dim=(2, 3)))
+
+
+def test_a_class_that_was_never_seen_hides_no_error() -> None:
+    torch.manual_seed(0)
+    model = with_statistics(_HalfOff())
+    assert model(torch.zeros(1, 3, 4, 4))[0, 1] == -1e4
+    assert fused(model, torch.randn(2, 3, 4, 4)) is None

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..models.deviation import deviation
 from ..shapes import Float
 from .job import Job
 
 TOLERANCE = 1e-4
-"""Largest difference of logits; where logits are larger than 1, of the largest one."""
+"""Largest difference of logits; where logits are larger than 1, as a part of the largest one (`deviation`)."""
 BATCH = 8
 
 Logits = Callable[[Float[np.ndarray, "b 3 h w"]], Float[np.ndarray, "b k"]]
@@ -27,14 +28,15 @@ class Parity:
 
     Attributes:
         difference: largest, absolute.
-        scale: largest logit of the model, at least 1.
+        deviation: the same as a part of the model's largest logit, at least of 1, without what stands for classes that
+            it has never seen.
         same: images of which the likeliest class is the same.
         count: images.
         images: which ones, in words.
     """
 
     difference: float
-    scale: float
+    deviation: float
     same: int
     count: int
     images: str
@@ -57,7 +59,7 @@ def require_parity(job: Job, logits: Logits, engine: str) -> Parity:
         ModelError: logits differ by more than `TOLERANCE`, or a top class differs.
     """
     found = measure_parity(job, logits)
-    if found.difference > TOLERANCE * found.scale or found.same < found.count:
+    if not found.deviation <= TOLERANCE or found.same < found.count:
         raise ModelError(
             f"{engine} does not compute what the model computes ({found.line}; {found.images}); nothing was written. "
             "This is a fault of the export or of the engine: try another version of it, or another target"
@@ -75,10 +77,10 @@ def measure_parity(job: Job, logits: Logits) -> Parity:
     )
     if found.shape != expected.shape:
         raise ModelError(f"the exported file gives logits of shape {found.shape}, the model {expected.shape}")
-    difference = float(np.abs(found - expected).max())
+    finite = bool(np.isfinite(found).all())
     return Parity(
-        difference=difference if np.isfinite(found).all() else float("inf"),
-        scale=max(float(np.abs(expected).max()), 1.0),
+        difference=float(np.abs(found - expected).max()) if finite else float("inf"),
+        deviation=deviation(torch.from_numpy(found), torch.from_numpy(expected)) if finite else float("inf"),
         same=int((found.argmax(1) == expected.argmax(1)).sum()),
         count=len(expected),
         images=checked.words,

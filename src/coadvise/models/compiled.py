@@ -17,6 +17,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from .deviation import deviation
 from .replay import Run, recorded
 
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -71,8 +72,7 @@ class Compiled:
         with torch._dynamo.config.patch(recompile_limit=_FORMS):
             found = self._run(x)
         limit = _ROUNDING if _autocast(x) is None and expected.dtype == torch.float32 else _HALF_ROUNDING
-        scale = max(float(expected.abs().max()), 1.0)
-        if found.shape != expected.shape or not float((found.float() - expected.float()).abs().max()) <= limit * scale:
+        if found.shape != expected.shape or not deviation(found, expected) <= limit:
             raise ModelError("its compiled form gives other logits")
         replay = recorded(self._run, x, limit) if x.device.type == "cuda" else None
         self._ready[_kind(x)] = replay or self._run

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from ..shapes import Float
+from .deviation import deviation
 from .frozen_rednet import choose_kernels, freeze_blocks
 
 # Largest difference of logits that counts as rounding, relative to the largest logit.
@@ -49,8 +50,7 @@ def fused(model: nn.Module, example: Float[Tensor, "b 3 h w"], dtype: torch.dtyp
         return None
     if not isinstance(expected, Tensor) or expected.shape != found.shape:
         return None
-    limit = TOLERANCE * max(float(expected.abs().max()), 1.0)
-    if not float((found - expected).abs().max()) <= limit:
+    if not deviation(found, expected) <= TOLERANCE:
         return None
     for module in copied.modules():
         if dtype is not None and isinstance(module, (nn.Conv2d, nn.Linear)):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..system.clock import seconds_of, synchronize
+from .deviation import deviation
 
 Run = Callable[[Tensor], Tensor]
 # Below this share of the time the device is what is waited for, and a recording would only cost memory.
@@ -78,9 +79,8 @@ def recorded(run: Run, x: Tensor, limit: float, record: Callable[[Run, Tensor], 
     try:
         replay = record(run, x)
         for images in (x, torch.empty_like(x).copy_(x.flip(-1)), x):
-            expected = run(images).float()
-            off = float((replay(images).float() - expected).abs().max())
-            if not off <= limit * max(float(expected.abs().max()), 1.0):
+            expected = run(images)
+            if not deviation(replay(images), expected) <= limit:
                 return None
         seconds = seconds_of(lambda: replay(x), x.device)
         return replay if seconds < _WORTH * seconds_of(lambda: run(x), x.device) else None
