@@ -141,7 +141,7 @@ def primary_sentence(answers: Sequence[Answered]) -> str | None:
     if not parts:
         return None
     if any(one.verdict.startswith("not yet") for one in parts):
-        states = "; ".join(f"{_lower(one.contrast.text)} {one.verdict}" for one in parts)
+        states = "; ".join(f"{_lower(one.contrast.text)}: {_state(one)}" for one in parts)
         wanted = max(one.contrast.seeds for one in parts)
         return f"The primary question is not answered yet ({states}); the same command with --seeds {wanted} goes on."
     said = "; ".join(f"{_lower(one.contrast.text)}: {_numbers(one)}, {_in_words(one)}" for one in parts)
@@ -154,6 +154,12 @@ def primary_headline(answers: Sequence[Answered]) -> str | None:
     """The same for the top of a page: without numbers, but for how many runs are missing."""
     sentence = primary_sentence(answers)
     return None if sentence is None else sentence.partition(": both")[0]
+
+
+def _state(one: Answered) -> str:
+    if one.test is not None:
+        return _in_words(one)
+    return f"{one.n} of {len(one.contrast.pairs) * one.contrast.seeds} differences are there"
 
 
 def _in_words(one: Answered) -> str:

@@ -85,12 +85,12 @@ def _best(figure: Dots, results: Results) -> tuple[list[str], list[str]]:
 
 def _planned(experiment: Experiment, answers: Sequence[Answered], results: Results) -> tuple[list[str], list[str]]:
     """The ways of teaching of a planned experiment, and the answer to its question: nothing of either before all runs
-    are there, so that nobody decides by what is only a part."""
+    are there, so that nobody decides by a part of them; the headline says how many there are."""
     sentence = primary_sentence([one for one in answers if one.experiment == experiment.name])
     parts = [one for one in answers if one.experiment == experiment.name and one.contrast.primary]
     figure = experiment.figure
     if not parts or any(one.test is None for one in parts) or not isinstance(figure, Dots):
-        return [], [sentence] if sentence else []
+        return [], []
     good = []
     for family in figure.families:
         runs = [
