@@ -122,6 +122,31 @@ def test_an_image_is_answered_as_predict_does(page: Any, viewed: Path, tmp_path:
         assert canvas.get_attribute("role") == "img" and canvas.get_attribute("aria-label")
 
 
+def test_a_slow_upload_replaces_nothing_that_was_chosen_since(page: Any) -> None:
+    """Its reply is held back until a validation image, and then until a second file, is shown."""
+    held: list[Any] = []
+    page.route("**/image", lambda route: route.continue_() if held else held.append(route))
+    for second in ("validation", "file"):
+        held.clear()
+        give(page, picture(7), "drop", "slow.png")
+        while not held:
+            page.wait_for_timeout(10)
+        if second == "file":
+            give(page, picture(8), "drop", "fast.png")
+            shown(page, "fast.png")
+        else:
+            button = page.locator(".near button").first
+            name = f"image {button.get_attribute('data-index')},"
+            button.click()
+            page.wait_for_function("name => document.getElementById('chosen').textContent.includes(name)", arg=name)
+        said = page.locator("#chosen").inner_text()
+        with page.expect_response("**/image"):
+            held[0].continue_()
+        page.wait_for_timeout(300)
+        page.wait_for_selector(".run:not(.waiting)")
+        assert page.locator("#chosen").inner_text() == said
+
+
 def test_the_slider_changes_both_runs_once_it_rests(page: Any) -> None:
     asked: list[str] = []
     page.on("request", lambda r: asked.append(r.post_data) if r.url.endswith("/question") else None)

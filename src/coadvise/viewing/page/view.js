@@ -6,7 +6,7 @@ const WAIT = 140; // ms after which a slider that rests is asked about
 const SHOWN = 24; // validation images at once
 const get = (id) => document.getElementById(id);
 
-const state = { about: null, source: null, asked: 0, abort: null, first: 0, replies: null, timer: 0, spoken: 0 };
+const state = { about: null, source: null, choice: 0, asked: 0, abort: null, first: 0, listed: 0, replies: null, timer: 0, spoken: 0 };
 
 function make(tag, text = "", classes = "") {
   const element = document.createElement(tag);
@@ -48,20 +48,24 @@ function fail(error) {
 
 // --- choosing an image
 
-async function takeFile(file) {
-  if (!file) return;
+// Choices are counted: what has been read counts only if nothing else was chosen since.
+async function takeFile(file, again = 0) {
+  if (!file || (again && again !== state.choice)) return;
   get("error").hidden = true;
   const limit = state.about.limits.bytes;
   if (file.size > limit) {
     fail(new Error(`${file.name || "the image"} has ${Math.ceil(file.size / 2 ** 20)} MiB, at most ${limit / 2 ** 20} are taken; shrink it`));
     return;
   }
+  const choice = again || ++state.choice;
   get("chosen").textContent = `Reading ${file.name || "the image"} …`;
   try {
     const { image } = await ask("image", { method: "POST", headers: HEAD, body: file });
-    state.source = { image, file, name: file.name || "pasted image" };
+    if (choice !== state.choice) return;
+    state.source = { image, file, name: file.name || "pasted image", choice };
     await question();
   } catch (error) {
+    if (choice !== state.choice) return;
     get("chosen").textContent = state.source ? `Shown: ${state.source.name}` : "No image yet.";
     fail(error);
   }
@@ -69,6 +73,7 @@ async function takeFile(file) {
 
 function takeValidation(index) {
   get("error").hidden = true;
+  state.choice += 1;
   state.source = { validation: index, name: `validation image ${index}` };
   for (const button of document.querySelectorAll("#images button"))
     button.setAttribute("aria-current", String(button.dataset.index === String(index)));
@@ -124,7 +129,7 @@ async function question() {
   try {
     reply = await ask("question", { method: "POST", headers: HEAD, body: JSON.stringify(body), signal: state.abort.signal });
   } catch (error) {
-    if (error.status === 410 && state.source.file) return takeFile(state.source.file);
+    if (error.status === 410 && state.source.file) return takeFile(state.source.file, state.source.choice);
     if (number === state.asked) fail(error);
     return;
   }
@@ -364,7 +369,9 @@ function thumbnail(run, index, title, lines) {
 
 async function showGallery() {
   const which = get("which").value;
+  const number = ++state.listed;
   const found = await ask(`validation?which=${which}&first=${state.first}&count=${SHOWN}`);
+  if (number !== state.listed) return; // others were asked for since
   if (!found.length && state.first) {
     state.first = 0;
     return showGallery();
@@ -463,7 +470,7 @@ async function begin() {
   watchChoosing();
   if (state.about.runs[0].images) {
     const [first] = await ask("validation?which=all&first=0&count=1");
-    if (first) await takeValidation(first.index);
+    if (first && !state.choice) await takeValidation(first.index);
   } else get("gallery").hidden = true;
   await follow();
 }
