@@ -232,6 +232,10 @@ def test_what_is_not_at_hand_is_left_out_with_its_reason(viewed: Path, tmp_path:
     viewer = Viewer([moved], 10)
     assert [one.name for one in viewer.about()[0].outputs] == [CLASS, "conv", "inv", "teacher/conv"]
     assert viewer.about()[0].disagreement == "its teacher and the class token disagree"
+    moved.trained.model.inference = "average"
+    (about,) = Viewer([moved], 10).about()
+    assert about.disagreement == "its teacher and the average of all heads disagree"
+    assert about.outputs[0].title == "average of all heads"
 
 
 def test_a_teacher_that_fails_is_left_out_before_it_is_asked(tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ def disagreement_in_words(run: OpenedRun) -> str:
         return "the model is mistaken"
     if CLASS not in who:
         return "the teachers disagree"
-    return "its teacher and the class token disagree" if len(run.teachers) else "its tokens disagree"
+    own = "the average of all heads" if run.averages else "the class token"
+    return f"its teacher and {own} disagree" if len(run.teachers) else "its tokens disagree"
 
 
 class Validation:

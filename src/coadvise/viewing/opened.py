@@ -17,9 +17,9 @@ from ..errors import CheckpointError, CoadviseError, ModelError, one_line
 from ..evaluation.inference import classifier
 from ..evaluation.prediction import Classifier
 from ..evaluation.teacher_check import advice_that_fits, finite
-from ..models.students import classifier_of
+from ..models.students import answering_output, classifier_of
 from ..models.teachers import FrozenTeacher, Teachers, class_count_message
-from ..names import CLASS, told_apart
+from ..names import ALL_HEADS, CLASS, told_apart
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class OpenedRun:
     def tokens(self) -> tuple[str, ...]:
         """Outputs of the student, `class` first."""
         return tuple(self.trained.model.token_names)  # type: ignore[arg-type]
+
+    @property
+    def averages(self) -> bool:
+        """Whether the student answers with the mean of its outputs."""
+        return answering_output(self.trained.model, self.tokens) == ALL_HEADS
 
     @property
     def several(self) -> bool:

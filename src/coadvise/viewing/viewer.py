@@ -253,7 +253,7 @@ def limits() -> dict[str, int]:
 
 def _first_title(run: OpenedRun, looks: bool) -> str:
     """What the output is called by which the model answers."""
-    if getattr(run.classifier.model, "inference", CLASS) == "average":
+    if run.averages:
         return "average of all heads"
     return "class token" if len(run.tokens) > 1 or looks else "class output"
 
