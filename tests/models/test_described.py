@@ -58,6 +58,27 @@ def test_a_model_of_another_size_keeps_it() -> None:
     assert coadvise.FrozenTeacher(plain).image_size is None
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "wrap"),
+    [
+        ("vit_small_patch16_dinov3", {"depth": 1}, SingleHead),
+        ("vit_small_patch16_dinov3", {"depth": 1}, lambda model: add_tokens(model, {"conv": "conv"})),
+        ("vit_tiny_patch16_224", {"depth": 1, "dynamic_img_size": True}, SingleHead),
+        ("xcit_nano_12_p16_224", {"depth": 1}, SingleHead),
+    ],
+)
+def test_a_model_that_takes_any_size_says_that_of_its_images(name: str, options: dict[str, int], wrap, photo) -> None:
+    """Though it has kept the one that it was made with, where it was not told another."""
+    model = wrap(timm.create_model(name, num_classes=3, **options)).train()
+    modes = [part.training for part in model.modules()]
+    describe(model, DATA)
+    assert [part.training for part in model.modules()] == modes
+    config = resolve_model_data_config(model)
+    pixels = create_transform(**config)(photo(1, (180, 131)))
+    assert pixels.shape == config["input_size"] == (3, 96, 96)
+    assert model.eval()(pixels[None]).shape == (1, 3)
+
+
 def test_advised_tokens_hide_nothing() -> None:
     model = add_tokens(timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=96, depth=1), {"conv": "conv"})
     describe(model, DATA)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..recipe.schema import Data
-from .stated import recorded_sizes
+from .stated import recorded_sizes, takes
 from .students import classifier_of
 
 # What timm knows of the weights that it publishes, and what is not true of others.
@@ -23,13 +23,13 @@ _OF_OTHER_WEIGHTS = (
 def describe(model: nn.Module, data: Data) -> None:
     """Let `timm.data.resolve_model_data_config` say how a model was trained to see images.
 
-    A model that is made for another size than it was trained at keeps that: it takes no other.
+    A model that is made for another size than it was trained at, and takes no other, keeps that.
     """
     target = classifier_of(model)
     inside = getattr(target, "model", None)
     places = [target, inside] if isinstance(inside, nn.Module) and _cfg(inside) else [target]
     known = _cfg(places[-1])
-    sizes = recorded_sizes(places[-1])
+    size = (data.image_size, data.image_size)
     cfg: dict[str, Any] = {name: value for name, value in known.items() if name not in _OF_OTHER_WEIGHTS} | {
         "mean": data.mean,
         "std": data.std,
@@ -37,8 +37,8 @@ def describe(model: nn.Module, data: Data) -> None:
         "crop_pct": crop_share(data),
         "crop_mode": "center",
     }
-    if known.get("input_size") and (not sizes or sizes[0] == (data.image_size,) * 2):
-        cfg["input_size"] = (3, data.image_size, data.image_size)
+    if known.get("input_size") and (recorded_sizes(places[-1])[:1] in ([], [size]) or takes(places[-1], size)):
+        cfg["input_size"] = (3, *size)
     for place in places:
         place.pretrained_cfg = place.default_cfg = cfg  # type: ignore[assignment]
 

@@ -73,6 +73,12 @@ def refusal(model: nn.Module, size: Size) -> Exception | None:
     return error
 
 
+def takes(model: nn.Module, size: Size) -> bool:
+    """Whether a classifier takes images of a size, asked of a copy without weights; no where it cannot be copied."""
+    bare = _without_weights(model)
+    return bare is not None and _runs(bare.eval(), 3, size)
+
+
 def sizes_named(model: nn.Module) -> list[Size]:
     """Sizes that a model names, which it may take: of itself, then those for which timm publishes its weights."""
     parts = list(_described(model)) or [model]
@@ -120,13 +126,13 @@ def _size_of(model: nn.Module, cfg: Mapping[str, Any]) -> Size | None:
     likely = recorded + ([(published[-2], published[-1])] if published else [])
     if not likely:
         return None
-    takes = _Trial(model, published[0] if published else 3)
+    trial = _Trial(model, published[0] if published else 3)
     # Where timm writes nothing down, a model that takes a second size, too, is not made for the published one.
-    if not (published and recorded) and takes(_smaller(likely[0])) and takes(likely[0]):
+    if not (published and recorded) and trial(_smaller(likely[0])) and trial(likely[0]):
         return None
-    for trial, sizes in (takes, likely), (takes.really, likely), (takes, _hinted(model, likely[-1])[:_TRIALS]):
+    for taken, sizes in (trial, likely), (trial.really, likely), (trial, _hinted(model, likely[-1])[:_TRIALS]):
         for size in sizes:
-            if trial(size):
+            if taken(size):
                 return size
     return likely[0]
 
