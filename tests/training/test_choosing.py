@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import timm
@@ -35,6 +36,7 @@ from coadvise.training.choosing import (
     noted_form,
     remembered,
 )
+from coadvise.training.setup import Setup
 from coadvise.training.trained import Trained, Tried
 
 GPU: Any = SimpleNamespace(
@@ -137,6 +139,51 @@ def test_cuda_graphs_are_taken_where_they_are_faster(
     first, second = trained(*BATCH), trained(*BATCH)
     assert trained.form == form and torch.equal(first.values, second.values)
     assert not list(tmp_path.rglob("compiling-*.json")), "what a step takes plainly was not measured"
+
+
+def test_too_little_memory_for_cuda_graphs_ends_no_run(
+    gpu: dict[Form, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever they are given up for, their memory is free before the next step."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    gpu["whole"], gpu["graphs"], freed = 0.02, 0.0199, list[bool]()
+    monkeypatch.setattr("coadvise.system.recordings.Recordings.free", lambda self: freed.append(True))
+    measured = Trained.try_out
+
+    def full(self: Trained, *batch: Any) -> Tried:
+        if self.form == "graphs":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return measured(self, *batch)
+
+    for tried in (measured, full):
+        monkeypatch.setattr(Trained, "try_out", tried)
+        trained = student()
+        choose(trained, ("conv",), GPU, place(10**6, graphs=True, setting=True), lambda words: None)
+        trained(*BATCH).total.backward()
+        assert trained.form == "whole" and freed.pop() and not freed
+
+    def broken(self: Trained, *batch: Any) -> Tried:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Trained, "try_out", broken)
+    choose(trained := student(), ("conv",), GPU, place(10**6, graphs=True, setting=True), lambda words: None)
+    with pytest.raises(RuntimeError, match="a bug"):
+        trained(*BATCH)
+
+
+def test_a_run_that_is_done_leaves_the_memory_of_its_cuda_graphs_to_the_next(
+    gpu: dict[Form, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a teacher's to its student, in one process."""
+    freed, trained = list[bool](), student()
+    monkeypatch.setattr("coadvise.system.recordings.Recordings.free", lambda self: freed.append(True))
+    for form in ("graphs", "whole"):
+        trained.use(form)
+        freed.clear()
+        setup: Any = mock.MagicMock(trained=trained)
+        Setup.__exit__(setup, None)
+        setup.accelerator.free_memory.assert_called_once_with()
+        assert len(freed) == (form == "graphs")
 
 
 def test_what_brings_nothing_is_given_up(

@@ -203,6 +203,23 @@ def test_a_mode_for_which_pytorch_will_not_compile_anew_ends_no_run(monkeypatch:
     ]
 
 
+def test_cuda_graphs_that_were_given_up_are_not_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code whose recordings were freed fails when it is called: neither this student nor one like it may find it."""
+    torch._dynamo.reset()
+    made = list[bool]()
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any, options: Any = None) -> Any:
+        made.append(bool(options))
+        return graph.forward
+
+    monkeypatch.setattr("coadvise.training.trained.compiled", partial(compiled, backend=backend))
+    first, second = region(Flat(5)), region(Flat(5))
+    for trained, form in ((first, "whole"), (first, "graphs"), (first, "whole"), (first, "graphs"), (second, "graphs")):
+        trained.use(form)
+        trained(*FLAT)
+    assert made == [False, True, True, True]
+
+
 class Asking(nn.Module):
     """A student that looks at its numbers: no compiler makes one graph of it."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -238,9 +239,21 @@ def _first_batch(
     # To be kept, graphs have to bring a share of a step, and what they may bring is the same for long and short steps.
     elif place.graphs and (1 - WORTH) * tried.step < LAUNCHES and place.steps * LAUNCHES > tried.first:
         trained.use("graphs")
-        replayed = trained.try_out(images, advice, target, kept, TRIES)
-        if replayed.form == "graphs" and _brings_nothing(replayed.step, tried.step):
+        step = _graphs_seconds(trained, images, advice, target, kept)
+        if trained.form == "graphs" and _brings_nothing(step, tried.step):
             trained.use("whole")
+
+
+def _graphs_seconds(
+    trained: Trained, images: Tensor, advice: Mapping[str, Tensor], target: Tensor, kept: Kept | None
+) -> float:
+    """Of a step that replays CUDA graphs; infinite where there is too little memory for these."""
+    try:
+        return trained.try_out(images, advice, target, kept, TRIES).step
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return math.inf
 
 
 def _brings_nothing(step: float, before: float) -> bool:

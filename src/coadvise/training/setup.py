@@ -118,6 +118,8 @@ class Setup:
         self.loader.close()
         self.validation.loader.close()
         self.tracker.close(failed=kind is not None)
+        if self.trained.form == "graphs":
+            self.trained.use("plain")
         self.accelerator.free_memory()
 
 

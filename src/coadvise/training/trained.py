@@ -27,6 +27,7 @@ from ..models.compiling import SIMPLER, Form, compile_blocks, compiled, kind_of,
 from ..names import APART
 from ..system.clock import now
 from ..system.own_code import with_own_code
+from ..system.recordings import Recordings
 
 
 class Losses(NamedTuple):
@@ -93,6 +94,7 @@ class Trained(nn.Module):
         self._objective, self._still, self._say, self._apart = objective, tuple(still), say, apart
         self._regions: dict[Form, Callable[..., Losses]] = dict.fromkeys(("plain", "blocks", "fused"), self._plain)
         self._first: FirstBatch | None = None
+        self._recordings = Recordings()
 
     def train(self, mode: bool = True) -> Trained:
         super().train(mode)
@@ -131,12 +133,17 @@ class Trained(nn.Module):
         self._first = first
         if self.form == "blocks":
             plain_again(self.student)
+        if self.form == "graphs" != form:
+            del self._regions["graphs"]
+            self._recordings.free()
         self.form = form
         if isinstance(self.student, CiT):
             self.student.fused_blocks = form == "fused"
         if form not in self._regions:
             kind = kind_of(self.student), str(self._objective), self.names, self._apart.weight
-            self._regions[form] = compiled(with_own_code(self._plain, kind), form)
+            # What has recorded graphs is shared with nothing: it cannot be called once their memory is free.
+            own = with_own_code(self._plain, None if form == "graphs" else kind)
+            self._regions[form] = compiled(own, form)
         if form == "blocks" and not compile_blocks(self.student):
             self.form = "plain"
 
