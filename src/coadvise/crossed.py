@@ -157,9 +157,7 @@ class _Squares:
         if weight or not terms:
             terms.append((weight * error, df_rest))
         total = math.fsum(value for value, _ in terms)
-        (_, freedom), *others = terms
-        if others:
-            freedom = total**2 / sum(value**2 / df for value, df in terms)
+        freedom = total**2 / sum(value**2 / df for value, df in terms) if len(terms) > 1 else float(terms[0][1])
         return total / n, freedom, (sd["sets"], sd["seeds"], math.sqrt(error))
 
 
