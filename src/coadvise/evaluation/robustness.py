@@ -101,7 +101,7 @@ def corruption_errors(
 def _pixel_batches(trained: TrainedModel, source: ImageSource, size: int) -> Iterator[Unfinished]:
     """The images before normalisation, so many at a time, each with its number in the source."""
     batches = [range(at, min(at + size, len(source))) for at in range(0, len(source), size)]
-    return Feed(PlainSamples(source, trained.data), workers=0).batches(batches)
+    return Feed(PlainSamples(source, trained.data), 0, torch.device("cpu")).batches(batches)
 
 
 def require_imagenet_c(folder: str | Path, classes: tuple[str, ...] | None = None) -> None:
