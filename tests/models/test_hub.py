@@ -6,7 +6,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import timm
+import torch
 from helpers.hub import silent_hub
+from safetensors.torch import save_file
 
 from coadvise.errors import ModelError
 from coadvise.models import hub
@@ -45,6 +48,27 @@ def test_weights_on_this_machine_need_no_hub(silent: list[int], tmp_path) -> Non
     (folder / "snapshots" / "abc" / "model.safetensors").touch()
     hub.require_reachable("regnety_002", pretrained=True)
     assert not silent
+
+
+def test_weights_of_another_place_ask_for_that_alone(silent: list[int], tmp_path) -> None:
+    """A file on this machine, another folder of downloads, and another repository."""
+    model = timm.create_model("regnety_002", num_classes=10)
+    save_file(model.state_dict(), tmp_path / "here.safetensors")
+    file = {"file": str(tmp_path / "here.safetensors"), "num_classes": 10}
+    made = build_model("regnety_002", 10, pretrained=True, options={"pretrained_cfg_overlay": file})
+    assert torch.equal(made.get_parameter("head.fc.weight"), model.get_parameter("head.fc.weight"))
+    hub.require_reachable("regnety_002", True, {"pretrained_cfg": file})
+    hub.require_reachable("regnety_002.pycls_in1k", True, {"pretrained_cfg_overlay": {"state_dict": {"a": 1}}})
+    place = tmp_path / "mine" / "models--me--other"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("abc")
+    (place / "snapshots" / "abc").mkdir(parents=True)
+    (place / "snapshots" / "abc" / "model.safetensors").touch()
+    other = {"pretrained_cfg_overlay": {"hf_hub_id": "me/other"}, "cache_dir": str(tmp_path / "mine")}
+    hub.require_reachable("regnety_002", True, other)
+    assert not silent
+    with pytest.raises(ModelError, match="no answer"):
+        hub.require_reachable("regnety_002", True, {"cache_dir": str(tmp_path / "mine")})
 
 
 def test_a_revision_on_this_machine_is_another_one(silent: list[int], tmp_path) -> None:

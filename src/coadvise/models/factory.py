@@ -46,7 +46,7 @@ def build_model(
     arguments: dict[str, Any] = {**(options or {}), "num_classes": num_classes}
     if image_size is not None and _has_fixed_size(name):
         arguments.setdefault("img_size", image_size)
-    require_reachable(name, pretrained)
+    require_reachable(name, pretrained, options)
     model = _create(name, pretrained, arguments)
     if image_size is not None:
         _check_patches(name, model, image_size)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from timm.models import resolve_pretrained_cfg, split_model_name_tag
+
 from ..errors import ModelError, NoWeights, one_line
 from ..system.hub import silence
-from .timm_names import published_cfg
+from .timm_names import current_name
 
 # Names under which timm looks for weights, in its order.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
-def require_reachable(name: str, pretrained: bool) -> None:
+def require_reachable(name: str, pretrained: bool, options: Mapping[str, Any] | None = None) -> None:
     """Refuse a model whose files lie on the Hub, are not on this machine yet, and cannot be asked for.
+
+    Args:
+        options: arguments of the model, which may name other places of its weights.
 
     Raises:
         ModelError: the Hub does not answer, or may not be asked; `NoWeights` where it is for weights alone.
     """
-    question = _question(name, pretrained)
+    question = _question(name, pretrained, options or {})
     if question is None:
         return
     repository, file, revision = question
@@ -30,23 +38,25 @@ def require_reachable(name: str, pretrained: bool) -> None:
     raise ModelError(f"the settings of {name} {silent}: {how}") from error
 
 
-def asks_the_hub(name: str, pretrained: bool) -> bool:
+def asks_the_hub(name: str, pretrained: bool, options: Mapping[str, Any] | None = None) -> bool:
     """Whether `require_reachable` has to ask the Hub."""
-    return _question(name, pretrained) is not None
+    return _question(name, pretrained, options or {}) is not None
 
 
-def _question(name: str, pretrained: bool) -> tuple[str, str, str | None] | None:
+def _question(name: str, pretrained: bool, options: Mapping[str, Any]) -> tuple[str, str, str | None] | None:
     """What the Hub has to be asked for: repository, file and revision; None where everything is here, or elsewhere."""
     files: tuple[str, ...]
     prefix, colon, address = name.partition(":")
     if prefix in ("hf-hub", "hf_hub"):
         files = ("config.json",)
     elif pretrained and not colon:
+        variant, tag = split_model_name_tag(current_name(name))
+        given, overlay = options.get("pretrained_cfg") or tag, options.get("pretrained_cfg_overlay")
         try:
-            cfg = published_cfg(name)
-        except RuntimeError:  # a tag that timm does not know, as it says when the model is made
+            cfg = resolve_pretrained_cfg(variant, given, overlay)
+        except (RuntimeError, TypeError, ValueError):  # a tag or a key that timm does not know, as it says itself
             return None
-        if cfg is None or not cfg.hf_hub_id or cfg.file:
+        if not cfg.hf_hub_id or cfg.file or cfg.state_dict:
             return None
         address, files = cfg.hf_hub_id, _WEIGHTS
     else:
@@ -54,9 +64,10 @@ def _question(name: str, pretrained: bool) -> tuple[str, str, str | None] | None
     from huggingface_hub import try_to_load_from_cache
 
     repository, _, tag = address.partition("@")
-    revision = tag or None
+    revision, folder = tag or None, options.get("cache_dir")
     try:
-        if any(isinstance(try_to_load_from_cache(repository, file, revision=revision), str) for file in files):
+        here = (try_to_load_from_cache(repository, file, cache_dir=folder, revision=revision) for file in files)
+        if any(isinstance(file, str) for file in here):
             return None
     except ValueError:  # a name that no repository can have, as timm says when the model is made
         return None

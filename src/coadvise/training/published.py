@@ -69,7 +69,7 @@ def _decided(recipe: Recipe, folder: RunFolder, given: Container[str], notes: li
         if section in before:
             place["pretrained"] = before[section]
         else:
-            asks = asks_the_hub(part.model, pretrained=True)
+            asks = asks_the_hub(part.model, True, part.options)
             either = f"the published weights of {part.model} cannot be had either"
             why = either if silent and asks else _why_not(part, recipe)
             place["pretrained"] = not why
