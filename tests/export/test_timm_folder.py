@@ -5,9 +5,11 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from helpers.untrained import CLASSES, untrained_run
 from PIL import Image
@@ -114,6 +116,20 @@ def test_what_stands_in_the_folder(runs: dict[str, Path]) -> None:
     assert "license" not in cfg and "tag" not in cfg
     weights = load_file(folder / "model.safetensors")
     assert weights["reg_token"].shape == (1, 2, 24) and not any("advised" in key for key in weights)
+
+
+@pytest.mark.parametrize("name", ["looking on", "registers", "resnet", "small stem"])
+def test_where_weights_came_from_is_left_behind(tmp_path: Path, name: str) -> None:
+    """A file of the weights that it started from, and a folder of downloads; its own weights go along."""
+    _, student = STUDENTS[name]
+    came: Any = {"pretrained_cfg_overlay": {"file": "/secret/a.pth", "crop_pct": 0.7}, "cache_dir": "secret/cache"}
+    options = student["options"] | came  # type: ignore[operator]
+    run = untrained_run(tmp_path / "run", student | {"options": options}, noise=0.05, data__val_size=7)
+    place, written = export(run, TARGETS["timm"])
+    assert "the same on 7 of 7" in written.lines[0]
+    assert "secret" not in (place / "config.json").read_text()
+    made, x = timm.create_model(f"local-dir:{place}", pretrained=True).eval(), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(made(x), load_trained(run).model(x), atol=2e-5, rtol=1e-4)
 
 
 def test_our_own_file_names_no_folder_of_the_machine(tmp_path: Path) -> None:

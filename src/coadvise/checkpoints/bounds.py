@@ -19,12 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import CheckpointError, ModelError
+from ..models.hub import without_sources
 from ..recipe.schema import Student
 from .model_file import BuiltAs
 
-# Arguments of timm's factory that name files and addresses of weights, which come from the file itself.
-_SOURCES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
-# Those that make something else of a model.
+# Arguments of timm's factory that make something else of a model.
 _OTHERWISE = ("scriptable", "exportable", "no_jit", "features_only")
 _LARGEST = 2**14
 # A model under construction has parts that are replaced, and buffers that are not stored.
@@ -49,10 +48,7 @@ def local(student: Student, built_as: BuiltAs | None, path: Path) -> Student:
             f"{path} names the model {model!r}, which is elsewhere; make it yourself, and load the weights "
             "with coadvise.load_checkpoint(model, path)"
         )
-    for source in ("pretrained_cfg", "pretrained_cfg_overlay"):
-        if isinstance(cfg := options.get(source), dict) and "global_pool" in cfg:  # which is no matter of weights
-            options.setdefault("global_pool", cfg["global_pool"])
-    options = {name: value for name, value in options.items() if name not in _SOURCES}
+    options = without_sources(options)
     for name, value in options.items():
         if name in _OTHERWISE or _too_large(value):
             raise CheckpointError(

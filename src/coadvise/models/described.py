@@ -15,7 +15,7 @@ from .students import classifier_of
 # What timm knows of the weights that it publishes, and what is not true of others.
 _OF_OTHER_WEIGHTS = (
     "test_input_size", "test_pool_size", "test_crop_pct", "min_input_size", "pool_size", "tag", "url", "file",
-    "hf_hub_id", "hf_hub_filename", "source", "license", "origin_url", "paper_name", "paper_ids", "notes",
+    "state_dict", "hf_hub_id", "hf_hub_filename", "source", "license", "origin_url", "paper_name", "paper_ids", "notes",
     "label_names", "label_descriptions", "label_offset", "custom_load",
 )  # fmt: skip
 

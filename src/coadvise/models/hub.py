@@ -1,4 +1,4 @@
-"""Whether published weights can be had, before timm asks for them."""
+"""Where a model's weights come from, and whether published ones can be had, before timm asks for them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ from .timm_names import current_name
 
 # Names under which timm looks for weights, in its order.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+# Arguments of timm's factory that name files and addresses of weights.
+_SOURCES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+
+
+def without_sources(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a model without those that say where its weights come from."""
+    kept = {name: value for name, value in options.items() if name not in _SOURCES}
+    for source in ("pretrained_cfg_overlay", "pretrained_cfg"):  # the first one that says it, as in timm
+        if isinstance(cfg := options.get(source), dict) and "global_pool" in cfg:  # which is no matter of weights
+            kept.setdefault("global_pool", cfg["global_pool"])
+    return kept
 
 
 def require_reachable(name: str, pretrained: bool, options: Mapping[str, Any] | None = None) -> None:

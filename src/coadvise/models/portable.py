@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..recipe.schema import Student
 from .advised import AdvisedViT
 from .cit import CiT
+from .hub import without_sources
 from .rednet import RedNet
 from .students import classifier_of
 
@@ -62,7 +63,8 @@ def portable(student: nn.Module, settings: Student) -> Portable:
     name, options = settings.model.partition(".")[0], dict(settings.options)
     if ":" in settings.model:  # an address, of which timm made what it says there
         name, options = model.pretrained_cfg["architecture"], {**_recorded(model), **options}
-    options = {key: value for key, value in options.items() if not key.endswith(("drop_rate", "path_rate"))}
+    # The weights go along, and nothing drops out in evaluation.
+    options = {k: v for k, v in without_sources(options).items() if not k.endswith(("drop_rate", "path_rate"))}
     if advised is not None and advised.own_token is not None:  # timm's own class answers with the mean of both heads
         return _with_registers(model, options, [model.dist_token])
     if isinstance(model, CiT):
