@@ -20,8 +20,9 @@ import coadvise
 from coadvise.checkpoints.trained import load_trained
 from coadvise.errors import WriteError
 from coadvise.export.exporting import export
-from coadvise.export.public import public_name
+from coadvise.export.public import public, public_name
 from coadvise.export.targets import TARGETS
+from coadvise.recipe.reading import dump_recipe
 
 SMALL = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "drop_path_rate": 0.1}
 TOKENS = {"conv": "conv", "inv": "inv"}
@@ -124,10 +125,14 @@ def test_where_weights_came_from_is_left_behind(tmp_path: Path, name: str) -> No
     _, student = STUDENTS[name]
     came: Any = {"pretrained_cfg_overlay": {"file": "/secret/a.pth", "crop_pct": 0.7}, "cache_dir": "secret/cache"}
     options = student["options"] | came  # type: ignore[operator]
-    run = untrained_run(tmp_path / "run", student | {"options": options}, noise=0.05, data__val_size=7)
+    places = {"data__views_folder": "secret/views", "data__views": 2}
+    run = untrained_run(tmp_path / "run", student | {"options": options}, noise=0.05, data__val_size=7, **places)
     place, written = export(run, TARGETS["timm"])
     assert "the same on 7 of 7" in written.lines[0]
     assert "secret" not in (place / "config.json").read_text()
+    recipe = load_trained(run).recipe
+    data = recipe.data.model_copy(update={"unlabelled": "secret/more", "classes": "secret/names.txt"})
+    assert "secret" not in dump_recipe(public(recipe.model_copy(update={"data": data})))
     made, x = timm.create_model(f"local-dir:{place}", pretrained=True).eval(), torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(made(x), load_trained(run).model(x), atol=2e-5, rtol=1e-4)
 

@@ -10,8 +10,11 @@ from ..recipe.reading import recipe_from
 from ..recipe.schema import Recipe
 from ..run.result import RunResult
 
-_PATHS = ("source", "val_source", "checkpoint", "folder", "output")
-"""Settings that are paths, also where these are relative."""
+_PATHS = (
+    "source", "val_source", "unlabelled", "classes", "views_folder", "checkpoint", "folder", "output",
+    "file", "checkpoint_path", "cache_dir",
+)  # fmt: skip
+"""Settings that are paths, also where these are relative; the last ones are options of timm's models."""
 _NAMED = ("hf", "hf-hub", "hf_hub", "transformers", "timm")
 """What stands before the name of a model or of data on the Hub, which may be OWNER/NAME; a folder may be there, too."""
 
