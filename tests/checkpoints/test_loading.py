@@ -12,6 +12,7 @@ from helpers.recipes import tiny
 from helpers.weights import CIT, TINY, assert_same, images, make
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
+from timm.models import beit, eva, swin_transformer
 from torch import nn
 
 from coadvise.checkpoints.loading import load_checkpoint, stored_classes
@@ -284,6 +285,47 @@ def test_position_embeddings_are_resampled(tmp_path, name):
     expected = resample_abs_pos_embed(source.pos_embed, new_size=[8, 8], old_size=[4, 4], num_prefix_tokens=prefix)
     torch.testing.assert_close(target.pos_embed, expected)
     assert torch.equal(target.head.weight, source.head.weight)
+
+
+# Model, its options, and how timm itself reads its files.
+SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
+POSITIONS = {
+    "eva02": ("eva02_tiny_patch14_224", {**SMALL, "embed_dim": 48}, eva),
+    "eva without places of the class": ("vit_small_patch16_rope_ape_224", {**SMALL, "embed_dim": 48}, eva),
+    "beit": ("beit_base_patch16_224", {**SMALL, "use_abs_pos_emb": True}, beit),
+    "shared": ("beit_base_patch16_224", {**SMALL, "use_rel_pos_bias": False, "use_shared_rel_pos_bias": True}, beit),
+    "swin": (
+        "swin_tiny_patch4_window7_224",
+        {"patch_size": 4, "embed_dim": 24, "depths": (2,), "num_heads": (3,), "num_classes": 5},
+        swin_transformer,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_positions_are_resampled_as_in_timm(tmp_path, kind):
+    name, options, module = POSITIONS[kind]
+    windows = ({"window_size": 4}, {"window_size": 8}) if kind == "swin" else ({}, {})
+    source = make(name, 1, **options, **windows[0], img_size=32)
+    target, oracle = (make(name, 2, **options, **windows[1], img_size=64) for _ in range(2))
+    stored = dict(source.state_dict())
+    if kind == "beit":  # as published files have it
+        stored["blocks.0.attn.relative_position_index"] = source.blocks[0].attn.relative_position_index
+    torch.save(stored, tmp_path / "small.pth")
+    oracle.load_state_dict(module.checkpoint_filter_fn(stored, oracle))
+    load_checkpoint(target, tmp_path / "small.pth")
+    assert_same(oracle, target, images(64))
+    assert any(value.shape != stored[key].shape for key, value in target.state_dict().items())
+
+
+def test_tables_of_no_square_are_reported(tmp_path):
+    name, options, _ = POSITIONS["beit"]
+    model = make(name, 1, **options, img_size=32)
+    table = "blocks.0.attn.relative_position_bias_table"
+    for shape in ((2, 3), (41, 3), (52, 4), (52,), (0, 3)):
+        save_file({**model.state_dict(), table: torch.zeros(shape)}, tmp_path / "odd.safetensors")
+        with pytest.raises(CheckpointError, match=r"1 wrongly shaped: blocks\.0\.attn\.relative_position_bias_table"):
+            load_checkpoint(make(name, 2, **options, img_size=64), tmp_path / "odd.safetensors")
 
 
 def test_namespace_and_foreign_objects_beside_the_weights(tmp_path, monkeypatch):

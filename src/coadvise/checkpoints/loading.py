@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ from ..models.advised import AdvisedViT
 from ..models.answers import CLASSES_OF_FILE
 from ..models.cit import CiT
 from ..models.described import describe
-from ..models.published import fit_cit, fit_position, fit_rednet
+from ..models.published import fit_cit, fit_position, fit_rednet, fit_relative_positions
 from ..models.rednet import RedNet
 from ..models.students import classifier_of
 from .inert_pickle import load_inert
@@ -50,8 +52,8 @@ def load_checkpoint(
     Understood are our safetensors (also a training checkpoint, of which the `model.` part is taken) and PyTorch
     files: timm's, DeiT's (the distilled models into a CiT with exactly one advised token), RedNet's as mmcls or
     the official wrapper wrote it, and the official CiT-SAK student's (into `cit_small_sa`). Position embeddings
-    are resampled to the model's grid. Of a ViT to which advised tokens were added, a model without any gets the ViT's
-    own weights.
+    and tables of relative positions are resampled to the model's grid. Of a ViT to which advised tokens were added, a
+    model without any gets the ViT's own weights.
 
     Args:
         model: receives the weights, converted to its own types and devices; unchanged after an error.
@@ -261,8 +263,10 @@ def _fit(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         return fit_cit(tensors, model)
     if isinstance(model, RedNet):
         return fit_rednet(tensors, model)
-    if isinstance(model, VisionTransformer) and "pos_embed" in tensors:
-        prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+    tensors = fit_relative_positions(tensors, model)
+    if isinstance(model, (VisionTransformer, Eva, Beit)) and "pos_embed" in tensors:
+        bare = getattr(model, "no_embed_class", False)  # of which BEiT has no choice
+        prefix = 0 if bare else model.num_prefix_tokens
         position = fit_position(tensors["pos_embed"], prefix, model.patch_embed.grid_size)
         return {**tensors, "pos_embed": position}
     return tensors

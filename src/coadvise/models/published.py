@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD
@@ -104,3 +104,32 @@ def fit_position(position: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor
     if patches == grid[0] * grid[1] or side == 0 or side * side != patches:
         return position
     return resample_abs_pos_embed(position, new_size=list(grid), old_size=[side, side], num_prefix_tokens=prefix)
+
+
+_TABLE, _INDEX = "relative_position_bias_table", "relative_position_index"
+
+
+def fit_relative_positions(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Tables of relative positions (BEiT, Swin, …) resampled to the windows of `model`; what does not fit stays.
+
+    Published files also have which entry belongs to which pair of places, which follows from the window.
+    """
+    own = model.state_dict()
+    fitted = {key: value for key, value in state_dict.items() if not key.endswith(_INDEX) or key in own}
+    for key, value in fitted.items():
+        if key.endswith(f".{_TABLE}") and key in own and value.shape != own[key].shape:
+            fitted[key] = _fit_table(value, own[key], model.get_submodule(key[: -len(_TABLE) - 1]))
+    return fitted
+
+
+def _fit_table(table: Tensor, own: Tensor, place: nn.Module) -> Tensor:
+    """A table (entries, heads) in the shape of a module's own, where both are of squares."""
+    window = getattr(place, "window_size", None)
+    if window is None or table.ndim != 2 or own.ndim != 2 or table.shape[1] != own.shape[1] or table.is_complex():
+        return table
+    height, width = window
+    of_tokens = len(own) - (2 * height - 1) * (2 * width - 1)  # entries for no pair of patches but for a class token
+    entries = max(len(table) - of_tokens, 0)
+    if not entries % 2 or math.isqrt(entries) ** 2 != entries:
+        return table
+    return resize_rel_pos_bias_table(table, (height, width), tuple(own.shape))
