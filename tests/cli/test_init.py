@@ -14,6 +14,7 @@ from coadvise.cli.init import init
 from coadvise.cost import fitting, starting
 from coadvise.errors import CoadviseError, NoWeights, RecipeError, WriteError
 from coadvise.evaluation import probe
+from coadvise.evaluation.probed import Probed
 from coadvise.recipe.reading import load_recipe
 from coadvise.recipe.schema import Recipe
 from coadvise.training.trial import Pace
@@ -196,13 +197,18 @@ def test_images_are_normalised_as_the_weights_of_a_file_want_it(
     assert (data.mean, data.std) == (cfg.mean, cfg.std)
 
 
-def test_patches_fill_the_images_that_are_proposed(write_folder: Callable[..., Path]) -> None:
+def test_patches_fill_the_images_that_are_proposed(
+    write_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As timm cuts them: DINOv2 has patches of 14 px, which do not fill the 96 px of other ViTs."""
     write_folder(Path("photos"), count=20, size=(80, 64))
+    monkeypatch.setattr(starting, "probed_teacher", lambda *_, **__: Probed(0.5, 4, False))
     for model in ("vit_small_patch14_dinov2", "vit_small_patch32_224"):
         save_file({"x": torch.zeros(1)}, f"{model}.safetensors")
-        init("photos", ["data.workers=0"], Path(f"{model}.yaml"), 0.5, None, f"{model}.safetensors", 100, None)
-        side = load_recipe(f"{model}.yaml").data.image_size
+        file = f"{model}.safetensors"
+        init("photos", ["data.workers=0"], Path(f"{model}.yaml"), 0.5, file, file, 100, None)
+        recipe = load_recipe(f"{model}.yaml")
         with torch.device("meta"):
             patch = timm.create_model(model).patch_embed.patch_size[0]
-        assert side % patch == 0 and side - patch < 96 <= side
+        for side, least in ((recipe.data.image_size, 96), (recipe.teachers["conv"].image_size, 144)):
+            assert isinstance(side, int) and side % patch == 0 and side - 2 * patch < least <= side

@@ -283,8 +283,12 @@ def _of_others(model: str, checkpoint: str | None, side: int) -> GivenStudent:
     cfg, bare = published_cfg(model), _without_weights(model)
     says = Stated() if bare is None else stated(bare, ask_size=False)
     mean, std = (says.mean, says.std) if cfg is None else (cfg.mean, cfg.std)
-    side = side if bare is None else whole_patches(bare, side)
-    return GivenStudent(model, checkpoint, {}, side, mean or IMAGENET_MEAN, std or IMAGENET_STD)
+    return GivenStudent(model, checkpoint, {}, _filled(bare, side), mean or IMAGENET_MEAN, std or IMAGENET_STD)
+
+
+def _filled(bare: nn.Module | None, side: int) -> int:
+    """A side from this one on that the patches of a model fill."""
+    return side if bare is None else whole_patches(bare, side)
 
 
 def _teacher(want: _Want, checkpoint: str | None) -> tuple[GivenTeacher | None, list[str]]:
@@ -311,7 +315,7 @@ def _given(want: _Want, file: NamedFile) -> tuple[GivenTeacher, list[str]]:
 
 
 def _probed(want: _Want, model: str, weights: Path | None) -> tuple[GivenTeacher, list[str]]:
-    size = teacher_size(want.size, "cpu" if want.device.type == "cpu" else "cuda")
+    size = _filled(_without_weights(model), teacher_size(want.size, "cpu" if want.device.type == "cpu" else "cuda"))
     # Which images cannot be read has been told.
     data = want.looked.data.model_copy(update={"image_size": want.size, "eval_crop": 1.0, "on_error": "skip"})
     found = probed_teacher(
