@@ -5,6 +5,7 @@
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -132,4 +133,6 @@ def _fit_table(table: Tensor, own: Tensor, place: nn.Module) -> Tensor:
     entries = max(len(table) - of_tokens, 0)
     if not entries % 2 or math.isqrt(entries) ** 2 != entries:
         return table
-    return resize_rel_pos_bias_table(table, (height, width), tuple(own.shape))
+    with warnings.catch_warnings():  # of how timm interpolates, which no user can change
+        warnings.simplefilter("ignore", UserWarning)
+        return resize_rel_pos_bias_table(table, (height, width), tuple(own.shape))
