@@ -1,5 +1,6 @@
 """The GPU kernels of involution, without a GPU: run by Triton's interpreter, compiled for one, and how they start."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -131,6 +132,23 @@ def test_nothing_is_timed_where_it_must_not_be(started, monkeypatch):
     assert [launch["TILE_H"] for launch in started.launches] == [expected.tile_h] * 3
     run(started)
     assert started.trials, "now it may"
+
+
+def test_too_little_memory_to_time_anything_is_met_once(started, monkeypatch):
+    """Each trial would empty the allocator's cache and wait for the device."""
+    tried = []
+
+    def full(*_):
+        tried.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 256 MiB")
+
+    monkeypatch.setattr(started.launcher, "_timed", full)
+    run(started)
+    run(started)
+    assert len(tried) == 1
+    assert [launch["TILE_H"] for launch in started.launches] == [tilings(LARGE, "forward")[0].tile_h] * 2
+    run(started, shape=dataclasses.replace(LARGE, stride=2, out_height=28, out_width=28))
+    assert len(tried) == 2, "another shape may fit"
 
 
 def test_a_kernel_that_cannot_be_built_is_replaced_and_said_once(monkeypatch):

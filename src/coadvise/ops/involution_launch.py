@@ -8,7 +8,6 @@ where nothing can be timed (the interpreter), or for so little work that the dev
 # mypy: allow-untyped-calls
 from __future__ import annotations
 
-import contextlib
 import functools
 from typing import Any
 
@@ -60,8 +59,11 @@ class Launcher:
         choice, batch = tilings(shape, self._which), len(tensors[0])
         tiling = self._quickest.get(key)
         if tiling is None and len(choice) > 1 and self._may_time(choice[0].programs(shape, self._which) * batch):
-            with contextlib.suppress(torch.OutOfMemoryError):  # the autotuner wants memory to empty the cache with
-                tiling = self._quickest[key] = self._timed(tensors, shape, choice)
+            try:
+                tiling = self._timed(tensors, shape, choice)
+            except torch.OutOfMemoryError:  # the autotuner wants memory to empty the cache with, and waits for it
+                tiling = choice[0]
+            self._quickest[key] = tiling
         tiling = tiling or choice[0]
         self._kernel[(tiling.programs(shape, self._which) * batch,)](
             *tensors, *_sizes(shape), K=shape.kernel_size, STRIDE=shape.stride,
