@@ -58,6 +58,24 @@ def test_advice_is_that_for_the_mixed_image(trained, tmp_path):
             assert torch.allclose(stored[name].softmax(1), z.softmax(1), atol=5e-3)
 
 
+def test_advice_goes_to_a_gpu_without_waiting_for_it(complete, monkeypatch):
+    """What is copied while the device works lies in pinned memory, as the CUDA runtime wants it."""
+    cache, _, _ = opened(complete)
+    expected = cache.read(0, np.arange(7))
+    copied, pinned, to = [], [], torch.Tensor.to
+
+    def copy(tensor, *place, non_blocking=False, **how):
+        if non_blocking:
+            copied.append(tensor)
+        return to(tensor) if place[:1] == (torch.device("cuda"),) else to(tensor, *place, **how)
+
+    monkeypatch.setattr(torch.Tensor, "to", copy)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.clone()) or pinned[-1])
+    found = cache.read(0, np.arange(7), torch.device("cuda"))
+    assert all(torch.equal(found[name], z) for name, z in expected.items())
+    assert len(copied) == len(expected) == 2 and all(a is b for a, b in zip(copied, pinned, strict=True))
+
+
 def test_a_truncated_shard(complete, tmp_path):
     shard = tmp_path / "cache" / "conv" / "00001.bin"
     shard.write_bytes(shard.read_bytes()[:100])

@@ -143,8 +143,10 @@ class AdviceCache:
             found = self._records(name, records)
             if (bad := self.layout.record.damaged(found)).any():
                 raise RunError(self._damage(name, int(records[bad.argmax()])))
-            raw = torch.from_numpy(found).to(device, non_blocking=True)
-            advice[name] = self.layout.record.decode(raw, self.profile(name, device))
+            raw = torch.from_numpy(found)
+            if torch.device(device).type == "cuda":  # otherwise the copy waits for the device
+                raw = raw.pin_memory()
+            advice[name] = self.layout.record.decode(raw.to(device, non_blocking=True), self.profile(name, device))
         return advice
 
     def _damage(self, name: str, record: int) -> str:
