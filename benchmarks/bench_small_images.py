@@ -47,14 +47,16 @@ def main() -> None:
     part, tiny = Part("small_images", options), options.tiny
     device = torch.device(options.device)
     cuda = device.type == "cuda"
-    classes, images, batch, each = (10, 64, 16, 2) if tiny else (100, 61_440, 1024, 20) if cuda else (100, 640, 64, 5)
+    classes, images, batch = (10, 64, 16) if tiny else (100, 61_440, 1024) if cuda else (100, 640, 64)
     with part.attempt(SPEED, *([BUSY] if cuda else [])):
         peak = matrix_peak(device, torch.bfloat16 if cuda else torch.float32)
         recipe = small_recipe(tiny, batch)
         with in_training(recipe, images, classes, held=0) as training:
             training.steps(3)
+            training.epoch()  # from here on whole ones: the pipeline starts anew with each, as in training
+            each = training.per_epoch
             part.details |= {"matrix_flops_per_s": peak, "form": training.form}
-            sides = {"loop": lambda: training.steps(each)}
+            sides = {"loop": training.epoch}
             seconds = interleaved(sides, options.rounds, options.device)["loop"] / each
             profile, floor = training.profile(each), training.operations / peak
             waits = count_waits(lambda: training.steps(3, logged=False))
@@ -64,7 +66,7 @@ def main() -> None:
                 reached = ", ".join(f"waits at {place} {count}" for place, count in waits.items())
                 part.measured(BUSY, 100 * (profile.busy or 0.0), reached)
             if cuda or tiny:
-                part.details["forms"] = training.in_forms(each, *([("blocks", "plain")] if tiny else []))
+                part.details["forms"] = training.in_forms(None, *([("blocks", "plain")] if tiny else []))
     part.end()
 
 

@@ -45,8 +45,8 @@ PARTS = (
     Part("step", "gpu_step.py", 290, ("step",)),
     Part("involution", "bench_involution.py", 90, ("involution",)),
     Part("inference", "bench_inference.py", 90, ("inference",), ("--only", "teachers")),
-    Part("small_images", "bench_small_images.py", 70, ("small_images",)),
-    Part("training", "gpu_train.py", 180, ("training",)),
+    Part("small_images", "bench_small_images.py", 150, ("small_images",)),
+    Part("training", "gpu_train.py", 430, ("training",)),  # where nothing has been compiled yet
     Part("old", "gpu_old.py", 60, ()),
     Part("students", "gpu_students.py", 100, ("students",)),
     Part("cache", "bench_cache.py", 60, ("cache",)),

@@ -27,10 +27,14 @@ from gpu_common import Noise, Part, options_of
 from gpu_training import SMALL_TEACHERS, weights_of
 
 from coadvise.recipe.reading import dump_recipe
+from coadvise.training.choosing import SECONDS, TEACHER_SECONDS
 
 CACHED = "coadvise train from stored advice, Ti student, 64 px"
 LIVE = "coadvise train cifar10, live teachers"
 FIRST = "from the command to the first step of cifar10, caches warm"
+# Seconds: a run is watched; from its command to where it compiles; from SIGINT to its end; writing advice; a second
+# start, with what the first has compiled; making images and weights.
+WATCHED, START, END, WRITING, AGAIN, MAKING = 12.0, 30.0, 10.0, 60.0, 60.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,26 @@ def write_images(path: Path, side: int, counts: tuple[int, int], classes: int) -
     return path
 
 
+def limit(teachers: int, watched: float = WATCHED) -> float:
+    """Seconds that a run may take which compiles, with caches that are cold, its student and these live teachers."""
+    return START + SECONDS + teachers * TEACHER_SECONDS + watched
+
+
+def longest() -> float:
+    """Seconds that this part may take."""
+    return MAKING + WRITING + limit(0) + limit(2) + AGAIN + 3 * END
+
+
 def watch(
-    words: list[str], run: Path, batch_size: int, seconds: float, limit: float, first_only: bool = False
+    words: list[str], run: Path, batch_size: int, seconds: float, most: float, first_only: bool = False
 ) -> Watched:
     """Start a run, watch it for so many seconds from its first log line on, and stop it.
 
+    Args:
+        most: seconds after which it is stopped, whatever it has done.
+
     Raises:
-        RuntimeError: it ended, or made no step within the limit.
+        RuntimeError: it ended, or made no step by then.
     """
     shutil.rmtree(run, ignore_errors=True)
     log = run.with_suffix(".log")
@@ -84,20 +101,20 @@ def watch(
             while process.poll() is None:
                 now = time.monotonic()
                 seen += [(now, *line) for line in _lines(run / "metrics.jsonl")[len(seen) :]]
-                if (seen and (first_only or now - seen[0][0] > seconds)) or now - begun > limit:
+                if (seen and (first_only or now - seen[0][0] > seconds)) or now - begun > most:
                     break
                 time.sleep(0.02)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
                 try:
-                    process.wait(20)
+                    process.wait(END)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
     said = tuple(log.read_text(errors="replace").splitlines()[-12:])
     if not seen:
-        raise RuntimeError(f"no step within {limit:.0f} s: {said[-1] if said else 'it said nothing'}")
+        raise RuntimeError(f"no step within {most:.0f} s: {said[-1] if said else 'it said nothing'}")
     later = [one for one in seen if one[0] > seen[0][0]]
     speed = None
     if later:
@@ -126,11 +143,11 @@ def live(part: Part, watched: float) -> None:
     settings += weights_of("cifar10", settings, options.work, 10)
     words = ["cifar10", *settings, "run.allow_weak=true", "run.baselines=[]", "run.tensorboard=false"]
     with part.attempt(LIVE, FIRST):
-        found = watch(words, options.work / "live", batch, watched, 90)
+        found = watch(words, options.work / "live", batch, watched, limit(2, watched))
         part.details["live"] = asdict(found)
         part.measured(LIVE, found.images_per_s, _told(found))
     with part.attempt(FIRST):
-        again = watch([*words, "run.log_every=1"], options.work / "again", batch, 0, 60, first_only=True)
+        again = watch([*words, "run.log_every=1"], options.work / "again", batch, 0, AGAIN, first_only=True)
         part.details["second start"] = asdict(again)
         part.measured(FIRST, again.first_s)
 
@@ -150,10 +167,10 @@ def stored(part: Part, watched: float) -> None:
     settings += weights_of(str(file), settings, options.work, classes)
     with part.attempt(CACHED):
         command = [sys.executable, "-m", "coadvise", "cache", str(file), *settings]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WRITING)
         if done.returncode:
             raise RuntimeError(f"coadvise cache: {done.stderr.strip().splitlines()[-1]}")
-        found = watch([str(file), *settings], options.work / "stored", batch, watched, 90)
+        found = watch([str(file), *settings], options.work / "stored", batch, watched, limit(0, watched))
         part.details["stored"] = asdict(found)
         part.measured(CACHED, found.images_per_s, _told(found))
 
@@ -169,9 +186,9 @@ def main() -> None:
     options = options_of(__doc__ or "")
     os.environ.setdefault("COLUMNS", "160")
     part = Part("training", options)
-    watched = 3 if options.tiny else 12
+    watched = 3.0 if options.tiny else WATCHED
+    stored(part, watched)  # the shorter first
     live(part, watched)
-    stored(part, watched)
     part.end()
 
 

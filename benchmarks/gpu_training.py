@@ -81,9 +81,24 @@ class Training:
         run = self.setup.run.model_copy(update={} if logged else {"log_every": 10**9})
         run_loop(dataclasses.replace(self.setup, run=run), self.state, lambda done: done >= count)
 
-    def in_forms(self, times: int, order: tuple[Form, ...] = ("whole", "graphs", "blocks", "plain")) -> dict[str, Any]:
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return self.setup.loader.steps_per_epoch
+
+    def epoch(self) -> None:
+        """To the end of an epoch: a whole one, with its start, where the last step was the last of one."""
+        self.steps(self.per_epoch - self.state.count.step % self.per_epoch)
+
+    def in_forms(
+        self, times: int | None, order: tuple[Form, ...] = ("whole", "graphs", "blocks", "plain")
+    ) -> dict[str, Any]:
         """Images/s of this training in each form of student and loss, whatever it has chosen; and the seconds until the
-        first two steps were done. A form that cannot be had is not among them."""
+        first two steps were done. A form that cannot be had is not among them.
+
+        Args:
+            times: steps of a turn; None: whole epochs.
+        """
         trained, found = self.setup.trained, dict[str, Any]()
         device, chosen = self.setup.accelerator.device, trained.form
         for form in order:
@@ -92,7 +107,11 @@ class Training:
             self.steps(2)
             first = now(device) - begun
             if trained.form == form:
-                seconds = seconds_of(lambda: self.steps(times), device, 3) / times
+                if times is None:
+                    self.epoch()
+                    seconds = seconds_of(self.epoch, device, 3) / self.per_epoch
+                else:
+                    seconds = seconds_of(lambda: self.steps(times), device, 3) / times
                 found[form] = {"images_per_s": self.recipe.optim.batch_size / seconds, "first_s": first}
                 said = f"{found[form]['images_per_s']:,.0f} images/s"
                 print(f"  {self.recipe.student.model}, {FORMS[form]}: {said}", flush=True)

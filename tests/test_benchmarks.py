@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from coadvise.data.loader import TrainLoader
+from coadvise.training import choosing
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -138,6 +141,46 @@ def test_the_earlier_tree_is_put_beside_this_one(load, tmp_path):
         "co-advised step against that of 934e134": pytest.approx(9.0 / 3.0),
         "peak memory of the co-advised step over that of 934e134": pytest.approx(0.6),
     }
+
+
+def test_a_run_that_is_watched_has_the_time_that_it_says_it_takes(load, monkeypatch):
+    """Caches are cold at first: student and teachers are compiled before there is a step."""
+    train, runner = load("gpu_train"), load("gpu_run")
+    assert train.limit(2, 0.0) > choosing.SECONDS + 2 * choosing.TEACHER_SECONDS
+    assert train.limit(0, 0.0) > choosing.SECONDS
+    inner = train.WRITING + train.limit(0) + train.limit(2) + train.AGAIN
+    (part,) = (part for part in runner.PARTS if part.name == "training")
+    monkeypatch.setattr(sys, "argv", ["gpu_run.py", "out"])
+    assert inner < train.longest() <= part.seconds <= runner.options_of().seconds - 2 * runner.GRACE
+
+
+def test_small_images_are_timed_in_whole_epochs(load, tmp_path, monkeypatch):
+    """The pipeline starts as often as in a training."""
+    words = ["--device", "cpu", "--sizes", "tiny", "--rounds", "2", "--output", str(tmp_path), "--work", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["bench_small_images.py", *words])
+    monkeypatch.setenv("COADVISE_COMMIT", "c0ffee")
+    bench, timed, epoch = load("bench_small_images"), list[list[int]](), TrainLoader.epoch
+    monkeypatch.setattr(load("gpu_training").Training, "in_forms", lambda *_: {})
+
+    def starts(self, number, start=0):
+        timed[-1].append(start)
+        return epoch(self, number, start)
+
+    def turns(sides, rounds, device):
+        for _ in range(rounds):
+            timed.append([])
+            sides["loop"]()
+        timed.append([])
+        return {"loop": 1.0}
+
+    timed.append([])
+    monkeypatch.setattr(TrainLoader, "epoch", starts)
+    monkeypatch.setattr(bench, "interleaved", turns)
+    with pytest.raises(SystemExit) as left:
+        bench.main()
+    content = json.loads((tmp_path / "small_images-cpu.json").read_text())
+    assert left.value.code == 0 and timed[1:3] == [[0], [0]], content
+    assert content["details"]["seconds"] == 1 / 4 and content["claims"][0]["value"] == 16 * 4
 
 
 def test_a_part_is_tried(load, tmp_path, monkeypatch):
