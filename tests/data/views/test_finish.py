@@ -111,6 +111,34 @@ def test_erasing_is_noise_of_unit_variance_and_never_the_same():
     assert len({tuple(first) for first in firsts}) > 0.99 * len(firsts) > 250
 
 
+def test_nothing_waits_for_a_gpu_to_which_a_batch_goes(monkeypatch):
+    """What is copied while the device works lies in pinned memory, as the CUDA runtime wants it."""
+    data, count = settings(erasing=0.5, pad=3, mixup=1), 20
+    index = np.arange(count)
+    views = view_table(data, 0, index, np.zeros(count, dtype=np.int64), index % 10)
+    mixing = mixing_table(index[::-1].copy(), Mixes(np.full(count, 0.3), np.zeros((count, 4), dtype=np.int32)))
+    finish, pinned, copied, to = Finish(data, 10, CPU), list[torch.Tensor](), list[torch.Tensor](), torch.Tensor.to
+
+    def copy(tensor, *place, non_blocking=False, **how):
+        copied.extend([tensor] if non_blocking else [])
+        return to(tensor) if place[:1] == (torch.device("cuda"),) else to(tensor, *place, **how)
+
+    def pin(tensor):
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    batch = Unfinished(
+        pin(torch.from_numpy(pixels(count))), views, mixing, torch.from_numpy(index), (), torch.arange(count)
+    )
+    monkeypatch.setattr(finish, "device", torch.device("cuda"))
+    monkeypatch.setattr(finish, "_targets", lambda label, b, how: label)
+    monkeypatch.setattr(finish, "_erased", lambda images, choices: images)
+    monkeypatch.setattr(torch.Tensor, "to", copy)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    assert torch.equal(finish(batch).label, views[:, 0].long())
+    assert len(copied) == 5 and all(any(one is other for other in pinned) for one in copied)
+
+
 def test_a_batch_of_none():
     empty = Unfinished(
         torch.zeros(0, SIZE, SIZE, 3, dtype=torch.uint8), plain_table(np.zeros(0)), unmixed(0), torch.arange(0), ("a",)

@@ -119,14 +119,12 @@ class Finish:
     def __call__(self, batch: Unfinished) -> Batch:
         """The batch on the device; does not wait for the device."""
         views, mixing = batch.views, batch.mixing
-        if self.device.type == "cuda":  # otherwise the copies wait for the device
-            views, mixing = views.pin_memory(), mixing.pin_memory()
         pixels = batch.pixels.to(self.device, non_blocking=True)
         if batch.rows is not None:
-            pixels = pixels[batch.rows.to(self.device, non_blocking=True)]
-        on_device = views.to(self.device, non_blocking=True)
+            pixels = pixels[self._copied(batch.rows)]
+        on_device = self._copied(views)
         mixed = len(mixing) and bool((mixing[:, 1] < 1).any())
-        how = mixing.to(self.device, non_blocking=True) if mixed else None
+        how = self._copied(mixing) if mixed else None
         if views[:, 1:4].any():
             pixels = _moved(pixels, on_device[:, 1:4].long())
         images = self._normalised(pixels)
@@ -134,7 +132,7 @@ class Finish:
         if len(erased) and self.device.type == "cpu":
             self._erase_one_by_one(images, erased.tolist(), views[:, 4:9].long())
         elif len(erased):
-            rows = erased.to(self.device, non_blocking=True)
+            rows = self._copied(erased)
             images[rows] = self._erased(images[rows], on_device[rows, 4:9].long())
         b, label = len(mixing), on_device[:, 0].long()
         own = images[:b]
@@ -143,6 +141,12 @@ class Finish:
         return Batch(
             own.permute(0, 3, 1, 2), self._targets(label, b, how), label[:b], batch.index, tuple(batch.skipped)
         )
+
+    def _copied(self, table: Tensor) -> Tensor:
+        """A table on the device."""
+        if self.device.type == "cuda":  # otherwise the copy waits for the device
+            table = table.pin_memory()
+        return table.to(self.device, non_blocking=True)
 
     def targets(self, batch: Unfinished) -> tuple[Float[Tensor, "b k"], Int[Tensor, " b"]]:
         """Targets and labels of a batch, on the CPU."""
