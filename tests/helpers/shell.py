@@ -23,7 +23,24 @@ from coadvise.recipe.reading import load_recipe
 ROOT = Path(__file__).resolve().parents[2]
 _EXTRA = re.compile(r"(?:\.|coadvise)(?:\[([a-z,]+)\])?")
 _TAKE_RECIPE = ("train", "cache", "plan", "find-lr", "recipe", "headroom")
-_TOOLS = ("bash", "cat", "cd", "cp", "echo", "export", "head", "ls", "mkdir", "mv", "nvidia-smi", "rm", "tail", "test")
+_TOOLS = (
+    "bash",
+    "cat",
+    "cd",
+    "cp",
+    "echo",
+    "export",
+    "head",
+    "ls",
+    "mkdir",
+    "mktemp",
+    "mv",
+    "nvidia-smi",
+    "rm",
+    "scontrol",
+    "tail",
+    "test",
+)
 
 
 class Unknown(Exception):
