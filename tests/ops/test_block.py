@@ -79,6 +79,7 @@ def test_what_is_no_number_shows(part):
     with torch.no_grad():
         block.attn.qkv.bias[32 * part + 3] = 0
         block.attn.qkv.weight[:64] *= 1e20  # scores beyond float32
+    block.attn.fused_attn = False  # PyTorch's kernel in one piece was seen to give numbers here (AVX2)
     assert torch.equal(fused(block, x).isnan(), block(x).isnan()) and block(x).isnan().any()
 
 

@@ -18,9 +18,22 @@
 
 namespace {
 
-typedef float V __attribute__((vector_size(64)));
-typedef int32_t I __attribute__((vector_size(64)));
-constexpr int64_t W = 16;  // floats of a vector
+// A vector is as wide as the processor's registers: wider ones compilers keep in memory, at a sixth of the speed.
+#if defined(__AVX512F__)
+#define BYTES 64
+#elif defined(__AVX__)
+#define BYTES 32
+#else
+#define BYTES 16
+#endif
+typedef float V __attribute__((vector_size(BYTES)));
+typedef int32_t I __attribute__((vector_size(BYTES)));
+constexpr int64_t W = BYTES / 4;  // floats of a vector
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int REGISTERS = 32;
+#else
+constexpr int REGISTERS = 16;
+#endif
 
 inline V load(const float* p) { V v; std::memcpy(&v, p, sizeof v); return v; }
 inline void store(float* p, V v) { std::memcpy(p, &v, sizeof v); }
@@ -29,14 +42,26 @@ inline V all(float x) { return V{} + x; }
 inline V larger(V a, V b) { return a > b ? a : b; }  // b where one is no number
 
 // v with its parts of 8, 4, 2 and 1 numbers exchanged: after four additions every number is the sum of all.
+// Of the order of 16 numbers a narrower vector takes the first ones.
 #if defined(__clang__)
-#define EXCHANGE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#define ORDERED(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
 #else
-#define EXCHANGE(v, ...) __builtin_shuffle(v, (I){__VA_ARGS__})
+#define ORDERED(v, ...) __builtin_shuffle(v, (I){__VA_ARGS__})
+#endif
+#if BYTES == 64
+#define EXCHANGE ORDERED
+#elif BYTES == 32
+#define EXCHANGE(v, a, b, c, d, e, f, g, h, ...) ORDERED(v, a, b, c, d, e, f, g, h)
+#else
+#define EXCHANGE(v, a, b, c, d, ...) ORDERED(v, a, b, c, d)
 #endif
 template <class F> inline V across(V v, F both) {
+#if BYTES == 64
     v = both(v, EXCHANGE(v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+#endif
+#if BYTES >= 32
     v = both(v, EXCHANGE(v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+#endif
     v = both(v, EXCHANGE(v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
     return both(v, EXCHANGE(v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
 }
@@ -154,7 +179,8 @@ void column_sums(const float* x, int64_t rows, int64_t width, float* sums) {
         for (int64_t k = 0; k < width; k += W) add(sums + k, load(x + k));
 }
 
-// Small products within attention: out (n, 16·C) = a (n, depth) · b (depth, 16·C), a at any strides.
+// Small products within attention: out (n, W·C) = a (n, depth) · b (depth, W·C), a at any strides. R · C sums, C numbers of
+// b and one of a are to be in registers.
 template <int C, int R>
 inline void tile(int64_t depth, const float* a, int64_t ai, int64_t ak, const float* b, int64_t ldb, float* out, int64_t ldo) {
     V sums[R][C] = {};
@@ -181,11 +207,22 @@ inline void tiles(int64_t n, int64_t depth, const float* a, int64_t ai, int64_t 
 
 void small(int64_t columns, int64_t n, int64_t depth, const float* a, int64_t ai, int64_t ak, const float* b, int64_t ldb,
            float* out, int64_t ldo) {
-    switch (columns / W) {
-        case 1: return tiles<1, 8>(n, depth, a, ai, ak, b, ldb, out, ldo);
-        case 2: return tiles<2, 8>(n, depth, a, ai, ak, b, ldb, out, ldo);
-        case 3: return tiles<3, 4>(n, depth, a, ai, ak, b, ldb, out, ldo);
-        case 4: return tiles<4, 4>(n, depth, a, ai, ak, b, ldb, out, ldo);
+    int64_t left = columns / W;
+    const auto some = [&](auto one, int64_t vectors) {
+        one(n, depth, a, ai, ak, b, ldb, out, ldo);
+        b += W * vectors, out += W * vectors, left -= vectors;
+    };
+    if constexpr (REGISTERS == 32) {
+        while (left > 4) some(tiles<4, 4>, 4);
+        switch (left) {
+            case 1: return tiles<1, 8>(n, depth, a, ai, ak, b, ldb, out, ldo);
+            case 2: return tiles<2, 8>(n, depth, a, ai, ak, b, ldb, out, ldo);
+            case 3: return tiles<3, 4>(n, depth, a, ai, ak, b, ldb, out, ldo);
+            case 4: return tiles<4, 4>(n, depth, a, ai, ak, b, ldb, out, ldo);
+        }
+    } else {
+        while (left >= 2) some(tiles<2, 6>, 2);
+        if (left) tiles<1, 8>(n, depth, a, ai, ak, b, ldb, out, ldo);
     }
 }
 
