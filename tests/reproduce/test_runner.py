@@ -203,6 +203,20 @@ def test_a_folder_in_which_another_call_begins_is_no_other_folder(tmp_path: Path
     assert _holds_others(tmp_path) and _holds_others(tmp_path / "mine.txt")
 
 
+def test_runs_brought_along_are_no_other_files(finished: ExperimentSetup, setup: ExperimentSetup) -> None:
+    """As results/README.md brings the teachers: their runs alone, copied into a new folder."""
+    teachers = [path for path in (finished.output / "runs").iterdir() if len(path.name.split(".")) == 3]
+    assert {one.name.partition(".")[0] for one in teachers} >= {"resnet18", "rednet26"}
+    for one in teachers:
+        shutil.copytree(one, setup.output / "runs" / one.name)
+    assert not _holds_others(setup.output)
+    jobs, _ = open_jobs(Planner(setup), find_experiments(["figure2"]), orders(setup))
+    trained = {job.folder for job in jobs if job.images}
+    assert trained and not {one.name for one in teachers} & {folder.name for folder in trained if folder}
+    (setup.output / "runs" / "mine").mkdir()
+    assert _holds_others(setup.output)
+
+
 def test_another_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     done = processes.run("coadvise", "reproduce", "table7", "--output", str(tmp_path))
