@@ -309,4 +309,5 @@ def test_a_run_with_a_teacher_in_another_order(tmp_path: Path, trained: Path) ->
         teacher = {k: v for k, v in CNN.items() if k != "train"} | {"checkpoint": str(path)}
         results.append(run(tiny(tmp_path / path.stem, {"schedule.epochs": 2}, teachers={"conv": teacher})))
     assert results[0].teachers["conv"].accuracy == results[1].teachers["conv"].accuracy
-    assert results[0].final == results[1].final
+    # Not the same bits: a matrix product may add up its columns otherwise where they lie elsewhere.
+    assert results[0].final == pytest.approx(results[1].final, rel=1e-5)

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from unittest import mock
@@ -160,8 +161,11 @@ def test_int8_reports_what_it_costs(model: Path, written: dict[str, Written], ex
     assert before > 0.8
     first, *drops = written["int8"].lines
     assert first == "scales from 128 training images"
-    assert drops[0].startswith(f"ONNX Runtime: accuracy {before:.2%} in fp32, {after:.2%} in int8")
-    assert drops[1].startswith("OpenVINO: accuracy") and said["int8"] <= after  # of the engine that loses more
+    line = re.match(rf"ONNX Runtime: accuracy {before:.2%} in fp32, ([\d.]+)% in int8", drops[0])
+    # Some processors add up a whole set otherwise than the batches that were measured: one image may change its class.
+    assert line and float(line[1]) / 100 == pytest.approx(after, abs=1 / 300 + 1e-4)
+    assert drops[1].startswith("OpenVINO: accuracy")
+    assert said["int8"] <= float(line[1]) / 100 + 1e-4  # of the engine that loses more
     assert said == {"fp32": pytest.approx(before), "int8": pytest.approx(after, abs=0.02), "images": 300}
 
 
