@@ -17,6 +17,7 @@ from coadvise.recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from coadvise.recipe.reading import recipe_from
 from coadvise.recipe.yaml import parse_yaml
 from coadvise.system.progress import Display
+from coadvise.training.range_test import find_lr
 from coadvise.training.student import normalised_otherwise
 from coadvise.training.train import train
 
@@ -97,3 +98,15 @@ def test_a_run_says_it_once(tmp_path: Path, right: bool) -> None:
     train(recipe, resume=True, display=again)
     count = ["were trained with mean" in line for line in first.lines].count(True)
     assert count == (0 if right else 1) and not any("were trained with mean" in line for line in again.lines)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_range_test_says_it(tmp_path: Path, right: bool) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=8, **SMALL)
+    path = tmp_path / "vit_tiny_patch16_224.augreg_in21k.safetensors"
+    save_file(model.state_dict(), path)
+    student = {"model": "vit_tiny_patch16_224", "options": SMALL, "checkpoint": str(path)}
+    data = TINY["data"] | ({} if right else {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)})
+    said = Said()
+    find_lr(tiny(tmp_path / "run", student=student, data=data), 1e-6, 0.1, 20, said)
+    assert ["were trained with mean" in line for line in said.lines].count(True) == (0 if right else 1)

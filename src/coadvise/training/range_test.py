@@ -33,7 +33,7 @@ from .processes import start_processes
 from .published import settled
 from .setup import Setup
 from .state import State
-from .student import new_student
+from .student import new_student, normalised_otherwise
 from .teachers import built_teacher, on_device
 from .trial import endless, on_trial
 
@@ -150,6 +150,8 @@ def find_lr(recipe: Recipe, low: float, high: float, steps: int, display: Displa
     teachers = _teachers(recipe, sources, display)
     recipe = _with_these(recipe, teachers)
     student = new_student(recipe, len(sources[0].class_names), accelerator.num_processes, None, tuple(teachers))
+    if warning := normalised_otherwise(recipe, student):
+        display.say(warning)
     ready = on_device(teachers, recipe.data, recipe.run.fuse_teachers, accelerator, QUIET)
     advise = stored_or_live(recipe, sources[0], teachers, ready, accelerator, display)
     with (
