@@ -8,12 +8,17 @@ import gc
 import importlib
 import os
 import pkgutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
 # Before OpenMP is loaded: its threads wait busily for each other, and beside other tests that takes 7 times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell's background jobs ignore Ctrl-C, and so would the commands that are tested here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What is imported while tests are collected are half a million objects, and no garbage (system/imports.py).
 gc.disable()
