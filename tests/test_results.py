@@ -5,53 +5,28 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from helpers import SHARED
+from helpers.landed import ROOT, made_at, write_report
 
 from coadvise.paper.beyond import BEYOND, SWEEP
 from coadvise.paper.imagenet import EXPERIMENTS
 from coadvise.paper.kinds import SEEDS
-from coadvise.reports.paper import write_paper_report
-from coadvise.reports.results import About, Results
-from coadvise.reproduce.beside import beside_paper
-from coadvise.reproduce.command import find_experiments
+from coadvise.reports.results import Results
 from coadvise.reproduce.planner import Planner, in_order
 from coadvise.reproduce.scales import SCALES
 from coadvise.reproduce.setup import set_up
 from coadvise.run.measurement import Measurement
-from coadvise.system.files import write_atomic
 
-ROOT = Path(__file__).resolve().parents[1] / "results"
 LANDED = sorted(path.parent for path in ROOT.glob("*/verdicts.json"))
-
-
-def made_at(folder: Path) -> tuple[str, list[str]]:
-    """The scale of landed results and the settings that were changed; without a note of them, the folder's name."""
-    path = folder / "reproduce.json"
-    mark = json.loads(path.read_text()) if path.is_file() else {"scale": folder.name, "changed": []}
-    return mark["scale"], mark["changed"]
 
 
 @pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("folder", LANDED, ids=lambda folder: folder.name)
 def test_a_landed_report_is_made_of_its_files(folder: Path, tmp_path: Path) -> None:
-    files = {path.stem: Measurement.read(path) for path in sorted((folder / "runs").glob("*.json"))}
-    heads = re.findall(r"^## (\w+)(?: (\d))?: ", (folder / "report.md").read_text(), re.M)
-    known = {*EXPERIMENTS, *(one.name for one in BEYOND)}
-    experiments = find_experiments([name for kind, number in heads if (name := kind.lower() + number) in known])
-    for name in ("figure2.json", "attention.json", "headroom/headroom.json"):
-        if (folder / name).is_file():
-            write_atomic(tmp_path / name, (folder / name).read_bytes())
-    # Not of teachers: the twin of a teacher is another seed of it.
-    seeds = max(Counter(run.arm for run in files.values() if run.arm.startswith("transformer_tiny")).values())
-    scale, changed = made_at(folder)
-    # What else a report says of its scale follows from the settings, not from the images.
-    setup = set_up(SCALES[scale], tmp_path, source="digits", settings=[*changed, "data.train_size=200"])
-    about = About(scale, SCALES[scale].title, seeds, changed, setup.particulars(), settings=beside_paper(setup))
-    write_paper_report(tmp_path, files, experiments, about)
+    experiments = write_report(folder, tmp_path)
     for name in ("report.md", "verdicts.json", *(f"tables/{one.name}.tex" for one in experiments)):
         assert (tmp_path / name).read_text() == (folder / name).read_text(), name
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {p.name for p in (folder / "figures").iterdir()}
