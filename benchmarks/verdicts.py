@@ -188,10 +188,7 @@ def of_contrasts(contrasts: Sequence[dict[str, Any]], runs: Runs) -> Iterator[Co
             table |= {(row, seed): value for seed, value in own.items() if seed < one["seeds"]}
         tables.append(table)
     wanted = [len(one["pairs"]) * one["seeds"] for one in contrasts]
-    counts = [
-        len(one["pairs"]) * sum(all((k, s) in table for k in range(len(one["pairs"]))) for s in range(one["seeds"]))
-        for table, one in zip(tables, contrasts, strict=True)
-    ]
+    counts = [len(table) for table in tables]
     tests = [
         _crossed(table, one) if n == of else None
         for table, one, n, of in zip(tables, contrasts, counts, wanted, strict=True)

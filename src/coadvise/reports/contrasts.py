@@ -27,7 +27,7 @@ class Answered:
 
     Attributes:
         differences: by (set of teachers, seed), the first number of a pair less the second.
-        n: differences of the seeds that all sets have.
+        n: so many differences are there.
         test: of their mean; None before all are there.
         p: of no difference, corrected where the contrast is exploratory.
         p_equal: of a difference of the margin or more, corrected likewise.
@@ -80,7 +80,7 @@ def answer(experiment: Experiment, results: Results) -> list[Answered]:
     for contrast, differences, test, p, equal in zip(
         experiment.contrasts, found, tests, unequal, _corrected(within, primary), strict=True
     ):
-        n = _complete(differences, contrast)
+        n = len(differences)
         files = sorted(
             f"{name}.json"
             for number, pair in enumerate(contrast.pairs)
@@ -113,14 +113,8 @@ def _differences(contrast: Contrast, results: Results) -> dict[tuple[int, int], 
     return dict(sorted(found.items()))
 
 
-def _complete(differences: dict[tuple[int, int], float], contrast: Contrast) -> int:
-    """Differences of the seeds that all sets have."""
-    sets = range(len(contrast.pairs))
-    return len(sets) * sum(all((one, seed) in differences for one in sets) for seed in range(contrast.seeds))
-
-
 def _test(differences: dict[tuple[int, int], float], contrast: Contrast) -> Crossed | None:
-    if _complete(differences, contrast) < len(contrast.pairs) * contrast.seeds:
+    if len(differences) < len(contrast.pairs) * contrast.seeds:
         return None
     return crossed(differences, correlation=contrast.correlation)
 
