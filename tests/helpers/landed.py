@@ -70,5 +70,5 @@ def write_again(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
+    for name in sys.argv[1:] or sys.exit("name folders of results/, such as cifar-long"):
         write_again(ROOT / name)

@@ -15,6 +15,7 @@ from coadvise.checkpoints.model_file import save_model
 from coadvise.models.students import as_student
 from coadvise.recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from coadvise.recipe.reading import recipe_from
+from coadvise.recipe.schema import Recipe
 from coadvise.recipe.yaml import parse_yaml
 from coadvise.system.progress import Display
 from coadvise.training.range_test import find_lr
@@ -85,14 +86,19 @@ class Said(Display):
         self.lines.append(message)
 
 
-@pytest.mark.parametrize("right", [True, False])
-def test_a_run_says_it_once(tmp_path: Path, right: bool) -> None:
+def of_published(tmp_path: Path, right: bool, changes: dict[str, Any]) -> Recipe:
+    """A recipe that starts from weights that want mean and std of 0.5, and that gives those or ImageNet's."""
     model = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=8, **SMALL)
     path = tmp_path / "vit_tiny_patch16_224.augreg_in21k.safetensors"
     save_file(model.state_dict(), path)
     student = {"model": "vit_tiny_patch16_224", "options": SMALL, "checkpoint": str(path)}
     data = TINY["data"] | ({} if right else {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)})
-    recipe = tiny(tmp_path / "run", {"schedule.epochs": 2, "run.baselines": []}, student=student, data=data)
+    return tiny(tmp_path / "run", changes, student=student, data=data)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_run_says_it_once(tmp_path: Path, right: bool) -> None:
+    recipe = of_published(tmp_path, right, {"schedule.epochs": 2, "run.baselines": []})
     first, again = Said(), Said()
     interrupted(recipe, 6, display=first)
     train(recipe, resume=True, display=again)
@@ -102,11 +108,6 @@ def test_a_run_says_it_once(tmp_path: Path, right: bool) -> None:
 
 @pytest.mark.parametrize("right", [True, False])
 def test_a_range_test_says_it(tmp_path: Path, right: bool) -> None:
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=8, **SMALL)
-    path = tmp_path / "vit_tiny_patch16_224.augreg_in21k.safetensors"
-    save_file(model.state_dict(), path)
-    student = {"model": "vit_tiny_patch16_224", "options": SMALL, "checkpoint": str(path)}
-    data = TINY["data"] | ({} if right else {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)})
     said = Said()
-    find_lr(tiny(tmp_path / "run", student=student, data=data), 1e-6, 0.1, 20, said)
+    find_lr(of_published(tmp_path, right, {}), 1e-6, 0.1, 20, said)
     assert ["were trained with mean" in line for line in said.lines].count(True) == (0 if right else 1)

@@ -18,7 +18,7 @@
 
 namespace {
 
-// A vector is as wide as the processor's registers: wider ones compilers keep in memory, at a sixth of the speed.
+// A vector is as wide as the processor's registers: wider ones compilers keep in memory (docs/log.md).
 #if defined(__AVX512F__)
 #define BYTES 64
 #elif defined(__AVX__)

@@ -98,17 +98,13 @@ def reproduce(
 
 
 def _holds_others(output: Path) -> bool:
-    """Whether a path is no folder, or one with other files than the mark: another call may be writing that just now.
+    """Whether a path is no folder, or one with other files than the mark: another call may be writing that just now."""
+    return not output.is_dir() or any(MARK not in path.name and not _only_runs(path) for path in output.iterdir())
 
-    Runs that were trained elsewhere, brought along as `runs/NAME`, are none either.
-    """
-    if not output.is_dir():
-        return True
-    others = [path for path in output.iterdir() if MARK not in path.name]
-    return not all(
-        path.name == "runs" and path.is_dir() and all((one / "manifest.json").is_file() for one in path.iterdir())
-        for path in others
-    )
+
+def _only_runs(path: Path) -> bool:
+    """Whether a path is the folder of runs with nothing but runs in it, as they are brought along from elsewhere."""
+    return path.name == "runs" and path.is_dir() and all((one / "manifest.json").is_file() for one in path.iterdir())
 
 
 def _told_apart(one: Experiment, planner: Planner) -> Experiment:
