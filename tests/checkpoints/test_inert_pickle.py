@@ -4,7 +4,6 @@ import copy
 import os
 import pickle
 import struct
-import time
 import tracemalloc
 import zipfile
 from collections import OrderedDict
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.weights import TINY, assert_same, make
+from helpers.work import ends
 from torch import nn
 
 from coadvise.checkpoints import inert_pickle
@@ -169,10 +169,8 @@ def test_compressed_files_and_endless_hashes_are_refused(tmp_path):
     nested = b"\x80\x02}" + b"K\x01" + b"2\x86" * 60  # a pair of pairs of …, whose hash takes 2^60 steps
     for end in (b"K\x01s.", b"\x85)\x81."):
         path.write_bytes(legacy(nested + end))
-        before = time.monotonic()
-        with pytest.raises(CheckpointError):
+        with ends(), pytest.raises(CheckpointError):
             read_checkpoint(path)
-        assert time.monotonic() - before < 5
 
 
 def test_programs_and_foreign_files_are_refused(tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.work import ends
 from PIL import Image
 
 from coadvise.data import parcel
@@ -109,11 +110,10 @@ def test_a_dead_loader_process_ends_the_pass_in_time_and_with_one_message(number
     next(batches)
     os.kill(one._workers[1].pid, number)  # type: ignore[arg-type]
     time.sleep(0.3)  # while the training process computes, nothing is raised there
-    start = time.monotonic()
     name = signal.Signals(number).name
-    with pytest.raises(LoaderError, match=rf"^a loader process has ended \({name}.*data\.workers=0") as caught:
+    with ends(), pytest.raises(LoaderError, match=rf"^a loader process has ended \({name}.*data\.workers=0") as caught:
         list(batches)
-    assert time.monotonic() - start < 4 and caught.value.__cause__ is None
+    assert caught.value.__cause__ is None
     again = list(one.batches(KEYS))  # the next pass starts new ones
     one.close()
     assert all(map(np.array_equal, pixels(again), pixels(list(feed(0).batches(KEYS)))))
@@ -126,10 +126,8 @@ def test_one_that_dies_while_it_is_waited_for() -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().read(index)
 
-    start = time.monotonic()
-    with pytest.raises(LoaderError, match="SIGKILL, as when the system runs out of memory"):
+    with ends(), pytest.raises(LoaderError, match="SIGKILL, as when the system runs out of memory"):
         list(feed(1, Slow()).batches(KEYS))
-    assert time.monotonic() - start < 4
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # what PyTorch would print

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import timm
 import torch
 from helpers.recipes import CNN, tiny
 from helpers.runs import photographs, run
+from helpers.work import ends
 from PIL import Image
 from timm.layers import resample_abs_pos_embed
 
@@ -45,9 +45,8 @@ def test_a_hundred_thousand_images_are_chosen_from_at_once() -> None:
     label, said = generator.integers(0, 1000, (2, 100_000))
     sure = generator.random(100_000, dtype=np.float32)
     one = Answers("d", tuple(map(str, range(1000))), np.arange(len(label)), label, {"class": said}, {"class": sure})
-    started = time.perf_counter()
-    (first, _), (second, _), *_ = chosen_looks(one)
-    assert time.perf_counter() - started < 5  # and not as the square of the images
+    with ends():  # in time that does not grow as the square of the images
+        (first, _), (second, _), *_ = chosen_looks(one)
     hits = np.flatnonzero(label == said)
     hits = hits[np.argsort(-sure[hits])]
     assert first == hits[0] and second == next(row for row in hits if label[row] != label[first])

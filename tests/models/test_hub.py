@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -25,10 +24,9 @@ def silent(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("name", ["regnety_002", "hf-hub:timm/regnety_002.pycls_in1k"])
 def test_a_hub_that_does_not_answer_is_asked_once(silent: list[int], name: str) -> None:
-    start = time.monotonic()
     with pytest.raises(ModelError, match=r"no answer from the Hugging Face Hub.*connect to the internet") as caught:
         build_model(name, 10, pretrained=True)
-    assert time.monotonic() - start < 8 and len(silent) == 1
+    assert len(silent) == 1
     assert "\n" not in str(caught.value) and "a checkpoint file" in str(caught.value)
 
 

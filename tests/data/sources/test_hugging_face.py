@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 
 import numpy as np
 import pytest
@@ -47,21 +46,19 @@ def test_hf_from_the_cache_when_the_hub_is_silent(cached, config) -> None:
     import datasets
 
     written, asked = cached
-    start = time.monotonic()
     train, validation = open_sources(Data(source=f"hf:me/tiny:{config}"))
-    assert time.monotonic() - start < 8 and len(asked) == 3  # for the splits, and for each of the two
+    assert len(asked) == 3  # for the splits, and for each of the two
     assert [train.read(i) for i in range(4)] == written["train"] and train.labels.tolist() == [0, 1, 1, 0]
     assert [validation.read(i) for i in range(4)] == written["test"] and train.class_names == ("x", "y")
     assert not datasets.config.HF_HUB_OFFLINE
 
 
 def test_hf_that_is_nowhere_asks_a_silent_hub_once(cached) -> None:
-    start = time.monotonic()
     with pytest.raises(
         DataError, match=r"^hf:me/large cannot be had \(no answer.*no copy in the cache.*: connect"
     ) as caught:
         open_sources(Data(source="hf:me/large"))
-    assert time.monotonic() - start < 8 and len(cached[1]) == 1 and "\n" not in str(caught.value)
+    assert len(cached[1]) == 1 and "\n" not in str(caught.value)
     with pytest.raises(DataError, match=r"^hf:me/tiny:third cannot be loaded: .*default"):
         open_source("hf:me/tiny:third", "train")
     for folder in ("hf:no/such/folder", "hf:/no/such/folder"):
