@@ -42,12 +42,12 @@ class Limits:
     """What one input may take.
 
     Attributes:
-        seconds: of the processor.
+        seconds: of the processor; what is read at all takes two at most, on a slow machine five.
         waiting: seconds by the clock, for an input that waits for something; other processes may run beside.
         memory: bytes beyond what the reader had before.
     """
 
-    seconds: float = 5.0
+    seconds: float = 20.0
     waiting: float = 60.0
     memory: int = 2 << 30
 
