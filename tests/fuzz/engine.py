@@ -42,7 +42,7 @@ class Limits:
     """What one input may take.
 
     Attributes:
-        seconds: of the processor; what is read at all takes two at most, on a slow machine five.
+        seconds: of the processor; for what blows up, so it leaves room for slow machines.
         waiting: seconds by the clock, for an input that waits for something; other processes may run beside.
         memory: bytes beyond what the reader had before.
     """
