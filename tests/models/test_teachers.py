@@ -1,12 +1,16 @@
 """Teachers: frozen, in their own normalisation and resolution, and measured before they advise."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
+import yaml
+from PIL import Image
+from timm.data import create_dataset
 from torch import nn
 
 from coadvise.errors import ModelError
@@ -161,6 +165,26 @@ def test_classes_in_another_order_are_recognised() -> None:
     assert (checks["t"].accuracy, checks["t"].order) == (0.0, 1.0)
     with pytest.raises(ModelError, match=r"another order.*a → b"):
         require_able(checks, list("abcde"))
+
+
+def test_the_order_of_timms_class_folders_is_written_out(tmp_path: Path) -> None:
+    """As timm's own reader sorts them, whatever its rule; another order is not taken for it."""
+    names = ["1", "10", "2", "B", "a"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "x.png")
+    by_timm = create_dataset("", str(tmp_path)).reader.class_to_idx
+    as_timm = [by_timm[name] for name in names]
+    assert as_timm == [0, 2, 1, 4, 3]
+    with pytest.raises(
+        ModelError, match=r"timm's class folders.*: teachers\.t\.classes=\[0,2,1,4,3\], or set"
+    ) as caught:
+        require_able(measure(Oracle(as_timm, 5)), names)
+    written = yaml.safe_load(str(caught.value).split("classes=")[1].split(", or")[0])
+    assert measure(Oracle(as_timm, 5), written)["t"].accuracy == 1
+    for other, called in ((as_timm, list("abcde")), ([1, 2, 3, 4, 0], names), (as_timm, ["²", *names[1:]])):
+        with pytest.raises(ModelError, match=r"; give teachers\.t\.classes, or set"):
+            require_able(measure(Oracle(other, 5)), called)
 
 
 def test_chance_level_is_refused() -> None:

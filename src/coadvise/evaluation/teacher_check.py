@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from timm.utils import natural_key
 from torch import Tensor
 
 from ..errors import ModelError, one_line
 from ..models.teachers import Teachers, class_count_message, require_size
+
+_LISTED = 200
+"""Classes of which an index map fits into a message."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def require_able(checks: Mapping[str, TeacherCheck], class_names: Sequence[str])
             pairs = ", ".join(f"{class_names[s]} → {class_names[t]}" for s, t in check.moved[:3])
             raise ModelError(
                 f"teacher '{name}' seems to have its classes in another order: accuracy {check.accuracy:.1%} as they "
-                f"are, {check.order:.1%} after renaming ({pairs}, …); give teachers.{name}.classes, "
+                f"are, {check.order:.1%} after renaming ({pairs}, …); {_map_of(name, check, class_names)}, "
                 "or set run.allow_weak=true"
             )
         if check.weak:
@@ -150,3 +154,18 @@ def require_able(checks: Mapping[str, TeacherCheck], class_names: Sequence[str])
                 f"({check.chance:.1%}); train it longer (teachers.{name}.train.epochs=N), check its normalisation and "
                 "classes, or go on all the same with run.allow_weak=true"
             )
+
+
+def _map_of(name: str, check: TeacherCheck, class_names: Sequence[str]) -> str:
+    """What to give as the index map: written out where it is the order in which timm reads class folders."""
+    plain = f"give teachers.{name}.classes"
+    try:
+        by_timm = sorted(range(len(class_names)), key=lambda index: natural_key(class_names[index]))
+    except ValueError:  # a class named "²", of which timm makes no number
+        return plain
+    place = {index: rank for rank, index in enumerate(by_timm)}
+    same = sum(place[s] == t for s, t in check.moved)
+    if same < 0.8 * len(check.moved) or len(class_names) > _LISTED:  # a teacher is wrong about some
+        return plain
+    ranks = ",".join(str(place[index]) for index in range(len(class_names)))
+    return f"it is that of timm's class folders (10 after 9, no capitals first): teachers.{name}.classes=[{ranks}]"
