@@ -7,8 +7,11 @@ import unittest.mock
 
 import timm
 import torch
+from timm.optim import create_optimizer_v2
 from torch import nn
 from torch._dynamo.testing import CompileCounter
+
+import coadvise
 
 
 class Block(nn.Module):
@@ -115,3 +118,38 @@ def test_blocks_that_are_not_alike_are_left_alone():
 
     # Of four stages only the first has two blocks of the same shapes.
     assert compile_blocks(timm.create_model("resnet18")) == 2
+
+
+def test_what_is_compiled_of_a_student_in_a_loop_of_ones_own():
+    """As docs/guides/your-own-loop.md says: a step, not the tokens of a compiled student, which renames its weights."""
+
+    class Step(nn.Module):
+        def __init__(self, student: nn.Module) -> None:
+            super().__init__()
+            self.student = student
+
+        def forward(self, x: torch.Tensor, advice: dict[str, torch.Tensor], y: torch.Tensor) -> torch.Tensor:
+            return coadvise.co_advise_loss(self.student.forward_tokens(x), advice, y).total
+
+    student = timm.create_model("cit_tiny", img_size=16, patch_size=8, depth=2, num_classes=3)
+    x, y, advice = (
+        torch.randn(2, 3, 16, 16),
+        torch.tensor([0, 2]),
+        {"conv": torch.randn(2, 3), "inv": torch.randn(2, 3)},
+    )
+    counted = CompileCounter()
+    compiled = torch.compile(student, backend=counted)
+    expected = Step(student)(x, advice, y)
+    compiled.forward_tokens(x)
+    assert counted.frame_count == 0
+    found = torch.compile(Step(student), backend=counted, fullgraph=True)(x, advice, y)
+    assert counted.frame_count == 1
+    torch.testing.assert_close(found, expected)
+
+    def spared(model: nn.Module) -> set[str]:
+        names = {weight: name for name, weight in student.named_parameters()}
+        groups = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05).param_groups
+        return {names[w] for group in groups if group["weight_decay"] == 0 for w in group["params"] if w.ndim > 1}
+
+    assert spared(student) == {"cls_token", "pos_embed", "tokens.conv", "tokens.inv"}
+    assert spared(compiled) == set()  # where timm finds them, the page need no longer warn
