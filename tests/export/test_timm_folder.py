@@ -1,5 +1,6 @@
 """Folders for timm, opened by processes that import timm alone, or timm and coadvise, on real images."""
 
+import io
 import json
 import resource
 import subprocess
@@ -18,6 +19,7 @@ from sklearn.datasets import load_digits
 
 import coadvise
 from coadvise.checkpoints.trained import load_trained
+from coadvise.data.sources.opening import open_source
 from coadvise.errors import WriteError
 from coadvise.export.exporting import export
 from coadvise.export.public import public, public_name
@@ -117,6 +119,25 @@ def test_what_stands_in_the_folder(runs: dict[str, Path]) -> None:
     assert "license" not in cfg and "tag" not in cfg
     weights = load_file(folder / "model.safetensors")
     assert weights["reg_token"].shape == (1, 2, 24) and not any("advised" in key for key in weights)
+
+
+def test_timms_reader_numbers_classes_as_ours_by_a_map_or_a_file(tmp_path: Path) -> None:
+    """As docs/guides/export.md says; by itself it numbers them in another way."""
+    for number, name in enumerate(["1", "10", "2", "B", "a b", "ä"]):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "images" / name / "x.png")
+    ours = open_source(str(tmp_path / "images"))
+    colours = [Image.open(io.BytesIO(ours.read(index))).getpixel((0, 0))[0] for index in range(6)]  # of encoded files
+    expected = dict(zip(colours, ours.labels.tolist(), strict=True))
+    classes = {name: index for index, name in enumerate(ours.class_names)}
+    (tmp_path / "classes.txt").write_text("\n".join(classes), encoding="utf-8")
+
+    def numbered(**options: Any) -> dict[int, int]:
+        dataset = timm.data.create_dataset("", str(tmp_path / "images"), **options)
+        return {image.getpixel((0, 0))[0]: label for image, label in dataset}
+
+    assert numbered(class_map=classes) == numbered(class_map=str(tmp_path / "classes.txt")) == expected
+    assert numbered() != expected
 
 
 @pytest.mark.parametrize("name", ["looking on", "registers", "resnet", "small stem"])
