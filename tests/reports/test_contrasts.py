@@ -88,6 +88,22 @@ def test_nothing_is_decided_before_all_runs_are_there(tmp_path: Path) -> None:
     assert {(one["mean"], one["p"], one["p (within the margin)"]) for one in written} == {(None, None, None)}
 
 
+def test_one_part_that_does_not_hold_is_an_answer_before_the_other_is_there() -> None:
+    """Both are needed; where the one that is there holds, it is open."""
+    part = lambda teachers, number: f"both kinds are better than two {teachers} teachers: {number}"
+    sentence = primary_sentence(answered({BOTH_KINDS: 0.55, TWO_CONV: 0.55}))
+    assert sentence is not None and sentence.startswith(
+        f"That a second kind pays is not shown here, whatever the missing runs say: {part('convolution', '')}"
+    )
+    assert sentence.endswith(
+        f"{part('involution', '0 of 18')} differences are there. The same command with --seeds 6 goes on."
+    )
+    sentence = primary_sentence(answered({BOTH_KINDS: 0.55, TWO_CONV: 0.53}))
+    assert sentence is not None and sentence.startswith(
+        f"The primary question is not answered yet ({part('convolution', '+1.9 points (+1.')}"
+    )
+
+
 def test_what_comes_out_the_other_way_is_said_so_and_no_more() -> None:
     sentence = primary_sentence(answered({BOTH_KINDS: 0.54, TWO_CONV: 0.53, TWO_INV: 0.55}))
     assert sentence is not None and sentence.startswith("That a second kind pays is not shown here")

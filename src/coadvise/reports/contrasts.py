@@ -134,25 +134,36 @@ def primary_sentence(answers: Sequence[Answered]) -> str | None:
     parts = [one for one in answers if one.contrast.primary]
     if not parts:
         return None
-    if any(one.verdict.startswith("not yet") for one in parts):
-        states = "; ".join(f"{_lower(one.contrast.text)}: {_state(one)}" for one in parts)
-        wanted = max(one.contrast.seeds for one in parts)
-        return f"The primary question is not answered yet ({states}); the same command with --seeds {wanted} goes on."
-    said = "; ".join(f"{_lower(one.contrast.text)}: {_numbers(one)}, {_in_words(one)}" for one in parts)
-    if all(one.verdict == HOLDS for one in parts):
-        return f"A second kind pays here: {said}."
-    return f"That a second kind pays is not shown here: {said}."
+    said = "; ".join(f"{_lower(one.contrast.text)}: {_state(one)}" for one in parts)
+    missing = any(one.test is None for one in parts)
+    goes_on = f"he same command with --seeds {max(one.contrast.seeds for one in parts)} goes on."
+    if any(map(_fails, parts)):
+        answer = "That a second kind pays is not shown here"
+        return f"{answer}, whatever the missing runs say: {said}. T{goes_on}" if missing else f"{answer}: {said}."
+    if missing:
+        return f"The primary question is not answered yet ({said}); t{goes_on}"
+    return f"A second kind pays here: {said}."
+
+
+def is_decided(answers: Sequence[Answered]) -> bool:
+    """Whether the primary question has an answer: all parts are there, or one that does not hold, as yes needs all."""
+    parts = [one for one in answers if one.contrast.primary]
+    return bool(parts) and (all(one.test is not None for one in parts) or any(map(_fails, parts)))
+
+
+def _fails(one: Answered) -> bool:
+    return one.test is not None and one.verdict != HOLDS
 
 
 def primary_headline(answers: Sequence[Answered]) -> str | None:
-    """The same for the top of a page: without numbers, but for how many runs are missing."""
+    """The same for the top of a page, without numbers where there is an answer."""
     sentence = primary_sentence(answers)
     return None if sentence is None else sentence.partition(": both")[0]
 
 
 def _state(one: Answered) -> str:
     if one.test is not None:
-        return _in_words(one)
+        return f"{_numbers(one)}, {_in_words(one)}"
     return f"{one.n} of {len(one.contrast.pairs) * one.contrast.seeds} differences are there"
 
 

@@ -9,7 +9,7 @@ from ..paper.ablations import SEVEN_DOTS
 from ..paper.declared import Dots, Experiment
 from ..significance import paired_difference
 from .claims import Judged
-from .contrasts import Answered, primary_sentence
+from .contrasts import Answered, is_decided, primary_sentence
 from .problems import unfinished
 from .results import About, Results
 from .tables import count, mean_sd, percent, points
@@ -84,13 +84,14 @@ def _best(figure: Dots, results: Results) -> tuple[list[str], list[str]]:
 
 
 def _planned(experiment: Experiment, answers: Sequence[Answered], results: Results) -> tuple[list[str], list[str]]:
-    """The ways of teaching of a planned experiment, and the answer to its question: nothing of either before all runs
-    are there, so that nobody decides by a part of them; the headline says how many there are."""
-    sentence = primary_sentence([one for one in answers if one.experiment == experiment.name])
-    parts = [one for one in answers if one.experiment == experiment.name and one.contrast.primary]
+    """The ways of teaching of a planned experiment once all are there, and the answer to its question once it has one:
+    nothing before, so that nobody decides by a part of the runs; the headline says how many there are."""
+    own = [one for one in answers if one.experiment == experiment.name]
+    sentence = primary_sentence(own) if is_decided(own) else None
+    parts = [one for one in own if one.contrast.primary]
     figure = experiment.figure
     if not parts or any(one.test is None for one in parts) or not isinstance(figure, Dots):
-        return [], []
+        return [], [sentence] if sentence else []
     good = []
     for family in figure.families:
         runs = [
