@@ -104,7 +104,7 @@ def test_half_of_the_shared_memory_stays_free(monkeypatch: pytest.MonkeyPatch, r
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
-def test_a_dead_loader_process_ends_the_pass_in_time_and_with_one_message(number: int) -> None:
+def test_a_dead_loader_process_ends_the_pass_with_one_message(number: int) -> None:
     one = feed(2)
     batches = one.batches(KEYS * 1000)
     next(batches)

@@ -182,9 +182,26 @@ def test_the_order_of_timms_class_folders_is_written_out(tmp_path: Path) -> None
         require_able(measure(Oracle(as_timm, 5)), names)
     written = yaml.safe_load(str(caught.value).split("classes=")[1].split(", or")[0])
     assert measure(Oracle(as_timm, 5), written)["t"].accuracy == 1
-    for other, called in ((as_timm, list("abcde")), ([1, 2, 3, 4, 0], names), (as_timm, ["²", *names[1:]])):
+    # Another order, one that timm does not have, names that it cannot read or does not tell apart.
+    others = (
+        (as_timm, list("abcde")),
+        ([1, 2, 3, 4, 0], names),
+        (as_timm, ["²", *names[1:]]),
+        (as_timm, [*names[:3], *"Aa"]),
+    )
+    for other, called in others:
         with pytest.raises(ModelError, match=r"; give teachers\.t\.classes, or set"):
             require_able(measure(Oracle(other, 5)), called)
+
+
+def test_timms_order_is_not_said_of_what_stays_in_place_nor_beside_another_map() -> None:
+    names = ["1", "10", "2", "B", "a"]
+    capitals_first = TeacherCheck(0.2, 0.2, 1.0, ((1, 2), (2, 1)), 100, ((0, 0), (1, 2), (2, 1), (3, 3), (4, 4)))
+    mapped = measure(Oracle([1, 3, 2, 5, 4], 6), [1, 2, 3, 4, 5])["t"]  # a class of background comes first
+    assert mapped.moved == ((1, 2), (2, 1), (3, 4), (4, 3)) and mapped.renaming == ()
+    for check in (capitals_first, mapped):
+        with pytest.raises(ModelError, match=r"; give teachers\.t\.classes, or set"):
+            require_able({"t": check}, names)
 
 
 def test_chance_level_is_refused() -> None:

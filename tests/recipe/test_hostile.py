@@ -5,7 +5,7 @@ import resource
 from pathlib import Path
 
 import pytest
-from helpers.work import calls_at_most
+from helpers.work import calls_at_most, ends
 
 from coadvise.errors import RecipeError
 from coadvise.recipe.reading import dump_recipe, load_recipe
@@ -56,7 +56,7 @@ HOSTILE = {
 def refusal(source: str | Path, *settings: str) -> str:
     """The message of a recipe's refusal, which costs 6 million calls (a second or two) and 100 MB at most."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(RecipeError) as caught, calls_at_most(6_000_000):
+    with pytest.raises(RecipeError) as caught, ends(), calls_at_most(6_000_000):
         load_recipe(source, settings)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100e3
     message = str(caught.value)

@@ -95,13 +95,21 @@ def test_one_part_that_does_not_hold_is_an_answer_before_the_other_is_there() ->
     assert sentence is not None and sentence.startswith(
         f"That a second kind pays is not shown here, whatever the missing runs say: {part('convolution', '')}"
     )
-    assert sentence.endswith(
-        f"{part('involution', '0 of 18')} differences are there. The same command with --seeds 6 goes on."
-    )
+    assert sentence.endswith(f"; {part('involution', '0 of 18')} differences are there.")
     sentence = primary_sentence(answered({BOTH_KINDS: 0.55, TWO_CONV: 0.53}))
     assert sentence is not None and sentence.startswith(
         f"The primary question is not answered yet ({part('convolution', '+1.9 points (+1.')}"
     )
+
+
+@pytest.mark.parametrize(("conv", "answered"), [(0.55, True), (0.53, False)])
+def test_the_top_of_the_page_has_the_answer_once_there_is_one(tmp_path: Path, conv: float, answered: bool) -> None:
+    found = files({BOTH_KINDS: 0.55, TWO_CONV: conv})
+    write_paper_report(tmp_path, found, [KINDS_EXPERIMENT], About("cifar-long", "some images", seeds=SEEDS))
+    top = (tmp_path / "report.md").read_text().split("##")[0]
+    assert ("**Against what**: That a second kind pays is not shown here, whatever the" in top) == answered
+    assert ("**Against what**" in top) == answered and ("is not answered yet" in top) != answered
+    assert f"The same command with --seeds {SEEDS} goes on." in top and "Top-1 of the student:" not in top
 
 
 def test_what_comes_out_the_other_way_is_said_so_and_no_more() -> None:

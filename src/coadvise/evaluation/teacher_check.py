@@ -26,6 +26,7 @@ class TeacherCheck:
         chance: accuracy of always naming the commonest class.
         order: accuracy after the best renaming of the teacher's classes.
         moved: (student's class, teacher's class) pairs of that renaming which differ.
+        renaming: all pairs of it that images speak for; empty for a teacher that has an index map already.
     """
 
     accuracy: float
@@ -33,6 +34,7 @@ class TeacherCheck:
     order: float
     moved: tuple[tuple[int, int], ...]
     samples: int
+    renaming: tuple[tuple[int, int], ...] = ()
 
     @property
     def weak(self) -> bool:
@@ -76,7 +78,7 @@ def measure_teachers(
             found = label.cpu().numpy()
             asked = np.full(len(found), True) if known is None else np.isin(found, known)
             np.add.at(confusion[name], (found[asked], answer[asked]), 1)
-    return {name: _check_of(table) for name, table in confusion.items()}
+    return {name: _check_of(table, members[name].classes is not None) for name, table in confusion.items()}
 
 
 def advice_that_fits(teachers: Teachers, images: Tensor) -> dict[str, Tensor]:
@@ -119,18 +121,19 @@ def finite(name: str, logits: Tensor) -> Tensor:
     return logits
 
 
-def _check_of(confusion: np.ndarray) -> TeacherCheck:
+def _check_of(confusion: np.ndarray, mapped: bool) -> TeacherCheck:
     from scipy.optimize import linear_sum_assignment  # comes with scikit-learn; slow to import
 
     samples = max(int(confusion.sum()), 1)
     rows, columns = linear_sum_assignment(confusion, maximize=True)
-    moved = tuple((int(r), int(c)) for r, c in zip(rows, columns, strict=True) if r != c and confusion[r, c] > 0)
+    renaming = tuple((int(r), int(c)) for r, c in zip(rows, columns, strict=True) if confusion[r, c] > 0)
     return TeacherCheck(
         accuracy=float(np.trace(confusion)) / samples,
         chance=float(confusion.sum(axis=1).max()) / samples,
         order=float(confusion[rows, columns].sum()) / samples,
-        moved=moved,
+        moved=tuple((r, c) for r, c in renaming if r != c),
         samples=samples,
+        renaming=() if mapped else renaming,
     )
 
 
@@ -157,15 +160,18 @@ def require_able(checks: Mapping[str, TeacherCheck], class_names: Sequence[str])
 
 
 def _map_of(name: str, check: TeacherCheck, class_names: Sequence[str]) -> str:
-    """What to give as the index map: written out where it is the order in which timm reads class folders."""
+    """What to give as the index map: written out where it seems to be the order in which timm reads class folders."""
     plain = f"give teachers.{name}.classes"
     try:
-        by_timm = sorted(range(len(class_names)), key=lambda index: natural_key(class_names[index]))
+        keys = [tuple(natural_key(one)) for one in class_names]
     except ValueError:  # a class named "²", of which timm makes no number
         return plain
-    place = {index: rank for rank, index in enumerate(by_timm)}
-    same = sum(place[s] == t for s, t in check.moved)
-    if same < 0.8 * len(check.moved) or len(class_names) > _LISTED:  # a teacher is wrong about some
+    if len(set(keys)) < len(keys) or len(keys) > _LISTED:  # timm has no fixed order of folders `A` and `a`
         return plain
-    ranks = ",".join(str(place[index]) for index in range(len(class_names)))
-    return f"it is that of timm's class folders (10 after 9, no capitals first): teachers.{name}.classes=[{ranks}]"
+    place = {index: rank for rank, index in enumerate(sorted(range(len(keys)), key=lambda index: keys[index]))}
+    same = sum(place[ours] == its for ours, its in check.renaming)
+    if not check.renaming or same < 0.8 * len(check.renaming):  # a teacher is wrong about some
+        return plain
+    ranks = ",".join(str(place[index]) for index in range(len(keys)))
+    order = "it seems to be that of timm's class folders (10 after 9, no capitals first)"
+    return f"{order}: teachers.{name}.classes=[{ranks}]"

@@ -136,12 +136,12 @@ def primary_sentence(answers: Sequence[Answered]) -> str | None:
         return None
     said = "; ".join(f"{_lower(one.contrast.text)}: {_state(one)}" for one in parts)
     missing = any(one.test is None for one in parts)
-    goes_on = f"he same command with --seeds {max(one.contrast.seeds for one in parts)} goes on."
     if any(map(_fails, parts)):
         answer = "That a second kind pays is not shown here"
-        return f"{answer}, whatever the missing runs say: {said}. T{goes_on}" if missing else f"{answer}: {said}."
+        return f"{answer}{', whatever the missing runs say' if missing else ''}: {said}."
     if missing:
-        return f"The primary question is not answered yet ({said}); t{goes_on}"
+        wanted = max(one.contrast.seeds for one in parts)
+        return f"The primary question is not answered yet ({said}); the same command with --seeds {wanted} goes on."
     return f"A second kind pays here: {said}."
 
 

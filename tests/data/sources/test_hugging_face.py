@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub without a network: a copy on this machine serves, else one message comes soon."""
+"""Data sets of the Hugging Face Hub without a network: a copy on this machine serves, else one message comes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 from helpers.hub import silent_hub
+from helpers.work import ends
 from PIL import Image
 
 from coadvise.data.sources.opening import open_source, open_sources
@@ -46,7 +47,8 @@ def test_hf_from_the_cache_when_the_hub_is_silent(cached, config) -> None:
     import datasets
 
     written, asked = cached
-    train, validation = open_sources(Data(source=f"hf:me/tiny:{config}"))
+    with ends():
+        train, validation = open_sources(Data(source=f"hf:me/tiny:{config}"))
     assert len(asked) == 3  # for the splits, and for each of the two
     assert [train.read(i) for i in range(4)] == written["train"] and train.labels.tolist() == [0, 1, 1, 0]
     assert [validation.read(i) for i in range(4)] == written["test"] and train.class_names == ("x", "y")
@@ -54,9 +56,12 @@ def test_hf_from_the_cache_when_the_hub_is_silent(cached, config) -> None:
 
 
 def test_hf_that_is_nowhere_asks_a_silent_hub_once(cached) -> None:
-    with pytest.raises(
-        DataError, match=r"^hf:me/large cannot be had \(no answer.*no copy in the cache.*: connect"
-    ) as caught:
+    with (
+        ends(),
+        pytest.raises(
+            DataError, match=r"^hf:me/large cannot be had \(no answer.*no copy in the cache.*: connect"
+        ) as caught,
+    ):
         open_sources(Data(source="hf:me/large"))
     assert len(cached[1]) == 1 and "\n" not in str(caught.value)
     with pytest.raises(DataError, match=r"^hf:me/tiny:third cannot be loaded: .*default"):
