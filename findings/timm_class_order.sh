@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # timm + torchvision, datasets: one tree of class folders is numbered in two ways.
 #
-# Expected: the three commonest readers of class folders give a class the same number, so that a network trained with one can be
+# Expected: three common readers of class folders give a class the same number, so that a network trained with one can be
 #           measured, served or used as a teacher with another.
 # Happens:  torchvision's ImageFolder and datasets' imagefolder sort names by code points: capitals first, "10" before "2".
 #           timm's reader sorts numbers by their value and letters without regard to case. Within timm, the same tree read as
 #           `hfds/…` is numbered as by datasets. The counts of classes agree, so nothing complains.
-# Matters:  Oxford-IIIT Pets names cats with a capital and dogs without, Flowers-102 numbers its folders: a network that makes
-#           no mistake has 10.8 % accuracy in the other reader, and as a teacher teaches the wrong class of nine in ten.
+# Matters:  Oxford-IIIT Pets names cats with a capital and dogs without, Flowers-102 numbers its classes. With a folder for
+#           each, a network that makes no mistake is right about 10.8 % of the classes in the other reader, and as a teacher
+#           teaches the wrong one of nine in ten.
 # Versions: timm 1.0.31, torchvision 0.29.2, torch 2.15.0, datasets 5.2.0, Python 3.11.
 # Seen 2026-11-28:
 #   Oxford-IIIT Pets: torchvision as datasets True, timm's hfds as datasets True; timm's folders agree in 4 of 37 (10.8 %)

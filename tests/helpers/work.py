@@ -34,12 +34,12 @@ def calls_at_most(limit: int) -> Iterator[None]:
 
 
 @contextmanager
-def ends() -> Iterator[None]:
+def ends(seconds: float = 90.0) -> Iterator[None]:
     """End the process of this test where the block does not end, also in C.
 
     By the clock, but after a minute and a half, far more than any of them takes on a slow machine. Not inside itself.
     """
-    faulthandler.dump_traceback_later(90, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
     try:
         yield
     finally:
