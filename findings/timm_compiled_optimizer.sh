@@ -7,7 +7,7 @@
 #           own parameters are called `_orig_mod.…`. No name matches: tokens, position embeddings and bias tables are decayed,
 #           without a word, and all layers are put into one; for that there is a warning, which blames a model without
 #           `group_matcher()`. `model.compile()` in place is as expected.
-# Matters:  loops of one's own that compile when they make the model; timm's own script compiles last. Under DeiT's schedule
+# Matters:  to loops that compile when they make the model. Under DeiT's schedule
 #           (1e-3 by cosine, decay 0.05, 300 epochs of 1,251 updates) decay alone takes a factor of exp(−9.4) from whatever the
 #           gradient does not hold up.
 # Versions: timm 1.0.31, torch 2.15.0, Python 3.11.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.caches import QUIET, losses, opened, recipe_with, refused, write
-from helpers.work import ends
+from helpers.work import calls_at_most
 from PIL import Image
 
 from coadvise.advice import headers
@@ -231,7 +231,7 @@ def test_any_other_content_of_a_header_is_one_message(complete, tmp_path, file):
                 texts.append(json.dumps(damaged))
     for text in texts:
         path.write_text(text)
-        with ends(), pytest.raises(RunError) as caught:
+        with calls_at_most(20_000), pytest.raises(RunError) as caught:
             checked = AdviceCache(request, source, teachers)
             require_undamaged(checked)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 3000, text[:200]

@@ -103,8 +103,14 @@ def test_half_of_the_shared_memory_stays_free(monkeypatch: pytest.MonkeyPatch, r
     assert parcel.pack(Failure("no image")).unpack() == Failure("no image")
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch waits very long for processes that have ended, where it is left to it, in place of 5 s for each."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 1000.0)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
-def test_a_dead_loader_process_ends_the_pass_with_one_message(number: int) -> None:
+def test_a_dead_loader_process_ends_the_pass_with_one_message(number: int, patient: None) -> None:
     one = feed(2)
     batches = one.batches(KEYS * 1000)
     next(batches)
@@ -119,7 +125,7 @@ def test_a_dead_loader_process_ends_the_pass_with_one_message(number: int) -> No
     assert all(map(np.array_equal, pixels(again), pixels(list(feed(0).batches(KEYS)))))
 
 
-def test_one_that_dies_while_it_is_waited_for() -> None:
+def test_one_that_dies_while_it_is_waited_for(patient: None) -> None:
     class Slow(Pictures):
         def read(self, index: int) -> Image.Image:
             if index == 6:

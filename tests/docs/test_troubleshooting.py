@@ -214,7 +214,7 @@ def test_published_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_teachers_that_do_not_fit() -> None:
-    reordered = TeacherCheck(accuracy=0.1, chance=0.1, order=0.9, moved=((0, 1), (1, 0)), samples=100)
+    reordered = TeacherCheck(accuracy=0.1, chance=0.1, order=0.9, renaming=((0, 1), (1, 0)), samples=100)
     with pytest.raises(CoadviseError) as caught:
         require_able({"conv": reordered}, ["cat", "dog"])
     fits("A teacher has its classes in another order", str(caught.value))

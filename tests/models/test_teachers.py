@@ -196,9 +196,10 @@ def test_the_order_of_timms_class_folders_is_written_out(tmp_path: Path) -> None
 
 def test_timms_order_is_not_said_of_what_stays_in_place_nor_beside_another_map() -> None:
     names = ["1", "10", "2", "B", "a"]
-    capitals_first = TeacherCheck(0.2, 0.2, 1.0, ((1, 2), (2, 1)), 100, ((0, 0), (1, 2), (2, 1), (3, 3), (4, 4)))
+    capitals_first = TeacherCheck(0.2, 0.2, 1.0, ((0, 0), (1, 2), (2, 1), (3, 3), (4, 4)), 100)
+    assert capitals_first.moved == ((1, 2), (2, 1))
     mapped = measure(Oracle([1, 3, 2, 5, 4], 6), [1, 2, 3, 4, 5])["t"]  # a class of background comes first
-    assert mapped.moved == ((1, 2), (2, 1), (3, 4), (4, 3)) and mapped.renaming == ()
+    assert mapped.moved == ((1, 2), (2, 1), (3, 4), (4, 3)) and mapped.mapped
     for check in (capitals_first, mapped):
         with pytest.raises(ModelError, match=r"; give teachers\.t\.classes, or set"):
             require_able({"t": check}, names)

@@ -25,16 +25,21 @@ class TeacherCheck:
         accuracy: fraction of images whose top class is the label.
         chance: accuracy of always naming the commonest class.
         order: accuracy after the best renaming of the teacher's classes.
-        moved: (student's class, teacher's class) pairs of that renaming which differ.
-        renaming: all pairs of it that images speak for; empty for a teacher that has an index map already.
+        renaming: its pairs (student's class, teacher's class) that images speak for.
+        mapped: whether the teacher has an index map already; its classes are then those behind it.
     """
 
     accuracy: float
     chance: float
     order: float
-    moved: tuple[tuple[int, int], ...]
+    renaming: tuple[tuple[int, int], ...]
     samples: int
-    renaming: tuple[tuple[int, int], ...] = ()
+    mapped: bool = False
+
+    @property
+    def moved(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of the renaming which differ."""
+        return tuple((ours, its) for ours, its in self.renaming if ours != its)
 
     @property
     def weak(self) -> bool:
@@ -126,14 +131,13 @@ def _check_of(confusion: np.ndarray, mapped: bool) -> TeacherCheck:
 
     samples = max(int(confusion.sum()), 1)
     rows, columns = linear_sum_assignment(confusion, maximize=True)
-    renaming = tuple((int(r), int(c)) for r, c in zip(rows, columns, strict=True) if confusion[r, c] > 0)
     return TeacherCheck(
         accuracy=float(np.trace(confusion)) / samples,
         chance=float(confusion.sum(axis=1).max()) / samples,
         order=float(confusion[rows, columns].sum()) / samples,
-        moved=tuple((r, c) for r, c in renaming if r != c),
+        renaming=tuple((int(r), int(c)) for r, c in zip(rows, columns, strict=True) if confusion[r, c] > 0),
         samples=samples,
-        renaming=() if mapped else renaming,
+        mapped=mapped,
     )
 
 
@@ -162,6 +166,8 @@ def require_able(checks: Mapping[str, TeacherCheck], class_names: Sequence[str])
 def _map_of(name: str, check: TeacherCheck, class_names: Sequence[str]) -> str:
     """What to give as the index map: written out where it seems to be the order in which timm reads class folders."""
     plain = f"give teachers.{name}.classes"
+    if check.mapped:
+        return plain
     try:
         keys = [tuple(natural_key(one)) for one in class_names]
     except ValueError:  # a class named "²", of which timm makes no number
@@ -170,7 +176,7 @@ def _map_of(name: str, check: TeacherCheck, class_names: Sequence[str]) -> str:
         return plain
     place = {index: rank for rank, index in enumerate(sorted(range(len(keys)), key=lambda index: keys[index]))}
     same = sum(place[ours] == its for ours, its in check.renaming)
-    if not check.renaming or same < 0.8 * len(check.renaming):  # a teacher is wrong about some
+    if same < 0.8 * len(check.renaming):  # a teacher is wrong about some
         return plain
     ranks = ",".join(str(place[index]) for index in range(len(keys)))
     order = "it seems to be that of timm's class folders (10 after 9, no capitals first)"

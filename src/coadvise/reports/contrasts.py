@@ -137,8 +137,8 @@ def primary_sentence(answers: Sequence[Answered]) -> str | None:
     said = "; ".join(f"{_lower(one.contrast.text)}: {_state(one)}" for one in parts)
     missing = any(one.test is None for one in parts)
     if any(map(_fails, parts)):
-        answer = "That a second kind pays is not shown here"
-        return f"{answer}{', whatever the missing runs say' if missing else ''}: {said}."
+        also = ", whatever the missing runs say" if missing else ""
+        return f"That a second kind pays is not shown here{also}: {said}."
     if missing:
         wanted = max(one.contrast.seeds for one in parts)
         return f"The primary question is not answered yet ({said}); the same command with --seeds {wanted} goes on."
