@@ -8,7 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import coadvise
-from coadvise.cost.model import model_cost, multiply_adds
+from coadvise.cost import model as cost_model
+from coadvise.cost.model import matrix_peak, model_cost, multiply_adds
 from coadvise.errors import ModelError
 from coadvise.system.clock import peak_bytes, short_bytes
 
@@ -41,6 +42,24 @@ def test_a_model_is_measured():
     assert cost.images_per_s > 0 and cost.batch_size == 2 and cost.multiply_adds > 1e6
     with pytest.raises(ModelError, match="no model is called"):
         model_cost("cit_tinny")
+
+
+@pytest.mark.parametrize(
+    ("rate", "sizes"),
+    [(4e9, [256, 512, 1024]), (1e12, [256, 512, 1024, 2048]), (1e8, [256])],
+)
+def test_matrix_products_grow_while_they_are_short(monkeypatch, rate, sizes):
+    """On a CPU without units for bfloat16 the largest would take minutes."""
+    seen = list[int]()
+
+    def times(run, device, rounds):
+        size = len(run())
+        seen.append(size)
+        return [2 * size**3 / rate, 4 * size**3 / rate]
+
+    monkeypatch.setattr(cost_model, "times_of", times)
+    assert matrix_peak(torch.device("cpu"), None) == pytest.approx(rate)
+    assert seen == sizes
 
 
 def test_memory_of_a_call():

@@ -32,8 +32,8 @@ from coadvise.training.processes import Stop
 
 
 def slow_to_save(folder: Path, name: str) -> None:
-    (folder / f"{name} begun").touch()
-    try:
+    try:  # before the file is seen, which is when the signal comes
+        (folder / f"{name} begun").touch()
         time.sleep(60)
     finally:
         time.sleep(1)

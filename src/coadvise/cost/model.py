@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from ..system.devices import DTYPES, choose_device, resolve_precision
 
 # The batch is doubled while that brings a tenth more images per second, up to so many images.
 LARGEST_BATCH = {"cpu": 64, "cuda": 2048}
+LONG_PRODUCT = 0.1
+"""Seconds of a matrix product after which no larger one is tried."""
 
 
 @register_flop_formula(torch.ops.coadvise.involution)  # type: ignore[untyped-decorator]
@@ -116,7 +119,15 @@ def model_cost(
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype | None) -> float:
-    """Floating-point operations per second of a large matrix product; the best of a few."""
-    size = 8192 if device.type == "cuda" else 2048
-    a = torch.randn(size, size, device=device, dtype=dtype or torch.float32)
-    return 2 * size**3 / min(times_of(lambda: a @ a, device, 5))
+    """Floating-point operations per second of a large matrix product; the best of a few sizes and calls.
+
+    Sizes grow while a product is short: bfloat16 on a CPU that has no units for it can be 1,000 times as slow.
+    """
+    size, largest, best = 256, 8192 if device.type == "cuda" else 2048, 0.0
+    while True:
+        a = torch.randn(size, size, device=device, dtype=dtype or torch.float32)
+        seconds = min(times_of(partial(torch.mm, a, a), device, 5))
+        best = max(best, 2 * size**3 / seconds)
+        if size == largest or seconds > LONG_PRODUCT:
+            return best
+        size *= 2

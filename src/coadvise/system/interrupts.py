@@ -169,8 +169,8 @@ class Tasks:
         """Run one task; False when a signal interrupted it or kept it from starting."""
         if self.stopped:
             return False
-        self.busy = True
         try:
+            self.busy = True
             task(*arguments)
         except (Interrupted, KeyboardInterrupt):
             self.stopped = True
