@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from accelerate import Accelerator
 from helpers import processes  # noqa: F401  its server, if these tests are the first to start one
 
+from coadvise.system import interrupts
 from coadvise.system.interrupts import (
     SENDER_KNOWN,
     StopRequest,
@@ -61,7 +63,8 @@ def note(folder):
     held = next(line for line in Path(f"/proc/{os.getppid()}/status").read_text().splitlines() if "SigBlk" in line)
     deaf = all(int(held.split()[1], 16) >> number - 1 & 1 for number in (signal.SIGINT, signal.SIGTERM))
     Path(folder, str(os.getpid())).write_text(f"{'sklearn' in sys.modules} {'torch' in sys.modules} {signals} {deaf}")
-    time.sleep(1)
+    while len(os.listdir(folder)) < 2:  # the other call is for the other worker
+        time.sleep(0.01)
 
 if __name__ == "__main__":
     context = worker_context(["sklearn", "torch"])
@@ -130,13 +133,15 @@ def test_two_presses_of_ctrl_c_end_a_training_that_hangs() -> None:
     assert not reached and stop.requested()
 
 
-def test_a_ctrl_c_that_a_launcher_hands_on_is_the_same_one() -> None:
+def test_a_ctrl_c_that_a_launcher_hands_on_is_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(interrupts, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     with StopRequest(echo=0.2) as stop:
-        for _ in range(2):
+        for clock[0] in (100.0, 100.19):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
         assert stop.wanted
-        time.sleep(0.2)
+        clock[0] = 100.21
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
