@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 INSIDE = "repository"
 # Code that is shown as a page, and the language that it is coloured as.
 _CODE = {".sh": "bash", ".py": "python", ".yaml": "yaml"}
-_HOME = {"README.md": "index.md", "docs": "index.md"}
+_HOME = {"README.md": "index.md", "docs": "index.md", "findings/README.md": "findings.md"}  # what has a page of its own
 # Code, in which nothing is a link, comes first; then the target of a link, a picture, a definition of one.
 _FENCE = r"^(?P<indent>[ >]*)(?P<fence>```+|~~~+).*?^(?P=indent)(?P=fence) *$"
 _LINK = r"(?<=\]\()(?P<link>[^)\s]+)(?=[)\s])|(?<=^\[)[^]]+\]: (?P<definition>\S+)|(?:src|href)=\"(?P<html>[^\"]+)\""
@@ -50,7 +50,7 @@ def with_links_inside(markdown: str, src_uri: str) -> str:
     def changed(link: str) -> str:
         target = _resolved(link, path)
         place = target and place_of(target)
-        if not place or (path.startswith("docs/") and not place.startswith(INSIDE)):
+        if not place or (path.startswith("docs/") and target.startswith("docs/")):
             return link
         anchor = link.partition("#")[2]
         return posixpath.relpath(place, posixpath.dirname(src_uri) or ".") + (f"#{anchor}" if anchor else "")

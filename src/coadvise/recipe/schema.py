@@ -153,7 +153,7 @@ class Run(Part):
     output: str | None = None
     """Folder of the run; `runs/NAME` when not given."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto`: bf16 on a GPU or CPU that computes in it, fp16 on an older GPU, fp32 on other CPUs."""
+    """`auto`: bf16 on a GPU that has it or a CPU that trains faster in it, fp16 on an older GPU, fp32 on other CPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it computes; `auto`: on a GPU where there is one."""
     eval_every: Count = 1
