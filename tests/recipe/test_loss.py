@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 from helpers.recipes import CNN, INN, tiny
+from helpers.runs import QUIET
 
 from coadvise.errors import RecipeError
 from coadvise.recipe.schema import Recipe
+from coadvise.training.train import train
 
 BOTH = {"conv": CNN, "inv": INN}
 
@@ -44,6 +46,16 @@ def test_the_harder_of_one_teacher_is_refused(tmp_path: Path) -> None:
     for teachers, changes in (({"conv": CNN}, {}), (BOTH, {"advice.change": "mean"})):
         with pytest.raises(RecipeError, match="chooses between teachers, and one advises"):
             recipe(tmp_path, {"loss.gate": "harder", **changes}, teachers)
+
+
+def test_the_harder_of_none_is_refused_once_it_is_known_who_advises(tmp_path: Path) -> None:
+    """Teachers may come from Python, too."""
+    alone = recipe(tmp_path, {"loss.gate": "harder"}, {})
+    with pytest.raises(RecipeError, match="chooses between teachers, and there is none; add another, or leave it out"):
+        train(alone, display=QUIET)
+    with pytest.raises(RecipeError, match="chooses between teachers, and one advises"):
+        train(alone, teachers={"conv": lambda images: images.mean(dim=(2, 3))}, display=QUIET)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -155,11 +155,15 @@ def test_shuffled_advice_resumes_exactly(trained: Path, tmp_path: Path) -> None:
         ({"advice.change": "mean", "student.tokens": {"conv": None}}, "no token for the teachers' mean, named 'mean'"),
         ({"advice.change": "smoothed", "data.unlabelled": "x"}, "advice.change=smoothed asks for the label of every"),
         ({"advice.change": "shuffled", "data.labels": "several"}, "advice.change=shuffled is for images of one class"),
+        ({"advice.change": "smoothed", "data.balance": "weights"}, "take data.balance=sampling, or leave it out"),
+        ({"advice.change": "shuffled-in-class", "data.balance": "weights"}, "asks which share of a mixed image"),
     ],
 )
 def test_what_cannot_be_changed_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         tiny(tmp_path, changes, teachers={"conv": CNN})
+    unmixed = {"advice.change": "smoothed", "data.balance": "weights", "data.augment.mix_probability": 0}
+    assert tiny(tmp_path, unmixed, teachers={"conv": CNN}).advice.change == "smoothed"
 
 
 def test_changes_are_of_teachers_that_know_all_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,6 +114,18 @@ def test_the_training_of_teachers_counts(tmp_path: Path, known_pace: list[str]) 
         fit({"epochs": 100})
 
 
+def test_the_student_on_labels_alone_counts(tmp_path: Path, known_pace: list[str]) -> None:
+    """Of 26 s both take 3 s beside the epochs and the teacher 4 s; an epoch of 2 s costs twice as much."""
+    later = {"conv": {**CNN, "train": {"epochs": 1}}}
+    recipe = timed(tmp_path / "run", "26s", {"run.baselines": "labels"}, teachers=later)
+    accelerator, sources = start_processes(recipe.run, recipe.optim), open_sources(recipe.data)
+    display = Told()
+    found = fitting.fit_epochs(recipe, RunFolder.of(recipe), sources, accelerator, None, {}, display)
+    assert found.epochs == 4 and known_pace == ["resnet10", "cit_tiny", "cit_tiny"]
+    said = "2 s an epoch: 4 epochs in 26s, after 4 s for teacher conv, before 11 s on labels alone; the warm-up is 0.8"
+    assert display.lines[-1].startswith(said)
+
+
 def test_a_long_warm_up_is_shortened(tmp_path: Path, known_pace: list[str]) -> None:
     display = Told()
     train(timed(tmp_path / "run", "10s", {"schedule.warmup_epochs": 5}), display=display)

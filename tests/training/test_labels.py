@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +85,14 @@ def test_warm_up_stays_shorter_than_the_epochs(tmp_path: Path) -> None:
         found = labels_recipe(whole, tmp_path / "x", True, shorter).schedule
         assert found.epochs == round(2 * shorter)
         assert found.warmup_epochs / found.epochs == pytest.approx(1.9 / 2) and found.head_epochs < found.epochs
+
+
+@pytest.mark.parametrize(("decay", "expected"), [([60, 80], [300, 400]), (30, 150)])
+def test_the_rate_goes_down_at_the_same_part(tmp_path: Path, decay: Any, expected: Any) -> None:
+    changes = {"schedule.epochs": 100, "schedule.name": "step", "schedule.decay_epochs": decay, "data.unlabelled": "x"}
+    whole = tiny(tmp_path, {**changes, "loss.apart": 0.5}, teachers={"conv": CNN, "inv": CNN})
+    found = labels_recipe(whole, tmp_path / "x", True, 5.0)
+    assert found.schedule.decay_epochs == expected and found.schedule.epochs == 500 and found.loss.apart == 0.5
 
 
 def test_where_it_says_nothing_it_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -131,6 +131,16 @@ def test_real_steps_touch_nothing_of_the_run(tmp_path: Path, monkeypatch: pytest
     assert not [line for line in said[-3:] if "still to be trained" in line]
 
 
+@pytest.mark.parametrize("changes", [{"loss.gate": "harder", "loss.gate_drop": 0.5}, {"advice.change": "mean"}])
+def test_settings_for_several_teachers_wait_for_them(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """All of them are still to be trained: their tokens, or that of their mean, learn the labels here."""
+    later = {name: {**CNN, "train": {"epochs": 1}} for name in ("conv", "second")}
+    with mock.patch("coadvise.training.range_test.judged", lambda rates, losses, *_: losses):
+        losses = find_lr(tiny(tmp_path / "run", changes, teachers=later), 1e-5, 1e-3, 10)
+    tokens = 1 if "advice.change" in changes else 2
+    assert len(losses) == 10 and losses[0] == pytest.approx((1 + tokens) * np.log(10), rel=0.2)
+
+
 def test_heads_learn_first_and_teachers_are_prepared_once(tmp_path: Path) -> None:
     """Nothing but heads and tokens moves in the epochs of `schedule.head_epochs`, and everything afterwards."""
     run(tiny(tmp_path / "school", teachers={"conv": {**CNN, "train": {"epochs": 1}}}))

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from coadvise.errors import CheckpointError, ModelError
 from coadvise.models.students import as_student
+from coadvise.recipe.teacher import teacher_recipe
 from coadvise.run.folder import read_metrics
 from coadvise.training.student import new_student
 
@@ -98,6 +99,9 @@ class Layers(nn.Module):
         return checkpoint(self._layer, x, use_reentrant=False) if self.again else self._layer(x)
 
 
+CANNOT = {"model": "dla46_c", "train": {"epochs": 1}, "image_size": 32}
+
+
 def test_gradient_checkpointing_of_own_modules(tmp_path: Path) -> None:
     """It is done, or refused before teachers are trained; never left out in silence."""
     recipe = tiny(tmp_path / "run", {"run.grad_checkpointing": True}, teachers={"conv": CNN})
@@ -108,6 +112,9 @@ def test_gradient_checkpointing_of_own_modules(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"^run\.grad_checkpointing: the student cannot do that .*" + said):
             run(recipe, student=model)
         assert not (tmp_path / "run").exists()
+    # A teacher that is trained first learns without it.
+    whole = tiny(tmp_path / "run", {"run.grad_checkpointing": True}, teachers={"conv": CANNOT})
+    assert new_student(teacher_recipe(whole, "conv", tmp_path), 10, 1, None, (), "teachers.conv")
     own = new_student(recipe, 10, 1, Layers(), ("conv",))
     before = own.model.calls
     own(torch.randn(2, 3, 8, 8)).sum().backward()

@@ -7,9 +7,11 @@ from typing import ClassVar
 import pytest
 import torch
 from helpers.recipes import CNN, INN, tiny
-from helpers.runs import run, weights
+from helpers.runs import QUIET, run, weights
+from torch import nn
 
 from coadvise.errors import ModelError, RunError
+from coadvise.models.teachers import FrozenTeacher
 from coadvise.recipe.reading import dump_recipe, load_recipe
 from coadvise.run.folder import read_metrics
 from coadvise.system.progress import Display
@@ -103,6 +105,29 @@ def test_a_finished_run_that_is_to_go_on_for_longer(tmp_path: Path) -> None:
     more = load_recipe(recipe, [*settings, "schedule.min_lr=1e-12", "optim.lr=1e-12"])
     after = run(more)
     assert after.final["accuracy/class"] == before.best.value and after.epochs == 1
+
+
+def test_one_that_began_with_its_heads_or_went_down_in_steps_goes_on_too(tmp_path: Path) -> None:
+    steps = {"schedule.name": "step", "schedule.decay_epochs": [2, 2.5]}
+    changes = {"schedule.epochs": 3, "schedule.head_epochs": 2, **steps}
+    run(tiny(tmp_path / "run", changes))
+    with pytest.raises(RunError, match="finished after 3 epochs, and cannot go on to 5: ") as caught:
+        run(tiny(tmp_path / "run", {**changes, "schedule.epochs": 5}))
+    _, _, recipe, *settings = shlex.split(str(caught.value).splitlines()[-1])
+    more = load_recipe(recipe, settings).schedule
+    assert (more.epochs, more.head_epochs) == (2, 0)
+    assert more.decay_epochs == pytest.approx([2 * 2 / 3, 2.5 * 2 / 3])
+
+
+def test_a_teacher_is_not_the_student(tmp_path: Path) -> None:
+    """What teaches does not learn, be it a part alone that both have."""
+    student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 10))
+    for teacher in (student, FrozenTeacher(nn.Sequential(nn.Flatten(), student[1]))):
+        with pytest.raises(ModelError, match=r"'old' and the student share weights.*copy\.deepcopy\(model\)"):
+            train(tiny(tmp_path / "run"), student=student, teachers={"old": teacher}, display=QUIET)
+    with pytest.raises(ModelError, match="nothing to learn: no parameter has requires_grad"):
+        train(tiny(tmp_path / "run"), student=student, display=QUIET)
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_refusals(tmp_path: Path) -> None:

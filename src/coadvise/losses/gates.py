@@ -39,6 +39,8 @@ def harder(each: Mapping[str, Float[Tensor, " b"]]) -> dict[str, Bool[Tensor, " 
     Distillation", ECCV 2024: there the other teachers are dropped with a probability, for features in place of classes.
     A term that is no number any more is the highest, and so it shows.
     """
+    if not each:
+        return {}
     highest = torch.stack([term.detach() for term in each.values()]).argmax(dim=0)
     return {name: highest == i for i, name in enumerate(each)}
 

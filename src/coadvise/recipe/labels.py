@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .reading import recipe_from
 from .schema import Recipe
+from .teacher import scaled
 
 
 def labels_recipe(recipe: Recipe, output: Path, takes_tokens: bool, shorter: float = 1.0) -> Recipe:
@@ -23,7 +24,7 @@ def labels_recipe(recipe: Recipe, output: Path, takes_tokens: bool, shorter: flo
     if takes_tokens or recipe.adds_tokens:
         content["student"]["tokens"] = tokens
     weights = {name: weight for name, weight in recipe.loss.weights.items() if name in tokens}
-    loss = {"label_weight": recipe.loss.label_weight, "weights": weights}
+    loss = {"label_weight": recipe.loss.label_weight, "weights": weights, "apart": recipe.loss.apart if tokens else 0.0}
     # Tokens that are declared are tokens of their own.
     content["loss"] = loss | ({"tokens": recipe.loss.tokens} if recipe.loss.tokens != "own" else {})
     content["run"] |= {"baselines": [], "output": str(output)}
@@ -37,5 +38,7 @@ def labels_recipe(recipe: Recipe, output: Path, takes_tokens: bool, shorter: flo
             "epochs": epochs, "warmup_epochs": schedule.warmup_epochs * part,
             "head_epochs": round(schedule.head_epochs * part),
         }  # fmt: skip
+        if schedule.decay_epochs is not None:
+            content["schedule"]["decay_epochs"] = scaled(schedule.decay_epochs, part)
         content["run"]["eval_every"] = max(round(recipe.run.eval_every * shorter), 1)
     return recipe_from(content, where="run.baselines=labels")

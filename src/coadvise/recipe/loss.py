@@ -118,12 +118,13 @@ def _label_problems(loss: Loss, data: Data) -> Iterable[str]:
     for setting in asking:
         if data.unlabelled is not None:
             yield f"{setting} needs the class of every image; leave it out with data.unlabelled"
-        if data.balance == "weights" and _mixes(data.augment):
+        if data.balance == "weights" and mixes(data.augment):
             yield (
                 f"{setting} takes a mixed image for one of the class of its larger share, which weights of classes "
                 "hide; take data.balance=sampling, or leave it out"
             )
 
 
-def _mixes(augment: Augmentation) -> bool:
+def mixes(augment: Augmentation) -> bool:
+    """Whether two images are made one."""
     return augment.mix_probability > 0 and (augment.mixup > 0 or augment.cutmix > 0)

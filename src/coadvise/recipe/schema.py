@@ -29,7 +29,7 @@ from .fields import (
     Part,
     Seed,
 )
-from .loss import Loss, loss_problems
+from .loss import Loss, loss_problems, mixes
 from .optim import Optim, TeacherTraining, optim_problems, training_problems
 from .schedule import Schedule, schedule_problems
 
@@ -176,7 +176,8 @@ class Run(Part):
     """Compile student and loss as one with `torch.compile`, and the teachers. `auto`: on a GPU, where the steps of the
     run win more time than that takes."""
     grad_checkpointing: bool = False
-    """Compute parts of the student again in the backward pass, in place of keeping them: less memory, more time."""
+    """Compute parts of the student again in the backward pass, in place of keeping them: less memory, more time. So do
+    teachers that are trained first, where they can."""
     tensorboard: bool = True
     """Write curves for TensorBoard, too, in the run's folder."""
     trackers: Annotated[tuple[Literal["wandb", "mlflow", "trackio"], ...], BeforeValidator(_listed)] = ()
@@ -298,6 +299,11 @@ def _label_problems(recipe: Recipe) -> Iterable[str]:
     change = recipe.advice.change
     if recipe.data.unlabelled is not None and change in ("shuffled-in-class", "smoothed"):
         yield f"advice.change={change} asks for the label of every image; leave out data.unlabelled"
+    if recipe.data.balance == "weights" and mixes(recipe.data.augment) and change in ("shuffled-in-class", "smoothed"):
+        yield (
+            f"advice.change={change} asks which share of a mixed image is the larger, which weights of classes hide; "
+            "take data.balance=sampling, or leave it out"
+        )
     if recipe.data.labels == "one":
         return
     if change != "none":

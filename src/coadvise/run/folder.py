@@ -25,6 +25,7 @@ from typing import Any
 from ..errors import RunError, WriteError
 from ..recipe.reading import dump_recipe, load_recipe
 from ..recipe.schema import FREE, Recipe, flat
+from ..recipe.teacher import scaled
 from ..system.files import read_json, remove_leftovers, write_atomic, write_json
 from ..system.locks import HeldByAnother, held, locked_by_another
 from .reading import read_metric_lines
@@ -183,6 +184,9 @@ class RunFolder:
         more = wanted - schedule.epochs
         words = ["coadvise", "train", str(self.path / "recipe.yaml"), f"schedule.epochs={more}"]
         words += ["schedule.warmup_epochs=0"] if schedule.warmup_epochs >= more else []
+        words += ["schedule.head_epochs=0"] if schedule.head_epochs else []  # they have learnt to read the rest
+        if schedule.decay_epochs is not None:
+            words += [f"schedule.decay_epochs={json.dumps(scaled(schedule.decay_epochs, more / schedule.epochs))}"]
         words += [f"student.checkpoint={self.best}", f"run.output={self.path}-more"]
         raise RunError(
             f"{self.path} holds a run that finished after {schedule.epochs} epochs, and cannot go on to {wanted}: its "

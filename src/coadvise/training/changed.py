@@ -69,7 +69,7 @@ def changed(
         "shuffled": lambda batch: shuffled(advise(batch), batch, recipe.data.seed),
         "shuffled-in-class": lambda batch: shuffled(advise(batch), batch, recipe.data.seed, batch.target.argmax(dim=1)),
         "smoothed": lambda batch: smoothed(advise(batch), batch.target, recipe.data.augment.label_smoothing),
-        "mean": lambda batch: {MEAN: mean_advice(advise(batch))},
+        "mean": lambda batch: mean_of(advise(batch)),
     }
     return changes[change]
 
@@ -154,6 +154,11 @@ def _softened(labels: Float[Tensor, "b k"], softness: Float[Tensor, " s"]) -> Fl
     even = (softness - 1).clamp_min(0)[:, None, None]
     powers = (labels / labels.amax(dim=1, keepdim=True)) ** (1 / sharp)
     return (1 - even) * powers / powers.sum(dim=2, keepdim=True) + even / labels.shape[1]
+
+
+def mean_of(advice: Mapping[str, Float[Tensor, "b k"]]) -> dict[str, Float[Tensor, "b k"]]:
+    """The advice of the ensemble under its name; none of no teachers, as in a range test before they are trained."""
+    return {MEAN: mean_advice(advice)} if advice else {}
 
 
 def mean_advice(advice: Mapping[str, Float[Tensor, "b k"]]) -> Float[Tensor, "b k"]:

@@ -7,6 +7,7 @@ where it should, and what resumes it does not measure again. A machine that is b
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from ..run.fitted import Fitted
 from ..run.folder import RunFolder
 from ..system.clock import short_time
 from ..system.progress import Display
+from .baselines import LABELS
+from .labels import without_teachers
 from .student import new_student
 from .teachers import given_teacher, teachers_to_time
 from .trial import Pace, measure_pace
@@ -45,7 +48,8 @@ def fit_epochs(
     teachers: Mapping[str, nn.Module | Answer],
     display: Display,
 ) -> Fitted:
-    """Find how many epochs of a recipe fit into its `schedule.time`, the training of its teachers counted.
+    """Find how many epochs of a recipe fit into its `schedule.time`, the training of its teachers and that on labels
+    alone (`run.baselines`) counted.
 
     Args:
         student: own module, of which a copy is trained.
@@ -61,11 +65,12 @@ def fit_epochs(
     display.say(f"measuring how many epochs fit into {words}")
     first = trained_first(recipe, folder, teachers)
     pace, before = measure_paces(trial, first, sources, accelerator, MEASURED * budget, student, teachers)
+    alone = _labels_pace(trial, folder, sources, accelerator, MEASURED * budget)
     left = budget - (time.monotonic() - begun)
     if world > 1:  # each has measured a little else, and all must come to the same
-        left, pace, before = broadcast_object_list([left, pace, before])
-    found = _fitted(recipe, words, left, pace, before)
-    display.say(_said(recipe, found, before))
+        left, pace, before, alone = broadcast_object_list([left, pace, before, alone])
+    found = _fitted(recipe, words, left, pace, before, alone)
+    display.say(_said(recipe, found, before, alone))
     return found
 
 
@@ -99,6 +104,24 @@ def measure_paces(
     return measure_pace(recipe, sources, accelerator, fresh, advisors, limit), before
 
 
+def _labels_pace(
+    recipe: Recipe,
+    folder: RunFolder,
+    sources: tuple[ImageSource, ImageSource],
+    accelerator: Accelerator,
+    limit: float,
+) -> Pace | None:
+    """The pace of the same student on labels alone, an epoch being what it trains for each epoch of the run; None where
+    it is not trained so."""
+    if LABELS not in recipe.run.baselines:
+        return None
+    labelled = labelled_part(sources[0])
+    one, _ = without_teachers(recipe, folder, len(labelled), len(sources[0]) - len(labelled))
+    student = new_student(one, len(labelled.class_names), accelerator.num_processes, None, ())
+    pace = measure_pace(one, (labelled, sources[1]), accelerator, student, {}, limit)
+    return dataclasses.replace(pace, epoch=pace.epoch * one.schedule.epochs / recipe.schedule.epochs)
+
+
 def trained_first(recipe: Recipe, folder: RunFolder, own: Mapping[str, nn.Module | Answer]) -> list[str]:
     """Teachers that are still to be trained for a run; a cache comes with its own."""
     if recipe.advice.source == "cache":
@@ -107,7 +130,9 @@ def trained_first(recipe: Recipe, folder: RunFolder, own: Mapping[str, nn.Module
     return [name for name in names if not folder.teacher(name).finished]
 
 
-def _fitted(recipe: Recipe, words: str, left: float, pace: Pace, before: Mapping[str, Pace]) -> Fitted:
+def _fitted(
+    recipe: Recipe, words: str, left: float, pace: Pace, before: Mapping[str, Pace], alone: Pace | None
+) -> Fitted:
     """Solve for the epochs; a teacher whose own are not given is trained for as many as the student.
 
     Raises:
@@ -118,10 +143,13 @@ def _fitted(recipe: Recipe, words: str, left: float, pace: Pace, before: Mapping
         given = _own_epochs(recipe, name)
         fixed += one.of(given or 0)
         each += 0.0 if given else one.epoch
+    first = fixed - pace.of(0)
+    if alone is not None:
+        fixed, each = fixed + alone.of(0), each + alone.epoch
     epochs, fewest = math.floor((left - fixed) / each), 1 + recipe.schedule.head_epochs
     if epochs < fewest:
         least = seconds_in(words) - left + fixed + fewest * each
-        of = f", of which its teachers take {short_time(fixed - pace.of(0))} first" if before else ""
+        of = f", of which its teachers take {short_time(first)} first" if before else ""
         none = "not one epoch fits" if fewest == 1 else f"fewer than {fewest} epochs fit (schedule.head_epochs and one)"
         raise RecipeError(
             f"schedule.time {words}: {none}; a run of {'one' if fewest == 1 else fewest} takes {short_time(least)} "
@@ -136,11 +164,13 @@ def _own_epochs(recipe: Recipe, name: str) -> int | None:
     return train.epochs if train is not None else None
 
 
-def _said(recipe: Recipe, found: Fitted, before: Mapping[str, Pace]) -> str:
+def _said(recipe: Recipe, found: Fitted, before: Mapping[str, Pace], alone: Pace | None) -> str:
     said = f"{_short(found.epoch_seconds)} an epoch: {found.epochs} epochs in {found.time}"
     if before:
         seconds = {name: one.of(_own_epochs(recipe, name) or found.epochs) for name, one in before.items()}
         said += ", after " + ", ".join(f"{short_time(one)} for teacher {name}" for name, one in seconds.items())
+    if alone is not None:
+        said += f", before {short_time(alone.of(found.epochs))} on labels alone"
     if found.warmup_epochs < recipe.schedule.warmup_epochs:
         said += f"; the warm-up is {found.warmup_epochs:g} epochs in place of {recipe.schedule.warmup_epochs:g}"
     return said

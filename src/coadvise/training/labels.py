@@ -11,7 +11,7 @@ from ..recipe.labels import labels_recipe
 from ..recipe.schema import Recipe
 from ..run.answers import Answers, both_right
 from ..run.folder import RunFolder
-from ..run.result import Baselines, DataFacts, LabelsAlone, RunResult
+from ..run.result import Baselines, LabelsAlone, RunResult
 from ..significance import mcnemar
 from .baselines import LABELS
 
@@ -45,14 +45,14 @@ def asks_for_labels(recipe: Recipe, given: bool, teachers: bool) -> bool:
     return True
 
 
-def without_teachers(recipe: Recipe, folder: RunFolder, data: DataFacts) -> tuple[Recipe, RunFolder]:
+def without_teachers(recipe: Recipe, folder: RunFolder, labelled: int, unlabelled: int) -> tuple[Recipe, RunFolder]:
     """The recipe of the student alone, with as many updates, and the folder of its run.
 
     Args:
-        data: images of the run; those without labels are left out.
+        labelled, unlabelled: training images of the run; those without labels are left out.
     """
     place, batch = RunFolder(folder.baselines / LABELS), recipe.optim.batch_size
-    shorter = ((data.train + data.unlabelled) // batch) / max(data.train // batch, 1)
+    shorter = ((labelled + unlabelled) // batch) / max(labelled // batch, 1)
     return labels_recipe(recipe, place.path, takes_tokens(recipe.student.model), shorter), place
 
 

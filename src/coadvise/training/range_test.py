@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -233,8 +234,10 @@ def _teachers(
 def _with_these(recipe: Recipe, teachers: Mapping[str, FrozenTeacher]) -> Recipe:
     """The recipe without settings of teachers that take no part."""
     loss, tokens = recipe.loss, recipe.tokens()
-    kept = {
+    kept: dict[str, Any] = {
         "weights": {name: one for name, one in loss.weights.items() if name in teachers or name in tokens},
         "temperatures": {name: one for name, one in loss.temperatures.items() if name in teachers},
     }
+    if loss.gate == "harder" and len(teachers) < 2:  # it chooses between teachers
+        kept |= {"gate": "none", "gate_drop": None}
     return recipe.model_copy(update={"loss": loss.model_copy(update=kept)})

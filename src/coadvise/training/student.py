@@ -111,7 +111,7 @@ def new_student(
     make_apart(recipe.loss, student)
     _fine_tuned(recipe, student, loaded=own is not None or bool(recipe.student.pretrained or recipe.student.checkpoint))
     if recipe.run.grad_checkpointing:
-        _save_memory(student)
+        _save_memory(student, must=section == "student")
     if recipe.optim.token_lr != 1.0 and not token_parameters(student):
         raise ModelError("optim.token_lr: the student has no class token or advised tokens to learn; leave it out")
     batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules())
@@ -121,6 +121,10 @@ def new_student(
             "optim.batch_size, or fewer processes or micro-batches"
         )
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise ModelError(
+            "the student has nothing to learn: no parameter has requires_grad; was it made a teacher before?"
+        )
     make_objective(
         recipe.loss, student_tokens(student, recipe.data.image_size, device, classes), recipe.advice.names(teachers)
     )
@@ -224,11 +228,11 @@ def _fine_tuned(recipe: Recipe, student: nn.Module, loaded: bool) -> None:
         new_parts(student, "optim.backbone_lr")
 
 
-def _save_memory(student: nn.Module) -> None:
-    """Switch gradient checkpointing on.
+def _save_memory(student: nn.Module, must: bool) -> None:
+    """Switch gradient checkpointing on; a teacher that is trained first learns without it where it cannot do that.
 
     Raises:
-        ModelError: a model that cannot do that.
+        ModelError: a model that must do that and cannot.
     """
     model = classifier_of(student)
     switch: Any = getattr(model, "set_grad_checkpointing", None)
@@ -237,4 +241,5 @@ def _save_memory(student: nn.Module) -> None:
             raise AssertionError(f"{type(model).__name__} has no set_grad_checkpointing")
         switch(True)
     except AssertionError as error:  # how timm says so
-        raise ModelError(f"run.grad_checkpointing: the student cannot do that ({error}); leave it off") from error
+        if must:
+            raise ModelError(f"run.grad_checkpointing: the student cannot do that ({error}); leave it off") from error

@@ -23,7 +23,7 @@ from ..data.sources.base import ImageSource
 from ..data.sources.unlabelled import labelled_part, open_for_training
 from ..errors import Interrupted, RecipeError, out_of_memory, require
 from ..models.answers import Answer, unstated
-from ..models.teachers import FrozenTeacher, check_teachers_given, require_size
+from ..models.teachers import FrozenTeacher, check_teachers_given, require_own_weights, require_size
 from ..recipe.schema import Recipe
 from ..recipe.teacher import teacher_recipe
 from ..run.fitted import as_fitted_before, fitted_facts
@@ -94,6 +94,7 @@ def _train(
     """One run. What `section` is, see `new_student`; with `told`, what can be said of the student has been."""
     require_trackers(recipe.run.trackers)
     check_teachers_given(teachers)
+    require_own_weights(student, teachers)
     accelerator = start_processes(recipe.run, recipe.optim)
     display = display or Display(quiet=not accelerator.is_main_process)
     instead = asks_for_labels(recipe, student is not None, bool(recipe.teachers or teachers))
@@ -116,6 +117,9 @@ def _train(
         raise RecipeError(
             f"advice.change={recipe.advice.change}, but recipe {recipe.name} has no teachers; add some, or leave it out"
         )
+    if recipe.loss.gate == "harder" and len(recipe.advice.names(names)) < 2:
+        advise = "one advises" if names else "there is none"
+        raise RecipeError(f"loss.gate=harder chooses between teachers, and {advise}; add another, or leave it out")
     # Before hours go into teachers.
     open_kept(recipe.data, sources[0], display.say_once)
     if recipe.advice.source == "cache":
@@ -287,7 +291,7 @@ def _train_labels_alone(
     recipe: Recipe, folder: RunFolder, result: RunResult, accelerator: Accelerator, display: Display
 ) -> RunResult:
     """Train the student of a run without its teachers, unless an earlier start has; the result that knows of it."""
-    one, place = without_teachers(recipe, folder, result.data)
+    one, place = without_teachers(recipe, folder, result.data.train, result.data.unlabelled)
     if place.finished:
         place.require_same(one)
     else:
