@@ -327,21 +327,6 @@ def check_teachers_given(teachers: Mapping[str, nn.Module | Answer]) -> None:
             )
 
 
-def require_own_weights(student: nn.Module | None, teachers: Mapping[str, nn.Module | Answer]) -> None:
-    """Refuse a teacher whose weights are the student's: it does not learn, and so they would not.
-
-    Raises:
-        ModelError: names the teacher.
-    """
-    learning = set() if student is None else {id(one) for one in student.parameters()}
-    for name, model in teachers.items():
-        if isinstance(model, nn.Module) and any(id(one) in learning for one in model.parameters()):
-            raise ModelError(
-                f"teacher '{name}' and the student share weights, and a teacher does not learn; give "
-                "copy.deepcopy(model) as the teacher"
-            )
-
-
 def require_size(name: str, teacher: FrozenTeacher, images: Size | None = None) -> None:
     """Try a teacher's model at the size that it is given.
 

@@ -15,6 +15,7 @@ from ..checkpoints.naming import named_file
 from ..errors import ModelError
 from ..evaluation.features import classifiers
 from ..losses import Gate, Objective
+from ..models.answers import Answer
 from ..models.stated import Stated, stated
 from ..models.students import as_student, classifier_of, student_tokens
 from ..models.timm_names import published_cfg
@@ -129,6 +130,21 @@ def new_student(
         recipe.loss, student_tokens(student, recipe.data.image_size, device, classes), recipe.advice.names(teachers)
     )
     return student
+
+
+def require_own_weights(student: nn.Module | None, teachers: Mapping[str, nn.Module | Answer]) -> None:
+    """Refuse a teacher whose weights are the student's: it does not learn, and so they would not.
+
+    Raises:
+        ModelError: names the teacher.
+    """
+    learning = set() if student is None else {id(one) for one in student.parameters()}
+    for name, model in teachers.items():
+        if isinstance(model, nn.Module) and any(id(one) in learning for one in model.parameters()):
+            raise ModelError(
+                f"teacher '{name}' and the student share weights, and a teacher does not learn; give "
+                "copy.deepcopy(model) as the teacher"
+            )
 
 
 def normalised_otherwise(recipe: Recipe, student: nn.Module, section: str = "student") -> str:

@@ -23,7 +23,7 @@ from ..data.sources.base import ImageSource
 from ..data.sources.unlabelled import labelled_part, open_for_training
 from ..errors import Interrupted, RecipeError, out_of_memory, require
 from ..models.answers import Answer, unstated
-from ..models.teachers import FrozenTeacher, check_teachers_given, require_own_weights, require_size
+from ..models.teachers import FrozenTeacher, check_teachers_given, require_size
 from ..recipe.schema import Recipe
 from ..recipe.teacher import teacher_recipe
 from ..run.fitted import as_fitted_before, fitted_facts
@@ -47,7 +47,7 @@ from .processes import Stop, on_main_process, start_processes
 from .published import settled
 from .setup import Setup, origin_of, prepare
 from .state import State
-from .student import new_student, normalised_otherwise
+from .student import new_student, normalised_otherwise, require_own_weights
 from .teachers import built_teacher, check_teachers, given_teacher, on_device
 
 
