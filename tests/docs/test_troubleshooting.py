@@ -68,6 +68,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.copytree("photos/train/cat", "single/cat")
     shutil.copytree("photos/train/cat", "empty/cat")
     Path("empty/dog").mkdir()
+    Path("quoted.csv").write_text('image,label\nempty/cat/0.png,"cat\n')
     yield Path.cwd()
     os.chdir(before)
     threading.excepthook = hook
@@ -123,6 +124,7 @@ COMMANDS = {
     "There is a single class": f"train tiny.yaml run.output=runs/new data.source=single {FOLDER}",
     "Fewer images than a batch": f"train tiny.yaml run.output=runs/new data.source=photos {FOLDER}",
     "An image cannot be read": f"train plain.yaml data.source=broken optim.batch_size=2 {FOLDER}",
+    "A quotation mark is never closed": "train tiny.yaml run.output=runs/new data.source=quoted.csv",
     "Training and validation have other classes": f"train tiny.yaml run.output=runs/new data.source=other {FOLDER}",
     "A teacher is near chance": "train tiny.yaml run.output=runs/new run.allow_weak=false",
     "There is no GPU": "train tiny.yaml run.output=runs/new run.device=cuda",

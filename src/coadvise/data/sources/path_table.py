@@ -22,7 +22,7 @@ from .labels import labels_from_values
 from .listing import EXTENSIONS
 from .several import Sets, notes_on_names, separated, sets_of_lists, sets_of_marks
 from .splits import meaning, pick_split
-from .text_table import Coded, header_of, read_columns
+from .text_table import Coded, header_of, quoted, read_columns
 
 _SPLITS = ("split", "subset", "partition", "set", "usage")
 # What stands in a column that says of each image whether it is of a class.
@@ -44,6 +44,7 @@ class PathTable:
     def __init__(self, file: Path, split: str | None = None, columns: Columns = Columns()) -> None:
         self.file = file
         header = header_of(file)
+        self._quoted = quoted(file, len(header))
         split_column = _split_column(file, header)
         image, labels = _choose(file, [name for name in header if name != split_column or name in columns], columns)
         wanted = [image, *labels, *([split_column] if split_column else [])]
@@ -67,6 +68,8 @@ class PathTable:
         else:
             label = kept[0] if len(kept) == 1 else self._one_of(kept, labels, rows)
             self.labels, self.class_names = self._labels(label, labels, rows, split)
+        for name in filter(_breaks, self.class_names):  # of several rows a stray quotation mark makes one class
+            raise DataError(f"{file} has a line break in a label, {_shown(name)}; {_ON_ONE_LINE}")
         self._require_files()
         self.notes = tuple(self._notes())
 
@@ -154,7 +157,7 @@ class PathTable:
             part = "all" if missing == len(self) else f"{missing:,} of the"
             many, verb = ("1 image", "is") if missing == 1 else (f"{part} {len(self):,} images", "are")
             raise DataError(
-                f"{many} that {self.file} lists {verb} missing, such as {shortened(escaped(first), 200)}; "
+                f"{many} that {self.file} lists {verb} missing, such as {_shown(first)}; "
                 f"{_advice_on(first, self.file.parent)}"
             )
 
@@ -166,8 +169,26 @@ class PathTable:
             differing = len(np.unique(pairs + self.labels + 1)) - len(coded.dictionary)
             other = f", {differing:,} of them with another label" if differing else ""
             yield f"{extra:,} rows of {self.file} list an image again{other}"
+        if self._quoted.rows:
+            which = "1 line" if self._quoted.rows == 1 else f"{self._quoted.rows:,} lines"
+            yield (
+                f"{which} of {self.file} between quotation marks may be rows, and no image is read from there; "
+                f"if so, remove or close the quotation mark in line {self._quoted.opens}"
+            )
         if self.sets is None:
             yield from notes_on_names(self.class_names)
+
+
+_ON_ONE_LINE = "write it on one line; if it is several rows, remove or close the quotation mark before them"
+
+
+def _breaks(text: str) -> bool:
+    return "\n" in text or "\r" in text
+
+
+def _shown(text: str) -> str:
+    """A text of a table on one line, for messages."""
+    return shortened(escaped(text).replace("\r", "\\r").replace("\n", "\\n"), 200)
 
 
 def _or_several(values: Sequence[str], columns: Sequence[str]) -> str:
@@ -184,10 +205,15 @@ def _marked(marks: Sequence[Coded]) -> Bool[np.ndarray, "k n"]:
 
 def table_splits(file: Path) -> tuple[str, ...]:
     """Splits that a column of a table names, in the order in which they come; () where there is none."""
-    column = _split_column(file, header_of(file))
+    header = header_of(file)
+    column = _split_column(file, header)
     if column is None:
         return ()
-    return read_columns(file, [None, column])[1][0].values
+    quoted(file, len(header))  # before a split is missed that a stray quotation mark has swallowed
+    names = read_columns(file, [None, column])[1][0].values
+    for name in filter(_breaks, names):
+        raise DataError(f"{file} has a line break in the column '{column}', {_shown(name)}; {_ON_ONE_LINE}")
+    return names
 
 
 def open_table(path: str, split: str | None, columns: Columns) -> PathTable:
@@ -262,6 +288,8 @@ def _split_column(file: Path, header: Sequence[str]) -> str | None:
 
 def _advice_on(missing: str, folder: Path) -> str:
     """How to mend a path that leads nowhere."""
+    if _breaks(missing):
+        return _ON_ONE_LINE
     if "://" in missing:
         return "it is an address: download the images first, and list their files"
     if "\\" in missing and os.path.isfile(folder / missing.replace("\\", "/")):

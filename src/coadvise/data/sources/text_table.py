@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ import pyarrow.csv
 from ...errors import DataError, one_line, shortened
 from ...shapes import Int64
 from .listing import is_image
+from .quotes import Quoted, look_at_quotes
 
 ENDINGS = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson")
 _BLOCK = 1 << 20  # bytes of a table that are read at once
@@ -65,7 +67,13 @@ def header_of(file: Path) -> list[str]:
 
 def _names(file: Path) -> list[str]:
     """The first line of a file, in its parts as they are."""
-    return next(csv.reader([_first_line(file)], delimiter=_delimiter(file)))
+    line, delimiter = _first_line(file), _delimiter(file)
+    if look_at_quotes([line], delimiter, 1).open_at_end:
+        raise DataError(
+            f"{file}: a quotation mark in its first line, that of the names of the columns, is not closed there; "
+            "remove it, or close it behind the name"
+        )
+    return next(csv.reader([line], delimiter=delimiter))
 
 
 def _first_rows(file: Path) -> list[dict[str, object]]:
@@ -105,6 +113,36 @@ def _delimiter(file: Path) -> str:
         return "\t"
     line = _first_line(file)
     return max(",\t;|", key=line.count)
+
+
+def quoted(file: Path, columns: int) -> Quoted:
+    """What stands between quotation marks in a file with so many columns; JSON lines have no such marks.
+
+    Raises:
+        DataError: a quotation mark is never closed, or the file cannot be read.
+    """
+    if _is_json(file):
+        return Quoted(0, 0, 0)
+    try:
+        found = look_at_quotes(_lines(file), _delimiter(file), columns)
+    except (OSError, EOFError) as error:
+        raise DataError(f"{file} cannot be read: {one_line(error)}") from error
+    if found.open_at_end:
+        raise DataError(
+            f"{file} line {found.open_at_end}: a quotation mark begins a value there and is never closed, so that all "
+            "rows behind it would be part of that value; remove it, or close it behind the value"
+        )
+    return found
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """Lines of a file, whatever ends them, one at a time; what is not UTF-8 is replaced."""
+    longest = 2 * _BLOCK  # more than pyarrow takes for a row
+    with _opened(file) as raw, io.TextIOWrapper(raw, "utf-8-sig", "replace") as text:
+        for number, line in enumerate(iter(lambda: text.readline(longest), ""), start=1):
+            if len(line) == longest:
+                raise DataError(f"{file} line {number} is longer than {longest:,} letters; give a line to each image")
+            yield line
 
 
 def read_columns(file: Path, columns: Sequence[str | None], *, lists: bool = False) -> tuple[pa.Array, list[Coded]]:
@@ -162,7 +200,12 @@ def _csv_blocks(file: Path, columns: Sequence[str | None]) -> Iterator[list[pa.A
     except (OSError, pa.ArrowException) as error:
         if "UTF8" in str(error):
             raise _not_text(file) from error
-        raise DataError(f"{file} is no readable table: {one_line(error)}") from error
+        hint = ""
+        if "straddling" in str(error):  # Arrow's word for a row that is longer than a block
+            line = quoted(file, len(header)).opens
+            where = f"; a quotation mark in line {line} is closed much later" if line else ""
+            hint = f": a row is longer than {_BLOCK:,} bytes{where}"
+        raise DataError(f"{file} is no readable table{hint or ': ' + one_line(error)}") from error
 
 
 def _json_rows(file: Path) -> Iterator[dict[str, object]]:
