@@ -26,6 +26,10 @@ class DataError(CoadviseError):
     """Images, labels or classes that are missing, unreadable or do not fit."""
 
 
+class NoLabels(DataError):
+    """None of some images has a label, as in a competition's test set."""
+
+
 class ModelError(CoadviseError):
     """A model name, option, teacher or student that does not fit."""
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from ...errors import DataError, did_you_mean
+from ...errors import DataError, NoLabels, did_you_mean
 
 _IMAGES = ("image", "img", "picture", "jpg", "png", "webp", "jpeg", "images", "photo", "image_bytes", "bytes")
 _PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img_path", "image_file")
@@ -46,6 +46,7 @@ def choose_columns(
 
     Raises:
         DataError: there is no such column, or one that is asked for is not there.
+        NoLabels: it is the column of labels that is missing.
     """
     image = asked.image or _find(schema, images, (*_IMAGES, *_PATHS), holds_bytes) or _only(schema, holds_bytes)
     image = image or _find(schema, (), (*_IMAGES, *_PATHS), _is_text)
@@ -54,11 +55,12 @@ def choose_columns(
         asked = asked._replace(label=image)
     label = asked.label or _find(pa.schema(rest), labels, _LABELS, _holds_lists if asked.several else _is_single)
     for word, name in (("image", image), ("label", label)):
+        missing = NoLabels if word == "label" else DataError
         if name is None:
             hint = _about_several(rest) if word == "label" and not asked.several else ""
-            raise DataError(_not_found(schema, word, where) + hint)
+            raise missing(_not_found(schema, word, where) + hint)
         if name not in schema.names:
-            raise DataError(f"{where} has no column '{name}'{did_you_mean(name, schema.names)}")
+            raise missing(f"{where} has no column '{name}'{did_you_mean(name, schema.names)}")
     assert image is not None
     assert label is not None
     kind = schema.field(schema.names.index(image)).type
@@ -74,6 +76,7 @@ def several_named(asked: Columns, header: Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         DataError: one of them is not there, or named twice.
+        NoLabels: none of them is there.
     """
     if asked.label is None or asked.label in header or "," not in asked.label:
         return ()
@@ -83,7 +86,8 @@ def several_named(asked: Columns, header: Sequence[str]) -> tuple[str, ...]:
             what = (
                 f"there is no column '{name}'{did_you_mean(name, header)}" if name not in header else f"'{name}' twice"
             )
-            raise DataError(f":label={asked.label} names columns of 0 and 1: {what}")
+            missing = DataError if any(one in header for one in names) else NoLabels
+            raise missing(f":label={asked.label} names columns of 0 and 1: {what}")
     return names
 
 

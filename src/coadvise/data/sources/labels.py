@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ...errors import DataError
+from ...errors import DataError, NoLabels
 
 
 def labels_from_values(values: Sequence[str] | NDArray) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -52,6 +52,30 @@ def number_of(text: str) -> int | float | None:
     return None
 
 
+def require_some(columns: Iterable[pa.ChunkedArray], name: str, rows: str) -> None:
+    """Refuse a label column in which no row has a label.
+
+    Args:
+        columns: its parts, of which no more are taken than it needs to find a label.
+
+    Raises:
+        NoLabels: so it is.
+    """
+    count = 0
+    for column in columns:
+        if not pa.compute.all(_missing(column), min_count=0).as_py():
+            return
+        count += len(column)
+    if count:
+        raise NoLabels(f"{rows} row 0 has no label in column '{name}' ({count} in all); leave such rows out")
+
+
+def _missing(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which rows of a column hold nothing."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return column.is_null(nan_is_null=pa.types.is_floating(kind))
+
+
 def label_column(column: pa.ChunkedArray, name: str, rows: str) -> NDArray:
     """Values of a table's label column: integers, or what `labels_from_values` takes.
 
@@ -67,7 +91,7 @@ def label_column(column: pa.ChunkedArray, name: str, rows: str) -> NDArray:
             f"the column '{name}' of {rows} holds {kind}, and not one label a row; say which column has the labels: "
             "data.source=…:label=NAME"
         )
-    missing = column.is_null(nan_is_null=pa.types.is_floating(kind))
+    missing = _missing(column)
     if pa.compute.any(missing).as_py():
         row = pa.compute.index(missing, True).as_py()
         count = pa.compute.sum(missing).as_py()

@@ -18,7 +18,7 @@ from ...system.extras import command_for, installed
 from ...system.files import cache_folder
 from ...system.hub import silence
 from .columns import Columns, choose_columns
-from .labels import label_column, labels_and_names
+from .labels import label_column, labels_and_names, require_some
 from .splits import pick_split
 
 # --- Hugging Face ----------------------------------------------------------------------------------------
@@ -45,7 +45,9 @@ class HuggingFace:
         if not columns.labelled:
             self.labels = np.full(len(dataset), -1, dtype=np.int64)
             return
-        values = label_column(dataset.select_columns([name]).with_format("arrow")[:].column(name), name, where)
+        column = dataset.select_columns([name]).with_format("arrow")[:].column(name)
+        require_some([column], name, where)
+        values = label_column(column, name, where)
         feature = features[name]
         declared = feature.names if isinstance(feature, datasets.ClassLabel) else None
         self.labels, self.class_names = labels_and_names(values, declared)

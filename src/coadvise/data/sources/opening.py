@@ -24,13 +24,13 @@ from typing import Literal
 
 import numpy as np
 
-from ...errors import DataError, did_you_mean, escaped, few
+from ...errors import DataError, NoLabels, did_you_mean, escaped, few
 from ...recipe.schema import Data
 from ...system.files import lines_of
 from .base import ImageSource, class_sizes, sets_of, strata
 from .folder import Folder, no_images
 from .kinds import KINDS, Found, find_kind
-from .splits import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES, choose_split, find_split, meaning
+from .splits import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES, choose_split, find_split, split_word
 from .subsets import Subset, balanced_subset, hold_out
 from .summary import balance, summary
 
@@ -146,12 +146,18 @@ def _open(found: Found, source: str, split: str | None) -> ImageSource:
 
 
 def _open_validation(chosen: _Chosen, asked: bool) -> ImageSource | None:
-    """The validation source; None where there is none, or a test set that nobody asked for, with the label −1 only."""
+    """The validation source; None where there is none, or a test set without labels that nobody asked for."""
     if chosen.validation is None:
         return None
     split = chosen.val_split
-    opened = chosen.validation.open(split)
-    if not asked and split is not None and meaning(split) in TEST_NAMES and len(opened) and (opened.labels == -1).all():
+    left_aside = not asked and split is not None and split_word(split) in TEST_NAMES
+    try:
+        opened = chosen.validation.open(split)
+    except NoLabels:
+        if left_aside:
+            return None
+        raise
+    if left_aside and len(opened) and (opened.labels == -1).all():
         return None
     _check(opened, chosen.source if split is None else f"{chosen.source} ({split})")
     return opened

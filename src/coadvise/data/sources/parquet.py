@@ -23,7 +23,7 @@ from ...errors import DataError, few, one_line
 from ...shapes import Bool
 from ...system.files import atomic_file, cache_folder
 from .columns import Columns, choose_columns, is_number, several_named
-from .labels import label_column, labels_and_names
+from .labels import label_column, labels_and_names, require_some
 from .several import Sets, holds_marks, lists_in, marks_in, notes_on_names, separated, sets_of_lists, sets_of_marks
 
 IN_MEMORY = 2 << 30
@@ -66,6 +66,9 @@ class Parquet:
         if not columns.labelled:
             self.labels = np.full(len(self), -1, dtype=np.int64)
             return
+        if len(self.label_columns) == 1:
+            held = (self._column(file, self.label_column) for file in self.files)
+            require_some(held, self.label_column, self.files[0])
         if columns.several:
             self.labels, self.sets, self.class_names = self._several(names)
             return

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DataError, few, one_line
+from ...errors import DataError, NoLabels, few, one_line
 from ...system.files import atomic_file, cache_folder, lines_of, text_of
 from .labels import labels_from_values
 from .members import Member, Sample, find_samples
@@ -59,7 +59,7 @@ class Tars:
 
     def __init__(self, files: Sequence[Path], labelled: bool = True) -> None:
         self.files = [str(file) for file in files]
-        indexes = [_index(Path(file), labelled) for file in self.files]
+        indexes = _indexes(self.files, labelled)
         counts = [len(index["offset"]) for index in indexes]
         self.tar: NDArray[np.int64] = np.repeat(np.arange(len(counts)), counts)
         self.name, self.offset, self.size, values = (
@@ -114,6 +114,26 @@ class Tars:
 
     def describe(self, index: int) -> str:
         return f"{self.files[self.tar[index]]} member {os.fsdecode(self.name[index])}"
+
+
+def _indexes(files: Sequence[str], labelled: bool) -> list[_Index]:
+    """Where the images of tars lie.
+
+    Raises:
+        NoLabels: none of the tars has a label; where only some have none, it is a DataError.
+    """
+    indexes: list[_Index] = []
+    unlabelled: NoLabels | None = None
+    for file in files:
+        try:
+            indexes.append(_index(Path(file), labelled))
+        except NoLabels as error:
+            unlabelled = unlabelled or error
+        if unlabelled is not None and indexes:
+            raise DataError(str(unlabelled))
+    if unlabelled is not None:
+        raise unlabelled
+    return indexes
 
 
 def _index(tar: Path, labelled: bool) -> _Index:
@@ -185,7 +205,9 @@ def _scan(tar: Path, labelled: bool) -> _Index:
             _check_end(tar, archive.offset)
         found = find_samples(infos, labelled=labelled)
         with tar.open("rb") as file:
-            labels = [_label_of(sample, tar, file) if labelled else "" for sample in found.samples]
+            labels = [_first_label(sample.labels, tar, file) if labelled else "" for sample in found.samples]
+            if labelled:
+                _require_labels(labels, found.samples, tar)
             reasons = Counter({f"{reason}|": count for reason, count in found.left_out.items()})
             for members, instead in found.imageless if labelled else ():
                 with contextlib.suppress(DataError):  # what has no image may be no label at all, as `classes.json`
@@ -220,13 +242,13 @@ def _check_end(tar: Path, offset: int) -> None:
         raise tarfile.ReadError(f"its contents after byte {offset} are damaged, or another tar joined to it")
 
 
-def _label_of(sample: Sample, tar: Path, file: BinaryIO) -> str:
-    if label := _first_label(sample.labels, tar, file):
-        return label
-    raise DataError(
-        f"{tar} member {sample.image.name} has no label; add a member with the extension .cls, or .json with "
-        '{"label": …}'
-    )
+def _require_labels(labels: Sequence[str], samples: Sequence[Sample], tar: Path) -> None:
+    if "" in labels:
+        kind = DataError if any(labels) else NoLabels
+        raise kind(
+            f"{tar} member {samples[labels.index('')].image.name} has no label; add a member with the extension .cls, "
+            'or .json with {"label": …}'
+        )
 
 
 def _first_label(members: Sequence[Member], tar: Path, file: BinaryIO) -> str:
