@@ -52,6 +52,9 @@ ROWS = [["image", "label"], *map(list, zip(NAMES, LABELS, strict=True))]
     [
         ("a.csv", written(ROWS).encode()),
         ("a.csv", written(ROWS, end="\n").encode("utf-8-sig")),
+        ("a.csv", written(ROWS).replace("\r\n", "\r").encode()),
+        ("a.csv", ("\r\r" + written(ROWS).replace("\r\n", "\r")).encode("utf-8-sig")),
+        ("a.csv.gz", gzip.compress(written(ROWS).replace("\r\n", "\r").encode())),
         ("a.CSV", written(ROWS, ";").encode()),
         ("a.tsv", written(ROWS, "\t").encode()),
         ("a.csv.gz", gzip.compress(written(ROWS).encode())),
@@ -194,6 +197,7 @@ def test_odd_tables_are_noted(folder: Path) -> None:
         ("image,label\ne.png,größe\n".encode("latin1"), r"a.csv is not in UTF-8; save it as CSV UTF-8"),
         ("image,größe\ne.png,x\n".encode("latin1"), r"a.csv is not in UTF-8"),
         ("image,label\ne.png,x\n".encode("utf-16"), r"a.csv is not in UTF-8"),
+        (b"image,label," + b"x" * 200_000 + b"\ne.png,a\n", r"its first line, that of .* \(field larger .*\); give"),
         (b"image,label,split\ne.png,a,train\ne.png,b,\n", r"a.csv row 2 has no split \(1 in all\)"),
     ],
 )  # fmt: skip
@@ -211,12 +215,33 @@ def test_what_is_wrong_with_a_table_is_said(folder: Path, content: bytes, messag
         ('{"image": "e.png", "label": ["a", "b"]}', r"a.jsonl row 1: the column 'label' holds several values"),
         ('{"image": "e.png", "label": "a"}\n{"label": "b"}', r"row 2 has no path in column 'image'"),
         ("", r"a.jsonl is empty; give a line"),
+        ('{"image": "e.png", "label": "a"}\n' * 3 + '{"image": "caf\\udce9.png", "label": "b"}',
+         r"a.jsonl row 4: 'caf\\udce9.png' in the column 'image' is not UTF-8; rename the file or the class"),
+        ('{"image": "e.png", "label": "a"}\n' * 2 + '{"image": "e.png", "label": "\\ud800"}',
+         r"a.jsonl row 3: '\\ud800' in the column 'label' is not UTF-8"),
+        ('{"image": "e.png", "label": "a", "\\ud800": 1}', r"a.jsonl: the name of the column '\\ud800' is not UTF-8"),
     ],
-)
-def test_what_is_wrong_with_json_lines_is_said(folder: Path, content: str, message: str) -> None:
+)  # fmt: skip
+def test_what_is_wrong_with_json_lines_is_said(
+    folder: Path, content: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_table, "_JSON_ROWS", 3)  # so that the fourth row stands in another block
     (folder / "a.jsonl").write_text(content)
     with pytest.raises(DataError, match=message):
         open_source(str(folder / "a.jsonl"))
+
+
+@pytest.mark.parametrize("place", [30, -5_000, -60])
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
+def test_a_damaged_archive_is_refused(folder: Path, name: str, place: int) -> None:
+    """A byte of the packed data is another one, near the beginning, in the middle or near the end."""
+    rows = [(f"{number}-{np.sqrt(number + 0.5)}.png", str(number % 7)) for number in range(3_000)]
+    lines = [json.dumps({"image": a, "label": b}) for a, b in rows] if "json" in name else map(",".join, rows)
+    packed = bytearray(gzip.compress("\n".join(["image,label"] * ("csv" in name) + list(lines)).encode()))
+    packed[place] ^= 0xFF
+    (folder / name).write_bytes(packed)
+    with pytest.raises(DataError, match=rf"{name} (line \d+ )?cannot be read: "):
+        open_source(str(folder / name))
 
 
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -27,6 +28,7 @@ from .quotes import Quoted, look_at_quotes
 ENDINGS = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson")
 _BLOCK = 1 << 20  # bytes of a table that are read at once
 _JSON_ROWS = 1 << 14
+_UNREADABLE = (OSError, EOFError, zlib.error)  # what a file raises, or one that gzip has packed
 
 
 def is_text_table(path: str) -> bool:
@@ -55,6 +57,9 @@ def header_of(file: Path) -> list[str]:
         names = list(dict.fromkeys(name for row in _first_rows(file) for name in row))
         if not names:
             raise DataError(f'{file} is empty; give a line {{"image": "a.jpg", "label": "cat"}} for each image')
+        for name in names:
+            if not _is_utf8(name):
+                raise DataError(f"{file}: the name of the column {name!a} is not UTF-8; write it in UTF-8")
     else:
         names = [name.strip() for name in _names(file)]
         if any(map(is_image, names)):
@@ -73,7 +78,13 @@ def _names(file: Path) -> list[str]:
             f"{file}: a quotation mark in its first line, that of the names of the columns, is not closed there; "
             "remove it, or close it behind the name"
         )
-    return next(csv.reader([line], delimiter=delimiter))
+    try:
+        return next(csv.reader([line], delimiter=delimiter))
+    except csv.Error as error:  # a name of more letters than Python's csv takes
+        raise DataError(
+            f"{file}: its first line, that of the names of the columns, cannot be read ({one_line(error)}); give one "
+            "such as image,label"
+        ) from error
 
 
 def _first_rows(file: Path) -> list[dict[str, object]]:
@@ -89,10 +100,11 @@ def _first_line(file: Path) -> str:
     try:
         with _opened(file) as lines:
             for raw in iter(lambda: lines.readline(_BLOCK), b""):
-                line = raw.decode("utf-8-sig")
-                if line.strip():
-                    return line.rstrip("\r\n")
-    except (OSError, EOFError) as error:
+                for part in raw.splitlines():  # lines of an old Mac end in a carriage return
+                    line = part.decode("utf-8-sig")
+                    if line.strip():
+                        return line
+    except _UNREADABLE as error:
         raise DataError(f"{file} cannot be read: {one_line(error)}") from error
     except UnicodeDecodeError as error:
         raise _not_text(file) from error
@@ -125,7 +137,7 @@ def quoted(file: Path, columns: int) -> Quoted:
         return Quoted(0, 0, 0)
     try:
         found = look_at_quotes(_lines(file), _delimiter(file), columns)
-    except (OSError, EOFError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{file} cannot be read: {one_line(error)}") from error
     if found.open_at_end:
         raise DataError(
@@ -221,30 +233,50 @@ def _json_rows(file: Path) -> Iterator[dict[str, object]]:
                 yield row
     except UnicodeDecodeError as error:
         raise _not_text(file) from error
-    except (OSError, EOFError, ValueError, RecursionError) as error:
+    except (*_UNREADABLE, ValueError, RecursionError) as error:
         raise DataError(f"{file} line {number} cannot be read: {one_line(error)}") from error
 
 
 def _json_blocks(file: Path, columns: Sequence[str | None], lists: bool) -> Iterator[list[pa.Array | None]]:
     block: list[list[str | None]] = []
+    number = 0
     for number, row in enumerate(_json_rows(file), start=1):
         where, first = f"{file} row {number}", columns[0]
         block.append(
             [None if name is None else _text(row.get(name), where, name, lists and name != first) for name in columns]
         )
         if len(block) == _JSON_ROWS:
-            yield _as_arrays(block, columns)
+            yield _as_arrays(block, columns, file, number)
             block = []
     if block:
-        yield _as_arrays(block, columns)
+        yield _as_arrays(block, columns, file, number)
 
 
-def _as_arrays(block: list[list[str | None]], columns: Sequence[str | None]) -> list[pa.Array | None]:
+def _as_arrays(
+    block: list[list[str | None]], columns: Sequence[str | None], file: Path, last: int
+) -> list[pa.Array | None]:
+    """Columns of some rows of JSON lines, of which `last` is the number of the last one."""
     kinds = [pa.large_string(), *[pa.string()] * (len(columns) - 1)]
-    return [
-        None if name is None else pa.array(values, kind)
-        for name, values, kind in zip(columns, zip(*block, strict=True), kinds, strict=True)
-    ]
+    arrays: list[pa.Array | None] = []
+    for name, values, kind in zip(columns, zip(*block, strict=True), kinds, strict=True):
+        try:
+            arrays.append(None if name is None else pa.array(values, kind))
+        except UnicodeEncodeError as error:  # "\udce9" in JSON, which programs write for a byte that is not UTF-8
+            place, text = next((i, text) for i, text in enumerate(values) if text is not None and not _is_utf8(text))
+            raise DataError(
+                f"{file} row {last - len(block) + 1 + place}: {shortened(ascii(text), 200)} in the column '{name}' is "
+                "not UTF-8; rename the file or the class, and write the new name into the table"
+            ) from error
+    return arrays
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text can be written in UTF-8; one in JSON may hold what only half is a letter."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(value: object, where: str, column: str, lists: bool) -> str | None:
