@@ -159,3 +159,87 @@ def test_a_shard_whose_name_is_not_utf_8_is_refused(tmp_path, ending):
     os.rename(tmp_path / f"x{ending}", os.fsencode(tmp_path) + b"/caf\xe9" + ending.encode())
     with pytest.raises(DataError, match=r"caf\\xe9\..* is not UTF-8"):
         open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("ending", [".tar", ".parquet"])
+@pytest.mark.parametrize(
+    ("names", "split", "others"),
+    [
+        (("train1", "train2"), "train", ()),
+        (("part1", "part2", "part3"), None, ()),
+        (("photos08", "photos09", "photos10"), None, ()),
+        (("train1", "train2", "val1"), "train", ("val1",)),
+        (("train0", "train1", "test0", "test1", "test2"), "train", ("test0", "test1", "test2")),
+        (("train1", "train2", "part1", "part2", "val"), "train", ("val",)),
+    ],
+)
+def test_numbers_without_a_separator(tmp_path, names, split, others, ending):
+    """All files of one name but for the number are used together; each can be had alone by its name."""
+    for number, name in enumerate(names):
+        write_shard(tmp_path / f"{name}{ending}", 10 * number, 4)
+    values = {name: [10 * number + one for one in range(4)] for number, name in enumerate(names)}
+    said: list[str] = []
+    data = Data(source=str(tmp_path), val_fraction=0.25)
+    train, val = open_sources(data, said.append)
+    own = [name for name in names if name.startswith(split or names[0].rstrip("0123456789"))]
+    expected = [value for name in own for value in values[name]]
+    assert sorted(greys(train) + (greys(val) if not others else [])) == expected
+    if others:
+        assert greys(val) == [value for name in others for value in values[name]]
+    assert said[0].endswith(f"from {tmp_path}" + (f", split {split}" if split else ""))
+    assert greys(open_source(str(tmp_path), names[1])) == values[names[1]]
+    if split is None:
+        assert greys(open_source(str(tmp_path))) == expected
+        alone = Data(source=str(tmp_path), train_split=names[1], val_split=names[0])
+        assert [greys(one) for one in open_sources(alone)] == [values[names[1]], values[names[0]]]
+
+
+@pytest.mark.parametrize("ending", [".tar", ".parquet"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cifar10", "cifar100"),
+        ("train2014", "train2017"),
+        ("train2014", "train2015"),
+        ("v1", "v2"),
+        ("photos_v1", "photos_v2"),
+        ("split1", "split2"),
+        ("fold1", "fold2", "fold3"),
+        ("train1", "train3"),
+        ("train1", "train2", "val1", "val2"),
+        ("train1", "train01"),
+    ],
+)
+def test_numbers_that_may_mean_something_else(tmp_path, names, ending):
+    """Versions, years, sizes, and ways of splitting the same images are not mixed unasked."""
+    for number, name in enumerate(names):
+        write_shard(tmp_path / f"{name}{ending}", 10 * number, 4)
+    with pytest.raises(DataError, match=r"has the splits .*; set data.train_split, or put a hyphen before the numbers"):
+        open_sources(Data(source=str(tmp_path)))
+    train, val = open_sources(Data(source=str(tmp_path), train_split=names[0], val_split=names[1]))
+    assert greys(train) == [0, 1, 2, 3] and greys(val) == [10, 11, 12, 13]
+    assert greys(open_source(str(tmp_path), names[1])) == [10, 11, 12, 13]
+    # What the message advises can be done.
+    for number, name in enumerate(names[:2]):
+        (tmp_path / f"{name}{ending}").rename(tmp_path / f"train-{number}{ending}")
+    train, val = open_sources(Data(source=f"{tmp_path}/train*{ending}", val_fraction=0.25))
+    assert sorted(greys(train) + greys(val)) == [0, 1, 2, 3, 10, 11, 12, 13]
+
+
+@pytest.mark.parametrize("name", ["v2", "photos1", "cifar10", "train2017"])
+def test_a_single_file_with_a_number_keeps_its_name(tmp_path, name):
+    write_shard(tmp_path / f"{name}.tar", 0, 8)
+    assert find_kind(str(tmp_path / f"{name}.tar")).splits() == ((name,) if name == "train2017" else ())
+    train, val = open_sources(Data(source=str(tmp_path / f"{name}.tar"), val_fraction=0.25))
+    assert sorted(greys(train) + greys(val)) == list(range(8))
+    assert greys(open_source(str(tmp_path), name)) == list(range(8))
+
+
+def test_numbers_of_folders_say_nothing_of_files(tmp_path):
+    """`train1/` and `train2/` may be anything; a file `train.tar` stands for itself beside `train1.tar`."""
+    for number, name in enumerate(("train1/a-0", "train2/a-0", "val/a-0")):
+        write_shard(tmp_path / "a" / f"{name}.tar", 10 * number, 4)
+    assert find_kind(str(tmp_path / "a")).splits() == ("train1", "train2", "val")
+    for number, name in enumerate(("train", "train1", "train2")):
+        write_shard(tmp_path / "b" / f"{name}.tar", 10 * number, 4)
+    assert find_kind(str(tmp_path / "b")).splits() == ("train", "train1", "train2")

@@ -24,7 +24,7 @@ from .members import find_samples
 from .named import load_hf, open_hf, open_torchvision, torchvision_splits
 from .parquet import Parquet
 from .path_table import open_table, require_table, table_splits
-from .shards import shards
+from .shards import joined, shards
 from .splits import meaning, pick_split
 from .text_table import is_text_table
 from .webdataset import Tars, open_tar
@@ -37,6 +37,8 @@ class Kind(NamedTuple):
     open: Callable[[str, str | None, Columns], ImageSource]
     unlabelled: Callable[[str, tuple[str, ...]], tuple[str, ...]] = lambda rest, splits: ()
     """Which of the splits have no labels, as test sets of competitions."""
+    parts: Callable[[str], tuple[str, ...]] = lambda rest: ()
+    """Splits with each of several files on its own that `splits` takes together; they may be asked for by name."""
     table: bool = False
     """Whether it has columns, whose names may follow its string."""
 
@@ -50,14 +52,16 @@ def _open_digits(rest: str, split: str | None, _: Columns) -> ImageSource:
 def _sharded(ending: str, what: str, build: Callable[[Sequence[Path], Columns], ImageSource]) -> Kind:
     def splits(rest: str) -> tuple[str, ...]:
         """Splits of shards; a single name that is none of the usual ones is no split."""
-        names = tuple(shards(rest, ending, what))
+        names = tuple(joined(shards(rest, ending, what)))
         return names if len(names) > 1 or meaning(names[0]) else ()
 
     def open_split(rest: str, split: str | None, columns: Columns) -> ImageSource:
         groups = shards(rest, ending, what)
-        return build(groups[pick_split(split, groups, rest)], columns)
+        together = joined(groups)
+        known = together if split is None else {**together, **groups}
+        return build(known[pick_split(split, known, rest)], columns)
 
-    return Kind(splits, open_split, table=ending == ".parquet")
+    return Kind(splits, open_split, parts=lambda rest: tuple(shards(rest, ending, what)), table=ending == ".parquet")
 
 
 KINDS = {
@@ -92,9 +96,19 @@ class Found(NamedTuple):
     notes: tuple[str, ...] = ()
     columns: Columns = Columns()
 
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits; () where there are none."""
-        return KINDS[self.name].splits(self.rest)
+    def splits(self, *asked: str | None) -> tuple[str, ...]:
+        """Names of the splits; () where there are none.
+
+        Args:
+            asked: names that somebody asks for: where one is that of a file that is taken together with others, each of
+                them is a split.
+        """
+        known, parts = KINDS[self.name].splits(self.rest), KINDS[self.name].parts
+        wanted = {name.lower() for name in asked if name is not None}
+        if wanted <= {name.lower() for name in known}:
+            return known
+        alone = parts(self.rest)
+        return alone if len(alone) > 1 and wanted & {name.lower() for name in alone} else known
 
     def open(self, split: str | None) -> ImageSource:
         """One split, or all where there are none.

@@ -238,11 +238,11 @@ class _Chosen:
 
 def _choose(data: Data, found: Found) -> _Chosen:
     """The splits for training and validation: those that the recipe names, else those with the usual names."""
-    known = found.splits()
-    train = _training_split(data, known)
+    known = found.splits(data.train_split, data.val_split if data.val_source is None else None)
+    train = _training_split(data, known, found)
     if data.val_source is not None:
         other = find_source(data.val_source, data.labels)
-        splits = other.splits()
+        splits = other.splits(data.val_split)
         split = data.val_split
         if split is None and splits:
             split = choose_split(splits, VALIDATION_NAMES, splits) or (splits[0] if len(splits) == 1 else None)
@@ -271,15 +271,19 @@ def _choose(data: Data, found: Found) -> _Chosen:
     return _Chosen(train, notes=tuple(notes))
 
 
-def _training_split(data: Data, known: Sequence[str]) -> str | None:
+def _training_split(data: Data, known: Sequence[str], found: Found) -> str | None:
     if data.train_split is not None:
         return find_split(data.train_split, known, data.source)
     if not known:
         return None
     train = choose_split(known, TRAIN_NAMES, known) or (known[0] if len(known) == 1 else None)
     if train is None:
+        numbered = found.name in ("parquet", "wds") and any(name[-1].isdigit() for name in known)
+        hint = (
+            ", or put a hyphen before the numbers of files that belong together (train-1, train-2)" if numbered else ""
+        )
         raise DataError(
-            f"{data.source} has the splits {', '.join(known)}, none of them for training; set data.train_split"
+            f"{data.source} has the splits {', '.join(known)}, none of them for training; set data.train_split{hint}"
         )
     return train
 

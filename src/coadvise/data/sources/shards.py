@@ -17,6 +17,10 @@ _MADE_UP = re.compile(r"^part([-_.]\d|$)|^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0
 _CODEC = re.compile(r"\.(snappy|gz|gzip|zst|zstd|lz4|br|brotli)$")
 _VALUE = re.compile(r"^(?:split|subset|partition|set)=(.+)$", re.IGNORECASE)
 _ENDING = re.compile(r"\.(parquet|tar)$", re.IGNORECASE)
+_NUMBERED = re.compile(r"(.*[^\W\d_])(\d{1,9})")
+# Words whose numbers tell versions or ways of splitting apart, and no parts of one whole.
+_APART = re.compile(r"(^|[^a-z])(v|ver|version|fold|split)$", re.IGNORECASE)
+_YEARS = 1900  # a number from here on is a year
 
 
 def split_of(file: Path, root: Path, naming: Collection[str] = ()) -> str:
@@ -33,7 +37,7 @@ def split_of(file: Path, root: Path, naming: Collection[str] = ()) -> str:
         DataError: a folder says training and the file's name, or another folder, validation.
     """
     folders = file.relative_to(root).parts[:-1]
-    name = _SHARD.sub("", _CODEC.sub("", file.stem))
+    name = _SHARD.sub("", _own_name(file))
     name = "" if _MADE_UP.match(name) else name
     telling = [one for one in map(_plain, folders) if meaning(one) or one in naming]
     telling += [_plain(one) for one in folders if one.lower().startswith("split=") and _plain(one) not in telling]
@@ -46,6 +50,10 @@ def split_of(file: Path, root: Path, naming: Collection[str] = ()) -> str:
             f"give the files of each by a pattern: data.source={file.parent}/…*{file.suffix} and data.val_source"
         )
     return telling[-1]
+
+
+def _own_name(file: Path) -> str:
+    return _CODEC.sub("", file.stem)
 
 
 def _plain(folder: str) -> str:
@@ -62,6 +70,34 @@ def group_by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
     for file in sorted(files):
         groups.setdefault(split_of(file, root, naming), []).append(file)
     return groups
+
+
+def joined(groups: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """Shards by split, where files that are numbered without a separator, `part1` and `part2`, are one split.
+
+    Names say little, so numbers have to follow each other: `cifar10` and `cifar100`, `train2014` and `train2017` stay
+    apart. So do files for training and for validation of the same numbers, which may be ways of splitting one data set.
+    """
+    numbered: dict[str, list[tuple[int, str]]] = {}
+    for name, files in groups.items():
+        match = _NUMBERED.fullmatch(name)
+        if match and len(files) == 1 and _own_name(files[0]) == name:
+            numbered.setdefault(match[1], []).append((int(match[2]), name))
+    numbers = {rest: sorted(number for number, _ in found) for rest, found in numbered.items()}
+    whole = [rest for rest in numbered if rest not in groups and _are_parts(rest, numbers[rest])]
+    sides = {(for_training(rest), tuple(numbers[rest])) for rest in whole}
+    rivals = {counted for _, counted in sides if {(True, counted), (False, counted)} <= sides}
+    split = {name: rest for rest in whole if tuple(numbers[rest]) not in rivals for _, name in numbered[rest]}
+    together: dict[str, list[Path]] = {}
+    for name, files in groups.items():
+        together.setdefault(split.get(name, name), []).extend(files)
+    return together
+
+
+def _are_parts(rest: str, numbers: Sequence[int]) -> bool:
+    """Whether files whose names differ in these numbers alone are taken for parts of one whole."""
+    follow = list(range(numbers[0], numbers[0] + len(numbers))) == numbers
+    return len(numbers) > 1 and follow and numbers[0] < _YEARS and not _APART.search(rest)
 
 
 def shards(source: str, ending: str, what: str) -> dict[str, list[Path]]:
