@@ -136,6 +136,22 @@ def test_a_column_makes_splits(folder: Path) -> None:
     assert table_splits(folder / "a.csv") == () and len(open_source(str(folder / "a.csv"))) == 6
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_splits_that_differ_in_capitals_alone_are_one(folder: Path, name: str) -> None:
+    splits = ["Train", "train", "VAL", "TRAIN", "train", "Val"]
+    rows = [["image", "label", "split"], *([a, b, c] for (a, b), c in zip(ROWS[1:], splits, strict=True))]
+    lines = "\n".join(json.dumps(dict(zip(rows[0], row, strict=True))) for row in rows[1:])
+    (folder / name).write_text(lines if name.endswith("jsonl") else written(rows))
+    assert table_splits(folder / name) == ("Train", "VAL")
+    said: list[str] = []
+    train, val = open_sources(Data(source=str(folder / name)), said.append)
+    assert [shade(train, i) for i in range(4)] == [0, 1, 3, 4] and [shade(val, i) for i in range(2)] == [2, 5]  # type: ignore[arg-type]
+    assert said[0].startswith("training: 4 images") and len(said) == 2  # nothing is left out
+    for asked in ("train", "TRAIN", "training"):
+        assert len(open_source(str(folder / name), asked)) == 4
+    assert len(PathTable(folder / name, "vaL")) == 2
+
+
 def test_another_table_for_validation_and_a_test_split_without_labels(folder: Path) -> None:
     (folder / "a.csv").write_text(written(ROWS[:5]))
     (folder / "b.csv").write_text(written([["label", "image"], ["dog", NAMES[4]]]))

@@ -204,7 +204,11 @@ def _marked(marks: Sequence[Coded]) -> Bool[np.ndarray, "k n"]:
 
 
 def table_splits(file: Path) -> tuple[str, ...]:
-    """Splits that a column of a table names, in the order in which they come; () where there is none."""
+    """Splits that a column of a table names, in the order in which they come; () where there is none.
+
+    Names that differ in capitals alone are of one split, which is called by the first of them: `find_split` and those
+    who choose by usual names take them for the same, and would leave out the rows of all but one.
+    """
     header = header_of(file)
     column = _split_column(file, header)
     if column is None:
@@ -213,7 +217,10 @@ def table_splits(file: Path) -> tuple[str, ...]:
     names = read_columns(file, [None, column])[1][0].values
     for name in filter(_breaks, names):
         raise DataError(f"{file} has a line break in the column '{column}', {_shown(name)}; {_ON_ONE_LINE}")
-    return names
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(name.lower(), name)
+    return tuple(first.values())
 
 
 def open_table(path: str, split: str | None, columns: Columns) -> PathTable:
@@ -243,7 +250,8 @@ def _in_split(coded: Coded, split: str | None, file: Path) -> np.ndarray:
         raise DataError(
             f"{file} row {missing[0] + 1} has no split ({len(missing):,} in all); give each row one, or leave it out"
         )
-    return np.isin(coded.codes, [code for code, value in enumerate(coded.values) if value == split])
+    same = [code for code, value in enumerate(coded.values) if split is not None and value.lower() == split.lower()]
+    return np.isin(coded.codes, same)
 
 
 def _choose(file: Path, header: Sequence[str], columns: Columns) -> tuple[str, tuple[str, ...]]:
