@@ -72,6 +72,69 @@ def test_known_images_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         joined(str(root), root)
 
 
+def linked(tmp_path: Path) -> tuple[Path, list[str]]:
+    """A pool of 20 images that all differ, and `own/CLASS/N.png`, links to its first ten."""
+    rng, pool = np.random.default_rng(0), tmp_path / "pool"
+    pool.mkdir()
+    for i in range(20):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(pool / f"{i:02}.png")
+    for i in range(10):
+        place = tmp_path / "own" / ("cat", "dog")[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{i}.png").symlink_to(pool / f"{i:02}.png")
+    return pool, [str(pool / f"{i:02}.png") for i in range(10)]
+
+
+@pytest.mark.parametrize("kind", ["links", "table", "parquet of paths", "folder by a link"])
+def test_images_are_known_under_every_name(kind: str, tmp_path: Path) -> None:
+    """What is learnt from has none of the validation images' bytes, nor a labelled image a second time."""
+    pool, files = linked(tmp_path)
+    source, labels = str(tmp_path / "own"), ["cat", "dog"] * 5
+    if kind == "table":
+        rows = [f"{path},{label}" for path, label in zip(files, labels, strict=True)]
+        (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]))
+        source = str(tmp_path / "table.csv")
+    elif kind == "parquet of paths":
+        pq.write_table(pa.table({"path": files, "label": labels}), tmp_path / "table.parquet")
+        source = str(tmp_path / "table.parquet")
+    (tmp_path / "other name").symlink_to(pool)
+    found, lines = joined(source, tmp_path / "other name" if kind == "folder by a link" else pool, val_fraction=0.4)
+    known = {Path(path).read_bytes() for path in files}
+    learnt = [found.read(i) for i in range(len(found.labelled), len(found))]
+    assert len(learnt) == 10 and not known & set(learnt)
+    assert any("10 images of" in line and "left out there" in line for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet", "hf"])
+def test_a_file_of_many_images_is_known_under_every_name(kind: str, tmp_path: Path) -> None:
+    """Through a link to the file, and to the folder it lies in."""
+    folder, files = linked(tmp_path)[0].parent, sorted((tmp_path / "pool").iterdir())
+    source = str(folder / f"all.{kind}")
+    rows = [{"image": {"bytes": path.read_bytes(), "path": None}, "label": i % 2} for i, path in enumerate(files)]
+    if kind == "tar":
+        with tarfile.open(source, "w") as archive:
+            for i, path in enumerate(files):
+                path.with_suffix(".cls").write_text(str(i % 2))
+                archive.add(path, path.name)
+                archive.add(path.with_suffix(".cls"), f"{path.stem}.cls")
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), source)
+    else:
+        import datasets
+
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+        datasets.Dataset.from_list(rows, features=features).save_to_disk(source)
+    (folder / f"link.{kind}").symlink_to(source)
+    (folder / "again").symlink_to(folder)
+    prefix = "hf:" if kind == "hf" else ""
+    for name in (folder / f"link.{kind}", folder / "again" / f"all.{kind}"):
+        with pytest.raises(DataError, match="all of its images are training or validation images"):
+            joined(f"{prefix}{source}", f"{prefix}{name}")
+        found, _ = joined(f"{prefix}{source}", f"{prefix}{name}", train_size=6, val_size=1)
+        learnt = [found.read(i) for i in range(6, len(found))]
+        assert len(learnt) == 13 and not {found.read(i) for i in range(6)} & set(learnt)
+
+
 def test_labels_of_other_sources_are_not_looked_at(tmp_path: Path) -> None:
     """Of other classes, in Parquet and in a table; and a test set without labels."""
     source, more = photographs(tmp_path / "own", 3), pictures(tmp_path / "more", ["a.png", "b.png", "c.png"])

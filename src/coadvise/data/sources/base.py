@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,25 @@ class ImageSource(Protocol):
     def describe(self, index: int) -> str:
         """Where the image lies, for messages: a path, or `train.parquet row 17`."""
         ...
+
+
+class InFile(NamedTuple):
+    """Where the bytes of an image lie on the disk.
+
+    Attributes:
+        path: of the file that holds them, or of the folder that `datasets` wrote.
+        part: what tells the image apart from others in that file; empty where the file is the image.
+    """
+
+    path: str
+    part: str = ""
+
+
+def file_of(source: ImageSource, index: int) -> InFile | None:
+    """The file that holds an image; None where its source knows of none, as of digits that come with the package."""
+    own = getattr(source, "file_of", None)
+    found: InFile | None = None if own is None else own(index)
+    return found
 
 
 def sets_of(source: ImageSource) -> Bool[np.ndarray, "m k"] | None:

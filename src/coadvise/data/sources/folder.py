@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError
+from .base import InFile
 from .layout import folder_splits, same_inside, split_root
 from .listing import folders_in, images_in, is_image, walk
 from .splits import for_training, pick_split
@@ -62,6 +63,9 @@ class Folder:
 
     def describe(self, index: int) -> str:
         return str(self.root / os.fsdecode(self.files[index]))
+
+    def file_of(self, index: int) -> InFile:
+        return InFile(self.describe(index))
 
 
 def open_folder(root: Path, split: str | None) -> Folder:

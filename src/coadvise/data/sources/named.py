@@ -17,6 +17,7 @@ from ...errors import DataError, did_you_mean, one_line
 from ...system.extras import command_for, installed
 from ...system.files import cache_folder
 from ...system.hub import silence
+from .base import InFile
 from .columns import Columns, choose_columns
 from .labels import label_column, labels_and_names, require_some
 from .splits import pick_split
@@ -25,15 +26,19 @@ from .splits import pick_split
 
 
 class HuggingFace:
-    """One split of a `datasets.Dataset` with an Image and a ClassLabel (or plain label) column."""
+    """One split of a `datasets.Dataset` with an Image and a ClassLabel (or plain label) column.
+
+    Args:
+        folder: in which the data set lies, with the name of the split; None for one of the Hub.
+    """
 
     class_names: tuple[str, ...] = ()
 
-    def __init__(self, dataset: Any, where: str, columns: Columns) -> None:
+    def __init__(self, dataset: Any, where: str, columns: Columns, folder: InFile | None = None) -> None:
         import datasets
 
         features = dataset.features
-        self.where = where
+        self.where, self.folder = where, folder
         images, labels = (
             [name for name, feature in features.items() if isinstance(feature, kind)]
             for kind in (datasets.Image, datasets.ClassLabel)
@@ -70,6 +75,9 @@ class HuggingFace:
 
     def describe(self, index: int) -> str:
         return f"{self.where} row {index}"
+
+    def file_of(self, index: int) -> InFile | None:
+        return None if self.folder is None else self.folder._replace(part=f"{self.folder.part} row {index}")
 
 
 def load_hf(name: str) -> dict[str, Any]:
@@ -124,7 +132,8 @@ def open_hf(name: str, split: str | None, columns: Columns) -> HuggingFace:
     """One split of a Hugging Face data set."""
     splits = load_hf(name)
     split = pick_split(split, splits, f"hf:{name}")
-    return HuggingFace(splits[split], f"hf:{name} {split}", columns)
+    folder = InFile(name, split) if os.path.isdir(name) else None
+    return HuggingFace(splits[split], f"hf:{name} {split}", columns, folder)
 
 
 # --- torchvision -----------------------------------------------------------------------------------------
@@ -175,6 +184,9 @@ class TorchVision:
 
     def describe(self, index: int) -> str:
         return str(self.paths[index]) if self.paths else f"{self.where} image {index}"
+
+    def file_of(self, index: int) -> InFile | None:
+        return InFile(self.paths[index]) if self.paths else None
 
 
 def torchvision_splits(name: str) -> tuple[str, ...]:

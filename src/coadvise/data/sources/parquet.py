@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from ...errors import DataError, few, one_line
 from ...shapes import Bool
 from ...system.files import atomic_file, cache_folder
+from .base import InFile
 from .columns import Columns, choose_columns, is_number, several_named
 from .labels import label_column, labels_and_names, require_some
 from .several import Sets, holds_marks, lists_in, marks_in, notes_on_names, separated, sets_of_lists, sets_of_marks
@@ -129,11 +131,8 @@ class Parquet:
         return int(self.starts[-1])
 
     def read(self, index: int) -> bytes:
-        position, row = self._place(index)
-        for chunk in self._chunks(position):
-            if row < len(chunk):
-                break
-            row -= len(chunk)
+        position, _ = self._place(index)
+        chunk, row = self._cell(index)
         try:
             value: Any = chunk[row].as_py()
         except ValueError as error:  # text that is none
@@ -151,6 +150,37 @@ class Parquet:
     def describe(self, index: int) -> str:
         position, row = self._place(index)
         return f"{self.files[position]} row {row}"
+
+    def file_of(self, index: int) -> InFile:
+        """The Parquet file, or the image beside it that a row names."""
+        position, row = self._place(index)
+        named = self._named(index)
+        if named is None:
+            return InFile(self.files[position], f"row {row}")
+        return InFile(str(Path(self.files[position]).parent / named))
+
+    def _named(self, index: int) -> str | None:
+        """The path in a row that has no bytes; the bytes of others are not unpacked."""
+        chunk, row = self._cell(index)
+        if pa.types.is_struct(chunk.type):
+            held = {field.name: at for at, field in enumerate(chunk.type)}
+            if "path" not in held or ("bytes" in held and chunk.field(held["bytes"])[row].is_valid):
+                return None
+            chunk = chunk.field(held["path"])
+        if not (pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type)):
+            return None
+        with suppress(ValueError):  # text that is none
+            return chunk[row].as_py() or None
+        return None
+
+    def _cell(self, index: int) -> tuple[pa.Array, int]:
+        """The part of the image column that holds an image, and the row in it."""
+        position, row = self._place(index)
+        for chunk in self._chunks(position):
+            if row < len(chunk):
+                break
+            row -= len(chunk)
+        return chunk, row
 
     def _place(self, index: int) -> tuple[int, int]:
         """Number of the file, and row in it."""

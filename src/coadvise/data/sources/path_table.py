@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from ...errors import DataError, escaped, few, shortened
 from ...shapes import Bool, Int64
+from .base import InFile
 from .columns import Columns, choose_columns, several_named
 from .labels import labels_from_values
 from .listing import EXTENSIONS
@@ -86,6 +87,9 @@ class PathTable:
 
     def describe(self, index: int) -> str:
         return str(self.file.parent / self.paths[index].as_py())
+
+    def file_of(self, index: int) -> InFile:
+        return InFile(self.describe(index))
 
     def _labels(
         self, coded: Coded, columns: Sequence[str], rows: np.ndarray, split: str | None

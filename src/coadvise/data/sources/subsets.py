@@ -9,7 +9,7 @@ from PIL import Image
 
 from ...shapes import Int64
 from ..views.draws import Stream
-from .base import ImageSource, sets_of
+from .base import ImageSource, InFile, file_of, sets_of
 
 
 class Subset:
@@ -42,6 +42,9 @@ class Subset:
 
     def describe(self, index: int) -> str:
         return self.source.describe(int(self.indices[index]))
+
+    def file_of(self, index: int) -> InFile | None:
+        return file_of(self.source, int(self.indices[index]))
 
 
 def balanced_subset(labels: Int64[np.ndarray, " n"], size: int) -> Int64[np.ndarray, " m"]:

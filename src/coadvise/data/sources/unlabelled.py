@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 from ...errors import DataError, RecipeError
 from ...recipe.schema import Data
-from .base import ImageSource
+from .base import ImageSource, InFile, file_of
 from .folder import images_below, in_words
 from .listing import folders_in, has_image
 from .opening import find_source, open_sources
@@ -57,6 +58,9 @@ class Loose:
     def describe(self, index: int) -> str:
         return str(self.root / os.fsdecode(self.files[index]))
 
+    def file_of(self, index: int) -> InFile:
+        return InFile(self.describe(index))
+
 
 class Joined:
     """Labelled images, and behind them images without labels, whose label is −1."""
@@ -80,6 +84,10 @@ class Joined:
     def describe(self, index: int) -> str:
         source, at = self._place(index)
         return source.describe(at)
+
+    def file_of(self, index: int) -> InFile | None:
+        source, at = self._place(index)
+        return file_of(source, at)
 
 
 def labelled_part(source: ImageSource) -> ImageSource:
@@ -167,8 +175,26 @@ def _for_training(root: Path) -> Path:
 
 def _others(source: ImageSource, known: Collection[ImageSource]) -> tuple[ImageSource, int]:
     """The images of a source that are none of some others', by where they lie, and how many were left out."""
-    taken = {os.path.abspath(one.describe(index)) for one in known for index in range(len(one))}
-    new = [index for index in range(len(source)) if os.path.abspath(source.describe(index)) not in taken]
+    place = _Places()
+    taken = {place(one, index) for one in known for index in range(len(one))}
+    new = [index for index in range(len(source)) if place(source, index) not in taken]
     if len(new) == len(source):
         return source, 0
     return Subset(source, np.array(new, dtype=np.int64)), len(source) - len(new)
+
+
+class _Places:
+    """Where images lie, the same under every name that links give to a file or a folder."""
+
+    def __init__(self) -> None:
+        # A million images lie in few folders: a path is followed for each of these, and for images that are links.
+        self._folder = lru_cache(maxsize=1 << 16)(os.path.realpath)
+
+    def __call__(self, source: ImageSource, index: int) -> tuple[str, str]:
+        found = file_of(source, index)
+        return ("", source.describe(index)) if found is None else (self._real(found.path), found.part)
+
+    def _real(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        place = os.path.join(self._folder(folder), name)
+        return os.path.realpath(place) if os.path.islink(place) else place

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ...errors import DataError, NoLabels, few, one_line
 from ...system.files import atomic_file, cache_folder, lines_of, text_of
+from .base import InFile
 from .labels import labels_from_values
 from .members import Member, Sample, find_samples
 
@@ -114,6 +115,9 @@ class Tars:
 
     def describe(self, index: int) -> str:
         return f"{self.files[self.tar[index]]} member {os.fsdecode(self.name[index])}"
+
+    def file_of(self, index: int) -> InFile:
+        return InFile(self.files[self.tar[index]], f"member {os.fsdecode(self.name[index])}")
 
 
 def _indexes(files: Sequence[str], labelled: bool) -> list[_Index]:
