@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from helpers.caches import QUIET, recipe_with, refused, write
 from helpers.recipes import tiny
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -52,6 +54,28 @@ def test_other_images_under_the_same_names(small, trained, tmp_path, write_folde
     for path in source.glob("0/*.png"):
         shutil.copy(next(source.glob("1/*.png")), path)
     refused(recipe, "image contents")
+
+
+def test_images_of_other_lengths_under_the_same_names(small, trained, tmp_path, write_folder, monkeypatch):
+    """Noticed though their contents are not looked at; a cache of an earlier version, which does not say, is taken."""
+    monkeypatch.setattr("coadvise.advice.identity.SAMPLED", 1)
+    source = write_folder(tmp_path / "photos", tuple("0123456789"), 4)
+    changes = {"data.source": str(source), "data.train_size": None, "data.val_size": None, "data.val_fraction": 0.25,
+               "optim.batch_size": 10, "advice.source": "cache"}  # fmt: skip
+    recipe = recipe_with(trained, tmp_path, changes)
+    header = write(recipe) / "header.json"
+    written = json.loads(header.read_text())
+    assert written["data"] == data_facts(recipe.data, open_sources(recipe.data)[0]) and "image bytes" in written
+    for path in source.glob("6/*.png"):
+        Image.new("RGB", (30, 50)).save(path)
+    assert written["data"] == data_facts(recipe.data, open_sources(recipe.data)[0])
+    for action in (train, cache_advice):
+        refused(recipe, r"other views of the data \(image bytes [0-9a-f]{16} → [0-9a-f]{16}\)", action)
+    new = recipe.model_copy(update={"advice": recipe.advice.model_copy(update={"folder": str(tmp_path / "new")})})
+    refused(new, "new holds no advice cache; make one with")
+    del written["image bytes"]
+    header.write_text(json.dumps(written))
+    assert cache_advice(recipe, display=QUIET)[0] == tmp_path / "cache"
 
 
 def test_facts_leave_out_what_changes_no_pixel():

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.recipes import CNN, tiny
+from PIL import Image
 
 from coadvise.advice.identity import kept_pixels, open_kept
 from coadvise.data.kept import KeptPixels
@@ -75,6 +77,39 @@ def test_a_damaged_row_is_drawn_again(tmp_path: Path) -> None:
         file.seek(5)
         file.write(b"\1")
     assert KeptPixels(tmp_path, 2, 3, 4).read(0, 0) is None
+
+
+@pytest.mark.parametrize("kind", ["of another size", "at another time"])
+def test_images_that_were_replaced_are_drawn_again(
+    kind: str, tmp_path: Path, write_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they are none of those whose contents are looked at."""
+    monkeypatch.setattr("coadvise.advice.identity.SAMPLED", 1)
+    root = write_folder(tmp_path / "images", ("a", "b"), 8)
+    data = settings(tmp_path / "views", source=str(root))
+    first = batches(data, source := open_source(str(root)), before := kept_pixels(data, source))
+    replaced = [root / "a" / f"{i:02}.png" for i in (2, 3, 4)]
+    for path in replaced:
+        seen = path.stat()
+        side = 40 if kind == "of another size" else 8
+        Image.fromarray(np.full((side, side, 3), 77, np.uint8)).save(path)
+        if kind == "at another time":
+            held = path.read_bytes()
+            path.write_bytes(held + b"\0" * (seen.st_size - len(held)))  # behind the end of a PNG
+            assert path.stat().st_size == seen.st_size
+            os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns + 10**9))
+        else:
+            os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    source = open_source(str(root))
+    kept = kept_pixels(data, source)
+    assert before is not None and kept is not None and kept.folder == before.folder  # nothing else tells
+    there = [kept.read(0, i) is not None for i in range(16)]
+    assert there == [Path(source.describe(i)) not in replaced for i in range(16)]
+    drawn = batches(settings(None, source=str(root)), source, None)
+    for _ in range(2):
+        for one, other in zip(drawn, batches(data, source, kept_pixels(data, source)), strict=True):
+            assert torch.equal(one, other)
+    assert not all(map(torch.equal, first, drawn))
 
 
 def test_other_images_and_settings_have_other_folders(tmp_path: Path) -> None:

@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.sources.base import ImageSource
+from ..data.states import bytes_digest
 from ..errors import RunError, few
 from ..models.teachers import FrozenTeacher
 from ..shapes import Float, Int64
 from ..system.locks import locked_by_another
-from .headers import read_column, read_header, require_same_teacher
+from .headers import IMAGE_BYTES, read_column, read_header, require_same_teacher
 from .identity import data_facts, differences, teacher_facts
 from .layout import Layout, profile_path, shard_path
 from .request import CacheRequest
@@ -57,7 +58,7 @@ def require_fitting(request: CacheRequest, source: ImageSource) -> dict[str, Any
             f"with advice.folder={others[0]}, or make a new one with `coadvise cache RECIPE`"
         )
     header = read_header(folder)
-    changes = differences(header["data"], data_facts(request.data, source))
+    changes = _changes(header, request, source)
     if changes:
         raise RunError(
             f"{folder} holds advice on other views of the data ({'; '.join(changes)}); restore these settings, or "
@@ -71,13 +72,22 @@ def require_fitting(request: CacheRequest, source: ImageSource) -> dict[str, Any
     return header
 
 
+def _changes(header: Mapping[str, Any], request: CacheRequest, source: ImageSource) -> list[str]:
+    """How the data that a cache was made of differ from the request's, a line for each fact."""
+    before, now = header["data"], data_facts(request.data, source)
+    written, found = header.get(IMAGE_BYTES), bytes_digest(source)
+    if written is not None and found is not None:
+        before, now = {**before, IMAGE_BYTES: written}, {**now, IMAGE_BYTES: found}
+    return differences(before, now)
+
+
 def _others_that_fit(request: CacheRequest, source: ImageSource) -> list[Path]:
     """Caches beside the one that is wanted, with the same views of the same data."""
     fitting = []
     for path in sorted(request.folder.parent.glob("*/header.json")):
         with suppress(RunError):  # damaged, of another format, or no cache
             header = read_header(path.parent)
-            if header["views"] >= request.views and header["data"] == data_facts(request.data, source):
+            if header["views"] >= request.views and not _changes(header, request, source):
                 fitting.append(path.parent)
     return fitting
 

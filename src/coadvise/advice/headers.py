@@ -11,12 +11,14 @@ from ..system.files import read_json
 from .identity import differences
 
 FORMAT = 2
+IMAGE_BYTES = "image bytes"
+"""Key of a hash of how many bytes each image has; caches of earlier versions, and of images without files, lack it."""
 # More views than any run takes; beyond them the number of a record may not fit.
 MOST_VIEWS = 10**9
 
 
 def read_header(folder: Path) -> dict[str, Any]:
-    """The header of a cache: `format`, `views`, and what the views are made of as `data` and `versions`.
+    """The header of a cache: `format`, `views`, and what the views are made of as `data`, `versions`, `image bytes`.
 
     Raises:
         RunError: there is no cache, one of a newer format, or a header of another form.

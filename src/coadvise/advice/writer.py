@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..data.loader import TrainLoader
 from ..data.sources.base import ImageSource
+from ..data.states import bytes_digest
 from ..errors import RunError
 from ..evaluation.teacher_check import finite
 from ..models.teachers import FrozenTeacher, Teachers
@@ -30,7 +31,7 @@ from ..system.locks import lock_byte, unlock_byte
 from ..system.progress import Display
 from .cache import checksums, require_fitting, require_same_number, require_whole
 from .claims import Claims
-from .headers import FORMAT, read_header, require_same_teacher
+from .headers import FORMAT, IMAGE_BYTES, read_header, require_same_teacher
 from .identity import data_facts, differences, kept_pixels, teacher_facts, versions
 from .layout import BATCH, Layout, profile_path, shard_path
 from .profile import ProfileSums
@@ -167,6 +168,8 @@ def _create(task: _Task) -> None:
     if not (folder / "header.json").is_file():
         data = data_facts(task.request.data, task.source)
         header = {"format": FORMAT, "views": layout.views, "data": data, "versions": versions()}
+        if (sizes := bytes_digest(task.source)) is not None:
+            header[IMAGE_BYTES] = sizes
         write_json(folder / "header.json", header)
     _extend(folder / "lock", layout.blocks + 1)
     for name in task.missing:

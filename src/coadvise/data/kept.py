@@ -2,7 +2,8 @@
 
 Drawing an image under DeiT's augmentation takes longer than a small student's step on it. Every row of the file is one
 image of one view, and its checksum tells whether it is there and whole, so that any number of processes may read and
-fill it at the same time, and nothing is lost or wrong when one of them ends.
+fill it at the same time, and nothing is lost or wrong when one of them ends. The checksum begins with a stamp of the
+image's file: what was drawn of an image that has been replaced since is not there any more, and is drawn again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..shapes import UInt8
+from ..shapes import UInt8, UInt32
 
 
 class KeptPixels:
@@ -24,10 +25,14 @@ class KeptPixels:
     Args:
         folder: of these views; made when the first pixels are written.
         views, images, size: how many there are, and the side of an image in pixels.
+        stamps: a number for each image that changes with its file; all 0 by default.
     """
 
-    def __init__(self, folder: Path, views: int, images: int, size: int) -> None:
+    def __init__(
+        self, folder: Path, views: int, images: int, size: int, stamps: UInt32[np.ndarray, " n"] | None = None
+    ) -> None:
         self.folder, self.views, self.images, self.size = folder, views, images, size
+        self.stamps = np.zeros(images, dtype=np.uint32) if stamps is None else stamps
         self._rows: np.memmap[Any, np.dtype[np.uint8]] | None = None
         self._sums: np.memmap[Any, np.dtype[np.uint32]] | None = None
 
@@ -51,13 +56,16 @@ class KeptPixels:
         """The pixels of an image in a view; None where they are not there."""
         rows, sums = self._mapped()
         pixels = np.array(rows[view, index])
-        return pixels if sums[view, index] == _sum(pixels) else None
+        return pixels if sums[view, index] == self._sum(index, pixels) else None
 
     def write(self, view: int, index: int, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
         """Keep the pixels of an image in a view."""
         rows, sums = self._mapped()
         rows[view, index] = pixels
-        sums[view, index] = _sum(pixels)
+        sums[view, index] = self._sum(index, pixels)
+
+    def _sum(self, index: int, pixels: UInt8[np.ndarray, "h w 3"]) -> int:
+        return zlib.crc32(pixels.data, int(self.stamps[index])) or 1  # a row of zeros in a new file is not there
 
     def _mapped(self) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.uint32]]]:
         if self._rows is None or self._sums is None:
@@ -72,10 +80,6 @@ class KeptPixels:
                     "data.views_folder=FOLDER, or leave it out"
                 ) from error
         return self._rows, self._sums
-
-
-def _sum(pixels: UInt8[np.ndarray, "h w 3"]) -> int:
-    return zlib.crc32(pixels.data) or 1  # a row of zeros in a new file is not there
 
 
 def _map(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> np.memmap[Any, Any]:

@@ -40,10 +40,12 @@ class InFile(NamedTuple):
     Attributes:
         path: of the file that holds them, or of the folder that `datasets` wrote.
         part: what tells the image apart from others in that file; empty where the file is the image.
+        bytes: that the image has there, where that is known without reading it.
     """
 
     path: str
     part: str = ""
+    bytes: int | None = None
 
 
 def file_of(source: ImageSource, index: int) -> InFile | None:

@@ -154,23 +154,24 @@ class Parquet:
     def file_of(self, index: int) -> InFile:
         """The Parquet file, or the image beside it that a row names."""
         position, row = self._place(index)
-        named = self._named(index)
-        if named is None:
-            return InFile(self.files[position], f"row {row}")
-        return InFile(str(Path(self.files[position]).parent / named))
+        held = self._held(index)
+        if isinstance(held, str):
+            return InFile(str(Path(self.files[position]).parent / held))
+        return InFile(self.files[position], f"row {row}", held)
 
-    def _named(self, index: int) -> str | None:
-        """The path in a row that has no bytes; the bytes of others are not unpacked."""
+    def _held(self, index: int) -> int | str | None:
+        """How many bytes an image has, which are not copied, or its path if the row holds none; None for neither."""
         chunk, row = self._cell(index)
+        columns = [chunk]
         if pa.types.is_struct(chunk.type):
-            held = {field.name: at for at, field in enumerate(chunk.type)}
-            if "path" not in held or ("bytes" in held and chunk.field(held["bytes"])[row].is_valid):
-                return None
-            chunk = chunk.field(held["path"])
-        if not (pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type)):
-            return None
-        with suppress(ValueError):  # text that is none
-            return chunk[row].as_py() or None
+            names = [field.name for field in chunk.type]
+            columns = [chunk.field(names.index(name)) for name in ("bytes", "path") if name in names]
+        held = next((column[row] for column in columns if column[row].is_valid), None)
+        if isinstance(held, pa.StringScalar):  # a kind of BinaryScalar
+            with suppress(ValueError):  # text that is none
+                return held.as_py() or None
+        elif isinstance(held, pa.BinaryScalar):
+            return len(held.as_buffer())
         return None
 
     def _cell(self, index: int) -> tuple[pa.Array, int]:

@@ -117,7 +117,7 @@ class Tars:
         return f"{self.files[self.tar[index]]} member {os.fsdecode(self.name[index])}"
 
     def file_of(self, index: int) -> InFile:
-        return InFile(self.files[self.tar[index]], f"member {os.fsdecode(self.name[index])}")
+        return InFile(self.files[self.tar[index]], f"member {os.fsdecode(self.name[index])}", int(self.size[index]))
 
 
 def _indexes(files: Sequence[str], labelled: bool) -> list[_Index]:
