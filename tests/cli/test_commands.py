@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import torch
 import yaml
 from helpers import processes
 from helpers.recipes import CNN, INN, TINY, tiny
+from helpers.untrained import untrained_run
 from PIL import Image
 
 from coadvise.recipe.reading import dump_recipe
@@ -79,6 +81,36 @@ def test_evaluate_prints_what_training_measured(trained: Path) -> None:
     assert all(word in table.stdout for word in ("48 images", "class", "conv", "inv", "average"))
     said = table.stdout.replace("\n", " ")
     assert f"--data {trained / 'photos'} --split train --per-class" in said  # the next step is about the same images
+
+
+def test_evaluate_takes_the_classes_that_a_run_took_of_its_data(tmp_path: Path) -> None:
+    """Of another split, as of the validation set: what a folder of these classes alone gives."""
+    rng = np.random.default_rng(0)
+    for place, names in (("all", ("cat", "dog", "fox")), ("some", ("cat", "fox"))):
+        for split in ("train", "val", "test"):
+            for name in names:
+                (tmp_path / place / split / name).mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        for name in ("cat", "dog", "fox"):
+            for i in range(5):
+                file = tmp_path / "all" / split / name / f"{i}.png"
+                Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+                if name != "dog":
+                    shutil.copy(file, tmp_path / "some" / split / name)
+    (tmp_path / "names.txt").write_text("cat\nfox\n")
+    sizes = {"data__train_size": None, "data__val_size": None, "data__classes": str(tmp_path / "names.txt")}
+    own = {"data__source": str(tmp_path / "all"), **sizes}
+    run = untrained_run(tmp_path / "run", TINY["student"], ("cat", "fox"), **own)
+    wanted = coadvise("evaluate", run, "--data", tmp_path / "some", "--split", "test", "--json")
+    done = coadvise("evaluate", run, "--split", "test", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(wanted.stdout) and json.loads(done.stdout)["samples"] == 10
+    named = coadvise("evaluate", run, "--data", tmp_path / "all", "--split", "test")
+    assert "10 images of the run's classes (data.classes)" in named.stderr and "10 images" in named.stdout
+    shutil.copytree(tmp_path / "all", tmp_path / "other")
+    assert "does not know 1 of the data's 3 classes" in refused(
+        "evaluate", run, "--data", tmp_path / "other", "--split", "test"
+    )
 
 
 def test_evaluate_leaves_out_what_cannot_be_read(

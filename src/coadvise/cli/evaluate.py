@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ from ..system.screen import Table
 from .arguments import AsJson, accuracy_table, next_steps, out
 
 if TYPE_CHECKING:
+    from ..data.sources.base import ImageSource
     from ..evaluation.robustness import CorruptionErrors
 
 
@@ -91,6 +93,8 @@ def evaluate(
         source = open_sources(trained.data, several=True)[1]
     else:
         source = open_source(data or trained.data.source, split, display.say, labels=labels)
+        if data in (None, trained.data.source) and trained.data.classes is not None:
+            source = _known(source, trained.classes, display)
     if only:
         source = Subset(source, readable(source, display)) if skip_unreadable else source
         shares = subset_accuracy(trained, source, batch_size=batch_size, display=display)
@@ -125,6 +129,18 @@ def evaluate(
     use = ["coadvise", "predict", "IMAGE", "--model", str(model)]
     ways = [] if per_class or only else [f"which classes it mistakes: {shlex.join(more)}"]
     next_steps(*ways, f"name what is in your images: {shlex.join(use)}")
+
+
+def _known(source: ImageSource, classes: Sequence[str], display: Display) -> ImageSource:
+    """The images of classes that a run took of its data (`data.classes`); all where none is of such a class."""
+    from ..data.sources.opening import only_classes
+
+    names = [name for name in classes if name in source.class_names]
+    if not names or len(names) == len(source.class_names):
+        return source
+    known = only_classes(source, names)
+    display.say(f"{len(known):,} images of the run's classes (data.classes)")
+    return known
 
 
 def _print_corruptions(errors: CorruptionErrors) -> None:
