@@ -60,10 +60,15 @@ def test_every_form_sees_what_the_run_sees(form: str, exported: dict[str, Path],
     np.testing.assert_allclose(model.probabilities(images), expected, atol=2e-5)
 
 
-def test_the_lines_of_the_documentation_need_no_pytorch(exported: dict[str, Path], images: Path) -> None:
+def test_the_lines_of_the_documentation_need_no_pytorch(
+    exported: dict[str, Path], images: Path, tmp_path: Path
+) -> None:
     (code,) = [block for block in DOCS.read_text().split("```python\n") if "onnxruntime" in block.partition("```")[0]]
     model = coadvise.load(exported["onnx"])
-    for image in sorted(images.rglob("0[0-3].*")):
+    levels = np.linspace(0, 65535, 40 * 37).astype(np.uint16).reshape(40, 37)
+    for wide in (tmp_path / "wide.png", tmp_path / "wide.pgm", tmp_path / "wide.tif"):
+        Image.fromarray(levels).save(wide)
+    for image in (*sorted(images.rglob("0[0-3].*")), *sorted(tmp_path.glob("wide.*"))):
         lines = code.partition("```")[0].replace("model.onnx", str(exported["onnx"])).replace("cat.jpg", str(image))
         done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH + lines], capture_output=True, text=True)
         shown = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
