@@ -13,20 +13,6 @@ from typing import Annotated as Int32
 from typing import Annotated as Int64
 from typing import Annotated as UInt8
 from typing import Annotated as UInt16
-from typing import Annotated as UInt32
 from typing import Annotated as UInt64
 
-__all__ = [
-    "Bool",
-    "Float",
-    "Float16",
-    "Float32",
-    "Float64",
-    "Int",
-    "Int32",
-    "Int64",
-    "UInt8",
-    "UInt16",
-    "UInt32",
-    "UInt64",
-]
+__all__ = ["Bool", "Float", "Float16", "Float32", "Float64", "Int", "Int32", "Int64", "UInt8", "UInt16", "UInt64"]

@@ -102,15 +102,13 @@ def test_the_card_says_how_good_and_how_to_load(trained: Path, tmp_path: Path) -
         assert words in body, words
 
     lines = body.partition("```python\n")[2].partition("```")[0]
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)).save(tmp_path / "image.jpg")
-    Image.fromarray(np.linspace(0, 65535, 600).astype(np.uint16).reshape(30, 20)).save(tmp_path / "image.png")
-    lines = lines.replace("hf-hub:me/my-pets", f"local-dir:{tmp_path / 'model'}")
-    for image in (tmp_path / "image.jpg", tmp_path / "image.png"):
-        words = [sys.executable, "-c", lines.replace("image.jpg", str(image))]
-        done = subprocess.run(words, capture_output=True, text=True)
-        (seen,) = model.predict(image, top=1)
-        name, probability = done.stdout.split()
-        assert name == seen.name and float(probability) == pytest.approx(seen.probability, abs=1e-4), done.stderr
+    image = tmp_path / "image.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)).save(image)
+    lines = lines.replace("hf-hub:me/my-pets", f"local-dir:{tmp_path / 'model'}").replace("image.jpg", str(image))
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True)
+    (seen,) = model.predict(image, top=1)
+    name, probability = done.stdout.split()
+    assert name == seen.name and float(probability) == pytest.approx(seen.probability, abs=1e-4), done.stderr
 
 
 def test_the_card_names_no_folder_of_a_teacher(trained: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..data.kept import KeptPixels
 from ..data.sources.base import ImageSource, encoded_bytes, label_arrays
-from ..data.states import stamps
+from ..data.states import image_bytes
 from ..data.views.draws import Stream
 from ..errors import DataError
 from ..models.answers import kind_of
@@ -68,7 +68,7 @@ def kept_pixels(data: Data, source: ImageSource) -> KeptPixels | None:
     """Where the pixels of recurring views are kept, if `data.views_folder` says so; None where nothing can be.
 
     Every data set, setting and version of a library that changes them has a folder of its own. Of images that were
-    replaced under their names, what was kept does not count.
+    replaced by others of another length, what was kept does not count.
     """
     augment = data.augment
     if data.views_folder is None or data.views is None or augment.policy != "deit":
@@ -78,7 +78,7 @@ def kept_pixels(data: Data, source: ImageSource) -> KeptPixels | None:
     facts = {name: value for name, value in data_facts(data, source).items() if not name.startswith(_AFTERWARDS)}
     facts = {name: value for name, value in facts.items() if name not in ("mean", "std", "classes", "labels")}
     folder = Path(data.views_folder) / f"s{data.seed}.{json_digest([facts, versions()])[:16]}"
-    return KeptPixels(folder, data.views, len(source), data.image_size, stamps(source))
+    return KeptPixels(folder, data.views, len(source), data.image_size, image_bytes(source))
 
 
 def open_kept(data: Data, source: ImageSource, say: Callable[[str], None]) -> None:

@@ -2,8 +2,8 @@
 
 Drawing an image under DeiT's augmentation takes longer than a small student's step on it. Every row of the file is one
 image of one view, and its checksum tells whether it is there and whole, so that any number of processes may read and
-fill it at the same time, and nothing is lost or wrong when one of them ends. The checksum begins with a stamp of the
-image's file: what was drawn of an image that has been replaced since is not there any more, and is drawn again.
+fill it at the same time, and nothing is lost or wrong when one of them ends. The checksum begins with the
+number of the image's bytes: what was drawn of one that has been replaced since is not there, and is drawn again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..shapes import UInt8, UInt32
+from ..shapes import Int64, UInt8
 
 
 class KeptPixels:
@@ -25,14 +25,14 @@ class KeptPixels:
     Args:
         folder: of these views; made when the first pixels are written.
         views, images, size: how many there are, and the side of an image in pixels.
-        stamps: a number for each image that changes with its file; all 0 by default.
+        encoded: bytes of each image on the disk; −1 where that is not known, as by default of all.
     """
 
     def __init__(
-        self, folder: Path, views: int, images: int, size: int, stamps: UInt32[np.ndarray, " n"] | None = None
+        self, folder: Path, views: int, images: int, size: int, encoded: Int64[np.ndarray, " n"] | None = None
     ) -> None:
         self.folder, self.views, self.images, self.size = folder, views, images, size
-        self.stamps = np.zeros(images, dtype=np.uint32) if stamps is None else stamps
+        self.encoded = np.full(images, -1, dtype=np.int64) if encoded is None else encoded
         self._rows: np.memmap[Any, np.dtype[np.uint8]] | None = None
         self._sums: np.memmap[Any, np.dtype[np.uint32]] | None = None
 
@@ -65,7 +65,8 @@ class KeptPixels:
         sums[view, index] = self._sum(index, pixels)
 
     def _sum(self, index: int, pixels: UInt8[np.ndarray, "h w 3"]) -> int:
-        return zlib.crc32(pixels.data, int(self.stamps[index])) or 1  # a row of zeros in a new file is not there
+        begin = max(int(self.encoded[index]), 0) & 0xFFFFFFFF
+        return zlib.crc32(pixels.data, begin) or 1  # a row of zeros in a new file is not there
 
     def _mapped(self) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.uint32]]]:
         if self._rows is None or self._sums is None:
