@@ -61,6 +61,19 @@ def test_everything_is_seen(folders: tuple[Folder, Folder]) -> None:
         assert tuple(size) == wanted
 
 
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("turn", [1, 3, 5, 6, 7, 8])
+def test_sizes_are_those_of_the_upright_image(kind: str, turn: int, tmp_path: Path) -> None:
+    """Exif's numbers from 5 on are quarter turns; Pillow says the size of a TIFF as turned, and of others as stored."""
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    (tmp_path / "a").mkdir()
+    picture(1, (150, 90)).save(tmp_path / "a" / f"x.{kind}", exif=exif)
+    seen = survey("training", Folder(tmp_path), None, lambda _: None)
+    assert seen.sizes.tolist() == [[90, 150] if turn >= 5 else [150, 90]]
+    assert seen.turned.tolist() == ([0] if turn > 1 else [])
+
+
 def test_duplicates_within_and_between_splits(folders: tuple[Folder, Folder]) -> None:
     surveys = [survey(word, one, None, lambda _: None) for word, one in zip("tv", folders, strict=True)]
     found = find_duplicates(surveys)

@@ -153,10 +153,10 @@ def _look(raw: bytes | Image.Image, what: str) -> Seen | str:
     except DataError as error:
         return str(error)
     opened = raw if isinstance(raw, Image.Image) else open_encoded(raw)
-    width, height = opened.size
     turn = orientation(opened)
-    if turn >= 5:  # a quarter turn
-        width, height = height, width
+    width, height = image.size
+    if opened.format == "JPEG":  # decoded at a part of its size
+        width, height = opened.size[::-1] if turn >= 5 else opened.size
     content = raw.tobytes() if isinstance(raw, Image.Image) else raw
     digest = hashlib.blake2b(content, digest_size=16).digest()
     kind = f"{opened.format or 'pixels'} {opened.mode}"
