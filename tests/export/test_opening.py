@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,40 @@ def test_a_foreign_file_asks_for_what_it_does_not_say(
         assert done.returncode == 2 and message in done.stderr, done.stderr
     done = processes.run("coadvise", "predict", one, "-m", str(run), *told)
     assert done.returncode == 2 and "says itself which images it wants" in done.stderr
+
+
+def test_a_foreign_file_sees_images_as_it_is_said(
+    exported: dict[str, Path], run: Path, images: Path, tmp_path: Path
+) -> None:
+    """Cropped by 0.875 unless said otherwise: with the crop of the run it answers as the run."""
+    onnx = pytest.importorskip("onnx")
+    content = onnx.load(exported["onnx"])
+    del content.metadata_props[:]
+    onnx.save(content, tmp_path / "foreign.onnx")
+    half = (0.5, 0.5, 0.5)
+    told = Told(CLASSES, 24, half, half)
+    expected = coadvise.load(run).probabilities(images)
+    seen = {crop: load(tmp_path / "foreign.onnx", told=replace(told, crop=crop)).probabilities(images)
+            for crop in (None, 0.875, 0.8)}  # fmt: skip
+    np.testing.assert_allclose(seen[0.8], expected, atol=2e-5)
+    assert np.array_equal(seen[None], seen[0.875]) and not np.allclose(seen[None], expected, atol=2e-5)
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    one = next(images.rglob("00.png"))
+    words = [
+        "--classes",
+        str(tmp_path / "classes.txt"),
+        "--image-size",
+        "24",
+        "--mean",
+        "0.5,0.5,0.5",
+        "--std",
+        ".5,.5,.5",
+    ]
+    words += ["--crop", "0.8", "--top", "10", "--json"]
+    done = processes.run("coadvise", "predict", str(one), "-m", str(tmp_path / "foreign.onnx"), *words)
+    assert done.returncode == 0, done.stderr
+    (wanted,) = coadvise.load(run).predict(one, top=10)
+    assert json.loads(done.stdout)["classes"] == pytest.approx(dict(wanted.classes), abs=2e-5)
 
 
 def test_folders_of_timm_by_others(exported: dict[str, Path], run: Path, images: Path, tmp_path: Path) -> None:

@@ -39,6 +39,16 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, help="images that the model sees at once")] = 16,
     classes: Annotated[Path | None, typer.Option(help="its classes, one a line", rich_help_panel=FOREIGN)] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="pixels of a side", rich_help_panel=FOREIGN)] = None,
+    crop: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="images are resized (bicubic) so that image-size is this share of the shorter side, and the middle is "
+            "seen; 0.875 by default, 1 for all of that side",
+            rich_help_panel=FOREIGN,
+        ),
+    ] = None,
     mean: Annotated[str | None, typer.Option(help="0.485,0.456,0.406 by default", rich_help_panel=FOREIGN)] = None,
     std: Annotated[str | None, typer.Option(help="0.229,0.224,0.225 by default", rich_help_panel=FOREIGN)] = None,
 ) -> None:
@@ -64,7 +74,7 @@ def predict(
     if files:
         from ..export.opening import load
 
-        told = _told(classes, image_size, mean, std)
+        told = _told(classes, image_size, crop, mean, std)
         seen = run(load(model, None, told=told), files, top, batch_size)
         show = _print_json if as_json else _print_csv if as_csv else _print_plain
         # On a terminal, rows that appear are all the progress that is needed.
@@ -80,14 +90,16 @@ def predict(
         raise DataError(printable(problems[0]))
 
 
-def _told(classes: Path | None, image_size: int | None, mean: str | None, std: str | None) -> Told | None:
+def _told(
+    classes: Path | None, image_size: int | None, crop: float | None, mean: str | None, std: str | None
+) -> Told | None:
     """What is said of a foreign model; None where nothing is."""
-    if classes is image_size is mean is std is None:
+    if classes is image_size is crop is mean is std is None:
         return None
     from ..export.opening import Told, read_classes
 
     names = None if classes is None else read_classes(classes)
-    return Told(names, image_size, _numbers("--mean", mean), _numbers("--std", std))
+    return Told(names, image_size, _numbers("--mean", mean), _numbers("--std", std), crop)
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

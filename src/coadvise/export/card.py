@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FORMAT = "coadvise-export-1"
 GIVE = (
     "give --classes FILE (the name of one class a line, in the order of the outputs) and --image-size PIXELS, and "
-    "where they are not ImageNet's --mean and --std (three numbers each, of pixels in [0, 1])"
+    "where they are not ImageNet's --crop (0.875), --mean and --std (three numbers each, of pixels in [0, 1])"
 )
 """How to use a model that does not say what it wants."""
 INPUT, OUTPUT = "images", "logits"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from .parity import Logits
 
+_USUAL_CROP = 0.875
 _MEANT = "a run's folder, its best.safetensors, or what `coadvise export` wrote"
 
 
@@ -40,12 +41,15 @@ class Told:
         classes: names, in the order of the logits.
         image_size: side of the square images in pixels.
         mean, std: per channel, of pixels in [0, 1]; by default ImageNet's.
+        crop: share of the resized image's side that the middle which is seen has; 0.875 by default, as usual for
+            ImageNet.
     """
 
     classes: tuple[str, ...] | None = None
     image_size: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    crop: float | None = None
 
 
 def load(
@@ -141,7 +145,8 @@ def _card_of(told: Told, path: Path) -> Card:
     if told.classes is None or told.image_size is None:
         raise CheckpointError(f"{path}: {GIVE}")
     values = {"mean": told.mean or IMAGENET_MEAN, "std": told.std or IMAGENET_STD, "image_size": told.image_size}
-    card = Card("", told.classes, eval_crop=0.875, interpolation="bicubic", **values)  # type: ignore[arg-type]
+    crop = told.crop or _USUAL_CROP
+    card = Card("", told.classes, eval_crop=crop, interpolation="bicubic", **values)  # type: ignore[arg-type]
     return _sound(card, path)
 
 
@@ -197,7 +202,7 @@ def _card_of_timm(config: Mapping[str, Any], told: Told | None, path: Path) -> C
         raise CheckpointError(
             f"{path} does not say {'which images it wants' if names else 'which classes it knows'}: {GIVE}"
         )
-    share, mode = float(cfg.get("crop_pct") or 0.875), cfg.get("interpolation", "bicubic")
+    share, mode = float(told.crop or cfg.get("crop_pct") or _USUAL_CROP), cfg.get("interpolation", "bicubic")
     crop = cfg.get("crop_mode") or "center"
     if crop != "center" or mode not in ("bicubic", "bilinear") or not 0 < share <= 1:
         how = f"cropped by {crop} {share:g} and resized by {mode}"
@@ -218,6 +223,6 @@ def _refuse(told: Told | None, path: Path) -> None:
 
 def _says_itself(path: Path) -> CheckpointError:
     return CheckpointError(
-        f"{path} says itself which images it wants and which classes it knows; leave --classes, --image-size, --mean "
-        "and --std out"
+        f"{path} says itself which images it wants and which classes it knows; leave --classes, --image-size, --crop, "
+        "--mean and --std out"
     )
