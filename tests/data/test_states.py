@@ -67,12 +67,13 @@ def test_what_cannot_be_looked_at_is_not_known(tmp_path: Path) -> None:
     (tmp_path / "in" / "a" / "03.png").unlink()
     (tmp_path / "in" / "a" / "03.png").symlink_to(tmp_path / "nowhere")
     assert np.flatnonzero(image_bytes(source) == -1).tolist() == [3]
+    assert bytes_digest(source) is None  # whoever reads it says that it is missing
 
 
 def test_of_many_images_some_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(states, "LOOKED_AT", 4)
-    known = np.flatnonzero(image_bytes(open_source(write("tar", tmp_path))) != -1)
-    assert known.tolist() == [0, 3, 7, 11]
+    source = open_source(write("tar", tmp_path))
+    assert np.flatnonzero(image_bytes(source) != -1).tolist() == [0, 3, 7, 11] and bytes_digest(source)
 
 
 def test_of_images_without_files_nothing_is_known() -> None:

@@ -58,11 +58,16 @@ def require_fitting(request: CacheRequest, source: ImageSource) -> dict[str, Any
             f"with advice.folder={others[0]}, or make a new one with `coadvise cache RECIPE`"
         )
     header = read_header(folder)
-    changes = _changes(header, request, source)
+    changes = differences(header["data"], data_facts(request.data, source))
     if changes:
         raise RunError(
             f"{folder} holds advice on other views of the data ({'; '.join(changes)}); restore these settings, or "
             "write a new cache with advice.folder=FOLDER"
+        )
+    if _replaced(header, source):
+        raise RunError(
+            f"{folder} holds advice on other images: since it was written, some were replaced under their names (they "
+            "have another number of bytes); restore them, or write a new cache with advice.folder=FOLDER"
         )
     if header["views"] < request.views:
         raise RunError(
@@ -72,13 +77,10 @@ def require_fitting(request: CacheRequest, source: ImageSource) -> dict[str, Any
     return header
 
 
-def _changes(header: Mapping[str, Any], request: CacheRequest, source: ImageSource) -> list[str]:
-    """How the data that a cache was made of differ from the request's, a line for each fact."""
-    before, now = header["data"], data_facts(request.data, source)
-    written, found = header.get(IMAGE_BYTES), bytes_digest(source)
-    if written is not None and found is not None:
-        before, now = {**before, IMAGE_BYTES: written}, {**now, IMAGE_BYTES: found}
-    return differences(before, now)
+def _replaced(header: Mapping[str, Any], source: ImageSource) -> bool:
+    """Whether images have another number of bytes than those that a cache was made of, as far as both are known."""
+    written = header.get(IMAGE_BYTES)
+    return written is not None and bytes_digest(source) not in (None, written)
 
 
 def _others_that_fit(request: CacheRequest, source: ImageSource) -> list[Path]:
@@ -87,7 +89,8 @@ def _others_that_fit(request: CacheRequest, source: ImageSource) -> list[Path]:
     for path in sorted(request.folder.parent.glob("*/header.json")):
         with suppress(RunError):  # damaged, of another format, or no cache
             header = read_header(path.parent)
-            if header["views"] >= request.views and not _changes(header, request, source):
+            same = header["data"] == data_facts(request.data, source) and not _replaced(header, source)
+            if header["views"] >= request.views and same:
                 fitting.append(path.parent)
     return fitting
 

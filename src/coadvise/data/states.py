@@ -28,7 +28,7 @@ def image_bytes(source: ImageSource) -> Int64[np.ndarray, " n"]:
     and where the source knows of no file, or it cannot be looked at."""
     if source not in _BYTES:
         counts = np.full(len(source), _UNKNOWN, dtype=np.int64)
-        for index in np.linspace(0, len(source) - 1, min(len(source), LOOKED_AT)).astype(int):
+        for index in _looked_at(len(source)):
             place = file_of(source, int(index))
             counts[index] = _UNKNOWN if place is None else _count(place)
         _BYTES[source] = counts
@@ -45,7 +45,11 @@ def _count(place: InFile) -> int:
     return seen.st_size if stat.S_ISREG(seen.st_mode) else _UNKNOWN
 
 
+def _looked_at(images: int) -> Int64[np.ndarray, " n"]:
+    return np.linspace(0, images - 1, min(images, LOOKED_AT)).astype(np.int64)
+
+
 def bytes_digest(source: ImageSource) -> str | None:
-    """Hash of how many bytes each image has; None where nothing is known of any."""
-    counts = image_bytes(source)
-    return digest([counts]) if (counts != _UNKNOWN).any() else None
+    """Hash of how many bytes images have; None where that is not known of one that is looked at: it may be missing."""
+    counts = image_bytes(source)[_looked_at(len(source))]
+    return None if (counts == _UNKNOWN).any() else digest([counts])

@@ -184,7 +184,7 @@ class RunFolder:
         more = wanted - schedule.epochs
         words = ["coadvise", "train", str(self.path / "recipe.yaml"), f"schedule.epochs={more}"]
         words += ["schedule.warmup_epochs=0"] if schedule.warmup_epochs >= more else []
-        words += ["schedule.head_epochs=0"] if schedule.head_epochs else []  # they have learnt to read the rest
+        words += ["schedule.head_epochs=0"] if schedule.head_epochs else []  # the heads are trained already
         if schedule.decay_epochs is not None:
             words += [f"schedule.decay_epochs={json.dumps(scaled(schedule.decay_epochs, more / schedule.epochs))}"]
         words += [f"student.checkpoint={self.best}", f"run.output={self.path}-more"]

@@ -133,17 +133,17 @@ def new_student(
 
 
 def require_own_weights(student: nn.Module | None, teachers: Mapping[str, nn.Module | Answer]) -> None:
-    """Refuse a teacher whose weights are the student's: it does not learn, and so they would not.
+    """Refuse a teacher that has weights of the student's, frozen or not: it does not learn, and neither would they.
 
     Raises:
         ModelError: names the teacher.
     """
-    learning = set() if student is None else {id(one) for one in student.parameters()}
+    own = set() if student is None else {id(one) for one in student.parameters()}
     for name, model in teachers.items():
-        if isinstance(model, nn.Module) and any(id(one) in learning for one in model.parameters()):
+        if isinstance(model, nn.Module) and any(id(one) in own for one in model.parameters()):
             raise ModelError(
                 f"teacher '{name}' and the student share weights, and a teacher does not learn; give "
-                "copy.deepcopy(model) as the teacher"
+                "copy.deepcopy(model) as the teacher (what was a teacher before is frozen: model.requires_grad_(True))"
             )
 
 

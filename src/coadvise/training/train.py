@@ -119,7 +119,8 @@ def _train(
         )
     if recipe.loss.gate == "harder" and len(recipe.advice.names(names)) < 2:
         advise = "one advises" if names else "there is none"
-        raise RecipeError(f"loss.gate=harder chooses between teachers, and {advise}; add another, or leave it out")
+        mend = "add another" if recipe.advice.change != "mean" else "leave out advice.change=mean"
+        raise RecipeError(f"loss.gate=harder chooses between teachers, and {advise}; {mend}, or leave it out")
     # Before hours go into teachers.
     open_kept(recipe.data, sources[0], display.say_once)
     if recipe.advice.source == "cache":

@@ -214,12 +214,13 @@ def test_numbers_that_may_mean_something_else(tmp_path, names, ending):
     """Versions, years, sizes, and ways of splitting the same images are not mixed unasked."""
     for number, name in enumerate(names):
         write_shard(tmp_path / f"{name}{ending}", 10 * number, 4)
-    with pytest.raises(DataError, match=r"has the splits .*; set data.train_split, or put a hyphen before the numbers"):
+    hint = ", or put a hyphen before the numbers" if names[0] in ("cifar10", "train1") else "$"
+    with pytest.raises(DataError, match=f"has the splits .*; set data.train_split{hint}"):
         open_sources(Data(source=str(tmp_path)))
     train, val = open_sources(Data(source=str(tmp_path), train_split=names[0], val_split=names[1]))
     assert greys(train) == [0, 1, 2, 3] and greys(val) == [10, 11, 12, 13]
     assert greys(open_source(str(tmp_path), names[1])) == [10, 11, 12, 13]
-    # What the message advises can be done.
+    # What the message may advise can be done.
     for number, name in enumerate(names[:2]):
         (tmp_path / f"{name}{ending}").rename(tmp_path / f"train-{number}{ending}")
     train, val = open_sources(Data(source=f"{tmp_path}/train*{ending}", val_fraction=0.25))

@@ -58,7 +58,7 @@ def _sharded(ending: str, what: str, build: Callable[[Sequence[Path], Columns], 
     def open_split(rest: str, split: str | None, columns: Columns) -> ImageSource:
         groups = shards(rest, ending, what)
         together = joined(groups)
-        known = together if split is None else {**together, **groups}
+        known = groups if split in groups and split not in together else together  # one of several, by its name
         return build(known[pick_split(split, known, rest)], columns)
 
     return Kind(splits, open_split, parts=lambda rest: tuple(shards(rest, ending, what)), table=ending == ".parquet")

@@ -30,6 +30,7 @@ from ...system.files import lines_of
 from .base import ImageSource, class_sizes, sets_of, strata
 from .folder import Folder, no_images
 from .kinds import KINDS, Found, find_kind
+from .shards import may_be_parts
 from .splits import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES, choose_split, find_split, split_word
 from .subsets import Subset, balanced_subset, hold_out
 from .summary import balance, summary
@@ -150,14 +151,14 @@ def _open_validation(chosen: _Chosen, asked: bool) -> ImageSource | None:
     if chosen.validation is None:
         return None
     split = chosen.val_split
-    left_aside = not asked and split is not None and split_word(split) in TEST_NAMES
+    may_leave = not asked and split is not None and split_word(split) in TEST_NAMES
     try:
         opened = chosen.validation.open(split)
     except NoLabels:
-        if left_aside:
+        if may_leave:
             return None
         raise
-    if left_aside and len(opened) and (opened.labels == -1).all():
+    if may_leave and len(opened) and (opened.labels == -1).all():
         return None
     _check(opened, chosen.source if split is None else f"{chosen.source} ({split})")
     return opened
@@ -278,7 +279,7 @@ def _training_split(data: Data, known: Sequence[str], found: Found) -> str | Non
         return None
     train = choose_split(known, TRAIN_NAMES, known) or (known[0] if len(known) == 1 else None)
     if train is None:
-        numbered = found.name in ("parquet", "wds") and any(name[-1].isdigit() for name in known)
+        numbered = found.name in ("parquet", "wds") and may_be_parts(known)
         hint = (
             ", or put a hyphen before the numbers of files that belong together (train-1, train-2)" if numbered else ""
         )

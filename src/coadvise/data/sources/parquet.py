@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ...errors import DataError, few, one_line
-from ...shapes import Bool
+from ...shapes import Bool, Int64
 from ...system.files import atomic_file, cache_folder
 from .base import InFile
 from .columns import Columns, choose_columns, is_number, several_named
@@ -61,6 +61,7 @@ class Parquet:
         self._read_labels(columns, names)
         # Read here rather than at first use, so that forked workers share the memory.
         self._images: dict[int, list[pa.Array]] = {}
+        self._ends: dict[int, Int64[np.ndarray, " n"]] = {}  # of the chunks of a file, in rows
         for position in range(len(self.files)):
             self._chunks(position)
 
@@ -177,11 +178,11 @@ class Parquet:
     def _cell(self, index: int) -> tuple[pa.Array, int]:
         """The part of the image column that holds an image, and the row in it."""
         position, row = self._place(index)
-        for chunk in self._chunks(position):
-            if row < len(chunk):
-                break
-            row -= len(chunk)
-        return chunk, row
+        chunks = self._chunks(position)
+        if position not in self._ends:
+            self._ends[position] = np.cumsum([len(chunk) for chunk in chunks])
+        number = int(np.searchsorted(self._ends[position], row, side="right"))
+        return chunks[number], row - int(self._ends[position][number] - len(chunks[number]))
 
     def _place(self, index: int) -> tuple[int, int]:
         """Number of the file, and row in it."""
@@ -189,7 +190,7 @@ class Parquet:
         return position, int(index - self.starts[position])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_images": {}}  # a spawned worker reads the files itself
+        return {**self.__dict__, "_images": {}, "_ends": {}}  # a spawned worker reads the files itself
 
     def _declared(self, schema: pa.Schema) -> tuple[str, ...] | None:
         """Class names that a file declares, in the order of its labels."""

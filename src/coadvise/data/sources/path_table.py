@@ -23,7 +23,7 @@ from .labels import labels_from_values
 from .listing import EXTENSIONS
 from .several import Sets, notes_on_names, separated, sets_of_lists, sets_of_marks
 from .splits import meaning, pick_split
-from .text_table import Coded, header_of, quoted, read_columns
+from .text_table import Coded, header_of, is_json, quoted, read_columns
 
 _SPLITS = ("split", "subset", "partition", "set", "usage")
 # What stands in a column that says of each image whether it is of a class.
@@ -69,8 +69,7 @@ class PathTable:
         else:
             label = kept[0] if len(kept) == 1 else self._one_of(kept, labels, rows)
             self.labels, self.class_names = self._labels(label, labels, rows, split)
-        for name in filter(_breaks, self.class_names):  # of several rows a stray quotation mark makes one class
-            raise DataError(f"{file} has a line break in a label, {_shown(name)}; {_ON_ONE_LINE}")
+        _require_single_lines(file, self.class_names, "a label")
         self._require_files()
         self.notes = tuple(self._notes())
 
@@ -186,6 +185,12 @@ class PathTable:
 _ON_ONE_LINE = "write it on one line; if it is several rows, remove or close the quotation mark before them"
 
 
+def _require_single_lines(file: Path, names: Sequence[str], where: str) -> None:
+    """Refuse names of several lines: of several rows a stray quotation mark makes one value."""
+    for name in filter(_breaks, () if is_json(file) else names):
+        raise DataError(f"{file} has a line break in {where}, {_shown(name)}; {_ON_ONE_LINE}")
+
+
 def _breaks(text: str) -> bool:
     return "\n" in text or "\r" in text
 
@@ -219,8 +224,7 @@ def table_splits(file: Path) -> tuple[str, ...]:
         return ()
     quoted(file, len(header))  # before a split is missed that a stray quotation mark has swallowed
     names = read_columns(file, [None, column])[1][0].values
-    for name in filter(_breaks, names):
-        raise DataError(f"{file} has a line break in the column '{column}', {_shown(name)}; {_ON_ONE_LINE}")
+    _require_single_lines(file, names, f"the column '{column}'")
     first: dict[str, str] = {}
     for name in names:
         first.setdefault(name.lower(), name)

@@ -94,6 +94,12 @@ def joined(groups: dict[str, list[Path]]) -> dict[str, list[Path]]:
     return together
 
 
+def may_be_parts(names: Sequence[str]) -> bool:
+    """Whether the number that one of these splits ends in may be a part's, and not a version's, a fold's or a year's."""
+    found = [match for match in map(_NUMBERED.fullmatch, names) if match]
+    return any(int(match[2]) < _YEARS and not _APART.search(match[1]) for match in found)
+
+
 def _are_parts(rest: str, numbers: Sequence[int]) -> bool:
     """Whether files whose names differ in these numbers alone are taken for parts of one whole."""
     follow = list(range(numbers[0], numbers[0] + len(numbers))) == numbers

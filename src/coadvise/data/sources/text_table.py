@@ -43,7 +43,8 @@ class Coded(NamedTuple):
     values: tuple[str, ...]
 
 
-def _is_json(file: Path) -> bool:
+def is_json(file: Path) -> bool:
+    """Whether a table has JSON lines, in which quotation marks are written otherwise."""
     return file.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson"))
 
 
@@ -53,7 +54,7 @@ def header_of(file: Path) -> list[str]:
     Raises:
         DataError: no readable table, or one without a line of names.
     """
-    if _is_json(file):
+    if is_json(file):
         names = list(dict.fromkeys(name for row in _first_rows(file) for name in row))
         if not names:
             raise DataError(f'{file} is empty; give a line {{"image": "a.jpg", "label": "cat"}} for each image')
@@ -133,7 +134,7 @@ def quoted(file: Path, columns: int) -> Quoted:
     Raises:
         DataError: a quotation mark is never closed, or the file cannot be read.
     """
-    if _is_json(file):
+    if is_json(file):
         return Quoted(0, 0, 0)
     try:
         found = look_at_quotes(_lines(file), _delimiter(file), columns)
@@ -165,7 +166,7 @@ def read_columns(file: Path, columns: Sequence[str | None], *, lists: bool = Fal
     """
     paths: list[pa.Array] = []
     coded: list[list[pa.Array]] = [[] for _ in columns[1:]]
-    blocks = _json_blocks(file, columns, lists) if _is_json(file) else _csv_blocks(file, columns)
+    blocks = _json_blocks(file, columns, lists) if is_json(file) else _csv_blocks(file, columns)
     for path, *others in blocks:
         if path is not None:
             paths.append(_trimmed(path))

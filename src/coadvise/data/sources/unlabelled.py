@@ -187,8 +187,10 @@ class _Places:
     """Where images lie, the same under every name that links give to a file or a folder."""
 
     def __init__(self) -> None:
-        # A million images lie in few folders: a path is followed for each of these, and for images that are links.
+        # A million images lie in few folders, and each look may be a question to a server: folders are looked at once,
+        # and of images those alone that are links.
         self._folder = lru_cache(maxsize=1 << 16)(os.path.realpath)
+        self._links = lru_cache(maxsize=1 << 16)(_links_in)
 
     def __call__(self, source: ImageSource, index: int) -> tuple[str, str]:
         found = file_of(source, index)
@@ -196,5 +198,15 @@ class _Places:
 
     def _real(self, path: str) -> str:
         folder, name = os.path.split(path)
-        place = os.path.join(self._folder(folder), name)
-        return os.path.realpath(place) if os.path.islink(place) else place
+        real = self._folder(folder)
+        place = os.path.join(real, name)
+        return os.path.realpath(place) if name in self._links(real) else place
+
+
+def _links_in(folder: str) -> frozenset[str]:
+    """Names of the links in a folder; none where it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(one.name for one in entries if one.is_symlink())
+    except OSError:
+        return frozenset()
