@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -139,3 +140,12 @@ def test_a_value_longer_than_a_block_and_a_line_without_an_end(table: Writer, mo
         open_source(table("a.csv", "image,label,caption\n" + rows))
     with pytest.raises(DataError, match=r"a.csv line 2 is longer than 256 letters; give a line to each image"):
         open_source(table("a.csv", "image,label\n" + "x" * 1000))
+
+
+def test_labels_of_json_lines_may_have_several_lines(tmp_path: Path) -> None:
+    """There a line break is written as such, and no stray mark can make one."""
+    for i in range(8):
+        Image.new("L", (4, 4), i).save(tmp_path / f"{i}.png")
+    rows = [json.dumps({"image": f"{i}.png", "label": "a\nb" if i % 2 else "c"}) for i in range(8)]
+    (tmp_path / "all.jsonl").write_text("\n".join(rows))
+    assert open_source(str(tmp_path / "all.jsonl")).class_names == ("a\nb", "c")

@@ -95,7 +95,7 @@ def joined(groups: dict[str, list[Path]]) -> dict[str, list[Path]]:
 
 
 def may_be_parts(names: Sequence[str]) -> bool:
-    """Whether the number that one of these splits ends in may be a part's, and not a version's, a fold's or a year's."""
+    """Whether the number that one of these splits ends in may be a part's, and not a version's, fold's or year's."""
     found = [match for match in map(_NUMBERED.fullmatch, names) if match]
     return any(int(match[2]) < _YEARS and not _APART.search(match[1]) for match in found)
 
