@@ -88,19 +88,25 @@ def test_predict_on_an_onnx_file_needs_no_pytorch(exported: dict[str, Path], run
     assert len(rows) == 40 and [float(row["probability"]) for row in rows] == pytest.approx(expected, abs=2e-5)
 
 
-def test_a_foreign_file_asks_for_what_it_does_not_say(
-    exported: dict[str, Path], run: Path, images: Path, tmp_path: Path
-) -> None:
+def foreign(exported: Path, folder: Path) -> Path:
+    """A file as of another program, which says nothing and calls its input otherwise, and `classes.txt` beside it."""
     onnx = pytest.importorskip("onnx")
-    content = onnx.load(exported["onnx"])
+    content = onnx.load(exported)
     del content.metadata_props[:]
-    for place in (content.graph.input[0], *content.graph.node):  # another program calls its input otherwise
+    for place in (content.graph.input[0], *content.graph.node):
         if hasattr(place, "name") and place.name == "images":
             place.name = "pixels"
         if hasattr(place, "input"):
             place.input[:] = ["pixels" if name == "images" else name for name in place.input]
-    onnx.save(content, tmp_path / "foreign.onnx")
-    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    onnx.save(content, folder / "foreign.onnx")
+    (folder / "classes.txt").write_text("\n".join(CLASSES))
+    return folder / "foreign.onnx"
+
+
+def test_a_foreign_file_asks_for_what_it_does_not_say(
+    exported: dict[str, Path], run: Path, images: Path, tmp_path: Path
+) -> None:
+    foreign(exported["onnx"], tmp_path)
     (tmp_path / "few.txt").write_text("a\nb")
     one = str(next(images.rglob("00.png")))
     refused = processes.run("coadvise", "predict", one, "-m", str(tmp_path / "foreign.onnx"))
@@ -135,18 +141,14 @@ def test_a_foreign_file_sees_images_as_it_is_said(
     exported: dict[str, Path], run: Path, images: Path, tmp_path: Path
 ) -> None:
     """Cropped by 0.875 unless said otherwise: with the crop of the run it answers as the run."""
-    onnx = pytest.importorskip("onnx")
-    content = onnx.load(exported["onnx"])
-    del content.metadata_props[:]
-    onnx.save(content, tmp_path / "foreign.onnx")
+    file = foreign(exported["onnx"], tmp_path)
     half = (0.5, 0.5, 0.5)
     told = Told(CLASSES, 24, half, half)
     expected = coadvise.load(run).probabilities(images)
-    seen = {crop: load(tmp_path / "foreign.onnx", told=replace(told, crop=crop)).probabilities(images)
+    seen = {crop: load(file, told=replace(told, crop=crop)).probabilities(images)
             for crop in (None, 0.875, 0.8)}  # fmt: skip
     np.testing.assert_allclose(seen[0.8], expected, atol=2e-5)
     assert np.array_equal(seen[None], seen[0.875]) and not np.allclose(seen[None], expected, atol=2e-5)
-    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
     one = next(images.rglob("00.png"))
     words = [
         "--classes",

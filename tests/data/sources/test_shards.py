@@ -227,6 +227,15 @@ def test_numbers_that_may_mean_something_else(tmp_path, names, ending):
     assert sorted(greys(train) + greys(val)) == [0, 1, 2, 3, 10, 11, 12, 13]
 
 
+def test_names_are_found_alike_by_every_way(tmp_path):
+    """In capitals or not, of one file or of several, by an alias of the whole."""
+    for number, name in enumerate(("Train", "ValSet1", "ValSet2")):
+        write_shard(tmp_path / f"{name}.tar", 10 * number, 4)
+    for name, expected in (("val", [*range(10, 14), *range(20, 24)]), ("valset1", list(range(10, 14)))):
+        assert greys(open_source(str(tmp_path), name)) == expected
+        assert greys(open_sources(Data(source=str(tmp_path), val_split=name))[1]) == expected
+
+
 @pytest.mark.parametrize("name", ["v2", "photos1", "cifar10", "train2017"])
 def test_a_single_file_with_a_number_keeps_its_name(tmp_path, name):
     write_shard(tmp_path / f"{name}.tar", 0, 8)

@@ -58,7 +58,9 @@ def _sharded(ending: str, what: str, build: Callable[[Sequence[Path], Columns], 
     def open_split(rest: str, split: str | None, columns: Columns) -> ImageSource:
         groups = shards(rest, ending, what)
         together = joined(groups)
-        known = groups if split in groups and split not in together else together  # one of several, by its name
+        one, whole = ({name.lower() for name in names} for names in (groups, together))
+        alone = split is not None and split.lower() in one - whole  # one of several, by its name
+        known = groups if alone else together
         return build(known[pick_split(split, known, rest)], columns)
 
     return Kind(splits, open_split, parts=lambda rest: tuple(shards(rest, ending, what)), table=ending == ".parquet")
