@@ -61,7 +61,7 @@ def test_sizes_are_balanced_nested_and_the_same_for_every_seed():
     names = [small.describe(i) for i in range(50)]
     assert names == [again.describe(i) for i in range(50)]
     assert set(names) <= {large.describe(i) for i in range(200)}
-    with pytest.raises(DataError, match="train_size is 5000, but there are 797"):
+    with pytest.raises(DataError, match=r"train_size is 5000, but there are 797 .* all with data\.train_size=null"):
         sources("digits", train_size=5000)
 
 

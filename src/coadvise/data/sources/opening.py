@@ -347,5 +347,7 @@ def _resize(source: ImageSource, size: int | None, setting: str) -> ImageSource:
     if size is None:
         return source
     if size > len(source):
-        raise DataError(f"{setting} is {size}, but there are {len(source)} images; lower it or leave it out")
+        raise DataError(
+            f"{setting} is {size}, but there are {len(source)} images; lower it, or take all with {setting}=null"
+        )
     return Subset(source, balanced_subset(strata(source), size))
