@@ -14,10 +14,12 @@ from PIL import Image
 
 from coadvise.reports.plots.accuracy import DotRow, Level, dot_plot, learning_curves, run_curves
 from coadvise.reports.plots.disagreement import Disagreement, disagreement_figure, shown_classes
+from coadvise.reports.plots.headroom import Panel, Point, pairs_figure
 from coadvise.reports.plots.learning_rate import range_test_figure
 from coadvise.reports.plots.narrow import narrow
 from coadvise.reports.plots.similarity import KlMap, kl_maps
-from coadvise.reports.plots.style import draw, style
+from coadvise.reports.plots.slope import Dot, slope_figure
+from coadvise.reports.plots.style import draw, kind_styles, style
 from coadvise.reports.plots.tokens import looks_figure
 from coadvise.significance import summarise
 
@@ -44,6 +46,21 @@ def test_svg_is_inline_unique_and_follows_the_page() -> None:
     assert len(ids) == len(set(ids))
     assert Image.open(io.BytesIO(one.png)).size[0] > 600
     assert draw("one", 'say "<hi>"', lambda: dot_plot(rows, [("t", 0.99)])).svg == one.svg
+
+
+def test_a_kind_looks_the_same_in_every_figure_of_teachers() -> None:
+    kinds = ("inv", "conv + inv", "conv")
+    slope = slope_figure([Dot(kind, kind, place, place) for place, kind in enumerate(kinds)], (1.0, 0.0)).axes[0]
+    points = [Point(kind, kind, 0.1 * place, 1.0, 0.9, 1.1) for place, kind in enumerate(reversed(kinds))]
+    pairs = pairs_figure([Panel("title", "points", points)]).axes[0]
+    arms = {"conv + inv": style(0), "conv": style(1), "inv": style(2)}  # in the order of the experiment of kinds
+    drawn = {line.get_label(): line for line in slope.lines if line.get_label() in kinds}
+    bars = {bar.get_label(): bar.lines[0] for bar in pairs.containers}
+    for kind, look in arms.items():
+        assert drawn[kind].get_color() == look.color == bars[kind].get_color()
+        assert drawn[kind].get_marker() == look.marker == bars[kind].get_marker()
+    assert len(set(kind_styles(["a + b", "a", "b", "b + c", "c", "a + c"]).values())) == 6
+    assert kind_styles(["conv", "inv"]) == {"conv": style(1), "inv": style(2)}
 
 
 def test_coordinates_that_differ_in_their_last_bits_make_the_same_svg() -> None:

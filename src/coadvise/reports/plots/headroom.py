@@ -8,7 +8,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import MUTED, PAPER, Style, _wrap, style
+from .style import MUTED, PAPER, Style, _wrap, kind_styles
 
 NAMED = 6
 """Pairs whose names there is room for; a table has all of them."""
@@ -38,8 +38,7 @@ def pairs_figure(panels: Sequence[Panel]) -> Figure:
     """Panels side by side; each kind of pair has a colour and a marker in all of them."""
     figure = Figure(figsize=(5.2 * len(panels), 4.4), layout="constrained")
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    kinds = sorted({one.kinds for panel in panels for one in panel.points}, key=lambda text: ("+" not in text, text))
-    looks = {kind: style(place + 1) for place, kind in enumerate(kinds)}
+    looks = kind_styles(one.kinds for panel in panels for one in panel.points)
     for axes, panel in zip(grid, panels, strict=True):
         _panel(axes, panel, looks)
     handles, labels = grid[0].get_legend_handles_labels()

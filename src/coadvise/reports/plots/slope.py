@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from .style import MUTED, PAPER, _wrap, style
+from .style import MUTED, PAPER, _wrap, kind_styles
 
 
 class Dot(NamedTuple):
@@ -23,8 +23,7 @@ def slope_figure(dots: Sequence[Dot], line: tuple[float, float]) -> Figure:
     """Pairs and the line through them: its slope, and its value at 0 %."""
     figure = Figure(figsize=(6.6, 4.4), layout="constrained")
     axes = figure.subplots()
-    looks = {kinds: style(place + 1) for place, kinds in enumerate(sorted({one.kinds for one in dots}))}
-    for kinds, look in looks.items():
+    for kinds, look in kind_styles(one.kinds for one in dots).items():
         own = [one for one in dots if one.kinds == kinds]
         axes.plot([one.x for one in own], [one.y for one in own], look.marker, color=look.color, ms=8, mec=PAPER,
                   label=kinds)  # fmt: skip

@@ -11,7 +11,7 @@ import io
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, NamedTuple
@@ -64,6 +64,14 @@ def style(position: int) -> Style:
         return Style(MUTED, "o", (0, (2, 2)))
     i = position - 1
     return Style(_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)])
+
+
+def kind_styles(kinds: Iterable[str]) -> dict[str, Style]:
+    """The style of each kind of teachers, such as `conv` or `conv + inv`: of both kinds as of a baseline, as where arms
+    are drawn in their order, and the same in every figure of the same kinds."""
+    found = set(kinds)
+    both, alone = (sorted(one for one in found if ("+" in one) is several) for several in (True, False))
+    return {kind: style(place) for place, kind in enumerate([*both[:1], *alone, *both[1:]], start=0 if both else 1)}
 
 
 @dataclass(frozen=True)
