@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from coadvise.paper.beyond import BEYOND
 from coadvise.paper.declared import Experiment
@@ -22,16 +23,32 @@ from coadvise.reproduce.setup import set_up
 from coadvise.run.measurement import Measurement
 from coadvise.system.files import write_atomic
 
+from . import SHARED
+
 ROOT = Path(__file__).resolve().parents[2] / "results"
 # Measured by other commands, and shown in the report.
 ASIDE = ("figure2.json", "attention.json", "headroom/headroom.json")
 
 
-def made_at(folder: Path) -> tuple[str, list[str]]:
-    """The scale of landed results and the settings that were changed; without a note of them, the folder's name."""
+class Made(NamedTuple):
+    """How landed results were made: the scale, changed settings, and the images where they are not the scale's own."""
+
+    scale: str
+    changed: list[str]
+    data: str | None
+
+    @property
+    def source(self) -> str:
+        """What `--data` would be here."""
+        return "digits" if self.scale == "digits" else str(SHARED / "data" / (self.data or "cifar10"))
+
+
+def made_at(folder: Path) -> Made:
+    """As the command noted it, with the name of other images added to that; without a note, the folder's name is the
+    scale's."""
     path = folder / "reproduce.json"
     mark = json.loads(path.read_text()) if path.is_file() else {"scale": folder.name, "changed": []}
-    return mark["scale"], mark["changed"]
+    return Made(mark["scale"], mark["changed"], mark.get("data"))
 
 
 def write_report(folder: Path, output: Path) -> list[Experiment]:
@@ -48,11 +65,14 @@ def write_report(folder: Path, output: Path) -> list[Experiment]:
         if (folder / name).is_file():
             write_atomic(output / name, (folder / name).read_bytes())
     # Not of teachers: the twin of a teacher is another seed of it.
-    seeds = max(Counter(run.arm for run in files.values() if run.arm.startswith("transformer_tiny")).values())
-    scale, changed = made_at(folder)
+    seeds = max(Counter(run.arm for run in files.values() if run.arm.startswith("transformer")).values())
+    made = made_at(folder)
     # What else a report says of its scale follows from the settings, not from the images.
-    setup = set_up(SCALES[scale], output, source="digits", settings=[*changed, "data.train_size=200"])
-    about = About(scale, SCALES[scale].title, seeds, changed, setup.particulars(), settings=beside_paper(setup))
+    few = ("digits", [*made.changed, "data.train_size=200"])
+    source, settings = few if made.data is None else (made.source, made.changed)
+    setup = set_up(SCALES[made.scale], output, source=source, settings=settings)
+    title = SCALES[made.scale].title if made.data is None else setup.title
+    about = About(made.scale, title, seeds, made.changed, setup.particulars(), settings=beside_paper(setup))
     write_paper_report(output, files, experiments, about)
     return experiments
 
