@@ -211,6 +211,19 @@ def test_labels_of_another_type(tmp_path, name, body, message):
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
 
 
+def test_a_tar_without_labels_is_read_once_to_say_so(tmp_path):
+    tar = write(tmp_path / "x.tar", [("a.jpg", b"x"), ("b.jpg", b"y"), ("b.cls", b"1")])
+    said = []
+    for _ in range(2):
+        with pytest.raises(DataError, match="a.jpg has no label") as caught:
+            open_source(str(tar))
+        said.append(str(caught.value))
+        stat = tar.stat()
+        tar.write_bytes(b"x" * stat.st_size)  # which no reader takes for a tar
+        os.utime(tar, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert said[0] == said[1]
+
+
 def test_labels_as_they_are_written(tmp_path):
     texts = ["1_12", "11_2", "001", "1"]
     members = [

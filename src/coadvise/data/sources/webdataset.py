@@ -27,7 +27,7 @@ from ...errors import DataError, NoLabels, few, one_line
 from ...system.files import atomic_file, cache_folder, lines_of, text_of
 from .base import InFile
 from .labels import labels_from_values
-from .members import Member, Sample, find_samples
+from .members import Member, find_samples
 
 _VERSION = 2
 _Index = dict[str, NDArray]
@@ -153,6 +153,7 @@ def _index(tar: Path, labelled: bool) -> _Index:
     for place in places:
         index = _load(place, stamp)
         if index is not None:
+            _require_labels(index, labelled, tar)
             return index
     index = {**_scan(tar, labelled), "stamp": stamp}
     for place in places:
@@ -163,6 +164,7 @@ def _index(tar: Path, labelled: bool) -> _Index:
             break
         except OSError:
             continue  # a read-only place; with none at all, the index is made again next time
+    _require_labels(index, labelled, tar)  # here, so that a large tar without labels is not read again to say so
     return index
 
 
@@ -210,8 +212,6 @@ def _scan(tar: Path, labelled: bool) -> _Index:
         found = find_samples(infos, labelled=labelled)
         with tar.open("rb") as file:
             labels = [_first_label(sample.labels, tar, file) if labelled else "" for sample in found.samples]
-            if labelled:
-                _require_labels(labels, found.samples, tar)
             reasons = Counter({f"{reason}|": count for reason, count in found.left_out.items()})
             for members, instead in found.imageless if labelled else ():
                 with contextlib.suppress(DataError):  # what has no image may be no label at all, as `classes.json`
@@ -246,11 +246,12 @@ def _check_end(tar: Path, offset: int) -> None:
         raise tarfile.ReadError(f"its contents after byte {offset} are damaged, or another tar joined to it")
 
 
-def _require_labels(labels: Sequence[str], samples: Sequence[Sample], tar: Path) -> None:
-    if "" in labels:
-        kind = DataError if any(labels) else NoLabels
+def _require_labels(index: _Index, labelled: bool, tar: Path) -> None:
+    absent = np.flatnonzero(index["label"] == "")
+    if labelled and len(absent):
+        kind = NoLabels if len(absent) == len(index["label"]) else DataError
         raise kind(
-            f"{tar} member {samples[labels.index('')].image.name} has no label; add a member with the extension .cls, "
+            f"{tar} member {os.fsdecode(index['name'][absent[0]])} has no label; add a member with the extension .cls, "
             'or .json with {"label": …}'
         )
 
