@@ -15,6 +15,8 @@ bench: .venv/installed
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 
+# Modules are compiled once, and not by each of the processes that tests start.
+test: export PYTHONDONTWRITEBYTECODE =
 test: .venv/installed
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
