@@ -26,8 +26,8 @@ from coadvise.training.train import train
 @pytest.mark.parametrize(
     "changes",
     [
-        {"schedule.epochs": 2},
-        {"data.views": 2},
+        pytest.param({"schedule.epochs": 2}, marks=pytest.mark.slow),  # these two are in the others, too
+        pytest.param({"data.views": 2}, marks=pytest.mark.slow),
         {"schedule.epochs": 2, "optim.accumulate": 2, "data.train_size": 93},
         {"schedule.epochs": 2, "data.augment.repeats": 3, "loss.temperatures": {"conv": 4.0}},
         {"data.balance": "sampling", "data.views": 2},

@@ -33,7 +33,7 @@ def test_a_teacher_is_added_without_touching_the_other(small, trained, tmp_path)
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
 
-@pytest.mark.parametrize(("kills", "epochs"), [(6, 18), pytest.param(20, 60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "epochs"), [(4, 12), pytest.param(20, 60, marks=pytest.mark.slow)])
 def test_killed_at_many_moments_and_shared_by_two_writers(trained, tmp_path, kills, epochs):
     """The bytes are those of one writer that nobody disturbed."""
     done = processes.run("helpers.kill_writer", str(tmp_path), str(trained), str(kills), str(epochs))

@@ -135,6 +135,7 @@ def test_fast_paths_are_taken_and_change_no_loss(tmp_path: Path, monkeypatch: py
     assert np.allclose(fast, plain, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_student_learns_the_same(tmp_path: Path) -> None:
     """As one graph."""

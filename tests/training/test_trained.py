@@ -135,7 +135,10 @@ STUDENTS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("64 px", "a CNN") else name for name in STUDENTS],
+)
 def test_students_are_one_graph_whatever_the_rates_of_drop_path(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
     counted = CompileCounter()
