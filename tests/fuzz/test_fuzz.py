@@ -1,4 +1,4 @@
-"""A hundred damaged inputs or more of every format: each is read, or refused by an error of ours that names its file."""
+"""A hundred damaged inputs or more of every format: each is read, or refused by an error that names its file."""
 
 from __future__ import annotations
 
