@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -71,6 +72,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+def test_every_link_in_the_repository_leads_somewhere() -> None:
+    """As a host of repositories shows the files, without a site that was built."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "tools" / "site"))
+        outside = importlib.import_module("outside")
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    problems = []
+    for name in listed.split():
+        file = ROOT / name
+        for link in outside.links(file.read_text(encoding="utf-8")):
+            split = urlsplit(link)
+            if not split.scheme and not split.netloc and not (file.parent / unquote(split.path)).exists():
+                problems.append(f"{name}: {link} is not there")
+    assert not problems, "\n".join(problems)
 
 
 @pytest.fixture(scope="module")

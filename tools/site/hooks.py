@@ -13,6 +13,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+# In the repository each but the first is a few words that say how to see it, so that links lead somewhere there, too.
 PAGES = {
     "findings.md": findings_page.text,
     "paper.md": paper_page.text,
@@ -24,6 +25,8 @@ PAGES = {
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     for name, text in PAGES.items():
+        if (short := files.get_file_from_path(name)) is not None:
+            files.remove(short)
         files.append(File.generated(config, name, content=text()))
     for name, content in notebook_page.pages().items():
         files.append(File.generated(config, name, content=content))
