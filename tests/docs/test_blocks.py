@@ -27,9 +27,11 @@ from coadvise.errors import CoadviseError
 from coadvise.export.exporting import export
 from coadvise.export.targets import TARGETS
 from coadvise.recipe.problems import type_at
+from coadvise.recipe.optim import TeacherTraining
 from coadvise.recipe.reading import recipe_from
 from coadvise.recipe.schema import Recipe
 from coadvise.recipe.yaml import parse_yaml
+from coadvise.reproduce.scales import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]
 SHELL = ("bash", "sh", "shell", "console")
@@ -246,6 +248,8 @@ def test_settings_in_lines_are_keys_of_recipes() -> None:
 def _unknown(parts: list[str]) -> bool:
     if parts[-1] in ("yaml", "safetensors", "json"):
         return False  # a file
+    if parts[0] == "teachers" and parts[1] in FAMILIES:  # of `reproduce`
+        return parts[2:] not in [[key] for key in TeacherTraining.model_fields]
     inside = parts[: parts.index("options")] if "options" in parts else parts
     return len(inside) > 1 and type_at(inside) is None
 
