@@ -26,8 +26,8 @@ from helpers.blocks import Block, Command, blocks, commands, inline
 from coadvise.errors import CoadviseError
 from coadvise.export.exporting import export
 from coadvise.export.targets import TARGETS
-from coadvise.recipe.problems import type_at
 from coadvise.recipe.optim import TeacherTraining
+from coadvise.recipe.problems import type_at
 from coadvise.recipe.reading import recipe_from
 from coadvise.recipe.schema import Recipe
 from coadvise.recipe.yaml import parse_yaml
