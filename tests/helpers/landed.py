@@ -72,7 +72,9 @@ def write_report(folder: Path, output: Path) -> list[Experiment]:
     source, settings = few if made.data is None else (made.source, made.changed)
     setup = set_up(SCALES[made.scale], output, source=source, settings=settings)
     title = SCALES[made.scale].title if made.data is None else setup.title
-    about = About(made.scale, title, seeds, made.changed, setup.particulars(), settings=beside_paper(setup))
+    about = About(
+        made.scale, title, seeds, made.changed, setup.particulars(), settings=beside_paper(setup, experiments)
+    )
     write_paper_report(output, files, experiments, about)
     return experiments
 
@@ -86,7 +88,8 @@ def write_again(folder: Path) -> None:
             write_atomic(folder / name, (output / name).read_bytes())
         for name in ("figures", "tables"):
             shutil.rmtree(folder / name, ignore_errors=True)
-            shutil.copytree(output / name, folder / name)
+            if (output / name).is_dir():  # tables alone have no figures
+                shutil.copytree(output / name, folder / name)
 
 
 if __name__ == "__main__":
