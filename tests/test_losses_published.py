@@ -20,6 +20,8 @@ from coadvise.losses import (
     soft_advice,
     standardised_advice,
 )
+from coadvise.recipe.loss import Loss
+from coadvise.training.student import make_objective
 
 RNG = np.random.default_rng(0)
 STUDENT, OTHER, TEACHER, SECOND = RNG.normal(size=(4, 7, 5)) * 2.5
@@ -270,3 +272,15 @@ def test_what_does_not_go_together_is_named(options: dict[str, Any], words: str)
     target = np.eye(5)[LABELS] if options.get("labels") == "several" else LABELS
     with pytest.raises(ModelError, match=words):
         term(STUDENT, TEACHER, target, **options)
+
+
+def test_of_one_class_there_are_no_others() -> None:
+    student = torch.randn(3, 1, requires_grad=True)
+    loss = decoupled_advice(student, torch.randn(3, 1), torch.tensor([0, -1, 0]), 2.0)
+    loss.backward()
+    assert loss.item() == 0 and student.grad is not None and not student.grad.any()
+
+
+def test_a_teacher_that_knows_one_class_is_refused() -> None:
+    with pytest.raises(ModelError, match="teacher 'cnn' knows one of the classes"):
+        make_objective(Loss(), ("class", "cnn"), ("cnn",), known={"cnn": [2]})

@@ -56,7 +56,7 @@ def test_paired_p_and_interval_are_scipys(n: int) -> None:
 def test_equal_differences_are_no_certainty(shift: float) -> None:
     b = [0.1, 0.2, 0.7]
     found = paired_difference([value + shift for value in b], b)  # 0.1 + 0.2 ≠ 0.3: equal but for the last bits
-    assert found.p is None and found.mean == pytest.approx(shift)
+    assert found.p is found.low is found.high is None and found.mean == pytest.approx(shift)
     assert verdict(found, None) == "undecided at n = 3 (all differences equal)"
 
 

@@ -62,8 +62,8 @@ def summarise(values: Sequence[float]) -> Summary:
 def paired_difference(a: Sequence[float], b: Sequence[float], *, resolution: float = 0.0) -> Paired:
     """Differences a − b pair by pair, with the two-sided p of a paired t-test.
 
-    p is None for one pair, and where all differences are equal: without spread the t-statistic is 0/0 or
-    infinite, and two seeds that agree by chance must not become certainty.
+    p and the interval are None for one pair, and where all differences are equal: without spread the t-statistic is
+    0/0 or infinite, and two seeds that agree by chance must not become certainty.
 
     Args:
         resolution: of the values; differences that spread less than this are equal.
@@ -74,14 +74,14 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, resolution: flo
     if len(a) != len(b):
         raise ValueError(f"pairs need equal lengths, got {len(a)} and {len(b)}")
     differences = [x - y for x, y in zip(a, b, strict=True)]
-    one, p = summarise(differences), None
+    one = summarise(differences)
     # Equal differences of decimal numbers differ in their last bits, so "no spread" needs a tolerance.
     tiny = max(resolution, 1e-9 * max(1e-300, *(abs(value) for value in (*a, *b))))
-    if one.sd is not None and one.sd > tiny:
-        from scipy import stats
+    if one.sd is None or one.sd <= tiny:
+        return Paired(one.n, one.mean, one.sd, None, None, p=None)
+    from scipy import stats
 
-        p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    return Paired(**vars(one), p=p)
+    return Paired(**vars(one), p=float(stats.ttest_1samp(differences, 0.0).pvalue))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

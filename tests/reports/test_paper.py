@@ -15,7 +15,7 @@ from scipy import stats
 from coadvise.paper.ablations import CROSS, LABELS_ONLY, ONE_CONV, SAME_TWICE, SINGLE, TOP1_COLUMN
 from coadvise.paper.arms import Arm, arm
 from coadvise.paper.beyond import CONTROLS, FRESH, HEADS, LONGER, MEAN_OF_BOTH, SWEEP, UNTRAINED
-from coadvise.paper.declared import Claim, Column, Experiment, Help, Near, Row, Value
+from coadvise.paper.declared import Claim, Column, Condition, Experiment, Help, Near, Row, Value
 from coadvise.paper.imagenet import CIT_S, DEIT_S, DEIT_S_KD, EXPERIMENTS
 from coadvise.reports.claims import NO_MEANING, NOT_MEASURED, judge
 from coadvise.reports.experiment import experiment_table, help_table
@@ -25,7 +25,7 @@ from coadvise.reports.pictures import pictures_of
 from coadvise.reports.results import About, Results
 from coadvise.reports.summary import experiments_summary
 from coadvise.reports.verdicts import claims_table
-from coadvise.run.measurement import Measurement
+from coadvise.run.measurement import MEASURED_ON, Measurement
 
 SCALE = About("digits", "some digits", seeds=5)
 ALL = list(EXPERIMENTS.values())
@@ -324,6 +324,13 @@ def test_speeds_of_different_machines_are_not_compared() -> None:
     assert judge(experiment(faster), known(content))[0].verdict == "holds"
     content[f"{LABELS_ONLY.id}.s0"]["provenance"] = {"hardware": {"cpu": "another"}}
     assert judge(experiment(faster), known(content))[0].verdict == NOT_MEASURED
+    quicker = Claim("x", "y", (Value(CROSS, "throughput"),), (Value(LABELS_ONLY, "throughput"),), unit="images/s")
+    for one, speed in (content[f"{CROSS.id}.s0"], 4.0), (content[f"{LABELS_ONLY.id}.s0"], 3.0):
+        one["measured"]["throughput"] = speed
+        one["detail"] = {MEASURED_ON: {"cpu": "a third"}}  # wherever each of them was trained
+    assert judge(experiment(quicker), known(content))[0].verdict == "holds"
+    content[f"{CROSS.id}.s0"]["detail"] = {MEASURED_ON: {"cpu": "a fourth"}}
+    assert judge(experiment(quicker), known(content))[0].verdict == NOT_MEASURED
 
 
 def test_sizes_are_those_of_the_papers_networks_whatever_ran() -> None:
@@ -545,6 +552,45 @@ def test_a_page_begins_with_what_was_done_how_good_against_what_how_sure_and_wha
     low, high = stats.t.interval(0.95, 2, np.mean([0.05, 0.04, 0.06]), stats.sem([0.05, 0.04, 0.06]))
     assert f"the same 3 seeds: +5.0 points, 95 % interval +{100 * low:.1f} to +{100 * high:.1f}" in said["Against what"]
     assert said["What next"].startswith("Runs are missing")
+
+
+def test_the_best_is_chosen_over_seeds_that_all_have() -> None:
+    """And seeds that were asked for are not said to be done."""
+    lead = [0.90, 0.80, 0.80]
+    found = known(files({LABELS_ONLY: lead, ONE_CONV: [0.94], CROSS: [0.95, 0.86, 0.86]}))
+    lines = dict(experiments_summary([EXPERIMENTS["table6"]], [], [], found, SCALE))
+    assert "83.3 ± 5.8 % top-1" in lines["How good"] and "best: 89.0 ± 5.2 % with both kinds" in lines["How good"]
+    assert "the same 3 seeds: +5.7 points" in lines["Against what"]
+    assert "for 3 of 5 seeds" in lines["What was done"]
+
+
+def test_a_gain_over_fewer_seeds_says_so(tmp_path: Path) -> None:
+    found = files({LABELS_ONLY: [0.90], CROSS: [0.95, 0.80, 0.80]})
+    text = write_paper_report(tmp_path, typed(found), [EXPERIMENTS["table6"]], SCALE).with_suffix(".md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| both kinds, a token each "))
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[3] == "3" and cells[4:6] == ["+5.0 (n = 1)", "50.0 (n = 1)"]
+
+
+def test_conditions_are_judged_over_the_seeds_of_the_claim() -> None:
+    alike = Condition("similar", Value(ONE_CONV), Value(SAME_TWICE), "the networks are about equal")
+    found = known(files({CROSS: [0.8], LABELS_ONLY: [0.7], ONE_CONV: [0.70, 0.90], SAME_TWICE: [0.70]}))
+    (one,) = judge(experiment(claim(CROSS, LABELS_ONLY, conditions=(alike,))), found)
+    assert one.verdict.startswith("undecided") and sorted(one.files) == sorted(
+        f"{run.id}.s0.json" for run in (CROSS, LABELS_ONLY, ONE_CONV, SAME_TWICE)
+    )
+    apart = known(files({CROSS: [0.8], LABELS_ONLY: [0.7], ONE_CONV: [0.9, 0.5], SAME_TWICE: [0.7, 0.7]}))
+    (one,) = judge(experiment(claim(CROSS, LABELS_ONLY, conditions=(alike,))), apart)
+    assert one.verdict == NO_MEANING and "90.0 and 70.0" in one.reason
+
+
+def test_a_margin_of_equality_is_no_difference_that_would_be_found() -> None:
+    a, b = [0.90, 0.92, 0.91, 0.93], [0.85, 0.88, 0.85, 0.89]
+    results = known(files({CROSS: a, LABELS_ONLY: b, ONE_CONV: [0.9, 0.6, 0.8, 0.7]}))
+    above, near = claim(CROSS, LABELS_ONLY), claim(CROSS, ONE_CONV, says=Near(0.015))
+    both = experiments_summary([experiment(above, near)], judge(experiment(above, near), results), [], results, SCALE)
+    alone = experiments_summary([experiment(above)], judge(experiment(above), results), [], results, SCALE)
+    assert dict(both)["How sure"] == dict(alone)["How sure"] and "80 % power" in dict(alone)["How sure"]
 
 
 def test_where_labels_alone_are_best_nothing_else_is_called_the_best() -> None:

@@ -54,3 +54,17 @@ def test_pairs_are_those_whose_students_differ_in_nothing_else() -> None:
     changed = replace(KINDS_EXPERIMENT, rows=(), contrasts=(), claims=())
     assert not pairs_of([changed], Results(found), known) and slope_section([changed], Results(found), known) is None
     assert slope_section([KINDS_EXPERIMENT], Results(found), None) is None
+
+
+def test_a_headroom_of_other_runs_of_the_teachers_is_not_taken() -> None:
+    found = files({(LABELS_ONLY,): 0.5, TWO_CONV: 0.53}, spread=0.0)
+    advisers = {teacher.name: f"{i}aaaaaaaaaaaaaaa" for one in TWO_CONV for i, teacher in enumerate(one.teachers)}
+    taught = {
+        name: replace(one, advisers={key: advisers[key] for key in advisers if key in one.arm.split(".")})
+        for name, one in found.items()
+    }
+    known = headroom({(names[0].name, names[1].name): 0.6 for one in TWO_CONV if (names := one.teachers)})
+    for digest, there in (("aaaaaaa", True), ("bbbbbbb", False)):
+        facts = {key: {"file": f"runs/x/runs/m.s0.{one[0]}{digest}/best.safetensors"} for key, one in advisers.items()}
+        pairs = pairs_of([KINDS_EXPERIMENT], Results(taught), replace(known, facts=facts))
+        assert bool(pairs) is there

@@ -407,10 +407,10 @@ def test_a_run_is_named_by_what_decides_its_numbers(tmp_path: Path, setup: Exper
 
 def test_the_telling_runs_come_first_and_teachers_before_students(setup: ExperimentSetup) -> None:
     runs = in_order(Planner(setup), ALL, 2)
-    place = {run.id: i for i, run in enumerate(runs)}
+    place = {run.name: i for i, run in enumerate(runs)}
     for run in runs:
-        assert all(place[one.id] < place[run.id] for one in run.teachers.values())
-    last_of_seven = max(place[run.id] for run in runs if run.arm in SEVEN_ARMS)
+        assert all(place[one.name] < place[run.name] for one in run.teachers.values())
+    last_of_seven = max(place[run.name] for run in runs if run.arm in SEVEN_ARMS)
     assert last_of_seven < 2 * len(SEVEN_ARMS) + 5, "seven arms twice and the five teachers they have"
     partial = [run for run in runs if run.arm.part != 1.0 and not run.teachers]
     assert {run.seed for run in partial} == {0}
@@ -420,7 +420,7 @@ def test_runs_are_shared_between_tables(setup: ExperimentSetup) -> None:
     both = in_order(Planner(setup), find_experiments(["table4", "table6"]), 1)
     apart = [in_order(Planner(setup), find_experiments([name]), 1) for name in ("table4", "table6")]
     assert len(both) < sum(map(len, apart))
-    assert len({run.id for run in both}) == len(both)
+    assert len({run.name for run in both}) == len(both)
 
 
 @pytest.mark.parametrize(("text", "value"), [("40m", 2400), ("2h", 7200), ("90s", 90), ("1.5h", 5400), ("3", 180)])
@@ -574,3 +574,14 @@ def test_some_classes_of_a_data_set(tmp_path: Path) -> None:
     (tmp_path / "some.txt").write_text("3\neleven\n")
     with pytest.raises(DataError, match="'eleven' is none of the data's classes"):
         set_up(find_scale("digits"), tmp_path / "out", classes=str(tmp_path / "some.txt"), settings=SHORT)
+
+
+def test_arms_that_come_to_the_same_training_are_runs_of_their_own(setup: ExperimentSetup, tmp_path: Path) -> None:
+    """A quarter and a half of one epoch are one epoch; each has a student that waits for its weights."""
+    planner = Planner(setup)
+    jobs, runs = open_jobs(planner, find_experiments(["figure4"]), orders(setup))
+    quarter, half = (planner.run(Arm("resnet18", part=part), 0) for part in (0.25, 0.5))
+    assert quarter.id == half.id and quarter.folder != half.folder
+    trained = {job.folder for job in jobs if job.key.startswith("train")}
+    assert {quarter.folder, half.folder} <= trained
+    assert trained >= {one.folder for run in runs for one in run.teachers.values()}

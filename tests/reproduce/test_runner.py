@@ -99,7 +99,7 @@ def test_results_from_elsewhere_count_and_their_teachers_are_trained_again_when_
     (orders(setup).results / f"{cross.name}.json").unlink()
     jobs, _ = open_jobs(Planner(setup), experiments, orders(setup))
     trained = {job.key for job in jobs if job.key.startswith("train")}
-    assert trained == {f"train {run.id}" for run in (cross, *cross.teachers.values())}
+    assert trained == {f"train {run.name}" for run in (cross, *cross.teachers.values())}
     assert sum(job.key.startswith("advice") for job in jobs) == 2
 
 

@@ -7,18 +7,26 @@ from helpers.recipes import CNN, INN, tiny
 from helpers.untrained import untrained_run
 
 from coadvise.errors import RunError
+from coadvise.paper.arms import Arm
 from coadvise.recipe.reading import dump_recipe
+from coadvise.reproduce.planner import Planner
 from coadvise.reproduce.scales import SCALES
+from coadvise.reproduce.setup import set_up
 from coadvise.reproduce.teaching import recipe_of_teachers
 from coadvise.system.files import write_json
 
 
 def test_finished_runs_of_teachers_are_found_and_no_others(tmp_path: Path) -> None:
-    write_json(tmp_path / "reproduce.json", {"scale": "digits", "changed": ["data.augment.mixup=0.7", "weight=2"]})
+    changed = ["data.augment.mixup=0.7", "weight=2"]
+    write_json(tmp_path / "reproduce.json", {"scale": "digits", "changed": changed})
+    planner = Planner(set_up(SCALES["digits"], tmp_path, settings=changed))
+    inn0, cnn0, cnn1 = (
+        planner.run(Arm(model), seed).name for model, seed in (("rednet26", 0), ("resnet18", 0), ("resnet18", 1))
+    )
     cnn = {"model": "resnet10", "options": CNN["options"], "small_stem": True}
     places = {
-        "resnet18.s0.aaaaaaaa": cnn, "resnet18.s1.bbbbbbbb": cnn,
-        "rednet26.s0.cccccccc": {"model": "rednet26", "options": INN["options"]},
+        "resnet18.s0.zzzzzzzz": cnn, cnn0: cnn, cnn1: cnn,  # the first of other settings
+        inn0: {"model": "rednet26", "options": INN["options"]},
         "resnet10.s0.dddddddd": cnn, "resnet18-e25.s0.eeeeeeee": cnn, "resnet34.s0.ffffffff": cnn,
         "transformer_tiny.resnet18.s0.99999999": cnn,
     }  # fmt: skip
@@ -31,10 +39,16 @@ def test_finished_runs_of_teachers_are_found_and_no_others(tmp_path: Path) -> No
             (place / "result.json").write_text("{}")
     found = recipe_of_teachers(tmp_path, ["data.augment.cutmix=0.0"])
     assert {name: (one.model, one.bias) for name, one in found.teachers.items()} == {
-        "rednet26": (f"run:{tmp_path}/runs/rednet26.s0.cccccccc", "inv"),
-        "resnet18": (f"run:{tmp_path}/runs/resnet18.s0.aaaaaaaa", "conv"),
-        "resnet18-s1": (f"run:{tmp_path}/runs/resnet18.s1.bbbbbbbb", "conv"),
+        "rednet26": (f"run:{tmp_path}/runs/{inn0}", "inv"),
+        "resnet18": (f"run:{tmp_path}/runs/{cnn0}", "conv"),
+        "resnet18-s1": (f"run:{tmp_path}/runs/{cnn1}", "conv"),
     }
     # Images are those of the scale's student, and not of its teachers, which are larger.
     assert (found.data.image_size, found.data.source, found.data.views) == (SCALES["digits"].size, "digits", None)
     assert (found.data.augment.mixup, found.data.augment.cutmix) == (0.7, 0.0)
+    write_json(tmp_path / "reproduce.json", {"scale": "digits", "changed": ["teachers.epochs=3"]})
+    with pytest.raises(RunError, match="are of other settings than it was last used with"):
+        recipe_of_teachers(tmp_path)
+    brought = tmp_path / "runs" / "resnet18.s0.zzzzzzzz" / "recipe.yaml"  # by --weights
+    brought.write_text(dump_recipe(tiny(tmp_path, student={**cnn, "checkpoint": "cnn.safetensors"})))
+    assert list(recipe_of_teachers(tmp_path).teachers) == ["resnet18"]

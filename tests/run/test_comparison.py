@@ -87,6 +87,13 @@ def test_no_run_is_lost_where_only_the_seed_of_the_data_differs(tmp_path: Path) 
     assert compare(runs[0]).differences == {"data.seed": ("0", "1", "2")}
 
 
+def test_of_runs_of_one_seed_those_of_the_same_data_are_compared(tmp_path: Path) -> None:
+    one = [made(tmp_path / f"a{i}", level, data_seed=i) for i, level in enumerate((0.9, 0.6))]
+    other = made(tmp_path / "b", 0.8, lr=2e-3, data_seed=1)
+    (tested,) = compare([*one, other]).tests
+    assert tested.difference == pytest.approx(right(other).mean() - right(one[1]).mean())
+
+
 def test_seeds_alone_are_compared_run_by_run_with_holms_correction(tmp_path: Path) -> None:
     runs = [made(tmp_path / str(seed), level, seed=seed) for seed, level in enumerate((0.7, 0.75, 0.8))]
     found = compare(runs)

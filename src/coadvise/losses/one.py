@@ -124,6 +124,7 @@ def decoupled_advice(
     there, column = target >= 0, target.clamp_min(0)[:, None]
     here = torch.arange(student.shape[1], device=student.device) == target[:, None]  # b k
     rest_p, rest_q = (torch.logsumexp(z.masked_fill(here, -torch.inf), dim=1) for z in (log_p, log_q))
+    rest_q = rest_q.masked_fill(rest_q == -torch.inf, 0.0)  # of one class there are no others
     own_p, own_q = (z.gather(1, column)[:, 0] for z in (log_p, log_q))
     own = own_p.exp() * (own_p - own_q) + rest_p.exp() * (rest_p.clamp_min(_LOWEST) - rest_q)
     # Given that it is one of the others: logits of the target class are left out on both sides.

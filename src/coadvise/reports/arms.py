@@ -43,9 +43,11 @@ def _seeds_table(figure: Dots, results: Results) -> Table:
         of_base = {} if value == base else results.series(base)
         gains = [series[seed] - of_base[seed] for seed in series if seed in of_base]
         errors = [1 - of_base[seed] for seed in series if seed in of_base]
-        removed = percent(sum(gains) / sum(errors)) if sum(errors) else ABSENT
+        pairs = f" (n = {len(gains)})" if len(gains) != len(series) else ""
+        removed = percent(sum(gains) / sum(errors)) + pairs if sum(errors) else ABSENT
         sizes = sorted({run.student.parameters for run in results.runs(value.arm)})
-        gain, top1 = points(summarise(gains).mean) if gains else ABSENT, mean_sd(results.summary(value))
+        gain = points(summarise(gains).mean) + pairs if gains else ABSENT
+        top1 = mean_sd(results.summary(value))
         size = ", ".join(map(parameters, sizes)) or ABSENT
         rows.append([label, top1, str(len(series)), gain, removed, size])
     columns = ["Trained with", "Top-1, %", "n", "Gain, points", "Errors removed, %", "Parameters"]

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from ..paper.declared import SIMILAR, Below, Claim, Condition, Experiment, Near, Value
@@ -129,7 +130,7 @@ def judge(experiment: Experiment, results: Results) -> list[Judged]:
         if not found:
             word, reason = _absent(claim, results)
         else:
-            word, reason = _meaningless(claim, results) or (_word(claim, found, decisive, p), _limits(claim))
+            word, reason = _meaningless(claim, found, results) or (_word(claim, found, decisive, p), _limits(claim))
         used = _files(claim, found, results)
         reach = _reach(claim, test, len(_family(experiment.claims, claim.margin is not None)), p)
         judged.append(Judged(experiment.name, claim, found, test, p, word, used, reason, reach))
@@ -249,25 +250,41 @@ def why_absent(metric: str) -> str:
     return f"no run has {metric}"
 
 
-def _meaningless(claim: Claim, results: Results) -> tuple[str, str] | None:
+def _meaningless(claim: Claim, differences: Mapping[int, float], results: Results) -> tuple[str, str] | None:
     """Verdict and reason where a claim says nothing here, or cannot be known to; None where it does."""
     if claim.compared and not claim.counted:
-        runs = [run for value in claim.values for run in results.runs(value.arm)]
-        if len({str(run.provenance.get("hardware")) for run in runs}) > 1:
+        machines = {str(run.machine_of(value.metric)) for value in claim.values for run in results.runs(value.arm)}
+        if len(machines) > 1:
             return NOT_MEASURED, "the runs are of different machines"
     for condition in claim.conditions:
-        if problem := _unmet(condition, results):
+        if problem := _unmet(condition, _seeds(claim, condition, differences, results), results):
             return problem
     return None
 
 
-def _unmet(condition: Condition, results: Results) -> tuple[str, str] | None:
+def _seeds(
+    claim: Claim, condition: Condition, differences: Mapping[int, float], results: Results
+) -> dict[Value, list[int]]:
+    """The seeds over which each side of a condition is averaged: those that the claim is judged by and both sides have.
+
+    Where there are none, as for a claim that is not of seeds, all seeds of each side.
+    """
+    sides = {value: results.series(value) for value in (condition.first, condition.second)}
+    free = [series.keys() for value, series in sides.items() if value.seed is None]
+    shared = [] if claim.compared else [seed for seed in differences if all(seed in one for one in free)]
+    return {value: shared if shared and value.seed is None else sorted(series) for value, series in sides.items()}
+
+
+def _unmet(condition: Condition, seeds: Mapping[Value, Sequence[int]], results: Results) -> tuple[str, str] | None:
     values = (condition.first, condition.second)
     if condition.kind == "images":
         sizes = ([run.settings.get("data.image_size") for run in results.runs(value.arm)] for value in values)
         one, other = (next(iter(found), None) for found in sizes)
         return None if one == other else (NO_MEANING, f"{condition.text}; here they see {one} and {other} pixels")
-    first, second = (results.mean(value) for value in values)
+    series = (results.series(value) for value in values)
+    first, second = (
+        fmean(one[seed] for seed in seeds[value]) if one else None for value, one in zip(values, series, strict=True)
+    )
     if first is None or second is None:
         missing = "; ".join(arm_title(value.arm) for value in values if results.mean(value) is None)
         return NOT_MEASURED, f"{condition.text}; no finished run of {missing}"
@@ -283,6 +300,6 @@ def _files(claim: Claim, differences: Mapping[int, float], results: Results) -> 
         for value in claim.values
         for seed in (results.seeds(value.arm) if claim.compared and differences else differences)
     ]
-    compared = [value for one in claim.conditions for value in (one.first, one.second)] if differences else []
-    used += [(value, seed) for value in compared for seed in results.seeds(value.arm) if value.seed in (None, seed)]
+    for one in claim.conditions if differences else ():
+        used += [(v, seed) for v, all_ in _seeds(claim, one, differences, results).items() for seed in all_]
     return sorted({f"{name}.json" for value, seed in used if (name := results.file(value.arm, seed)) is not None})

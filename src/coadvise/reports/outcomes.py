@@ -47,8 +47,10 @@ def _notes(arms: Sequence[Arm], missing: Sequence[str], results: Results) -> lis
     runs = [run for arm in arms for run in results.runs(arm)]
     of = lambda counts: " or ".join(f"{n:,}" for n in sorted({n for n in counts if n is not None})) or ABSENT
     text = (
-        "Of the class token after the last epoch; all heads: top-1 of the mean of their logits. NLL: mean negative "
-        "log-likelihood of the right class, at temperature 1. Smaller is better. No test was made here."
+        "Of the class token; all heads: top-1 of the mean of their logits. NLL: mean negative log-likelihood of the "
+        "right class, at temperature 1. Smaller is better. These three are of the last epoch; calibration and "
+        "corruptions are of the epoch with the best top-1, which is another one where a run was evaluated more than "
+        "once. No test was made here."
     )
     if _COLUMNS["ece/class"].partition(" (")[0] not in missing:
         compared = of(run.likeness_images for run in runs)  # which older files do not say

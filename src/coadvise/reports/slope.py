@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
@@ -46,7 +47,10 @@ class Line(NamedTuple):
 
 
 def pairs_of(experiments: Sequence[Experiment], results: Results, headroom: HeadroomResult) -> list[Pair]:
-    """Every pair of teachers with a measured headroom, whose students differ from labels alone in nothing else."""
+    """Every pair of teachers with a measured headroom, whose students differ from labels alone in nothing else.
+
+    A headroom that is of other runs of these teachers than those that taught says nothing of the students.
+    """
     known = {frozenset(two.names): two for two in headroom.student.pairs}
     base = results.series(Value(LABELS_ONLY))
     found = []
@@ -56,11 +60,23 @@ def pairs_of(experiments: Sequence[Experiment], results: Results, headroom: Head
         seeds = sorted(series.keys() & base.keys())
         if not _plain(one) or two is None or two.accuracy.value is None or not seeds:
             continue
+        if not all(_of(headroom, run.advisers) for run in results.runs(one)):
+            continue
         kinds = " + ".join(sorted({teacher.bias for teacher in one.teachers}))
         gain = fmean(series[seed] - base[seed] for seed in seeds)
         title = " + ".join(teacher.name for teacher in one.teachers)
         found.append(Pair(title, kinds, two.accuracy.value, gain, len(seeds)))
     return found
+
+
+def _of(headroom: HeadroomResult, advisers: Mapping[str, str]) -> bool:
+    """Whether it is of these runs of teachers (name → id, which the name of a run's folder ends with)."""
+    files = {name: Path(str(fact["file"])) for name, fact in headroom.facts.items() if "file" in fact}
+    return all(name not in files or id_.startswith(_hash(files[name])) for name, id_ in advisers.items())
+
+
+def _hash(weights: Path) -> str:
+    return weights.parent.name.rpartition(".")[2]
 
 
 def _plain(one: Arm) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean, median
 
 from ..paper.ablations import SEVEN_DOTS
-from ..paper.declared import Dots, Experiment
-from ..significance import paired_difference
+from ..paper.declared import Dots, Experiment, Near
+from ..significance import paired_difference, summarise
 from .claims import Judged
 from .contrasts import Answered, is_decided, primary_sentence
 from .problems import unfinished
@@ -32,7 +32,7 @@ def experiments_summary(
     runs = f"{len(results.files):,} run{'s' if len(results.files) > 1 else ''}"
     ways = f" of {len(arms)} models and ways to train them" if len(arms) > 1 else ""
     done = (
-        f"{runs}{ways}, for {about.seeds} seed{'s' if about.seeds > 1 else ''}, on {about.title}: {count(data.train)} "
+        f"{runs}{ways}, for {_seeds(results, about)}, on {about.title}: {count(data.train)} "
         f"training and {count(data.val)} validation images of {len(data.classes)} classes."
     )
     planned = next((one for one in experiments if one.contrasts), None)
@@ -50,30 +50,38 @@ def experiments_summary(
     return [(name, " ".join(said)) for name, said in lines if said]
 
 
+def _seeds(results: Results, about: About) -> str:
+    """How many of the seeds that were asked for have runs."""
+    there = len({run.seed for run in results.files.values()})
+    of = f"{there} of " if there < about.seeds else ""
+    return f"{of}{about.seeds} seed{'s' if about.seeds > 1 else ''}"
+
+
 def _figure(experiments: Sequence[Experiment]) -> Dots:
     return next((one.figure for one in experiments if isinstance(one.figure, Dots)), SEVEN_DOTS)
 
 
 def _best(figure: Dots, results: Results) -> tuple[list[str], list[str]]:
-    """The best way to teach of a figure, and its gain over the first one of the same seeds."""
+    """The best way to teach of a figure, and its gain over the first one.
+
+    All are compared over the same seeds: the most that any of them shares with the first, so that those with fewer
+    are left out.
+    """
     (first, base), *rest = figure.values.items()
-    before, without = results.summary(base), results.series(base)
-    found = [(label, value) for label, value in rest if results.series(value)]
-    if before is None or not found:
+    without, series = results.series(base), {label: results.series(value) for label, value in rest}
+    seeds = max((sorted(one.keys() & without.keys()) for one in series.values()), key=len, default=[])
+    found = {label: [one[seed] for seed in seeds] for label, one in series.items() if one.keys() >= set(seeds)}
+    if not seeds:
         return [], []
-    label, value = max(found, key=lambda one: fmean(results.series(one[1]).values()))
+    label = max(found, key=lambda one: fmean(found[one]))
     student = "The vision transformer" if base.arm.is_transformer else "The student"
-    after = results.summary(value)
-    best = "best" if after is not None and after.mean >= before.mean else "the best of the others"
+    before, after = summarise([without[seed] for seed in seeds]), summarise(found[label])
+    best = "best" if after.mean >= before.mean else "the best of the others"
     good = (
         f"{student}: {mean_sd(before)} % top-1 with {first}; {best}: {mean_sd(after)} % with "
         f"{label[0].lower() + label[1:]}."
     )
-    with_it = results.series(value)
-    seeds = sorted(with_it.keys() & without.keys())
-    if not seeds:
-        return [good], []
-    gain = paired_difference([with_it[seed] for seed in seeds], [without[seed] for seed in seeds])
+    gain = paired_difference(found[label], [without[seed] for seed in seeds])
     ends = (
         f", 95 % interval {points(gain.low)} to {points(gain.high)}, uncorrected and chosen as the best"
         if gain.low is not None
@@ -107,8 +115,13 @@ def _planned(experiment: Experiment, answers: Sequence[Answered], results: Resul
 
 def _sure(judged: Sequence[Judged], answers: Sequence[Answered]) -> list[str]:
     tested = [one for one in judged if one.test is not None]
+    # The reach of a test for equality is a margin, and no difference that it would find.
     most = max((one.test.n for one in tested if one.test is not None), default=0)
-    reach = [one.reach.corrected for one in tested if one.reach is not None and one.claim.unit == "%"]
+    reach = [
+        one.reach.corrected
+        for one in tested
+        if one.reach is not None and one.claim.unit == "%" and not isinstance(one.claim.says, Near)
+    ]
     said = []
     if most > 1:
         finds = (

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..paper.arms import Arm, Teacher
+from ..paper.declared import Experiment
 from ..recipe.data import Augmentation
 from ..recipe.reading import validated
 from ..recipe.schema import Optim, Recipe, Schedule
 from .planner import Planner
-from .scales import ScaleTeachers, find_scale
+from .scales import FAMILIES, ScaleTeachers, find_scale
 from .setup import ExperimentSetup, content_of
 
-STUDENT = "transformer_tiny"
-TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3, "patch_size": 16}
-"""The paper's Transformer-Ti."""
-TEACHERS = ("resnet18", "rednet26")
+STUDENTS = {
+    "transformer_tiny": ("Transformer-Ti", {"embed_dim": 192, "depth": 12, "num_heads": 3, "patch_size": 16}),
+    "transformer_small": ("Transformer-S", {"embed_dim": 384, "depth": 12, "num_heads": 6, "patch_size": 16}),
+}
+"""The paper's transformers."""
 NONE = "none"
 
 
-def beside_paper(setup: ExperimentSetup) -> list[tuple[str, str, str]]:
+def beside_paper(setup: ExperimentSetup, experiments: Sequence[Experiment]) -> list[tuple[str, str, str]]:
     """Setting, the paper's value, and that of this scale with its changed settings; for students, then for teachers.
+
+    Those that the experiments have; of each family of teachers, whose models are trained alike, the first.
 
     The paper's are those of the scale `imagenet`: what the paper says, and where it is silent its authors' code.
     """
@@ -32,28 +37,40 @@ def beside_paper(setup: ExperimentSetup) -> list[tuple[str, str, str]]:
         setup, scale=paper, content={**content, "teachers": {}}, teachers=teachers, weights={}, changed=(), source=None
     )
     both = [Planner(one) for one in (original, replace(setup, weights={}))]
-    students = [one.run(Arm(STUDENT, (Teacher(TEACHERS[0]),)), 0).recipe for one in both]
-    rows = list(zip(*(_student(one) for one in students), strict=True))
-    for name in TEACHERS:
+    arms = [one for experiment in experiments for one in experiment.arms()]
+    models = [model for model in STUDENTS if any(one.model == model for one in arms)] or list(STUDENTS)[:1]
+    teachers_of = [teacher.model for one in arms for teacher in one.teachers]
+    families = [next((one for one in teachers_of if one.startswith(family)), None) for family in FAMILIES]
+    advisers = [one for one in families if one is not None]
+    rows: list[Any] = []
+    for i, model in enumerate(models):
+        arm = Arm(model, tuple(map(Teacher, advisers[:1])))
+        students = [_student(one.run(arm, 0).recipe, model, alone=bool(i)) for one in both]
+        rows += zip(*students, strict=True)
+    for name in advisers:
         recipes = [one.run(Arm(name), 0).recipe for one in both]
         rows += zip(*(_teacher(name, one) for one in recipes), strict=True)
     return [(before[0], before[1], here[1]) for before, here in rows]
 
 
-def _student(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    data, options = recipe.data, {**TINY, **recipe.student.options}
-    yield "image size", f"{data.image_size} px"
+def _student(recipe: Recipe, model: str, *, alone: bool) -> Iterator[tuple[str, str]]:
+    """Its size, and unless that `alone` is wanted, how it is trained."""
+    title, own = STUDENTS[model]
+    data, options = recipe.data, {**own, **recipe.student.options}
     yield (
-        "Transformer-Ti",
+        title,
         f"width {options['embed_dim']}, depth {options['depth']}, {options['num_heads']} heads, "
         f"patches of {options['patch_size']} px",
     )
+    if alone:
+        return
+    yield "image size", f"{data.image_size} px"
     yield "views of an image", "new in every epoch" if data.views is None else f"{data.views} in turn"
     yield from _trained(recipe.optim, recipe.schedule, data.augment)
     yield "drop path", _number(options.get("drop_path_rate") or 0)
-    name = next(iter(recipe.teachers))
-    yield "λ of an advised token", _number(recipe.loss.weights.get(name, 1.0))
-    yield "τ", _number(recipe.loss.temperatures.get(name, 1.0))
+    for name in recipe.teachers:
+        yield "λ of an advised token", _number(recipe.loss.weights.get(name, 1.0))
+        yield "τ", _number(recipe.loss.temperatures.get(name, 1.0))
 
 
 def _teacher(name: str, recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -165,7 +165,13 @@ def _report(
     found = {run.name: result for run in shown if (result := read_result(orders.results, run)) is not None}
     given = sorted({run.arm.id for run in shown if planner.given(run.arm)})
     about = About(
-        setup.scale.name, setup.title, orders.seeds, setup.changed, setup.particulars(), given, beside_paper(setup)
+        setup.scale.name,
+        setup.title,
+        orders.seeds,
+        setup.changed,
+        setup.particulars(),
+        given,
+        beside_paper(setup, experiments),
     )
     return write_paper_report(setup.output, found, experiments, about)
 

@@ -29,7 +29,7 @@ from ..evaluation.robustness import corruption_errors, imagenet_c_errors, requir
 from ..evaluation.similarity import likeness
 from ..recipe.schema import FREE, flat
 from ..run.folder import RunFolder
-from ..run.measurement import Measurement
+from ..run.measurement import MEASURED_ON, Measurement
 from ..run.provenance import manifest
 from ..run.result import RunResult
 from ..system.clock import seconds_of
@@ -143,9 +143,10 @@ def measure(run: Planned, groups: Sequence[str], results: Path, scale: str, shif
     measured = {**(before.measured if before else {}), **result.final, "parameters": float(result.student.parameters)}
     if result.seconds:
         measured["training_ms"] = 1000 * result.seconds / max(1, result.images_seen)
+    detail, sources = (dict(before.detail), dict(before.sources)) if before else ({}, {})
     if "throughput" not in measured:
         measured["throughput"] = _throughput(trained)
-    detail, sources = (dict(before.detail), dict(before.sources)) if before else ({}, {})
+        detail[MEASURED_ON] = manifest()["hardware"]  # which need not be where it was trained
     for group in sorted({*groups} - {"run"} - groups_there(before, shifted)):
         numbers, more = _measured(group, run, trained, shifted)
         measured |= numbers

@@ -36,7 +36,8 @@ class Planned:
     """A run to be made: an arm with a seed.
 
     Attributes:
-        id: hash of everything that decides its numbers.
+        id: hash of everything that decides its numbers. With few epochs two arms may have the same, as the parts of a
+            teacher's training have when they come to one epoch: these are runs of their own, known by their names.
         teachers: the runs of its teachers, by the name of their token.
     """
 
@@ -230,8 +231,8 @@ def in_order(planner: Planner, experiments: Sequence[Experiment], seeds: int) ->
     for arm, seed in wanted:
         run = planner.run(arm, seed)
         for teacher in run.teachers.values():
-            ordered.setdefault(teacher.id, teacher)
-        ordered.setdefault(run.id, run)
+            ordered.setdefault(teacher.name, teacher)
+        ordered.setdefault(run.name, run)
     return list(ordered.values())
 
 

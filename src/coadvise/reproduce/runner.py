@@ -87,36 +87,38 @@ def wanted_groups(run: Planned, experiments: Sequence[Experiment], orders: Order
 def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Orders) -> tuple[list[Job], list[Planned]]:
     """The jobs that are still to be done, the most telling first, and all runs that count."""
     runs = in_order(planner, experiments, orders.seeds)
-    groups = {run.id: wanted_groups(run, experiments, orders) for run in runs}
+    groups = {run.name: wanted_groups(run, experiments, orders) for run in runs}
     # Nothing is trained anew merely because shifted images have another name here.
-    shifted = {run.id: orders.shifted if RunFolder(run.folder).finished else Shifted() for run in runs}
-    have = {run.id: groups_there(read_result(orders.results, run), shifted[run.id]) for run in runs}
-    missing = [run for run in runs if not set(groups[run.id]) <= have[run.id]]
+    shifted = {run.name: orders.shifted if RunFolder(run.folder).finished else Shifted() for run in runs}
+    have = {run.name: groups_there(read_result(orders.results, run), shifted[run.name]) for run in runs}
+    missing = [run for run in runs if not set(groups[run.name]) <= have[run.name]]
     # A teacher whose result came from elsewhere has no weights here.
     weightless = {
-        one.id
+        one.name
         for run in missing
         for one in run.teachers.values()
         if not (one.folder / "best.safetensors").is_file() or not RunFolder(one.folder).finished
     }
-    open_ids = {run.id for run in missing} | weightless
+    open_names = {run.name for run in missing} | weightless
     jobs: dict[str, Job] = {}
     for run in runs:
-        if run.id not in open_ids:
+        if run.name not in open_names:
             continue
-        needs = {f"train {one.id}" for one in run.teachers.values() if one.id in open_ids}
+        needs = {f"train {one.name}" for one in run.teachers.values() if one.name in open_names}
         if run in missing and not RunFolder(run.folder).finished and run.recipe.advice.source == "cache":
             for name, one in run.teachers.items():
                 recipe = column_recipe(planner, run, name)
                 folder = str(recipe.advice.folder)
                 key = f"advice {folder} {name}"
-                store = Job(key, f"advice of {name}", (_store, recipe, name), needs & {f"train {one.id}"}, holds=folder)
+                store = Job(
+                    key, f"advice of {name}", (_store, recipe, name), needs & {f"train {one.name}"}, holds=folder
+                )
                 jobs.setdefault(key, store)
                 needs.add(key)
         epochs = 0 if RunFolder(run.folder).finished or run.given else run.recipe.schedule.epochs
-        work = (_train_and_measure, run, groups[run.id], orders.results, planner.setup.scale.name, orders.shifted)
+        work = (_train_and_measure, run, groups[run.name], orders.results, planner.setup.scale.name, orders.shifted)
         images = epochs * planner.setup.train_images
-        key = f"train {run.id}"
+        key = f"train {run.name}"
         jobs[key] = Job(key, run.name, work, needs, images=images, epochs=epochs, folder=run.folder)
     return list(jobs.values()), runs
 

@@ -23,13 +23,14 @@ def recipe_of_teachers(folder: Path, settings: Sequence[str] = ()) -> Recipe:
     """The recipe of the labels-only student, with every finished run in the folder that may teach as a teacher.
 
     Those are the runs of models of the paper's teachers' families, trained on labels alone for the full number of
-    epochs. Images and augmentation are the student's.
+    epochs, with the settings that the folder was last used with: a folder may have runs of others. Images and
+    augmentation are the student's.
 
     Args:
         settings: `key=value` in place of the recipe's.
 
     Raises:
-        RunError: no such run has finished, or the mark of the folder is damaged.
+        RunError: no such run has finished, none with these settings, or the mark of the folder is damaged.
     """
     mark = read_json(folder / MARK, "begin anew in another folder")
     runs = [place for place in sorted((folder / "runs").glob("*.s*")) if _teaches(place)]
@@ -41,9 +42,18 @@ def recipe_of_teachers(folder: Path, settings: Sequence[str] = ()) -> Recipe:
     scale, own = find_scale(str(mark.get("scale"))), load_recipe(runs[0] / "recipe.yaml").data
     source = None if own.source == scale.source else own.source
     setup = set_up(scale, folder, source=source, classes=own.classes, settings=list(mark.get("changed", ())))
-    content = Planner(setup).run(Arm("transformer_tiny"), 0).recipe.model_dump(mode="json")
+    planner = Planner(setup)
+    known = [
+        place for place in runs if _given(place) or planner.run(Arm(_model(place)), _seed(place)).name == place.name
+    ]
+    if not known:
+        raise RunError(
+            f"the teachers in {folder} are of other settings than it was last used with ({folder / MARK}); train those "
+            "of these settings with `coadvise reproduce`, or use another folder"
+        )
+    content = planner.run(Arm("transformer_tiny"), 0).recipe.model_dump(mode="json")
     content["name"], content["data"]["views"] = folder.resolve().name, None
-    content["teachers"] = {_name(place): _teacher(place) for place in runs}
+    content["teachers"] = {_name(place): _teacher(place) for place in known}
     content["run"]["output"] = str(folder)
     given = [apply_setting(content, setting) for setting in settings]
     return recipe_from(content, where=f"the teachers in {folder}", given=given)
@@ -58,12 +68,25 @@ def _teaches(place: Path) -> bool:
     return one.finished and one.best.is_file()
 
 
+def _given(place: Path) -> bool:
+    """Whether its weights were brought along (`--weights`), so that no settings made them."""
+    student = load_recipe(place / "recipe.yaml").student
+    return student.pretrained is True or student.checkpoint is not None
+
+
 def _name(place: Path) -> str:
     """`resnet18` for seed 0, `resnet18-s1` for another."""
-    model, seed, _ = place.name.split(".")
-    return model if seed == "s0" else f"{model}-{seed}"
+    return _model(place) + (f"-s{_seed(place)}" if _seed(place) else "")
 
 
 def _teacher(place: Path) -> dict[str, Any]:
-    model = place.name.partition(".")[0]
+    model = _model(place)
     return {"model": f"run:{place}", "bias": next(bias for family, bias in BIASES.items() if model.startswith(family))}
+
+
+def _model(place: Path) -> str:
+    return place.name.partition(".")[0]
+
+
+def _seed(place: Path) -> int:
+    return int(place.name.split(".")[1].removeprefix("s"))

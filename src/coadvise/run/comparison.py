@@ -196,8 +196,13 @@ def _tested(first: Kind, other: Kind) -> Tested:
         resolution = 0.5 / max(len(first.runs[0].answers.label), 1)
         found = paired_difference(pairs[1], pairs[0], resolution=resolution)
         return Tested(first, other, found.mean, seeds=tuple(seed for seed, _ in shared), over_seeds=found)
-    seed = shared[0][0] if shared else None
-    one, two = (next((r for r in kind.runs if r.seed == seed), kind.runs[0]) for kind in (first, other))
+    one, two = (
+        next(
+            (run for run, key in zip(kind.runs, _seeds(kind, (first, other)), strict=True) if key in shared),
+            kind.runs[0],
+        )
+        for kind in (first, other)
+    )
     right = both_right(one.answers, two.answers)
     difference = float(right[1].mean() - right[0].mean()) if len(right[0]) else 0.0
     return Tested(first, other, difference, images=mcnemar(*right))

@@ -20,6 +20,8 @@ from ..system.files import read_json, write_json
 from .result import DataFacts, StudentFacts, TeacherFacts, parsed
 
 FORMAT = 1
+MEASURED_ON = "throughput on"
+"""In `detail`, the hardware on which `throughput` was measured."""
 DIGITS = 12
 """Decimals of a stored number: enough that equal differences stay equal to 1e-9."""
 
@@ -86,6 +88,11 @@ class Measurement:
     def corrupted_images(self) -> int | None:
         """Validation images that were corrupted."""
         return self.detail.get("corrupted images")
+
+    def machine_of(self, metric: str) -> Any:
+        """The hardware that a speed is of: answering may be measured elsewhere than training."""
+        trained_on = self.provenance.get("hardware")
+        return self.detail.get(MEASURED_ON, trained_on) if metric == "throughput" else trained_on
 
     def write(self, path: Path) -> None:
         """Write the file atomically, its numbers rounded to `DIGITS` decimals."""

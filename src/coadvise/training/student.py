@@ -54,6 +54,11 @@ def make_objective(
             "declare it in student.tokens, or set loss.tokens=single"
         )
     for name, classes in (known or {}).items():
+        if len(classes) == 1 and labels == "one":
+            raise ModelError(
+                f"teacher '{name}' knows one of the classes, and compares it with no other, so that its advice says "
+                "nothing; leave it out, or give one that knows more of them"
+            )
         _says_something(settings, len(classes), f"teacher '{name}' knows two of the classes")
     weights = {CLASS: settings.label_weight, **settings.weights}
     place: Literal["own", "single"] = "single" if single else "own"
