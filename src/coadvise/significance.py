@@ -22,7 +22,8 @@ DOES_NOT_HOLD = "does not hold"
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean of `n` values in their own unit; sample standard deviation (n − 1) and t-interval need n ≥ 2."""
+    """Mean of `n` values in their own unit; the sample standard deviation (n − 1) needs n ≥ 2, the t-interval values
+    that differ, too."""
 
     n: int
     mean: float
@@ -52,7 +53,7 @@ def summarise(values: Sequence[float]) -> Summary:
         return Summary(1, mean, None, None, None)
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     if sd == 0:
-        return Summary(n, mean, sd, mean, mean)
+        return Summary(n, mean, sd, None, None)
     from scipy import stats  # slow to import, and only needed once there are two runs
 
     low, high = stats.t.interval(0.95, n - 1, loc=mean, scale=sd / math.sqrt(n))

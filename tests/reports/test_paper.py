@@ -562,6 +562,18 @@ def test_the_best_is_chosen_over_seeds_that_all_have() -> None:
     assert "83.3 ± 5.8 % top-1" in lines["How good"] and "best: 89.0 ± 5.2 % with both kinds" in lines["How good"]
     assert "the same 3 seeds: +5.7 points" in lines["Against what"]
     assert "for 3 of 5 seeds" in lines["What was done"]
+    assert "1 other way has fewer of these runs" in lines["How good"]
+
+
+def test_an_arm_that_is_ahead_of_the_others_does_not_hide_them() -> None:
+    """And the seeds of twins of teachers are no seeds of students."""
+    content = files({LABELS_ONLY: [0.5] * 6, ONE_CONV: [0.51] * 6, CROSS: [0.55] * 5, SAME_TWICE: [0.54] * 5})
+    lines = dict(experiments_summary([EXPERIMENTS["table6"]], [], [], known(content), SCALE))
+    assert "best: 55.0 ± 0.0 % with both kinds" in lines["How good"] and "other way" not in lines["How good"]
+    first = files({arm("resnet18"): [0.9, 0.9], CROSS: [0.8], LABELS_ONLY: [0.7]})
+    first[f"{CROSS.id}.s0"]["advisers"] = {"resnet18": "0" * 16}
+    lines = dict(experiments_summary([EXPERIMENTS["table6"]], [], [], known(first), SCALE))
+    assert "for 1 of 5 seeds" in lines["What was done"]
 
 
 def test_a_gain_over_fewer_seeds_says_so(tmp_path: Path) -> None:

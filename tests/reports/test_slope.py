@@ -68,3 +68,7 @@ def test_a_headroom_of_other_runs_of_the_teachers_is_not_taken() -> None:
         facts = {key: {"file": f"runs/x/runs/m.s0.{one[0]}{digest}/best.safetensors"} for key, one in advisers.items()}
         pairs = pairs_of([KINDS_EXPERIMENT], Results(taught), replace(known, facts=facts))
         assert bool(pairs) is there
+    of = {name: replace(one, teacher_weights=dict.fromkeys(one.advisers, "1")) for name, one in taught.items()}
+    for digest, there in (("1", True), ("2", False)):  # whatever the folders are called
+        facts = {key: {"file": "/w/best.pth", "file digest": digest} for key in advisers}
+        assert bool(pairs_of([KINDS_EXPERIMENT], Results(of), replace(known, facts=facts))) is there

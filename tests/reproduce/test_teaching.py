@@ -12,7 +12,7 @@ from coadvise.recipe.reading import dump_recipe
 from coadvise.reproduce.planner import Planner
 from coadvise.reproduce.scales import SCALES
 from coadvise.reproduce.setup import set_up
-from coadvise.reproduce.teaching import recipe_of_teachers
+from coadvise.reproduce.teaching import mark_of, recipe_of_teachers
 from coadvise.system.files import write_json
 
 
@@ -52,3 +52,20 @@ def test_finished_runs_of_teachers_are_found_and_no_others(tmp_path: Path) -> No
     brought = tmp_path / "runs" / "resnet18.s0.zzzzzzzz" / "recipe.yaml"  # by --weights
     brought.write_text(dump_recipe(tiny(tmp_path, student={**cnn, "checkpoint": "cnn.safetensors"})))
     assert list(recipe_of_teachers(tmp_path).teachers) == ["resnet18"]
+
+
+def test_the_folder_says_which_images_and_weights_are_meant(tmp_path: Path) -> None:
+    """And not the first run in it, which may be of a call before."""
+    given = tmp_path / "cnn.safetensors"
+    given.write_bytes(b"weights")
+    cnn = {"model": "resnet10", "options": CNN["options"], "small_stem": True}
+    trained, brought = (set_up(SCALES["digits"], tmp_path, weights=one) for one in ({}, {"resnet18": str(given)}))
+    names = [Planner(one).run(Arm("resnet18"), 0).name for one in (trained, brought)]
+    for name in names:
+        place = untrained_run(tmp_path / "runs" / name, cnn)
+        (place / "recipe.yaml").write_text(dump_recipe(tiny(place, {"data.source": "elsewhere"}, student=cnn)))
+        (place / "result.json").write_text("{}")
+    for setup, name in zip((trained, brought), names, strict=True):
+        write_json(tmp_path / "reproduce.json", mark_of(setup))
+        (teacher,) = recipe_of_teachers(tmp_path).teachers.values()
+        assert teacher.model == f"run:{tmp_path}/runs/{name}"

@@ -18,11 +18,12 @@ from coadvise.run.measurement import Measurement
 from coadvise.significance import DOES_NOT_HOLD, HOLDS
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
+_HEADING = "# The paper's experiments on "
 _SOLID = "\ue000"
 """Stands for a space that does not break until the tables are made, which turn every kind of space into a plain one."""
 _NAME = re.compile(r"(?<=\| )([A-Za-z]+-[\w/-]+)(?= +\|)")
 """A model's name, alone in its cell: it is not cut at its hyphen."""
-_SHORT = {"digits": "digits", "cifar-cpu": "CIFAR-10"}
+_SHORT = {"digits": "digits", "cifar-cpu": "CIFAR-10", "pacs-renditions": "PACS"}
 
 _HEAD = """\
 ---
@@ -55,18 +56,15 @@ class Landed:
     """One scale with its results.
 
     Attributes:
-        name: of the scale, and of the folder in `results`.
+        name: of the folder in `results`: that of the scale, or of other images at one.
+        title: data and sizes in words.
         judged: claims of the experiments in its report; a part of an experiment's runs may have been made for another.
     """
 
     name: str
+    title: str
     results: Results
     judged: Mapping[str, Sequence[Judged]]
-
-    @property
-    def title(self) -> str:
-        """Data and sizes in words."""
-        return SCALES[self.name].title
 
     @property
     def short(self) -> str:
@@ -83,13 +81,18 @@ def text() -> str:
 
 def read(folder: Path) -> Iterator[Landed]:
     """Every scale of which there is a whole report of the paper's experiments."""
-    for path in sorted(folder.glob("*/verdicts.json"), key=lambda one: list(SCALES).index(one.parent.name)):
+    scales = list(SCALES)
+    place = lambda name: (scales.index(name) if name in scales else len(scales), name)
+    for path in sorted(folder.glob("*/verdicts.json"), key=lambda one: place(one.parent.name)):
         files = {file.stem: Measurement.read(file) for file in sorted((path.parent / "runs").glob("*.json"))}
         results, reported = Results(files), {one["experiment"] for one in json.loads(path.read_text(encoding="utf-8"))}
         judged = {name: judge(one, results) if name in reported else [] for name, one in EXPERIMENTS.items()}
         if not any(judged.values()):
             continue
-        yield Landed(path.parent.name, results, judged)
+        name = path.parent.name
+        heading = (path.parent / "report.md").read_text(encoding="utf-8").partition("\n")[0]
+        title = SCALES[name].title if name in SCALES else heading.removeprefix(_HEADING)
+        yield Landed(name, title, results, judged)
 
 
 def _overview(landed: Sequence[Landed]) -> str:

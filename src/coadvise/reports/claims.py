@@ -271,7 +271,8 @@ def _seeds(
     """
     sides = {value: results.series(value) for value in (condition.first, condition.second)}
     free = [series.keys() for value, series in sides.items() if value.seed is None]
-    shared = [] if claim.compared else [seed for seed in differences if all(seed in one for one in free)]
+    of_seeds = not claim.compared and any(value.seed is None for value in claim.values)
+    shared = [] if not of_seeds else [seed for seed in differences if all(seed in one for one in free)]
     return {value: shared if shared and value.seed is None else sorted(series) for value, series in sides.items()}
 
 

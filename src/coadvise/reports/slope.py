@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from ..paper.ablations import LABELS_ONLY
 from ..paper.arms import Arm, arm
 from ..paper.declared import Experiment, Value
 from ..run.headroom import HeadroomResult
+from ..run.measurement import Measurement
 from .page import Section, Text
 from .plots.slope import Dot, slope_figure
 from .plots.style import draw
@@ -60,7 +61,7 @@ def pairs_of(experiments: Sequence[Experiment], results: Results, headroom: Head
         seeds = sorted(series.keys() & base.keys())
         if not _plain(one) or two is None or two.accuracy.value is None or not seeds:
             continue
-        if not all(_of(headroom, run.advisers) for run in results.runs(one)):
+        if not all(_of(headroom, run) for run in results.runs(one)):
             continue
         kinds = " + ".join(sorted({teacher.bias for teacher in one.teachers}))
         gain = fmean(series[seed] - base[seed] for seed in seeds)
@@ -69,14 +70,17 @@ def pairs_of(experiments: Sequence[Experiment], results: Results, headroom: Head
     return found
 
 
-def _of(headroom: HeadroomResult, advisers: Mapping[str, str]) -> bool:
-    """Whether it is of these runs of teachers (name → id, which the name of a run's folder ends with)."""
-    files = {name: Path(str(fact["file"])) for name, fact in headroom.facts.items() if "file" in fact}
-    return all(name not in files or id_.startswith(_hash(files[name])) for name, id_ in advisers.items())
+def _of(headroom: HeadroomResult, run: Measurement) -> bool:
+    """Whether it is of the weights that taught a run; where it does not say, of runs of the same names."""
+    return all(_same(headroom.facts[name], name, run) for name in run.advisers if name in headroom.facts)
 
 
-def _hash(weights: Path) -> str:
-    return weights.parent.name.rpartition(".")[2]
+def _same(fact: Mapping[str, Any], name: str, run: Measurement) -> bool:
+    known, taught = fact.get("file digest"), run.teacher_weights.get(name)
+    if known is not None and taught is not None:
+        return bool(known == taught)
+    folder = Path(str(fact.get("file"))).parent.name.split(".")  # MODEL.sSEED.HASH of `reproduce`
+    return len(folder) != 3 or run.advisers[name].startswith(folder[2])
 
 
 def _plain(one: Arm) -> bool:

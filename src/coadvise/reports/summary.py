@@ -52,7 +52,8 @@ def experiments_summary(
 
 def _seeds(results: Results, about: About) -> str:
     """How many of the seeds that were asked for have runs."""
-    there = len({run.seed for run in results.files.values()})
+    runs = results.files.values()
+    there = len({run.seed for run in runs if run.advisers} or {run.seed for run in runs})  # not those of teachers
     of = f"{there} of " if there < about.seeds else ""
     return f"{of}{about.seeds} seed{'s' if about.seeds > 1 else ''}"
 
@@ -64,12 +65,14 @@ def _figure(experiments: Sequence[Experiment]) -> Dots:
 def _best(figure: Dots, results: Results) -> tuple[list[str], list[str]]:
     """The best way to teach of a figure, and its gain over the first one.
 
-    All are compared over the same seeds: the most that any of them shares with the first, so that those with fewer
-    are left out.
+    All are compared over the same seeds. Where ways have different ones, those are taken with which the most runs are
+    compared; a way that lacks one of them is left out, which is said.
     """
     (first, base), *rest = figure.values.items()
     without, series = results.series(base), {label: results.series(value) for label, value in rest}
-    seeds = max((sorted(one.keys() & without.keys()) for one in series.values()), key=len, default=[])
+    shared = [one.keys() & without.keys() for one in series.values() if one.keys() & without.keys()]
+    compared = lambda chosen: len(chosen) * sum(one >= chosen for one in shared)
+    seeds = sorted(max([*shared, set[int]().union(*shared).intersection(*shared)], key=compared, default=()))
     found = {label: [one[seed] for seed in seeds] for label, one in series.items() if one.keys() >= set(seeds)}
     if not seeds:
         return [], []
@@ -81,6 +84,9 @@ def _best(figure: Dots, results: Results) -> tuple[list[str], list[str]]:
         f"{student}: {mean_sd(before)} % top-1 with {first}; {best}: {mean_sd(after)} % with "
         f"{label[0].lower() + label[1:]}."
     )
+    if fewer := len(shared) - len(found):
+        ways = "1 other way has" if fewer == 1 else f"{fewer} other ways have"
+        good += f" {ways} fewer of these runs, and cannot be compared yet."
     gain = paired_difference(found[label], [without[seed] for seed in seeds])
     ends = (
         f", 95 % interval {points(gain.low)} to {points(gain.high)}, uncorrected and chosen as the best"

@@ -27,7 +27,7 @@ from .measure import read_result
 from .planner import Planned, Planner
 from .runner import Orders, open_jobs, run_jobs
 from .setup import ExperimentSetup
-from .teaching import MARK
+from .teaching import MARK, mark_of
 
 
 def find_experiments(names: Sequence[str]) -> list[Experiment]:
@@ -80,7 +80,7 @@ def reproduce(
         raise RunError(f"{output} holds {what}; choose another folder with --output")
     orders.shifted.require(setup.classes)
     _require_fit(setup, experiments)
-    write_json(output / MARK, {"scale": setup.scale.name, "changed": list(setup.changed)})
+    write_json(output / MARK, mark_of(setup))
     jobs, runs = open_jobs(planner, experiments, orders)
     if jobs:
         _require_folder(orders.results)

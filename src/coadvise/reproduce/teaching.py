@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,21 @@ from ..run.folder import RunFolder
 from ..system.files import read_json
 from .planner import Planner
 from .scales import find_scale
-from .setup import set_up
+from .setup import ExperimentSetup, set_up
 
 MARK = "reproduce.json"
+
+
+def mark_of(setup: ExperimentSetup) -> dict[str, Any]:
+    """What a folder notes of the call that used it last: all that decides which of its runs are that call's."""
+    classes = setup.content["data"].get("classes")
+    return {
+        "scale": setup.scale.name,
+        "changed": list(setup.changed),
+        "source": setup.source,
+        "classes": None if classes is None else str(classes),
+        "weights": dict(setup.weights),
+    }
 
 
 def recipe_of_teachers(folder: Path, settings: Sequence[str] = ()) -> Recipe:
@@ -39,13 +52,25 @@ def recipe_of_teachers(folder: Path, settings: Sequence[str] = ()) -> Recipe:
             f"{folder} holds no finished run of a teacher; start it with `coadvise reproduce`, which trains teachers "
             "before their students, and use this command when some are there"
         )
-    scale, own = find_scale(str(mark.get("scale"))), load_recipe(runs[0] / "recipe.yaml").data
-    source = None if own.source == scale.source else own.source
-    setup = set_up(scale, folder, source=source, classes=own.classes, settings=list(mark.get("changed", ())))
+    scale = find_scale(str(mark.get("scale")))
+    if "weights" not in mark:  # of an earlier version
+        own = load_recipe(runs[0] / "recipe.yaml").data
+        mark |= {"source": None if own.source == scale.source else own.source, "classes": own.classes}
+    weights = {model: file for model, file in mark.get("weights", {}).items() if file == "timm" or Path(file).is_file()}
+    changed = list(mark.get("changed", ()))
+    setup = set_up(scale, folder, source=mark["source"], classes=mark["classes"], settings=changed, weights=weights)
     planner = Planner(setup)
+    brought = "weights" not in mark
     known = [
-        place for place in runs if _given(place) or planner.run(Arm(_model(place)), _seed(place)).name == place.name
+        place
+        for place in runs
+        if planner.run(Arm(_model(place)), _seed(place)).name == place.name or (brought and _given(place))
     ]
+    if twice := [one for one, other in itertools.pairwise(known) if _name(one) == _name(other)]:
+        raise RunError(
+            f"{folder} holds several runs that may be {_name(twice[0])}; use `coadvise reproduce` in it once more, so "
+            "that it notes which of them is meant"
+        )
     if not known:
         raise RunError(
             f"the teachers in {folder} are of other settings than it was last used with ({folder / MARK}); train those "

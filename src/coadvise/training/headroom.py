@@ -29,7 +29,7 @@ from ..recipe.schema import FREE, Recipe, Teacher, flat
 from ..run.folder import RunFolder
 from ..run.headroom import HeadroomResult
 from ..run.provenance import manifest
-from ..system.digests import digest, json_digest
+from ..system.digests import digest, file_digest, json_digest
 from ..system.progress import Display
 from .processes import start_processes
 from .published import settled
@@ -152,6 +152,7 @@ def _facts(settings: Teacher, teacher: FrozenTeacher, trained: Path | None) -> d
         "bias": settings.bias or bias_of(model),
         "weights": digest(teacher.model.state_dict().values()),
         "file": None if file is None else str(file),
+        "file digest": None if file is None else file_digest(Path(file)),
         "but for seeds": json_digest(seedless),
     }
 
