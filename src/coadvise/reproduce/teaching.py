@@ -53,18 +53,18 @@ def recipe_of_teachers(folder: Path, settings: Sequence[str] = ()) -> Recipe:
             "before their students, and use this command when some are there"
         )
     scale = find_scale(str(mark.get("scale")))
-    if "weights" not in mark:  # of an earlier version
+    earlier = "weights" not in mark  # a version that noted less
+    if earlier:
         own = load_recipe(runs[0] / "recipe.yaml").data
         mark |= {"source": None if own.source == scale.source else own.source, "classes": own.classes}
     weights = {model: file for model, file in mark.get("weights", {}).items() if file == "timm" or Path(file).is_file()}
     changed = list(mark.get("changed", ()))
     setup = set_up(scale, folder, source=mark["source"], classes=mark["classes"], settings=changed, weights=weights)
     planner = Planner(setup)
-    brought = "weights" not in mark
     known = [
         place
         for place in runs
-        if planner.run(Arm(_model(place)), _seed(place)).name == place.name or (brought and _given(place))
+        if planner.run(Arm(_model(place)), _seed(place)).name == place.name or (earlier and _given(place))
     ]
     if twice := [one for one, other in itertools.pairwise(known) if _name(one) == _name(other)]:
         raise RunError(
