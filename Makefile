@@ -18,11 +18,11 @@ docs: .venv/installed
 # Modules are compiled once, and not by each of the processes that tests start.
 test: export PYTHONDONTWRITEBYTECODE =
 test: .venv/installed
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+	.venv/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder tests
 
-# More cases of what the tests above cover.
+# What takes longer: processes that are killed, compilers, and more cases of what the tests above cover.
 slow: .venv/installed
-	.venv/bin/python -m pytest -n 2 --dist loadfile -m slow tests
+	.venv/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m slow tests
 
 # 10,000 damaged inputs of each format, and 100 kills; what came of them is written to results/.
 fuzz: .venv/installed

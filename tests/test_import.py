@@ -88,6 +88,7 @@ def test_a_report_needs_no_pytorch(tmp_path: Path) -> None:
     assert code == 0 and modules <= {"matplotlib", "scipy"}
 
 
+@pytest.mark.slow
 def test_training_imports_no_more_than_it_needs() -> None:
     """What draws, and what holds the digits, comes when it is needed; and garbage is searched for as before."""
     told = python("""
@@ -117,6 +118,7 @@ ORDERS = (
 )
 
 
+@pytest.mark.slow
 def test_models_are_registered_whichever_is_imported_first(tmp_path: Path) -> None:
     """Each order in a process of its own; these are copies of one that has PyTorch, which takes long to import."""
     model = timm.create_model("cit_tiny", img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=3, num_classes=5)

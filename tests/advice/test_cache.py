@@ -28,9 +28,9 @@ from coadvise.training.train import train
     [
         pytest.param({"schedule.epochs": 2}, marks=pytest.mark.slow),  # these two are in the others, too
         pytest.param({"data.views": 2}, marks=pytest.mark.slow),
-        {"schedule.epochs": 2, "optim.accumulate": 2, "data.train_size": 93},
+        pytest.param({"schedule.epochs": 2, "optim.accumulate": 2, "data.train_size": 93}, marks=pytest.mark.slow),
         {"schedule.epochs": 2, "data.augment.repeats": 3, "loss.temperatures": {"conv": 4.0}},
-        {"data.balance": "sampling", "data.views": 2},
+        pytest.param({"data.balance": "sampling", "data.views": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_training_from_the_cache_is_training_with_live_teachers(small, trained, tmp_path, changes):

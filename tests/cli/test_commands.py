@@ -276,11 +276,9 @@ def test_data_that_does_not_fit(recipe: Callable[..., Path], trained: Path, tmp_
                 Image.new("RGB", (9, 9)).save(tmp_path / "photos" / split / name / f"{i}.png")
     bad = tmp_path / "photos" / "train" / "a" / "bad.jpg"
     bad.write_bytes(b"no image at all")
-    for workers in (0, 2):
-        message = refused("train", recipe(data={**data, "workers": workers}), "optim.batch_size=5")
-        assert str(bad) in message
-        for path in (tmp_path / "run").iterdir():
-            path.unlink()
+    assert str(bad) in refused("train", recipe(data=data), "optim.batch_size=5")
+    for path in (tmp_path / "run").iterdir():
+        path.unlink()
     done = coadvise("train", recipe(data={**data, "on_error": "skip"}), "optim.batch_size=5")
     assert done.returncode == 0, done.stderr
     skipped = json.loads((tmp_path / "run" / "result.json").read_text())["skipped"]
@@ -299,6 +297,7 @@ def test_predict_and_evaluate_refuse(trained: Path, tmp_path: Path) -> None:
     assert "does not know" in refused("evaluate", trained / "run", "--data", "digits", "--split", "validation")
 
 
+@pytest.mark.slow
 def test_sigterm_for_all_processes_says_how_to_resume(recipe: Callable[..., Path], tmp_path: Path) -> None:
     """As `timeout`, systemd and batch systems send it: the loader processes leave it to the one that saves."""
     arguments = ["train", recipe(), "schedule.epochs=20", "run.eval_every=20", "data.workers=2"]

@@ -65,7 +65,7 @@ def test_the_cost_of_training_teachers_is_that_of_their_own_runs(tmp_path, monke
     assert [way.bytes for way in found.ways] == [2 * 10 * 100 * way.views for way in found.ways]
 
 
-@pytest.mark.parametrize("teachers", [True, False])
+@pytest.mark.parametrize("teachers", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_plan_says_what_teachers_cost(tmp_path, teachers):
     recipe = tiny(tmp_path / "run", teachers={"conv": CNN} if teachers else {})
     (tmp_path / "r.yaml").write_text(dump_recipe(recipe))

@@ -371,6 +371,7 @@ def test_real_data_through_workers(shared_data):
     assert sum(len(batch.images) for batch in EvalLoader(validation, settings, 8)) == 21
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_run_without_tracebacks_of_workers():
     script = textwrap.dedent(
         """

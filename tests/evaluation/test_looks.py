@@ -91,6 +91,7 @@ def test_a_run_keeps_the_maps_of_its_weights(tmp_path: Path) -> None:
     assert "Where the tokens look is left out" in run_report(folder).read_text()
 
 
+@pytest.mark.slow
 def test_a_student_without_tokens_gets_a_line(tmp_path: Path) -> None:
     student = {name: value for name, value in CNN.items() if name != "train"}
     run(tiny(tmp_path / "run", SHORT, student=student))

@@ -54,6 +54,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield state
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_what_lies_on_the_hub_is_what_was_sent(trained: Path, server: Hub, tmp_path: Path) -> None:
     with parcel(trained, "me/pets") as files:
         sent = {name: path.read_bytes() for name, path in files.files().items()}
@@ -82,6 +83,7 @@ def test_what_lies_on_the_hub_is_what_was_sent(trained: Path, server: Hub, tmp_p
     assert b"license: mit" in server.repositories["me/pets"]["README.md"]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_card_says_how_good_and_how_to_load(trained: Path, tmp_path: Path) -> None:
     with parcel(trained, "me/my-pets") as files:
         text = (files.folder / "README.md").read_text()
@@ -186,6 +188,7 @@ def test_a_dry_run_needs_no_network(trained: Path) -> None:
     assert "license: mit" in done.stdout and "nothing was sent" in done.stdout
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_what_fails_is_one_message(trained: Path, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, words in (("pets", "it has no owner"), ("me/a b", "no name of a repository"), ("a/b/c", "no name of a")):
         with pytest.raises(HubError, match=words), parcel(trained, name):

@@ -4,6 +4,7 @@ Memory that nothing has been written to is NaN.
 """
 
 import functools
+import sys
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ CASES = [
     (1, 16, 10, 3, 5, 1), (1, 16, 7, 11, 7, 3), (1, 16, 5, 7, 13, 2), (1, 16, 2, 3, 31, 1),
     (1, 16, 1, 56, 7, 1), (1, 16, 34, 1, 7, 2), (1, 16, 2, 50, 3, 1),
 ]  # fmt: skip
+QUICK = (0, 1, 4, 8, 13, 16)  # each type twice
 
 
 def widened(dot):
@@ -116,20 +118,21 @@ def with_every_tiling(case):
 TRAFFIC = Traffic()
 
 
-def main():
+def main(quick):
     interpreter.InterpreterBuilder.create_dot = widened(interpreter.InterpreterBuilder.create_dot)
     TRAFFIC.watch()
     torch.use_deterministic_algorithms(True)  # with it, new memory is NaN
     assert torch.empty(1).isnan()
     for number, case in enumerate(CASES):
-        check(case, list(EPS)[number % 3])
+        if not quick or number in QUICK:
+            check(case, list(EPS)[number % 3])
     empty = torch.empty(0, 32, 6, 5), torch.empty(0, 18, 6, 5)
     assert involution_triton.forward(*empty, 3, 1).shape == empty[0].shape
     assert [g.shape for g in involution_triton.backward(empty[0], *empty, 3, 1)] == [t.shape for t in empty]
-    for case in ((1, 16, 3, 17, 7, 1), (1, 16, 5, 10, 5, 2)):
+    for case in ((1, 16, 5, 10, 5, 2),) if quick else ((1, 16, 3, 17, 7, 1), (1, 16, 5, 10, 5, 2)):
         with_every_tiling(case)
     print("all equal")
 
 
 if __name__ == "__main__":
-    main()
+    main(quick="--quick" in sys.argv)

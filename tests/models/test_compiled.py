@@ -50,7 +50,10 @@ NETWORKS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "fuse", "graphs"), NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "options", "fuse", "graphs"),
+    [one if one[0].startswith("vit") else pytest.param(*one, marks=pytest.mark.slow) for one in NETWORKS],
+)
 def test_blocks_alike_are_compiled_once_and_other_batches_never(
     name: str, options: dict[str, Any], fuse: bool, graphs: int
 ) -> None:
@@ -76,6 +79,7 @@ def test_blocks_alike_are_compiled_once_and_other_batches_never(
         assert counter.frame_count == 2 * graphs  # a new size, once
 
 
+@pytest.mark.slow
 def test_a_compiled_form_is_used_and_leaves_the_model_as_it_is() -> None:
     """With the compiler that runs use, in a size, normalisation and autocast of its own."""
     net = timm.create_model("rednet26", layers=(2, 1), width=32, num_classes=3, stem="small")

@@ -124,6 +124,7 @@ def test_heads_read_after_their_block(options: dict[str, Any]) -> None:
     assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
 
 
+@pytest.mark.slow
 def test_export_compile_and_pictures() -> None:
     model, x = student(2, separate="full", read_at={"a": 1}), images(3)
     with torch.no_grad():

@@ -126,6 +126,7 @@ def test_fast_layers_are_kept_where_pytorch_takes_compiling_for_exporting() -> N
     assert convolutions[0][0].is_contiguous(memory_format=LAST)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @config.patch({"force_disable_caches": True, "cpp.vec_isa_ok": True})
 @mock.patch.object(AsyncCompile, "cpp_pybinding", lambda *_: lambda *_: None)  # written and counted, never built
 def test_a_compiler_joins_norm_relu_and_windows() -> None:

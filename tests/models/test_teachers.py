@@ -96,7 +96,13 @@ def test_what_cannot_teach_is_refused(teachers: Any, words: str) -> None:
     ("name", "options", "fixed", "words"),
     [
         # timm 1.0 makes these for sizes at which its own forward pass fails.
-        ("crossvit_tiny_240", {"img_size": 64}, None, r"\(CrossVit\) cannot take images of 64×64: .*for 240×240, make"),
+        pytest.param(
+            "crossvit_tiny_240",
+            {"img_size": 64},
+            None,
+            r"\(CrossVit\) cannot take images of 64×64: .*for 240×240, make",
+            marks=pytest.mark.slow,
+        ),
         ("vit_tiny_patch16_224", {"depth": 1}, 100, r"\(VisionTransformer\) cannot .* 100×100: .*; it takes 224×224: "),
     ],
 )

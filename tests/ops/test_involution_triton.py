@@ -25,10 +25,11 @@ OPERATOR = sys.modules["coadvise.ops.involution"]
 LARGE = Shape(groups=4, height=56, width=56, out_height=56, out_width=56, kernel_size=7, stride=1)
 
 
-def test_kernels_under_the_interpreter():
+@pytest.mark.parametrize("options", [["--quick"], pytest.param([], marks=pytest.mark.slow)])
+def test_kernels_under_the_interpreter(options):
     """The kernels themselves, run by Triton on the CPU, against the loop: ragged tiles, all types, all tilings."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "helpers.interpreted_involution"]
+    command = [sys.executable, "-m", "helpers.interpreted_involution", *options]
     done = subprocess.run(command, env=environment, cwd=TESTS, capture_output=True, text=True)
     assert done.stdout.strip() == "all equal", done.stderr[-3000:]
 

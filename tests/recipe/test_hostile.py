@@ -64,7 +64,9 @@ def refusal(source: str | Path, *settings: str) -> str:
     return message
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "many values" else name for name in HOSTILE]
+)
 def test_hostile_recipes_are_refused_at_once(name: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(HOSTILE[name])
@@ -137,6 +139,7 @@ def test_whole_numbers_have_a_limit() -> None:
             load_recipe("digits", [f"{key}=1000000000000"])
 
 
+@pytest.mark.slow
 def test_large_class_maps_and_shared_parts_are_read(tmp_path: Path) -> None:
     """What people write: a map of thousands of classes, and anchors in place of repetition."""
     path = tmp_path / "mine.yaml"

@@ -52,6 +52,7 @@ def test_the_runs_of_the_demo_are_those_of_table_6(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_whole_demo_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "set_up", partial(set_up, settings=SHORT))
     words = ["demo", "--output", str(tmp_path / "demo"), "--seeds", "1", "--jobs", "1"]

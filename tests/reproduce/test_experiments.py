@@ -140,7 +140,9 @@ def test_ids_are_unique_and_fit_a_file_name() -> None:
     assert Teacher("resnet18", 1, 0.25).name == "resnet18-s1-e25"
 
 
-@pytest.mark.parametrize("scale", sorted(SCALES))
+@pytest.mark.parametrize(
+    "scale", [pytest.param(name, marks=pytest.mark.slow) if name in ("cifar", "tiny") else name for name in SCALES]
+)
 def test_every_arm_can_be_built_at_every_scale(tmp_path: Path, scale: str) -> None:
     sizes = ["data.train_size=50", "data.val_size=40"]
     setup = set_up(find_scale(scale), tmp_path, source="digits", settings=sizes)

@@ -46,9 +46,14 @@ def setup(tmp_path: Path) -> ExperimentSetup:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> ExperimentSetup:
-    """The runs of Figure 2, which are some of Table 7's, as they were reproduced in one go."""
+    """The runs of Figure 2, some of Table 7's: two jobs were done before, and the call goes on with the others."""
     setup = short_setup(tmp_path_factory.mktemp("finished"))
-    reproduce(setup, find_experiments(["figure2"]), orders(setup), Display(quiet=True))
+    experiments = find_experiments(["figure2"])
+    write_json(setup.output / MARK, {})
+    jobs, _ = open_jobs(Planner(setup), experiments, orders(setup))
+    assert run_jobs(jobs[:2], orders(setup), Display(quiet=True))
+    assert len(open_jobs(Planner(setup), experiments, orders(setup))[0]) == len(jobs) - 2
+    reproduce(setup, experiments, orders(setup), Display(quiet=True))
     return setup
 
 
@@ -62,17 +67,15 @@ def copied(finished: ExperimentSetup, setup: ExperimentSetup) -> ExperimentSetup
 FIGURE2 = ("figure2.json", "attention.json")
 
 
-def test_a_table_runs_once_and_goes_on_where_it_was(setup: ExperimentSetup) -> None:
-    experiments = find_experiments(["table7", "figure2"])  # which shows the same models on single images
-    planner = Planner(setup)
-    write_json(setup.output / MARK, {})
-    jobs, runs = open_jobs(planner, experiments, orders(setup))
-    assert run_jobs(jobs[:2], orders(setup), Display(quiet=True))
-    rest, _ = open_jobs(Planner(setup), experiments, orders(setup))
-    assert len(rest) == len(jobs) - 2
+@pytest.mark.usefixtures("blank_figures")
+def test_what_is_done_runs_once(copied: ExperimentSetup) -> None:
+    """All other tests of these runs would fail, too, if `finished` had not gone on where two jobs ended."""
+    experiments, setup = find_experiments(["figure2"]), copied
+    # A report is of its folder: it is written here once, and then again.
     page = reproduce(setup, experiments, orders(setup), Display(quiet=True))
     before = {path: path.read_bytes() for path in (page, page.with_suffix(".md"), *orders(setup).results.iterdir())}
-    assert open_jobs(Planner(setup), experiments, orders(setup))[0] == []
+    jobs, runs = open_jobs(Planner(setup), experiments, orders(setup))
+    assert jobs == [] and len(runs) == 4
     assert reproduce(setup, experiments, orders(setup), Display(quiet=True)) == page
     assert {path: path.read_bytes() for path in before} == before
     for run in runs:
@@ -124,6 +127,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
     output = tmp_path / "out"
     words = ["reproduce", "figure2", "--output", str(output), "--jobs", "1", *SHORT]
@@ -162,7 +166,7 @@ def long_run(output: Path) -> processes.Started:
     ("send", "number"),
     [
         (os.killpg, signal.SIGINT),
-        (os.kill, signal.SIGTERM),
+        pytest.param(os.kill, signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param(os.killpg, signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param(os.kill, signal.SIGINT, marks=pytest.mark.slow),
     ],
@@ -182,6 +186,7 @@ def test_ctrl_c_saves_what_runs(tmp_path: Path, send: Callable[[int, int], None]
     assert (output / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_workers_save_and_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     output = tmp_path / "out"
     started = long_run(output)
@@ -251,6 +256,7 @@ def test_advice_is_written_anew_when_a_teacher_was_trained_anew(copied: Experime
     assert after.teacher_weights != taught
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_a_student_half_taught_by_another_teacher_starts_anew(copied: ExperimentSetup) -> None:
     """Its teacher was trained again since: what it had learnt is not gone on with."""
@@ -377,6 +383,7 @@ def test_threads_of_each_process(monkeypatch: pytest.MonkeyPatch, text: str, thr
     assert _threads(2) == threads
 
 
+@pytest.mark.slow
 def test_two_calls_at_once_do_each_run_once(tmp_path: Path) -> None:
     """Both have the same jobs to do; what one is doing, the other waits for and then takes as done."""
     output = tmp_path / "out"

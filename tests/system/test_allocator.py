@@ -25,6 +25,7 @@ print(plain, faults() if keep_freed_memory({}) else "without glibc")
 """
 
 
+@pytest.mark.slow
 def test_the_pages_of_a_step_are_those_of_the_step_before() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, timeout=120)
     if "without" in done.stdout:

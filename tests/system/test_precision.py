@@ -55,6 +55,7 @@ def test_without_a_cache_folder_it_is_float32(measured: list, tmp_path: Path, mo
     assert not precision.bf16_is_faster.__wrapped__()
 
 
+@pytest.mark.slow
 def test_the_probe_runs_in_both_types_and_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_ROUNDS", 1)  # a CPU without bfloat16 takes seconds for each
     before = torch.get_rng_state()

@@ -75,6 +75,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or Path("/dev/nvidiactl").exists(), reason="workers import anew here")
 def test_workers_come_from_a_process_that_has_imported_what_they_need(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
@@ -155,7 +156,7 @@ def stubborn(ready: Event) -> None:
 
 
 @pytest.mark.skipif(not SENDER_KNOWN, reason="this system does not say who has sent a signal")
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_worker_ends_on_its_parents_word_alone(method: str) -> None:
     context = multiprocessing.get_context(method)
     ready = context.Event()

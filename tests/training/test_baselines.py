@@ -39,6 +39,7 @@ def of(folder: Path, school: Path, baselines: object, **changes: object) -> Reci
     return tiny(folder, {"run.baselines": baselines, "optim.ema": 0.9, **changes}, teachers=by_their_files(school))
 
 
+@pytest.mark.slow
 def test_a_run_is_bit_for_bit_the_same_with_probes_and_without(school: Path, tmp_path: Path) -> None:
     with_probes, without = of(tmp_path / "a", school, ["auto"]), of(tmp_path / "b", school, [])
     assert with_probes.fingerprint() == without.fingerprint()

@@ -27,6 +27,7 @@ def test_teachers_are_not_asked_in_training(trained, tmp_path, monkeypatch):
     assert sum(asked) == CHECKED + 101
 
 
+@pytest.mark.slow
 def test_advice_is_read_once_where_views_recur(trained, tmp_path, monkeypatch):
     """Bit for bit the losses of a run that reads it anew in each epoch."""
     changes = {"advice.source": "cache", "data.views": 2, "schedule.epochs": 4}

@@ -136,6 +136,7 @@ def test_the_mean_advises_one_token_from_live_and_stored_advice(trained: Path, t
         assert set(one) == {"class", "mean"} and one == pytest.approx(other, rel=5e-3)
 
 
+@pytest.mark.slow
 def test_shuffled_advice_resumes_exactly(trained: Path, tmp_path: Path) -> None:
     changes = {"advice.change": "shuffled-in-class", "schedule.epochs": 1, "schedule.warmup_epochs": 0}
     whole, parts = (

@@ -240,6 +240,7 @@ def test_the_cpu_and_false_leave_it_out(monkeypatch: pytest.MonkeyPatch) -> None
     assert said == ["the student is not compiled: there is no C compiler; install one, or set run.compile=false"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_form(tmp_path: Path, gpu: dict[Form, float]) -> None:
     folder = RunFolder(tmp_path / "run")
     run(tiny(folder.path, {"run.compile": True, "schedule.epochs": 2}))

@@ -29,7 +29,7 @@ ROUGH = {"optim.lr": 0.01, "optim.ema": 0.5, "schedule.epochs": 3}
 STUDENT = {name: value for name, value in CNN.items() if name != "train"}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_everything_is_said_of_the_weights_that_are_kept(tmp_path: Path, precision: str) -> None:
     """Against the file itself, loaded and asked anew."""
     folder = tmp_path / "run"
@@ -88,6 +88,7 @@ def test_the_last_weights_are_the_ones_to_go_on_from(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_delivers_the_same(tmp_path: Path) -> None:
     run(tiny(tmp_path / "a", ROUGH, student=STUDENT, teachers={"conv": CNN}))
     interrupted(tiny(tmp_path / "b", ROUGH, student=STUDENT, teachers={"conv": CNN}), step=12)

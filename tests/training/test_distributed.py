@@ -44,11 +44,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         recipe = tiny(root / name, {**CHANGES, **changes}, teachers=with_weights(root / "teachers"))
         (root / f"{name}.yaml").write_text(dump_recipe(recipe))
         script = ["helpers.gradients_of_first_step", str(root / f"{name}.yaml"), str(root / f"{name}-grad")]
-        if name == "two":
-            together(*script)
-        else:
-            done = torchrun("-m", *script) if name == "four" else processes.run(*script)
+        if name == "one":
+            done = processes.run(*script)
             assert done.returncode == 0, done.stderr[-3000:]
+        else:
+            together(*script)
         paths[name] = root / name
     return paths
 
@@ -63,6 +63,15 @@ def test_losses_follow_the_single_process(runs: dict[str, Path], other: str) -> 
     assert len(one) == len(many) == 20
     for a, b in zip(one, many, strict=True):
         assert b == pytest.approx(a, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_started_as_users_do(runs: dict[str, Path], tmp_path: Path) -> None:
+    recipe = tiny(tmp_path / "run", CHANGES, teachers=with_weights(teachers_of(runs)))
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    done = torchrun("-m", "coadvise", "train", str(tmp_path / "recipe.yaml"), "--quiet")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(tmp_path / "run") == losses(runs["two"])
 
 
 def test_every_parameter_gets_the_same_gradient(runs: dict[str, Path]) -> None:
@@ -98,6 +107,7 @@ def test_interrupted_on_two_processes_and_resumed(runs: dict[str, Path], tmp_pat
     assert losses(tmp_path / "stopped") == losses(runs["two"])
 
 
+@pytest.mark.slow
 def test_batch_norm_of_a_student_resumes_alike(tmp_path: Path) -> None:
     """Each process gathers its own BatchNorm statistics; what is evaluated and saved is the same for all."""
     recipes = {}

@@ -144,6 +144,7 @@ def test_a_cache_trains_teachers_before_the_epochs_are_known(tmp_path: Path) -> 
     assert (schedule.epochs, schedule.time, schedule.warmup_epochs) == (2, None, pytest.approx(0.4))
 
 
+@pytest.mark.slow
 def test_a_resume_measures_no_more(tmp_path: Path, known_pace: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     run(timed(tmp_path / "a", "24s"))
     recipe = timed(tmp_path / "b", "24s")
@@ -194,6 +195,7 @@ def test_the_pace_is_that_of_real_steps(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_measuring_changes_nothing_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Teachers, generators and Accelerate's counters are as if no step had been on trial."""
     monkeypatch.setattr(trial, "SECONDS", 0.1)

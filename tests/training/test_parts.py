@@ -110,7 +110,10 @@ def fine_tuned(output: Path, weights: Path, changes: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"student.freeze_blocks": 2, "optim.layer_decay": 0.7, "run.grad_checkpointing": True},
+        pytest.param(
+            {"student.freeze_blocks": 2, "optim.layer_decay": 0.7, "run.grad_checkpointing": True},
+            marks=pytest.mark.slow,
+        ),
         {"schedule.head_epochs": 2, "optim.backbone_lr": 0.1, "optim.token_lr": 2.0, "optim.accumulate": 2},
     ],
     ids=["frozen", "heads first"],

@@ -33,7 +33,7 @@ def naive_end(accuracies: list[float], patience: int) -> int | None:
     return None
 
 
-@pytest.mark.parametrize(("every", "patience"), [(1, 2), (3, 1)])
+@pytest.mark.parametrize(("every", "patience"), [pytest.param(1, 2, marks=pytest.mark.slow), (3, 1)])
 def test_it_ends_where_a_counting_loop_ends(tmp_path: Path, every: int, patience: int) -> None:
     changes = {"schedule.epochs": 20, "run.eval_every": every, "optim.lr": 3e-4, "optim.ema": 0.5}
     whole = run(tiny(tmp_path / "whole", changes))

@@ -83,7 +83,7 @@ with StopRequest() as stop:
 """
 
 
-@pytest.mark.parametrize("then", ["ends", "waits for ever"])
+@pytest.mark.parametrize("then", [pytest.param("ends", marks=pytest.mark.slow), "waits for ever"])
 def test_a_process_whose_launcher_was_killed_saves_and_ends(tmp_path: Path, then: str) -> None:
     """Even where it waits for another one, which is gone, in a library that answers no signal."""
     path = tmp_path / "saved"

@@ -107,6 +107,7 @@ def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_real_steps_touch_nothing_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a teacher that is there and one that is still to be trained; before a run, and beside a finished one."""
     monkeypatch.chdir(tmp_path)

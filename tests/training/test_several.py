@@ -141,6 +141,7 @@ def test_an_exported_file_answers_each_class(folder: Path, tmp_path: Path) -> No
     assert not (folder / "export").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same(table: Path, folder: Path, tmp_path: Path) -> None:
     again = recipe(table, tmp_path / "again", teachers=with_weights(folder) | {})
     again = again.model_copy(update={"teachers": {"conv": again.teachers["conv"]}, "loss": again.loss})

@@ -88,6 +88,7 @@ def test_a_run_needs_one_graph_each_way(tmp_path: Path, graphs: Graphs) -> None:
     assert len(plain) == len(one) == 15 and np.allclose(plain, one, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_plain_and_one_graph_agree_in_bf16(graphs: Graphs) -> None:
     """Losses and gradients of some steps, under autocast as Accelerate lays it around."""
     student: Any = timm.create_model("cit_tiny_sa", img_size=16, patch_size=8, depth=2, embed_dim=24, num_heads=2)
@@ -133,11 +134,12 @@ STUDENTS: dict[str, Callable[[], nn.Module]] = {
     ),
     "a CNN": lambda: as_student(timm.create_model("resnet10", num_classes=10)),
 }
+LARGE = ("cit_small_sa", "64 px", "a CNN")
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in ("64 px", "a CNN") else name for name in STUDENTS],
+    [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in STUDENTS],
 )
 def test_students_are_one_graph_whatever_the_rates_of_drop_path(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
@@ -342,6 +344,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_share_a_batch_have_one_graph_each(tmp_path: Path) -> None:
     """Inside of DistributedDataParallel, with micro-batches."""
     changes = {"run.log_every": 1, "schedule.epochs": 2, "schedule.warmup_epochs": 0, "optim.accumulate": 2}

@@ -134,6 +134,7 @@ def test_nothing_but_the_results_is_written(monkeypatch):
     assert code.count("for(int64_t x0=") == 2 and code.count(" = empty_strided_cpu(") == 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 def test_compiled_on_the_cpu():
     torch._dynamo.reset()
