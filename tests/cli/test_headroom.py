@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 from helpers.recipes import CNN, INN, tiny
 from helpers.untrained import untrained_run
 from PIL import Image
@@ -76,6 +78,17 @@ def test_it_writes_a_result_a_report_and_a_figure(
         with pytest.raises(CoadviseError, match=words):
             headroom(recipe(tmp_path, runs, ["first", "inv"]), [], output=output)
     assert note.read_text() == "mine"
+
+
+def test_files_that_do_not_say_how_they_were_trained_are_no_seeds_of_one_model(tmp_path: Path) -> None:
+    """Two releases of one architecture's weights, perhaps."""
+    teachers = {}
+    for name in ("one", "other"):
+        teachers[name] = {"model": "resnet10t", "small_stem": True, "checkpoint": str(tmp_path / f"{name}.pth")}
+        torch.save(timm.create_model("resnet10t", num_classes=10).state_dict(), tmp_path / f"{name}.pth")
+    found = measure_headroom(tiny(tmp_path / "run", teachers=teachers), Asking(views=1, resamples=50), QUIET)
+    assert found.student.seeds == 1 and not found.student.models
+    assert [one.model for one in found.student.teachers] == ["resnet10t", "resnet10t (2)"]
 
 
 def test_what_is_refused_leaves_nothing(tmp_path: Path, runs: Path) -> None:

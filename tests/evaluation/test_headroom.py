@@ -259,6 +259,8 @@ def test_teachers_see_the_views_that_training_would_show(tmp_path: Any) -> None:
         ((-0.02, -0.03, -0.01), (0.0, -0.01, 0.01), 0.03, "no", "two of conv do better than two kinds by 2.0 points"),
         ((0.02, 0.01, 0.03), (0.001, -0.01, 0.01), 0.03, "other", "would not be for the kind"),
         ((0.0, -0.01, 0.01), (0.02, 0.01, 0.03), 0.03, "other", "a better teacher of the weaker kind comes first"),
+        ((0.0, -0.01, 0.01), (0.02, 0.01, 0.03), 0.03, "other", ": undecided as they are, 0.0 points (−1.0 … 1.0)"),
+        ((0.0, -0.01, 0.002), (0.02, 0.01, 0.03), 0.03, "other", ": no headroom as they are, 0.0 points (−1.0 … 0.2)"),
         ((0.0, -0.01, 0.01), (0.12, 0.09, 0.13), 0.3, "other", "undecided, 0.0 points (−1.0 … 1.0)"),
     ],
 )

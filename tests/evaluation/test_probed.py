@@ -6,15 +6,19 @@ from typing import Any
 import pytest
 import timm
 import torch
+from helpers.untrained import untrained_run
 from safetensors.torch import save_file
 
 from coadvise.checkpoints.naming import named_file
+from coadvise.checkpoints.networks import network_for
 from coadvise.checkpoints.teachers import build_teacher
+from coadvise.checkpoints.trained import load_trained
 from coadvise.data.loader import EvalLoader
 from coadvise.data.sources.digits import Digits
 from coadvise.data.sources.subsets import Subset, balanced_subset
 from coadvise.errors import CheckpointError
 from coadvise.evaluation import probe, probed
+from coadvise.models.students import classifier_of
 from coadvise.models.teachers import Teachers
 from coadvise.recipe.data import Data
 from coadvise.recipe.schema import Teacher
@@ -39,9 +43,7 @@ def test_the_file_answers_as_the_probe_does(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(probed, "fit", lambda *args: fits.append(own(*args)) or fits[-1])
     sources = part("train", 200), part("validation", 100)
     path, before = tmp_path / "conv.safetensors", torch.get_rng_state()
-    found = probed.probed_teacher(
-        file.model, file.path, sources, DATA, 24, path, device=torch.device("cpu"), display=QUIET
-    )
+    found = probed.probed_teacher(file.model, file, sources, DATA, 24, path, device=torch.device("cpu"), display=QUIET)
     assert torch.equal(before, torch.get_rng_state())
     assert found.samples == 100 and found.accuracy > 0.3  # random features tell digits apart, too
     teacher = build_teacher("conv", Teacher(model="resnet10", checkpoint=str(path)), sources[1].class_names)
@@ -53,6 +55,46 @@ def test_the_file_answers_as_the_probe_does(tmp_path: Path, monkeypatch: pytest.
     )
     assert right == round(100 * found.accuracy)
     assert named_file(str(path)).model == "resnet10" and len(fits) == 1
+
+
+def test_a_run_of_other_classes_is_made_as_it_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small stem changes strides and no shapes, so that weights fit without it, too, and say something else."""
+    monkeypatch.setattr(probe, "STRENGTHS", (1e-2,))
+    own = {"model": "regnety_002", "small_stem": True}
+    means = {"data__mean": [0.1, 0.2, 0.3], "data__std": [0.3, 0.2, 0.1], "data__image_size": 24}
+    run = untrained_run(tmp_path / "run", own, ("a", "b", "c"), noise=0.0, **means)
+    sources = part("train", 40), part("validation", 20)
+    path = tmp_path / "conv.safetensors"
+    file = named_file(str(run))
+    probed.probed_teacher(file.model, file, sources, DATA, 24, path, device=torch.device("cpu"), display=QUIET)
+    settings = Teacher(model="regnety_002", checkpoint=str(path))
+    trained, teacher = load_trained(run).model, build_teacher("conv", settings, sources[0].class_names)
+    assert (teacher.mean, teacher.std, teacher.image_size) == ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1), 24)
+    images = torch.randn(2, 3, 24, 24)
+    with torch.inference_mode():
+        seen, taught = (classifier_of(one).forward_features(images) for one in (trained, teacher.model))
+    assert seen.shape == taught.shape and seen.shape[-1] > 1
+    torch.testing.assert_close(taught, seen)
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        {"model": "resnet10", "options": {"channels": [8, 8, 16, 16]}, "small_stem": True},
+        {"model": "vit_tiny_patch16_224", "options": {"patch_size": 4, "depth": 1}},
+        {"model": "cit_tiny", "options": {"patch_size": 4, "depth": 1}, "tokens": {"first": "conv"}},
+    ],
+)
+def test_networks_of_runs_at_small_sizes(tmp_path: Path, student: dict[str, Any]) -> None:
+    run = untrained_run(tmp_path / "run", student, data__image_size=16)
+    network, settings = network_for(named_file(str(run)), 3, None)
+    features = [
+        {name: value for name, value in model.state_dict().items() if "head" not in name and "fc." not in name}
+        for model in (network, classifier_of(load_trained(run).model))
+    ]
+    assert features[0].keys() == features[1].keys()
+    assert all(torch.equal(value, features[1][name]) for name, value in features[0].items())
+    assert settings.model == student["model"] and network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
 
 
 def test_files_whose_model_is_not_known_are_refused(tmp_path: Path) -> None:

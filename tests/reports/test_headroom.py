@@ -8,7 +8,7 @@ import pytest
 from coadvise.errors import RunError
 from coadvise.evaluation.headroom import Member, headroom_from
 from coadvise.reports.headroom import headroom_page, headroom_section, pairs_drawing, tables
-from coadvise.reports.page import html
+from coadvise.reports.page import Text, html
 from coadvise.run.headroom import HeadroomResult
 from coadvise.system.files import write_json
 
@@ -41,6 +41,10 @@ def test_tables_show_the_numbers(result: HeadroomResult) -> None:
     assert two.kappa.value is not None and two.delta is not None and two.delta.value is not None
     assert shown["a + b"][6] == f"{two.kappa.value:.2f}".replace("-", "−")
     assert str(shown["a + b"][7]).startswith(f"{100 * two.delta.value:+.1f}".replace("-", "−"))
+    # Also of "b + c", the name of a pair of teachers, too.
+    plain = [next(one for one in result.plain.models if one.names == two.names) for two in result.student.shown]
+    assert [str(row[2]).partition(" ")[0] for row in pairs.rows] == [f"{100 * one.accuracy.value:.1f}" for one in plain]  # type: ignore[operator]
+    assert ("b", "c") in {one.names for one in result.plain.pairs} & {one.names for one in result.plain.models}
     assert shown["two a"][7] == "–" and shown["a + c"][1] == "–"
     assert [row[1] for row in kinds.rows] == ["as the student sees them", "plain"]
 
@@ -53,6 +57,9 @@ def test_the_page_stands_alone_and_escapes_names(result: HeadroomResult) -> None
     assert drawing is not None and drawing.png.startswith(b"\x89PNG") and "two of conv" in drawing.svg
     assert "kind not known" in drawing.svg and "(two of inv)" in drawing.alt
     assert headroom_section(result).id == "headroom"
+    assert "other trainings" not in page
+    first = headroom_section(result, ["b", "c"]).parts[0]
+    assert isinstance(first, Text) and "of other trainings of b, c than those that taught" in first.text
 
 
 def test_the_file_is_read_as_it_was_written(result: HeadroomResult, tmp_path: Path) -> None:

@@ -375,6 +375,10 @@ def test_a_report_says_what_its_scale_changes_and_what_does_not_belong_together(
     text = write_paper_report(tmp_path, typed(content), experiments, SCALE).with_suffix(".md").read_text()
     assert "Claims for which runs of different precision are compared: better." in text
     assert "Of the validation images 1,200 were corrupted." in text and "What this scale" not in text
+    del content[f"{LABELS_ONLY.id}.s1"]["provenance"]["precision"]
+    content[f"{LABELS_ONLY.id}.s1"]["provenance"]["weights"] = "timm"  # it was not trained here
+    text = write_paper_report(tmp_path, typed(content), experiments, SCALE).with_suffix(".md").read_text()
+    assert "different precision" not in text
 
 
 def test_exact_claims_do_not_make_the_others_less_certain() -> None:

@@ -9,7 +9,7 @@ from scipy import stats
 from coadvise.paper.ablations import LABELS_ONLY
 from coadvise.paper.kinds import BOTH_KINDS, KINDS_EXPERIMENT, TWO_CONV, TWO_INV
 from coadvise.reports.results import Results
-from coadvise.reports.slope import Pair, line_through, pairs_of, slope_section
+from coadvise.reports.slope import Pair, line_through, pairs_of, slope_section, taught_by_others
 from coadvise.run.headroom import Estimate, Headroom, HeadroomResult, Two
 from tests.reports.test_contrasts import files
 
@@ -51,7 +51,7 @@ def test_pairs_are_those_whose_students_differ_in_nothing_else() -> None:
     assert {one.kinds for one in pairs} == {"conv + inv", "conv", "inv"}
     section = slope_section([KINDS_EXPERIMENT], Results(found), known)
     assert section is not None and "9 pairs" in str(section.parts[0])
-    changed = replace(KINDS_EXPERIMENT, rows=(), contrasts=(), claims=())
+    changed = replace(KINDS_EXPERIMENT, rows=(), contrasts=(), claims=(), figure=None)
     assert not pairs_of([changed], Results(found), known) and slope_section([changed], Results(found), known) is None
     assert slope_section([KINDS_EXPERIMENT], Results(found), None) is None
 
@@ -72,3 +72,6 @@ def test_a_headroom_of_other_runs_of_the_teachers_is_not_taken() -> None:
     for digest, there in (("1", True), ("2", False)):  # whatever the folders are called
         facts = {key: {"file": "/w/best.pth", "file digest": digest} for key in advisers}
         assert bool(pairs_of([KINDS_EXPERIMENT], Results(of), replace(known, facts=facts))) is there
+        assert taught_by_others(Results(of), replace(known, facts=facts)) == ([] if there else sorted(advisers))
+        unheard_of = replace(known, facts={"none of theirs": {"file": "/w/x.pth", "file digest": digest}})
+        assert taught_by_others(Results(of), unheard_of) == []

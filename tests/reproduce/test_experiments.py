@@ -37,7 +37,7 @@ from coadvise.paper.beyond import (
     SWEEP,
     UNTRAINED,
 )
-from coadvise.paper.declared import Experiment, Row, Value
+from coadvise.paper.declared import Dots, Experiment, Row, Value
 from coadvise.paper.imagenet import CIT_S, DEIT_TI_KD, EXPERIMENTS
 from coadvise.recipe.reading import load_recipe
 from coadvise.recipe.schema import Recipe, Student, flat
@@ -551,6 +551,27 @@ def test_a_change_of_the_teachers_augmentation_starts_from_the_students(tmp_path
     setup = set_up(find_scale("cifar"), tmp_path, source="digits", settings=["teachers.augment.mixup=0"])
     teacher, student = (Planner(setup).run(one, 0).recipe.data.augment for one in (arm("resnet18"), LABELS_ONLY))
     assert teacher == student.model_copy(update={"mixup": 0.0})
+
+
+def test_what_the_students_do_not_see_their_teachers_do_not_see_either(tmp_path: Path) -> None:
+    """A change of the teachers' augmentation alone undoes nothing that was said of all."""
+    settings = ["data.augment.mixup=0.3", "teachers.augment.erasing=0.125", "data.augment.cutmix=0"]
+    setup = set_up(find_scale("cifar"), tmp_path, source="digits", settings=settings)
+    teacher, student = (Planner(setup).run(one, 0).recipe.data.augment for one in (arm("resnet18"), LABELS_ONLY))
+    assert (student.mixup, student.cutmix) == (0.3, 0.0)
+    assert teacher == student.model_copy(update={"erasing": 0.125})
+
+
+def test_an_experiment_runs_what_its_verdicts_and_figures_need() -> None:
+    """Also where it is run alone: Figure 4 compares with labels alone, which is in no row of it."""
+    for one in [*ALL, *BEYOND]:
+        arms = set(one.arms()) | {teacher.arm for taught in one.arms() for teacher in taught.teachers}
+        needed = {value.arm for claim in one.claims for value in claim.values}
+        needed |= {value.arm for claim in one.claims for on in claim.conditions for value in (on.first, on.second)}
+        if isinstance(one.figure, Dots):
+            needed |= {value.arm for value in one.figure.values.values()}
+        assert needed <= arms, one.name
+    assert LABELS_ONLY in EXPERIMENTS["figure4"].arms()
 
 
 def test_advice_of_other_teachers_or_views_is_stored_elsewhere(tmp_path: Path) -> None:

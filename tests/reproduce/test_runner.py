@@ -29,7 +29,7 @@ from coadvise.paper.declared import Experiment, Row, Value
 from coadvise.reproduce.command import MARK, _holds_others, find_experiments, reproduce
 from coadvise.reproduce.measure import Shifted, groups_there, measure, read_result
 from coadvise.reproduce.planner import Planner
-from coadvise.reproduce.runner import Orders, _threads, open_jobs, run_jobs
+from coadvise.reproduce.runner import Job, Orders, _threads, open_jobs, run_jobs
 from coadvise.reproduce.setup import ExperimentSetup
 from coadvise.run.folder import RunFolder
 from coadvise.run.measurement import Measurement
@@ -279,6 +279,34 @@ def test_a_student_half_taught_by_another_teacher_starts_anew(copied: Experiment
     assert after is not None and after.teacher_weights == {"resnet18": file_digest(RunFolder(teacher.folder).best)}
     kinds = [json.loads(line)["kind"] for line in RunFolder(run.folder).metrics.read_text().splitlines()]
     assert kinds.count("eval") == 1 and result.is_file()
+
+
+def test_a_run_without_its_weights_is_trained_anew(copied: ExperimentSetup) -> None:
+    """As it is when folders are copied without their large files."""
+    setup = copied
+    taught = Planner(setup).run(CROSS, 0)
+    teacher = taught.teachers["resnet18"]
+    RunFolder(teacher.folder).best.unlink()
+    (orders(setup).results / f"{taught.name}.json").unlink()
+    shutil.rmtree(taught.folder)
+    jobs, _ = open_jobs(Planner(setup), find_experiments(["figure2"]), orders(setup))
+    (job,) = [job for job in jobs if job.key == f"train {teacher.name}"]
+    assert job.epochs == teacher.recipe.schedule.epochs and [one.key for one in jobs].index(job.key) == 0
+    function, *arguments = job.work
+    function(*arguments)
+    assert RunFolder(teacher.folder).whole
+    known = read_result(orders(setup).results, teacher)
+    assert known is not None and known.measured["accuracy/class"] == pytest.approx(
+        RunFolder(teacher.folder).result().final["accuracy/class"]
+    )
+
+
+@pytest.mark.slow
+def test_what_the_budget_stopped_is_not_said_to_be_done(setup: ExperimentSetup) -> None:
+    wanted = Orders(orders(setup).results, 1, budget=15.0, jobs=2)
+    jobs = [Job("a", "missing", (os.listdir, "/nowhere")), Job("b", "long", (time.sleep, 600))]
+    with pytest.raises(RunError, match=r"missing failed: .*; 1 jobs are left, and the same command tries again"):
+        run_jobs(jobs, wanted, Display(quiet=True))
 
 
 @pytest.mark.usefixtures("blank_figures")

@@ -29,6 +29,7 @@ def test_finished_runs_of_teachers_are_found_and_no_others(tmp_path: Path) -> No
         inn0: {"model": "rednet26", "options": INN["options"]},
         "resnet10.s0.dddddddd": cnn, "resnet18-e25.s0.eeeeeeee": cnn, "resnet34.s0.ffffffff": cnn,
         "transformer_tiny.resnet18.s0.99999999": cnn,
+        **{planner.run(Arm(one), 0).name: cnn for one in ("transformer_tiny", "transformer_small", "mixer_tiny")},
     }  # fmt: skip
     with pytest.raises(RunError, match="holds no finished run of a teacher"):
         recipe_of_teachers(tmp_path)

@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
 from coadvise.errors import RunError
+from coadvise.reports.several import several_section
 from coadvise.run import several
 from coadvise.run.answers import Answers
 from coadvise.run.result import Best, DataFacts, RunResult, SeveralFacts, StudentFacts
@@ -111,3 +112,17 @@ def test_the_file_is_read_as_it_was_written(tmp_path: Path) -> None:
         Answers.read(file)
     with pytest.raises(RunError, match=r"answers.safetensors is missing"):
         SeveralAnswers.read(tmp_path / "other" / "answers.safetensors")
+
+
+def test_the_report_says_which_classes_its_figure_leaves_out() -> None:
+    """Not that it shows thirty of six, where one has no image."""
+    words = "The figure shows the 30 classes with the lowest average precision."
+    assert words not in str(several_section(answers()).parts)
+    assert words in str(several_section(many_classes()).parts)
+
+
+def many_classes() -> SeveralAnswers:
+    one = answers()
+    names = tuple(f"c{i}" for i in range(36))
+    outputs = {"class": np.tile(one.outputs["class"], 6)}
+    return SeveralAnswers("d", names, one.index, np.tile(one.truth, 6), outputs, {})

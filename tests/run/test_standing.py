@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from coadvise.reports.run import _teachers_table
 from coadvise.run.per_class import ClassCounts
 from coadvise.run.result import (
     Baselines,
@@ -48,6 +49,8 @@ def test_a_teacher_of_some_classes_is_not_right_on_the_others() -> None:
     student, teacher = standings(some)
     assert (teacher.right, teacher.samples) == (95, 175) and student.above(teacher)
     assert standings(found)[1].right == round(0.95 * 175)
+    assert [row[4] for row in _teachers_table(some).rows] == ["95.0 of the 100 whose class it knows"]
+    assert [row[4] for row in _teachers_table(found).rows] == ["95.0"]
 
 
 def with_right(found: RunResult, classes: int) -> RunResult:

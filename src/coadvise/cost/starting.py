@@ -311,15 +311,18 @@ def _given(want: _Want, file: NamedFile) -> tuple[GivenTeacher, list[str]]:
     if file.header is not None and set(file.header.classes) == set(classes):
         size = file.header.recipe.data.image_size
         return GivenTeacher(file.model, bias_of(file.model), str(file.path), None, False, size), []
-    return _probed(want, file.model, file.path)
+    return _probed(want, file.model, file)
 
 
-def _probed(want: _Want, model: str, weights: Path | None) -> tuple[GivenTeacher, list[str]]:
-    size = _filled(_without_weights(model), teacher_size(want.size, "cpu" if want.device.type == "cpu" else "cuda"))
+def _probed(want: _Want, model: str, file: NamedFile | None) -> tuple[GivenTeacher, list[str]]:
+    if file is not None and file.header is not None:
+        size = file.header.recipe.data.image_size
+    else:
+        size = _filled(_without_weights(model), teacher_size(want.size, "cpu" if want.device.type == "cpu" else "cuda"))
     # Which images cannot be read has been told.
     data = want.looked.data.model_copy(update={"image_size": want.size, "eval_crop": 1.0, "on_error": "skip"})
     found = probed_teacher(
-        model, weights, want.looked.sources, data, size, want.path, device=want.device, display=want.display
+        model, file, want.looked.sources, data, size, want.path, device=want.device, display=want.display
     )
     of = f"{found.samples} validation images" + (" (a part, its classes in balance)" if found.part else "")
     note = (

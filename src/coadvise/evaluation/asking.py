@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.loading import load_checkpoint
 from ..checkpoints.naming import NamedFile, named_file
+from ..checkpoints.networks import network_for
 from ..checkpoints.teachers import build_teacher
 from ..checkpoints.trained import load_trained
 from ..data.sources.base import ImageSource
@@ -135,21 +135,24 @@ def _probed(
     display: Display,
 ) -> tuple[Candidate, Tensor]:
     need("sklearn", f"{text} does not know these classes; a linear probe on it")
-    network = text if file is None else file.model
-    model = build_model(network, len(sources[0].class_names), image_size=image_size, pretrained=file is None)
-    if file is not None:
-        load_checkpoint(model, file.path, new_classifier=True)
+    network, classes = text if file is None else file.model, len(sources[0].class_names)
+    if file is None:
+        model = build_model(network, classes, image_size=image_size, pretrained=True)
+    else:
+        model, _ = network_for(file, classes, image_size)
     model = model.eval().to(device)
-    size = image_size or _published_size(model)
-    says = stated(model, ask_size=False)
-    seeing = data.model_copy(
-        update={"image_size": size, "mean": says.mean or IMAGENET_MEAN, "std": says.std or IMAGENET_STD}
-    )
+    if file is not None and file.header is not None:
+        own = file.header.recipe.data
+        size, mean, std = image_size or own.image_size, tuple(own.mean), tuple(own.std)
+    else:
+        size, says = image_size or _published_size(model), stated(model, ask_size=False)
+        mean, std = says.mean or IMAGENET_MEAN, says.std or IMAGENET_STD
+    seeing = data.model_copy(update={"image_size": size, "mean": mean, "std": std})
     with display.bar(f"features of {network}", sum(map(len, sources))) as bar:
         seen, asked = (features_of(model, one, seeing, device=device, advance=bar.advance) for one in sources)
     one = Candidate(
         name=name, bias=bias_of(network), probed=True, parameters=_size(model),
-        log_p=_through_probe(network, seen, asked, len(sources[0].class_names)), features=asked.values,
+        log_p=_through_probe(network, seen, asked, classes), features=asked.values,
         images_per_s=images_per_s(model, size, device),
     )  # fmt: skip
     return one, asked.label

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.loading import load_checkpoint
 from ..checkpoints.model_file import save_model
+from ..checkpoints.naming import NamedFile
+from ..checkpoints.networks import network_for
 from ..data.sources.base import ImageSource
 from ..data.views.augment import preserved_generators
 from ..errors import ModelError
@@ -18,6 +19,7 @@ from ..models.students import as_student
 from ..models.teachers import FrozenTeacher, Teachers
 from ..recipe.data import IMAGENET_MEAN, IMAGENET_STD, Data
 from ..recipe.reading import recipe_from
+from ..recipe.schema import Student
 from ..system.extras import need
 from ..system.progress import Display
 from .features import features_of
@@ -38,7 +40,7 @@ class Probed(NamedTuple):
 
 def probed_teacher(
     name: str,
-    weights: Path | None,
+    file: NamedFile | None,
     sources: tuple[ImageSource, ImageSource],
     data: Data,
     image_size: int,
@@ -53,7 +55,7 @@ def probed_teacher(
 
     Args:
         name: timm's name of the network.
-        weights: file of them; None for the published ones.
+        file: of its weights; None for the published ones.
         data: how the student sees images.
         image_size: side at which the network sees them.
         path: where the file goes; it names the data's classes.
@@ -65,10 +67,14 @@ def probed_teacher(
     need("sklearn", PROBE)
     classes = sources[0].class_names
     with preserved_generators():  # last layers are drawn, and then filled
-        model = build_model(name, len(classes), image_size=image_size, pretrained=weights is None)
-    if weights is not None:
-        load_checkpoint(model, weights, new_classifier=True)
-    teacher = FrozenTeacher(model, image_size=image_size)
+        if file is None:
+            settings = Student(model=name)
+            model = build_model(name, len(classes), image_size=image_size, pretrained=True)
+        else:
+            model, settings = network_for(file, len(classes), image_size)
+    own = None if file is None or file.header is None else file.header.recipe.data
+    seen_as = (None, None) if own is None else (own.mean, own.std)
+    teacher = FrozenTeacher(model, mean=seen_as[0], std=seen_as[1], image_size=image_size)
     mean, std = teacher.mean or IMAGENET_MEAN, teacher.std or IMAGENET_STD
     seeing = Teachers({"conv": teacher}, input_mean=data.mean, input_std=data.std).to(device)
     parts = [looked_at(source) for source in sources]
@@ -86,7 +92,7 @@ def probed_teacher(
     described = {
         "name": "probe",
         "data": {"source": data.source, "image_size": image_size, "mean": list(mean), "std": list(std)},
-        "student": {"model": name},
+        "student": settings.model_dump(mode="json", include={"model", "options", "small_stem"}),
     }
     recipe = recipe_from(described, "the description of a probe")
     metrics = {"accuracy/class": float(right.mean())}

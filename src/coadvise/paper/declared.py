@@ -268,13 +268,19 @@ class Experiment:
         return bool(self.data)
 
     def values(self) -> Iterator[Value]:
-        """Every number of ours that it shows or tests."""
+        """Every number of ours that it shows or tests, or on which it depends whether a test means anything."""
         for row in self.rows:
             yield from row.ours.values()
         for claim in self.claims:
             yield from claim.values
+            for condition in claim.conditions:
+                yield from (condition.first, condition.second)
         for contrast in self.contrasts:
             yield from contrast.values
+        if isinstance(self.figure, Dots):
+            yield from self.figure.values.values()
+        elif isinstance(self.figure, AgainstTeachers):
+            yield self.figure.baseline
 
     def arms(self) -> list[Arm]:
         """Every arm it needs, each once; their teachers are found through them."""

@@ -20,10 +20,21 @@ _WHAT = (
 )
 
 
-def headroom_section(result: HeadroomResult) -> Section:
-    """Verdicts, figure and tables."""
+def headroom_section(result: HeadroomResult, others: Sequence[str] = ()) -> Section:
+    """Verdicts, figure and tables.
+
+    Args:
+        others: teachers that are not those of the students shown beside it.
+    """
     said = verdicts(result.student)
-    parts: list[Part] = [Text(f"{one.sentence}.") for one in said]
+    parts: list[Part] = []
+    if others:
+        words = (
+            f"Measured of other trainings of {', '.join(others)} than those that taught these students; use `coadvise "
+            "headroom` on this folder once more."
+        )
+        parts.append(Text(words, "warning"))
+    parts += [Text(f"{one.sentence}.") for one in said]
     parts += [Text(_sentence(note), "note") for one in said for note in one.notes]
     drawing = pairs_drawing(result.student)
     parts += [] if drawing is None else [drawing]
@@ -90,7 +101,8 @@ def _teachers(result: HeadroomResult) -> Table:
 
 
 def _pairs(result: HeadroomResult) -> Table:
-    plain = {two.names: two for two in (*result.plain.models, *result.plain.pairs)}
+    # Not both: the model of a teacher of seed 0 has that teacher's name.
+    plain = {two.names: two for two in result.plain.shown}
     rows = []
     for two in result.student.shown[:_PAIRS]:
         other = plain[two.names]

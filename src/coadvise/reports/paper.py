@@ -25,7 +25,7 @@ from .pictures import disagreement_parts, pictures_of
 from .problems import warnings_of
 from .provenance import provenance_section
 from .results import About, Results
-from .slope import slope_section
+from .slope import slope_section, taught_by_others
 from .summary import experiments_summary
 from .tables import Table, latex_table
 from .titles import arm_title
@@ -111,7 +111,7 @@ def _sections(
     yield beyond_section(experiments, results, pictures)
     if (output / HEADROOM / NAME).is_file():
         headroom = HeadroomResult.read(output / HEADROOM / NAME)
-        yield headroom_section(headroom)
+        yield headroom_section(headroom, taught_by_others(results, headroom))
         yield slope_section(experiments, results, headroom)
     if results.files:
         titles = {arm.id: arm_title(arm) for one in experiments for arm in one.arms()}

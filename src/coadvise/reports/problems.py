@@ -52,12 +52,13 @@ def _other_images(results: Results) -> list[str]:
 
 
 def _mixed_precision(experiments: Sequence[Experiment], results: Results) -> list[str]:
-    """Claims in which runs of one seed were trained in different precisions."""
+    """Claims in which runs of one seed were trained in different precisions; weights that were given were not."""
     found = []
     for claim in (claim for one in experiments for claim in one.claims if not claim.compared):
         precisions = defaultdict[int, set[str]](set)
         for run in (run for value in claim.values for run in results.runs(value.arm)):
-            precisions[run.seed].add(str(run.provenance.get("precision")))
+            if "weights" not in run.provenance:
+                precisions[run.seed].add(str(run.provenance.get("precision")))
         if any(len(several) > 1 for several in precisions.values()):
             found.append(claim.text)
     texts = "; ".join(dict.fromkeys(found))

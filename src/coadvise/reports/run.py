@@ -188,6 +188,8 @@ def _teachers_table(result: RunResult) -> Table:
     for name, facts in result.teachers.items():
         checked = percent(facts.accuracy) + (f" of {count(facts.samples)}" if facts.samples else "")
         whole = percent(result.final.get(f"teacher/{name}"))
+        if facts.asked is not None and facts.asked < result.samples:
+            whole += f" of the {count(facts.asked)} whose class it knows"
         rows.append([name, facts.model, facts.bias or ABSENT, checked, whole, parameters(facts.parameters)])
     columns = ["Teacher", "Model", "Bias", "Top-1 checked before, % of images", "Top-1 at the end, %", "Parameters"]
     return Table("Teachers, on the validation set", columns, rows, "lllrrr")

@@ -79,7 +79,11 @@ def several_section(answers: SeveralAnswers) -> Section:
     missed = [name for name, one in counts.items() if one.support and not one.right]
     if missed:
         parts.append(Text(f"Not one image is named rightly of: {', '.join(missed)}.", "warning"))
-    cut = f" The figure shows the {MOST} classes with the lowest average precision." if len(bars) < len(counts) else ""
+    cut = (
+        f" The figure shows the {MOST} classes with the lowest average precision."
+        if len(bars) < len(precisions)
+        else ""
+    )
     parts.append(Text(f"Brackets are 95 % intervals, Wilson's for recall and precision.{cut}", "note"))
     rows = [
         [

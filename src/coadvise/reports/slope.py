@@ -70,6 +70,15 @@ def pairs_of(experiments: Sequence[Experiment], results: Results, headroom: Head
     return found
 
 
+def taught_by_others(results: Results, headroom: HeadroomResult) -> list[str]:
+    """Teachers of a headroom that are other trainings than those of the same name that taught, by their names."""
+    return sorted(
+        name
+        for name, fact in headroom.facts.items()
+        if any(name in run.advisers and not _same(fact, name, run) for run in results.files.values())
+    )
+
+
 def _of(headroom: HeadroomResult, run: Measurement) -> bool:
     """Whether it is of the weights that taught a run; where it does not say, of runs of the same names."""
     return all(_same(headroom.facts[name], name, run) for name in run.advisers if name in headroom.facts)

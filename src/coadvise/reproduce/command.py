@@ -186,7 +186,7 @@ def _write_pictures(planner: Planner) -> None:
     if path.is_file() and read_json(path, "delete it and use the same command again").get("runs") == ids:
         return
     folders = [RunFolder(run.folder) for run in runs.values()]
-    if all(folder.finished and folder.best.is_file() for folder in folders):
+    if all(folder.whole for folder in folders):
         models = {label: load_trained(run.folder) for label, run in runs.items()}
         found = disagreements(models)
         chosen = [image["index"] for image in found["images"][:4]]

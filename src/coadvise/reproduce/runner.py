@@ -89,23 +89,18 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
     runs = in_order(planner, experiments, orders.seeds)
     groups = {run.name: wanted_groups(run, experiments, orders) for run in runs}
     # Nothing is trained anew merely because shifted images have another name here.
-    shifted = {run.name: orders.shifted if RunFolder(run.folder).finished else Shifted() for run in runs}
+    shifted = {run.name: orders.shifted if RunFolder(run.folder).whole else Shifted() for run in runs}
     have = {run.name: groups_there(read_result(orders.results, run), shifted[run.name]) for run in runs}
     missing = [run for run in runs if not set(groups[run.name]) <= have[run.name]]
     # A teacher whose result came from elsewhere has no weights here.
-    weightless = {
-        one.name
-        for run in missing
-        for one in run.teachers.values()
-        if not (one.folder / "best.safetensors").is_file() or not RunFolder(one.folder).finished
-    }
+    weightless = {one.name for run in missing for one in run.teachers.values() if not RunFolder(one.folder).whole}
     open_names = {run.name for run in missing} | weightless
     jobs: dict[str, Job] = {}
     for run in runs:
         if run.name not in open_names:
             continue
         needs = {f"train {one.name}" for one in run.teachers.values() if one.name in open_names}
-        if run in missing and not RunFolder(run.folder).finished and run.recipe.advice.source == "cache":
+        if run in missing and not RunFolder(run.folder).whole and run.recipe.advice.source == "cache":
             for name, one in run.teachers.items():
                 recipe = column_recipe(planner, run, name)
                 folder = str(recipe.advice.folder)
@@ -115,7 +110,7 @@ def open_jobs(planner: Planner, experiments: Sequence[Experiment], orders: Order
                 )
                 jobs.setdefault(key, store)
                 needs.add(key)
-        epochs = 0 if RunFolder(run.folder).finished or run.given else run.recipe.schedule.epochs
+        epochs = 0 if RunFolder(run.folder).whole or run.given else run.recipe.schedule.epochs
         work = (_train_and_measure, run, groups[run.name], orders.results, planner.setup.scale.name, orders.shifted)
         images = epochs * planner.setup.train_images
         key = f"train {run.name}"
@@ -132,8 +127,10 @@ def _train_and_measure(run: Planned, groups: Sequence[str], results: Path, scale
 
     folder = RunFolder(run.folder)
     with one_at_a_time(run.folder / ".lock"):  # another call on the same folder may have the same run to do
-        if folder.finished and set(groups) <= groups_there(read_result(results, run), shifted):
+        if folder.whole and set(groups) <= groups_there(read_result(results, run), shifted):
             return
+        if folder.finished and not folder.whole:
+            folder.forget_result()
         if not folder.finished and run.given:
             adopt(run.recipe, folder)
         elif not folder.finished:
@@ -223,7 +220,8 @@ def run_jobs(jobs: Sequence[Job], orders: Orders, display: Display) -> bool:
     if failed:
         title, first = failed[0]
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        rest = f"{len(waiting)} jobs are left" if waiting else "everything else is done"
+        left = len(waiting) + len(running)  # the budget may have stopped some
+        rest = f"{left} jobs are left" if left else "everything else is done"
         raise RunError(f"{title} failed{more}: {first}; {rest}, and the same command tries again")
     return not spent
 

@@ -116,13 +116,15 @@ def set_up(
         scale, settings = _with_weight(scale, weighted[-1]), [one for one in settings if one not in weighted]
     content = content_of(scale, source or scale.source, classes)
     settings = [re.sub(r"^\s*school\.", "teachers.", setting) for setting in settings]
-    if any(setting.startswith("teachers.augment.") for setting in settings):  # changes of what the students see
-        content["teachers"].setdefault("augment", copy.deepcopy(content["data"].get("augment", {})))
     for setting in settings:
         _require_free(setting)
     _require_rate(content["teachers"], settings)
+    of_teachers = [setting for setting in settings if setting.strip().startswith("teachers.")]
+    given = [apply_setting(content, setting) for setting in settings if setting not in of_teachers]
+    if any(setting.strip().startswith("teachers.augment.") for setting in settings):  # changes of what students see
+        content["teachers"].setdefault("augment", copy.deepcopy(content["data"].get("augment", {})))
     apply_to_families(content["teachers"], settings)
-    given = [apply_setting(content, setting) for setting in settings]
+    given += [apply_setting(content, setting) for setting in of_teachers]
     teachers = validated(ScaleTeachers, content["teachers"], "the settings teachers.*")
     content["teachers"] = {}
     if unknown := [name for name in weights or {} if not is_model(name)]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from ..errors import RunError
 from ..paper.arms import BIASES, Arm
+from ..paper.beyond import BEYOND
+from ..paper.imagenet import EXPERIMENTS
 from ..recipe.reading import apply_setting, load_recipe, recipe_from
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
@@ -18,6 +20,7 @@ from .scales import find_scale
 from .setup import ExperimentSetup, set_up
 
 MARK = "reproduce.json"
+_STUDENTS = {arm.model for one in (*EXPERIMENTS.values(), *BEYOND) for arm in one.arms() if arm.teachers}
 
 
 def mark_of(setup: ExperimentSetup) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def mark_of(setup: ExperimentSetup) -> dict[str, Any]:
 def recipe_of_teachers(folder: Path, settings: Sequence[str] = ()) -> Recipe:
     """The recipe of the labels-only student, with every finished run in the folder that may teach as a teacher.
 
-    Those are the runs of models of the paper's teachers' families, trained on labels alone for the full number of
+    Those are the runs of models that are no students of any experiment, trained on labels alone for the full number of
     epochs, with the settings that the folder was last used with: a folder may have runs of others. Images and
     augmentation are the student's.
 
@@ -87,10 +90,9 @@ def recipe_of_teachers(folder: Path, settings: Sequence[str] = ()) -> Recipe:
 def _teaches(place: Path) -> bool:
     model, *others = place.name.split(".")
     # Students have teachers between model and seed, teachers of Figure 4a a part of the epochs behind their name.
-    if len(others) != 2 or "-" in model or model == "resnet10" or not model.startswith(tuple(BIASES)):
+    if len(others) != 2 or "-" in model or model in _STUDENTS or not model.startswith(tuple(BIASES)):
         return False
-    one = RunFolder(place)
-    return one.finished and one.best.is_file()
+    return RunFolder(place).whole
 
 
 def _given(place: Path) -> bool:

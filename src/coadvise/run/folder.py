@@ -68,6 +68,15 @@ class RunFolder:
         """Whether the run has ended normally."""
         return self._result.is_file()
 
+    @property
+    def whole(self) -> bool:
+        """Whether the run has ended normally and its weights are still there: they may be left behind in a copy."""
+        return self.finished and self.best.is_file()
+
+    def forget_result(self) -> None:
+        """Let a finished run whose weights are gone be trained anew."""
+        self._result.unlink()
+
     def result(self) -> RunResult:
         """The result of a finished run.
 

@@ -314,9 +314,10 @@ def _told(one: Contrast) -> _Told:
             "students may differ, and it would not be for the kind",
         )
     if not one.alike and not one.far and one.equal.low is not None and one.equal.low >= MARGIN:
+        now = "no headroom" if delta.high < MARGIN else "undecided"
         return _Told(
             "other",
-            f"no headroom as they are, {two} against two of {one.better}; at equal accuracy it would be "
+            f"{now} as they are, {two} against two of {one.better}; at equal accuracy it would be "
             f"{in_points(one.equal)}: a better teacher of the weaker kind comes first",
         )
     if delta.below:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -79,11 +79,17 @@ def measure_baselines(
     found: list[Baselines | None] = [None]
     if accelerator.is_main_process:
         path = folder.baselines / "measured.json"
-        if not (folder.last.is_file() and path.is_file()):  # of another start that had saved nothing
+        # Those of another start that had saved nothing, or was to measure others, are measured anew.
+        if not (folder.last.is_file() and path.is_file() and _covers(Baselines.read(path), wanted)):
             with preserved_generators():
                 _measured(recipe, wanted, sources, student, loaded, accelerator.device, display).write(path)
         found = [Baselines.read(path)]
     return found[0] if accelerator.num_processes == 1 else broadcast_object_list(found)[0]
+
+
+def _covers(known: Baselines, wanted: Sequence[_Start]) -> bool:
+    probed = {*(one.of for one in known.probes), *(one.of for one in known.several)}
+    return {one.name for one in wanted} <= probed | {*known.failed}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ..models.teachers import check_teachers_given
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
 from ..system.progress import Display
+from .fitting import fitted_for_teachers
 from .processes import start_processes
 from .published import settled
 from .teachers import check_teachers, on_device
@@ -70,6 +71,7 @@ def _cache(
     (require_fitting if verify else require_possible)(request, sources[0])
     cached = recipe.model_copy(update={"advice": recipe.advice.model_copy(update={"source": "cache"})})
     try:
+        cached = fitted_for_teachers(cached, run, accelerator, teachers, display)
         loaded = load_teachers(cached, run, sources, accelerator, teachers, display)
     except Interrupted as stopped:
         raise Interrupted(

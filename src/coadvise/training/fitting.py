@@ -6,28 +6,33 @@ where it should, and what resumes it does not measure again. A machine that is b
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from ..data.sources.base import ImageSource
-from ..data.sources.unlabelled import labelled_part
+from ..data.sources.unlabelled import labelled_part, open_for_training
 from ..errors import RecipeError
 from ..models.answers import Answer
 from ..recipe.schedule import seconds_in
 from ..recipe.schema import Recipe
 from ..recipe.teacher import WARMUP, teacher_recipe
-from ..run.fitted import Fitted
+from ..run.fitted import Fitted, as_fitted_before
 from ..run.folder import RunFolder
+from ..run.provenance import manifest
 from ..system.clock import short_time
+from ..system.locks import one_at_a_time
 from ..system.progress import Display
 from .baselines import LABELS
+from .choosing import ENOUGH
 from .labels import without_teachers
 from .student import new_student
 from .teachers import given_teacher, teachers_to_time
@@ -64,14 +69,67 @@ def fit_epochs(
     trial = Fitted(words, PROVISIONAL, 0.0, 0.0).applied(recipe)
     display.say(f"measuring how many epochs fit into {words}")
     first = trained_first(recipe, folder, teachers)
-    pace, before = measure_paces(trial, first, sources, accelerator, MEASURED * budget, student, teachers)
-    alone = _labels_pace(trial, folder, sources, accelerator, MEASURED * budget)
-    left = budget - (time.monotonic() - begun)
-    if world > 1:  # each has measured a little else, and all must come to the same
-        left, pace, before, alone = broadcast_object_list([left, pace, before, alone])
-    found = _fitted(recipe, words, left, pace, before, alone)
+
+    def measured(trial: Recipe) -> tuple[Fitted, dict[str, Pace], Pace | None]:
+        pace, before = measure_paces(trial, first, sources, accelerator, MEASURED * budget, student, teachers)
+        alone = _labels_pace(trial, folder, sources, accelerator, MEASURED * budget)
+        left = budget - (time.monotonic() - begun)
+        if world > 1:  # each has measured a little else, and all must come to the same
+            left, pace, before, alone = broadcast_object_list([left, pace, before, alone])
+        return _fitted(recipe, words, left, pace, before, alone), before, alone
+
+    if recipe.run.compile == "auto" and accelerator.device.type == "cpu":
+        # There only a long run fuses a CiT's blocks, and how long this one will be is not known before.
+        found, before, alone = measured(recipe_with(trial, "run", compile=False))
+        if found.epochs * len(sources[0]) >= ENOUGH and recipe.student.model.startswith("cit_"):
+            found, before, alone = measured(trial)
+    else:
+        found, before, alone = measured(trial)
     display.say(_said(recipe, found, before, alone))
     return found
+
+
+def fitted_for_teachers(
+    recipe: Recipe,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    own: Mapping[str, nn.Module | Answer],
+    display: Display,
+) -> Recipe:
+    """The recipe with the epochs that fit into its time, where teachers are trained for it before its student is.
+
+    What is found is noted in the run's folder: another start goes on with it, and so does the training of the student.
+
+    Args:
+        own: teachers by name that were given from Python.
+
+    Raises:
+        RecipeError: not one epoch fits.
+    """
+    names = [name for name, settings in recipe.teachers.items() if settings.train is not None and name not in own]
+    if recipe.schedule.time is None or not names:
+        return recipe
+    # As it will be trained, with its teachers at hand; a cache comes with its own.
+    live = recipe_with(recipe, "advice", source="live")
+    # Several processes that share no group, such as those that write a cache, measure once.
+    alone = one_at_a_time(folder.teachers / ".time.lock")
+    with alone if accelerator.is_main_process else contextlib.nullcontext():
+        accelerator.wait_for_everyone()
+        found = as_fitted_before(live, folder)
+        if found.schedule.time is not None and trained_first(live, folder, own):
+            with accelerator.local_main_process_first():
+                sources = open_for_training(recipe.data, [*recipe.teachers, *own], display.say_once)
+            fitted = fit_epochs(live, folder, sources, accelerator, None, own, display)
+            found = fitted.applied(live)
+            if accelerator.is_main_process:
+                folder.begin(found, manifest(fingerprint=found.fingerprint(), fitted=dataclasses.asdict(fitted)))
+        accelerator.wait_for_everyone()
+    return recipe.model_copy(update={"schedule": found.schedule})
+
+
+def recipe_with(recipe: Recipe, part: str, **changes: Any) -> Recipe:
+    """The recipe with settings of one part changed, which are known to fit."""
+    return recipe.model_copy(update={part: getattr(recipe, part).model_copy(update=changes)})
 
 
 def measure_paces(

@@ -31,6 +31,7 @@ from ..run.headroom import HeadroomResult
 from ..run.provenance import manifest
 from ..system.digests import digest, file_digest, json_digest
 from ..system.progress import Display
+from .fitting import fitted_for_teachers
 from .processes import start_processes
 from .published import settled
 from .teachers import built_teacher, eval_batch_size, on_device
@@ -127,6 +128,7 @@ def _loaded(
         )
     if missing:
         try:
+            recipe = fitted_for_teachers(recipe, folder, accelerator, {}, display)
             return load_teachers(recipe, folder, sources, accelerator, {}, display), files
         except Interrupted as stopped:
             raise Interrupted(
@@ -144,6 +146,8 @@ def _facts(settings: Teacher, teacher: FrozenTeacher, trained: Path | None) -> d
     header = None if file is None else read_header(file)
     model, options = settings.model, settings.model_dump(mode="json", include={"options", "small_stem", "image_size"})
     seedless: Any = [settings.model, options, settings.pretrained]
+    if file is not None and header is None:  # how it was trained is not known
+        seedless.append(file_digest(Path(file)))
     if header is not None:
         model = header.recipe.student.model
         seedless = {k: v for k, v in flat(header.recipe.content()).items() if k not in (*FREE, *_SEEDS)}

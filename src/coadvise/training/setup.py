@@ -152,7 +152,6 @@ def prepare(
     plain_attention(student, device, autocast_dtype(accelerator))
     tokens = student_tokens(student, recipe.data.image_size, device)
     optimizer = make_optimizer(student, optim)
-    ema = ModelEmaV3(student, decay=optim.ema) if optim.ema else None
     place = {"rank": accelerator.process_index, "world": world}
     loader = TrainLoader(
         sources[0], recipe.data, optim.batch_size, **place, accumulate=optim.accumulate, device=device,
@@ -165,6 +164,8 @@ def prepare(
     still = still_norms(student, recipe.student.freeze_blocks)
     trained = Trained(student, objective, tokens, advisers, still, display.say, make_apart(recipe.loss, student))
     model, wrapped = accelerator.prepare(trained, optimizer)
+    # Not before: several processes begin with the weights of the first, whatever student each of them was given.
+    ema = ModelEmaV3(student, decay=optim.ema) if optim.ema else None
     answering, task = answering_output(student, tokens), TASKS[recipe.data.labels]
     trackers = trackers_of(recipe.run, display)
     setup = Setup(

@@ -42,10 +42,17 @@ def make_objective(
     `loss.tokens: auto` is `own` where every teacher has a token, `single` where none has.
 
     Raises:
-        ModelError: some teachers have a token and some have none; or a teacher whose advice would say nothing.
+        ModelError: some teachers have a token and some have none; tokens of teachers that would learn nothing; or a
+            teacher whose advice would say nothing.
     """
+    teachers = tuple(teachers)
     missing = [name for name in teachers if name not in tokens]
     single = settings.tokens == "single" or (settings.tokens == "auto" and len(tokens) == 1)
+    if single and (unused := [name for name in teachers if name in tokens]):
+        raise ModelError(
+            f"loss.tokens=single: the student's token '{unused[0]}' has the name of a teacher and would learn nothing; "
+            "make the student without it, or leave loss.tokens=single out"
+        )
     if settings.tokens == "own" and len(tokens) == 1 and missing:
         raise ModelError("loss.tokens=own: the student has no advised tokens; use single, or a CiT model")
     if missing and not single:
