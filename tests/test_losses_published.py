@@ -284,3 +284,11 @@ def test_of_one_class_there_are_no_others() -> None:
 def test_a_teacher_that_knows_one_class_is_refused() -> None:
     with pytest.raises(ModelError, match="teacher 'cnn' knows one of the classes"):
         make_objective(Loss(), ("class", "cnn"), ("cnn",), known={"cnn": [2]})
+
+
+def test_a_token_that_would_learn_nothing_is_refused() -> None:
+    """Its teacher advises the class token; a token of another name learns the labels."""
+    single = Loss(tokens="single")
+    with pytest.raises(ModelError, match="the student's token 'cnn' has the name of a teacher and would learn nothing"):
+        make_objective(single, ("class", "cnn"), ("cnn",))
+    assert make_objective(single, ("class", "other"), ("cnn",)).weights["class"] == 1.0

@@ -21,7 +21,7 @@ def test_a_teacher_that_was_asked_about_a_part_is_not_called_so_good_on_all(
     monkeypatch.setattr(starting, "probed_teacher", lambda *args, **options: Probed(0.9, 5000, part))
     looked = SimpleNamespace(data=Data(source="digits"), sources=())
     want: Any = SimpleNamespace(
-        size=64, device=torch.device("cpu"), looked=looked, path=Path("conv.safetensors"), display=None
+        size=64, crop=1.0, device=torch.device("cpu"), looked=looked, path=Path("conv.safetensors"), display=None
     )
     teacher, (note,) = starting._probed(want, "resnet18", None)
     assert ("right on 90.0% of 5000 validation images (a part, its classes in balance):" in note) == part

@@ -9,6 +9,7 @@ import torch
 from helpers.untrained import untrained_run
 from safetensors.torch import save_file
 
+from coadvise.checkpoints.model_file import read_header
 from coadvise.checkpoints.naming import named_file
 from coadvise.checkpoints.networks import network_for
 from coadvise.checkpoints.teachers import build_teacher
@@ -48,6 +49,8 @@ def test_the_file_answers_as_the_probe_does(tmp_path: Path, monkeypatch: pytest.
     assert found.samples == 100 and found.accuracy > 0.3  # random features tell digits apart, too
     teacher = build_teacher("conv", Teacher(model="resnet10", checkpoint=str(path)), sources[1].class_names)
     assert teacher.image_size == 24
+    header = read_header(path)
+    assert header is not None and header.recipe.data.eval_crop == DATA.eval_crop == 1.0
     said = Teachers({"conv": teacher})
     right = sum(
         int((said(batch.images)["conv"].argmax(dim=1) == batch.label).sum())

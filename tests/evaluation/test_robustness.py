@@ -75,7 +75,8 @@ def test_some_classes_are_counted_among_themselves(trained: TrainedModel, tmp_pa
     classes = ["2", "5", "7"]
     write_images(tmp_path / "some", classes, 6)
     source = open_source(str(tmp_path / "some"))
-    found = subset_accuracy(trained, source, batch_size=4)
+    found, seen = subset_accuracy(trained, source, batch_size=4)
+    assert seen == len(source) == 18
     transform, right = eval_pixels(trained.recipe.data), dict.fromkeys(("class", "conv", "inv"), 0)
     for i in range(len(source)):
         pixels = torch.from_numpy(np.asarray(transform(decode(source.read(i), source.describe(i)))))
@@ -210,6 +211,15 @@ def test_the_command_measures_without_unreadable_images(
     assert found["samples"] == found["corruptions"]["images"] == 11 and found["skipped"] == 1
     evaluate(Path("run"), data=str(whole), skip_unreadable=True, only=True)
     assert "11 images, counted among 3 classes" in capsys.readouterr().out
+    # A recipe may say so, too, as `init` writes it where an image cannot be read.
+    skipping = trained.without_unreadable()
+    monkeypatch.setattr("coadvise.checkpoints.trained.load_trained", lambda path, device, several: skipping)
+    evaluate(Path("run"), data=str(whole), only=True)
+    shown = capsys.readouterr().out
+    assert "11 images, counted among 3 classes" in shown and "1 unreadable images were left out" in shown
+    evaluate(Path("run"), data=str(whole), only=True, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["samples"], found["skipped"]) == (11, 1)
 
 
 def test_where_nothing_can_be_read_it_is_said(trained: TrainedModel, tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from helpers.hub_server import TOKEN, Hub, hub
 from helpers.recipes import tiny
 from helpers.runs import photographs, run
 from helpers.untrained import untrained_run
-from PIL import Image
+from PIL import Image, ImageOps
 
 import coadvise
 from coadvise.checkpoints.model_file import Header, read_header
+from coadvise.data.decode import decode
 from coadvise.export.hub import HubError, parcel, upload
 from coadvise.export.model_card import Subject, write_model_card
 from coadvise.run.reading import RunFiles, read_run
@@ -104,6 +105,18 @@ def test_the_card_says_how_good_and_how_to_load(trained: Path, tmp_path: Path) -
         assert words in body, words
 
     lines = body.partition("```python\n")[2].partition("```")[0]
+    wide, clear = tmp_path / "wide.png", tmp_path / "clear.png"
+    levels = np.linspace(0, 65535, 30 * 20).astype(np.uint16).reshape(20, 30)
+    Image.fromarray(levels).save(wide)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    Image.fromarray(pixels, "RGBA").save(clear)
+    Image.fromarray(pixels, "RGBA").quantize(16).save(tmp_path / "palette.png", transparency=3)
+    for odd in (wide, clear, tmp_path / "palette.png"):
+        known: dict[str, Any] = {"Image": Image, "ImageOps": ImageOps, "np": np}
+        own = lines.partition("\nimage = ")[2].partition("\nwith torch")[0].replace("image.jpg", str(odd))
+        exec(f"image = {own}", known)
+        seen = np.asarray(known["image"], dtype=float) - np.asarray(decode(odd.read_bytes(), str(odd)), dtype=float)
+        assert np.abs(seen).max() <= 1, odd
     image = tmp_path / "image.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)).save(image)
     lines = lines.replace("hf-hub:me/my-pets", f"local-dir:{tmp_path / 'model'}").replace("image.jpg", str(image))

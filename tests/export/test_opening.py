@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import coadvise
+from coadvise.checkpoints.trained import load_trained
 from coadvise.errors import CheckpointError
+from coadvise.export.engines import onnx_logits, openvino_logits
 from coadvise.export.exporting import export
 from coadvise.export.opening import Told, load
+from coadvise.export.parity import Logits
 from coadvise.export.targets import TARGETS
 
 DOCS = Path(__file__).parents[2] / "docs" / "guides" / "export.md"
@@ -186,11 +190,38 @@ def test_folders_of_timm_by_others(exported: dict[str, Path], run: Path, images:
     with pytest.raises(CheckpointError, match="cropped by squash"):
         coadvise.load(folder)
     config["pretrained_cfg"]["crop_mode"] = "center"
-    for key, value, words in (("mean", [0.5], "mean"), ("input_size", 24, "form that timm"), ("crop_pct", "a", "form")):
+    for key, value, words in (
+        ("mean", [0.5], "mean"),
+        ("input_size", 24, "form that timm"),
+        ("crop_pct", "a", "form"),
+        ("input_size", [3, 24, 48], "images of 24×48, which are not square"),
+    ):
         changed = config | {"pretrained_cfg": config["pretrained_cfg"] | {key: value}}
         (folder / "config.json").write_text(json.dumps(changed))
         with pytest.raises(CheckpointError, match=words):
             coadvise.load(folder)
+
+
+@pytest.mark.parametrize("engine", [onnx_logits, openvino_logits])
+def test_a_file_for_a_fixed_number_of_images_takes_any(
+    exported: dict[str, Path], tmp_path: Path, engine: Callable[[Path], Logits]
+) -> None:
+    """As many programs write it: for one, or for four, of which the last are filled up."""
+    onnx = pytest.importorskip("onnx")
+    content = onnx.load(exported["onnx"])
+    pixels = np.random.default_rng(0).normal(size=(10, 3, 24, 24)).astype(np.float32)
+    expected = engine(exported["onnx"])(pixels)
+    for count in (1, 4):
+        content.graph.input[0].type.tensor_type.shape.dim[0].dim_value = count
+        content.graph.output[0].type.tensor_type.shape.dim[0].dim_value = count
+        onnx.save(content, tmp_path / f"{count}.onnx")
+        np.testing.assert_allclose(engine(tmp_path / f"{count}.onnx")(pixels), expected, atol=1e-5)
+
+
+def test_what_is_for_other_programs_is_not_evaluated(exported: dict[str, Path]) -> None:
+    for form in ("onnx", "timm", "openvino"):
+        with pytest.raises(CheckpointError, match="is for other programs: `coadvise predict` opens it, and this takes"):
+            load_trained(exported[form])
 
 
 def test_probabilities_of_a_foreign_file_stay_as_they_are(

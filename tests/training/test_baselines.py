@@ -15,8 +15,8 @@ from coadvise.data.sources.opening import open_sources
 from coadvise.errors import RecipeError
 from coadvise.evaluation.inference import evaluate_trained
 from coadvise.recipe.schema import Recipe
-from coadvise.run.result import RunResult
-from coadvise.training.baselines import require_names
+from coadvise.run.result import Baselines, RunResult
+from coadvise.training.baselines import _covers, _Start, require_names
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +102,9 @@ def test_names_of_what_else_a_run_has(name: str, changes: dict[str, Any], of: st
         run(tiny(tmp_path / "run", changes, teachers={name: CNN}))
     assert not (tmp_path / "run").exists()
     require_names(tiny(tmp_path, teachers={"labels": CNN, "student": CNN}), {"labels", "student"})
+
+
+def test_what_a_resume_asks_for_anew_is_measured() -> None:
+    known = Baselines(failed={"conv": "too long"})
+    starts = {name: _Start(name, lambda: tiny(Path("x")), None) for name in ("conv", "inv")}
+    assert _covers(known, [starts["conv"]]) and not _covers(known, [starts["conv"], starts["inv"]])

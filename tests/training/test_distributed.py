@@ -124,6 +124,34 @@ def test_batch_norm_of_a_student_resumes_alike(tmp_path: Path) -> None:
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+# Each process makes a student of its own; what begins is that of the first.
+OWN_STUDENT = """
+import os, sys
+import timm, torch
+import coadvise
+from coadvise.training import train
+from safetensors.torch import save_file
+
+whole = train._train_epochs
+def watched(recipe, setup, state, given):
+    last = whole(recipe, setup, state, given)
+    save_file(state.ema.module.state_dict(), f"{sys.argv[2]}.{os.environ['RANK']}.safetensors")
+    return last
+train._train_epochs = watched
+torch.manual_seed(int(os.environ["RANK"]))
+student = timm.create_model("cit_tiny", img_size=8, patch_size=2, embed_dim=24, depth=1, num_heads=2, num_classes=10)
+coadvise.train(coadvise.load_recipe(sys.argv[1]), student=student)
+"""
+
+
+def test_averaged_weights_of_a_student_from_python_are_those_of_all(tmp_path: Path) -> None:
+    changes = {"optim.ema": 0.9, "schedule.epochs": 1, "schedule.warmup_epochs": 0, **CHANGES}
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(tiny(tmp_path / "run", changes)))
+    together("-c", OWN_STUDENT, str(tmp_path / "recipe.yaml"), str(tmp_path / "ema"))
+    one, two = (load_file(f"{tmp_path}/ema.{rank}.safetensors") for rank in (0, 1))
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
 def test_a_cache_of_two_processes_is_that_of_one(runs: dict[str, Path], tmp_path: Path) -> None:
     """Records, profiles and checksums."""
     found = {}

@@ -1,6 +1,7 @@
 """`schedule.time`: the epochs that fit, and that the run is then the one of so many epochs, resumed or not."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from coadvise.run.folder import RunFolder
 from coadvise.system.progress import Display
 from coadvise.training import fitting, trial
 from coadvise.training.caching import cache_advice
+from coadvise.training.headroom import Asking, measure_headroom
 from coadvise.training.processes import start_processes
 from coadvise.training.student import new_student
 from coadvise.training.train import train
@@ -134,14 +136,46 @@ def test_a_long_warm_up_is_shortened(tmp_path: Path, known_pace: list[str]) -> N
     assert (schedule.epochs, schedule.time, schedule.warmup_epochs) == (3, None, pytest.approx(0.6))
 
 
-def test_a_cache_trains_teachers_before_the_epochs_are_known(tmp_path: Path) -> None:
-    """A teacher with epochs of its own has no time; its warm-up is the recipe's, and at most a fifth of them."""
-    teachers = {"conv": CNN | {"train": {"epochs": 2}}}
-    changes = {"data.views": 2, "advice.folder": str(tmp_path / "cache"), "schedule.warmup_epochs": 1}
-    folder, count = cache_advice(timed(tmp_path / "a", "90s", changes, teachers=teachers), display=Told())
-    assert folder == tmp_path / "cache" and count > 0
-    schedule = load_recipe(tmp_path / "a" / "teachers" / "conv" / "recipe.yaml").schedule
-    assert (schedule.epochs, schedule.time, schedule.warmup_epochs) == (2, None, pytest.approx(0.4))
+def test_teachers_of_a_cache_are_those_of_the_training(tmp_path: Path, known_pace: list[str]) -> None:
+    """20 s: teacher and student take 6 s beside the epochs, and 3 s for each. Another start, as after Ctrl-C while the
+    second was trained, goes on with these, and so does the training."""
+    teachers = {"conv": CNN | {"train": {}}, "twice": CNN | {"train": {"epochs": 2, "seed": 1}}}
+    changes = {"data.views": 2, "advice.folder": str(tmp_path / "cache")}
+    recipe = timed(tmp_path / "a", "25s", changes, teachers=teachers)
+    folder, count = cache_advice(recipe, display=Told())
+    assert folder == tmp_path / "cache" and count > 0 and known_pace == ["resnet10", "resnet10", "cit_tiny"]
+    known_pace.clear()
+    places = [tmp_path / "a" / "teachers" / name for name in teachers]
+    schedules = [load_recipe(place / "recipe.yaml").schedule for place in places]
+    assert [(one.epochs, one.time) for one in schedules] == [(4, None), (2, None)]
+    first = (places[0] / "best.safetensors").read_bytes()
+    for gone in (folder, places[1]):
+        shutil.rmtree(gone)
+    cache_advice(recipe, display=Told())
+    assert known_pace == [] and (places[0] / "best.safetensors").read_bytes() == first
+    assert run(recipe).epochs == 4 and known_pace == []
+    assert load_recipe(places[1] / "recipe.yaml").schedule == schedules[1]
+
+
+def test_teachers_that_headroom_trains_are_those_of_the_training(tmp_path: Path, known_pace: list[str]) -> None:
+    teachers = {"conv": CNN | {"train": {}}, "twice": CNN | {"train": {"epochs": 2, "seed": 1}}}
+    recipe = timed(tmp_path / "run", "25s", teachers=teachers)
+    measure_headroom(recipe, Asking(images=20, views=1, resamples=20, train=True), Told())
+    known_pace.clear()
+    assert run(recipe).epochs == 4 and known_pace == []
+
+
+def test_a_short_run_on_a_cpu_is_measured_as_it_will_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of a CiT are fused there in runs of many images alone, which takes less time for each."""
+    recipe = timed(tmp_path / "run", "21s", {"run.device": "cpu"})
+    pace = {False: 2.0, "auto": 1.0}
+    monkeypatch.setattr(fitting, "measure_pace", lambda one, *_: Pace(1.0, pace[one.run.compile], 2.0))
+    monkeypatch.setattr(fitting, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    accelerator, sources = start_processes(recipe.run, recipe.optim), open_sources(recipe.data)
+    arguments = (recipe, RunFolder.of(recipe), sources, accelerator, None, {}, Told())
+    assert fitting.fit_epochs(*arguments).epochs == 9
+    monkeypatch.setattr(fitting, "ENOUGH", 900)  # 9 epochs of 100 images
+    assert fitting.fit_epochs(*arguments).epochs == 18
 
 
 @pytest.mark.slow

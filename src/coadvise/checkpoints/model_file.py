@@ -70,10 +70,20 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
     if not path.is_dir():
         return path
     if not (path / BEST).is_file():
+        if (path / "config.json").is_file() or any(path.glob("*.xml")):
+            raise exported(path)
         raise CheckpointError(
             f"{path} holds no {BEST}, which a run writes at its first evaluation; give a run's folder"
         )
     return path / BEST
+
+
+def exported(path: Path) -> CheckpointError:
+    """The message for a file or folder that was written for other programs."""
+    return CheckpointError(
+        f"{path} is for other programs: `coadvise predict` opens it, and this takes the run that it comes from, or "
+        "what `coadvise export --to safetensors` wrote"
+    )
 
 
 def is_safetensors(path: Path) -> bool:

@@ -15,7 +15,7 @@ from ..shapes import Float
 from .bounds import local, within
 from .build import build_student
 from .loading import load_checkpoint
-from .model_file import read_header, weights_file
+from .model_file import exported, read_header, weights_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,8 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu", *, severa
         CheckpointError: missing, damaged, not written by `coadvise train`, or a model that the caller cannot do with.
     """
     path = weights_file(path)
+    if path.suffix in (".onnx", ".xml", ".pt2"):
+        raise exported(path)
     header = read_header(path)
     if header is None:
         raise CheckpointError(

@@ -97,9 +97,10 @@ def evaluate(
             source = _known(source, trained.classes, display)
     if only:
         source = Subset(source, readable(source, display)) if skip_unreadable else source
-        shares = subset_accuracy(trained, source, batch_size=batch_size, display=display)
+        shares, seen = subset_accuracy(trained, source, batch_size=batch_size, display=display)
         metrics = {f"accuracy/{token}": share for token, share in shares.items()}
-        title = f"{len(source):,} images, counted among {len(source.class_names)} classes"
+        metrics |= {"samples": float(seen), "skipped": float(len(source) - seen)}
+        title = f"{seen:,} images, counted among {len(source.class_names)} classes"
     else:
         collected = TASKS[labels].collect() if per_class else None
         metrics = evaluate_trained(trained, source, batch_size=batch_size, display=display, collected=collected)

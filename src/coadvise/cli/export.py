@@ -45,7 +45,7 @@ def export(
     allowed = 0.5 if max_drop is None else max_drop
     place, written = run(model, target, output, images=tuple(images or ()), max_drop=allowed, display=display)
     for line in written.lines:
-        display.say(line)
+        display.say(line.replace("local-dir:FOLDER", f"local-dir:{place}"))
     out.print(f"wrote {place}")
     if to != "torch":  # code stands in such a file, and predict runs none
         next_steps(shlex.join(["coadvise", "predict", "IMAGE", "--model", str(place)]))

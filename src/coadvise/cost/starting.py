@@ -173,8 +173,11 @@ def propose_recipe(
     device: Literal["cpu", "cuda"] = "cuda" if chosen.type == "cuda" else "cpu"
     student, said = _student(device, student_checkpoint, facts.side)
     size = image_size(facts.side, device).image if student is None else student.image_size
-    size = asked_for(settings).get("data.image_size") or size
-    want = _Want(looked, weights, size, chosen, display)
+    asked = asked_for(settings)
+    size = asked.get("data.image_size") or size
+    # As the recipe will have it: what is loaded sees images as recipe `finetune` has them.
+    crop = asked.get("data.eval_crop") or (1.0 if student is None else Data.model_fields["eval_crop"].default)
+    want = _Want(looked, weights, size, crop, chosen, display)
     with _removed_after_failure(weights):
         teacher, notes = _teacher(want, checkpoint)
         notes = [*said, *notes]
@@ -245,11 +248,13 @@ class _Want:
     Attributes:
         path: of its file, where a probe has to be fitted first.
         size: side of the student's images.
+        crop: part of an image that its evaluation looks at.
     """
 
     looked: Looked
     path: Path
     size: int
+    crop: float
     device: torch.device
     display: Display
 
@@ -320,7 +325,7 @@ def _probed(want: _Want, model: str, file: NamedFile | None) -> tuple[GivenTeach
     else:
         size = _filled(_without_weights(model), teacher_size(want.size, "cpu" if want.device.type == "cpu" else "cuda"))
     # Which images cannot be read has been told.
-    data = want.looked.data.model_copy(update={"image_size": want.size, "eval_crop": 1.0, "on_error": "skip"})
+    data = want.looked.data.model_copy(update={"image_size": want.size, "eval_crop": want.crop, "on_error": "skip"})
     found = probed_teacher(
         model, file, want.looked.sources, data, size, want.path, device=want.device, display=want.display
     )
@@ -339,7 +344,7 @@ def _of_data(facts: DataFacts) -> Iterator[str]:
         spread = 100 * 0.5 / facts.validation**0.5  # at most, of a share
         yield (
             f"{facts.validation} validation images tell an accuracy to about ±{spread:.0f} points only; give more, or "
-            "hold out a larger part (data.val_fraction=0.3)"
+            "hold out a larger part of the training images where they come from these (data.val_fraction=0.3)"
         )
     if facts.most > UNEVEN * facts.fewest:
         yield (
@@ -366,6 +371,7 @@ def _cost(fitted: FittedProposal, spent: float) -> list[str]:
         minutes = math.ceil((spent + fitted.enough) / 60)
         notes.append(
             f"{epochs_in_words(fitted.epochs)} {'is' if fitted.epochs == 1 else 'are'} too little to learn much: give "
-            f"--minutes {minutes} for {FEWEST}, or use fewer images (data.train_size=N)"
+            f"--minutes {minutes} for {FEWEST}, or use fewer images (data.train_size=N), with another --output or "
+            "after removing what was written"
         )
     return notes

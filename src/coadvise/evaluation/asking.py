@@ -240,6 +240,8 @@ def _published_size(model: nn.Module) -> int:
     size = getattr(model, "pretrained_cfg", {}).get("input_size")
     if not size:
         raise ModelError("a candidate does not say which images it was made for; give --image-size")
+    if size[-1] != size[-2]:
+        raise ModelError(f"a candidate was made for images of {size[-2]}×{size[-1]}; give --image-size SIDE")
     return int(size[-1])
 
 

@@ -91,7 +91,13 @@ def probed_teacher(
         raise ModelError(f"the last layer of {name} is not a linear one, so a probe cannot take its place")
     described = {
         "name": "probe",
-        "data": {"source": data.source, "image_size": image_size, "mean": list(mean), "std": list(std)},
+        "data": {
+            "source": data.source,
+            "image_size": image_size,
+            "eval_crop": data.eval_crop,
+            "mean": list(mean),
+            "std": list(std),
+        },
         "student": settings.model_dump(mode="json", include={"model", "options", "small_stem"}),
     }
     recipe = recipe_from(described, "the description of a probe")

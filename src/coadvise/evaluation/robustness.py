@@ -150,17 +150,20 @@ def imagenet_c_errors(
 
 def subset_accuracy(
     trained: TrainedModel, source: ImageSource, *, batch_size: int = 250, display: Display = QUIET
-) -> dict[str, float]:
+) -> tuple[dict[str, float], int]:
     """Top-1 of every token on images of some of the model's classes, counted among those alone.
 
     ImageNet-A and ImageNet-R have 200 of the 1,000 classes; logits of the others are left out, as is usual there.
+
+    Returns:
+        The shares, and the number of images that could be read.
 
     Raises:
         DataError: a class that the model does not know.
     """
     matched = with_classes(source, trained.classes)
     present = torch.tensor(sorted({trained.classes.index(name) for name in source.class_names}))
-    return _accuracies(trained, matched, trained.data, batch_size, present, display)[0]
+    return _accuracies(trained, matched, trained.data, batch_size, present, display)
 
 
 @torch.no_grad()

@@ -85,8 +85,26 @@ def _onnx(path: Path) -> tuple[dict[str, str], Logits]:
     options.log_severity_level = 3
     session = _loaded(path, lambda: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
     metadata = dict(session.get_modelmeta().custom_metadata_map)
-    name = session.get_inputs()[0].name  # `images`, unless another program wrote the file
-    return metadata, lambda images: np.asarray(_ran(path, images, lambda: session.run(None, {name: images}))[0])
+    wanted = session.get_inputs()[0]  # its name is `images`, unless another program wrote the file
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        return np.asarray(_ran(path, images, lambda: session.run(None, {wanted.name: images}))[0])
+
+    return metadata, _in_fixed_batches(logits, wanted.shape[0] if wanted.shape else None)
+
+
+def _in_fixed_batches(logits: Logits, batch: object) -> Logits:
+    """For any number of images what a file answers that takes so many at once; None or a name where it takes any."""
+    if not isinstance(batch, int) or batch < 1:
+        return logits
+
+    def in_parts(images: np.ndarray) -> np.ndarray:
+        more = -len(images) % batch
+        filled = np.concatenate([images, np.zeros((more, *images.shape[1:]), images.dtype)])
+        parts = [logits(np.ascontiguousarray(part)) for part in np.split(filled, len(filled) // batch)]
+        return np.concatenate(parts)[: len(images)]
+
+    return in_parts
 
 
 def _openvino(path: Path) -> tuple[dict[str, str], Logits]:
@@ -111,7 +129,11 @@ def _openvino(path: Path) -> tuple[dict[str, str], Logits]:
             fixed.reshape(shape)
         return core.compile_model(fixed, "CPU", settings)
 
-    return metadata, lambda images: np.array(_ran(path, images, lambda: compiled(len(images))(images))[0])
+    def logits(images: np.ndarray) -> np.ndarray:
+        return np.array(_ran(path, images, lambda: compiled(len(images))(images))[0])
+
+    first = model.input(0).get_partial_shape()[0]
+    return metadata, _in_fixed_batches(logits, None if first.is_dynamic else first.get_length())
 
 
 def _section(model: Any) -> dict[str, Any]:
@@ -135,8 +157,7 @@ def _ran(path: Path, images: np.ndarray, run: Callable[[], Any]) -> Any:
         return run()
     except Exception as error:  # likewise
         raise CheckpointError(
-            f"{path} does not take images of shape {images.shape}: {one_line(error)[:300]}; check --image-size, and "
-            "--batch-size where it is made for a fixed number"
+            f"{path} does not take images of shape {images.shape}: {one_line(error)[:300]}; check --image-size"
         ) from error
 
 

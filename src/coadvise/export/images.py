@@ -88,9 +88,11 @@ def load(trained: TrainedModel, source: ImageSource) -> tuple[Float[Tensor, "n 3
     """All images of a source as the model's evaluation sees them, and their labels.
 
     Raises:
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, or none can.
     """
     read = list(batches(trained, source))
+    if not any(len(images) for images, _ in read):
+        raise DataError(f"none of {len(source)} images can be read")
     return torch.cat([images for images, _ in read]), torch.cat([label for _, label in read])
 
 

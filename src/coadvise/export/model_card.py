@@ -27,12 +27,18 @@ CARD = "README.md"
 """File of a model card, where the Hub looks for it."""
 
 LOADING = """\
+import numpy as np
 import timm, torch{imports}
 from PIL import Image, ImageOps
 
 model = timm.create_model("hf-hub:{repository}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")
+image = ImageOps.exif_transpose(Image.open("image.jpg"))
+if image.mode.startswith("I"):  # greyscale of 16 bits, which `convert` would clip
+    image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+if image.has_transparency_data:  # the model was trained to see white there
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+image = image.convert("RGB")
 with torch.no_grad():
     probabilities = model(transform(image)[None]).softmax(dim=1)[0]
 best = int(probabilities.argmax())

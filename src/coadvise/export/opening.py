@@ -197,7 +197,13 @@ def _card_of_timm(config: Mapping[str, Any], told: Told | None, path: Path) -> C
     told = told or Told()
     cfg = {**config, **(config.get("pretrained_cfg") or {})}
     names = told.classes or config.get("label_names") or cfg.get("label_names")
-    size = told.image_size or (cfg.get("input_size") or (0,))[-1]
+    wanted = tuple(cfg.get("input_size") or (0, 0, 0))
+    if told.image_size is None and wanted[-2] != wanted[-1]:
+        raise CheckpointError(
+            f"{path} wants images of {wanted[-2]}×{wanted[-1]}, which are not square; use timm's own transform, or "
+            "give --image-size SIDE if it takes square ones, too"
+        )
+    size = told.image_size or wanted[-1]
     if not isinstance(names, (list, tuple)) or not size:
         raise CheckpointError(
             f"{path} does not say {'which images it wants' if names else 'which classes it knows'}: {GIVE}"

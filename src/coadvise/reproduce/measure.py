@@ -204,7 +204,7 @@ def _measured(
 ) -> tuple[Mapping[str, float], Mapping[str, Any]]:
     """Numbers of a group other than `run`, and what is more than a number."""
     if group in ("a", "r"):  # accuracy on one or several splits of a source; the mean over the splits counts
-        found = {split: subset_accuracy(trained, source) for split, source in shifted.splits(group)}
+        found = {split: subset_accuracy(trained, source)[0] for split, source in shifted.splits(group)}
         tokens = next(iter(found.values()))
         means = {f"{group}/{token}": sum(one[token] for one in found.values()) / len(found) for token in tokens}
         return means, ({f"{group} by split": found} if "" not in found else {})

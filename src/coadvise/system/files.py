@@ -104,11 +104,14 @@ def require_absent(*paths: Path) -> None:
     """Refuse to begin work whose files are there already, or have no folder.
 
     Raises:
-        WriteError: names the first such file.
+        WriteError: names all such files, or the first that has no folder.
     """
+    if taken := [str(path) for path in paths if os.path.lexists(path)]:
+        exist, them = ("exists", "it") if len(taken) == 1 else ("exist", "them")
+        raise WriteError(
+            f"{' and '.join(taken)} {exist}, and nothing is overwritten; remove {them}, or give another name"
+        )
     for path in paths:
-        if os.path.lexists(path):
-            raise WriteError(f"{path} exists, and nothing is overwritten; remove it, or give another name")
         if not path.parent.is_dir():
             there = f"{path.parent} is no folder" if path.parent.exists() else f"there is no folder {path.parent}"
             what = "give another name" if path.parent.exists() else "make it, or give another"
