@@ -112,7 +112,8 @@ def _print_choice(choice: Choice, images: int) -> None:
     if choice.weak:
         err = "errs" if len(choice.weak) == 1 else "err"
         out.print(f"left out: {', '.join(choice.weak)}, which {err} far more often than the best")
-    out.print(f"proposed: {' + '.join(choice.names)} (their average is right on {choice.average:.1%})")
+    is_right = "right" if len(choice.names) == 1 else "their average is right"
+    out.print(f"proposed: {' + '.join(choice.names)} ({is_right} on {choice.average:.1%})")
     if len(choice.names) == 1:
         out.print("no other candidate is near enough; fine-tune one of another kind on these images")
         return
