@@ -202,7 +202,7 @@ def test_patches_fill_the_images_that_are_proposed(
 ) -> None:
     """As timm cuts them: DINOv2 has patches of 14 px, which do not fill the 96 px of other ViTs."""
     write_folder(Path("photos"), count=20, size=(80, 64))
-    monkeypatch.setattr(starting, "probed_teacher", lambda *_, **__: Probed(0.5, 4, False))
+    monkeypatch.setattr(starting, "probed_teacher", lambda *_, **__: Probed(0.5, 4, False, "resnet18"))
     for model in ("vit_small_patch14_dinov2", "vit_small_patch32_224"):
         save_file({"x": torch.zeros(1)}, f"{model}.safetensors")
         file = f"{model}.safetensors"

@@ -18,7 +18,7 @@ from coadvise.recipe.schema import Data
 def test_a_teacher_that_was_asked_about_a_part_is_not_called_so_good_on_all(
     part: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starting, "probed_teacher", lambda *args, **options: Probed(0.9, 5000, part))
+    monkeypatch.setattr(starting, "probed_teacher", lambda *args, **options: Probed(0.9, 5000, part, "resnet18"))
     looked = SimpleNamespace(data=Data(source="digits"), sources=())
     want: Any = SimpleNamespace(
         size=64, crop=1.0, device=torch.device("cpu"), looked=looked, path=Path("conv.safetensors"), display=None

@@ -86,6 +86,13 @@ def test_a_run_of_other_classes_is_made_as_it_was_trained(tmp_path: Path, monkey
         {"model": "resnet10", "options": {"channels": [8, 8, 16, 16]}, "small_stem": True},
         {"model": "vit_tiny_patch16_224", "options": {"patch_size": 4, "depth": 1}},
         {"model": "cit_tiny", "options": {"patch_size": 4, "depth": 1}, "tokens": {"first": "conv"}},
+        {
+            "model": "cit_tiny",
+            "options": {"patch_size": 4, "depth": 3},
+            "tokens": {"a": "conv", "b": "inv"},
+            "separate": "full",
+            "read_at": {"a": 1},
+        },
     ],
 )
 def test_networks_of_runs_at_small_sizes(tmp_path: Path, student: dict[str, Any]) -> None:
@@ -97,7 +104,12 @@ def test_networks_of_runs_at_small_sizes(tmp_path: Path, student: dict[str, Any]
     ]
     assert features[0].keys() == features[1].keys()
     assert all(torch.equal(value, features[1][name]) for name, value in features[0].items())
+    network.eval()
     assert settings.model == student["model"] and network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
+    images = torch.randn(2, 3, 16, 16)
+    own = classifier_of(load_trained(run).model)
+    with torch.inference_mode():  # tokens that are kept apart have the same weights as others
+        torch.testing.assert_close(network.forward_features(images), own.forward_features(images))
 
 
 def test_files_whose_model_is_not_known_are_refused(tmp_path: Path) -> None:

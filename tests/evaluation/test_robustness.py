@@ -210,7 +210,8 @@ def test_the_command_measures_without_unreadable_images(
     found = json.loads(capsys.readouterr().out)
     assert found["samples"] == found["corruptions"]["images"] == 11 and found["skipped"] == 1
     evaluate(Path("run"), data=str(whole), skip_unreadable=True, only=True)
-    assert "11 images, counted among 3 classes" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "11 images, counted among 3 classes" in shown and "1 unreadable images were left out" in shown
     # A recipe may say so, too, as `init` writes it where an image cannot be read.
     skipping = trained.without_unreadable()
     monkeypatch.setattr("coadvise.checkpoints.trained.load_trained", lambda path, device, several: skipping)

@@ -222,6 +222,12 @@ def test_what_is_for_other_programs_is_not_evaluated(exported: dict[str, Path]) 
     for form in ("onnx", "timm", "openvino"):
         with pytest.raises(CheckpointError, match="is for other programs: `coadvise predict` opens it, and this takes"):
             load_trained(exported[form])
+    program = exported["onnx"].with_name("model.pt2")
+    program.write_bytes(b"code, perhaps")
+    with pytest.raises(CheckpointError, match=r"model\.pt2 is for other programs: this takes the run"):
+        load_trained(program)
+    with pytest.raises(CheckpointError, match=r"nosuch\.onnx does not exist"):
+        load_trained(exported["onnx"].with_name("nosuch.onnx"))
 
 
 def test_probabilities_of_a_foreign_file_stay_as_they_are(

@@ -245,6 +245,9 @@ def test_a_sweep_leaves_out_what_the_settings_make_the_same(tmp_path: Path) -> N
     assert not any(word in claim.text for claim in left.claims for word in ("λ", "mixed"))
     assert "λ × 0.1, λ × 3, λ × 10, images not mixed" in left.notes[-1]
     assert _told_apart(EXPERIMENTS["table6"], Planner(setup)) is EXPERIMENTS["table6"]
+    told = _told_apart(CONTROLS, Planner(setup))
+    runs = in_order(Planner(setup), [told], 1)
+    assert len(told.rows) < len(CONTROLS.rows) and len({run.id for run in runs}) == len(runs), "none is trained twice"
 
 
 def test_the_seven_arms_with_views_that_never_recur(setup: ExperimentSetup, tmp_path: Path) -> None:

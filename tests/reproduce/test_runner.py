@@ -165,8 +165,8 @@ def long_run(output: Path) -> processes.Started:
 @pytest.mark.parametrize(
     ("send", "number"),
     [
-        (os.killpg, signal.SIGINT),
-        pytest.param(os.kill, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(os.killpg, signal.SIGINT, marks=pytest.mark.slow),
+        (os.kill, signal.SIGTERM),
         pytest.param(os.killpg, signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param(os.kill, signal.SIGINT, marks=pytest.mark.slow),
     ],

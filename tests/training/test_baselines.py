@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from coadvise.data.sources.opening import open_sources
 from coadvise.errors import RecipeError
 from coadvise.evaluation.inference import evaluate_trained
 from coadvise.recipe.schema import Recipe
+from coadvise.run.folder import RunFolder
 from coadvise.run.result import Baselines, RunResult
-from coadvise.training.baselines import _covers, _Start, require_names
+from coadvise.training.baselines import require_names
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,13 @@ def test_names_of_what_else_a_run_has(name: str, changes: dict[str, Any], of: st
     require_names(tiny(tmp_path, teachers={"labels": CNN, "student": CNN}), {"labels", "student"})
 
 
-def test_what_a_resume_asks_for_anew_is_measured() -> None:
-    known = Baselines(failed={"conv": "too long"})
-    starts = {name: _Start(name, lambda: tiny(Path("x")), None) for name in ("conv", "inv")}
-    assert _covers(known, [starts["conv"]]) and not _covers(known, [starts["conv"], starts["inv"]])
+def test_what_a_resume_asks_for_anew_is_measured(school: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where an earlier start has saved, and measured something else."""
+    folder = RunFolder(tmp_path / "run")
+    interrupted(of(tmp_path / "run", school, ["auto"]), step=7)
+    path = folder.baselines / "measured.json"
+    known = Baselines.read(path)
+    replace(known, probes=known.probes[:1]).write(path)
+    run(of(tmp_path / "run", school, ["auto"]), resume=True)
+    found = RunResult.read(folder.path / "result.json").baselines
+    assert found is not None and [one.of for one in found.probes] == [one.of for one in known.probes]

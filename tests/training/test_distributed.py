@@ -65,7 +65,6 @@ def test_losses_follow_the_single_process(runs: dict[str, Path], other: str) -> 
         assert b == pytest.approx(a, abs=1e-5)
 
 
-@pytest.mark.slow
 def test_started_as_users_do(runs: dict[str, Path], tmp_path: Path) -> None:
     recipe = tiny(tmp_path / "run", CHANGES, teachers=with_weights(teachers_of(runs)))
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))

@@ -154,6 +154,12 @@ def test_teachers_of_a_cache_are_those_of_the_training(tmp_path: Path, known_pac
     cache_advice(recipe, display=Told())
     assert known_pace == [] and (places[0] / "best.safetensors").read_bytes() == first
     assert run(recipe).epochs == 4 and known_pace == []
+    elsewhere = timed(
+        tmp_path / "b", "1s", changes, teachers=teachers
+    )  # less than an epoch, and nothing is to be trained
+    for verify in (True, False):
+        cache_advice(elsewhere, verify=verify, display=Told())
+    assert known_pace == [] and not (tmp_path / "b" / "recipe.yaml").exists()
     assert load_recipe(places[1] / "recipe.yaml").schedule == schedules[1]
 
 
@@ -163,6 +169,19 @@ def test_teachers_that_headroom_trains_are_those_of_the_training(tmp_path: Path,
     measure_headroom(recipe, Asking(images=20, views=1, resamples=20, train=True), Told())
     known_pace.clear()
     assert run(recipe).epochs == 4 and known_pace == []
+
+
+def test_files_of_others_stay_when_teachers_are_trained_for_a_cache(tmp_path: Path, known_pace: list[str]) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("recipe.yaml", "metrics.jsonl"):
+        (tmp_path / "run" / name).write_text("mine")
+    changes = {"data.views": 2, "advice.folder": str(tmp_path / "cache")}
+    with pytest.raises(RunError, match="holds other files"):
+        cache_advice(timed(tmp_path / "run", "25s", changes, teachers={"conv": CNN}), display=Told())
+    assert known_pace == []
+    assert {path.name: path.read_text() for path in (tmp_path / "run").iterdir() if path.is_file()} == {
+        "recipe.yaml": "mine", "metrics.jsonl": "mine",
+    }  # fmt: skip
 
 
 def test_a_short_run_on_a_cpu_is_measured_as_it_will_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +194,9 @@ def test_a_short_run_on_a_cpu_is_measured_as_it_will_run(tmp_path: Path, monkeyp
     arguments = (recipe, RunFolder.of(recipe), sources, accelerator, None, {}, Told())
     assert fitting.fit_epochs(*arguments).epochs == 9
     monkeypatch.setattr(fitting, "ENOUGH", 900)  # 9 epochs of 100 images
+    assert fitting.fit_epochs(*arguments).epochs == 18
+    pace[False] = 100.0  # an epoch of it would not fit, and is not what will run
+    monkeypatch.setattr(fitting, "ENOUGH", 100)
     assert fitting.fit_epochs(*arguments).epochs == 18
 
 

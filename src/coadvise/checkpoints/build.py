@@ -46,7 +46,7 @@ def build_student(
     options: dict[str, Any] = dict(settings.options)
     if takes_tokens(settings.model):
         options.setdefault("teachers", dict(tokens))
-        options |= _given(settings)
+        options |= of_tokens(settings)
         add = False
     if settings.checkpoint:  # whose weights take the place of published ones, which need not be had then
         settings = settings.model_copy(update={"pretrained": False})
@@ -57,7 +57,7 @@ def build_student(
     if not (add and tokens):
         return as_student(model)
     try:
-        student = add_tokens(model, tokens, **_given(settings))
+        student = add_tokens(model, tokens, **of_tokens(settings))
     except ModelError as error:
         raise ModelError(f"student {settings.model}: {error} (loss.tokens=single), or choose a ViT") from error
     if settings.checkpoint:
@@ -65,7 +65,7 @@ def build_student(
     return student
 
 
-def _given(settings: StudentSettings) -> dict[str, Any]:
+def of_tokens(settings: StudentSettings) -> dict[str, Any]:
     """What a recipe says of all advised tokens, wherever they are."""
     given = {"separate": settings.separate, "read_at": dict(settings.read_at)}
     return {name: value for name, value in given.items() if value not in ("none", {})}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,12 +13,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ..errors import CheckpointError, RecipeError, one_line
+from ..errors import CheckpointError, CoadviseError, RecipeError, one_line
 from ..models.advised import AdvisedViT
 from ..models.students import answering_output, classifier_of
 from ..names import ALL_HEADS, AVERAGE, CLASS
 from ..recipe.reading import recipe_from
 from ..recipe.schema import Recipe
+from ..system.files import read_json
 from .writing import save_safetensors_atomic
 
 FORMAT = "coadvise-model-1"
@@ -70,7 +72,7 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
     if not path.is_dir():
         return path
     if not (path / BEST).is_file():
-        if (path / "config.json").is_file() or any(path.glob("*.xml")):
+        if (path / "model.xml").is_file() or _of_timm(path / "config.json"):
             raise exported(path)
         raise CheckpointError(
             f"{path} holds no {BEST}, which a run writes at its first evaluation; give a run's folder"
@@ -80,10 +82,18 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
 
 def exported(path: Path) -> CheckpointError:
     """The message for a file or folder that was written for other programs."""
+    opens = "" if path.suffix == ".pt2" else "`coadvise predict` opens it, and "
     return CheckpointError(
-        f"{path} is for other programs: `coadvise predict` opens it, and this takes the run that it comes from, or "
-        "what `coadvise export --to safetensors` wrote"
+        f"{path} is for other programs: {opens}this takes the run that it comes from, or what `coadvise export --to "
+        "safetensors` wrote"
     )
+
+
+def _of_timm(path: Path) -> bool:
+    content = None
+    with contextlib.suppress(CoadviseError):
+        content = read_json(path) if path.is_file() else None
+    return isinstance(content, dict) and "architecture" in content
 
 
 def is_safetensors(path: Path) -> bool:

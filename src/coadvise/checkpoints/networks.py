@@ -7,7 +7,7 @@ from torch import nn
 from ..errors import CheckpointError
 from ..recipe.schema import Student
 from .bounds import local, within
-from .build import from_settings, takes_tokens
+from .build import from_settings, of_tokens, takes_tokens
 from .loading import load_checkpoint
 from .naming import NamedFile
 
@@ -37,7 +37,7 @@ def network_for(file: NamedFile, classes: int, image_size: int | None) -> tuple[
         made = local(header.recipe.student, header.built_as, file.path)
         options = dict(made.options)
         if takes_tokens(made.model):
-            options.setdefault("teachers", header.recipe.tokens())
+            options = {"teachers": header.recipe.tokens(), **options, **of_tokens(made)}
         settings = Student(model=made.model, options=options, small_stem=made.small_stem)
         with within(file.path):
             network = from_settings(settings, options, classes, image_size or header.recipe.data.image_size)

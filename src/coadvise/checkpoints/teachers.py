@@ -23,7 +23,7 @@ from ..models.timm_names import published_cfg
 from ..recipe.address import address
 from ..recipe.schema import Teacher
 from .bounds import local, within
-from .build import from_settings, takes_tokens
+from .build import from_settings, of_tokens, takes_tokens
 from .loading import load_checkpoint, stored_classes
 from .model_file import Header, read_header, weights_file
 from .trained import load_trained
@@ -178,5 +178,5 @@ def _as_recorded(settings: Teacher, header: Header) -> Teacher:
         recorded["options"] = {**student.options, **settings.options}
         recorded["small_stem"] = settings.small_stem or recipe.student.small_stem
     if takes_tokens(settings.model):
-        recorded["options"].setdefault("teachers", recipe.tokens())
+        recorded["options"] = {"teachers": recipe.tokens(), **of_tokens(recipe.student), **recorded["options"]}
     return settings.model_copy(update=recorded)

@@ -66,7 +66,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu", *, severa
         CheckpointError: missing, damaged, not written by `coadvise train`, or a model that the caller cannot do with.
     """
     path = weights_file(path)
-    if path.suffix in (".onnx", ".xml", ".pt2"):
+    if path.suffix in (".onnx", ".xml", ".pt2") and path.is_file():
         raise exported(path)
     header = read_header(path)
     if header is None:

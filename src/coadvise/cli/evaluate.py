@@ -78,8 +78,7 @@ def evaluate(
     with importing():
         from ..checkpoints.trained import load_trained
         from ..data.sources.opening import open_source, open_sources
-        from ..data.sources.subsets import Subset
-        from ..evaluation.inference import evaluate_trained, readable, with_classes
+        from ..evaluation.inference import evaluate_trained, with_classes
         from ..evaluation.robustness import corruption_errors, subset_accuracy
         from ..evaluation.tasks import TASKS
         from ..models.students import answering_output
@@ -96,7 +95,6 @@ def evaluate(
         if data in (None, trained.data.source) and trained.data.classes is not None:
             source = _known(source, trained.classes, display)
     if only:
-        source = Subset(source, readable(source, display)) if skip_unreadable else source
         shares, seen = subset_accuracy(trained, source, batch_size=batch_size, display=display)
         metrics = {f"accuracy/{token}": share for token, share in shares.items()}
         metrics |= {"samples": float(seen), "skipped": float(len(source) - seen)}

@@ -335,7 +335,7 @@ def _probed(want: _Want, model: str, file: NamedFile | None) -> tuple[GivenTeach
         f"it becomes the teacher ({want.path}), and is what the student has to be measured by"
     )
     whole = None if found.part else found.accuracy
-    return GivenTeacher(model, bias_of(model), str(want.path), whole, True, size), [note]
+    return GivenTeacher(found.model, bias_of(found.model), str(want.path), whole, True, size), [note]
 
 
 def _of_data(facts: DataFacts) -> Iterator[str]:

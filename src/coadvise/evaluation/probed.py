@@ -27,7 +27,7 @@ from .probe import PROBE, affordable, as_classifier, fit, looked_at
 
 
 class Probed(NamedTuple):
-    """A probe that became a teacher: its accuracy on the validation images, of so many.
+    """A probe that became a teacher: its accuracy on the validation images, of so many, and the model in its file.
 
     Where there are more than `probe.MOST` it was asked about a part, its classes in balance: there is little time, and
     the run that it teaches in asks it about all of them.
@@ -36,6 +36,7 @@ class Probed(NamedTuple):
     accuracy: float
     samples: int
     part: bool
+    model: str
 
 
 def probed_teacher(
@@ -103,7 +104,7 @@ def probed_teacher(
     recipe = recipe_from(described, "the description of a probe")
     metrics = {"accuracy/class": float(right.mean())}
     save_model(path, as_student(model.cpu()), recipe, classes, weights="student", epoch=0, metrics=metrics)
-    return Probed(float(right.mean()), len(right), part=len(parts[1]) < len(sources[1]))
+    return Probed(float(right.mean()), len(right), part=len(parts[1]) < len(sources[1]), model=settings.model)
 
 
 class _AsTeacher(nn.Module):

@@ -15,7 +15,7 @@ from ..evaluation.disagreement import disagreements
 from ..paper.ablations import CONV, CROSS, INV, LABELS_ONLY
 from ..paper.arms import arm
 from ..paper.beyond import BEYOND
-from ..paper.declared import Experiment, Row
+from ..paper.declared import Dots, Experiment, Row
 from ..paper.imagenet import EXPERIMENTS
 from ..reports.results import ATTENTION, IMAGES, About
 from ..run.folder import RunFolder
@@ -121,7 +121,10 @@ def _told_apart(one: Experiment, planner: Planner) -> Experiment:
     claims = [claim for claim in one.claims if {value.arm for value in claim.values} <= shown]
     names = ", ".join(row.labels[0] for row in left)
     note = f"Left out, because these settings make them the same as another row: {names}."
-    return replace(one, rows=list(rows.values()), claims=claims, notes=[*one.notes, note])
+    figure = one.figure
+    if isinstance(figure, Dots):
+        figure = replace(figure, values={name: value for name, value in figure.values.items() if value.arm in shown})
+    return replace(one, rows=list(rows.values()), claims=claims, notes=[*one.notes, note], figure=figure)
 
 
 def _require_folder(results: Path) -> None:

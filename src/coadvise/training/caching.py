@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..advice.cache import AdviceCache, require_fitting, require_undamaged
+from ..advice.cache import AdviceCache, kept_weights, require_fitting, require_undamaged
 from ..advice.checking import VERIFIED, check_cache
 from ..advice.request import CacheRequest
 from ..advice.writer import require_possible, write_cache
@@ -71,7 +71,9 @@ def _cache(
     (require_fitting if verify else require_possible)(request, sources[0])
     cached = recipe.model_copy(update={"advice": recipe.advice.model_copy(update={"source": "cache"})})
     try:
-        cached = fitted_for_teachers(cached, run, accelerator, teachers, display)
+        if not verify:
+            kept = kept_weights(CacheRequest.of(cached))
+            cached = fitted_for_teachers(cached, run, accelerator, teachers, kept, display)
         loaded = load_teachers(cached, run, sources, accelerator, teachers, display)
     except Interrupted as stopped:
         raise Interrupted(

@@ -12,6 +12,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -34,6 +35,7 @@ from ..system.progress import Display
 from .baselines import LABELS
 from .choosing import ENOUGH
 from .labels import without_teachers
+from .processes import on_main_process
 from .student import new_student
 from .teachers import given_teacher, teachers_to_time
 from .trial import Pace, measure_pace
@@ -78,10 +80,11 @@ def fit_epochs(
             left, pace, before, alone = broadcast_object_list([left, pace, before, alone])
         return _fitted(recipe, words, left, pace, before, alone), before, alone
 
-    if recipe.run.compile == "auto" and accelerator.device.type == "cpu":
+    images, fewest = len(sources[0]), 1 + recipe.schedule.head_epochs
+    if recipe.run.compile == "auto" and accelerator.device.type == "cpu" and fewest * images < ENOUGH:
         # There only a long run fuses a CiT's blocks, and how long this one will be is not known before.
         found, before, alone = measured(recipe_with(trial, "run", compile=False))
-        if found.epochs * len(sources[0]) >= ENOUGH and recipe.student.model.startswith("cit_"):
+        if found.epochs * images >= ENOUGH and recipe.student.model.startswith("cit_"):
             found, before, alone = measured(trial)
     else:
         found, before, alone = measured(trial)
@@ -94,35 +97,42 @@ def fitted_for_teachers(
     folder: RunFolder,
     accelerator: Accelerator,
     own: Mapping[str, nn.Module | Answer],
+    kept: Mapping[str, Path],
     display: Display,
 ) -> Recipe:
     """The recipe with the epochs that fit into its time, where teachers are trained for it before its student is.
 
-    What is found is noted in the run's folder: another start goes on with it, and so does the training of the student.
+    What is found is noted in the run's folder: another start goes on with it, and so does a training of the student
+    with its teachers at hand. One from a cache finds its own epochs.
 
     Args:
         own: teachers by name that were given from Python.
+        kept: weights of those that a cache has.
 
     Raises:
         RecipeError: not one epoch fits.
+        RunError: the folder holds something else, or another process trains in it.
     """
-    names = [name for name, settings in recipe.teachers.items() if settings.train is not None and name not in own]
+    names = {name for name, settings in recipe.teachers.items() if settings.train is not None} - {*own, *kept}
     if recipe.schedule.time is None or not names:
         return recipe
-    # As it will be trained, with its teachers at hand; a cache comes with its own.
     live = recipe_with(recipe, "advice", source="live")
     # Several processes that share no group, such as those that write a cache, measure once.
     alone = one_at_a_time(folder.teachers / ".time.lock")
     with alone if accelerator.is_main_process else contextlib.nullcontext():
         accelerator.wait_for_everyone()
         found = as_fitted_before(live, folder)
-        if found.schedule.time is not None and trained_first(live, folder, own):
-            with accelerator.local_main_process_first():
-                sources = open_for_training(recipe.data, [*recipe.teachers, *own], display.say_once)
-            fitted = fit_epochs(live, folder, sources, accelerator, None, own, display)
-            found = fitted.applied(live)
-            if accelerator.is_main_process:
-                folder.begin(found, manifest(fingerprint=found.fingerprint(), fitted=dataclasses.asdict(fitted)))
+        if found.schedule.time is not None and not names.isdisjoint(trained_first(live, folder, own)):
+            with on_main_process(accelerator, folder.owned(live, False)):
+                with accelerator.local_main_process_first():
+                    sources = open_for_training(recipe.data, [*recipe.teachers, *own], display.say_once)
+                there = {name: {"train": None, "checkpoint": str(path)} for name, path in kept.items()}
+                teachers = {name: one.model_copy(update=there.get(name, {})) for name, one in recipe.teachers.items()}
+                timed = live.model_copy(update={"teachers": teachers})
+                fitted = fit_epochs(timed, folder, sources, accelerator, None, own, display)
+                found = fitted.applied(live)
+                if accelerator.is_main_process:
+                    folder.begin(found, manifest(fingerprint=found.fingerprint(), fitted=dataclasses.asdict(fitted)))
         accelerator.wait_for_everyone()
     return recipe.model_copy(update={"schedule": found.schedule})
 

@@ -128,7 +128,7 @@ def _loaded(
         )
     if missing:
         try:
-            recipe = fitted_for_teachers(recipe, folder, accelerator, {}, display)
+            recipe = fitted_for_teachers(recipe, folder, accelerator, {}, kept, display)
             return load_teachers(recipe, folder, sources, accelerator, {}, display), files
         except Interrupted as stopped:
             raise Interrupted(
