@@ -103,6 +103,26 @@ def test_findings_name_every_image(folders: tuple[Folder, Folder]) -> None:
     assert rows["in both splits"] == ["1", "1"] and rows["of each class"] == ["9 to 10", "3 to 4"]
 
 
+def test_a_copy_is_counted_and_told_once(tmp_path: Path) -> None:
+    """Also where an image that looks alike is there as well: one in both splits, and two copies within training."""
+    for split, images in {"train": ("one.png", "two.png", "copy.png"), "val": ("one-too.png", "other.png")}.items():
+        (tmp_path / split / "a").mkdir(parents=True)
+        for name in images:
+            seed = {"o": 1, "t": 2, "c": 2}[name[0]] if name != "other.png" else 3
+            picture(seed, (150, 90)).save(tmp_path / split / "a" / name)
+    picture(1, (150, 90)).save(tmp_path / "train" / "a" / "one.jpg", quality=90)
+    picture(2, (150, 90)).save(tmp_path / "train" / "a" / "two.jpg", quality=90)
+    sources = Folder(tmp_path / "train"), Folder(tmp_path / "val")
+    surveys = [survey(word, one, None, lambda _: None) for word, one in zip(("training", "validation"), sources)]  # noqa: B905
+    duplicates = find_duplicates(surveys)
+    rows = {name: values for name, *values in counted(surveys, duplicates)}
+    assert rows["same file twice"] == ["1", "0"] and rows["nearly the same"] == ["2", "0"]
+    assert rows["in both splits"] == ["1", "1"]
+    found = [(one.finding, Path(one.image).name) for one in findings(surveys, duplicates)]
+    assert len(found) == len({name for _, name in found}) == 4
+    assert {kind for kind, name in found if name.endswith("jpg")} == {"nearly the same"}
+
+
 def test_a_part_is_looked_at_in_balance(folders: tuple[Folder, Folder]) -> None:
     part = survey("training", folders[0], 6, lambda _: None)
     assert not part.whole and len(part.looked) + len(part.unreadable) == 6

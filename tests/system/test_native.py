@@ -1,5 +1,6 @@
 """C++ files that cannot be built."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,14 @@ def test_one_reason_for_several_files_is_told_once(tmp_path: Path, monkeypatch: 
         assert [build(Path(f"{name}.cpp"), f"{name} takes longer") for name in ("rows", "warp")] == [None, None]
     (message,) = (str(one.message) for one in said)
     assert message.startswith("rows takes longer (") and str(tmp_path / "g++") in message and "involution" in message
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+def test_a_launcher_and_flags_of_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As make takes them: `CXX="ccache g++ -DHALF=21"`."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", "env g++ -DHALF=21")
+    source = tmp_path / "half.cpp"
+    source.write_text('extern "C" int twice() { return 2 * HALF; }')
+    library = native.compiled.__wrapped__(source, "half takes longer")
+    assert library is not None and library.twice() == 42

@@ -71,7 +71,7 @@ def select_teachers(
     else:
         _print_candidates(asked.candidates, asked.label)
         _print_pairs(pairs_of(asked.candidates, asked.label))
-        _print_choice(choice, len(asked.label))
+        _print_choice(choice, len(asked.label), count)
     if plot is not None:
         from ..evaluation.pair_figure import pairs_drawing
 
@@ -108,14 +108,15 @@ def _print_pairs(pairs: list[Pair]) -> None:
     out.print("κ of errors: 1 where two err on the same images, 0 where no more than by chance; look for a low one")
 
 
-def _print_choice(choice: Choice, images: int) -> None:
+def _print_choice(choice: Choice, images: int, count: int) -> None:
     if choice.weak:
         err = "errs" if len(choice.weak) == 1 else "err"
         out.print(f"left out: {', '.join(choice.weak)}, which {err} far more often than the best")
     is_right = "right" if len(choice.names) == 1 else "their average is right"
     out.print(f"proposed: {' + '.join(choice.names)} ({is_right} on {choice.average:.1%})")
     if len(choice.names) == 1:
-        out.print("no other candidate is near enough; fine-tune one of another kind on these images")
+        if count > 1:
+            out.print("no other candidate is near enough; fine-tune one of another kind on these images")
         return
     images_gained = "1 image" if choice.gained == 1 else f"{choice.gained} images"
     chosen = f", corrected for the choice among {choice.sets:,} sets on the same images" if choice.sets > 1 else ""

@@ -32,7 +32,7 @@ def findings(surveys: Sequence[Survey], duplicates: Duplicates) -> Iterator[Find
     for one in surveys:
         for index, message in one.unreadable.items():
             yield Finding("unreadable", one.word, one.source.describe(index), message)
-    for kind, groups in (("same file", duplicates.exact), ("nearly the same", duplicates.near)):
+    for kind, groups in (("same file", duplicates.exact), ("nearly the same", _told_once(duplicates))):
         for group in groups:
             first = group[0]
             for place in group[1:]:
@@ -90,11 +90,22 @@ def counted(surveys: Sequence[Survey], duplicates: Duplicates) -> Iterator[tuple
         values = [count(one) for one in surveys]
         if any(values) or name == "unreadable":
             yield row(name, values)
-    for name, groups in (("same file twice", duplicates.exact), ("nearly the same", duplicates.near)):
-        inside = [_more(groups, number) for number in range(len(surveys))]
-        yield row(name, inside)
-    both = sum(1 for group in (*duplicates.exact, *duplicates.near) if len({place.split for place in group}) > 1)
+    inside = [_more(duplicates.exact, number) for number in range(len(surveys))]
+    yield row("same file twice", inside)
+    # Groups of images that look alike hold exact copies, too, which have been counted.
+    alike = [_more(duplicates.near, number) for number in range(len(surveys))]
+    within = [group for group in duplicates.exact if any(set(group) <= set(near) for near in duplicates.near)]
+    yield row("nearly the same", [one - _more(within, number) for number, one in enumerate(alike)])
+    apart = [group for group in duplicates.exact if group not in within]
+    both = sum(1 for group in (*apart, *duplicates.near) if len({place.split for place in group}) > 1)
     yield row("in both splits", [both, both])
+
+
+def _told_once(duplicates: Duplicates) -> Iterator[Sequence[Place]]:
+    """Groups of images that look alike, of exact copies only the first: the others are told as such."""
+    copies = {place for group in duplicates.exact for place in group[1:]}
+    for group in duplicates.near:
+        yield [place for place in group if place not in copies]
 
 
 def _first(kinds: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import warnings
@@ -72,17 +73,18 @@ def _built(source: Path, more: tuple[str, ...]) -> Path:
     command = compiler()
     if command is None:
         raise OSError("there is no C++ compiler")
-    version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    words = shlex.split(command)  # of $CXX, which may have a launcher before it and flags behind it
+    version = subprocess.run([*words, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
     # Code for one CPU may not run on another, and home folders are shared between machines.
     cpu = cpu_info("flags", "Features") or platform.processor() + platform.machine()
-    key = "\0".join([source.read_text(), version, cpu, repr(FLAG_SETS), repr(more)])
+    key = "\0".join([source.read_text(), *words[1:], version, cpu, repr(FLAG_SETS), repr(more)])
     path = cache_folder() / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as fresh:  # several processes may build at once: each ends with a whole file
         for flags in FLAG_SETS:
-            call = [command, *flags, *more, "-o", str(fresh), str(source)]
+            call = [*words, *flags, *more, "-o", str(fresh), str(source)]
             done = subprocess.run(call, capture_output=True, text=True, timeout=300)
             if done.returncode == 0:
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,3 +71,17 @@ def test_hf_that_is_nowhere_asks_a_silent_hub_once(cached) -> None:
         with pytest.raises(DataError, match="cannot be loaded: Couldn't find any data file"):
             open_source(folder, "train")
     assert len(cached[1]) == 2
+
+
+@pytest.mark.parametrize("place", ["inside", "beside"])
+def test_paths_of_a_data_set_on_the_disk_begin_at_it(tmp_path: Path, place: str) -> None:
+    """And not at the folder in which a command is used."""
+    datasets = pytest.importorskip("datasets")
+    root = tmp_path / "set"
+    datasets.Dataset.from_dict({"image": ["photos/0.png", "photos/1.png"], "label": ["a", "b"]}).save_to_disk(str(root))
+    photos = (root if place == "inside" else tmp_path) / "photos"
+    photos.mkdir()
+    for i in range(2):
+        Image.new("L", (3, 2), i).save(photos / f"{i}.png")
+    source = open_source(f"hf:{root}")
+    assert [source.read(i) for i in range(2)] == [(photos / f"{i}.png").read_bytes() for i in range(2)]

@@ -212,7 +212,7 @@ def test_odd_tables_are_noted(folder: Path) -> None:
         (b"image,label\na\0b.png,b\n", r"is missing, such as a"),
         ("image,label\ne.png,größe\n".encode("latin1"), r"a.csv is not in UTF-8; save it as CSV UTF-8"),
         ("image,größe\ne.png,x\n".encode("latin1"), r"a.csv is not in UTF-8"),
-        ("image,label\ne.png,x\n".encode("utf-16"), r"a.csv is not in UTF-8"),
+        ("image,label\ne.png,x\n".encode("utf-16"), r"a.csv is not in UTF-8; save it .*iconv -f utf-16 -t utf8"),
         (b"image,label," + b"x" * 200_000 + b"\ne.png,a\n", r"its first line, that of .* \(field larger .*\); give"),
         (b"image,label,split\ne.png,a,train\ne.png,b,\n", r"a.csv row 2 has no split \(1 in all\)"),
     ],

@@ -126,6 +126,31 @@ def test_names_are_separated_alike_in_all_files(folder: Path) -> None:
     assert marks(source).tolist() == [[1, 1], [0, 1], [1, 0], [0, 0]]
 
 
+def test_names_are_separated_alike_in_both_splits(folder: Path) -> None:
+    """Of which one may have no image of several classes."""
+    image = (folder / "1.png").read_bytes()
+    for split, texts in (("train", ["Smith, John|outdoor"] * 4), ("val", ["Smith, John", "outdoor"])):
+        content = pa.table({"image": [image] * len(texts), "label": texts})
+        pq.write_table(content, folder / f"{split}.parquet")
+        rows = [f"{i}.png;{text}" for i, text in enumerate(texts)]
+        (folder / f"{split}.csv").write_text(lines("image;label", *rows))
+    for source, more in ((str(folder), {}), (str(folder / "train.csv"), {"val_source": str(folder / "val.csv")})):
+        kind = "parquet:" if not more else ""
+        train, val = open_sources(Data(source=f"{kind}{source}", labels="several", **more), several=True)
+        assert train.class_names == val.class_names == ("Smith, John", "outdoor")
+        assert marks(val).tolist() == [[1, 0], [0, 1]]
+
+
+def test_marks_may_be_words(folder: Path) -> None:
+    """As pandas writes columns of `get_dummies`, and JSON its own."""
+    words = {"pandas.csv": ("False", "True"), "json.csv": ("false", "true"), "sheet.csv": ("FALSE", "TRUE")}
+    for name, (no, yes) in words.items():
+        rows = [",".join([f"{i}.png", *(yes if mark else no for mark in row)]) for i, row in enumerate(MARKS)]
+        (folder / name).write_text(lines("image,cat,dog,outdoor", *rows))
+        source = open_source(str(folder / name), labels="several")
+        assert source.class_names == CLASSES and marks(source).tolist() == MARKS.tolist()
+
+
 def test_columns_can_be_named(folder: Path) -> None:
     for name in ("marks.csv", "marks.parquet"):
         source = open_source(f"{tables(folder)[name]}:label=outdoor,cat", labels="several")

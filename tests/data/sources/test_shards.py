@@ -253,3 +253,25 @@ def test_numbers_of_folders_say_nothing_of_files(tmp_path):
     for number, name in enumerate(("train", "train1", "train2")):
         write_shard(tmp_path / "b" / f"{name}.tar", 10 * number, 4)
     assert find_kind(str(tmp_path / "b")).splits() == ("train", "train1", "train2")
+
+
+@pytest.mark.parametrize("ending", [".tar", ".parquet"])
+@pytest.mark.parametrize("linked", ["train", "val"])
+def test_linked_folders_are_followed(tmp_path, linked, ending):
+    """As those of an image folder are: a large split may lie on another disk."""
+    for split, first, count in (("train", 0, 8), ("val", 8, 4)):
+        place = tmp_path / ("elsewhere" if split == linked else "set") / split
+        write_shard(place / f"part-0{ending}", first, count)
+    (tmp_path / "set" / linked).symlink_to(tmp_path / "elsewhere" / linked)
+    train, val = open_sources(Data(source=str(tmp_path / "set")))
+    assert greys(train) == list(range(8)) and greys(val) == list(range(8, 12))
+
+
+@pytest.mark.parametrize("ending", [".tar", ".parquet"])
+@pytest.mark.parametrize("name", ["photos[1]", "x{y}/photos", "a*b", "what?"])
+def test_a_file_that_is_there_is_no_pattern(tmp_path, name, ending):
+    """As browsers name a second download; another file fits the pattern."""
+    write_shard(tmp_path / f"{name}{ending}", 0, 8)
+    write_shard(tmp_path / f"photos1{ending}", 100, 8)
+    train, val = open_sources(Data(source=str(tmp_path / f"{name}{ending}"), val_fraction=0.25))
+    assert sorted(greys(train) + greys(val)) == list(range(8))

@@ -22,14 +22,16 @@ _LABELS = (
 class Columns(NamedTuple):
     """Names of columns that a source string gives; None is found by itself. `label` may be several, `dog,cat`.
 
-    `several` says that an image may have several classes, or none; without `labelled`, labels are not looked at, and a
-    table needs no column of them.
+    `several` says that an image may have several classes, or none, and `separator` what stands between their names
+    where other images of the data set have shown it; without `labelled`, labels are not looked at, and a table needs no
+    column of them.
     """
 
     image: str | None = None
     label: str | None = None
     several: bool = False
     labelled: bool = True
+    separator: str | None = None
 
 
 def choose_columns(

@@ -66,12 +66,19 @@ class HuggingFace:
             if isinstance(value, dict) and value.get("bytes") is not None:
                 return value["bytes"]
             try:
-                return Path(value if isinstance(value, str) else value["path"]).read_bytes()
+                return self._place(value if isinstance(value, str) else value["path"]).read_bytes()
             except (OSError, TypeError) as error:
                 raise DataError(f"{self.describe(index)} cannot be read: {error}") from error
         if not isinstance(value, (bytes, Image.Image)):
             raise DataError(f"{self.describe(index)} holds no image but {type(value).__name__}")
         return value
+
+    def _place(self, name: str) -> Path:
+        """The file of a name: in or beside the folder of a data set on the disk, where it is there."""
+        if self.folder is None:
+            return Path(name)
+        root = Path(self.folder.path)
+        return next((place for place in (root / name, root.parent / name) if place.is_file()), Path(name))
 
     def describe(self, index: int) -> str:
         return f"{self.where} row {index}"

@@ -92,7 +92,8 @@ def open_sources(
     _require_classes(train, found, _place(train, data.source, chosen.train))
     notes = [*found.notes, *_notes_of(train), *chosen.notes]
     places = [f"from {_place(train, data.source, chosen.train)}"]
-    validation = _open_validation(chosen, asked=data.val_split is not None or data.val_source is not None)
+    asked = data.val_split is not None or data.val_source is not None
+    validation = _open_validation(chosen, asked, getattr(train, "separator", None))
     if validation is not None and chosen.validation is not None:
         places.append(f"from {_place(validation, chosen.source, chosen.val_split)}")
         notes += [note for note in (*chosen.validation.notes, *_notes_of(validation)) if note not in notes]
@@ -146,14 +147,19 @@ def _open(found: Found, source: str, split: str | None) -> ImageSource:
     return opened
 
 
-def _open_validation(chosen: _Chosen, asked: bool) -> ImageSource | None:
-    """The validation source; None where there is none, or a test set without labels that nobody asked for."""
+def _open_validation(chosen: _Chosen, asked: bool, separator: str | None) -> ImageSource | None:
+    """The validation source; None where there is none, or a test set without labels that nobody asked for.
+
+    Args:
+        separator: what stands between names in labels of the training images.
+    """
     if chosen.validation is None:
         return None
-    split = chosen.val_split
+    split, columns = chosen.val_split, chosen.validation.columns
+    found = chosen.validation._replace(columns=columns._replace(separator=separator))
     may_leave = not asked and split is not None and split_word(split) in TEST_NAMES
     try:
-        opened = chosen.validation.open(split)
+        opened = found.open(split)
     except NoLabels:
         if may_leave:
             return None

@@ -26,7 +26,17 @@ from ...system.files import atomic_file, cache_folder
 from .base import InFile
 from .columns import Columns, choose_columns, is_number, several_named
 from .labels import label_column, labels_and_names, require_some
-from .several import Sets, holds_marks, lists_in, marks_in, notes_on_names, separated, sets_of_lists, sets_of_marks
+from .several import (
+    Sets,
+    holds_marks,
+    lists_in,
+    marks_in,
+    notes_on_names,
+    separated,
+    separator,
+    sets_of_lists,
+    sets_of_marks,
+)
 
 IN_MEMORY = 2 << 30
 
@@ -41,6 +51,7 @@ class Parquet:
 
     notes: tuple[str, ...] = ()
     sets: Bool[np.ndarray, "m k"] | None = None
+    separator: str | None = None
     class_names: tuple[str, ...] = ()
 
     def __init__(self, files: Sequence[Path], columns: Columns = Columns()) -> None:
@@ -73,7 +84,7 @@ class Parquet:
             held = (self._column(file, self.label_column) for file in self.files)
             require_some(held, self.label_column, self.files[0])
         if columns.several:
-            self.labels, self.sets, self.class_names = self._several(names)
+            self.labels, self.sets, self.class_names = self._several(names, columns.separator)
             return
         if len(self.label_columns) > 1:
             raise DataError(f"{self.files[0]}: {few(self.label_columns)} mark several classes; set data.labels=several")
@@ -109,7 +120,7 @@ class Parquet:
         numbers = [field.name for field in schema if is_number(field.type)]
         return [name for name in numbers if all(holds_marks(self._column(file, name)) for file in self.files)]
 
-    def _several(self, names: tuple[str, ...] | None) -> Sets:
+    def _several(self, names: tuple[str, ...] | None, known: str | None) -> Sets:
         """Any number of classes for each row, from a column of lists or texts, or from columns of 0 and 1."""
         columns = [[(self._column(file, name), name, file) for file in self.files] for name in self.label_columns]
         if len(columns) > 1:
@@ -118,7 +129,8 @@ class Parquet:
         found = [one for part in columns[0] for one in lists_in(*part, names)]
         texts = [one for one in found if isinstance(one, str)]  # what separates them is found over all files
         if len(texts) == len(found):
-            lists: list[Any] = separated(texts, self.describe)
+            self.separator = separator(texts)
+            lists: list[Any] = separated(texts, self.describe, known)
         else:
             lists = [one for one in found if isinstance(one, list)]
         return sets_of_lists(np.arange(len(lists)), lists, names)

@@ -21,13 +21,16 @@ from .base import InFile
 from .columns import Columns, choose_columns, several_named
 from .labels import labels_from_values
 from .listing import EXTENSIONS
-from .several import Sets, notes_on_names, separated, sets_of_lists, sets_of_marks
+from .several import Sets, notes_on_names, separated, separator, sets_of_lists, sets_of_marks
 from .splits import meaning, pick_split
 from .text_table import Coded, header_of, is_json, quoted, read_columns
 
 _SPLITS = ("split", "subset", "partition", "set", "usage")
 # What stands in a column that says of each image whether it is of a class.
-_MARKS = {"0": False, "1": True, "0.0": False, "1.0": True}
+_MARKS = {
+    **dict.fromkeys(("0", "0.0", "False", "false", "FALSE"), False),
+    **dict.fromkeys(("1", "1.0", "True", "true", "TRUE"), True),
+}
 _ROWS = 1 << 14  # paths that are looked at together
 
 
@@ -40,6 +43,7 @@ class PathTable:
     """
 
     sets: Bool[np.ndarray, "m k"] | None = None
+    separator: str | None = None
     class_names: tuple[str, ...] = ()
 
     def __init__(self, file: Path, split: str | None = None, columns: Columns = Columns()) -> None:
@@ -65,7 +69,7 @@ class PathTable:
         if not columns.labelled:
             self.labels = np.full(len(rows), -1, dtype=np.int64)
         elif columns.several:
-            self.labels, self.sets, self.class_names = self._several(marked, labels, rows, split)
+            self.labels, self.sets, self.class_names = self._several(marked, labels, rows, split, columns.separator)
         else:
             label = kept[0] if len(kept) == 1 else self._one_of(kept, labels, rows)
             self.labels, self.class_names = self._labels(label, labels, rows, split)
@@ -108,11 +112,15 @@ class PathTable:
         each, names = labels_from_values([coded.values[code] for code in there])
         return each[codes], names
 
-    def _several(self, columns: list[Coded], names: Sequence[str], rows: np.ndarray, split: str | None) -> Sets:
+    def _several(
+        self, columns: list[Coded], names: Sequence[str], rows: np.ndarray, split: str | None, known: str | None
+    ) -> Sets:
         """Any number of classes for each of some rows; −1 in a split of which no row has one, as in competitions."""
         if len(columns) == 1:
             codes, values = columns[0]
-            lists = separated(values, lambda code: f"{self.file} row {codes.tolist().index(code) + 1}")
+            self.separator = separator(values)
+            where = lambda code: f"{self.file} row {codes.tolist().index(code) + 1}"
+            lists = separated(values, where, known)
             found = sets_of_lists(codes[rows], lists, None)
         else:
             columns = [Coded(column.codes[rows], column.values) for column in columns]

@@ -68,19 +68,26 @@ def sets_of_lists(codes: Int64[np.ndarray, " n"], lists: Sequence[Sequence[Any]]
     return made._replace(labels=np.where(unknown[codes], -1, made.labels))
 
 
-def separated(texts: Sequence[str], where: Callable[[int], str]) -> list[list[str]]:
+def separator(texts: Sequence[str]) -> str | None:
+    """What separates names in texts that are no lists; None where there is nothing of the kind."""
+    plain = [text for text in texts if _list_in(text.strip()) is None]
+    return next((mark for mark in SEPARATORS if any(mark in text for text in plain)), None)
+
+
+def separated(texts: Sequence[str], where: Callable[[int], str], known: str | None = None) -> list[list[str]]:
     """The names in each text: a list in JSON or in Python, or what `SEPARATORS` separate; without blanks around them,
     each once.
 
     Args:
         where: the place of a text by its number, for messages.
+        known: what separates names in other images of the data set.
 
     Raises:
         DataError: a text in square brackets that is no list.
     """
     lists = [_list_in(text.strip()) for text in texts]
     plain = [text for text, values in zip(texts, lists, strict=True) if values is None]
-    mark = next((mark for mark in SEPARATORS if any(mark in text for text in plain)), None)
+    mark = next((mark for mark in SEPARATORS if mark == known or any(mark in text for text in plain)), None)
     found = []
     for number, (text, values) in enumerate(zip(texts, lists, strict=True)):
         if values is None and _in_brackets(text):

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ...errors import DataError, escaped
-from .listing import is_litter
+from .listing import is_litter, walk
 from .splits import for_training, meaning, paired
 
 # -00000-of-00002, _03, -00000-of-00001-0123456789abcdef, or the part of a pattern that stands for it.
@@ -118,9 +118,10 @@ def shards(source: str, ending: str, what: str) -> dict[str, list[Path]]:
     """
     root = Path(source)
     if root.is_dir():
-        files = [
-            one for one in root.rglob(f"*{ending}") if _is_data(one.relative_to(root), ending) and not one.is_dir()
-        ]
+        found = (Path(entry.path) for entry in walk(root) if entry.name.endswith(ending))
+        files = [one for one in found if _is_data(one.relative_to(root), ending)]
+    elif root.is_file():  # whatever its name means as a pattern
+        files, root = [root], root.parent
     else:
         files, root = expand(source), _fixed(root)
     missing = [file for file in files if not file.is_file()]

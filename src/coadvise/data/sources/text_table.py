@@ -6,12 +6,14 @@ be larger than the memory. Texts are taken without blanks around them.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -117,7 +119,11 @@ def _opened(file: Path) -> BinaryIO | gzip.GzipFile:
 
 
 def _not_text(file: Path) -> DataError:
-    return DataError(f"{file} is not in UTF-8; save it as CSV UTF-8 (or: iconv -f latin1 -t utf8 OLD > NEW)")
+    wide = False
+    with suppress(OSError, EOFError), _opened(file) as raw:
+        wide = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    coding = "utf-16" if wide else "latin1"
+    return DataError(f"{file} is not in UTF-8; save it as CSV UTF-8 (or: iconv -f {coding} -t utf8 OLD > NEW)")
 
 
 def _delimiter(file: Path) -> str:

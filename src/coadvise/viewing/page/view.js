@@ -206,7 +206,9 @@ function showLooks(place, run, said) {
     for (const output of run.outputs.filter((one) => said.maps[one.name])) {
       const grid = said.maps[output.name];
       const total = grid.flat().reduce((sum, value) => sum + value, 0);
-      figures.push(figure(picture, grid, output.title, `${(100 * total).toFixed(0)} % on patches, ${where(grid)}`, said));
+      // The map is the class token's, also where the mean of all heads answers.
+      const title = output.kind === "class" ? "class token" : output.title;
+      figures.push(figure(picture, grid, title, `${(100 * total).toFixed(0)} % on patches, ${where(grid)}`, said));
     }
     place.replaceChildren(...figures);
   };
@@ -397,6 +399,9 @@ async function follow() {
     if (grown) await question();
     else showNotes();
   }
+  // What a gallery shows may be found only now.
+  const more = before && state.progress[0].done > before[0].done;
+  if (more && get("gallery").open && get("which").value === "apart") await showGallery();
   if (!ended) setTimeout(() => follow().catch(fail), 1000);
 }
 
