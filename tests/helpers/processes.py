@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from coadvise.system.interrupts import STOPPING
+
 CONTEXT = multiprocessing.get_context("forkserver")
 # scikit-learn holds the digits.
 CONTEXT.set_forkserver_preload(["coadvise.cli.main", "coadvise.training.caching", "sklearn.datasets", "tensorboard"])
@@ -109,6 +111,8 @@ def _run(
     if group:
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes have it ignored
+    # The server is that of this process's own workers, and may have been started by those of a run.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     for number, name in ((1, "stdout"), (2, "stderr")):
         target = os.open(output / name, os.O_WRONLY)
         os.dup2(target, number)

@@ -123,6 +123,6 @@ def test_the_report_says_which_classes_its_figure_leaves_out() -> None:
 
 def many_classes() -> SeveralAnswers:
     one = answers()
-    names = tuple(f"c{i}" for i in range(36))
-    outputs = {"class": np.tile(one.outputs["class"], 6)}
-    return SeveralAnswers("d", names, one.index, np.tile(one.truth, 6), outputs, {})
+    names = tuple(f"c{i}" for i in range(48))
+    outputs = {"class": np.tile(one.outputs["class"], 8)}
+    return SeveralAnswers("d", names, one.index, np.tile(one.truth, 8), outputs, {})

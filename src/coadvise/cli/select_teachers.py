@@ -108,7 +108,7 @@ def _print_pairs(pairs: list[Pair]) -> None:
     out.print("κ of errors: 1 where two err on the same images, 0 where no more than by chance; look for a low one")
 
 
-def _print_choice(choice: Choice, images: int, count: int) -> None:
+def _print_choice(choice: Choice, images: int, count: int = 2) -> None:
     if choice.weak:
         err = "errs" if len(choice.weak) == 1 else "err"
         out.print(f"left out: {', '.join(choice.weak)}, which {err} far more often than the best")

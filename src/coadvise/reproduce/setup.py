@@ -119,7 +119,7 @@ def set_up(
     for setting in settings:
         _require_free(setting)
     _require_rate(content["teachers"], settings)
-    of_teachers = [setting for setting in settings if setting.strip().startswith("teachers.")]
+    of_teachers = [one for one in settings if one.partition("=")[0].strip().partition(".")[0] == "teachers"]
     given = [apply_setting(content, setting) for setting in settings if setting not in of_teachers]
     if any(setting.strip().startswith("teachers.augment.") for setting in settings):  # changes of what students see
         content["teachers"].setdefault("augment", copy.deepcopy(content["data"].get("augment", {})))
