@@ -65,7 +65,9 @@ def test_bash_completes_what_it_was_told_to_install(tmp_path: Path) -> None:
     run.chmod(0o755)
     paths = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(TESTS.parent / "src"), "HOME": str(tmp_path)}
     there = {"env": os.environ | paths, "capture_output": True, "text": True}
-    done = subprocess.run(["coadvise", "--install-completion", "bash"], **there)  # type: ignore[call-overload]
+    # It is told to by the shell that it then completes for, which it finds among the processes above it.
+    words = ["bash", "-c", "coadvise --install-completion; exit $?"]
+    done = subprocess.run(words, **there)  # type: ignore[call-overload]
     assert done.returncode == 0, done.stderr
     asked = "COMP_WORDS=(coadvise train cit-t) COMP_CWORD=2; _coadvise_completion coadvise"
     script = f'source ~/.bashrc; {asked}; echo "$COMPREPLY"'
