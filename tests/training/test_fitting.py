@@ -137,8 +137,10 @@ def test_a_long_warm_up_is_shortened(tmp_path: Path, known_pace: list[str]) -> N
 
 
 def test_teachers_of_a_cache_are_those_of_the_training(tmp_path: Path, known_pace: list[str]) -> None:
-    """20 s: teacher and student take 6 s beside the epochs, and 3 s for each. Another start, as after Ctrl-C while the
-    second was trained, goes on with these, and so does the training."""
+    """Of 25 s the three take 9 s beside their epochs, the second teacher's two 2 s, all others 3 s each.
+
+    Another start, as after Ctrl-C while the second was trained, goes on with these, and so does the training.
+    """
     teachers = {"conv": CNN | {"train": {}}, "twice": CNN | {"train": {"epochs": 2, "seed": 1}}}
     changes = {"data.views": 2, "advice.folder": str(tmp_path / "cache")}
     recipe = timed(tmp_path / "a", "25s", changes, teachers=teachers)

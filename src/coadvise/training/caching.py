@@ -18,7 +18,7 @@ from ..models.teachers import check_teachers_given
 from ..recipe.schema import Recipe
 from ..run.folder import RunFolder
 from ..system.progress import Display
-from .fitting import fitted_for_teachers
+from .fitting import fitted_for_teachers, recipe_with
 from .processes import start_processes
 from .published import settled
 from .teachers import check_teachers, on_device
@@ -69,7 +69,7 @@ def _cache(
     request = CacheRequest.of(recipe)
     # Before hours go into teachers; and a student's command would not go on with this one.
     (require_fitting if verify else require_possible)(request, sources[0])
-    cached = recipe.model_copy(update={"advice": recipe.advice.model_copy(update={"source": "cache"})})
+    cached = recipe_with(recipe, "advice", source="cache")
     try:
         if not verify:
             kept = kept_weights(CacheRequest.of(cached))

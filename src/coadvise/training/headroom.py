@@ -144,10 +144,11 @@ def _facts(settings: Teacher, teacher: FrozenTeacher, trained: Path | None) -> d
     own = place[1] if place is not None and place[0] == "run" else settings.checkpoint
     file = trained or (None if own is None else weights_file(own))
     header = None if file is None else read_header(file)
+    hashed = None if file is None else file_digest(Path(file))
     model, options = settings.model, settings.model_dump(mode="json", include={"options", "small_stem", "image_size"})
     seedless: Any = [settings.model, options, settings.pretrained]
     if file is not None and header is None:  # how it was trained is not known
-        seedless.append(file_digest(Path(file)))
+        seedless.append(hashed)
     if header is not None:
         model = header.recipe.student.model
         seedless = {k: v for k, v in flat(header.recipe.content()).items() if k not in (*FREE, *_SEEDS)}
@@ -156,7 +157,7 @@ def _facts(settings: Teacher, teacher: FrozenTeacher, trained: Path | None) -> d
         "bias": settings.bias or bias_of(model),
         "weights": digest(teacher.model.state_dict().values()),
         "file": None if file is None else str(file),
-        "file digest": None if file is None else file_digest(Path(file)),
+        "file digest": hashed,
         "but for seeds": json_digest(seedless),
     }
 

@@ -33,7 +33,6 @@ from .several import (
     marks_in,
     notes_on_names,
     separated,
-    separator,
     sets_of_lists,
     sets_of_marks,
 )
@@ -129,8 +128,8 @@ class Parquet:
         found = [one for part in columns[0] for one in lists_in(*part, names)]
         texts = [one for one in found if isinstance(one, str)]  # what separates them is found over all files
         if len(texts) == len(found):
-            self.separator = separator(texts)
-            lists: list[Any] = separated(texts, self.describe, known)
+            lists: list[Any]
+            lists, self.separator = separated(texts, self.describe, known)
         else:
             lists = [one for one in found if isinstance(one, list)]
         return sets_of_lists(np.arange(len(lists)), lists, names)

@@ -21,7 +21,7 @@ from .base import InFile
 from .columns import Columns, choose_columns, several_named
 from .labels import labels_from_values
 from .listing import EXTENSIONS
-from .several import Sets, notes_on_names, separated, separator, sets_of_lists, sets_of_marks
+from .several import Sets, notes_on_names, separated, sets_of_lists, sets_of_marks
 from .splits import meaning, pick_split
 from .text_table import Coded, header_of, is_json, quoted, read_columns
 
@@ -118,9 +118,8 @@ class PathTable:
         """Any number of classes for each of some rows; −1 in a split of which no row has one, as in competitions."""
         if len(columns) == 1:
             codes, values = columns[0]
-            self.separator = separator(values)
             where = lambda code: f"{self.file} row {codes.tolist().index(code) + 1}"
-            lists = separated(values, where, known)
+            lists, self.separator = separated(values, where, known)
             found = sets_of_lists(codes[rows], lists, None)
         else:
             columns = [Coded(column.codes[rows], column.values) for column in columns]

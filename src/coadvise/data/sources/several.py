@@ -68,19 +68,18 @@ def sets_of_lists(codes: Int64[np.ndarray, " n"], lists: Sequence[Sequence[Any]]
     return made._replace(labels=np.where(unknown[codes], -1, made.labels))
 
 
-def separator(texts: Sequence[str]) -> str | None:
-    """What separates names in texts that are no lists; None where there is nothing of the kind."""
-    plain = [text for text in texts if _list_in(text.strip()) is None]
-    return next((mark for mark in SEPARATORS if any(mark in text for text in plain)), None)
-
-
-def separated(texts: Sequence[str], where: Callable[[int], str], known: str | None = None) -> list[list[str]]:
+def separated(
+    texts: Sequence[str], where: Callable[[int], str], known: str | None
+) -> tuple[list[list[str]], str | None]:
     """The names in each text: a list in JSON or in Python, or what `SEPARATORS` separate; without blanks around them,
     each once.
 
     Args:
         where: the place of a text by its number, for messages.
         known: what separates names in other images of the data set.
+
+    Returns:
+        The names, and what separates them; None where nothing does.
 
     Raises:
         DataError: a text in square brackets that is no list.
@@ -97,7 +96,7 @@ def separated(texts: Sequence[str], where: Callable[[int], str], known: str | No
             )
         parts = values if values is not None else [text] if mark is None else text.split(mark)
         found.append(list(dict.fromkeys(name for part in parts if (name := part.strip()))))
-    return found
+    return found, mark
 
 
 def _in_brackets(text: str) -> bool:
