@@ -94,9 +94,12 @@ def counted(surveys: Sequence[Survey], duplicates: Duplicates) -> Iterator[tuple
     yield row("same file twice", inside)
     # Groups of images that look alike hold exact copies, too, which have been counted.
     alike = [_more(duplicates.near, number) for number in range(len(surveys))]
-    within = [group for group in duplicates.exact if any(set(group) <= set(near) for near in duplicates.near)]
+    near = {place: number for number, group in enumerate(duplicates.near) for place in group}
+    within, apart = list[Sequence[Place]](), list[Sequence[Place]]()
+    for group in duplicates.exact:
+        numbers = {near.get(place) for place in group}
+        (within if len(numbers) == 1 and None not in numbers else apart).append(group)
     yield row("nearly the same", [one - _more(within, number) for number, one in enumerate(alike)])
-    apart = [group for group in duplicates.exact if group not in within]
     both = sum(1 for group in (*apart, *duplicates.near) if len({place.split for place in group}) > 1)
     yield row("in both splits", [both, both])
 
