@@ -4,10 +4,11 @@ The arm is `transformer_tiny` with two teachers whose advice is stored. Each tra
 thread, as `reproduce` has them side by side; counted are the seconds of the processor, user and system, of the process
 and of those it starts. What passes cost is read between two log lines of a training of 25 epochs, which is then
 stopped; start-up, reading, evaluation and result are those of a training of one epoch, less its passes. The trees take
-turns. The images are smooth noise.
+turns. The images are smooth noise. The floor is what the matrix products of the student's passes alone would take in
+float32, at the speed of a large one on the same core: nothing can make a step of these models cheaper than that.
 
 git worktree add /tmp/old 934e134
-python benchmarks/arm_cost.py /tmp/old
+python benchmarks/arm_cost.py /tmp/old --output results/arm-cost/THIS-PROCESSOR.json
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import argparse
 import io
 import json
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +32,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from coadvise.models.factory import build_model
+from coadvise.run.provenance import manifest
+from coadvise.system.files import write_json
 
 HERE = Path(__file__).resolve().parents[1]
 # As many views as the scale has, of so many images that finished batches of all views would not stay in memory.
@@ -120,9 +129,9 @@ class Side:
         print(f"{self.name}: {compiled}", flush=True)
         return at[TO] - at[FROM]
 
-    def losses(self) -> list[float]:
-        """The total loss of each line of the last training up to `TO`."""
-        return [line["loss"] for line in self.lines() if "loss" in line and line["step"] <= TO]
+    def losses(self) -> dict[int, float]:
+        """The total loss of the last training by step, of each line up to `TO`."""
+        return {line["step"]: line["loss"] for line in self.lines() if "loss" in line and line["step"] <= TO}
 
     def lines(self) -> list[dict[str, Any]]:
         """What the last training has logged so far."""
@@ -196,11 +205,35 @@ def measured(sides: list[Side], rounds: int) -> dict[str, Cost]:
     return costs
 
 
+def floor() -> tuple[float, float]:
+    """FLOPs of the matrix products of a step, and seconds of a core that a million passes need for these at least.
+
+    The speed is that of a large product, the best of several.
+    """
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
+    model: Any = build_model("cit_tiny", 10, options=sizes)
+    for block in model.blocks:
+        block.attn.fused_attn = False  # its products are counted by their names
+    with FlopCounterMode(display=False) as counter:
+        outputs = model.forward_tokens(torch.randn(BATCH, 3, 32, 32))
+        torch.stack(list(outputs.values())).sum().backward()
+    torch.set_num_threads(1)
+    size, times = 2048, []
+    a, b = torch.randn(2, size, size)
+    for _ in range(8):
+        begun = time.process_time()
+        torch.mm(a, b)
+        times.append(time.process_time() - begun)
+    return counter.get_total_flops(), counter.get_total_flops() * min(times) / (2 * size**3) / BATCH * 1e6
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path, nargs="?", help="the tree to compare with")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
+    parser.add_argument("--output", type=Path, help="a JSON file for what was measured")
     options = parser.parse_args()
+    flops, least = floor()
     with tempfile.TemporaryDirectory(prefix="coadvise-arm-") as place:
         folder = Path(place)
         write_images(folder / "data")
@@ -212,19 +245,39 @@ def main() -> None:
         costs = measured(sides, options.rounds)
         losses = {side.name: side.losses() for side in sides}
     table = Table("core-minutes", *costs, *(["here / other"] if options.other else []))
-    rows = {
-        "a million passes": lambda cost: cost.million, "a run without its passes": lambda cost: cost.fixed,
+    rows: dict[str, Callable[[Cost], float]] = {
+        "a million passes": lambda cost: cost.million, "their matrix products at full speed": lambda _: least,
+        "a run without its passes": lambda cost: cost.fixed,
         "compiling for the first time": lambda cost: cost.first, "an arm of 25 epochs": lambda cost: cost.of(25),
         "an arm of 300 epochs": lambda cost: cost.of(300),
     }  # fmt: skip
-    for what, of in rows.items():
-        values = [of(cost) / 60 for cost in costs.values()]
+    minutes = {what: {name: of(cost) / 60 for name, cost in costs.items()} for what, of in rows.items()}
+    for what, by_side in minutes.items():
+        values = list(by_side.values())
         ratio = [f"{values[0] / values[1]:.2f}" if values[1] > 0.02 else ""] if options.other else []
         table.add_row(what, *(f"{value:.2f}" for value in values), *ratio)
     Console(width=100).print(table)
+    content: dict[str, Any] = {"benchmark": "arm_cost", "core-minutes": minutes, "FLOPs of a step": flops}
     if options.other:
-        gaps = [abs(a - b) / abs(b) for a, b in zip(losses["here"], losses["other"], strict=True)]
-        print(f"largest relative difference of the logged losses: {max(gaps, default=0.0):.1e} ({len(gaps)} lines)")
+        here, other = losses["here"], losses["other"]
+        gaps = [abs(here[step] - other[step]) / abs(other[step]) for step in sorted(here.keys() & other.keys())]
+        print(f"largest relative difference of the logged losses: {max(gaps):.1e} ({len(gaps)} steps that both log)")
+        print(f"least share of the other's passes: {least / costs['other'].million:.2f}")
+        content |= {
+            "ratios": {what: found["here"] / found["other"] for what, found in minutes.items() if "first" not in what},
+            "least ratio": least / costs["other"].million,
+            "largest relative difference of losses": max(gaps), "steps compared": len(gaps),
+            "other": commit_of(options.other),
+        }  # fmt: skip
+    if options.output:
+        content["provenance"] = manifest(command=shlex.join(["python", *sys.argv]))
+        write_json(options.output, content)
+
+
+def commit_of(tree: Path) -> str:
+    """The commit that a tree has checked out."""
+    words = ["git", "-C", str(tree), "rev-parse", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":
