@@ -21,12 +21,12 @@ from ..models.advised import AdvisedViT
 from ..models.answers import CLASSES_OF_FILE
 from ..models.cit import CiT
 from ..models.described import describe
-from ..models.published import fit_cit, fit_position, fit_rednet, fit_relative_positions
+from ..models.published import OF_TOKENS, fit_cit, fit_position, fit_rednet, fit_relative_positions, with_rows_of
 from ..models.rednet import RedNet
 from ..models.students import classifier_of
 from .inert_pickle import load_inert
 from .inside import IN_PYTHON, Choice, Say, Weights, of_training, weights_inside
-from .model_file import header_in, is_safetensors, weights_file
+from .model_file import Header, header_in, is_safetensors, weights_file
 
 _log = logging.getLogger(__name__)
 # What DistributedDataParallel and torch.compile put before every key.
@@ -61,7 +61,8 @@ def load_checkpoint(
         strict: every key of the model and of the file must fit. Otherwise load what fits by name and shape and
             log the rest.
         new_classifier: for fine-tuning; where the file knows another number of classes, its classifier is left
-            out and the model keeps its own, as it does where the file has none.
+            out and the model keeps its own, as it does where the file has none. A CiT keeps its own advised tokens
+            where the file has none of these names, and those of other names are left out; that is logged.
         weights: of a training checkpoint with averaged weights, `ema` takes those and `plain` the others. By default
             timm's files give the averaged ones, as in timm, and all others the trained ones; where there are both, that
             is logged.
@@ -80,6 +81,8 @@ def load_checkpoint(
     target = classifier_of(model)
     tensors, expected, metadata = _read_for(target, path, Choice(weights, setting, _log.warning))
     header = header_in(metadata, path)
+    if isinstance(target, CiT):
+        tensors = _with_its_tokens(tensors, target, header, path, new_classifier)
     # Very old BatchNorm checkpoints lack the step counter, which plays no part with a fixed momentum.
     missing = [k for k in expected if k not in tensors and not k.endswith(".num_batches_tracked")]
     unexpected = [k for k in tensors if k not in expected]
@@ -109,6 +112,34 @@ def load_checkpoint(
     if header is not None:
         describe(target, header.recipe.data)
     return metadata
+
+
+def _with_its_tokens(
+    tensors: dict[str, Tensor], model: CiT, header: Header | None, path: Path, fresh: bool
+) -> dict[str, Tensor]:
+    """A file's weights with the position embeddings of advised tokens where the model has them.
+
+    Args:
+        fresh: whether tokens that only one of the two has are left out, or start as the model has them.
+    """
+    names = list(model.teachers)
+    heads = list(dict.fromkeys(key.split(".")[1] for key in tensors if key.startswith("advised_heads.")))
+    if heads and header is not None:
+        stored = list(header.recipe.student.options.get("teachers", header.recipe.tokens()))
+    else:  # nothing says in which order the file has them
+        stored = names if {*heads} == {*names} else heads
+    if {*stored} != {*heads} or (not heads and "head.weight" not in tensors) or stored == names:
+        return tensors
+    if {*stored} == {*names}:
+        return with_rows_of(tensors, model, stored)
+    if not fresh or (len(heads) > 1 and header is None):
+        return tensors
+    own = model.state_dict()
+    kept = {key: value for key, value in tensors.items() if key in own or not key.startswith(OF_TOKENS)}
+    kept |= {key: value for key, value in own.items() if key not in kept and key.startswith(OF_TOKENS)}
+    left, new = (", ".join(sorted({*a} - {*b})) or "none" for a, b in ((stored, names), (names, stored)))
+    _log.warning("%s: advised tokens that are left out: %s; that start anew: %s", path, left, new)
+    return with_rows_of(kept, model, stored)
 
 
 def load_added_tokens(

@@ -6,9 +6,10 @@
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from torch import Tensor, nn
 
@@ -52,6 +53,31 @@ def fit_cit(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
         prefix = 1 + len(heads) if heads or "head.weight" in state_dict else model.num_prefix_tokens
         state_dict["pos_embed"] = fit_position(state_dict["pos_embed"], prefix, model.patch_embed.grid_size)
     return state_dict
+
+
+OF_TOKENS = ("tokens.", "offsets.", "advised_heads.", "advised_norms.")
+"""What a student has for its advised tokens beside rows of its position embeddings."""
+
+
+def with_rows_of(state_dict: dict[str, Tensor], model: Any, stored: Sequence[str]) -> dict[str, Tensor]:
+    """Weights from `fit_cit` with the rows of their position embeddings in the order of the CiT `model`.
+
+    A row is its token's, by name; tokens that the weights do not have get the model's own rows. Embeddings whose number
+    is another one stay as they are.
+
+    Args:
+        stored: advised tokens of the weights in their order.
+    """
+    position, own = state_dict.get("pos_embed"), model.pos_embed.detach()
+    patches = model.patch_embed.num_patches
+    if position is None or position.shape != (1, 1 + len(stored) + patches, own.shape[2]):
+        return state_dict
+    rows = [
+        position[:, 1 + stored.index(name)] if name in stored else own[:, place].to(position)
+        for place, name in enumerate(model.teachers, start=1)
+    ]
+    ordered = torch.cat([position[:, :1], *(row[:, None] for row in rows), position[:, 1 + len(stored) :]], dim=1)
+    return {**state_dict, "pos_embed": ordered}
 
 
 def _replace_prefix(key: str, prefixes: Mapping[str, str]) -> str:
