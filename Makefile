@@ -43,6 +43,8 @@ types: .venv/installed
 	@echo "Installing into .venv (once; PyTorch is large, this takes a few minutes) ..."
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	@# By all cores, where pip would take one. Some packages bring templates that are no Python.
+	@.venv/bin/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 clean:
