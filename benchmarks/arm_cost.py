@@ -5,7 +5,7 @@ thread, as `reproduce` has them side by side; counted are the seconds of the pro
 and of those it starts. What passes cost is read between two log lines of a training of 25 epochs, which is then
 stopped; start-up, reading, evaluation and result are those of a training of one epoch, less its passes. The trees take
 turns. The images are smooth noise. The floor is what the matrix products of the student's passes alone would take in
-float32, at the speed of a large one on the same core: nothing can make a step of these models cheaper than that.
+float32, at the speed of a large one on the same core, before and after all else: no step of these models can be cheaper.
 
 git worktree add /tmp/old 934e134
 python benchmarks/arm_cost.py /tmp/old --output results/arm-cost/THIS-PROCESSOR.json
@@ -208,7 +208,7 @@ def measured(sides: list[Side], rounds: int) -> dict[str, Cost]:
 def floor() -> tuple[float, float]:
     """FLOPs of the matrix products of a step, and seconds of a core that a million passes need for these at least.
 
-    The speed is that of a large product, the best of several.
+    The speed is that of a large product, the median of several.
     """
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
     model: Any = build_model("cit_tiny", 10, options=sizes)
@@ -224,7 +224,7 @@ def floor() -> tuple[float, float]:
         begun = time.process_time()
         torch.mm(a, b)
         times.append(time.process_time() - begun)
-    return counter.get_total_flops(), counter.get_total_flops() * min(times) / (2 * size**3) / BATCH * 1e6
+    return counter.get_total_flops(), counter.get_total_flops() * statistics.median(times) / (2 * size**3) / BATCH * 1e6
 
 
 def main() -> None:
@@ -233,7 +233,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
     parser.add_argument("--output", type=Path, help="a JSON file for what was measured")
     options = parser.parse_args()
-    flops, least = floor()
+    commit = commit_of(options.other) if options.other else None
+    flops, before = floor()
     with tempfile.TemporaryDirectory(prefix="coadvise-arm-") as place:
         folder = Path(place)
         write_images(folder / "data")
@@ -244,6 +245,7 @@ def main() -> None:
             side.prepare(folder / "data")
         costs = measured(sides, options.rounds)
         losses = {side.name: side.losses() for side in sides}
+    least = (before + floor()[1]) / 2
     table = Table("core-minutes", *costs, *(["here / other"] if options.other else []))
     rows: dict[str, Callable[[Cost], float]] = {
         "a million passes": lambda cost: cost.million, "their matrix products at full speed": lambda _: least,
@@ -261,23 +263,24 @@ def main() -> None:
     if options.other:
         here, other = losses["here"], losses["other"]
         gaps = [abs(here[step] - other[step]) / abs(other[step]) for step in sorted(here.keys() & other.keys())]
-        print(f"largest relative difference of the logged losses: {max(gaps):.1e} ({len(gaps)} steps that both log)")
+        apart = max(gaps, default=None)
+        print(f"largest relative difference of the logged losses: {apart} ({len(gaps)} steps that both log)")
         print(f"least share of the other's passes: {least / costs['other'].million:.2f}")
         content |= {
             "ratios": {what: found["here"] / found["other"] for what, found in minutes.items() if "first" not in what},
             "least ratio": least / costs["other"].million,
-            "largest relative difference of losses": max(gaps), "steps compared": len(gaps),
-            "other": commit_of(options.other),
+            "largest relative difference of losses": apart, "steps compared": len(gaps),
+            "other": commit,
         }  # fmt: skip
     if options.output:
         content["provenance"] = manifest(command=shlex.join(["python", *sys.argv]))
         write_json(options.output, content)
 
 
-def commit_of(tree: Path) -> str:
-    """The commit that a tree has checked out."""
+def commit_of(tree: Path) -> str | None:
+    """The commit that a tree has checked out; None where it is no checkout."""
     words = ["git", "-C", str(tree), "rev-parse", "HEAD"]
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(words, capture_output=True, text=True).stdout.strip() or None
 
 
 if __name__ == "__main__":

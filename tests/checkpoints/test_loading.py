@@ -117,6 +117,12 @@ def test_official_cit_sak_student(tmp_path):
     torch.save({"model": weights, "config": CfgNode(a=1)}, tmp_path / "sak.pth")
     load_checkpoint(target, tmp_path / "sak.pth")
     assert_same(source, target)
+    turned = make("cit_small_sa", 3, **CIT, teachers={"inv": "inv", "conv": "conv"})  # its rows stand class, conv, inv
+    load_checkpoint(turned, tmp_path / "sak.pth")
+    with torch.no_grad():
+        expected, found = source.forward_tokens(images()), turned.forward_tokens(images())
+    for name, logits in expected.items():
+        torch.testing.assert_close(found[name], logits)
 
 
 def test_deit_distilled_into_one_advised_token(tmp_path):

@@ -21,12 +21,21 @@ from ..models.advised import AdvisedViT
 from ..models.answers import CLASSES_OF_FILE
 from ..models.cit import CiT
 from ..models.described import describe
-from ..models.published import OF_TOKENS, fit_cit, fit_position, fit_rednet, fit_relative_positions, with_rows_of
+from ..models.published import (
+    OFFICIAL_TOKENS,
+    fit_cit,
+    fit_position,
+    fit_rednet,
+    fit_relative_positions,
+    is_official,
+    tokens_in,
+)  # fmt: skip
 from ..models.rednet import RedNet
 from ..models.students import classifier_of
 from .inert_pickle import load_inert
 from .inside import IN_PYTHON, Choice, Say, Weights, of_training, weights_inside
-from .model_file import Header, header_in, is_safetensors, weights_file
+from .model_file import header_in, is_safetensors, weights_file
+from .token_rows import NO_ORDER, token_order, with_tokens_of
 
 _log = logging.getLogger(__name__)
 # What DistributedDataParallel and torch.compile put before every key.
@@ -62,7 +71,7 @@ def load_checkpoint(
             log the rest.
         new_classifier: for fine-tuning; where the file knows another number of classes, its classifier is left
             out and the model keeps its own, as it does where the file has none. A CiT keeps its own advised tokens
-            where the file has none of these names, and those of other names are left out; that is logged.
+            where the file has none of these names, and those of other names are left out, which is logged.
         weights: of a training checkpoint with averaged weights, `ema` takes those and `plain` the others. By default
             timm's files give the averaged ones, as in timm, and all others the trained ones; where there are both, that
             is logged.
@@ -79,10 +88,11 @@ def load_checkpoint(
     require(path, (str, os.PathLike), "a checkpoint's path", how, CheckpointError)
     path = weights_file(path)
     target = classifier_of(model)
-    tensors, expected, metadata = _read_for(target, path, Choice(weights, setting, _log.warning))
-    header = header_in(metadata, path)
+    tensors, expected, metadata, order = _read_for(target, path, Choice(weights, setting, _log.warning))
+    header, other = header_in(metadata, path), ""
     if isinstance(target, CiT):
-        tensors = _with_its_tokens(tensors, target, header, path, new_classifier)
+        order = token_order(tensors, header, order)
+        tensors, other = with_tokens_of(tensors, target, order, new_classifier)
     # Very old BatchNorm checkpoints lack the step counter, which plays no part with a fixed momentum.
     missing = [k for k in expected if k not in tensors and not k.endswith(".num_batches_tracked")]
     unexpected = [k for k in tensors if k not in expected]
@@ -98,13 +108,15 @@ def load_checkpoint(
     shapes = [f"{k} is {tuple(tensors[k].shape)}, expected {tuple(expected[k].shape)}" for k in misshapen]
     problems = _describe({"missing": missing, "unexpected": unexpected, "wrongly shaped": shapes})
     if problems and (strict or not fitting):
-        hint = _class_hint(target, misshapen, tensors, expected)
+        hint = _class_hint(target, misshapen, tensors, expected) if other != NO_ORDER else NO_ORDER
         if not (unexpected or misshapen) and classifier and classifier == set(missing):
             hint = "it is a backbone without classifier, with which only a student can start (new_classifier=True)"
         found = "\n".join(f"  {line}" for line in problems)
         raise CheckpointError(f"{path} does not fit {type(target).__name__}: {hint}\n{found}")
     if problems:
         _log.warning("%s: loaded %d of %d tensors; %s", path, len(fitting), len(expected), "; ".join(problems))
+    if other:
+        _log.warning("%s: %s", path, other)
     target.load_state_dict(fitting, strict=False)
     _forget_derived(target)
     # What a model that becomes a teacher is asked for: its classes, and where timm keeps it, how it sees images.
@@ -112,34 +124,6 @@ def load_checkpoint(
     if header is not None:
         describe(target, header.recipe.data)
     return metadata
-
-
-def _with_its_tokens(
-    tensors: dict[str, Tensor], model: CiT, header: Header | None, path: Path, fresh: bool
-) -> dict[str, Tensor]:
-    """A file's weights with the position embeddings of advised tokens where the model has them.
-
-    Args:
-        fresh: whether tokens that only one of the two has are left out, or start as the model has them.
-    """
-    names = list(model.teachers)
-    heads = list(dict.fromkeys(key.split(".")[1] for key in tensors if key.startswith("advised_heads.")))
-    if heads and header is not None:
-        stored = list(header.recipe.student.options.get("teachers", header.recipe.tokens()))
-    else:  # nothing says in which order the file has them
-        stored = names if {*heads} == {*names} else heads
-    if {*stored} != {*heads} or (not heads and "head.weight" not in tensors) or stored == names:
-        return tensors
-    if {*stored} == {*names}:
-        return with_rows_of(tensors, model, stored)
-    if not fresh or (len(heads) > 1 and header is None):
-        return tensors
-    own = model.state_dict()
-    kept = {key: value for key, value in tensors.items() if key in own or not key.startswith(OF_TOKENS)}
-    kept |= {key: value for key, value in own.items() if key not in kept and key.startswith(OF_TOKENS)}
-    left, new = (", ".join(sorted({*a} - {*b})) or "none" for a, b in ((stored, names), (names, stored)))
-    _log.warning("%s: advised tokens that are left out: %s; that start anew: %s", path, left, new)
-    return with_rows_of(kept, model, stored)
 
 
 def load_added_tokens(
@@ -182,7 +166,7 @@ def stored_classes(
         CheckpointError: as for `load_checkpoint`, when the file cannot be read.
     """
     target = classifier_of(model)
-    tensors, expected, _ = _read_for(target, weights_file(path), Choice(weights, setting, lambda _: None))
+    tensors, expected, *_ = _read_for(target, weights_file(path), Choice(weights, setting, lambda _: None))
     classes = getattr(target, "num_classes", None)
     found = {key for key in _classifier(target) if not key.startswith("advised_heads.")}
     heads = {key for key in found if expected[key].shape[:1] == (classes,)}
@@ -205,15 +189,19 @@ def _classifier(model: nn.Module) -> set[str]:
 
 def _read_for(
     model: nn.Module, path: str | os.PathLike[str], choice: Choice
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
-    """A file's weights under the names of `model`, the model's own, and the file's metadata."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str], list[str] | None]:
+    """A file's weights under the names of `model`, the model's own, the file's metadata, and the order of its advised
+    tokens where its keys say it."""
     tensors, metadata = _read(Path(path), choice)
     expected = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
     stripped = _strip(tensors, expected)
     _require_real(stripped, expected, path)
     fitted = _fit(stripped, model)
     _require_real(fitted, expected, path)  # under the names that they have now
-    return fitted, expected, metadata
+    if is_official(stripped):
+        return fitted, expected, metadata, list(OFFICIAL_TOKENS)
+    # A safetensors file has its keys in another order than the model.
+    return fitted, expected, metadata, None if is_safetensors(Path(path)) else tokens_in(fitted)
 
 
 def _require_real(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
@@ -279,7 +267,9 @@ def _strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _strip(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take off what stands before every name, as a wrapper's attribute does, where the model has no such names."""
     bare = tensors
-    if all(key.startswith(("model.", *_ADDED)) for key in tensors) and not any(key in expected for key in tensors):
+    if all(key.startswith(("model.", *_ADDED)) for key in tensors) and not any(
+        key in expected for key in tensors if not key.startswith(_ADDED)
+    ):
         bare = {key: value for key, value in tensors.items() if not key.startswith(_ADDED)}
     while bare and not any(key in expected for key in bare):
         first = next(iter(bare)).partition(".")[0] + "."

@@ -41,43 +41,63 @@ def fit_cit(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     for the caller to report.
     """
     names = list(model.teachers)
-    if any(key.startswith(("conv_embed.", "inv_embed.")) for key in state_dict):
+    if is_official(state_dict):
         state_dict = {_rename_official(key): value for key, value in state_dict.items()}
     elif "dist_token" in state_dict and len(names) == 1:
         prefixes = {"dist_token": f"tokens.{names[0]}", "head_dist.": f"advised_heads.{names[0]}."}
         state_dict = {_replace_prefix(key, prefixes): value for key, value in state_dict.items()}
     state_dict = dict(state_dict)
     if "pos_embed" in state_dict:
-        heads = {key.split(".")[1] for key in state_dict if key.startswith("advised_heads.")}
-        # Of heads that were taken off the number of tokens is no longer known; it is the model's then.
-        prefix = 1 + len(heads) if heads or "head.weight" in state_dict else model.num_prefix_tokens
+        stored = tokens_in(state_dict)
+        prefix = model.num_prefix_tokens if stored is None else 1 + len(stored)
         state_dict["pos_embed"] = fit_position(state_dict["pos_embed"], prefix, model.patch_embed.grid_size)
     return state_dict
 
 
 OF_TOKENS = ("tokens.", "offsets.", "advised_heads.", "advised_norms.")
-"""What a student has for its advised tokens beside rows of its position embeddings."""
+"""What a CiT has for its advised tokens beside rows of its position embeddings."""
+OFFICIAL_TOKENS = ("conv", "inv")
+"""Those of the official CiT-SAK student, in the order of its rows."""
 
 
-def with_rows_of(state_dict: dict[str, Tensor], model: Any, stored: Sequence[str]) -> dict[str, Tensor]:
-    """Weights from `fit_cit` with the rows of their position embeddings in the order of the CiT `model`.
+def is_official(state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether keys are those of the official CiT-SAK student."""
+    return any(key.startswith(("conv_embed.", "inv_embed.")) for key in state_dict)
 
-    A row is its token's, by name; tokens that the weights do not have get the model's own rows. Embeddings whose number
-    is another one stay as they are.
+
+def tokens_in(state_dict: Mapping[str, Tensor]) -> list[str] | None:
+    """Advised tokens of which weights have a head, in the order of the keys; none of a ViT's; None where heads were
+    taken off, and their number is not known."""
+    heads = list(dict.fromkeys(key.split(".")[1] for key in state_dict if key.startswith("advised_heads.")))
+    if heads or "head.weight" in state_dict:
+        return heads
+    position = state_dict.get("pos_embed")
+    if position is None or position.ndim != 3 or any(key.startswith(OF_TOKENS) for key in state_dict):
+        return None
+    patches = position.shape[1] - 1
+    return [] if patches > 0 and math.isqrt(patches) ** 2 == patches else None
+
+
+def with_rows_of(position: Tensor, model: Any, stored: Sequence[str]) -> Tensor | None:
+    """Position embeddings from `fit_cit` with a row for each token of the CiT `model`, by name, in its order.
+
+    Tokens that the weights do not have get the model's own rows.
 
     Args:
         stored: advised tokens of the weights in their order.
+
+    Returns:
+        None where the number of embeddings is another one than that of such tokens and the model's patches.
     """
-    position, own = state_dict.get("pos_embed"), model.pos_embed.detach()
-    patches = model.patch_embed.num_patches
-    if position is None or position.shape != (1, 1 + len(stored) + patches, own.shape[2]):
-        return state_dict
+    own = model.pos_embed.detach()
+    if position.shape != (1, 1 + len(stored) + model.patch_embed.num_patches, own.shape[2]):
+        return None
+    given = position.to(own)
     rows = [
-        position[:, 1 + stored.index(name)] if name in stored else own[:, place].to(position)
+        given[:, 1 + stored.index(name)] if name in stored else own[:, place]
         for place, name in enumerate(model.teachers, start=1)
     ]
-    ordered = torch.cat([position[:, :1], *(row[:, None] for row in rows), position[:, 1 + len(stored) :]], dim=1)
-    return {**state_dict, "pos_embed": ordered}
+    return torch.cat([given[:, :1], *(row[:, None] for row in rows), given[:, 1 + len(stored) :]], dim=1)
 
 
 def _replace_prefix(key: str, prefixes: Mapping[str, str]) -> str:
