@@ -5,7 +5,7 @@ thread, as `reproduce` has them side by side; counted are the seconds of the pro
 and of those it starts. What passes cost is read between two log lines of a training of 25 epochs, which is then
 stopped; start-up, reading, evaluation and result are those of a training of one epoch, less its passes. The trees take
 turns. The images are smooth noise. The floor is what the matrix products of the student's passes alone would take in
-float32, at the speed of a large one on the same core, before and after all else: no step of these models can be cheaper.
+float32, at the speed of a large one on the same core, before and after all else; no step of these models is cheaper.
 
 git worktree add /tmp/old 934e134
 python benchmarks/arm_cost.py /tmp/old --output results/arm-cost/THIS-PROCESSOR.json

@@ -23,6 +23,7 @@ from helpers.recipes import CNN, INN, TINY, tiny
 from helpers.untrained import untrained_run
 from PIL import Image
 
+from coadvise.cli.main import app
 from coadvise.recipe.reading import dump_recipe
 from coadvise.system.progress import Display
 from coadvise.training.train import train
@@ -195,6 +196,16 @@ def test_models_recipes_schema_doctor() -> None:
         size = os.statvfs("/dev/shm")
         assert f"{size.f_blocks * size.f_frsize / 2**20:,.0f} MiB" in found
     assert yaml.safe_load(coadvise("recipe", "cit-s", "optim.lr=1e-3").stdout)["optim"]["lr"] == 0.001
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="a pipe has no name on this system")
+def test_a_recipe_from_a_pipe_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as pipe:
+        pipe.write("name: piped\ndata: {source: digits}\nstudent: {model: cit_tiny}\n")
+    app(["recipe", f"/dev/fd/{reading}"], standalone_mode=False)
+    os.close(reading)
+    assert yaml.safe_load(capsys.readouterr().out)["name"] == "piped"
 
 
 # --- refusals --------------------------------------------------------------------------------------------

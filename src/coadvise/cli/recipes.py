@@ -48,10 +48,10 @@ def recipe(
     from ..recipe.reading import builtin_recipes, dump_recipe, load_recipe
 
     checked = load_recipe(source, settings or [])
-    if full or settings:
+    path = Path(source) if Path(source).is_file() else builtin_recipes().get(source)
+    if full or settings or path is None:  # a pipe is read once
         print(dump_recipe(checked), end="")
     else:
-        path = Path(source) if Path(source).is_file() else builtin_recipes()[source]
         print(path.read_text(encoding="utf-8"), end="")
 
 

@@ -60,7 +60,12 @@ def reproduce(
         str | None, typer.Option(help="stop after so long, such as 40m or 2h", rich_help_panel="How much")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="runs side by side; one for each GPU or core", rich_help_panel="How much")
+        int | None,
+        typer.Option(
+            min=1,
+            help="runs side by side; one for each GPU, or for each core, four at most",
+            rich_help_panel="How much",
+        ),
     ] = None,
 ) -> None:
     """Run what tables and figures of the paper need, and report it beside the paper's numbers.

@@ -89,7 +89,8 @@ class Student(Part):
     where they are named here, or with `loss.tokens: own`."""
     separate: Literal["none", "direct", "full"] = "none"
     """Advised tokens that keep apart in attention: with `direct` none reads another; with `full` nothing of one reaches
-    another, through patches and class token neither, which reads them all."""
+    another through patches and class token either. The class token of a CiT reads them all; nothing of a ViT reads
+    tokens that were added."""
     read_at: dict[str, Count] = {}
     """The block after which the head of an advised token reads it, by name, counted from 1; else the last."""
     small_stem: bool = False
