@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
 import signal
 import socket
+import socketserver
 import threading
 import time
 import urllib.error
@@ -266,6 +268,32 @@ def test_the_command_answers_until_it_is_stopped(viewed: Path, number: signal.Si
     assert done.stderr.splitlines()[-1] == "stopped; the same command starts again"
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(address, timeout=5)
+
+
+def test_a_signal_is_not_lost_while_a_request_is_taken(running: Running) -> None:
+    """It arrives when the request has been answered, and the call that started its thread has not come back."""
+    taken = socketserver.ThreadingMixIn.process_request
+
+    def interrupted(self: Server, request: socket.socket, address: tuple[str, int]) -> None:
+        taken(self, request, address)
+        while any("process_request" in thread.name for thread in threading.enumerate()):
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+
+    lost = threading.Event()
+    with Server("127.0.0.1", 0) as server:
+        server.viewer = running.viewer
+        threading.Thread(target=urllib.request.urlopen, args=[server.guard.url], daemon=True).start()
+        watch = threading.Timer(20, lambda: (lost.set(), server.shutdown()))
+        watch.start()
+        with (
+            mock.patch.object(socketserver.ThreadingMixIn, "process_request", interrupted),
+            contextlib.suppress(KeyboardInterrupt),
+            server.stop,
+        ):
+            server.serve_forever(poll_interval=0.02)
+        watch.cancel()
+    assert not lost.is_set()
 
 
 def test_bad_input_ends_with_one_message(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def view(
             display.say("Ctrl-C ends it")
             if open_browser and not webbrowser.open(server.guard.url):
                 display.say("no browser can be opened here; open the address yourself")
-            server.serve_forever(poll_interval=0.2)
+            with server.stop:
+                server.serve_forever(poll_interval=0.2)
         finally:
             viewer.stop()

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import CoadviseError, DataError, RunError, one_line
 from ..evaluation.corruptions import CORRUPTIONS, SEVERITIES
+from ..system.interrupts import StopRequest
 from .guard import HEADERS, Guard, bracketed
 from .nearest import Which
 from .pictures import MOST_BYTES
@@ -56,6 +57,9 @@ class Server(ThreadingHTTPServer):
     Args:
         host, port: where; port 0 is a free one.
 
+    Attributes:
+        stop: in its block Ctrl-C and SIGTERM end `serve_forever` with KeyboardInterrupt, between two requests.
+
     Raises:
         RunError: the address cannot be had.
     """
@@ -79,6 +83,15 @@ class Server(ThreadingHTTPServer):
         self.guard = Guard(host, self.server_address[1])
         self.page = {name: _file(name) for name, _ in PAGE.values()}
         self._free = threading.BoundedSemaphore(THREADS)
+        self.stop = StopRequest()
+
+    def service_actions(self) -> None:
+        """Between two requests: end where a signal has asked for it.
+
+        In the middle of one the exception would be lost where another takes its place, as in starting a thread.
+        """
+        if self.stop.wanted:
+            raise KeyboardInterrupt
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread, if one is free."""
@@ -87,7 +100,7 @@ class Server(ThreadingHTTPServer):
             return
         try:
             super().process_request(request, client_address)
-        except BaseException:  # no thread can be started, and none will free its place
+        except RuntimeError:  # no thread can be started, and none will free its place
             self._free.release()
             raise
 
