@@ -408,6 +408,7 @@ def test_results_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
     text = write_paper_report(tmp_path, typed(content), ALL, SCALE).with_suffix(".md").read_text()
     assert "Not comparable: corruptions was measured on different images (/c, made on the fly)" in text
     assert "taught by more than one training of resnet18" in text
+    assert "learn from the same run of it, but for resnet18, see below, so" in text
 
 
 def test_a_report_says_what_departs_from_its_scale(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from ..paper.declared import MARGIN, Dots, Experiment
 from ..significance import DOES_NOT_HOLD, HOLDS, summarise
 from .claims import NO_MEANING, NOT_MEASURED, Judged
 from .figures import teachers_of
+from .problems import trained_again
 from .results import About, Results
 from .tables import count, percent
 
@@ -91,11 +92,12 @@ def lead(experiments: Sequence[Experiment], results: Results, about: About) -> l
         f"That two models are about equal is tested against a margin of {100 * MARGIN:g} points, as what the paper "
         "calls similar differs by up to 1.3; such claims of a table are corrected among themselves."
     )
+    again = f", but for {', '.join(found)}, see below" if (found := trained_again(results)) else ""
     tested = [
         "Each claim is tested over the seeds (two-sided t-test of the differences, Holm's correction over the claims "
         "of its table); with one seed nothing can be tested.",
-        "The seeds are the students': all students of a teacher learn from the same run of it, so a verdict about "
-        "kinds of teachers is about these teachers.",
+        f"The seeds are the students': all students of a teacher learn from the same run of it{again}, so a verdict "
+        "about kinds of teachers is about these teachers.",
     ]
     crossed, claims = any(one.contrasts for one in experiments), not all(one.contrasts for one in experiments)
     margins = any(claim.margin is not None for one in experiments for claim in one.claims)

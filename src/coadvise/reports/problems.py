@@ -65,13 +65,17 @@ def _mixed_precision(experiments: Sequence[Experiment], results: Results) -> lis
     return [f"Claims for which runs of different precision are compared: {texts}."] if found else []
 
 
-def _several_teachers(results: Results) -> list[str]:
-    """Teachers of which students know more than one training."""
+def trained_again(results: Results) -> list[str]:
+    """Teachers of which students know more than one training, by name."""
     weights = defaultdict[str, set[str]](set)
     for run in results.files.values():
         for name, digest in run.teacher_weights.items():
             weights[name].add(digest)
-    several = sorted(name for name, digests in weights.items() if len(digests) > 1)
+    return sorted(name for name, digests in weights.items() if len(digests) > 1)
+
+
+def _several_teachers(results: Results) -> list[str]:
+    several = trained_again(results)
     if not several:
         return []
     return [
