@@ -15,8 +15,8 @@ bench: .venv/installed
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 
-# Modules are compiled once, and not by each of the processes that tests start. One process more than there are cores:
-# a third of the time is waiting for processes that tests start.
+# Modules are compiled once, and not by each of the processes that tests start. One process more than there are cores,
+# since tests wait: for processes that they start, and for time to pass.
 test: export PYTHONDONTWRITEBYTECODE =
 test: .venv/installed
 	.venv/bin/python -m pytest -n $$(.venv/bin/python -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))') \

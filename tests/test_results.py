@@ -48,6 +48,9 @@ def test_landed_runs_say_where_they_come_from(folder: Path) -> None:
         assert {"command", "hardware", "versions", "date"} <= set(content["provenance"])
         assert path.stem == f"{content['arm']}.s{content['seed']}.{content['id'][:8]}"
         assert content["scale"] == made_at(folder).scale
+        # Data lie beside the repository wherever that is; a folder of one machine tells a reader nothing.
+        told = f"{content['settings'].get('data.source', '')} {content['provenance']['command']}"
+        assert not re.search(r"(?<![\w.])/\w+/", told), f"{path.name}: {told}"
 
 
 @pytest.mark.parametrize("folder", LANDED, ids=lambda folder: folder.name)
