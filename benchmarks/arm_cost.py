@@ -5,9 +5,10 @@ thread, as `reproduce` has them side by side; counted are the seconds of the pro
 and of those it starts. What passes cost is read between two log lines of a training of 25 epochs, which is then
 stopped; start-up, reading, evaluation and result are those of a training of one epoch, less its passes. The trees take
 turns. The images are smooth noise. The floor is what the matrix products of the student's passes alone would take in
-float32, at the speed of a large one on the same core, before and after all else; no step of these models is cheaper.
+float32, at the speed of a large one on the same core, before and after all else; no step in float32 is cheaper. Where
+the processor trains faster in bfloat16, which `run.precision: auto` then takes, this tree is also measured in it.
 
-git worktree add /tmp/old 934e134
+git worktree add /tmp/old 934e134 && pip install jaxtyping  # which that commit needs
 python benchmarks/arm_cost.py /tmp/old --output results/arm-cost/THIS-PROCESSOR.json
 """
 
@@ -41,6 +42,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from coadvise.models.factory import build_model
 from coadvise.run.provenance import manifest
 from coadvise.system.files import write_json
+from coadvise.system.precision import bf16_is_faster
 
 HERE = Path(__file__).resolve().parents[1]
 # As many views as the scale has, of so many images that finished batches of all views would not stay in memory.
@@ -49,6 +51,7 @@ FROM, TO = 100, 300
 """Steps between which passes are counted."""
 EPOCHS = 25
 ARM_IMAGES = 10_000
+BF16 = "here in bf16"
 RECIPE = """
 name: arm
 data: {{source: {data}, image_size: 32, eval_crop: 1.0, mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2616],
@@ -69,7 +72,7 @@ class Side:
     """A tree whose trainings are counted, with a folder of its own for runs, advice and what it compiles.
 
     Attributes:
-        settings: further words of its command line.
+        settings: further words of its trainings' command line.
     """
 
     name: str
@@ -83,7 +86,7 @@ class Side:
             **os.environ, "PYTHONPATH": str(self.tree / "src"), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg",
             "XDG_CACHE_HOME": str(self.folder / "cache"),
         }  # fmt: skip
-        call = [sys.executable, "-m", "coadvise", command, str(self.folder / "arm.yaml"), *words, *self.settings]
+        call = [sys.executable, "-m", "coadvise", command, str(self.folder / "arm.yaml"), *words]
         with (self.folder / "log").open("wb") as log:
             return subprocess.Popen(call, env=environment, stdout=log, stderr=log, cwd=self.folder)
 
@@ -141,7 +144,7 @@ class Side:
 
     def _output(self) -> tuple[str, ...]:
         shutil.rmtree(self.folder / "run", ignore_errors=True)
-        return "advice=cache", f"run.output={self.folder / 'run'}"
+        return "advice=cache", f"run.output={self.folder / 'run'}", *self.settings
 
 
 def seconds_of_tree(pid: int) -> float:
@@ -239,6 +242,8 @@ def main() -> None:
         folder = Path(place)
         write_images(folder / "data")
         sides = [Side("here", HERE, folder / "here")]
+        if bf16_is_faster():
+            sides.append(Side(BF16, HERE, folder / "bf16", ("run.precision=bf16",)))
         if options.other:
             sides.append(Side("other", options.other.resolve(), folder / "other"))
         for side in sides:
@@ -246,7 +251,8 @@ def main() -> None:
         costs = measured(sides, options.rounds)
         losses = {side.name: side.losses() for side in sides}
     least = (before + floor()[1]) / 2
-    table = Table("core-minutes", *costs, *(["here / other"] if options.other else []))
+    others = [name for name in costs if options.other and name != "other"]
+    table = Table("core-minutes", *costs, *(f"{name} / other" for name in others))
     rows: dict[str, Callable[[Cost], float]] = {
         "a million passes": lambda cost: cost.million, "their matrix products at full speed": lambda _: least,
         "a run without its passes": lambda cost: cost.fixed,
@@ -254,27 +260,43 @@ def main() -> None:
         "an arm of 300 epochs": lambda cost: cost.of(300),
     }  # fmt: skip
     minutes = {what: {name: of(cost) / 60 for name, cost in costs.items()} for what, of in rows.items()}
+    minutes["their matrix products at full speed"].pop(BF16, None)  # the floor is that of float32
     for what, by_side in minutes.items():
-        values = list(by_side.values())
-        ratio = [f"{values[0] / values[1]:.2f}" if values[1] > 0.02 else ""] if options.other else []
-        table.add_row(what, *(f"{value:.2f}" for value in values), *ratio)
-    Console(width=100).print(table)
+        ratios = [share(by_side, name) if by_side.get("other", 0) > 0.02 else None for name in others]
+        table.add_row(what, *map(two_digits, map(by_side.get, costs)), *map(two_digits, ratios))
+    Console(width=120).print(table)
     content: dict[str, Any] = {"benchmark": "arm_cost", "core-minutes": minutes, "FLOPs of a step": flops}
     if options.other:
-        here, other = losses["here"], losses["other"]
-        gaps = [abs(here[step] - other[step]) / abs(other[step]) for step in sorted(here.keys() & other.keys())]
-        apart = max(gaps, default=None)
-        print(f"largest relative difference of the logged losses: {apart} ({len(gaps)} steps that both log)")
-        print(f"least share of the other's passes: {least / costs['other'].million:.2f}")
+        gaps = {name: relative_gaps(losses[name], losses["other"]) for name in others}
+        for name, found in gaps.items():
+            print(f"{name}: logged losses differ by at most {max(found, default=None)} ({len(found)} steps)")
+        print(f"least share of the other's passes in float32: {least / costs['other'].million:.2f}")
+        kept = {what: by_side for what, by_side in minutes.items() if "first" not in what}
         content |= {
-            "ratios": {what: found["here"] / found["other"] for what, found in minutes.items() if "first" not in what},
+            "ratios": {name: {what: share(by_side, name) for what, by_side in kept.items()} for name in others},
             "least ratio": least / costs["other"].million,
-            "largest relative difference of losses": apart, "steps compared": len(gaps),
+            "largest relative difference of losses": {name: max(found, default=None) for name, found in gaps.items()},
+            "steps compared": {name: len(found) for name, found in gaps.items()},
             "other": commit,
         }  # fmt: skip
     if options.output:
         content["provenance"] = manifest(command=shlex.join(["python", *sys.argv]))
         write_json(options.output, content)
+
+
+def share(by_side: dict[str, float], name: str) -> float | None:
+    """What a side takes of the other tree's minutes; None where it has none."""
+    return by_side[name] / by_side["other"] if name in by_side else None
+
+
+def two_digits(value: float | None) -> str:
+    """As the table shows it."""
+    return "" if value is None else f"{value:.2f}"
+
+
+def relative_gaps(ours: dict[int, float], theirs: dict[int, float]) -> list[float]:
+    """Relative differences of the losses, of steps that both log."""
+    return [abs(ours[step] - theirs[step]) / abs(theirs[step]) for step in sorted(ours.keys() & theirs.keys())]
 
 
 def commit_of(tree: Path) -> str | None:
