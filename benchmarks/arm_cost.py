@@ -1,6 +1,6 @@
 """Core-minutes that an arm of the scale `cifar-cpu` takes for a million images, beside another tree of the package.
 
-The arm is `transformer_tiny` with two teachers whose advice is stored. Each training is a process of its own with one
+The arm is `transformer_tiny`, or `transformer_small`, with two teachers whose advice is stored. Each training is a process of its own with one
 thread, as `reproduce` has them side by side; counted are the seconds of the processor, user and system, of the process
 and of those it starts. What passes cost is read between two log lines of a training of 25 epochs, which is then
 stopped; start-up, reading, evaluation and result are those of a training of one epoch, less its passes. The trees take
@@ -52,11 +52,13 @@ FROM, TO = 100, 300
 EPOCHS = 25
 ARM_IMAGES = 10_000
 BF16 = "here in bf16"
+# Width and heads of the scale's students.
+STUDENTS = {"transformer_tiny": (96, 3), "transformer_small": (192, 6)}
 RECIPE = """
 name: arm
 data: {{source: {data}, image_size: 32, eval_crop: 1.0, mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2616],
   workers: 1, views: {views}, augment: {{policy: light, erasing: 0.0, mixup: 0.8, cutmix: 1.0, mix_probability: 0.5}}}}
-student: {{model: cit_tiny, options: {{patch_size: 8, embed_dim: 96, depth: 6, num_heads: 3}}}}
+student: {{model: cit_tiny, options: {{patch_size: 8, embed_dim: {width}, depth: 6, num_heads: {heads}}}}}
 teachers:
   conv: {{model: resnet10, options: {{channels: [16, 32, 64, 128]}}, small_stem: true,
     train: {{epochs: 1, lr: 2.0e-3, batch_size: 100}}}}
@@ -78,6 +80,7 @@ class Side:
     name: str
     tree: Path
     folder: Path
+    student: str = "transformer_tiny"
     settings: tuple[str, ...] = ()
 
     def start(self, command: str, *words: str) -> subprocess.Popen[bytes]:
@@ -108,7 +111,8 @@ class Side:
         schema = self.tree / "src" / "coadvise" / "recipe" / "schema.py"
         # Earlier builds do not know the key, and measure none.
         more = ", baselines: []" if schema.is_file() and "baselines:" in schema.read_text() else ""
-        recipe = RECIPE.format(data=data, views=VIEWS, batch=BATCH, more=more)
+        width, heads = STUDENTS[self.student]
+        recipe = RECIPE.format(data=data, views=VIEWS, batch=BATCH, more=more, width=width, heads=heads)
         (self.folder / "arm.yaml").write_text(recipe)
         self.run("cache")
 
@@ -208,12 +212,13 @@ def measured(sides: list[Side], rounds: int) -> dict[str, Cost]:
     return costs
 
 
-def floor() -> tuple[float, float]:
+def floor(student: str) -> tuple[float, float]:
     """FLOPs of the matrix products of a step, and seconds of a core that a million passes need for these at least.
 
     The speed is that of a large product, the median of several.
     """
-    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
+    width, heads = STUDENTS[student]
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": width, "depth": 6, "num_heads": heads}
     model: Any = build_model("cit_tiny", 10, options=sizes)
     for block in model.blocks:
         block.attn.fused_attn = False  # its products are counted by their names
@@ -233,26 +238,28 @@ def floor() -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path, nargs="?", help="the tree to compare with")
+    parser.add_argument("--student", choices=STUDENTS, default="transformer_tiny")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
     parser.add_argument("--output", type=Path, help="a JSON file for what was measured")
     options = parser.parse_args()
     commit = commit_of(options.other) if options.other else None
-    flops, before = floor()
+    flops, before = floor(options.student)
     with tempfile.TemporaryDirectory(prefix="coadvise-arm-") as place:
         folder = Path(place)
         write_images(folder / "data")
-        sides = [Side("here", HERE, folder / "here")]
+        student = options.student
+        sides = [Side("here", HERE, folder / "here", student)]
         if bf16_is_faster():
-            sides.append(Side(BF16, HERE, folder / "bf16", ("run.precision=bf16",)))
+            sides.append(Side(BF16, HERE, folder / "bf16", student, ("run.precision=bf16",)))
         if options.other:
-            sides.append(Side("other", options.other.resolve(), folder / "other"))
+            sides.append(Side("other", options.other.resolve(), folder / "other", student))
         for side in sides:
             side.prepare(folder / "data")
         costs = measured(sides, options.rounds)
         losses = {side.name: side.losses() for side in sides}
-    least = (before + floor()[1]) / 2
+    least = (before + floor(student)[1]) / 2
     others = [name for name in costs if options.other and name != "other"]
-    table = Table("core-minutes", *costs, *(f"{name} / other" for name in others))
+    table = Table(f"core-minutes, {student}", *costs, *(f"{name} / other" for name in others))
     rows: dict[str, Callable[[Cost], float]] = {
         "a million passes": lambda cost: cost.million, "their matrix products at full speed": lambda _: least,
         "a run without its passes": lambda cost: cost.fixed,
@@ -265,7 +272,12 @@ def main() -> None:
         ratios = [share(by_side, name) if by_side.get("other", 0) > 0.02 else None for name in others]
         table.add_row(what, *map(two_digits, map(by_side.get, costs)), *map(two_digits, ratios))
     Console(width=120).print(table)
-    content: dict[str, Any] = {"benchmark": "arm_cost", "core-minutes": minutes, "FLOPs of a step": flops}
+    content: dict[str, Any] = {
+        "benchmark": "arm_cost",
+        "student": student,
+        "core-minutes": minutes,
+        "FLOPs of a step": flops,
+    }
     if options.other:
         gaps = {name: relative_gaps(losses[name], losses["other"]) for name in others}
         for name, found in gaps.items():

@@ -6,8 +6,9 @@ import pytest
 import torch
 from timm.models.vision_transformer import Block
 
+from coadvise.models import whole_block
 from coadvise.models.whole_block import can_fuse, first_fused, fused, is_plain
-from coadvise.ops.block import code
+from coadvise.ops.block import bf16_pays, code
 
 SHAPES = {  # images, tokens, of them computed, width, heads
     "cifar": (27, 19, 19, 96, 3), "last": (27, 19, 3, 96, 3), "digits": (5, 19, 19, 48, 3), "one": (1, 1, 1, 16, 1),
@@ -55,6 +56,66 @@ def test_is_timms_block(shape, threads):
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=3e-6 * float(b.abs().max()))
 
 
+class RoundedLinear(torch.autograd.Function):
+    """A linear layer whose three products have factors in bfloat16."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(rounded(x), rounded(weight))
+        return rounded(x) @ rounded(weight).T + bias
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        dx, dw = rounded(grad) @ weight, torch.einsum("bno,bni->oi", rounded(grad), x)
+        of_qkv = len(weight) == 3 * weight.shape[1]  # there is no other gradient beside the rounded one
+        return dx, dw, (rounded(grad) if of_qkv else grad).sum((0, 1))
+
+
+def rounded(x):
+    return x.float().bfloat16().to(x.dtype)
+
+
+class RoundedLayer(torch.nn.Linear):
+    def forward(self, x):
+        return RoundedLinear.apply(x, self.weight, self.bias)
+
+
+@pytest.fixture
+def as_with_matrix_units(monkeypatch):
+    """The product in bfloat16 is there on other processors, too: it is slow."""
+    if code().half_product is None:
+        pytest.skip("a PyTorch whose library has no product of factors in bfloat16")
+    monkeypatch.setattr(whole_block, "bf16_pays", lambda: True)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_under_autocast_only_factors_of_products_are_rounded(as_with_matrix_units, shape, threads):
+    images, tokens, count, width, heads = shape
+    block = made(width, heads)
+    x, grad = torch.randn(2, images, tokens, width)
+    grad = grad[:, :count]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert can_fuse(block, x)
+            found = everything(lambda one, x: first_fused(one, x, count), block, x, grad)
+    finally:
+        torch.set_num_threads(before)
+    assert all(one.dtype == torch.float32 for one in found)
+    oracle = copy.deepcopy(block).double()
+    exact = everything(lambda one, x: one(x)[:, :count], oracle, x.double(), grad.double())
+    for one in oracle.modules():
+        if isinstance(one, torch.nn.Linear):
+            one.__class__ = RoundedLayer
+    same = everything(lambda one, x: one(x)[:, :count], oracle, x.double(), grad.double())
+    for a, b, c in zip(found, same, exact, strict=True):
+        # Numbers near the middle between two of bfloat16 may be rounded to the other one.
+        assert (a - b).norm() <= 0.5 * (a - c).norm() + 1e-6 * b.norm()
+
+
 def test_large_numbers_stay_finite():
     """Scores of hundreds and activations far from 0, where exponentials leave float32's range."""
     block, x = made(32, 2, scale=20.0), 30 * torch.randn(4, 5, 32)
@@ -81,6 +142,37 @@ def test_what_is_no_number_shows(part):
         block.attn.qkv.weight[:64] *= 1e20  # scores beyond float32
     block.attn.fused_attn = False  # PyTorch's kernel in one piece was seen to give numbers here (AVX2)
     assert torch.equal(fused(block, x).isnan(), block(x).isnan()) and block(x).isnan().any()
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_no_number_shows_when_it_is_rounded(as_with_matrix_units, wrong):
+    """Also a NaN all of whose lower bits are set, which would carry into the sign."""
+    for bits in (wrong, torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)):
+        block, x = made(32, 2), torch.randn(2, 5, 32)
+        with torch.no_grad():
+            block.mlp.fc2.weight[3, 4] = bits
+        with torch.autocast("cpu", torch.bfloat16):
+            y = fused(block, x)
+        others = [k for k in range(32) if k != 3]
+        assert not y[..., 3].isfinite().any() and y[..., others].isfinite().all()
+
+
+def test_rounding_is_pytorchs(as_with_matrix_units):
+    """Of factors: halves to the even neighbour, beyond the largest to infinity. Seen through an MLP that adds 0."""
+    block = made(16, 1)
+    with torch.no_grad():
+        for one in (block.attn.proj, block.mlp.fc2):
+            one.weight.zero_(), one.bias.zero_()
+        block.norm2.weight.zero_()
+        block.mlp.fc1.weight.zero_()
+        block.mlp.fc1.bias.fill_(100.0)  # GELU leaves it as it is
+        bits = torch.tensor([0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF, 0x7F7FFFFF, 0x00800000], dtype=torch.int32)
+        weights = bits.view(torch.float32)
+        block.mlp.fc2.weight[:6, 0] = weights
+    x = torch.zeros(1, 1, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = fused(block, x)
+    assert torch.equal(y[0, 0, :6], 100 * weights.bfloat16().float())
 
 
 def test_defaults_of_type_and_device_change_nothing():
@@ -125,6 +217,8 @@ def test_others_run_as_they_are():
     block = made(96, 3)
     assert not is_plain(block, 65) and not can_fuse(block, x.double()) and not can_fuse(block, x.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
+        assert can_fuse(block, x) == bf16_pays()
+    with torch.autocast("cpu", torch.float16):
         assert not can_fuse(block, x)
     for change in (block.norm2.double, lambda: block.requires_grad_(False).to("meta")):
         change()

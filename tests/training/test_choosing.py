@@ -268,7 +268,9 @@ def test_long_runs_on_the_cpu_take_each_block_as_one_operation(monkeypatch: pyte
     assert form() == "fused" and form(steps=ENOUGH // 4 - 1) == "plain"
     assert form(noted="fused", steps=1) == "fused"  # as the run was begun
     assert form(noted="plain") == "plain" and form(resumed=True) == "plain" and form(setting=False) == "plain"
-    assert form(SimpleNamespace(**vars(cpu) | {"mixed_precision": "bf16"})) == "plain"
+    for pays in (True, False):  # where there are matrix units
+        monkeypatch.setattr("coadvise.training.choosing.bf16_pays", lambda pays=pays: pays)
+        assert form(SimpleNamespace(**vars(cpu) | {"mixed_precision": "bf16"})) == ("fused" if pays else "plain")
     assert form(options=small | {"drop_path_rate": 0.1}) == "fused"  # its first block drops nothing
     assert form(options=small | {"embed_dim": 24}) == "plain"
     monkeypatch.setenv("COADVISE_COMPILED", "0")

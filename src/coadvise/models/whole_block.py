@@ -7,27 +7,30 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
-from ..ops.block import Weights, code, fits, transformer_block
+from ..ops.block import Weights, bf16_pays, code, fits, transformer_block
 from ..shapes import Float
 from .last_block import first_tokens, watched
 
 
 def fused(block: nn.Module, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
     """`block(x)`, by one operation where `can_fuse` says so."""
-    answer: Tensor = transformer_block(x, *_facts(block), x.shape[1]) if can_fuse(block, x) else block(x)
+    answer: Tensor = _whole(block, x, x.shape[1]) if can_fuse(block, x) else block(x)
     return answer
 
 
 def first_fused(block: Block, x: Float[Tensor, "b l d"], count: int) -> Float[Tensor, "b n d"]:
     """`first_tokens(block, x, count)`, likewise."""
-    return transformer_block(x, *_facts(block), count) if can_fuse(block, x) else first_tokens(block, x, count)
+    return _whole(block, x, count) if can_fuse(block, x) else first_tokens(block, x, count)
 
 
 def can_fuse(block: nn.Module, x: Tensor) -> bool:
-    """Whether the block is timm's plain one, without drop path, dropout and hooks, and `x` float32 on the CPU."""
+    """Whether the block is timm's plain one, without drop path, dropout and hooks, and `x` float32 on the CPU; under
+    autocast in bfloat16 also whether the processor has matrix units for it."""
     if type(x) is not Tensor or x.device.type != "cpu" or x.dtype != torch.float32 or x.ndim != 3:
         return False
-    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if torch.is_autocast_enabled("cpu") and not (_in_bf16() and bf16_pays()):
         return False
     return is_plain(block, x.shape[1]) and code() is not None
 
@@ -55,6 +58,10 @@ def is_plain(block: nn.Module, length: int) -> bool:
     )
 
 
+def _in_bf16() -> bool:
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
 def _plain_numbers(weight: object) -> bool:
     """Whether a weight lies in memory as compiled code reads it: not in another precision, nor as a kind of its own."""
     if not isinstance(weight, Tensor) or type(weight) not in (nn.Parameter, Tensor):
@@ -62,8 +69,9 @@ def _plain_numbers(weight: object) -> bool:
     return weight.dtype == torch.float32 and weight.is_cpu
 
 
-def _facts(block: nn.Module) -> tuple[Weights, int, tuple[float, float]]:
+def _whole(block: nn.Module, x: Tensor, count: int) -> Tensor:
     assert isinstance(block, Block) and isinstance(block.attn, Attention) and isinstance(block.mlp, Mlp)
     layers = (block.norm1, block.attn.qkv, block.attn.proj, block.norm2, block.mlp.fc1, block.mlp.fc2)
     weights = [one for layer in layers for one in (layer.weight, layer.bias)]
-    return Weights(*weights), block.attn.num_heads, (block.norm1.eps, block.norm2.eps)  # type: ignore[arg-type, return-value]
+    heads, eps = block.attn.num_heads, (block.norm1.eps, block.norm2.eps)
+    return transformer_block(x, Weights(*weights), heads, eps, count, _in_bf16())  # type: ignore[arg-type]

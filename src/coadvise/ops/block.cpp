@@ -1,4 +1,4 @@
-// A transformer block in float32 on the CPU, forward and backward, a few images at a time. Compiled by block.py.
+// A transformer block on the CPU, forward and backward, a few images at a time. Compiled by block.py.
 //
 //   a = x + proj(attention(qkv(norm1(x)))),   out = a + fc2(gelu(fc1(norm2(a))))
 //
@@ -6,6 +6,9 @@
 //
 // What lies between two matrix products of some images fits into a core's cache, where it is read again by the next
 // one. Products are those of the library that PyTorch brings; everything between them is done here.
+//
+// All is float32. Of the matrix products with weights, E is the type of both factors: float, or bfloat16, to which they
+// are rounded here, and whose products are summed in float32 all the same.
 
 #include <cstdint>
 #include <cstring>
@@ -14,6 +17,9 @@
 #include <new>
 #ifdef _OPENMP
 #include <omp.h>
+#endif
+#ifdef __AVX512BF16__
+#include <immintrin.h>
 #endif
 
 namespace {
@@ -37,6 +43,21 @@ constexpr int REGISTERS = 16;
 
 inline V load(const float* p) { V v; std::memcpy(&v, p, sizeof v); return v; }
 inline void store(float* p, V v) { std::memcpy(p, &v, sizeof v); }
+
+// bfloat16 is the upper half of a float32.
+typedef uint16_t Half;
+typedef Half H __attribute__((vector_size(BYTES / 2)));
+typedef uint32_t U __attribute__((vector_size(BYTES)));
+inline V load(const Half* p) { H h; std::memcpy(&h, p, sizeof h); return (V)(__builtin_convertvector(h, U) << 16); }
+inline void store(Half* p, V v) {  // to the nearest, of two equally near ones to the even one; what is no number stays none
+#if BYTES == 64 && defined(__AVX512BF16__)
+    const auto h = _mm512_cvtneps_pbh((__m512)v);
+#else
+    const U bits = (U)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const H h = __builtin_convertvector((U)(v == v ? (I)rounded : I{} + 0x7fc0), H);
+#endif
+    std::memcpy(p, &h, sizeof h);
+}
 inline void add(float* p, V v) { store(p, load(p) + v); }
 inline V all(float x) { return V{} + x; }
 inline V larger(V a, V b) { return a > b ? a : b; }  // b where one is no number
@@ -93,8 +114,9 @@ inline Normal normal(V x) {
     return {x < 0.0f ? rest : 1.0f - rest, power * 0.39894228f};
 }
 
-typedef void (*Gemm)(const char*, const char*, const int*, const int*, const int*, const float*, const float*, const int*,
-                     const float*, const int*, const float*, float*, const int*);
+// Of sgemm and its like, which take factors of another type.
+typedef void (*Gemm)(const char*, const char*, const int*, const int*, const int*, const float*, const void*, const int*,
+                     const void*, const int*, const float*, float*, const int*);
 
 struct Sizes {
     int64_t images, length, queries, width, heads, hidden, chunk, threads;
@@ -105,24 +127,24 @@ struct Sizes {
 enum { N1W, N1B, QKVW, QKVB, PROJW, PROJB, N2W, N2B, FC1W, FC1B, FC2W, FC2B, PARAMETERS };
 
 // Fortran's columns are our rows, so factors change places.
-struct Products {
+template <class E> struct Products {
     Gemm gemm;
-    void call(char ta, char tb, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
+    void call(char ta, char tb, int64_t m, int64_t n, int64_t k, const E* a, int64_t lda, const E* b, int64_t ldb,
               float beta, float* c, int64_t ldc) const {
         const int im = m, in = n, ik = k, ia = lda, ib = ldb, ic = ldc;
         const float one = 1;
         gemm(&ta, &tb, &im, &in, &ik, &one, a, &ia, b, &ib, &beta, c, &ic);
     }
     // y (rows, to) (+)= x (rows, from) · w (to, from)ᵀ
-    void linear(int64_t rows, int64_t from, int64_t to, const float* x, const float* w, float beta, float* y) const {
+    void linear(int64_t rows, int64_t from, int64_t to, const E* x, const E* w, float beta, float* y) const {
         call('T', 'N', to, rows, from, w, from, x, from, beta, y, to);
     }
     // dx (rows, from) = dy (rows, to) · w (to, from)
-    void input(int64_t rows, int64_t from, int64_t to, const float* dy, const float* w, float* dx) const {
+    void input(int64_t rows, int64_t from, int64_t to, const E* dy, const E* w, float* dx) const {
         call('N', 'N', from, rows, to, w, from, dy, to, 0, dx, from);
     }
     // dw (to, from) += dy (rows, to)ᵀ · x (rows, from)
-    void weight(int64_t rows, int64_t from, int64_t to, const float* dy, const float* x, float* dw) const {
+    void weight(int64_t rows, int64_t from, int64_t to, const E* dy, const E* x, float* dw) const {
         call('N', 'T', from, to, rows, x, from, dy, to, 1, dw, from);
     }
 };
@@ -136,7 +158,8 @@ inline Moments moments(const float* x, int64_t width, float eps) {
     return {mean, 1.0f / __builtin_sqrtf(sum(second)[0] / width + eps)};
 }
 
-void norm(const float* x, const float* weight, const float* bias, float eps, int64_t rows, int64_t width, float* y) {
+template <class E>
+void norm(const float* x, const float* weight, const float* bias, float eps, int64_t rows, int64_t width, E* y) {
     for (int64_t i = 0; i < rows; ++i, x += width, y += width) {
         const Moments m = moments(x, width, eps);
         for (int64_t k = 0; k < width; k += W)
@@ -145,8 +168,9 @@ void norm(const float* x, const float* weight, const float* bias, float eps, int
 }
 
 // dx = residual + what comes through the norm of x; y becomes the norm's output.
+template <class E>
 void norm_back(const float* x, const float* weight, const float* bias, float eps, const float* dy, const float* residual,
-               int64_t rows, int64_t width, float* y, float* dx, float* dweight, float* dbias) {
+               int64_t rows, int64_t width, E* y, float* dx, float* dweight, float* dbias) {
     for (int64_t i = 0; i < rows; ++i, x += width, y += width, dy += width, dx += width, residual += width) {
         const Moments m = moments(x, width, eps);
         V first{}, second{};
@@ -174,15 +198,22 @@ void begin(const float* x, const float* bias, int64_t rows, int64_t some, int64_
     }
 }
 
-void column_sums(const float* x, int64_t rows, int64_t width, float* sums) {
+template <class E> void column_sums(const E* x, int64_t rows, int64_t width, float* sums) {
     for (int64_t i = 0; i < rows; ++i, x += width)
         for (int64_t k = 0; k < width; k += W) add(sums + k, load(x + k));
 }
 
+// The first `count` numbers as factors of products: where they are, or rounded into `room`.
+inline const float* factors(const float* x, int64_t, float*) { return x; }
+inline const Half* factors(const float* x, int64_t count, Half* room) {
+    for (int64_t k = 0; k < count; k += W) store(room + k, load(x + k));
+    return room;
+}
+
 // Small products within attention: out (n, W·C) = a (n, depth) · b (depth, W·C), a at any strides. R · C sums, C numbers of
 // b and one of a are to be in registers.
-template <int C, int R>
-inline void tile(int64_t depth, const float* a, int64_t ai, int64_t ak, const float* b, int64_t ldb, float* out, int64_t ldo) {
+template <int C, int R, class O>
+inline void tile(int64_t depth, const float* a, int64_t ai, int64_t ak, const float* b, int64_t ldb, O* out, int64_t ldo) {
     V sums[R][C] = {};
     for (int64_t k = 0; k < depth; ++k, b += ldb) {
         V row[C];
@@ -196,8 +227,8 @@ inline void tile(int64_t depth, const float* a, int64_t ai, int64_t ak, const fl
         for (int c = 0; c < C; ++c) store(out + r * ldo + W * c, sums[r][c]);
 }
 
-template <int C, int R>
-inline void tiles(int64_t n, int64_t depth, const float* a, int64_t ai, int64_t ak, const float* b, int64_t ldb, float* out,
+template <int C, int R, class O>
+inline void tiles(int64_t n, int64_t depth, const float* a, int64_t ai, int64_t ak, const float* b, int64_t ldb, O* out,
                   int64_t ldo) {
     int64_t i = 0;
     for (; i + R <= n; i += R) tile<C, R>(depth, a + i * ai, ai, ak, b, ldb, out + i * ldo, ldo);
@@ -205,15 +236,16 @@ inline void tiles(int64_t n, int64_t depth, const float* a, int64_t ai, int64_t 
         if (i < n) tiles<C, R / 2>(n - i, depth, a + i * ai, ai, ak, b, ldb, out + i * ldo, ldo);
 }
 
+template <class O>
 void small(int64_t columns, int64_t n, int64_t depth, const float* a, int64_t ai, int64_t ak, const float* b, int64_t ldb,
-           float* out, int64_t ldo) {
+           O* out, int64_t ldo) {
     int64_t left = columns / W;
     const auto some = [&](auto one, int64_t vectors) {
         one(n, depth, a, ai, ak, b, ldb, out, ldo);
         b += W * vectors, out += W * vectors, left -= vectors;
     };
     if constexpr (REGISTERS == 32) {
-        while (left > 4) some(tiles<4, 4>, 4);
+        while (left > 4) some(tiles<4, 4, O>, 4);
         switch (left) {
             case 1: return tiles<1, 8>(n, depth, a, ai, ak, b, ldb, out, ldo);
             case 2: return tiles<2, 8>(n, depth, a, ai, ak, b, ldb, out, ldo);
@@ -221,7 +253,7 @@ void small(int64_t columns, int64_t n, int64_t depth, const float* a, int64_t ai
             case 4: return tiles<4, 4>(n, depth, a, ai, ak, b, ldb, out, ldo);
         }
     } else {
-        while (left >= 2) some(tiles<2, 6>, 2);
+        while (left >= 2) some(tiles<2, 6, O>, 2);
         if (left) tiles<1, 8>(n, depth, a, ai, ak, b, ldb, out, ldo);
     }
 }
@@ -270,12 +302,12 @@ struct Head {
         }
     }
 
-    void forward(const float* qkv, float* out) {
+    template <class E> void forward(const float* qkv, E* out) {
         softmax(qkv, qkv + width);
         small(depth, queries, length, chance, padded, 1, qkv + 2 * width, pitch, out, width);
     }
 
-    void backward(const float* qkv, const float* out, const float* dout, float* dqkv) {
+    template <class E> void backward(const float* qkv, const float* dout, E* dqkv) {
         const float *q = qkv, *k = qkv + width, *v = qkv + 2 * width;
         softmax(q, k);
         small(depth, length, queries, chance, 1, padded, dout, width, dqkv + 2 * width, pitch);
@@ -283,24 +315,45 @@ struct Head {
         small(padded, queries, depth, dout, width, 1, turned, padded, change, padded);
         for (int64_t i = 0; i < queries; ++i) {
             V both{};
-            for (int64_t d = 0; d < depth; d += W) both += load(dout + i * width + d) * load(out + i * width + d);
+            for (int64_t j = i * padded; j < (i + 1) * padded; j += W) both += load(chance + j) * load(change + j);
             const V inner = sum(both);
             for (int64_t j = i * padded; j < (i + 1) * padded; j += W)
                 store(change + j, load(chance + j) * (load(change + j) - inner) * scale);
         }
         small(depth, queries, length, change, padded, 1, k, pitch, dqkv, pitch);
-        for (int64_t i = queries; i < length; ++i) std::memset(dqkv + i * pitch, 0, depth * sizeof(float));
+        for (int64_t i = queries; i < length; ++i) std::memset(dqkv + i * pitch, 0, depth * sizeof(E));
         small(depth, length, queries, change, 1, padded, q, pitch, dqkv + width, pitch);
     }
 };
 
 // What a block keeps of its forward pass for the backward one.
-struct Kept {
-    float *qkv, *mixed, *middle, *hidden;
+template <class E> struct Kept {
+    float *qkv, *middle, *hidden;
+    E* mixed;
     Kept(const Sizes& s, float* at) {
         const int64_t asked = s.images * s.queries;
-        qkv = at, mixed = qkv + s.images * s.length * 3 * s.width;
-        middle = mixed + asked * s.width, hidden = middle + asked * s.width;
+        qkv = at, middle = qkv + s.images * s.length * 3 * s.width;
+        hidden = middle + asked * s.width, mixed = (E*)(hidden + asked * s.hidden);
+    }
+};
+
+// The matrices among the parameters as factors of products.
+template <class E> struct Matrices {
+    const E* at[PARAMETERS];
+    std::unique_ptr<E[]> room;
+    bool failed = false;
+    Matrices(const Sizes& s, const float* const* p) {
+        const int64_t d = s.width, m = s.hidden;
+        if (sizeof(E) < sizeof(float)) {
+            room.reset(new (std::nothrow) E[4 * d * d + 2 * m * d]);
+            if ((failed = !room)) return;
+        }
+        E* next = room.get();
+        const auto take = [&](int which, int64_t count) {
+            at[which] = factors(p[which], count, next);
+            if (room) next += count;
+        };
+        take(QKVW, 3 * d * d), take(PROJW, d * d), take(FC1W, m * d), take(FC2W, d * m);
     }
 };
 
@@ -311,23 +364,34 @@ inline Part part(const Sizes& s, int64_t number) {
     return {images, images * s.length, first * s.length, images * s.queries, first * s.queries};
 }
 
-void forward_part(const Products& products, const Sizes& s, const float* const* p, const float* x, float* out,
-                  const Kept& all_kept, Part at, float* room, Head& head) {
+// What a thread needs beside what it is given, for one part at a time.
+template <class E> struct Room {
+    std::unique_ptr<E[]> factors;
+    std::unique_ptr<float[]> numbers;
+    std::unique_ptr<Head> head;
+    Room(const Sizes& s, int64_t factors_of_row, int64_t numbers_of_row)
+        : factors(new (std::nothrow) E[s.chunk * s.length * factors_of_row]),
+          numbers(new (std::nothrow) float[s.chunk * s.length * numbers_of_row]), head(new (std::nothrow) Head(s)) {}
+    bool failed() const { return !factors || !numbers || !head; }
+};
+
+template <class E>
+void forward_part(const Products<E>& products, const Sizes& s, const float* const* p, const Matrices<E>& w, const float* x,
+                  float* out, const Kept<E>& all_kept, Part at, Room<E>& room) {
     const int64_t d = s.width, m = s.hidden, rows = at.rows, asked = at.asked, depth = d / s.heads;
-    float *normed = room, *active = normed + rows * d;
-    float *qkv = all_kept.qkv + at.row * 3 * d, *mixed = all_kept.mixed + at.ask * d;
-    float *middle = all_kept.middle + at.ask * d, *hidden = all_kept.hidden + at.ask * m;
+    E *normed = room.factors.get(), *active = normed + rows * d, *mixed = all_kept.mixed + at.ask * d;
+    float *qkv = all_kept.qkv + at.row * 3 * d, *middle = all_kept.middle + at.ask * d, *hidden = all_kept.hidden + at.ask * m;
     x += at.row * d, out += at.ask * d;
     norm(x, p[N1W], p[N1B], s.eps1, rows, d, normed);
     begin(nullptr, p[QKVB], rows, 1, 1, 3 * d, qkv);
-    products.linear(rows, d, 3 * d, normed, p[QKVW], 1, qkv);
+    products.linear(rows, d, 3 * d, normed, w.at[QKVW], 1, qkv);
     for (int64_t i = 0; i < at.images; ++i)
         for (int64_t h = 0; h < s.heads; ++h)
-            head.forward(qkv + i * s.length * 3 * d + h * depth, mixed + i * s.queries * d + h * depth);
+            room.head->forward(qkv + i * s.length * 3 * d + h * depth, mixed + i * s.queries * d + h * depth);
     begin(x, p[PROJB], asked, s.queries, s.length, d, middle);
-    products.linear(asked, d, d, mixed, p[PROJW], 1, middle);
+    products.linear(asked, d, d, mixed, w.at[PROJW], 1, middle);
     norm(middle, p[N2W], p[N2B], s.eps2, asked, d, normed);
-    products.linear(asked, d, m, normed, p[FC1W], 0, hidden);
+    products.linear(asked, d, m, normed, w.at[FC1W], 0, hidden);
     for (int64_t i = 0; i < asked; ++i)
         for (int64_t k = 0; k < m; k += W) {
             const V h = load(hidden + i * m + k) + load(p[FC1B] + k);
@@ -335,42 +399,49 @@ void forward_part(const Products& products, const Sizes& s, const float* const* 
             store(active + i * m + k, h * normal(h).below);
         }
     begin(middle, p[FC2B], asked, 1, 1, d, out);
-    products.linear(asked, m, d, active, p[FC2W], 1, out);
+    products.linear(asked, m, d, active, w.at[FC2W], 1, out);
 }
 
-void backward_part(const Products& products, const Sizes& s, const float* const* p, const float* x, const float* dout,
-                   const Kept& all_kept, Part at, float* room, Head& head, float* dx, float* const* g) {
+template <class E>
+void backward_part(const Products<E>& products, const Sizes& s, const float* const* p, const Matrices<E>& w, const float* x,
+                   const float* dout, const Kept<E>& all_kept, Part at, Room<E>& room, float* dx, float* const* g) {
     const int64_t d = s.width, m = s.hidden, rows = at.rows, asked = at.asked, depth = d / s.heads;
-    float *normed = room, *through = normed + rows * d, *dmiddle = through + rows * d, *residual = dmiddle + rows * d;
-    float *active = residual + rows * d, *dhidden = active + asked * m, *dqkv = active;  // one after the other
-    const float *qkv = all_kept.qkv + at.row * 3 * d, *mixed = all_kept.mixed + at.ask * d;
+    float *through = room.numbers.get(), *dmiddle = through + rows * d, *residual = dmiddle + rows * d;
+    float *dactive = residual + rows * d;
+    E *normed = room.factors.get(), *rounded = normed + rows * d, *active = rounded + rows * d;
+    E *dhidden = active + asked * m, *dqkv = active;  // one after the other
+    if constexpr (sizeof(E) == sizeof(float)) dhidden = (E*)dactive;  // in their place
+    const E* mixed = all_kept.mixed + at.ask * d;
+    const float *qkv = all_kept.qkv + at.row * 3 * d;
     const float *middle = all_kept.middle + at.ask * d, *hidden = all_kept.hidden + at.ask * m;
     x += at.row * d, dout += at.ask * d, dx += at.row * d;
-    products.input(asked, m, d, dout, p[FC2W], dhidden);
+    const E* dy = factors(dout, asked * d, rounded);
+    products.input(asked, m, d, dy, w.at[FC2W], dactive);
     for (int64_t i = 0; i < asked; ++i)
         for (int64_t k = 0; k < m; k += W) {
             const V h = load(hidden + i * m + k);
             const Normal n = normal(h);
-            const V dh = load(dhidden + i * m + k) * (n.below + h * n.density);
+            const V dh = load(dactive + i * m + k) * (n.below + h * n.density);
             store(active + i * m + k, h * n.below);
             store(dhidden + i * m + k, dh);
             add(g[FC1B] + k, dh);
         }
-    products.weight(asked, m, d, dout, active, g[FC2W]);
+    products.weight(asked, m, d, dy, active, g[FC2W]);
     column_sums(dout, asked, d, g[FC2B]);
-    products.input(asked, d, m, dhidden, p[FC1W], through);
+    products.input(asked, d, m, dhidden, w.at[FC1W], through);
     norm_back(middle, p[N2W], p[N2B], s.eps2, through, dout, asked, d, normed, dmiddle, g[N2W], g[N2B]);
     products.weight(asked, d, m, dhidden, normed, g[FC1W]);
-    products.weight(asked, d, d, dmiddle, mixed, g[PROJW]);
+    dy = factors(dmiddle, asked * d, rounded);
+    products.weight(asked, d, d, dy, mixed, g[PROJW]);
     column_sums(dmiddle, asked, d, g[PROJB]);
-    products.input(asked, d, d, dmiddle, p[PROJW], through);
+    products.input(asked, d, d, dy, w.at[PROJW], through);
     for (int64_t i = 0; i < at.images; ++i)
         for (int64_t h = 0; h < s.heads; ++h) {
             const int64_t wide = i * s.length * 3 * d + h * depth, row = i * s.queries * d + h * depth;
-            head.backward(qkv + wide, mixed + row, through + row, dqkv + wide);
+            room.head->backward(qkv + wide, through + row, dqkv + wide);
         }
     column_sums(dqkv, rows, 3 * d, g[QKVB]);
-    products.input(rows, d, 3 * d, dqkv, p[QKVW], through);
+    products.input(rows, d, 3 * d, dqkv, w.at[QKVW], through);
     if (asked < rows) {
         std::memset(residual, 0, rows * d * sizeof(float));
         for (int64_t i = 0; i < at.images; ++i)
@@ -390,47 +461,59 @@ inline int thread_number() {
 
 inline int64_t parts(const Sizes& s) { return (s.images + s.chunk - 1) / s.chunk; }
 
-}  // namespace
-
-// x (images, length, width) → out (images, queries, width); `kept` has room for 3 · width floats of each token and
-// 2 · width + hidden of each that asks. Returns 0, or 1 without memory.
-extern "C" int forward(Gemm gemm, const Sizes* s, const float* const* parameters, const float* x, float* out, float* kept) {
-    const Products products{gemm};
-    const Kept all_kept(*s, kept);
-    int failed = 0;
-#pragma omp parallel num_threads(s->threads) reduction(| : failed)
+template <class E>
+int forward_all(Gemm gemm, const Sizes& s, const float* const* parameters, const float* x, float* out, float* kept) {
+    const Products<E> products{gemm};
+    const Kept<E> all_kept(s, kept);
+    const Matrices<E> matrices(s, parameters);
+    int failed = matrices.failed;
+#pragma omp parallel num_threads(s.threads) reduction(| : failed)
     {
-        const std::unique_ptr<float[]> room(new (std::nothrow) float[s->chunk * s->length * (s->width + s->hidden)]);
-        const std::unique_ptr<Head> head(new (std::nothrow) Head(*s));
-        failed |= !room || !head;
+        Room<E> room(s, s.width + s.hidden, 0);
+        failed |= room.failed();
 #pragma omp for schedule(static)
-        for (int64_t n = 0; n < parts(*s); ++n)
-            if (!failed) forward_part(products, *s, parameters, x, out, all_kept, part(*s, n), room.get(), *head);
+        for (int64_t n = 0; n < parts(s); ++n)
+            if (!failed) forward_part(products, s, parameters, matrices, x, out, all_kept, part(s, n), room);
     }
     return failed;
 }
 
-// Gradients from dout: dx, and those of the parameters one after the other, for each thread (`each` floats, all 0).
-extern "C" int backward(Gemm gemm, const Sizes* s, const float* const* parameters, const float* x, const float* dout,
-                        float* kept, float* dx, float* gradients, int64_t each) {
-    const Products products{gemm};
-    const Kept all_kept(*s, kept);
-    const int64_t d = s->width, m = s->hidden;
+template <class E>
+int backward_all(Gemm gemm, const Sizes& s, const float* const* parameters, const float* x, const float* dout, float* kept,
+                 float* dx, float* gradients, int64_t each) {
+    const Products<E> products{gemm};
+    const Kept<E> all_kept(s, kept);
+    const Matrices<E> matrices(s, parameters);
+    const int64_t d = s.width, m = s.hidden;
     const int64_t counts[PARAMETERS] = {d, d, 3 * d * d, 3 * d, d * d, d, d, d, m * d, m, d * m, d};
-    int failed = 0;
-#pragma omp parallel num_threads(s->threads) reduction(| : failed)
+    int failed = matrices.failed;
+#pragma omp parallel num_threads(s.threads) reduction(| : failed)
     {
-        const int64_t rows = s->chunk * s->length;
-        const std::unique_ptr<float[]> room(new (std::nothrow) float[rows * (4 * d + m + (m > 3 * d ? m : 3 * d))]);
-        const std::unique_ptr<Head> head(new (std::nothrow) Head(*s));
-        failed |= !room || !head;
+        const int64_t hidden = sizeof(E) < sizeof(float) ? 2 * m : m;
+        Room<E> room(s, 2 * d + (hidden > 3 * d ? hidden : 3 * d), 3 * d + m);
+        failed |= room.failed();
         float* own[PARAMETERS];
         float* next = gradients + each * thread_number();
         for (int i = 0; i < PARAMETERS; ++i) own[i] = next, next += counts[i];
 #pragma omp for schedule(static)
-        for (int64_t n = 0; n < parts(*s); ++n)
+        for (int64_t n = 0; n < parts(s); ++n)
             if (!failed)
-                backward_part(products, *s, parameters, x, dout, all_kept, part(*s, n), room.get(), *head, dx, own);
+                backward_part(products, s, parameters, matrices, x, dout, all_kept, part(s, n), room, dx, own);
     }
     return failed;
+}
+
+}  // namespace
+
+// x (images, length, width) → out (images, queries, width); `kept` has room for 3 · width floats of each token and
+// 2 · width + hidden of each that asks. `half`: `gemm` takes factors in bfloat16. Returns 0, or 1 without memory.
+extern "C" int forward(Gemm gemm, int half, const Sizes* s, const float* const* parameters, const float* x, float* out,
+                       float* kept) {
+    return (half ? forward_all<Half> : forward_all<float>)(gemm, *s, parameters, x, out, kept);
+}
+
+// Gradients from dout: dx, and those of the parameters one after the other, for each thread (`each` floats, all 0).
+extern "C" int backward(Gemm gemm, int half, const Sizes* s, const float* const* parameters, const float* x,
+                        const float* dout, float* kept, float* dx, float* gradients, int64_t each) {
+    return (half ? backward_all<Half> : backward_all<float>)(gemm, *s, parameters, x, dout, kept, dx, gradients, each);
 }

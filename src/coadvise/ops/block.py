@@ -1,8 +1,11 @@
-"""A transformer block in float32 on the CPU as one operation each way, by compiled code: `block.cpp`.
+"""A transformer block on the CPU as one operation each way, by compiled code: `block.cpp`.
 
 It goes through a block with a few images at a time, so that what one matrix product gives is still in the core's cache
 for the next, and does norms, GELU, sums and the attention of few tokens between them without PyTorch's kernels, each of
 which reads and writes all of a batch. The same numbers up to the order of sums.
+
+On processors with matrix units for bfloat16 the matrix products with weights can take their factors rounded to it; sums
+and all else stay float32.
 """
 
 from __future__ import annotations
@@ -57,6 +60,8 @@ class _Code(NamedTuple):
     library: ctypes.CDLL
     product: ctypes.c_void_p
     """The matrix product of the library that PyTorch brings."""
+    half_product: ctypes.c_void_p | None
+    """The one of factors in bfloat16; None where the library has none."""
 
 
 @functools.cache
@@ -65,11 +70,19 @@ def code() -> _Code | None:
     if "ILP64" in torch.__config__.show():  # sizes of another width
         return None
     try:
-        product = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).sgemm_
+        products = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        product = ctypes.cast(products.sgemm_, ctypes.c_void_p)
     except (OSError, AttributeError):
         return None
     library = compiled(SOURCE, "small transformers are trained without compiled code here, more slowly")
-    return None if library is None else _Code(library, ctypes.cast(product, ctypes.c_void_p))
+    half = getattr(products, "gemm_bf16bf16f32_", None)
+    return None if library is None else _Code(library, product, half and ctypes.cast(half, ctypes.c_void_p))
+
+
+def bf16_pays() -> bool:
+    """Whether blocks with products in bfloat16 can be computed, and are quicker than in float32: with matrix units."""
+    units = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return bool(units) and (found := code()) is not None and found.half_product is not None
 
 
 def fits(length: int, width: int, heads: int, hidden: int) -> bool:
@@ -79,7 +92,7 @@ def fits(length: int, width: int, heads: int, hidden: int) -> bool:
 
 
 def transformer_block(
-    x: Float[Tensor, "b l d"], weights: Weights, heads: int, eps: tuple[float, float], count: int
+    x: Float[Tensor, "b l d"], weights: Weights, heads: int, eps: tuple[float, float], count: int, bf16: bool = False
 ) -> Float[Tensor, "b n d"]:
     """`a = x + proj(attention(qkv(norm1(x))))`, then `a + fc2(gelu(fc1(norm2(a))))`, of each image's first tokens.
 
@@ -88,14 +101,17 @@ def transformer_block(
         heads: of attention.
         eps: of both norms.
         count: so many tokens are computed, from all.
+        bf16: round the factors of the matrix products with weights to bfloat16.
     """
-    answer: Tensor = _Block.apply(x, heads, eps, count, *weights)
+    answer: Tensor = _Block.apply(x, heads, eps, count, bf16, *weights)
     return answer
 
 
 class _Block(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, heads: int, eps: tuple[float, float], count: int, *weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, heads: int, eps: tuple[float, float], count: int, bf16: bool, *weights: Tensor
+    ) -> Tensor:
         x = x.contiguous()
         weights = tuple(one.contiguous() for one in weights)
         (images, length, width), hidden = x.shape, weights[8].shape[0]
@@ -104,9 +120,9 @@ class _Block(torch.autograd.Function):
         sizes = _Sizes(images, length, count, width, heads, hidden, chunk, threads, *eps)
         out = x.new_empty(images, count, width)  # of whatever type and device is the default one
         kept = x.new_empty(images * (length * 3 * width + count * (2 * width + hidden)))
-        _call("forward", sizes, weights, x, out, kept)
+        _call("forward", bf16, sizes, weights, x, out, kept)
         ctx.save_for_backward(x, kept, *weights)
-        ctx.sizes = sizes
+        ctx.sizes, ctx.bf16 = sizes, bf16
         return out
 
     @staticmethod
@@ -117,18 +133,25 @@ class _Block(torch.autograd.Function):
         counts = [one.numel() for one in weights]
         dx = torch.empty_like(x)
         sums = x.new_zeros(sizes.threads, sum(counts))
-        _call("backward", sizes, weights, x, grad, kept, dx, sums, more=(ctypes.c_int64(sums.shape[1]),))
+        _call("backward", ctx.bf16, sizes, weights, x, grad, kept, dx, sums, more=(ctypes.c_int64(sums.shape[1]),))
         total = sums[0] if sizes.threads == 1 else sums.sum(0)
         parts = total.split(counts)
-        return dx, None, None, None, *(part.view_as(one) for part, one in zip(parts, weights, strict=True))
+        return dx, None, None, None, None, *(part.view_as(one) for part, one in zip(parts, weights, strict=True))
 
 
 def _call(
-    what: str, sizes: _Sizes, weights: tuple[Tensor, ...] | list[Tensor], *tensors: Tensor, more: tuple[Any, ...] = ()
+    what: str,
+    bf16: bool,
+    sizes: _Sizes,
+    weights: tuple[Tensor, ...] | list[Tensor],
+    *tensors: Tensor,
+    more: tuple[Any, ...] = (),
 ) -> None:
     found = code()
     assert found is not None
     addresses = (ctypes.c_void_p * len(weights))(*(one.data_ptr() for one in weights))
     pointers = [ctypes.c_void_p(one.data_ptr()) for one in tensors]
-    if getattr(found.library, what)(found.product, ctypes.byref(sizes), addresses, *pointers, *more):
+    product = found.half_product if bf16 else found.product
+    assert product is not None
+    if getattr(found.library, what)(product, int(bf16), ctypes.byref(sizes), addresses, *pointers, *more):
         raise MemoryError

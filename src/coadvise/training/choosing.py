@@ -29,6 +29,7 @@ from ..errors import CoadviseError, out_of_memory
 from ..losses import Kept
 from ..models.cit import CiT
 from ..models.compiling import FORMS, Form, lacking
+from ..ops.block import bf16_pays
 from ..run.folder import RunFolder
 from ..system.clock import short_time
 from ..system.digests import json_digest
@@ -188,12 +189,16 @@ def choose(
 def _on_cpu(trained: Trained, accelerator: Accelerator, place: Place) -> Form:
     """`fused` or `plain`, by what the run is and not by a clock: a run that is done again gives the same bits."""
     student, begins = trained.student, place.noted is None and not place.resumed
-    if not isinstance(student, CiT) or accelerator.mixed_precision != "no":
+    if not isinstance(student, CiT) or not _blocks_pay(accelerator.mixed_precision):
         return trained.form
     enough = place.steps * place.shape[0] * accelerator.num_processes >= ENOUGH
     if (place.noted == "fused" or (begins and enough)) and student.can_fuse_blocks():
         trained.use("fused")
     return trained.form
+
+
+def _blocks_pay(precision: str) -> bool:
+    return precision == "no" or (precision == "bf16" and bf16_pays())
 
 
 def _plain_seconds(trained: Trained, teachers: Sequence[str], accelerator: Accelerator, place: Place) -> float:
