@@ -1,12 +1,13 @@
 """Core-minutes that an arm of the scale `cifar-cpu` takes for a million images, beside another tree of the package.
 
-The arm is `transformer_tiny`, or `transformer_small`, with two teachers whose advice is stored. Each training is a process of its own with one
-thread, as `reproduce` has them side by side; counted are the seconds of the processor, user and system, of the process
-and of those it starts. What passes cost is read between two log lines of a training of 25 epochs, which is then
-stopped; start-up, reading, evaluation and result are those of a training of one epoch, less its passes. The trees take
-turns. The images are smooth noise. The floor is what the matrix products of the student's passes alone would take in
-float32, at the speed of a large one on the same core, before and after all else; no step in float32 is cheaper. Where
-the processor trains faster in bfloat16, which `run.precision: auto` then takes, this tree is also measured in it.
+The arm is `transformer_tiny`, or `transformer_small`, with two teachers whose advice is stored. Each training is a
+process of its own with one thread, as `reproduce` has them side by side; counted are the seconds of the processor, user
+and system, of the process and of those it starts. What passes cost is read between two log lines of a training of 25
+epochs, which is then stopped; start-up, reading, evaluation and result are those of a training of one epoch, less its
+passes. The trees take turns. The images are smooth noise. The floor is what the matrix products of the student's passes
+alone would take in float32, at the speed of a large one on the same core, before and after all else; no step in float32
+is cheaper. Where the processor trains faster in bfloat16, which `run.precision: auto` then takes, this tree is also
+measured in it.
 
 git worktree add /tmp/old 934e134 && pip install jaxtyping  # which that commit needs
 python benchmarks/arm_cost.py /tmp/old --output results/arm-cost/THIS-PROCESSOR.json
