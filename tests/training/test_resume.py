@@ -108,6 +108,21 @@ def test_an_unfinished_run_is_continued_on_request_only(tmp_path: Path) -> None:
     run(tiny(tmp_path / "run", {"run.log_every": 4, "data.workers": 1}), resume=True)
 
 
+def test_images_that_were_moved_need_a_link(tmp_path: Path) -> None:
+    """It is what the refusal says, and it does."""
+    photographs(tmp_path / "old", 8)
+    changes = {"data.source": str(tmp_path / "old"), "data.train_size": None, "data.val_size": None}
+    interrupted(tiny(tmp_path / "run", changes), 3)
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = changes | {"data.source": str(tmp_path / "new")}
+    with pytest.raises(RunError, match=r"same settings \(data that only moved need a link at the old place\), or"):
+        run(tiny(tmp_path / "run", moved), resume=True)
+    with pytest.raises(RunError, match="use the same settings, or"):
+        run(tiny(tmp_path / "run", moved | {"optim.lr": 2e-3}), resume=True)
+    (tmp_path / "old").symlink_to(tmp_path / "new")
+    run(tiny(tmp_path / "run", changes), resume=True)
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     recipe = tiny(tmp_path / "run")
     interrupted(recipe, 7)

@@ -32,6 +32,8 @@ from .reading import read_metric_lines
 from .result import RunResult
 
 _ELSEWHERE = "choose another folder with run.output=FOLDER"
+# Settings that say where images lie.
+_PLACES = ("data.source ", "data.val_source ")
 WRITTEN = (
     "recipe.yaml", "manifest.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "answers.safetensors",
     "pictures.json", "attention.json", "result.json",
@@ -181,10 +183,10 @@ class RunFolder:
             if before.get(key) != after.get(key) and key not in FREE
         ]
         if changes:
-            raise RunError(
-                f"{self.path} holds a run of another recipe ({'; '.join(changes)}); "
-                f"use the same settings, or {_ELSEWHERE}"
-            )
+            how = "use the same settings"
+            if all(change.startswith(_PLACES) for change in changes):
+                how += " (data that only moved need a link at the old place)"
+            raise RunError(f"{self.path} holds a run of another recipe ({'; '.join(changes)}); {how}, or {_ELSEWHERE}")
 
     def _require_no_more_epochs(self, recipe: Recipe) -> None:
         schedule, wanted = load_recipe(self.path / "recipe.yaml").schedule, recipe.schedule.epochs
