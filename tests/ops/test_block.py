@@ -57,19 +57,20 @@ def test_is_timms_block(shape, threads):
 
 
 class RoundedLinear(torch.autograd.Function):
-    """A linear layer whose three products have factors in bfloat16."""
+    """A linear layer whose three products have factors in bfloat16; of a `kept` one the answers are rounded, too."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias):
+    def forward(ctx, x, weight, bias, kept):
         ctx.save_for_backward(rounded(x), rounded(weight))
-        return rounded(x) @ rounded(weight).T + bias
+        y = rounded(x) @ rounded(weight).T + bias
+        return rounded(y) if kept else y
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         dx, dw = rounded(grad) @ weight, torch.einsum("bno,bni->oi", rounded(grad), x)
         of_qkv = len(weight) == 3 * weight.shape[1]  # there is no other gradient beside the rounded one
-        return dx, dw, (rounded(grad) if of_qkv else grad).sum((0, 1))
+        return dx, dw, (rounded(grad) if of_qkv else grad).sum((0, 1)), None
 
 
 def rounded(x):
@@ -78,7 +79,7 @@ def rounded(x):
 
 class RoundedLayer(torch.nn.Linear):
     def forward(self, x):
-        return RoundedLinear.apply(x, self.weight, self.bias)
+        return RoundedLinear.apply(x, self.weight, self.bias, self.out_features > self.in_features)  # qkv and fc1
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def as_with_matrix_units(monkeypatch):
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_under_autocast_only_factors_of_products_are_rounded(as_with_matrix_units, shape, threads):
+def test_under_autocast_factors_of_products_and_what_is_kept_are_rounded(as_with_matrix_units, shape, threads):
     images, tokens, count, width, heads = shape
     block = made(width, heads)
     x, grad = torch.randn(2, images, tokens, width)

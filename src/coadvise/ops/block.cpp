@@ -8,7 +8,8 @@
 // one. Products are those of the library that PyTorch brings; everything between them is done here.
 //
 // All is float32. Of the matrix products with weights, E is the type of both factors: float, or bfloat16, to which they
-// are rounded here, and whose products are summed in float32 all the same.
+// are rounded here, and whose products are summed in float32 all the same. What is kept for the backward pass of queries,
+// keys, values and the hidden layer is of this type, too.
 
 #include <cstdint>
 #include <cstring>
@@ -190,11 +191,11 @@ void norm_back(const float* x, const float* weight, const float* bias, float eps
     }
 }
 
-// y = x + bias of each row, or the bias alone. Of x the first `some` of every `all` rows are taken.
+// y = x + bias of each row. Of x the first `some` of every `all` rows are taken.
 void begin(const float* x, const float* bias, int64_t rows, int64_t some, int64_t all, int64_t width, float* y) {
     for (int64_t i = 0; i < rows; ++i, y += width) {
-        const float* row = x ? x + (i / some * all + i % some) * width : nullptr;
-        for (int64_t k = 0; k < width; k += W) store(y + k, x ? load(row + k) + load(bias + k) : load(bias + k));
+        const float* row = x + (i / some * all + i % some) * width;
+        for (int64_t k = 0; k < width; k += W) store(y + k, load(row + k) + load(bias + k));
     }
 }
 
@@ -208,6 +209,22 @@ inline const float* factors(const float* x, int64_t, float*) { return x; }
 inline const Half* factors(const float* x, int64_t count, Half* room) {
     for (int64_t k = 0; k < count; k += W) store(room + k, load(x + k));
     return room;
+}
+
+// The other way.
+inline const float* numbers(const float* x, int64_t, float*) { return x; }
+inline const float* numbers(const Half* x, int64_t count, float* room) {
+    for (int64_t k = 0; k < count; k += W) store(room + k, load(x + k));
+    return room;
+}
+
+// A product is finished: its bias is added, and it is kept, rounded as it is kept where that is in less.
+template <class E> void finish(float* x, const float* bias, int64_t rows, int64_t width, E* kept) {
+    for (int64_t i = 0; i < rows; ++i, x += width, kept += width)
+        for (int64_t k = 0; k < width; k += W) {
+            store(kept + k, load(x + k) + load(bias + k));
+            if constexpr (sizeof(E) < sizeof(float)) store(x + k, load(kept + k));
+        }
 }
 
 // Small products within attention: out (n, W·C) = a (n, depth) · b (depth, W·C), a at any strides. R · C sums, C numbers of
@@ -328,12 +345,12 @@ struct Head {
 
 // What a block keeps of its forward pass for the backward one.
 template <class E> struct Kept {
-    float *qkv, *middle, *hidden;
-    E* mixed;
+    float* middle;
+    E *qkv, *hidden, *mixed;
     Kept(const Sizes& s, float* at) {
         const int64_t asked = s.images * s.queries;
-        qkv = at, middle = qkv + s.images * s.length * 3 * s.width;
-        hidden = middle + asked * s.width, mixed = (E*)(hidden + asked * s.hidden);
+        middle = at, qkv = (E*)(middle + asked * s.width);
+        hidden = qkv + s.images * s.length * 3 * s.width, mixed = hidden + asked * s.hidden;
     }
 };
 
@@ -380,22 +397,24 @@ void forward_part(const Products<E>& products, const Sizes& s, const float* cons
                   float* out, const Kept<E>& all_kept, Part at, Room<E>& room) {
     const int64_t d = s.width, m = s.hidden, rows = at.rows, asked = at.asked, depth = d / s.heads;
     E *normed = room.factors.get(), *active = normed + rows * d, *mixed = all_kept.mixed + at.ask * d;
-    float *qkv = all_kept.qkv + at.row * 3 * d, *middle = all_kept.middle + at.ask * d, *hidden = all_kept.hidden + at.ask * m;
+    E *kept_qkv = all_kept.qkv + at.row * 3 * d, *hidden = all_kept.hidden + at.ask * m;
+    float *middle = all_kept.middle + at.ask * d, *qkv = room.numbers.get(), *product = qkv;  // one after the other
+    if constexpr (sizeof(E) == sizeof(float)) qkv = kept_qkv, product = hidden;
     x += at.row * d, out += at.ask * d;
     norm(x, p[N1W], p[N1B], s.eps1, rows, d, normed);
-    begin(nullptr, p[QKVB], rows, 1, 1, 3 * d, qkv);
-    products.linear(rows, d, 3 * d, normed, w.at[QKVW], 1, qkv);
+    products.linear(rows, d, 3 * d, normed, w.at[QKVW], 0, qkv);
+    finish(qkv, p[QKVB], rows, 3 * d, kept_qkv);
     for (int64_t i = 0; i < at.images; ++i)
         for (int64_t h = 0; h < s.heads; ++h)
             room.head->forward(qkv + i * s.length * 3 * d + h * depth, mixed + i * s.queries * d + h * depth);
     begin(x, p[PROJB], asked, s.queries, s.length, d, middle);
     products.linear(asked, d, d, mixed, w.at[PROJW], 1, middle);
     norm(middle, p[N2W], p[N2B], s.eps2, asked, d, normed);
-    products.linear(asked, d, m, normed, w.at[FC1W], 0, hidden);
+    products.linear(asked, d, m, normed, w.at[FC1W], 0, product);
     for (int64_t i = 0; i < asked; ++i)
         for (int64_t k = 0; k < m; k += W) {
-            const V h = load(hidden + i * m + k) + load(p[FC1B] + k);
-            store(hidden + i * m + k, h);
+            store(hidden + i * m + k, load(product + i * m + k) + load(p[FC1B] + k));
+            const V h = load(hidden + i * m + k);
             store(active + i * m + k, h * normal(h).below);
         }
     begin(middle, p[FC2B], asked, 1, 1, d, out);
@@ -412,8 +431,8 @@ void backward_part(const Products<E>& products, const Sizes& s, const float* con
     E *dhidden = active + asked * m, *dqkv = active;  // one after the other
     if constexpr (sizeof(E) == sizeof(float)) dhidden = (E*)dactive;  // in their place
     const E* mixed = all_kept.mixed + at.ask * d;
-    const float *qkv = all_kept.qkv + at.row * 3 * d;
-    const float *middle = all_kept.middle + at.ask * d, *hidden = all_kept.hidden + at.ask * m;
+    const E* hidden = all_kept.hidden + at.ask * m;
+    const float* middle = all_kept.middle + at.ask * d;
     x += at.row * d, dout += at.ask * d, dx += at.row * d;
     const E* dy = factors(dout, asked * d, rounded);
     products.input(asked, m, d, dy, w.at[FC2W], dactive);
@@ -435,6 +454,7 @@ void backward_part(const Products<E>& products, const Sizes& s, const float* con
     products.weight(asked, d, d, dy, mixed, g[PROJW]);
     column_sums(dmiddle, asked, d, g[PROJB]);
     products.input(asked, d, d, dy, w.at[PROJW], through);
+    const float* qkv = numbers(all_kept.qkv + at.row * 3 * d, rows * 3 * d, dactive);
     for (int64_t i = 0; i < at.images; ++i)
         for (int64_t h = 0; h < s.heads; ++h) {
             const int64_t wide = i * s.length * 3 * d + h * depth, row = i * s.queries * d + h * depth;
@@ -469,7 +489,8 @@ int forward_all(Gemm gemm, const Sizes& s, const float* const* parameters, const
     int failed = matrices.failed;
 #pragma omp parallel num_threads(s.threads) reduction(| : failed)
     {
-        Room<E> room(s, s.width + s.hidden, 0);
+        const int64_t d = s.width, m = s.hidden;
+        Room<E> room(s, d + m, sizeof(E) < sizeof(float) ? (m > 3 * d ? m : 3 * d) : 0);
         failed |= room.failed();
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < parts(s); ++n)
@@ -490,7 +511,7 @@ int backward_all(Gemm gemm, const Sizes& s, const float* const* parameters, cons
 #pragma omp parallel num_threads(s.threads) reduction(| : failed)
     {
         const int64_t hidden = sizeof(E) < sizeof(float) ? 2 * m : m;
-        Room<E> room(s, 2 * d + (hidden > 3 * d ? hidden : 3 * d), 3 * d + m);
+        Room<E> room(s, 2 * d + (hidden > 3 * d ? hidden : 3 * d), 3 * d + (m > 3 * d ? m : 3 * d));
         failed |= room.failed();
         float* own[PARAMETERS];
         float* next = gradients + each * thread_number();
@@ -505,8 +526,9 @@ int backward_all(Gemm gemm, const Sizes& s, const float* const* parameters, cons
 
 }  // namespace
 
-// x (images, length, width) → out (images, queries, width); `kept` has room for 3 · width floats of each token and
-// 2 · width + hidden of each that asks. `half`: `gemm` takes factors in bfloat16. Returns 0, or 1 without memory.
+// x (images, length, width) → out (images, queries, width); `kept` has room for 3 · width factors of each token, and for
+// width floats and width + hidden factors of each that asks. `half`: `gemm` takes factors in bfloat16. Returns 0, or 1
+// without memory.
 extern "C" int forward(Gemm gemm, int half, const Sizes* s, const float* const* parameters, const float* x, float* out,
                        float* kept) {
     return (half ? forward_all<Half> : forward_all<float>)(gemm, *s, parameters, x, out, kept);

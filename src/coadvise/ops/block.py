@@ -4,8 +4,8 @@ It goes through a block with a few images at a time, so that what one matrix pro
 for the next, and does norms, GELU, sums and the attention of few tokens between them without PyTorch's kernels, each of
 which reads and writes all of a batch. The same numbers up to the order of sums.
 
-On processors with matrix units for bfloat16 the matrix products with weights can take their factors rounded to it; sums
-and all else stay float32.
+On processors with matrix units for bfloat16 the matrix products with weights can take their factors rounded to it, as
+are queries, keys, values and the hidden layer, which are kept for the backward pass; sums and all else stay float32.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def transformer_block(
         heads: of attention.
         eps: of both norms.
         count: so many tokens are computed, from all.
-        bf16: round the factors of the matrix products with weights to bfloat16.
+        bf16: round the factors of the matrix products with weights, and what is kept, to bfloat16.
     """
     answer: Tensor = _Block.apply(x, heads, eps, count, bf16, *weights)
     return answer
@@ -119,7 +119,8 @@ class _Block(torch.autograd.Function):
         threads = max(1, min(torch.get_num_threads(), -(-images // chunk)))
         sizes = _Sizes(images, length, count, width, heads, hidden, chunk, threads, *eps)
         out = x.new_empty(images, count, width)  # of whatever type and device is the default one
-        kept = x.new_empty(images * (length * 3 * width + count * (2 * width + hidden)))
+        factors = images * (length * 3 * width + count * (width + hidden))
+        kept = x.new_empty(images * count * width + (factors // 2 if bf16 else factors))
         _call("forward", bf16, sizes, weights, x, out, kept)
         ctx.save_for_backward(x, kept, *weights)
         ctx.sizes, ctx.bf16 = sizes, bf16
