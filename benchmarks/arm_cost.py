@@ -226,7 +226,6 @@ def floor(student: str) -> tuple[float, float]:
     with FlopCounterMode(display=False) as counter:
         outputs = model.forward_tokens(torch.randn(BATCH, 3, 32, 32))
         torch.stack(list(outputs.values())).sum().backward()
-    torch.set_num_threads(1)
     size, times = 2048, []
     a, b = torch.randn(2, size, size)
     for _ in range(8):
@@ -244,6 +243,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a JSON file for what was measured")
     options = parser.parse_args()
     commit = commit_of(options.other) if options.other else None
+    torch.set_num_threads(1)  # as in each training
     flops, before = floor(options.student)
     with tempfile.TemporaryDirectory(prefix="coadvise-arm-") as place:
         folder = Path(place)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from timm.models.vision_transformer import Block
 
-from coadvise.models import whole_block
 from coadvise.models.whole_block import can_fuse, first_fused, fused, is_plain
-from coadvise.ops.block import bf16_pays, code
+from coadvise.ops.block import code, has_bf16
 
-SHAPES = {  # images, tokens, of them computed, width, heads
-    "cifar": (27, 19, 19, 96, 3), "last": (27, 19, 3, 96, 3), "digits": (5, 19, 19, 48, 3), "one": (1, 1, 1, 16, 1),
-    "most": (3, 64, 64, 192, 3), "48 a head": (9, 17, 1, 96, 2),
+SHAPES = {  # images, tokens, of them computed, width, heads, width of the hidden layer in widths
+    "cifar": (27, 19, 19, 96, 3, 4), "last": (27, 19, 3, 96, 3, 4), "digits": (5, 19, 19, 48, 3, 4),
+    "one": (1, 1, 1, 16, 1, 4), "most": (3, 64, 64, 192, 3, 4), "48 a head": (9, 17, 1, 96, 2, 4),
+    "narrow": (27, 19, 2, 64, 2, 0.25), "as wide": (27, 19, 19, 48, 3, 1), "like qkv": (27, 19, 19, 32, 2, 3),
 }  # fmt: skip
 
 
@@ -22,9 +22,9 @@ def compiled():
         pytest.skip("no C++ compiler, or a PyTorch without sgemm")
 
 
-def made(width, heads, scale=1.0):
+def made(width, heads, mlp_ratio=4.0, scale=1.0):
     torch.manual_seed(0)
-    block = Block(width, heads, qkv_bias=True)
+    block = Block(width, heads, mlp_ratio, qkv_bias=True)
     with torch.no_grad():
         for one in block.parameters():
             one.add_(scale * torch.randn_like(one) / width**0.5)
@@ -40,8 +40,8 @@ def everything(run, block, x, grad):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_is_timms_block(shape, threads):
-    images, tokens, count, width, heads = shape
-    block = made(width, heads)
+    images, tokens, count, width, heads, ratio = shape
+    block = made(width, heads, ratio)
     x, grad = torch.randn(2, images, tokens, width)
     grad = grad[:, :count]
     assert can_fuse(block, x)
@@ -60,8 +60,9 @@ class RoundedLinear(torch.autograd.Function):
     """A linear layer whose three products have factors in bfloat16; of a `kept` one the answers are rounded, too."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, kept):
+    def forward(ctx, x, weight, bias, kept, of_qkv):
         ctx.save_for_backward(rounded(x), rounded(weight))
+        ctx.of_qkv = of_qkv
         y = rounded(x) @ rounded(weight).T + bias
         return rounded(y) if kept else y
 
@@ -69,8 +70,8 @@ class RoundedLinear(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         dx, dw = rounded(grad) @ weight, torch.einsum("bno,bni->oi", rounded(grad), x)
-        of_qkv = len(weight) == 3 * weight.shape[1]  # there is no other gradient beside the rounded one
-        return dx, dw, (rounded(grad) if of_qkv else grad).sum((0, 1)), None
+        # Of queries, keys and values there is no other gradient beside the rounded one.
+        return dx, dw, (rounded(grad) if ctx.of_qkv else grad).sum((0, 1)), None, None
 
 
 def rounded(x):
@@ -78,23 +79,24 @@ def rounded(x):
 
 
 class RoundedLayer(torch.nn.Linear):
+    kept = of_qkv = False
+
     def forward(self, x):
-        return RoundedLinear.apply(x, self.weight, self.bias, self.out_features > self.in_features)  # qkv and fc1
+        return RoundedLinear.apply(x, self.weight, self.bias, self.kept, self.of_qkv)
 
 
 @pytest.fixture
-def as_with_matrix_units(monkeypatch):
-    """The product in bfloat16 is there on other processors, too: it is slow."""
-    if code().half_product is None:
+def bf16():
+    """The product of such factors is there on processors without matrix units, too: it is slow."""
+    if not has_bf16():
         pytest.skip("a PyTorch whose library has no product of factors in bfloat16")
-    monkeypatch.setattr(whole_block, "bf16_pays", lambda: True)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_under_autocast_factors_of_products_and_what_is_kept_are_rounded(as_with_matrix_units, shape, threads):
-    images, tokens, count, width, heads = shape
-    block = made(width, heads)
+def test_under_autocast_factors_of_products_and_what_is_kept_are_rounded(bf16, shape, threads):
+    images, tokens, count, width, heads, ratio = shape
+    block = made(width, heads, ratio)
     x, grad = torch.randn(2, images, tokens, width)
     grad = grad[:, :count]
     before = torch.get_num_threads()
@@ -111,6 +113,7 @@ def test_under_autocast_factors_of_products_and_what_is_kept_are_rounded(as_with
     for one in oracle.modules():
         if isinstance(one, torch.nn.Linear):
             one.__class__ = RoundedLayer
+    oracle.attn.qkv.kept = oracle.attn.qkv.of_qkv = oracle.mlp.fc1.kept = True
     same = everything(lambda one, x: one(x)[:, :count], oracle, x.double(), grad.double())
     for a, b, c in zip(found, same, exact, strict=True):
         # Numbers near the middle between two of bfloat16 may be rounded to the other one.
@@ -146,7 +149,7 @@ def test_what_is_no_number_shows(part):
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_no_number_shows_when_it_is_rounded(as_with_matrix_units, wrong):
+def test_what_is_no_number_shows_when_it_is_rounded(bf16, wrong):
     """Also a NaN all of whose lower bits are set, which would carry into the sign."""
     for bits in (wrong, torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)):
         block, x = made(32, 2), torch.randn(2, 5, 32)
@@ -158,7 +161,7 @@ def test_what_is_no_number_shows_when_it_is_rounded(as_with_matrix_units, wrong)
         assert not y[..., 3].isfinite().any() and y[..., others].isfinite().all()
 
 
-def test_rounding_is_pytorchs(as_with_matrix_units):
+def test_rounding_is_pytorchs(bf16):
     """Of factors: halves to the even neighbour, beyond the largest to infinity. Seen through an MLP that adds 0."""
     block = made(16, 1)
     with torch.no_grad():
@@ -218,7 +221,7 @@ def test_others_run_as_they_are():
     block = made(96, 3)
     assert not is_plain(block, 65) and not can_fuse(block, x.double()) and not can_fuse(block, x.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
-        assert can_fuse(block, x) == bf16_pays()
+        assert can_fuse(block, x) == has_bf16()
     with torch.autocast("cpu", torch.float16):
         assert not can_fuse(block, x)
     for change in (block.norm2.double, lambda: block.requires_grad_(False).to("meta")):

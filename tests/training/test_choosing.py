@@ -270,7 +270,11 @@ def test_long_runs_on_the_cpu_take_each_block_as_one_operation(monkeypatch: pyte
     assert form(noted="plain") == "plain" and form(resumed=True) == "plain" and form(setting=False) == "plain"
     for pays in (True, False):  # where there are matrix units
         monkeypatch.setattr("coadvise.training.choosing.bf16_pays", lambda pays=pays: pays)
-        assert form(SimpleNamespace(**vars(cpu) | {"mixed_precision": "bf16"})) == ("fused" if pays else "plain")
+        bf16 = SimpleNamespace(**vars(cpu) | {"mixed_precision": "bf16"})
+        assert form(bf16) == ("fused" if pays else "plain") and form(bf16, noted="fused") == "fused"
+    assert form(SimpleNamespace(**vars(cpu) | {"device": torch.device("mps")})) == "plain"
+    monkeypatch.setattr("coadvise.training.choosing.bf16_pays", lambda: pytest.fail("a short run compiles nothing"))
+    assert form(bf16, steps=ENOUGH // 4 - 1) == "plain"
     assert form(options=small | {"drop_path_rate": 0.1}) == "fused"  # its first block drops nothing
     assert form(options=small | {"embed_dim": 24}) == "plain"
     monkeypatch.setenv("COADVISE_COMPILED", "0")

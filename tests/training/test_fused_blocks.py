@@ -10,7 +10,7 @@ from helpers.recipes import tiny
 from helpers.runs import assert_same_run, interrupted, run
 
 from coadvise.models import whole_block
-from coadvise.ops.block import code
+from coadvise.ops.block import code, has_bf16
 from coadvise.run.folder import read_metrics
 from coadvise.training import choosing
 
@@ -34,17 +34,31 @@ def form(folder: Path) -> str:
 @pytest.fixture(params=["fp32", "bf16"])
 def precision(request, monkeypatch):
     """With and without rounded factors; the product of these is there on processors without matrix units, too."""
-    if request.param == "bf16" and code().half_product is None:
+    if request.param == "bf16" and not has_bf16():
         pytest.skip("a PyTorch whose library has no product of factors in bfloat16")
-    for module in (choosing, whole_block):
-        monkeypatch.setattr(module, "bf16_pays", lambda: True)
+    monkeypatch.setattr(choosing, "bf16_pays", lambda: True)
     return request.param
 
 
-def test_the_losses_are_those_of_a_plain_run(tmp_path, precision):
-    for name, compiling in (("fused", "auto"), ("plain", False)):
+@pytest.fixture
+def taken(monkeypatch):
+    """Of each block that was computed as one operation, whether in bfloat16."""
+    found, usual = [], whole_block.transformer_block
+
+    def noted(*args):
+        found.append(args[-1])
+        return usual(*args)
+
+    monkeypatch.setattr(whole_block, "transformer_block", noted)
+    return found
+
+
+def test_the_losses_are_those_of_a_plain_run(tmp_path, precision, taken):
+    for name, compiling in (("plain", False), ("fused", "auto")):
+        assert not taken
         run(tiny(tmp_path / name, CHANGES | {"run.compile": compiling, "run.precision": precision}))
         assert form(tmp_path / name) == name
+    assert taken and set(taken) == {precision == "bf16"}
     found, expected = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("fused", "plain"))
     lines = 0
     for line, other in zip(found, expected, strict=True):
@@ -62,6 +76,7 @@ def test_a_resumed_run_goes_on_in_the_same_bits(tmp_path, monkeypatch, precision
     recipe = tiny(tmp_path / "b", changes)
     interrupted(recipe, 11)
     monkeypatch.setattr(choosing, "ENOUGH", 10**9)  # what was begun counts
+    monkeypatch.setattr(choosing, "bf16_pays", lambda: False)
     run(recipe, resume=True)
     assert form(tmp_path / "b") == "fused"
     assert_same_run(tmp_path / "a", tmp_path / "b")

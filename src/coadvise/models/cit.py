@@ -252,7 +252,7 @@ class CiT(VisionTransformer):
         return features
 
     def can_fuse_blocks(self) -> bool:
-        """Whether `fused_blocks` changes anything, which is no more than the order of sums."""
+        """Whether `fused_blocks` changes anything: the order of sums, and in bfloat16 what is rounded."""
         if self.grad_checkpointing or self.read_at or not can_shorten(self.blocks[-1]) or code() is None:
             return False
         return any(is_plain(block, self.pos_embed.shape[1]) for block in self.blocks)

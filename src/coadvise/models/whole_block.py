@@ -7,13 +7,13 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
-from ..ops.block import Weights, bf16_pays, code, fits, transformer_block
+from ..ops.block import Weights, code, fits, has_bf16, transformer_block
 from ..shapes import Float
 from .last_block import first_tokens, watched
 
 
 def fused(block: nn.Module, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
-    """`block(x)`, by one operation where `can_fuse` says so."""
+    """`block(x)`, by one operation where `can_fuse` says so; in bfloat16 under autocast in it."""
     answer: Tensor = _whole(block, x, x.shape[1]) if can_fuse(block, x) else block(x)
     return answer
 
@@ -24,13 +24,13 @@ def first_fused(block: Block, x: Float[Tensor, "b l d"], count: int) -> Float[Te
 
 
 def can_fuse(block: nn.Module, x: Tensor) -> bool:
-    """Whether the block is timm's plain one, without drop path, dropout and hooks, and `x` float32 on the CPU; under
-    autocast in bfloat16 also whether the processor has matrix units for it."""
+    """Whether the block is timm's plain one, without drop path, dropout and hooks, and `x` float32 on the CPU, with
+    autocast in bfloat16 or without."""
     if type(x) is not Tensor or x.device.type != "cpu" or x.dtype != torch.float32 or x.ndim != 3:
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    if torch.is_autocast_enabled("cpu") and not (_in_bf16() and bf16_pays()):
+    if torch.is_autocast_enabled("cpu") and not (_in_bf16() and has_bf16()):
         return False
     return is_plain(block, x.shape[1]) and code() is not None
 

@@ -7,15 +7,16 @@
 // What lies between two matrix products of some images fits into a core's cache, where it is read again by the next
 // one. Products are those of the library that PyTorch brings; everything between them is done here.
 //
-// All is float32. Of the matrix products with weights, E is the type of both factors: float, or bfloat16, to which they
-// are rounded here, and whose products are summed in float32 all the same. What is kept for the backward pass of queries,
-// keys, values and the hidden layer is of this type, too.
+// E is the type of both factors of the matrix products with weights: float, or bfloat16, to which they are rounded here;
+// these products are summed in float32 all the same. What attention mixed, and queries, keys, values and the hidden layer
+// are kept for the backward pass in this type, too. All else is float32.
 
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
 #include <memory>
 #include <new>
+#include <type_traits>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -50,7 +51,9 @@ typedef uint16_t Half;
 typedef Half H __attribute__((vector_size(BYTES / 2)));
 typedef uint32_t U __attribute__((vector_size(BYTES)));
 inline V load(const Half* p) { H h; std::memcpy(&h, p, sizeof h); return (V)(__builtin_convertvector(h, U) << 16); }
-inline void store(Half* p, V v) {  // to the nearest, of two equally near ones to the even one; what is no number stays none
+// To the nearest, of two equally near ones to the even one; what is no number stays none. Where the processor does it,
+// denormal numbers become 0.
+inline void store(Half* p, V v) {
 #if BYTES == 64 && defined(__AVX512BF16__)
     const auto h = _mm512_cvtneps_pbh((__m512)v);
 #else
@@ -218,12 +221,13 @@ inline const float* numbers(const Half* x, int64_t count, float* room) {
     return room;
 }
 
-// A product is finished: its bias is added, and it is kept, rounded as it is kept where that is in less.
+// kept = x + bias of each row, where x is kept itself (float) or a copy of it, and becomes what the copy holds (bfloat16):
+// the backward pass has no other numbers than the forward one.
 template <class E> void finish(float* x, const float* bias, int64_t rows, int64_t width, E* kept) {
     for (int64_t i = 0; i < rows; ++i, x += width, kept += width)
         for (int64_t k = 0; k < width; k += W) {
             store(kept + k, load(x + k) + load(bias + k));
-            if constexpr (sizeof(E) < sizeof(float)) store(x + k, load(kept + k));
+            if constexpr (!std::is_same_v<E, float>) store(x + k, load(kept + k));
         }
 }
 
@@ -356,12 +360,12 @@ template <class E> struct Kept {
 
 // The matrices among the parameters as factors of products.
 template <class E> struct Matrices {
-    const E* at[PARAMETERS];
+    const E* at[PARAMETERS] = {};
     std::unique_ptr<E[]> room;
     bool failed = false;
     Matrices(const Sizes& s, const float* const* p) {
         const int64_t d = s.width, m = s.hidden;
-        if (sizeof(E) < sizeof(float)) {
+        if (!std::is_same_v<E, float>) {
             room.reset(new (std::nothrow) E[4 * d * d + 2 * m * d]);
             if ((failed = !room)) return;
         }
@@ -398,8 +402,9 @@ void forward_part(const Products<E>& products, const Sizes& s, const float* cons
     const int64_t d = s.width, m = s.hidden, rows = at.rows, asked = at.asked, depth = d / s.heads;
     E *normed = room.factors.get(), *active = normed + rows * d, *mixed = all_kept.mixed + at.ask * d;
     E *kept_qkv = all_kept.qkv + at.row * 3 * d, *hidden = all_kept.hidden + at.ask * m;
-    float *middle = all_kept.middle + at.ask * d, *qkv = room.numbers.get(), *product = qkv;  // one after the other
-    if constexpr (sizeof(E) == sizeof(float)) qkv = kept_qkv, product = hidden;
+    // The float32 sums of two products: where they are kept, or in one place, as attention is over before the hidden layer.
+    float *middle = all_kept.middle + at.ask * d, *qkv = room.numbers.get(), *product = qkv;
+    if constexpr (std::is_same_v<E, float>) qkv = kept_qkv, product = hidden;
     x += at.row * d, out += at.ask * d;
     norm(x, p[N1W], p[N1B], s.eps1, rows, d, normed);
     products.linear(rows, d, 3 * d, normed, w.at[QKVW], 0, qkv);
@@ -428,8 +433,9 @@ void backward_part(const Products<E>& products, const Sizes& s, const float* con
     float *through = room.numbers.get(), *dmiddle = through + rows * d, *residual = dmiddle + rows * d;
     float *dactive = residual + rows * d;
     E *normed = room.factors.get(), *rounded = normed + rows * d, *active = rounded + rows * d;
-    E *dhidden = active + asked * m, *dqkv = active;  // one after the other
-    if constexpr (sizeof(E) == sizeof(float)) dhidden = (E*)dactive;  // in their place
+    E *dhidden = active + asked * m;
+    if constexpr (std::is_same_v<E, float>) dhidden = dactive;  // each number is read before it is overwritten
+    E* dqkv = active;  // attention begins when the hidden layer is done
     const E* mixed = all_kept.mixed + at.ask * d;
     const E* hidden = all_kept.hidden + at.ask * m;
     const float* middle = all_kept.middle + at.ask * d;
@@ -454,7 +460,7 @@ void backward_part(const Products<E>& products, const Sizes& s, const float* con
     products.weight(asked, d, d, dy, mixed, g[PROJW]);
     column_sums(dmiddle, asked, d, g[PROJB]);
     products.input(asked, d, d, dy, w.at[PROJW], through);
-    const float* qkv = numbers(all_kept.qkv + at.row * 3 * d, rows * 3 * d, dactive);
+    const float* qkv = numbers(all_kept.qkv + at.row * 3 * d, rows * 3 * d, dactive);  // which is done with
     for (int64_t i = 0; i < at.images; ++i)
         for (int64_t h = 0; h < s.heads; ++h) {
             const int64_t wide = i * s.length * 3 * d + h * depth, row = i * s.queries * d + h * depth;
@@ -486,11 +492,12 @@ int forward_all(Gemm gemm, const Sizes& s, const float* const* parameters, const
     const Products<E> products{gemm};
     const Kept<E> all_kept(s, kept);
     const Matrices<E> matrices(s, parameters);
-    int failed = matrices.failed;
+    if (matrices.failed) return 1;
+    int failed = 0;
 #pragma omp parallel num_threads(s.threads) reduction(| : failed)
     {
         const int64_t d = s.width, m = s.hidden;
-        Room<E> room(s, d + m, sizeof(E) < sizeof(float) ? (m > 3 * d ? m : 3 * d) : 0);
+        Room<E> room(s, d + m, std::is_same_v<E, float> ? 0 : m > 3 * d ? m : 3 * d);
         failed |= room.failed();
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < parts(s); ++n)
@@ -507,10 +514,11 @@ int backward_all(Gemm gemm, const Sizes& s, const float* const* parameters, cons
     const Matrices<E> matrices(s, parameters);
     const int64_t d = s.width, m = s.hidden;
     const int64_t counts[PARAMETERS] = {d, d, 3 * d * d, 3 * d, d * d, d, d, d, m * d, m, d * m, d};
-    int failed = matrices.failed;
+    if (matrices.failed) return 1;
+    int failed = 0;
 #pragma omp parallel num_threads(s.threads) reduction(| : failed)
     {
-        const int64_t hidden = sizeof(E) < sizeof(float) ? 2 * m : m;
+        const int64_t hidden = std::is_same_v<E, float> ? m : 2 * m;
         Room<E> room(s, 2 * d + (hidden > 3 * d ? hidden : 3 * d), 3 * d + (m > 3 * d ? m : 3 * d));
         failed |= room.failed();
         float* own[PARAMETERS];

@@ -2,10 +2,10 @@
 
 It goes through a block with a few images at a time, so that what one matrix product gives is still in the core's cache
 for the next, and does norms, GELU, sums and the attention of few tokens between them without PyTorch's kernels, each of
-which reads and writes all of a batch. The same numbers up to the order of sums.
+which reads and writes all of a batch. In float32 the same numbers up to the order of sums.
 
-On processors with matrix units for bfloat16 the matrix products with weights can take their factors rounded to it, as
-are queries, keys, values and the hidden layer, which are kept for the backward pass; sums and all else stay float32.
+The matrix products with weights can also take factors rounded to bfloat16, as are queries, keys, values and the hidden
+layer, which are kept for the backward pass; sums and all else stay float32. With matrix units this is quicker.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..shapes import Float
-from ..system.native import compiled
+from ..system.native import compiled, cpu_info
 
 SOURCE = Path(__file__).with_name("block.cpp")
 # Tokens of an image and channels of a head, at most; all widths are multiples of a register's 16 numbers.
@@ -79,10 +79,14 @@ def code() -> _Code | None:
     return None if library is None else _Code(library, product, half and ctypes.cast(half, ctypes.c_void_p))
 
 
+def has_bf16() -> bool:
+    """Whether blocks can be computed with factors in bfloat16."""
+    return (found := code()) is not None and found.half_product is not None
+
+
 def bf16_pays() -> bool:
-    """Whether blocks with products in bfloat16 can be computed, and are quicker than in float32: with matrix units."""
-    units = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    return bool(units) and (found := code()) is not None and found.half_product is not None
+    """Whether this is quicker than PyTorch's layers under autocast: where the processor has matrix units for it."""
+    return "amx_bf16" in (cpu_info("flags") or "").split() and has_bf16()
 
 
 def fits(length: int, width: int, heads: int, hidden: int) -> bool:
@@ -153,6 +157,7 @@ def _call(
     addresses = (ctypes.c_void_p * len(weights))(*(one.data_ptr() for one in weights))
     pointers = [ctypes.c_void_p(one.data_ptr()) for one in tensors]
     product = found.half_product if bf16 else found.product
-    assert product is not None
+    if product is None:
+        raise RuntimeError("this PyTorch has no matrix product of factors in bfloat16")
     if getattr(found.library, what)(product, int(bf16), ctypes.byref(sizes), addresses, *pointers, *more):
         raise MemoryError

@@ -189,10 +189,11 @@ def choose(
 def _on_cpu(trained: Trained, accelerator: Accelerator, place: Place) -> Form:
     """`fused` or `plain`, by what the run is and not by a clock: a run that is done again gives the same bits."""
     student, begins = trained.student, place.noted is None and not place.resumed
-    if not isinstance(student, CiT) or not _blocks_pay(accelerator.mixed_precision):
+    if not isinstance(student, CiT) or accelerator.device.type != "cpu":
         return trained.form
     enough = place.steps * place.shape[0] * accelerator.num_processes >= ENOUGH
-    if (place.noted == "fused" or (begins and enough)) and student.can_fuse_blocks():
+    wanted = place.noted == "fused" or (begins and enough and _blocks_pay(accelerator.mixed_precision))
+    if wanted and student.can_fuse_blocks():
         trained.use("fused")
     return trained.form
 
