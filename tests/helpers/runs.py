@@ -63,9 +63,8 @@ def interrupted(recipe: Recipe, step: int, **given: Any) -> None:
 
     def built(*args: Any, **options: Any) -> nn.Module:
         student = build_student(*args, **options)
-        # The first layer is called once in each pass, whatever calls it.
-        leaves = (module for module in student.modules() if not list(module.children()))
-        next(leaves).register_forward_pre_hook(hook)
+        # The first part is called once in each pass, whatever calls it. A layer with a hook may be computed otherwise.
+        next(student.children()).register_forward_pre_hook(hook)
         return student
 
     with mock.patch("coadvise.training.student.build_student", built), pytest.raises(Interrupted, match="is saved"):

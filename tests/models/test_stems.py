@@ -103,17 +103,53 @@ def test_no_gradient_of_the_pixels_and_none_by_a_convolution_for_the_projection(
     assert all(args[10][0] is (args[1].shape[1] != 3) for args in wanted)  # type: ignore[index,attr-defined]
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [(2, 3), (4, 4)])
-def test_projection_is_its_convolution(size: tuple[int, int]) -> None:
+def test_projection_is_its_convolution(size: tuple[int, int], layout: torch.memory_format) -> None:
     torch.manual_seed(0)
     projection = Projection(5, 7, size, stride=size).double()
-    x = torch.randn(2, 5, 4 * size[0], 3 * size[1], dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 5, 4 * size[0], 3 * size[1], dtype=torch.float64).to(memory_format=layout).requires_grad_()
     exact = nn.functional.conv2d(x, projection.weight, projection.bias, stride=size)
-    torch.testing.assert_close(projection(x), exact)
-    weight = torch.randn_like(exact)
-    inputs = [x, projection.weight, projection.bias]
-    found, expected = (torch.autograd.grad((y * weight).sum(), inputs) for y in (projection(x), exact))
-    torch.testing.assert_close(found, expected)
+    weight, inputs = torch.randn_like(exact), [x, projection.weight, projection.bias]
+    expected = torch.autograd.grad((exact * weight).sum(), inputs)
+    for found in (projection(x), stems.as_product(projection, x, channels_last=False)):
+        torch.testing.assert_close(found, exact)
+        torch.testing.assert_close(torch.autograd.grad((found * weight).sum(), inputs), expected)
+
+
+@pytest.mark.parametrize("flatten", [True, False])
+def test_patches_are_timms_in_training_without_its_convolution(flatten: bool) -> None:
+    torch.manual_seed(0)
+    embed = stems.TokenEmbed(img_size=(16, 24), patch_size=8, in_chans=3, embed_dim=24, flatten=flatten).double()
+    images = torch.randn(2, 3, 16, 24, dtype=torch.float64)
+    exact = embed.eval()(images).patches
+    embed.train()
+    weight, inputs = torch.randn_like(exact), [embed.proj.weight, embed.proj.bias]
+    with Calls() as calls:
+        found = embed(images).patches
+        gradients = torch.autograd.grad((found * weight).sum(), inputs)
+    assert not [name for name, _ in calls.seen if "convolution" in name]
+    torch.testing.assert_close(found, exact)
+    torch.testing.assert_close(gradients, torch.autograd.grad((exact * weight).sum(), inputs))
+
+
+def test_patches_are_the_same_bits_however_images_lie_in_memory() -> None:
+    torch.manual_seed(0)
+    embed, images = stems.TokenEmbed(img_size=16, patch_size=8, in_chans=3, embed_dim=24), torch.randn(2, 3, 16, 16)
+    assert torch.equal(embed(images).patches, embed(images.to(memory_format=LAST)).patches)
+
+
+def test_what_watches_or_replaces_the_projection_of_patches_is_called() -> None:
+    embed, images = stems.TokenEmbed(img_size=16, patch_size=8, in_chans=3, embed_dim=24), torch.randn(2, 3, 16, 16)
+    seen: list[torch.Size] = []
+    handle = embed.proj.register_forward_hook(lambda module, args, y: seen.append(y.shape))
+    embed(images)
+    handle.remove()
+    assert seen == [(2, 24, 2, 2)]
+    overlapping = nn.Conv2d(3, 24, 10, stride=8, padding=1)
+    for other in (nn.Sequential(embed.proj), overlapping):
+        embed.proj = other
+        torch.testing.assert_close(embed(images).patches, other(images).flatten(2).transpose(1, 2), rtol=0, atol=0)
 
 
 def test_fast_layers_are_kept_where_pytorch_takes_compiling_for_exporting() -> None:

@@ -136,10 +136,21 @@ class Projection(nn.Conv2d):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d gh gw"]:
         if exporting() or torch.jit.is_tracing():
             return super().forward(x)
-        (kh, kw), (b, c, h, w) = self.kernel_size, x.shape
-        windows = x.permute(0, 2, 3, 1).reshape(b, h // kh, kh, w // kw, kw, c).transpose(2, 3).flatten(3)
-        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.linear(windows, weight, self.bias).permute(0, 3, 1, 2)
+        return as_product(self, x, channels_last=True)
+
+
+def as_product(projection: nn.Conv2d, x: Float[Tensor, "b c h w"], channels_last: bool) -> Float[Tensor, "b d gh gw"]:
+    """`projection(x)` of windows that lie side by side.
+
+    Args:
+        channels_last: the order of a window's numbers, quicker if it is that of `x`. It is not read from `x`: batches
+            of one training lie in memory in one way or the other, and the order of sums would change with it.
+    """
+    height, width = projection.kernel_size
+    pixels = x.unflatten(3, (-1, width)).unflatten(2, (-1, height))
+    windows = pixels.permute(0, 2, 4, 3, 5, 1) if channels_last else pixels.permute(0, 2, 4, 1, 3, 5)
+    weight = projection.weight.permute(0, 2, 3, 1) if channels_last else projection.weight
+    return F.linear(windows.flatten(3), weight.flatten(1), projection.bias).permute(0, 3, 1, 2)
 
 
 class Stem(nn.Module):
@@ -226,7 +237,8 @@ class TokenEmbed(PatchEmbed):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Embedded:  # type: ignore[override]
         x = self._fit(x)
         if not self.biases:
-            return Embedded(self._tokens(self.proj(x)), {})
+            faster = self.training and _product_is_faster(self.proj, x)
+            return Embedded(self._tokens(as_product(self.proj, x, False) if faster else self.proj(x)), {})
         x = laid_out(x)
         maps = {kind: self.stems[kind](x) for kind in self.biases}
         means = {kind: m.mean(dim=(2, 3)) for kind, m in maps.items()}
@@ -249,6 +261,15 @@ class TokenEmbed(PatchEmbed):
             return F.pad(x, (0, pad_w, 0, pad_h))
         check_image_size(size, self.patch_size)
         return x
+
+
+def _product_is_faster(projection: nn.Module, x: Tensor) -> bool:
+    """Whether timm's projection of patches is one whose backward pass PyTorch does slowly: a plain one on the CPU."""
+    if type(projection) is not nn.Conv2d or watched(projection) or type(x) is not Tensor or x.device.type != "cpu":
+        return False
+    plain = projection.stride == projection.kernel_size and projection.padding == (0, 0) and projection.groups == 1
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or exporting()
+    return plain and projection.dilation == (1, 1) and not traced
 
 
 def laid_out(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

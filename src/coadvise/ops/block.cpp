@@ -5,17 +5,18 @@
 // of the first `queries` tokens of each image, which look at all of them.
 //
 // What lies between two matrix products of some images fits into a core's cache, where it is read again by the next
-// one. Products are those of the library that PyTorch brings; everything between them is done here.
+// one. Products with weights are those of the library that PyTorch brings, or the matrix units' (matrix_units.h); all
+// between them is done here.
 //
 // E is the type of both factors of the matrix products with weights: float, or bfloat16, to which they are rounded here;
 // these products are summed in float32 all the same. What attention mixed, and queries, keys, values and the hidden layer
 // are kept for the backward pass in this type, too. All else is float32.
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
 #include <memory>
-#include <new>
 #include <type_traits>
 #ifdef _OPENMP
 #include <omp.h>
@@ -23,6 +24,8 @@
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
+
+#include "matrix_units.h"
 
 namespace {
 
@@ -130,26 +133,86 @@ struct Sizes {
 // Order of the parameters, and of their gradients.
 enum { N1W, N1B, QKVW, QKVB, PROJW, PROJB, N2W, N2B, FC1W, FC1B, FC2W, FC2B, PARAMETERS };
 
-// Fortran's columns are our rows, so factors change places.
+// Memory that begins with a line of the cache, so that vectors and the units' rows lie in one line each. Empty without memory.
+struct Free { void operator()(void* at) const { std::free(at); } };
+template <class E> using Array = std::unique_ptr<E[], Free>;
+template <class E> Array<E> array(int64_t count) {
+    return Array<E>((E*)std::aligned_alloc(64, (count * sizeof(E) + 64) / 64 * 64));
+}
+
+// Whether products are the matrix units', which take whole numbers of 32 rows and columns.
+template <class E> bool on_units(const Sizes& s) {
+    return std::is_same_v<E, Half> && s.width % units::SIDE == 0 && s.hidden % units::SIDE == 0 && units::usable();
+}
+
+// Matrix products with weights, of one thread. `give(row, column, sums)` takes W sums of a row at a time; before that a
+// library has put them into `y`, where they may be overwritten. The units read first factors, and write what is not given
+// away, up to a whole number of 32 rows.
 template <class E> struct Products {
     Gemm gemm;
+    bool by_units;
+    units::Registers registers;
+    Array<E> first, second;  // factors of the products for weights as the units take them
+    Products(Gemm gemm, const Sizes& s, bool for_weights) : gemm(gemm), by_units(on_units<E>(s)), registers(by_units) {
+        const int64_t most = for_weights && by_units ? units::whole(s.chunk * s.length) : 0;
+        first = array<E>(most * (s.hidden > 3 * s.width ? s.hidden : 3 * s.width));
+        second = array<E>(most * (s.hidden > s.width ? s.hidden : s.width));
+    }
+    bool failed() const { return !first || !second; }
+
+    // y (rows, to) = x (rows, from) · w (to, from)ᵀ
+    template <class F>
+    void linear(int64_t rows, int64_t from, int64_t to, const E* x, const E* w, float* y, const F& give) const {
+        if (by_units) return squares(rows, from, to, x, w, give);
+        call('T', 'N', to, rows, from, w, from, x, from, 0, y, to);
+        each(0, rows, 0, to, y, to, give);
+    }
+    // dx (rows, from) = dy (rows, to) · w (to, from)
+    template <class F>
+    void input(int64_t rows, int64_t from, int64_t to, const E* dy, const E* w, float* dx, const F& give) const {
+        if (by_units) return squares(rows, to, from, dy, w, give);
+        call('N', 'N', from, rows, to, w, from, dy, to, 0, dx, from);
+        each(0, rows, 0, from, dx, from, give);
+    }
+    void input(int64_t rows, int64_t from, int64_t to, const E* dy, const E* w, float* dx) const {
+        if constexpr (std::is_same_v<E, Half>)
+            if (by_units) return units::product(rows, to, from, dy, w, false, dx);
+        call('N', 'N', from, rows, to, w, from, dy, to, 0, dx, from);
+    }
+    // dw (to, from) += dy (rows, to)ᵀ · x (rows, from)
+    void weight(int64_t rows, int64_t from, int64_t to, const E* dy, const E* x, float* dw) const {
+        if constexpr (std::is_same_v<E, Half>)
+            if (by_units) {
+                const int64_t depth = units::whole(rows);
+                units::turned(dy, rows, to, depth, first.get());
+                units::pairs(x, rows, from, depth, second.get());
+                return units::product(to, depth, from, first.get(), second.get(), true, dw);
+            }
+        call('N', 'T', from, to, rows, x, from, dy, to, 1, dw, from);
+    }
+
+  private:
+    // Fortran's columns are our rows, so factors change places.
     void call(char ta, char tb, int64_t m, int64_t n, int64_t k, const E* a, int64_t lda, const E* b, int64_t ldb,
               float beta, float* c, int64_t ldc) const {
         const int im = m, in = n, ik = k, ia = lda, ib = ldb, ic = ldc;
         const float one = 1;
         gemm(&ta, &tb, &im, &in, &ik, &one, a, &ia, b, &ib, &beta, c, &ic);
     }
-    // y (rows, to) (+)= x (rows, from) · w (to, from)ᵀ
-    void linear(int64_t rows, int64_t from, int64_t to, const E* x, const E* w, float beta, float* y) const {
-        call('T', 'N', to, rows, from, w, from, x, from, beta, y, to);
+    template <class F>
+    static void each(int64_t row, int64_t rows, int64_t column, int64_t columns, const float* y, int64_t pitch, const F& give) {
+        for (int64_t i = 0; i < rows; ++i)
+            for (int64_t k = 0; k < columns; k += W) give(row + i, column + k, load(y + i * pitch + k));
     }
-    // dx (rows, from) = dy (rows, to) · w (to, from)
-    void input(int64_t rows, int64_t from, int64_t to, const E* dy, const E* w, float* dx) const {
-        call('N', 'N', from, rows, to, w, from, dy, to, 0, dx, from);
-    }
-    // dw (to, from) += dy (rows, to)ᵀ · x (rows, from)
-    void weight(int64_t rows, int64_t from, int64_t to, const E* dy, const E* x, float* dw) const {
-        call('N', 'T', from, to, rows, x, from, dy, to, 1, dw, from);
+    template <class F>
+    void squares(int64_t rows, int64_t depth, int64_t columns, const E* a, const E* b, const F& give) const {
+        if constexpr (std::is_same_v<E, Half>) {
+            alignas(64) float sums[units::SIDE * units::SIDE];
+            units::in_squares(rows, columns, [&](int64_t i, int64_t k) {
+                units::square(depth, a + i * depth, depth, b + k * depth, false, sums, units::SIDE);
+                each(i, rows - i < units::SIDE ? rows - i : units::SIDE, k, units::SIDE, sums, units::SIDE, give);
+            });
+        }
     }
 };
 
@@ -194,14 +257,6 @@ void norm_back(const float* x, const float* weight, const float* bias, float eps
     }
 }
 
-// y = x + bias of each row. Of x the first `some` of every `all` rows are taken.
-void begin(const float* x, const float* bias, int64_t rows, int64_t some, int64_t all, int64_t width, float* y) {
-    for (int64_t i = 0; i < rows; ++i, y += width) {
-        const float* row = x + (i / some * all + i % some) * width;
-        for (int64_t k = 0; k < width; k += W) store(y + k, load(row + k) + load(bias + k));
-    }
-}
-
 template <class E> void column_sums(const E* x, int64_t rows, int64_t width, float* sums) {
     for (int64_t i = 0; i < rows; ++i, x += width)
         for (int64_t k = 0; k < width; k += W) add(sums + k, load(x + k));
@@ -219,16 +274,6 @@ inline const float* numbers(const float* x, int64_t, float*) { return x; }
 inline const float* numbers(const Half* x, int64_t count, float* room) {
     for (int64_t k = 0; k < count; k += W) store(room + k, load(x + k));
     return room;
-}
-
-// kept = x + bias of each row, where x is kept itself (float) or a copy of it, and becomes what the copy holds (bfloat16):
-// the backward pass has no other numbers than the forward one.
-template <class E> void finish(float* x, const float* bias, int64_t rows, int64_t width, E* kept) {
-    for (int64_t i = 0; i < rows; ++i, x += width, kept += width)
-        for (int64_t k = 0; k < width; k += W) {
-            store(kept + k, load(x + k) + load(bias + k));
-            if constexpr (!std::is_same_v<E, float>) store(x + k, load(kept + k));
-        }
 }
 
 // Small products within attention: out (n, W·C) = a (n, depth) · b (depth, W·C), a at any strides. R · C sums, C numbers of
@@ -286,7 +331,7 @@ struct Head {
     int64_t length, queries, depth, padded, pitch, width;
     float scale;
     // Not 4096 bytes apart, where a load would wait for a store to the other.
-    float turned[MOST * MOST + W], chance[MOST * MOST + W], change[MOST * MOST + W], outside[MOST];
+    alignas(64) float turned[MOST * MOST + W], chance[MOST * MOST + W], change[MOST * MOST + W], outside[MOST];
 
     Head(const Sizes& s)
         : length(s.length), queries(s.queries), depth(s.width / s.heads), padded((s.length + W - 1) / W * W), pitch(3 * s.width),
@@ -358,41 +403,51 @@ template <class E> struct Kept {
     }
 };
 
-// The matrices among the parameters as factors of products.
+// The matrices among the parameters as factors of products: forward or backward ones, where units take them.
 template <class E> struct Matrices {
     const E* at[PARAMETERS] = {};
-    std::unique_ptr<E[]> room;
+    Array<E> room;
     bool failed = false;
-    Matrices(const Sizes& s, const float* const* p) {
-        const int64_t d = s.width, m = s.hidden;
-        if (!std::is_same_v<E, float>) {
-            room.reset(new (std::nothrow) E[4 * d * d + 2 * m * d]);
+    Matrices(const Sizes& s, const float* const* p, bool backward) {
+        if constexpr (std::is_same_v<E, float>) {
+            for (int which : {QKVW, PROJW, FC1W, FC2W}) at[which] = p[which];
+        } else {
+            const bool by_units = on_units<E>(s);
+            const int64_t d = s.width, m = s.hidden, all = 4 * d * d + 2 * m * d;
+            room = array<E>(by_units ? 2 * all : all);
             if ((failed = !room)) return;
+            E *next = room.get(), *packed = next + all;
+            const auto take = [&](int which, int64_t to, int64_t from) {
+                at[which] = factors(p[which], to * from, next);
+                if (by_units) {
+                    if (backward) units::pairs(next, to, from, to, packed);
+                    else units::turned_pairs(next, to, from, packed);
+                    at[which] = packed;
+                }
+                next += to * from, packed += to * from;
+            };
+            take(QKVW, 3 * d, d), take(PROJW, d, d), take(FC1W, m, d), take(FC2W, d, m);
         }
-        E* next = room.get();
-        const auto take = [&](int which, int64_t count) {
-            at[which] = factors(p[which], count, next);
-            if (room) next += count;
-        };
-        take(QKVW, 3 * d * d), take(PROJW, d * d), take(FC1W, m * d), take(FC2W, d * m);
     }
 };
 
-// Some images: their rows, and of these the ones that ask.
-struct Part { int64_t images, rows, row, asked, ask; };
+// Some images: their rows, and of these the ones that ask; `room` is for as many rows as the units write.
+struct Part { int64_t images, rows, row, asked, ask, room; };
 inline Part part(const Sizes& s, int64_t number) {
     const int64_t first = number * s.chunk, left = s.images - first, images = left < s.chunk ? left : s.chunk;
-    return {images, images * s.length, first * s.length, images * s.queries, first * s.queries};
+    return {images, images * s.length, first * s.length, images * s.queries, first * s.queries, units::whole(images * s.length)};
 }
 
 // What a thread needs beside what it is given, for one part at a time.
 template <class E> struct Room {
-    std::unique_ptr<E[]> factors;
-    std::unique_ptr<float[]> numbers;
-    std::unique_ptr<Head> head;
+    Array<E> factors;
+    Array<float> numbers;
+    Array<Head> head;
     Room(const Sizes& s, int64_t factors_of_row, int64_t numbers_of_row)
-        : factors(new (std::nothrow) E[s.chunk * s.length * factors_of_row]),
-          numbers(new (std::nothrow) float[s.chunk * s.length * numbers_of_row]), head(new (std::nothrow) Head(s)) {}
+        : factors(array<E>(units::whole(s.chunk * s.length) * factors_of_row)),
+          numbers(array<float>(units::whole(s.chunk * s.length) * numbers_of_row)), head(array<Head>(1)) {
+        if (head) new (head.get()) Head(s);
+    }
     bool failed() const { return !factors || !numbers || !head; }
 };
 
@@ -400,40 +455,44 @@ template <class E>
 void forward_part(const Products<E>& products, const Sizes& s, const float* const* p, const Matrices<E>& w, const float* x,
                   float* out, const Kept<E>& all_kept, Part at, Room<E>& room) {
     const int64_t d = s.width, m = s.hidden, rows = at.rows, asked = at.asked, depth = d / s.heads;
-    E *normed = room.factors.get(), *active = normed + rows * d, *mixed = all_kept.mixed + at.ask * d;
+    E *normed = room.factors.get(), *active = normed + at.room * d, *mixed = all_kept.mixed + at.ask * d;
     E *kept_qkv = all_kept.qkv + at.row * 3 * d, *hidden = all_kept.hidden + at.ask * m;
     // The float32 sums of two products: where they are kept, or in one place, as attention is over before the hidden layer.
     float *middle = all_kept.middle + at.ask * d, *qkv = room.numbers.get(), *product = qkv;
     if constexpr (std::is_same_v<E, float>) qkv = kept_qkv, product = hidden;
     x += at.row * d, out += at.ask * d;
     norm(x, p[N1W], p[N1B], s.eps1, rows, d, normed);
-    products.linear(rows, d, 3 * d, normed, w.at[QKVW], 0, qkv);
-    finish(qkv, p[QKVB], rows, 3 * d, kept_qkv);
+    products.linear(rows, d, 3 * d, normed, w.at[QKVW], qkv, [&](int64_t i, int64_t k, V sums) {
+        store(kept_qkv + i * 3 * d + k, sums + load(p[QKVB] + k));
+        // The backward pass has no other numbers than the forward one.
+        if constexpr (std::is_same_v<E, Half>) store(qkv + i * 3 * d + k, load(kept_qkv + i * 3 * d + k));
+    });
     for (int64_t i = 0; i < at.images; ++i)
         for (int64_t h = 0; h < s.heads; ++h)
-            room.head->forward(qkv + i * s.length * 3 * d + h * depth, mixed + i * s.queries * d + h * depth);
-    begin(x, p[PROJB], asked, s.queries, s.length, d, middle);
-    products.linear(asked, d, d, mixed, w.at[PROJW], 1, middle);
+            room.head[0].forward(qkv + i * s.length * 3 * d + h * depth, mixed + i * s.queries * d + h * depth);
+    products.linear(asked, d, d, mixed, w.at[PROJW], middle, [&](int64_t i, int64_t k, V sums) {
+        const float* row = x + (i / s.queries * s.length + i % s.queries) * d;
+        store(middle + i * d + k, load(row + k) + load(p[PROJB] + k) + sums);
+    });
     norm(middle, p[N2W], p[N2B], s.eps2, asked, d, normed);
-    products.linear(asked, d, m, normed, w.at[FC1W], 0, product);
-    for (int64_t i = 0; i < asked; ++i)
-        for (int64_t k = 0; k < m; k += W) {
-            store(hidden + i * m + k, load(product + i * m + k) + load(p[FC1B] + k));
-            const V h = load(hidden + i * m + k);
-            store(active + i * m + k, h * normal(h).below);
-        }
-    begin(middle, p[FC2B], asked, 1, 1, d, out);
-    products.linear(asked, m, d, active, w.at[FC2W], 1, out);
+    products.linear(asked, d, m, normed, w.at[FC1W], product, [&](int64_t i, int64_t k, V sums) {
+        store(hidden + i * m + k, sums + load(p[FC1B] + k));
+        const V h = load(hidden + i * m + k);
+        store(active + i * m + k, h * normal(h).below);
+    });
+    products.linear(asked, m, d, active, w.at[FC2W], out, [&](int64_t i, int64_t k, V sums) {
+        store(out + i * d + k, load(middle + i * d + k) + load(p[FC2B] + k) + sums);
+    });
 }
 
 template <class E>
 void backward_part(const Products<E>& products, const Sizes& s, const float* const* p, const Matrices<E>& w, const float* x,
                    const float* dout, const Kept<E>& all_kept, Part at, Room<E>& room, float* dx, float* const* g) {
     const int64_t d = s.width, m = s.hidden, rows = at.rows, asked = at.asked, depth = d / s.heads;
-    float *through = room.numbers.get(), *dmiddle = through + rows * d, *residual = dmiddle + rows * d;
-    float *dactive = residual + rows * d;
-    E *normed = room.factors.get(), *rounded = normed + rows * d, *active = rounded + rows * d;
-    E *dhidden = active + asked * m;
+    float *through = room.numbers.get(), *dmiddle = through + at.room * d, *residual = dmiddle + at.room * d;
+    float *dactive = residual + at.room * d;
+    E *normed = room.factors.get(), *rounded = normed + at.room * d, *active = rounded + at.room * d;
+    E *dhidden = active + at.room * m;
     if constexpr (std::is_same_v<E, float>) dhidden = dactive;  // each number is read before it is overwritten
     E* dqkv = active;  // attention begins when the hidden layer is done
     const E* mixed = all_kept.mixed + at.ask * d;
@@ -441,16 +500,14 @@ void backward_part(const Products<E>& products, const Sizes& s, const float* con
     const float* middle = all_kept.middle + at.ask * d;
     x += at.row * d, dout += at.ask * d, dx += at.row * d;
     const E* dy = factors(dout, asked * d, rounded);
-    products.input(asked, m, d, dy, w.at[FC2W], dactive);
-    for (int64_t i = 0; i < asked; ++i)
-        for (int64_t k = 0; k < m; k += W) {
-            const V h = load(hidden + i * m + k);
-            const Normal n = normal(h);
-            const V dh = load(dactive + i * m + k) * (n.below + h * n.density);
-            store(active + i * m + k, h * n.below);
-            store(dhidden + i * m + k, dh);
-            add(g[FC1B] + k, dh);
-        }
+    products.input(asked, m, d, dy, w.at[FC2W], dactive, [&](int64_t i, int64_t k, V sums) {
+        const V h = load(hidden + i * m + k);
+        const Normal n = normal(h);
+        const V dh = sums * (n.below + h * n.density);
+        store(active + i * m + k, h * n.below);
+        store(dhidden + i * m + k, dh);
+        add(g[FC1B] + k, dh);
+    });
     products.weight(asked, m, d, dy, active, g[FC2W]);
     column_sums(dout, asked, d, g[FC2B]);
     products.input(asked, d, m, dhidden, w.at[FC1W], through);
@@ -464,7 +521,7 @@ void backward_part(const Products<E>& products, const Sizes& s, const float* con
     for (int64_t i = 0; i < at.images; ++i)
         for (int64_t h = 0; h < s.heads; ++h) {
             const int64_t wide = i * s.length * 3 * d + h * depth, row = i * s.queries * d + h * depth;
-            room.head->backward(qkv + wide, through + row, dqkv + wide);
+            room.head[0].backward(qkv + wide, through + row, dqkv + wide);
         }
     column_sums(dqkv, rows, 3 * d, g[QKVB]);
     products.input(rows, d, 3 * d, dqkv, w.at[QKVW], through);
@@ -489,16 +546,16 @@ inline int64_t parts(const Sizes& s) { return (s.images + s.chunk - 1) / s.chunk
 
 template <class E>
 int forward_all(Gemm gemm, const Sizes& s, const float* const* parameters, const float* x, float* out, float* kept) {
-    const Products<E> products{gemm};
     const Kept<E> all_kept(s, kept);
-    const Matrices<E> matrices(s, parameters);
+    const Matrices<E> matrices(s, parameters, false);
     if (matrices.failed) return 1;
     int failed = 0;
 #pragma omp parallel num_threads(s.threads) reduction(| : failed)
     {
         const int64_t d = s.width, m = s.hidden;
         Room<E> room(s, d + m, std::is_same_v<E, float> ? 0 : m > 3 * d ? m : 3 * d);
-        failed |= room.failed();
+        const Products<E> products(gemm, s, false);
+        failed |= room.failed() || products.failed();
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < parts(s); ++n)
             if (!failed) forward_part(products, s, parameters, matrices, x, out, all_kept, part(s, n), room);
@@ -509,9 +566,8 @@ int forward_all(Gemm gemm, const Sizes& s, const float* const* parameters, const
 template <class E>
 int backward_all(Gemm gemm, const Sizes& s, const float* const* parameters, const float* x, const float* dout, float* kept,
                  float* dx, float* gradients, int64_t each) {
-    const Products<E> products{gemm};
     const Kept<E> all_kept(s, kept);
-    const Matrices<E> matrices(s, parameters);
+    const Matrices<E> matrices(s, parameters, true);
     const int64_t d = s.width, m = s.hidden;
     const int64_t counts[PARAMETERS] = {d, d, 3 * d * d, 3 * d, d * d, d, d, d, m * d, m, d * m, d};
     if (matrices.failed) return 1;
@@ -520,7 +576,8 @@ int backward_all(Gemm gemm, const Sizes& s, const float* const* parameters, cons
     {
         const int64_t hidden = std::is_same_v<E, float> ? m : 2 * m;
         Room<E> room(s, 2 * d + (hidden > 3 * d ? hidden : 3 * d), 3 * d + (m > 3 * d ? m : 3 * d));
-        failed |= room.failed();
+        const Products<E> products(gemm, s, true);
+        failed |= room.failed() || products.failed();
         float* own[PARAMETERS];
         float* next = gradients + each * thread_number();
         for (int i = 0; i < PARAMETERS; ++i) own[i] = next, next += counts[i];
@@ -535,7 +592,7 @@ int backward_all(Gemm gemm, const Sizes& s, const float* const* parameters, cons
 }  // namespace
 
 // x (images, length, width) → out (images, queries, width); `kept` has room for 3 · width factors of each token, and for
-// width floats and width + hidden factors of each that asks. `half`: `gemm` takes factors in bfloat16. Returns 0, or 1
+// width floats and width + hidden factors of each that asks, and behind these for width factors of 32 more. `half`: `gemm` takes factors in bfloat16. Returns 0, or 1
 // without memory.
 extern "C" int forward(Gemm gemm, int half, const Sizes* s, const float* const* parameters, const float* x, float* out,
                        float* kept) {

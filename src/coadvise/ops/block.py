@@ -5,7 +5,8 @@ for the next, and does norms, GELU, sums and the attention of few tokens between
 which reads and writes all of a batch. In float32 the same numbers up to the order of sums.
 
 The matrix products with weights can also take factors rounded to bfloat16, as are queries, keys, values and the hidden
-layer, which are kept for the backward pass; sums and all else stay float32. With matrix units this is quicker.
+layer, which are kept for the backward pass; sums and all else stay float32. On matrix units this is quicker
+(AMX, which `block.cpp` uses itself where widths are multiples of 32).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from ..system.native import compiled, cpu_info
 SOURCE = Path(__file__).with_name("block.cpp")
 # Tokens of an image and channels of a head, at most; all widths are multiples of a register's 16 numbers.
 MOST, STEP = 64, 16
-# Tokens of the images that go through a block together.
-ROWS = 480
+# Tokens of the images that go through a block together: with factors in bfloat16, and without.
+ROWS = {True: 192, False: 480}
 
 
 class Weights(NamedTuple):
@@ -119,11 +120,11 @@ class _Block(torch.autograd.Function):
         x = x.contiguous()
         weights = tuple(one.contiguous() for one in weights)
         (images, length, width), hidden = x.shape, weights[8].shape[0]
-        chunk = max(1, ROWS // length)
+        chunk = max(1, ROWS[bf16] // length)
         threads = max(1, min(torch.get_num_threads(), -(-images // chunk)))
         sizes = _Sizes(images, length, count, width, heads, hidden, chunk, threads, *eps)
         out = x.new_empty(images, count, width)  # of whatever type and device is the default one
-        factors = images * (length * 3 * width + count * (width + hidden))
+        factors = images * (length * 3 * width + count * (width + hidden)) + 32 * width
         kept = x.new_empty(images * count * width + (factors // 2 if bf16 else factors))
         _call("forward", bf16, sizes, weights, x, out, kept)
         ctx.save_for_backward(x, kept, *weights)

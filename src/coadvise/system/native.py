@@ -77,7 +77,8 @@ def _built(source: Path, more: tuple[str, ...]) -> Path:
     version = subprocess.run([*words, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
     # Code for one CPU may not run on another, and home folders are shared between machines.
     cpu = cpu_info("flags", "Features") or platform.processor() + platform.machine()
-    key = "\0".join([source.read_text(), *words[1:], version, cpu, repr(FLAG_SETS), repr(more)])
+    sources = [source, *sorted(source.parent.glob("*.h"))]  # which it may include
+    key = "\0".join([*(one.read_text() for one in sources), *words[1:], version, cpu, repr(FLAG_SETS), repr(more)])
     path = cache_folder() / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if path.is_file():
         return path
