@@ -9,8 +9,8 @@
 // between them is done here.
 //
 // E is the type of both factors of the matrix products with weights: float, or bfloat16, to which they are rounded here;
-// these products are summed in float32 all the same. What attention mixed, and queries, keys, values and the hidden layer
-// are kept for the backward pass in this type, too. All else is float32.
+// these products are summed in float32 all the same. What attention mixed, queries, keys, values, and of the hidden layer
+// GELU and its slope are kept for the backward pass in this type, too. All else is float32.
 
 #include <cstdint>
 #include <cstdlib>
@@ -395,11 +395,11 @@ struct Head {
 // What a block keeps of its forward pass for the backward one.
 template <class E> struct Kept {
     float* middle;
-    E *qkv, *hidden, *mixed;
+    E *qkv, *active, *slope, *mixed;
     Kept(const Sizes& s, float* at) {
         const int64_t asked = s.images * s.queries;
-        middle = at, qkv = (E*)(middle + asked * s.width);
-        hidden = qkv + s.images * s.length * 3 * s.width, mixed = hidden + asked * s.hidden;
+        middle = at, qkv = (E*)(middle + asked * s.width), active = qkv + s.images * s.length * 3 * s.width;
+        slope = active + asked * s.hidden, mixed = slope + asked * s.hidden;
     }
 };
 
@@ -455,11 +455,11 @@ template <class E>
 void forward_part(const Products<E>& products, const Sizes& s, const float* const* p, const Matrices<E>& w, const float* x,
                   float* out, const Kept<E>& all_kept, Part at, Room<E>& room) {
     const int64_t d = s.width, m = s.hidden, rows = at.rows, asked = at.asked, depth = d / s.heads;
-    E *normed = room.factors.get(), *active = normed + at.room * d, *mixed = all_kept.mixed + at.ask * d;
-    E *kept_qkv = all_kept.qkv + at.row * 3 * d, *hidden = all_kept.hidden + at.ask * m;
+    E *normed = room.factors.get(), *kept_qkv = all_kept.qkv + at.row * 3 * d, *mixed = all_kept.mixed + at.ask * d;
+    E *active = all_kept.active + at.ask * m, *slope = all_kept.slope + at.ask * m;
     // The float32 sums of two products: where they are kept, or in one place, as attention is over before the hidden layer.
     float *middle = all_kept.middle + at.ask * d, *qkv = room.numbers.get(), *product = qkv;
-    if constexpr (std::is_same_v<E, float>) qkv = kept_qkv, product = hidden;
+    if constexpr (std::is_same_v<E, float>) qkv = kept_qkv, product = active;
     x += at.row * d, out += at.ask * d;
     norm(x, p[N1W], p[N1B], s.eps1, rows, d, normed);
     products.linear(rows, d, 3 * d, normed, w.at[QKVW], qkv, [&](int64_t i, int64_t k, V sums) {
@@ -476,9 +476,10 @@ void forward_part(const Products<E>& products, const Sizes& s, const float* cons
     });
     norm(middle, p[N2W], p[N2B], s.eps2, asked, d, normed);
     products.linear(asked, d, m, normed, w.at[FC1W], product, [&](int64_t i, int64_t k, V sums) {
-        store(hidden + i * m + k, sums + load(p[FC1B] + k));
-        const V h = load(hidden + i * m + k);
-        store(active + i * m + k, h * normal(h).below);
+        const V h = sums + load(p[FC1B] + k);
+        const Normal n = normal(h);
+        store(active + i * m + k, h * n.below);
+        store(slope + i * m + k, n.below + h * n.density);
     });
     products.linear(asked, m, d, active, w.at[FC2W], out, [&](int64_t i, int64_t k, V sums) {
         store(out + i * d + k, load(middle + i * d + k) + load(p[FC2B] + k) + sums);
@@ -491,20 +492,16 @@ void backward_part(const Products<E>& products, const Sizes& s, const float* con
     const int64_t d = s.width, m = s.hidden, rows = at.rows, asked = at.asked, depth = d / s.heads;
     float *through = room.numbers.get(), *dmiddle = through + at.room * d, *residual = dmiddle + at.room * d;
     float *dactive = residual + at.room * d;
-    E *normed = room.factors.get(), *rounded = normed + at.room * d, *active = rounded + at.room * d;
-    E *dhidden = active + at.room * m;
+    E *normed = room.factors.get(), *rounded = normed + at.room * d, *dqkv = rounded + at.room * d;
+    E* dhidden = dqkv;  // attention begins when the hidden layer is done
     if constexpr (std::is_same_v<E, float>) dhidden = dactive;  // each number is read before it is overwritten
-    E* dqkv = active;  // attention begins when the hidden layer is done
-    const E* mixed = all_kept.mixed + at.ask * d;
-    const E* hidden = all_kept.hidden + at.ask * m;
+    const E *mixed = all_kept.mixed + at.ask * d, *active = all_kept.active + at.ask * m;
+    const E* slope = all_kept.slope + at.ask * m;
     const float* middle = all_kept.middle + at.ask * d;
     x += at.row * d, dout += at.ask * d, dx += at.row * d;
     const E* dy = factors(dout, asked * d, rounded);
     products.input(asked, m, d, dy, w.at[FC2W], dactive, [&](int64_t i, int64_t k, V sums) {
-        const V h = load(hidden + i * m + k);
-        const Normal n = normal(h);
-        const V dh = sums * (n.below + h * n.density);
-        store(active + i * m + k, h * n.below);
+        const V dh = sums * load(slope + i * m + k);
         store(dhidden + i * m + k, dh);
         add(g[FC1B] + k, dh);
     });
@@ -553,7 +550,7 @@ int forward_all(Gemm gemm, const Sizes& s, const float* const* parameters, const
 #pragma omp parallel num_threads(s.threads) reduction(| : failed)
     {
         const int64_t d = s.width, m = s.hidden;
-        Room<E> room(s, d + m, std::is_same_v<E, float> ? 0 : m > 3 * d ? m : 3 * d);
+        Room<E> room(s, d, std::is_same_v<E, float> ? 0 : m > 3 * d ? m : 3 * d);
         const Products<E> products(gemm, s, false);
         failed |= room.failed() || products.failed();
 #pragma omp for schedule(static)
@@ -574,8 +571,8 @@ int backward_all(Gemm gemm, const Sizes& s, const float* const* parameters, cons
     int failed = 0;
 #pragma omp parallel num_threads(s.threads) reduction(| : failed)
     {
-        const int64_t hidden = std::is_same_v<E, float> ? m : 2 * m;
-        Room<E> room(s, 2 * d + (hidden > 3 * d ? hidden : 3 * d), 3 * d + (m > 3 * d ? m : 3 * d));
+        const int64_t wider = m > 3 * d ? m : 3 * d;
+        Room<E> room(s, 2 * d + wider, 3 * d + wider);
         const Products<E> products(gemm, s, true);
         failed |= room.failed() || products.failed();
         float* own[PARAMETERS];
@@ -592,7 +589,7 @@ int backward_all(Gemm gemm, const Sizes& s, const float* const* parameters, cons
 }  // namespace
 
 // x (images, length, width) → out (images, queries, width); `kept` has room for 3 · width factors of each token, and for
-// width floats and width + hidden factors of each that asks, and behind these for width factors of 32 more. `half`: `gemm` takes factors in bfloat16. Returns 0, or 1
+// width floats and width + 2 · hidden factors of each that asks, and behind these for 32 rows of the wider one. `half`: `gemm` takes factors in bfloat16. Returns 0, or 1
 // without memory.
 extern "C" int forward(Gemm gemm, int half, const Sizes* s, const float* const* parameters, const float* x, float* out,
                        float* kept) {

@@ -4,8 +4,8 @@ It goes through a block with a few images at a time, so that what one matrix pro
 for the next, and does norms, GELU, sums and the attention of few tokens between them without PyTorch's kernels, each of
 which reads and writes all of a batch. In float32 the same numbers up to the order of sums.
 
-The matrix products with weights can also take factors rounded to bfloat16, as are queries, keys, values and the hidden
-layer, which are kept for the backward pass; sums and all else stay float32. On matrix units this is quicker
+The matrix products with weights can also take factors rounded to bfloat16, as are queries, keys, values and GELU's slopes,
+which are kept for the backward pass; sums and all else stay float32. On matrix units this is quicker
 (AMX, which `block.cpp` uses itself where widths are multiples of 32).
 """
 
@@ -124,7 +124,7 @@ class _Block(torch.autograd.Function):
         threads = max(1, min(torch.get_num_threads(), -(-images // chunk)))
         sizes = _Sizes(images, length, count, width, heads, hidden, chunk, threads, *eps)
         out = x.new_empty(images, count, width)  # of whatever type and device is the default one
-        factors = images * (length * 3 * width + count * (width + hidden)) + 32 * width
+        factors = images * (length * 3 * width + count * (width + 2 * hidden)) + 32 * max(width, hidden)
         kept = x.new_empty(images * count * width + (factors // 2 if bf16 else factors))
         _call("forward", bf16, sizes, weights, x, out, kept)
         ctx.save_for_backward(x, kept, *weights)
