@@ -100,6 +100,26 @@ class RoundedSlope(torch.autograd.Function):
         return grad * ctx.saved_tensors[0]
 
 
+def rounded_attention(attention, x):
+    """timm's, with rounded chances."""
+    b, n, d = x.shape
+    q, k, v = attention.qkv(x).reshape(b, n, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    chances = Rounded.apply(((q * attention.scale) @ k.transpose(-2, -1)).softmax(-1))
+    return attention.proj((chances @ v).transpose(1, 2).reshape(b, n, d))
+
+
+class Rounded(torch.autograd.Function):
+    """Numbers rounded, their gradients not."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return rounded(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
 class RoundedGELU(torch.nn.GELU):
     def forward(self, x):
         return RoundedSlope.apply(x)
@@ -135,6 +155,7 @@ def test_under_autocast_factors_of_products_and_what_is_kept_are_rounded(bf16, s
             one.__class__ = RoundedLayer
     oracle.attn.qkv.kept = oracle.attn.qkv.of_qkv = True
     oracle.mlp.act = RoundedGELU()
+    oracle.attn.forward = lambda x, **mask: rounded_attention(oracle.attn, x)
     same = everything(lambda one, x: one(x)[:, :count], oracle, x.double(), grad.double())
     for a, b, c in zip(found, same, exact, strict=True):
         # Numbers near the middle between two of bfloat16 may be rounded to the other one.

@@ -9,8 +9,8 @@
 // between them is done here.
 //
 // E is the type of both factors of the matrix products with weights: float, or bfloat16, to which they are rounded here;
-// these products are summed in float32 all the same. What attention mixed, queries, keys, values, and of the hidden layer
-// GELU and its slope are kept for the backward pass in this type, too. All else is float32.
+// these products are summed in float32 all the same. Queries, keys, values, chances, what attention mixed, and of the hidden
+// layer GELU and its slope are kept for the backward pass in this type, too. All else is float32.
 
 #include <cstdint>
 #include <cstdlib>
@@ -325,6 +325,7 @@ void small(int64_t columns, int64_t n, int64_t depth, const float* a, int64_t ai
 }
 
 constexpr int64_t MOST = 64;  // tokens, and channels of a head
+inline int64_t padded(int64_t length) { return (length + W - 1) / W * W; }
 
 // The attention of one head of one image. Rows of q, k, v (and of their gradients) are `pitch` floats apart.
 struct Head {
@@ -334,7 +335,7 @@ struct Head {
     alignas(64) float turned[MOST * MOST + W], chance[MOST * MOST + W], change[MOST * MOST + W], outside[MOST];
 
     Head(const Sizes& s)
-        : length(s.length), queries(s.queries), depth(s.width / s.heads), padded((s.length + W - 1) / W * W), pitch(3 * s.width),
+        : length(s.length), queries(s.queries), depth(s.width / s.heads), padded(::padded(s.length)), pitch(3 * s.width),
           width(s.width), scale(1.0f / __builtin_sqrtf(float(s.width / s.heads))) {
         for (int64_t j = 0; j < MOST; ++j) outside[j] = j < length ? 0.0f : -1e30f;
     }
@@ -346,7 +347,8 @@ struct Head {
         }
     }
 
-    void softmax(const float* q, const float* k) {
+    // Chances that a query looks at a token, of which the backward pass has no others than the forward one.
+    template <class E> void softmax(const float* q, const float* k, E* kept) {
         turn(k);
         small(padded, queries, depth, q, pitch, 1, turned, padded, chance, padded);
         for (int64_t i = 0; i < queries; ++i) {
@@ -364,18 +366,21 @@ struct Head {
                 total += power;
             }
             const V inverse = 1.0f / sum(total);
-            for (int64_t j = 0; j < padded; j += W) store(row + j, load(row + j) * inverse);
+            for (int64_t j = 0; j < padded; j += W) {
+                store(kept + i * padded + j, load(row + j) * inverse);
+                store(row + j, load(kept + i * padded + j));
+            }
         }
     }
 
-    template <class E> void forward(const float* qkv, E* out) {
-        softmax(qkv, qkv + width);
+    template <class E> void forward(const float* qkv, E* out, E* kept) {
+        softmax(qkv, qkv + width, kept);
         small(depth, queries, length, chance, padded, 1, qkv + 2 * width, pitch, out, width);
     }
 
-    template <class E> void backward(const float* qkv, const float* dout, E* dqkv) {
+    template <class E> void backward(const float* qkv, const E* kept, const float* dout, E* dqkv) {
         const float *q = qkv, *k = qkv + width, *v = qkv + 2 * width;
-        softmax(q, k);
+        const float* chance = numbers(kept, queries * padded, this->chance);
         small(depth, length, queries, chance, 1, padded, dout, width, dqkv + 2 * width, pitch);
         turn(v);
         small(padded, queries, depth, dout, width, 1, turned, padded, change, padded);
@@ -395,11 +400,12 @@ struct Head {
 // What a block keeps of its forward pass for the backward one.
 template <class E> struct Kept {
     float* middle;
-    E *qkv, *active, *slope, *mixed;
+    E *qkv, *active, *slope, *chances, *mixed;
     Kept(const Sizes& s, float* at) {
         const int64_t asked = s.images * s.queries;
         middle = at, qkv = (E*)(middle + asked * s.width), active = qkv + s.images * s.length * 3 * s.width;
-        slope = active + asked * s.hidden, mixed = slope + asked * s.hidden;
+        slope = active + asked * s.hidden, chances = slope + asked * s.hidden;
+        mixed = chances + asked * s.heads * padded(s.length);
     }
 };
 
@@ -457,6 +463,7 @@ void forward_part(const Products<E>& products, const Sizes& s, const float* cons
     const int64_t d = s.width, m = s.hidden, rows = at.rows, asked = at.asked, depth = d / s.heads;
     E *normed = room.factors.get(), *kept_qkv = all_kept.qkv + at.row * 3 * d, *mixed = all_kept.mixed + at.ask * d;
     E *active = all_kept.active + at.ask * m, *slope = all_kept.slope + at.ask * m;
+    E* chances = all_kept.chances + at.ask * s.heads * padded(s.length);
     // The float32 sums of two products: where they are kept, or in one place, as attention is over before the hidden layer.
     float *middle = all_kept.middle + at.ask * d, *qkv = room.numbers.get(), *product = qkv;
     if constexpr (std::is_same_v<E, float>) qkv = kept_qkv, product = active;
@@ -469,7 +476,8 @@ void forward_part(const Products<E>& products, const Sizes& s, const float* cons
     });
     for (int64_t i = 0; i < at.images; ++i)
         for (int64_t h = 0; h < s.heads; ++h)
-            room.head[0].forward(qkv + i * s.length * 3 * d + h * depth, mixed + i * s.queries * d + h * depth);
+            room.head[0].forward(qkv + i * s.length * 3 * d + h * depth, mixed + i * s.queries * d + h * depth,
+                                 chances + (i * s.heads + h) * s.queries * padded(s.length));
     products.linear(asked, d, d, mixed, w.at[PROJW], middle, [&](int64_t i, int64_t k, V sums) {
         const float* row = x + (i / s.queries * s.length + i % s.queries) * d;
         store(middle + i * d + k, load(row + k) + load(p[PROJB] + k) + sums);
@@ -496,7 +504,7 @@ void backward_part(const Products<E>& products, const Sizes& s, const float* con
     E* dhidden = dqkv;  // attention begins when the hidden layer is done
     if constexpr (std::is_same_v<E, float>) dhidden = dactive;  // each number is read before it is overwritten
     const E *mixed = all_kept.mixed + at.ask * d, *active = all_kept.active + at.ask * m;
-    const E* slope = all_kept.slope + at.ask * m;
+    const E *slope = all_kept.slope + at.ask * m, *chances = all_kept.chances + at.ask * s.heads * padded(s.length);
     const float* middle = all_kept.middle + at.ask * d;
     x += at.row * d, dout += at.ask * d, dx += at.row * d;
     const E* dy = factors(dout, asked * d, rounded);
@@ -518,7 +526,8 @@ void backward_part(const Products<E>& products, const Sizes& s, const float* con
     for (int64_t i = 0; i < at.images; ++i)
         for (int64_t h = 0; h < s.heads; ++h) {
             const int64_t wide = i * s.length * 3 * d + h * depth, row = i * s.queries * d + h * depth;
-            room.head[0].backward(qkv + wide, through + row, dqkv + wide);
+            const E* chance = chances + (i * s.heads + h) * s.queries * padded(s.length);
+            room.head[0].backward(qkv + wide, chance, through + row, dqkv + wide);
         }
     column_sums(dqkv, rows, 3 * d, g[QKVB]);
     products.input(rows, d, 3 * d, dqkv, w.at[QKVW], through);
@@ -589,7 +598,8 @@ int backward_all(Gemm gemm, const Sizes& s, const float* const* parameters, cons
 }  // namespace
 
 // x (images, length, width) → out (images, queries, width); `kept` has room for 3 · width factors of each token, and for
-// width floats and width + 2 · hidden factors of each that asks, and behind these for 32 rows of the wider one. `half`: `gemm` takes factors in bfloat16. Returns 0, or 1
+// width floats and width + 2 · hidden + heads · length factors of each that asks, the length rounded up to a multiple of 16,
+// and behind these for 32 rows of the wider one. `half`: `gemm` takes factors in bfloat16. Returns 0, or 1
 // without memory.
 extern "C" int forward(Gemm gemm, int half, const Sizes* s, const float* const* parameters, const float* x, float* out,
                        float* kept) {

@@ -4,8 +4,8 @@ It goes through a block with a few images at a time, so that what one matrix pro
 for the next, and does norms, GELU, sums and the attention of few tokens between them without PyTorch's kernels, each of
 which reads and writes all of a batch. In float32 the same numbers up to the order of sums.
 
-The matrix products with weights can also take factors rounded to bfloat16, as are queries, keys, values and GELU's slopes,
-which are kept for the backward pass; sums and all else stay float32. On matrix units this is quicker
+The matrix products with weights can also take factors rounded to bfloat16, as are queries, keys, values, chances and GELU's
+slopes, which are kept for the backward pass; sums and all else stay float32. On matrix units this is quicker
 (AMX, which `block.cpp` uses itself where widths are multiples of 32).
 """
 
@@ -26,8 +26,9 @@ from ..system.native import compiled, cpu_info
 SOURCE = Path(__file__).with_name("block.cpp")
 # Tokens of an image and channels of a head, at most; all widths are multiples of a register's 16 numbers.
 MOST, STEP = 64, 16
-# Tokens of the images that go through a block together: with factors in bfloat16, and without.
-ROWS = {True: 192, False: 480}
+# Tokens of the images that go through a block together in float32. In bfloat16, where products cost less than reading what
+# lies far, fewer: as many as a token has channels, and `LEAST` at least.
+ROWS, LEAST = 480, 96
 
 
 class Weights(NamedTuple):
@@ -120,11 +121,12 @@ class _Block(torch.autograd.Function):
         x = x.contiguous()
         weights = tuple(one.contiguous() for one in weights)
         (images, length, width), hidden = x.shape, weights[8].shape[0]
-        chunk = max(1, ROWS[bf16] // length)
+        chunk = max(1, (max(LEAST, width) if bf16 else ROWS) // length)
         threads = max(1, min(torch.get_num_threads(), -(-images // chunk)))
         sizes = _Sizes(images, length, count, width, heads, hidden, chunk, threads, *eps)
         out = x.new_empty(images, count, width)  # of whatever type and device is the default one
-        factors = images * (length * 3 * width + count * (width + 2 * hidden)) + 32 * max(width, hidden)
+        chances = heads * -(-length // STEP) * STEP
+        factors = images * (length * 3 * width + count * (width + 2 * hidden + chances)) + 32 * max(width, hidden)
         kept = x.new_empty(images * count * width + (factors // 2 if bf16 else factors))
         _call("forward", bf16, sizes, weights, x, out, kept)
         ctx.save_for_backward(x, kept, *weights)
