@@ -44,11 +44,7 @@ types: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "coadvise needs Python >= 3.11; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@echo "Installing into .venv (once; PyTorch is large, this takes a few minutes) ..."
 	$(PYTHON) -m venv .venv
-	@# uv takes several packages at a time, pip one: half a minute, not two and a half. uv does not read pip's settings;
-	@# where these name an index that has to be used, pip goes on.
-	.venv/bin/python -m pip install --quiet --constraint constraints.txt uv && \
-	  .venv/bin/uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable '.[dev]' || \
-	  .venv/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	.venv/bin/python tools/install.py
 	@# By all cores, where pip would take one, and without the packages' own tests. Some bring templates that are no Python.
 	@.venv/bin/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true
 	@touch $@

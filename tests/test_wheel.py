@@ -48,7 +48,7 @@ def test_the_wheel_has_every_file_of_the_package(built: Path) -> None:
     assert names == source_files(built)
     assert {Path(name).name for name in licences} == {"LICENSE", "DIGITS.md"}
     endings = {Path(name).suffix for name in names}
-    assert {".py", ".yaml", ".j2", ".cpp", ".npz", ".typed", ".html", ".css", ".js"} <= endings
+    assert {".py", ".yaml", ".j2", ".cpp", ".h", ".npz", ".typed", ".html", ".css", ".js"} <= endings
 
 
 def test_the_source_archive_has_the_package_and_no_tests(built: Path) -> None:

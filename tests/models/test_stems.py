@@ -118,15 +118,14 @@ def test_projection_is_its_convolution(size: tuple[int, int], layout: torch.memo
 
 
 @pytest.mark.parametrize("flatten", [True, False])
-def test_patches_are_timms_in_training_without_its_convolution(flatten: bool) -> None:
+def test_patches_are_timms_without_its_convolution(flatten: bool) -> None:
     torch.manual_seed(0)
     embed = stems.TokenEmbed(img_size=(16, 24), patch_size=8, in_chans=3, embed_dim=24, flatten=flatten).double()
     images = torch.randn(2, 3, 16, 24, dtype=torch.float64)
-    exact = embed.eval()(images).patches
-    embed.train()
+    exact = embed(images).patches
     weight, inputs = torch.randn_like(exact), [embed.proj.weight, embed.proj.bias]
     with Calls() as calls:
-        found = embed(images).patches
+        found = embed(images, by_product=True).patches
         gradients = torch.autograd.grad((found * weight).sum(), inputs)
     assert not [name for name, _ in calls.seen if "convolution" in name]
     torch.testing.assert_close(found, exact)
@@ -136,20 +135,22 @@ def test_patches_are_timms_in_training_without_its_convolution(flatten: bool) ->
 def test_patches_are_the_same_bits_however_images_lie_in_memory() -> None:
     torch.manual_seed(0)
     embed, images = stems.TokenEmbed(img_size=16, patch_size=8, in_chans=3, embed_dim=24), torch.randn(2, 3, 16, 16)
-    assert torch.equal(embed(images).patches, embed(images.to(memory_format=LAST)).patches)
+    first, second = (embed(one, by_product=True).patches for one in (images, images.to(memory_format=LAST)))
+    assert torch.equal(first, second)
 
 
 def test_what_watches_or_replaces_the_projection_of_patches_is_called() -> None:
     embed, images = stems.TokenEmbed(img_size=16, patch_size=8, in_chans=3, embed_dim=24), torch.randn(2, 3, 16, 16)
     seen: list[torch.Size] = []
     handle = embed.proj.register_forward_hook(lambda module, args, y: seen.append(y.shape))
-    embed(images)
+    embed(images, by_product=True)
     handle.remove()
     assert seen == [(2, 24, 2, 2)]
     overlapping = nn.Conv2d(3, 24, 10, stride=8, padding=1)
     for other in (nn.Sequential(embed.proj), overlapping):
         embed.proj = other
-        torch.testing.assert_close(embed(images).patches, other(images).flatten(2).transpose(1, 2), rtol=0, atol=0)
+        found = embed(images, by_product=True).patches
+        torch.testing.assert_close(found, other(images).flatten(2).transpose(1, 2), rtol=0, atol=0)
 
 
 def test_fast_layers_are_kept_where_pytorch_takes_compiling_for_exporting() -> None:

@@ -1,18 +1,21 @@
 """A transformer block in one operation, against timm's in float64."""
 
 import copy
+import os
 
 import pytest
 import torch
 from timm.models.vision_transformer import Block
 
 from coadvise.models.whole_block import can_fuse, first_fused, fused, is_plain
-from coadvise.ops.block import code, has_bf16
+from coadvise.ops.block import code, has_bf16, uses_units
+from coadvise.system.native import cpu_info
 
 SHAPES = {  # images, tokens, of them computed, width, heads, width of the hidden layer in widths
     "cifar": (27, 19, 19, 96, 3, 4), "last": (27, 19, 3, 96, 3, 4), "digits": (5, 19, 19, 48, 3, 4),
-    "one": (1, 1, 1, 16, 1, 4), "most": (3, 64, 64, 192, 3, 4), "48 a head": (9, 17, 1, 96, 2, 4),
-    "narrow": (27, 19, 2, 64, 2, 0.25), "as wide": (27, 19, 19, 48, 3, 1), "like qkv": (27, 19, 19, 32, 2, 3),
+    "one": (1, 1, 1, 16, 1, 4), "one of 32": (1, 1, 1, 32, 1, 1), "most": (3, 64, 64, 192, 3, 4),
+    "48 a head": (9, 17, 1, 96, 2, 4), "narrow": (27, 19, 2, 64, 2, 0.25), "half as wide": (3, 33, 2, 64, 2, 0.5),
+    "as wide": (27, 19, 19, 48, 3, 1), "like qkv": (27, 19, 19, 32, 2, 3),
 }  # fmt: skip
 
 
@@ -160,6 +163,14 @@ def test_under_autocast_factors_of_products_and_what_is_kept_are_rounded(bf16, s
     for a, b, c in zip(found, same, exact, strict=True):
         # Numbers near the middle between two of bfloat16 may be rounded to the other one.
         assert (a - b).norm() <= 0.5 * (a - c).norm() + 1e-6 * b.norm()
+
+
+def test_matrix_units_are_used_where_linux_names_them():
+    """Without this all other tests would pass by the library's product, too."""
+    flags = (cpu_info("flags") or "").split()
+    if not {"amx_tile", "amx_bf16", "avx512f"} <= set(flags) or "-mno-" in os.environ.get("CXX", ""):
+        pytest.skip("a processor without matrix units, or a compiler that was told to leave them")
+    assert uses_units()
 
 
 def test_large_numbers_stay_finite():

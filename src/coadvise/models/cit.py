@@ -245,7 +245,7 @@ class CiT(VisionTransformer):
             return self.forward_features(x)
         assert isinstance(last, Block)
         fast = self.fused_blocks and self.training
-        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
+        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x, fast))))
         for block in blocks:
             x = fused(block, x) if fast else block(x)
         features: Tensor = self.norm(first_fused(last, x, count) if fast else first_tokens(last, x, count))

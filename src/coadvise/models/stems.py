@@ -234,11 +234,18 @@ class TokenEmbed(PatchEmbed):
         super().set_input_size(img_size=img_size, patch_size=patch_size)
         check_image_size(self.img_size, self.patch_size, padded=self.dynamic_img_pad)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Embedded:  # type: ignore[override]
+    def forward(self, x: Float[Tensor, "b c h w"], by_product: bool = False) -> Embedded:  # type: ignore[override]
+        """The tokens of images, and the means of stems.
+
+        Args:
+            by_product: `proj` may be computed as a matrix product, not by its `forward`: quicker on the CPU, with sums
+                in another order. One with hooks never is.
+        """
         x = self._fit(x)
         if not self.biases:
-            faster = self.training and _product_is_faster(self.proj, x)
-            return Embedded(self._tokens(as_product(self.proj, x, False) if faster else self.proj(x)), {})
+            if by_product and _is_product(self.proj, x):
+                return Embedded(self._tokens(as_product(self.proj, x, channels_last=False)), {})
+            return Embedded(self._tokens(self.proj(x)), {})
         x = laid_out(x)
         maps = {kind: self.stems[kind](x) for kind in self.biases}
         means = {kind: m.mean(dim=(2, 3)) for kind, m in maps.items()}
@@ -263,8 +270,8 @@ class TokenEmbed(PatchEmbed):
         return x
 
 
-def _product_is_faster(projection: nn.Module, x: Tensor) -> bool:
-    """Whether timm's projection of patches is one whose backward pass PyTorch does slowly: a plain one on the CPU."""
+def _is_product(projection: nn.Module, x: Tensor) -> bool:
+    """Whether a projection on the CPU is a plain convolution of patches side by side."""
     if type(projection) is not nn.Conv2d or watched(projection) or type(x) is not Tensor or x.device.type != "cpu":
         return False
     plain = projection.stride == projection.kernel_size and projection.padding == (0, 0) and projection.groups == 1

@@ -597,6 +597,9 @@ int backward_all(Gemm gemm, const Sizes& s, const float* const* parameters, cons
 
 }  // namespace
 
+// Whether there are matrix units that may be used.
+extern "C" int has_units() { return units::usable(); }
+
 // x (images, length, width) → out (images, queries, width); `kept` has room for 3 · width factors of each token, and for
 // width floats and width + 2 · hidden + heads · length factors of each that asks, the length rounded up to a multiple of 16,
 // and behind these for 32 rows of the wider one. `half`: `gemm` takes factors in bfloat16. Returns 0, or 1

@@ -4,9 +4,9 @@ It goes through a block with a few images at a time, so that what one matrix pro
 for the next, and does norms, GELU, sums and the attention of few tokens between them without PyTorch's kernels, each of
 which reads and writes all of a batch. In float32 the same numbers up to the order of sums.
 
-The matrix products with weights can also take factors rounded to bfloat16, as are queries, keys, values, chances and GELU's
-slopes, which are kept for the backward pass; sums and all else stay float32. On matrix units this is quicker
-(AMX, which `block.cpp` uses itself where widths are multiples of 32).
+The matrix products with weights can also take factors rounded to bfloat16, as are queries, keys, values, chances and
+GELU's slopes, which are kept for the backward pass; sums and all else stay float32. On matrix units (AMX) this is
+quicker; `block.cpp` uses them itself where widths are multiples of 32.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from ..system.native import compiled, cpu_info
 SOURCE = Path(__file__).with_name("block.cpp")
 # Tokens of an image and channels of a head, at most; all widths are multiples of a register's 16 numbers.
 MOST, STEP = 64, 16
-# Tokens of the images that go through a block together in float32. In bfloat16, where products cost less than reading what
-# lies far, fewer: as many as a token has channels, and `LEAST` at least.
+# Rows and columns that matrix units take at a time.
+SIDE = 32
+# Tokens of the images that go through a block together. On matrix units, where products cost less than reading what is
+# far away, fewer: as many as a token has channels, and `LEAST` at least.
 ROWS, LEAST = 480, 96
 
 
@@ -91,6 +93,11 @@ def bf16_pays() -> bool:
     return "amx_bf16" in (cpu_info("flags") or "").split() and has_bf16()
 
 
+def uses_units() -> bool:
+    """Whether products of factors in bfloat16 are the matrix units' own, where widths are multiples of 32."""
+    return (found := code()) is not None and bool(found.library.has_units())
+
+
 def fits(length: int, width: int, heads: int, hidden: int) -> bool:
     """Whether blocks of such sizes can be computed so: tokens, width, heads, width of the MLP."""
     depth = width // heads
@@ -121,12 +128,13 @@ class _Block(torch.autograd.Function):
         x = x.contiguous()
         weights = tuple(one.contiguous() for one in weights)
         (images, length, width), hidden = x.shape, weights[8].shape[0]
-        chunk = max(1, (max(LEAST, width) if bf16 else ROWS) // length)
+        on_units = bf16 and not (width % SIDE or hidden % SIDE)  # if there are any
+        chunk = max(1, (max(LEAST, width) if on_units else ROWS) // length)
         threads = max(1, min(torch.get_num_threads(), -(-images // chunk)))
         sizes = _Sizes(images, length, count, width, heads, hidden, chunk, threads, *eps)
         out = x.new_empty(images, count, width)  # of whatever type and device is the default one
         chances = heads * -(-length // STEP) * STEP
-        factors = images * (length * 3 * width + count * (width + 2 * hidden + chances)) + 32 * max(width, hidden)
+        factors = images * (length * 3 * width + count * (width + 2 * hidden + chances)) + SIDE * max(width, hidden)
         kept = x.new_empty(images * count * width + (factors // 2 if bf16 else factors))
         _call("forward", bf16, sizes, weights, x, out, kept)
         ctx.save_for_backward(x, kept, *weights)

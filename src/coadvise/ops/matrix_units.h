@@ -39,7 +39,7 @@ inline bool usable() {
     return answer;
 }
 
-// While one lives, its thread's eight registers are 16 rows of 64 bytes each; then they are again what others made of them.
+// While one lives, its thread's eight registers are 16 rows of 64 bytes each; then they have the shapes that others gave them.
 // Not by the compiler's functions: some versions do not see that all of the shapes are read.
 struct Registers {
     struct Shapes { uint8_t palette, start, none[14]; uint16_t bytes[16]; uint8_t rows[16]; } before;
@@ -56,14 +56,15 @@ struct Registers {
     ~Registers() { if (taken) __asm__ volatile("ldtilecfg %0" : : "m"(before)); }
 };
 
-// c (32, 32) = or += a (32, depth) · b (depth, 32), b a panel of pairs. `depth` is a multiple of 32.
+// c (32, 32) = or += a (32, depth) · b (depth, 32), b a panel of pairs. `depth` is a multiple of 32. Sums of addresses are in
+// brackets, since the instructions are macros, and some of GCC's cast what they are given first.
 inline void square(int64_t depth, const Number* a, int64_t lda, const Number* b, bool onto, float* c, int64_t ldc) {
     __asm__ volatile("" : : : "memory");  // what the units read and write, compilers do not see
     if (onto) {
         _tile_loadd(0, c, ldc * 4);
-        _tile_loadd(1, c + 16, ldc * 4);
-        _tile_loadd(2, c + 16 * ldc, ldc * 4);
-        _tile_loadd(3, c + 16 * ldc + 16, ldc * 4);
+        _tile_loadd(1, (c + 16), ldc * 4);
+        _tile_loadd(2, (c + 16 * ldc), ldc * 4);
+        _tile_loadd(3, (c + 16 * ldc + 16), ldc * 4);
     } else {
         _tile_zero(0);
         _tile_zero(1);
@@ -74,16 +75,16 @@ inline void square(int64_t depth, const Number* a, int64_t lda, const Number* b,
         _tile_loadd(4, a, lda * 2);
         _tile_loadd(6, b, 128);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b + 32, 128);
+        _tile_loadd(7, (b + 32), 128);
         _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, a + 16 * lda, lda * 2);
+        _tile_loadd(5, (a + 16 * lda), lda * 2);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
     _tile_stored(0, c, ldc * 4);
-    _tile_stored(1, c + 16, ldc * 4);
-    _tile_stored(2, c + 16 * ldc, ldc * 4);
-    _tile_stored(3, c + 16 * ldc + 16, ldc * 4);
+    _tile_stored(1, (c + 16), ldc * 4);
+    _tile_stored(2, (c + 16 * ldc), ldc * 4);
+    _tile_stored(3, (c + 16 * ldc + 16), ldc * 4);
     __asm__ volatile("" : : : "memory");
 }
 
