@@ -16,6 +16,7 @@ from torch import nn
 
 from coadvise.checkpoints.build import build_student
 from coadvise.errors import Interrupted
+from coadvise.models.cit import CiT
 from coadvise.recipe.schema import Recipe
 from coadvise.run.folder import read_metrics
 from coadvise.run.result import RunResult
@@ -63,8 +64,10 @@ def interrupted(recipe: Recipe, step: int, **given: Any) -> None:
 
     def built(*args: Any, **options: Any) -> nn.Module:
         student = build_student(*args, **options)
-        # The first part is called once in each pass, whatever calls it. A layer with a hook may be computed otherwise.
-        next(student.children()).register_forward_pre_hook(hook)
+        # The first layer is called once in each pass, whatever calls it. A CiT computes one with a hook in another way.
+        leaves = (module for module in student.modules() if not list(module.children()))
+        first = student.patch_embed if isinstance(student, CiT) else next(leaves)
+        first.register_forward_pre_hook(hook)
         return student
 
     with mock.patch("coadvise.training.student.build_student", built), pytest.raises(Interrupted, match="is saved"):
